@@ -21,7 +21,7 @@ class Acknowledge(PackAction):
         **filters: Any,
     ) -> IncidentChange:
         """Change the acknowledgement, and return the incident and its state."""
-        found = search.parse(**filters)
+        incident_filters = search.parse(**filters)
         return acknowledge(
-            self.engine(), self.actor(st2_user), episode.strip(), found, comment, undo
+            self.engine(), self.actor(st2_user), episode.strip(), incident_filters, comment, undo
         )

@@ -17,13 +17,13 @@ class Begin(PackAction):
     """Run poundcake.begin."""
 
     def work(
-        self, request_id: str, episode: str, st2_user: str = "", **given: Any
+        self, request_id: str, episode: str, st2_user: str = "", **options: Any
     ) -> dict[str, Any]:
         """Return what the workflow may do, and if it changes nothing, its report."""
-        found = self.retry_while_unavailable(lambda: self._begin(request_id, episode, **given))
-        # The service user answers no when the approval has expired. It is the last one.
-        users = [*found["approvers"], st2_user] if found["approvers"] else []
-        return {**found, "asks": bool(users), "users": users}
+        result = self.retry_while_unavailable(lambda: self._begin(request_id, episode, **options))
+        # The last user is the service user, as whom sync answers no when the approval has expired.
+        users = [*result["approvers"], st2_user] if result["approvers"] else []
+        return {**result, "asks": bool(users), "users": users}
 
     def _begin(
         self,
@@ -35,7 +35,7 @@ class Begin(PackAction):
         parameters: dict[str, Any] | None = None,
         mode: str = "live",
     ) -> dict[str, Any]:
-        found = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
+        recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
 
         def read_situation(change: ChangeRequest) -> Situation:
             return self.situation(
@@ -43,16 +43,16 @@ class Begin(PackAction):
             )
 
         def find_objection(entry: Remediation) -> str:
-            from poundcake.remediation.conditions import find_objection as find
+            from poundcake.remediation.conditions import find_objection as check_conditions
             from poundcake.remediation.polls import Subject
 
-            subject = Subject.of(found["labels"], self.settings.host_label)
-            return find(entry, subject, self.prometheus)
+            subject = Subject.of(recorded_alert["labels"], self.settings.host_label)
+            return check_conditions(entry, subject, self.prometheus)
 
-        alert = begin.Alert(found["labels"], read_situation, find_objection)
+        alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
         request = begin.Request(remediation, action, parameters or {}, Mode(mode))
         decision = begin.decide(self.settings, alert, request)
-        linked = claims.link(
+        claim = claims.link(
             self.engine(),
             request_id,
             episode,
@@ -61,6 +61,6 @@ class Begin(PackAction):
             claims.HostCooldown.configured(self.settings),
             decision.may_reserve,
         )
-        if not linked["claimed"]:
-            decision = decision.ended(Stage.NOT_CLAIMED, linked["reason"])
-        return {**linked, **decision.as_dict()}
+        if not claim["claimed"]:
+            decision = decision.end_at(Stage.NOT_CLAIMED, claim["reason"])
+        return {**claim, **decision.as_dict()}

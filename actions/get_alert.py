@@ -15,9 +15,9 @@ from poundcake.trail.limits import ChangeRequest, read_situation
 class GetAlert(PackAction):
     """Run poundcake.get_alert."""
 
-    def work(self, **asked: Any) -> dict[str, Any]:
+    def work(self, **values: Any) -> dict[str, Any]:
         """Return the alert with its labels and host, and the decision."""
-        answer: dict[str, Any] = self.view(self._read, request=ChangeRequest(**asked))
+        answer: dict[str, Any] = self.view(self._read, request=ChangeRequest(**values))
         return answer
 
     def _read(self, connection: Connection, request: ChangeRequest) -> dict[str, Any]:

@@ -16,11 +16,11 @@ class Migrate(PackAction):
         """Migrate, and return the database, the revision of its tables, and the completed steps."""
         if copy_from and copy_to:
             raise ConfigError("copy_from, copy_to: only one of them can be given")
-        own, source, target = self.settings.tracking_url, "", ""
+        current, source, target = self.settings.tracking_url, "", ""
         if copy_from:
-            source, target = self.settings.other_tracking_url("copy_from", copy_from), own
+            source, target = self.settings.other_tracking_url("copy_from", copy_from), current
         if copy_to:
-            source, target = own, self.settings.other_tracking_url("copy_to", copy_to)
+            source, target = current, self.settings.other_tracking_url("copy_to", copy_to)
         engine, log = self.engine(), self.logger.info
         steps = database.migrate(engine, log)
         answer = {

@@ -38,22 +38,27 @@ class Plan(PackAction):
         if recorded is None:
             raise PoundCakeError(f"no alert of episode {episode} is on record")
 
-        def read(change: ChangeRequest) -> Situation:
+        def read_situation(change: ChangeRequest) -> Situation:
             return self.situation(
                 replace(change, request_id=recorded["request_id"], episode=recorded["episode"])
             )
 
-        return PlannedAlert(recorded["labels"], read, recorded["episode"], recorded["status"])
+        return PlannedAlert(
+            recorded["labels"], read_situation, recorded["episode"], recorded["status"]
+        )
 
     def _possible_alert(self, labels: dict[str, Any]) -> PlannedAlert:
         from poundcake.trail import limits
 
-        texts = {str(name): str(value) for name, value in labels.items()}
+        string_labels = {str(name): str(value) for name, value in labels.items()}
 
-        def read(change: ChangeRequest) -> Situation:
+        def read_situation(change: ChangeRequest) -> Situation:
             situation: Situation = self.view(
-                limits.read_situation_of_labels, config=self.settings, request=change, labels=texts
+                limits.read_situation_of_labels,
+                config=self.settings,
+                request=change,
+                labels=string_labels,
             )
             return situation
 
-        return PlannedAlert(texts, read)
+        return PlannedAlert(string_labels, read_situation)

@@ -34,7 +34,9 @@ class Release(PackAction):
     def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
         """Return the statuses from StackStorm's API, or {} if the API is unavailable."""
         try:
-            found = self.stackstorm().get_executions(execution_ids)
+            executions = self.stackstorm().get_executions(execution_ids)
         except StackStormError:
             return {}
-        return {key: str(execution.status) for key, execution in found.items()}
+        return {
+            execution_id: str(execution.status) for execution_id, execution in executions.items()
+        }

@@ -1,4 +1,4 @@
-"""Record a request again under a new request_id, so that rules see its alerts again."""
+"""Record a request again under a new request_id, so that rules receive its alerts again."""
 
 from __future__ import annotations
 

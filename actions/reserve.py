@@ -17,22 +17,24 @@ class Reserve(PackAction):
     """Run poundcake.reserve."""
 
     def work(
-        self, target: Sequence[str] = (), entry: str = "", mode: str = "live", **asked: Any
+        self, target: Sequence[str] = (), entry: str = "", mode: str = "live", **values: Any
     ) -> dict[str, Any]:
         """Return the decision. Without the tracking database, nothing may be changed."""
-        request = ChangeRequest(target_labels=tuple(target), **asked)
+        request = ChangeRequest(target_labels=tuple(target), **values)
         approved_by = ""
-        found = self.settings.remediation(entry) if entry else None
-        if entry and found is None:
-            removed = f"the configuration no longer has a valid remediation {entry}"
-            request = replace(request, objection=removed)
-        if found and Mode.ASK in (found.mode, Mode(mode)):
+        configured_entry = self.settings.remediation(entry) if entry else None
+        if entry and configured_entry is None:
+            objection = f"the configuration no longer has a valid remediation {entry}"
+            request = replace(request, objection=objection)
+        if configured_entry and Mode.ASK in (configured_entry.mode, Mode(mode)):
             problem, approved_by = read_approval(
-                self.stackstorm(), request.execution_id, found.approvers
+                self.stackstorm(), request.execution_id, configured_entry.approvers
             )
             request = replace(request, unapproved=problem)
         try:
-            decision = self.retry_while_unavailable(lambda: self._reserve(request, found))
+            decision = self.retry_while_unavailable(
+                lambda: self._reserve(request, configured_entry)
+            )
         except database.DatabaseError as error:
             decision = safety.without_database(self.settings, request, error)
         return {**decision.as_dict(), "approved_by": approved_by}

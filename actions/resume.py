@@ -13,5 +13,8 @@ class Resume(PackAction):
 
     def work(self, st2_user: str = "") -> dict[str, Any]:
         """Resume, and return the pause that was in force, or null."""
-        ended = resume(self.engine(), self.actor(st2_user))
-        return {"resumed": ended is not None, "paused": ended.as_json() if ended else None}
+        ended_pause = resume(self.engine(), self.actor(st2_user))
+        return {
+            "resumed": ended_pause is not None,
+            "paused": ended_pause.as_json() if ended_pause else None,
+        }

@@ -17,5 +17,5 @@ class Sync(PackAction):
 
     def work(self, open: int = 0) -> dict[str, Any]:
         """Run a round of sync, and return its counts. ``open`` is informational."""
-        asked = alertmanagers(self.settings)
-        return sync(self.engine(), self.settings, self.stackstorm(), asked).as_dict()
+        servers = alertmanagers(self.settings)
+        return sync(self.engine(), self.settings, self.stackstorm(), servers).as_dict()

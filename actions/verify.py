@@ -1,4 +1,4 @@
-"""Look once whether the change of a workflow helped."""
+"""Check once whether a workflow's change helped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Verify(PackAction):
         self, request_id: str, episode: str, check: str, wait: int, execution_id: str
     ) -> dict[str, Any]:
         """Return whether the verification is done, whether the change helped, and what was seen."""
-        found = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
+        alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
         change = polls.read_change(self.stackstorm(), execution_id)
-        subject = polls.Subject.of(found["labels"], self.settings.host_label)
+        subject = polls.Subject.of(alert["labels"], self.settings.host_label)
         return polls.poll(check, wait, subject, self.prometheus(), change).as_dict()

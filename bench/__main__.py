@@ -15,7 +15,7 @@ from bench import history
 
 def main() -> None:
     """Run each measurement in a separate process."""
-    history.options(__doc__).parse_args()
+    history.argument_parser(__doc__).parse_args()
     commands = [
         ["bench.views", *sys.argv[1:]],
         ["bench.plans", *sys.argv[1:]],

@@ -32,7 +32,7 @@ from tests.lib.samples import alert, webhook
 LIMIT_MS = 100
 WEBHOOK = "/api/v1/webhook"
 LIVE = "/api/v1/health/live"
-TYPE = {"Content-Type": "application/json"}
+HEADERS = {"Content-Type": "application/json"}
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
                     report(label + ", alone", measure(endpoint, options.samples))
                     with hold_connections(endpoint, options.idle, options.slow) as count_open:
                         under_load = measure(endpoint, options.samples)
-                        report(label + ", among them", under_load)
+                        report(label + ", among the others", under_load)
                         print(f"  {count_open()} of the other connections are still open")
                     is_over_limit = is_over_limit or p99(under_load) >= LIMIT_MS
                 finally:
@@ -67,7 +67,7 @@ def main() -> None:
 @contextlib.contextmanager
 def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
     """Hold connections of both kinds, and yield a function that counts those still open."""
-    clients, ended = [], threading.Event()
+    clients, stop = [], threading.Event()
     try:
         for _ in range(idle):
             client = endpoint.client()
@@ -83,7 +83,7 @@ def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[
                 client.send(b"POST /api/v1/webhook HTTP/1.1\r\nX-Slow: ")
 
         def send_slowly() -> None:
-            while not ended.wait(0.5):
+            while not stop.wait(0.5):
                 for client in slow_clients:
                     with contextlib.suppress(OSError):
                         client.send(b"x")
@@ -91,7 +91,7 @@ def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[
         threading.Thread(target=send_slowly, daemon=True).start()
         yield lambda: sum(is_open(client) for client in clients)
     finally:
-        ended.set()
+        stop.set()
         for client in clients:
             client.socket.close()
 
@@ -110,32 +110,37 @@ def is_open(client: Any) -> bool:
 def measure(endpoint: Any, samples: int) -> list[float]:
     """Return the milliseconds of each webhook, up to the end of its response."""
     body = json.dumps(webhook(alert())).encode()
-    kept = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20)
-    seconds = []
+    kept_connection = new_connection(endpoint)
+    milliseconds = []
     for number in range(samples):
-        own = number % 2
-        client = http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20) if own else kept
-        began = time.perf_counter()
-        client.request("POST", WEBHOOK, body, TYPE)
-        answer = client.getresponse()
-        answer.read()
-        seconds.append((time.perf_counter() - began) * 1000)
-        if answer.status != 202:
-            sys.exit(f"answered {answer.status}")
-        if own:
+        is_new = number % 2
+        client = new_connection(endpoint) if is_new else kept_connection
+        started = time.perf_counter()
+        client.request("POST", WEBHOOK, body, HEADERS)
+        response = client.getresponse()
+        response.read()
+        milliseconds.append((time.perf_counter() - started) * 1000)
+        if response.status != 202:
+            sys.exit(f"the response has status {response.status}, not 202")
+        if is_new:
             client.close()
-    kept.close()
-    return seconds
+    kept_connection.close()
+    return milliseconds
 
 
-def p99(found: Sequence[float]) -> float:
+def new_connection(endpoint: Any) -> http.client.HTTPConnection:
+    """Return a new connection to the endpoint."""
+    return http.client.HTTPConnection("127.0.0.1", endpoint.port, timeout=20)
+
+
+def p99(values: Sequence[float]) -> float:
     """Return the 99th percentile."""
-    return statistics.quantiles(found, n=100)[98]
+    return statistics.quantiles(values, n=100)[98]
 
 
-def report(label: str, found: Sequence[float]) -> None:
-    """Print a line."""
-    figures = f"{statistics.median(found):>10.1f}{p99(found):>10.1f}{max(found):>10.1f}"
+def report(label: str, values: Sequence[float]) -> None:
+    """Print the median, the p99 and the maximum of the values, in one line."""
+    figures = f"{statistics.median(values):>10.1f}{p99(values):>10.1f}{max(values):>10.1f}"
     print(f"{label:<40}{figures}", flush=True)
 
 

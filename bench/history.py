@@ -49,7 +49,7 @@ CALLS = (
 ALERTS = (
     "id api_call_id position fingerprint alert_name severity instance labels annotations "
     "generator_url status starts_at created_at recorded_at"
-).split() + [*incidents.Decided._fields, "attempt"]
+).split() + [*incidents.AlertDecision._fields, "attempt"]
 LINKS = (
     "id request_id alert_id st2_execution_id st2_rule_ref st2_action_ref created_at claim"
 ).split()
@@ -80,22 +80,22 @@ Write = Callable[[Connection, Table, Sequence[str], Sequence[Values]], None]
 
 def rows(alerts: int, end: datetime) -> Iterator[Rows]:
     """Yield the rows of each request of a history, oldest first."""
-    calls = alerts // PER_REQUEST
-    notifications = calls // GROUPS
+    call_count = alerts // PER_REQUEST
+    notifications = call_count // GROUPS
     places = [
         incidents.incidents_of(place, notifications, end) for place in range(GROUPS * PER_REQUEST)
     ]
     current = [next(place) for place in places]
     links = 0
-    for number in reversed(range(calls)):
+    for number in reversed(range(call_count)):
         notification, group = divmod(number, GROUPS)
-        first = group * PER_REQUEST
-        for place in range(first, first + PER_REQUEST):
+        first_place = group * PER_REQUEST
+        for place in range(first_place, first_place + PER_REQUEST):
             if current[place].opened - notification == current[place].length:
                 current[place] = next(places[place])
-        request = _Request(number, calls - number, end, links)
+        request = _Request(number, call_count - number, end, links)
         for position in range(PER_REQUEST):
-            request.add(position, current[first + position], notification)
+            request.add(position, current[first_place + position], notification)
         links = request.links
         yield request.rows()
 
@@ -104,7 +104,7 @@ class _Request:
     """A request to which alerts are added.
 
     Args:
-        number: Counted back from the end of the history.
+        number: Its number, counted back from the end of the history.
         call_id: The id of its row.
         links: The number of links of the earlier requests.
     """
@@ -116,7 +116,7 @@ class _Request:
         self._call_id = call_id
         self._request_id = incidents.request_id(number)
         self._created_at, self._recorded_at = as_stored(received), as_stored(recorded)
-        # None while an execution for it has not ended.
+        # None if an execution for the request has not ended.
         self._completed_at: str | None = self._recorded_at
         self._fragments: list[str] = []
         self._rows = Rows([], [], [], [])
@@ -126,10 +126,10 @@ class _Request:
         """Add the alert of a place.
 
         Args:
-            notification: Counted back from the newest of the group.
+            notification: The number of the notification, counted back from the newest of the group.
         """
         alert_id = (self._call_id - 1) * PER_REQUEST + position + 1
-        status, decided = incident.notification(incident.opened - notification, self._created_at)
+        status, decision = incident.notification(incident.opened - notification, self._created_at)
         self._fragments.append('{"status": "' + status + '", ' + incident.fragment)
         self._rows.alerts.append(
             (
@@ -144,16 +144,16 @@ class _Request:
                 incident.annotations,
                 "http://prometheus.example/graph?g0.expr=up",
                 status,
-                incident.starts,
+                incident.stored_start,
                 self._created_at,
                 self._recorded_at,
-                *decided,
+                *decision,
                 1,
             )
         )
-        if decided.outcome == "resolved":
-            self._complete_not_before(decided.checked_at)
-        if decided.outcome == "admitted":
+        if decision.outcome == "resolved":
+            self._complete_not_before(decision.checked_at)
+        if decision.outcome == "admitted":
             for run in incident.runs():
                 self._link(alert_id, run)
 
@@ -216,11 +216,11 @@ def build(url: str, alerts: int, end: datetime) -> None:
         url: The SQLAlchemy URL of the database.
         alerts: The number of alerts in the history.
     """
-    mariadb = make_url(url).get_backend_name() == "mysql"
-    engine = create_engine(url, connect_args={"local_infile": True} if mariadb else {})
+    is_mariadb = make_url(url).get_backend_name() == "mysql"
+    engine = create_engine(url, connect_args={"local_infile": True} if is_mariadb else {})
     started = time.monotonic()
     with engine.connect() as connection:
-        if not mariadb:
+        if not is_mariadb:
             connection.exec_driver_sql("PRAGMA journal_mode = WAL")
             connection.exec_driver_sql("PRAGMA synchronous = OFF")
             connection.exec_driver_sql("PRAGMA cache_size = -500000")
@@ -229,85 +229,85 @@ def build(url: str, alerts: int, end: datetime) -> None:
             for index in table.indexes:
                 index.drop(connection)
         connection.commit()
-        _fill(connection, load if mariadb else insert, rows(alerts, end))
+        _fill(connection, load if is_mariadb else insert, rows(alerts, end))
         print(f"{alerts:,} alerts written after {time.monotonic() - started:.0f} s")
-        # Many times faster than updating the indexes while the rows are written.
+        # Creating them now is many times faster than updating them for each row.
         for table in (schema.api_calls, schema.alerts):
-            _make_indexes(connection, table, mariadb)
+            _make_indexes(connection, table, is_mariadb)
         digest = incidents.seeded_digest("database")[:32]
-        described = [
+        metadata = [
             {"name": "schema", "value": str(schema.VERSION)},
             {"name": "indexes", "value": str(schema.INDEX_REVISIONS[-1])},
             {"name": "database_id", "value": str(uuid.UUID(digest))},
             {"name": "history", "value": _description(alerts, end)},
         ]
-        connection.execute(schema.meta.insert(), described)
+        connection.execute(schema.meta.insert(), metadata)
         connection.commit()
-        if mariadb:
+        if is_mariadb:
             names = ", ".join(table.name for table, _ in TABLES)
             connection.exec_driver_sql("ANALYZE TABLE " + names).all()
     engine.dispose()
-    print(f"indexes made, {time.monotonic() - started:.0f} s in all", flush=True)
+    print(f"indexes created, {time.monotonic() - started:.0f} s in total", flush=True)
 
 
-def _fill(connection: Connection, write: Write, made: Iterator[Rows]) -> None:
-    # The requests of a transaction are written while those of the next one are generated.
+def _fill(connection: Connection, write: Write, requests: Iterator[Rows]) -> None:
+    # Write the requests of one transaction while generating those of the next.
     with ThreadPoolExecutor(1) as writer:
-        writing = None
-        for batch in iter(lambda: list(islice(made, REQUESTS_PER_TRANSACTION)), []):
-            if writing:
-                writing.result()
-            writing = writer.submit(_write_all, connection, write, batch)
-        if writing:
-            writing.result()
+        pending = None
+        for chunk in iter(lambda: list(islice(requests, REQUESTS_PER_TRANSACTION)), []):
+            if pending:
+                pending.result()
+            pending = writer.submit(_write_all, connection, write, chunk)
+        if pending:
+            pending.result()
 
 
-def _make_indexes(connection: Connection, table: Table, mariadb: bool) -> None:
+def _make_indexes(connection: Connection, table: Table, is_mariadb: bool) -> None:
     indexes = sorted(table.indexes, key=lambda index: str(index.name))
-    if not mariadb:
+    if not is_mariadb:
         for index in indexes:
             index.create(connection)
         return
-    # All indexes in one pass over the table.
-    added = ", ".join(
+    # Add all indexes in one pass over the table.
+    clauses = ", ".join(
         f"ADD INDEX {index.name} ({', '.join(column.name for column in index.columns)})"
         for index in indexes
     )
-    connection.exec_driver_sql(f"ALTER TABLE {table.name} {added}")
+    connection.exec_driver_sql(f"ALTER TABLE {table.name} {clauses}")
 
 
 @contextmanager
 def open_histories(
-    chosen: argparse.Namespace, sizes: Sequence[int] = ()
+    arguments: argparse.Namespace, sizes: Sequence[int] = ()
 ) -> Iterator[dict[int, str]]:
     """Yield the URLs of the selected histories by size. Build the missing ones first.
 
     The MariaDB of the directory runs until the context ends.
 
     Args:
-        sizes: The sizes to open; by default both.
+        sizes: The sizes to open; by default the small and the large one.
     """
-    directory = os.path.abspath(chosen.directory)
+    directory = os.path.abspath(arguments.directory)
     os.makedirs(directory, exist_ok=True)
     try:
-        server = MariaDB(os.path.join(directory, "mariadb")) if chosen.mariadb else None
-    except MissingProgram as missing:
-        sys.exit(str(missing))
+        server = MariaDB(os.path.join(directory, "mariadb")) if arguments.mariadb else None
+    except MissingProgram as error:
+        sys.exit(str(error))
     try:
         if server:
             print(f"MariaDB {server.version()}, buffer pool {BUFFER_POOL}")
         else:
             print(f"SQLite {sqlite3.sqlite_version}")
         end = _end_of_histories(directory)
-        wanted = sizes or [chosen.small, chosen.large]
-        yield {alerts: _history(directory, server, alerts, end) for alerts in wanted}
+        sizes_to_open = sizes or [arguments.small, arguments.large]
+        yield {alerts: _history(directory, server, alerts, end) for alerts in sizes_to_open}
     finally:
         if server:
             server.close()
 
 
 def _end_of_histories(directory: str) -> datetime:
-    """Return the end of the histories of a directory: the time at which the first was built."""
+    """Return the end of the histories in a directory: the time at which the first was built."""
     path = os.path.join(directory, "end")
     if not os.path.exists(path):
         with open(path, "w") as file:
@@ -342,7 +342,7 @@ def _description(size: int, end: datetime) -> str:
     return f"{size} alerts, seed {SEED}, end {format_timestamp(end)}"
 
 
-def _is_built(url: str, wanted: str) -> bool:
+def _is_built(url: str, description: str) -> bool:
     """Return True if the database has this complete history with the tables of this release."""
     engine = create_engine(url)
     try:
@@ -353,11 +353,11 @@ def _is_built(url: str, wanted: str) -> bool:
             meta = {name: value for name, value in values}
     finally:
         engine.dispose()
-    return meta.get("history") == wanted and meta["schema"] == str(schema.VERSION)
+    return meta.get("history") == description and meta["schema"] == str(schema.VERSION)
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the common options of the tools in this folder."""
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all measurements have in common."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -391,22 +391,22 @@ def _write_all(connection: Connection, write: Write, requests: Sequence[Rows]) -
 
 
 def insert(
-    connection: Connection, table: Table, columns: Sequence[str], made: Sequence[Values]
+    connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Values]
 ) -> None:
     """Write rows with INSERT."""
     names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(made))
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(values))
 
 
 def load(
-    connection: Connection, table: Table, columns: Sequence[str], made: Sequence[Values]
+    connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Values]
 ) -> None:
     """Write rows with LOAD DATA.
 
     It is several times faster than INSERT, because the driver need not format every value.
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as file:
-        for row in made:
+        for row in values:
             file.write("\t".join(map(as_load_data_field, row)) + "\n")
         file.flush()
         connection.exec_driver_sql(
@@ -429,8 +429,8 @@ def as_load_data_field(value: Value) -> str:
 
 def main() -> None:
     """Build the histories, and print the number of rows in their tables."""
-    chosen = options(__doc__).parse_args()
-    with open_histories(chosen) as urls:
+    arguments = argument_parser(__doc__).parse_args()
+    with open_histories(arguments) as urls:
         for alerts in sorted(urls):
             engine = create_engine(urls[alerts])
             with engine.connect() as connection:

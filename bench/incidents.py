@@ -18,10 +18,10 @@ from poundcake.timestamps import format_timestamp
 SEED = 20
 # 10 million alerts are one year.
 INTERVAL = timedelta(seconds=31.536)
-# 500 places, ten in each group, which each have one incident after another.
+# There are 500 places, ten in each group. Each place has one incident after another.
 GROUPS = 50
 PER_REQUEST = 10
-# The number of groups whose alerts have the same name; the other groups contain the alerts of a
+# The number of groups whose alerts have the same name. The other groups contain the alerts of a
 # cluster.
 GROUPS_OF_ONE_NAME = 25
 SMALLEST = 10_000
@@ -45,7 +45,7 @@ Value = Union[str, int, float, bool, None]
 Values = Tuple[Value, ...]
 
 
-class Decided(NamedTuple):
+class AlertDecision(NamedTuple):
     """The decision about an alert and its result: columns of poundcake_alerts."""
 
     ends_at: str | None = None
@@ -77,7 +77,7 @@ class Incident:
     Args:
         place: Its place, 0 to 499. Each place has one incident after another.
         number: Counted back from the newest incident of the place, which is open.
-        opened: Its first notification, counted back from the newest of its group.
+        opened: The number of its first notification, counted back from the newest of its group.
         length: The number of its notifications, including the resolve.
         end: The end of the history.
     """
@@ -103,7 +103,7 @@ class Incident:
         self._describe(draw, host, service)
         self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))
         self.episode = episode_name(self.fingerprint, self.starts_at)
-        self.starts = as_stored(self.starts_at)
+        self.stored_start = as_stored(self.starts_at)
         self._draw = draw
         self._plan(draw)
         labels = {"alertname": self.name, "instance": self.instance}
@@ -135,97 +135,101 @@ class Incident:
         )
 
     def _plan(self, draw: random.Random) -> None:
-        """Draw which of its notifications are refused, and which are malformed."""
-        self.firing = self.length - (not self.is_open)
-        # The number of refusals before it is admitted, if it is admitted at all.
-        self.refused = draw.randint(1, 4) if draw.random() < 0.15 else 0
-        self.refusal = draw.choice(["cooldown", "cooldown", "rate_limited"])
-        self.refused = min(self.refused, self.firing)
+        """Draw which notifications are refused, and which one is malformed or resolves nothing."""
+        self.firing_count = self.length - (not self.is_open)
+        # The number of refused notifications before the one that is admitted, if any is.
+        self.refusal_count = draw.randint(1, 4) if draw.random() < 0.15 else 0
+        self.refusal_outcome = draw.choice(["cooldown", "cooldown", "rate_limited"])
+        self.refusal_count = min(self.refusal_count, self.firing_count)
         # In a few incidents, one notification is malformed or resolves nothing.
-        self.odd: int | None = None
-        self.oddity = draw.choice(["malformed", "no open incident", "no open incident"])
-        if self.firing > self.refused + 2 and draw.random() < 0.25:
-            self.odd = draw.randrange(self.refused + 1, self.firing - 1)
+        self.unusual_index: int | None = None
+        self.unusual_kind = draw.choice(["malformed", "no open incident", "no open incident"])
+        if self.firing_count > self.refusal_count + 2 and draw.random() < 0.25:
+            self.unusual_index = draw.randrange(self.refusal_count + 1, self.firing_count - 1)
 
-    def request(self, nth: int) -> int:
-        """Return the number of the nth notification's request, counted back from the end."""
-        return (self.opened - nth) * GROUPS + self.group
+    def request_number(self, index: int) -> int:
+        """Return the number of a notification's request, counted back from the end."""
+        return (self.opened - index) * GROUPS + self.group
 
-    def received_at(self, nth: int) -> datetime:
-        """Return when the nth notification was received."""
-        return received_at(self.request(nth), self.end)
+    def received_at(self, index: int) -> datetime:
+        """Return when a notification was received."""
+        return received_at(self.request_number(index), self.end)
 
-    def notification(self, nth: int, created_at: str) -> tuple[str, Decided]:
-        """Return the status of the nth notification, and the decision about it.
+    def notification(self, index: int, created_at: str) -> tuple[str, AlertDecision]:
+        """Return the status of a notification, and the decision about it.
 
         Args:
             created_at: The time of its receipt, as stored.
         """
-        if nth == self.odd:
-            return self._odd(created_at)
-        if nth == self.firing:
-            return "resolved", self._resolved(nth, created_at)
-        if nth < self.refused:
-            return "firing", self._refused(nth, created_at)
-        if nth == self.refused:
-            return "firing", self._admitted(nth)
-        return "firing", Decided(
+        if index == self.unusual_index:
+            return self._unusual(created_at)
+        if index == self.firing_count:
+            return "resolved", self._resolved(index, created_at)
+        if index < self.refusal_count:
+            return "firing", self._refused(index, created_at)
+        if index == self.refusal_count:
+            return "firing", self._admitted(index)
+        return "firing", AlertDecision(
             episode=self.episode,
             outcome="duplicate",
-            reason=f"duplicate of {request_id(self.request(self.refused))}",
+            reason=f"duplicate of {request_id(self.request_number(self.refusal_count))}",
             last_seen_at=created_at,
         )
 
-    def _odd(self, created_at: str) -> tuple[str, Decided]:
-        if self.oddity == "malformed":
+    def _unusual(self, created_at: str) -> tuple[str, AlertDecision]:
+        if self.unusual_kind == "malformed":
             reason = (
                 f"alerts[{self.position}].endsAt: an RFC 3339 time is expected, such as "
                 "2026-01-14T12:00:00Z"
             )
-            return "firing", Decided(outcome="malformed", reason=reason, last_seen_at=created_at)
-        return "resolved", Decided(
+            decision = AlertDecision(outcome="malformed", reason=reason, last_seen_at=created_at)
+            return "firing", decision
+        return "resolved", AlertDecision(
             ends_at=created_at,
             outcome="duplicate",
             reason="no open incident",
             last_seen_at=created_at,
         )
 
-    def _resolved(self, nth: int, created_at: str) -> Decided:
-        opened_by = self.refused if self.refused < self.firing else 0
-        return Decided(
+    def _resolved(self, index: int, created_at: str) -> AlertDecision:
+        opened_by = self.refusal_count if self.refusal_count < self.firing_count else 0
+        return AlertDecision(
             ends_at=created_at,
             episode=self.episode,
             outcome="resolved",
-            reason=f"ends the incident of {request_id(self.request(opened_by))} brought",
+            reason=f"ends the incident of {request_id(self.request_number(opened_by))}",
             explanation="no_rule",
             explanation_reason="no rule matched",
-            checked_at=as_stored(self.received_at(nth) + timedelta(seconds=12)),
+            checked_at=as_stored(self.received_at(index) + timedelta(seconds=12)),
             last_seen_at=created_at,
         )
 
-    def _refused(self, nth: int, created_at: str) -> Decided:
-        until = format_timestamp(self.received_at(self.refused))
+    def _refused(self, index: int, created_at: str) -> AlertDecision:
+        until = format_timestamp(self.received_at(self.refusal_count))
         reason = f"cooldown until {until}"
-        if self.refusal == "rate_limited":
+        if self.refusal_outcome == "rate_limited":
             reason = f"limit of 100 an hour for this alert name until {until}"
-        refused = Decided(
-            episode=self.episode, outcome=self.refusal, reason=reason, last_seen_at=created_at
+        decision = AlertDecision(
+            episode=self.episode,
+            outcome=self.refusal_outcome,
+            reason=reason,
+            last_seen_at=created_at,
         )
-        if nth > 0:
-            return refused
+        if index > 0:
+            return decision
         # The first refusal opens the incident, and its row counts the later ones.
-        last_seen = as_stored(self.received_at(self.refused - 1))
-        refused = refused._replace(notifications=self.refused, last_seen_at=last_seen)
-        if self.refused < self.length:
-            return refused._replace(closed_at=as_stored(self.received_at(self.refused)))
-        return refused._replace(open_fingerprint=self.fingerprint) if self.is_open else refused
+        last_seen = as_stored(self.received_at(self.refusal_count - 1))
+        decision = decision._replace(notifications=self.refusal_count, last_seen_at=last_seen)
+        if self.refusal_count < self.length:
+            return decision._replace(closed_at=as_stored(self.received_at(self.refusal_count)))
+        return decision._replace(open_fingerprint=self.fingerprint) if self.is_open else decision
 
-    def _admitted(self, nth: int) -> Decided:
+    def _admitted(self, index: int) -> AlertDecision:
         reason = "new incident"
-        if nth:
-            reason = f"first notification after {self.refusal.replace('_', ' ')}"
-        checked_at = self.received_at(nth) + timedelta(seconds=self._draw.uniform(5, 15))
-        return Decided(
+        if index:
+            reason = f"first notification after {self.refusal_outcome.replace('_', ' ')}"
+        checked_at = self.received_at(index) + timedelta(seconds=self._draw.uniform(5, 15))
+        return AlertDecision(
             episode=self.episode,
             outcome="admitted",
             reason=reason,
@@ -234,45 +238,45 @@ class Incident:
             checked_at=as_stored(checked_at),
             st2_rule_matched=workflow_of(self.name),
             open_fingerprint=self.fingerprint if self.is_open else None,
-            last_seen_at=as_stored(self.received_at(self.firing - 1)),
-            notifications=self.firing - nth - (self.odd is not None),
-            closed_at=None if self.is_open else as_stored(self.received_at(self.firing)),
+            last_seen_at=as_stored(self.received_at(self.firing_count - 1)),
+            notifications=self.firing_count - index - (self.unusual_index is not None),
+            closed_at=None if self.is_open else as_stored(self.received_at(self.firing_count)),
         )
 
     def runs(self) -> list[Run]:
         """Return the executions for the admitted notification."""
-        number = self.request(self.refused)
-        received = self.received_at(self.refused)
+        number = self.request_number(self.refusal_count)
+        received = self.received_at(self.refusal_count)
         workflow = workflow_of(self.name)
         claims: list[tuple[str, str | None]] = [(workflow, f"{self.episode}|{workflow}")]
         if self._draw.random() < 0.01:
             claims.append((OTHER_WORKFLOW, None))
-        # A few of the newest have not ended.
-        running = number < 3 * GROUPS and self.position == 0
+        # A few of the newest executions have not ended.
+        is_running = number < 3 * GROUPS and self.position == 0
         executions = []
         for workflow, claim in claims:
             digest = seeded_digest("execution", number, self.position, workflow)[:16]
-            execution_id, row = self._execution(digest, workflow, received, running)
+            execution_id, row = self._execution(digest, workflow, received, is_running)
             executions.append(Run(execution_id, workflow, claim, row))
         return executions
 
     def _execution(
-        self, digest: str, workflow: str, received: datetime, running: bool
+        self, digest: str, workflow: str, received: datetime, is_running: bool
     ) -> tuple[str, Values]:
         """Return an execution's id and its row of execution_db."""
         status = self._draw.choices(STATUSES, STATUS_WEIGHTS)[0]
         dry_run = self._draw.random() < 0.3
         seconds = self._draw.expovariate(1 / 40)
         started = received + timedelta(seconds=self._draw.uniform(1, 4))
-        took = timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
-        ended = None if running else started + took
+        duration = timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
+        ended = None if is_running else started + duration
         # A MongoDB ObjectId begins with its time in seconds, so that executions close in time are
         # close in an index.
         execution_id = f"{int(started.timestamp()):08x}{digest}"
         host = self.instance.partition(":")[0]
         error = stage = message = None
         flags: tuple[bool | None, bool | None, bool | None] = (None, None, None)
-        if running:
+        if is_running:
             status = "running"
         elif status == "succeeded":
             flags = (dry_run, not dry_run, not dry_run)

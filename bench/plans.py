@@ -37,71 +37,71 @@ def sent_selects(engine: Engine) -> Iterator[Statements]:
     """Yield a list to which each SELECT sent to the engine's database is added."""
     sent: Statements = []
 
-    def remember(
+    def record_select(
         connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
     ) -> None:
         if statement.startswith("SELECT"):
             sent.append((statement, parameters))
 
-    event.listen(engine, "before_cursor_execute", remember)
+    event.listen(engine, "before_cursor_execute", record_select)
     try:
         yield sent
     finally:
-        event.remove(engine, "before_cursor_execute", remember)
+        event.remove(engine, "before_cursor_execute", record_select)
 
 
 def full_scans(connection: Connection, statement: str, parameters: Any) -> list[str]:
     """Return the lines of a statement's plan that read a whole table of the history.
 
-    Reading a whole index is as bad, unless a LIMIT ends it early. It does if the rows need no
-    sorting.
+    Reading a whole index is as bad, unless a LIMIT ends the scan early. It does so if the rows need
+    no sorting.
     """
-    limited = "LIMIT" in statement
+    has_limit = "LIMIT" in statement
     if connection.dialect.name == "sqlite":
         plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()
-        sorted_first = {row.parent for row in plan if row.detail in SORTS}
+        sorted_parents = {row.parent for row in plan if row.detail in SORTS}
         return [
             row.detail
             for row in plan
             # SQLite before 3.36 writes SCAN TABLE.
             if row.detail.replace("SCAN TABLE", "SCAN").startswith(SCANS)
-            and not (" USING " in row.detail and limited and row.parent not in sorted_first)
+            and not (" USING " in row.detail and has_limit and row.parent not in sorted_parents)
         ]
     plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).all()
     return [
         f"{row.table}: type {row.type}, key {row.key}, {row.rows} rows, {row.Extra}"
         for row in plan
-        if row.table in HISTORY and _is_full_scan(row, limited)
+        if row.table in HISTORY and _is_full_scan(row, has_limit)
     ]
 
 
-def _is_full_scan(row: Row[Any], limited: bool) -> bool:
+def _is_full_scan(row: Row[Any], has_limit: bool) -> bool:
     """Return True if a line of MariaDB's plan reads a whole table or index."""
-    ends_early = limited and "filesort" not in row.Extra and "temporary" not in row.Extra
+    ends_early = has_limit and "filesort" not in row.Extra and "temporary" not in row.Extra
     return row.type == "ALL" or (row.type == "index" and not ends_early)
 
 
 def main() -> None:
     """Check the plans of all views on the long history."""
-    chosen = history.options(__doc__).parse_args()
-    with history.open_histories(chosen, [chosen.large]) as urls:
-        engine = database.open_engine(urls[chosen.large])
-        failed, plans = set(), 0
+    arguments = history.argument_parser(__doc__).parse_args()
+    with history.open_histories(arguments, [arguments.large]) as urls:
+        engine = database.open_engine(urls[arguments.large])
+        full_scans_found, plans = set(), 0
         with database.reading(engine) as connection:
-            drawn = views.samples(connection, SAMPLES)
+            samples = views.samples(connection, SAMPLES)
             for name, prepare in views.cases().items():
                 with sent_selects(engine) as sent:
-                    for sample in drawn:
+                    for sample in samples:
                         prepare(connection, sample)()
                 plans += len(sent)
                 for statement, parameters in sent:
                     for line in full_scans(connection, statement, parameters):
-                        if (name, statement, line) not in failed:
+                        if (name, statement, line) not in full_scans_found:
                             print(f"{name}: {line}\n{statement}\n{parameters}\n")
-                            failed.add((name, statement, line))
+                            full_scans_found.add((name, statement, line))
     print(f"{plans} plans of {len(views.cases())} views")
-    if failed:
-        sys.exit(f"{len(failed)} plans read a whole table")
+    if full_scans_found:
+        sys.exit(f"{len(full_scans_found)} plans read a whole table")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compare one call of `record` for many requests with one call for each request.
+"""Compare one call of `record` for many requests with a separate call for each request.
 
     python -m bench.record [--process] [--requests 1000]
 
@@ -42,10 +42,10 @@ Record = Callable[[Sequence[Request]], Any]
 def requests(count: int) -> list[Request]:
     """Return the newest requests of the history, ten alerts each, as the journal announces them."""
     end = datetime.now(timezone.utc)
-    chosen = []
-    for made in history.rows(incidents.SMALLEST, end):
-        call: dict[str, Any] = dict(zip(history.CALLS, made.calls[0]))
-        chosen.append(
+    newest = []
+    for rows in history.rows(incidents.SMALLEST, end):
+        call: dict[str, Any] = dict(zip(history.CALLS, rows.calls[0]))
+        newest.append(
             Request(
                 request_id=call["request_id"],
                 received_at=_parse_stored(call["created_at"]),
@@ -54,18 +54,18 @@ def requests(count: int) -> list[Request]:
                 method=call["method"],
                 path=call["path"],
                 headers=json.loads(call["headers"]),
-                body=json.dumps(_webhook(call, made.alerts)),
+                body=json.dumps(_webhook(call, rows.alerts)),
             )
         )
-    return chosen[-count:]
+    return newest[-count:]
 
 
 def _webhook(call: dict[str, Any], alerts: Sequence[incidents.Values]) -> dict[str, Any]:
-    listed = []
+    webhook_alerts = []
     for values in alerts:
         row: dict[str, Any] = dict(zip(history.ALERTS, values))
         ends_at = row["ends_at"]
-        listed.append(
+        webhook_alerts.append(
             {
                 "status": row["status"],
                 "labels": json.loads(row["labels"]),
@@ -82,7 +82,7 @@ def _webhook(call: dict[str, Any], alerts: Sequence[incidents.Values]) -> dict[s
         "status": call["group_status"],
         "receiver": call["receiver"],
         "truncatedAlerts": 0,
-        "alerts": listed,
+        "alerts": webhook_alerts,
     }
 
 
@@ -111,7 +111,7 @@ def as_action(url: str) -> Record:
             "parameters": announcement.pack(batch, database_id),
             "mark": mark,
         }
-        run = subprocess.run(
+        process = subprocess.run(
             [sys.executable, os.path.join(ROOT, "standalone", "python_action.py")],
             input=json.dumps(task).encode(),
             stdout=subprocess.PIPE,
@@ -122,10 +122,10 @@ def as_action(url: str) -> Record:
                 PYTHONPATH=os.path.join(ROOT, "actions", "lib"),
             ),
         )
-        answer = json.loads(run.stdout.decode().split(mark)[1])
-        if not answer["status"]:
-            sys.exit(f"record failed: {answer['result']}")
-        return answer["result"]
+        output = json.loads(process.stdout.decode().split(mark)[1])
+        if not output["status"]:
+            sys.exit(f"record failed: {output['result']}")
+        return output["result"]
 
     return record
 
@@ -145,8 +145,8 @@ def mariadb() -> Iterator[Callable[[], str]]:
         os.chmod(directory, 0o755)  # the server runs under another account
         try:
             server = MariaDB(os.path.join(directory, "mariadb"))
-        except MissingProgram as missing:
-            sys.exit(str(missing))
+        except MissingProgram as error:
+            sys.exit(str(error))
         try:
             yield lambda: str(server.url(server.create_database()))
         finally:
@@ -154,27 +154,30 @@ def mariadb() -> Iterator[Callable[[], str]]:
 
 
 def compare(
-    fresh: Callable[[], str], kind: Callable[[str], Record], batch: Sequence[Request], sample: int
+    new_database: Callable[[], str],
+    make_record: Callable[[str], Record],
+    batch: Sequence[Request],
+    sample: int,
 ) -> tuple[float, float]:
     """Return the seconds of one call for all requests, and of one call for each request.
 
     Args:
-        fresh: Returns the URL of a fresh database.
-        kind: Returns a function that records into a database.
+        new_database: Returns the URL of a fresh database.
+        make_record: Returns a function that records into a database.
         sample: The number of calls with one request.
     """
-    record = kind(fresh())
+    record = make_record(new_database())
     started = time.perf_counter()
-    whole = record(batch)
+    result = record(batch)
     batch_seconds = time.perf_counter() - started
-    record = kind(fresh())
+    record = make_record(new_database())
     started = time.perf_counter()
     outcomes: Counter[str] = Counter()
     for request in batch[:sample]:
         outcomes.update(record([request])["outcomes"])
     single_seconds = (time.perf_counter() - started) * len(batch) / sample
-    if sample == len(batch) and outcomes != whole["outcomes"]:
-        sys.exit(f"not the same: {whole['outcomes']} and {dict(outcomes)}")
+    if sample == len(batch) and outcomes != result["outcomes"]:
+        sys.exit(f"the outcomes differ: {result['outcomes']} and {dict(outcomes)}")
     return batch_seconds, single_seconds
 
 
@@ -185,25 +188,25 @@ def main() -> None:
     )
     parser.add_argument("--process", action="store_true", help="each call in its own process")
     parser.add_argument("--requests", type=int, default=1000, help="at most 1000 (%(default)s)")
-    chosen = parser.parse_args()
-    if not 1 <= chosen.requests <= 1000:
+    arguments = parser.parse_args()
+    if not 1 <= arguments.requests <= 1000:
         parser.error("--requests must be 1 to 1000")
-    batch = requests(chosen.requests)
-    kind = as_action if chosen.process else in_process
-    sample = min(SAMPLE, len(batch)) if chosen.process else len(batch)
-    sampled = "" if sample == len(batch) else f" (from {sample} of them)"
-    missed = False
-    for name, database_of in (("SQLite", sqlite), ("MariaDB", mariadb)):
-        with database_of() as fresh:
-            batch_seconds, single_seconds = compare(fresh, kind, batch, sample)
-        missed |= chosen.process and single_seconds < MIN_SPEEDUP * batch_seconds
+    batch = requests(arguments.requests)
+    make_record = as_action if arguments.process else in_process
+    sample = min(SAMPLE, len(batch)) if arguments.process else len(batch)
+    remark = "" if sample == len(batch) else f" (from {sample} of them)"
+    is_too_slow = False
+    for name, databases in (("SQLite", sqlite), ("MariaDB", mariadb)):
+        with databases() as new_database:
+            batch_seconds, single_seconds = compare(new_database, make_record, batch, sample)
+        is_too_slow |= arguments.process and single_seconds < MIN_SPEEDUP * batch_seconds
         print(
             f"{name}: {len(batch)} requests in one call {batch_seconds:.2f} s, "
             f"a call for each {single_seconds:.1f} s"
-            f"{sampled}: {single_seconds / batch_seconds:.1f} times",
+            f"{remark}: {single_seconds / batch_seconds:.1f} times",
             flush=True,
         )
-    if missed:
+    if is_too_slow:
         sys.exit(f"one call must be at least {MIN_SPEEDUP} times faster")
 
 

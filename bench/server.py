@@ -1,4 +1,4 @@
-"""A private MariaDB for the measurements, whose data is kept between runs.
+"""Run a private MariaDB for the measurements. Its data is kept between runs.
 
     python -m bench.server DIRECTORY
 
@@ -20,7 +20,7 @@ LOG_FILE = "1G"
 
 
 class MariaDB(services.MariaDB):
-    """The tests' server with more memory, and its data in a given directory."""
+    """The tests' server with more memory, and with its data in a directory that is kept."""
 
     start_seconds = 300  # it may have to recover from its log
     stop_seconds = 300

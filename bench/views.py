@@ -2,11 +2,12 @@
 
     python -m bench.views [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-Each view is called with each of its filters on an open connection, alternately on the short and on
-the long history, so that other work on the machine slows down both. The values of the filters are
-drawn from the history, and every page has the view's default size. The exit code is 1 if a p99 on
-the long history reaches the limit, or if the p99 of all calls of a view is more than twice that on
-the short history.
+Each view is called with each of its filters on an open connection. The calls alternate between the
+short and the long history, so that other work on the machine slows down both. The values of the
+filters are drawn from the history, and every page has the view's default size.
+
+The exit code is 1 if a p99 on the long history reaches the limit. It is also 1 if the p99 of all
+calls of a view is more than twice as long as on the short history.
 
 In the table, `other_severity` is the severity of another alert; the filters mostly match nothing.
 """
@@ -35,12 +36,12 @@ LIMIT_MS = 50
 MAX_RATIO = 2
 SAMPLES = 300
 WARM_UP = 20
-# Seconds for one line. A line that takes longer is over the limit anyway.
-LONGEST = 60
+# A line that takes longer is over the limit anyway.
+MAX_SECONDS_PER_LINE = 60
 
-SINGLE = [(name,) for name in ALERT_FILTERS]
-TIMES = [("since",), ("until",), ("since", "until")]
-TOGETHER = [
+SINGLE_FILTERS = [(name,) for name in ALERT_FILTERS]
+TIME_FILTERS = [("since",), ("until",), ("since", "until")]
+COMBINATIONS = [
     ("alert_name", "instance"),
     ("alert_name", "severity"),
     ("alert_name", "outcome"),
@@ -54,14 +55,14 @@ TOGETHER = [
     ("severity", "since", "until"),
     ("outcome", "since"),
 ]
-RARE = {"severity": "page"}
+RARE_FILTER = {"severity": "page"}
 # Not compared, because the short history covers less than a day.
-OTHER_RANGES = ("stats, a day",)
+NOT_COMPARED = ("stats, a day",)
 
 # A view as JSON.
-Answer = Dict[str, Any]
+View = Dict[str, Any]
 Call = Callable[[], Any]
-# Milliseconds of the calls on the short history, and of those on the long one.
+# The milliseconds of each call, on the short history and on the long one.
 Times = Sequence[Sequence[float]]
 
 
@@ -86,7 +87,7 @@ class Sample:
     def filters(
         self, names: Sequence[str], before: Cursor | None = None, severity: str = ""
     ) -> Filters:
-        """Return filters with these names that the alert matches, and the given ones."""
+        """Return filters with these names that the alert matches, a cursor and a severity."""
         values: dict[str, Any] = {"before": before, "severity": severity}
         for name in names:
             if name == "since":
@@ -103,7 +104,7 @@ class Sample:
 Prepare = Callable[[Connection, Sample], Call]
 """Prepares a call of a view, and returns it."""
 
-LISTS: dict[str, Callable[[Connection, Filters], Answer]] = {
+LISTS: dict[str, Callable[[Connection, Filters], View]] = {
     "executions_recent": queries.executions_recent,
     "why": queries.why,
     "alerts_active": lambda connection, filters: queries.alerts_active(connection, 24, filters),
@@ -134,19 +135,20 @@ def cases() -> dict[str, Prepare]:
         ),
     }
     for view in ("executions_recent", "st2_executions"):
-        for names in [(), ("before",), *TIMES, *SINGLE, *TOGETHER]:
+        for names in [(), ("before",), *TIME_FILTERS, *SINGLE_FILTERS, *COMBINATIONS]:
             prepared[" ".join((view, *names))] = _list(view, names)
-    for names in [*TIMES[2:], *SINGLE, *TOGETHER]:
+    for names in [*TIME_FILTERS[2:], *SINGLE_FILTERS, *COMBINATIONS]:
         prepared[" ".join(("why", *names))] = _list("why", names)
-    for names in [(), ("before",), ("since",), *SINGLE, *TOGETHER[:2], ("severity", "since")]:
+    few_filters: list[tuple[str, ...]] = [(), ("before",), ("since",), ("severity", "since")]
+    for names in [*few_filters, *SINGLE_FILTERS, *COMBINATIONS[:2]]:
         prepared[" ".join(("alerts_active", *names))] = _list("alerts_active", names)
     for view in ("executions_recent", "st2_executions", "why"):
-        prepared[f"{view} severity={RARE['severity']}"] = _list(view, (), **RARE)
+        prepared[f"{view} severity={RARE_FILTER['severity']}"] = _list(view, (), **RARE_FILTER)
     return prepared
 
 
 def _list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
-    """Return the call of a list with these filters. With `before`, it is a later page."""
+    """Return the call of a list with these filters. With `before`, it reads a later page."""
     others = [name for name in names if name != "before"]
 
     def prepare(connection: Connection, sample: Sample) -> Call:
@@ -165,15 +167,15 @@ def _cursor(
     return search.parse(before=page.get("next", "")).before
 
 
-def _stats(connection: Connection, sample: Sample, long: timedelta, alert_name: str = "") -> Call:
-    filters = Filters(since=sample.end - long, until=sample.end, alert_name=alert_name)
+def _stats(connection: Connection, sample: Sample, span: timedelta, alert_name: str = "") -> Call:
+    filters = Filters(since=sample.end - span, until=sample.end, alert_name=alert_name)
     return partial(stats.stats, connection, filters, 15)
 
 
 def samples(connection: Connection, count: int) -> list[Sample]:
     """Return samples of a history, the same in every run."""
     draw = random.Random(incidents.SEED)
-    drawn = _draw_rows(
+    alert_rows = _draw_rows(
         connection,
         draw,
         2 * count,
@@ -182,7 +184,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
         ),
         alerts.c.id,
     )
-    linked = _draw_rows(
+    link_rows = _draw_rows(
         connection,
         draw,
         count,
@@ -193,7 +195,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
     )
     end = connection.scalar(select(func.max(api_calls.c.created_at)))
     return [
-        Sample(drawn[i], drawn[count + i], linked[i], end, draw.randrange(1000))
+        Sample(alert_rows[i], alert_rows[count + i], link_rows[i], end, draw.randrange(1000))
         for i in range(count)
     ]
 
@@ -202,11 +204,11 @@ def _draw_rows(
     connection: Connection, draw: random.Random, count: int, statement: Select[Any], row_id: Any
 ) -> list[Row[Any]]:
     """Return randomly drawn rows. The ids must be contiguous from 1."""
-    last = connection.scalar(select(func.max(row_id))) or 1
-    ids = [draw.randint(1, last) for _ in range(count)]
+    last_id = connection.scalar(select(func.max(row_id))) or 1
+    ids = [draw.randint(1, last_id) for _ in range(count)]
     rows: dict[int, Row[Any]] = {}
-    for some in database.batched(ids):
-        rows.update({row.id: row for row in connection.execute(statement.where(row_id.in_(some)))})
+    for chunk in database.batched(ids):
+        rows.update({row.id: row for row in connection.execute(statement.where(row_id.in_(chunk)))})
     return [rows[i] for i in ids]
 
 
@@ -224,87 +226,87 @@ def percentile(values: Sequence[float], share: int) -> float:
 
 def main() -> None:
     """Measure all views on both histories."""
-    parser = history.options(__doc__)
+    parser = history.argument_parser(__doc__)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="default: %(default)s")
     parser.add_argument("--only", default="", help="only lines that begin with this text")
-    chosen = parser.parse_args()
-    sizes = [chosen.small, chosen.large]
+    arguments = parser.parse_args()
+    sizes = [arguments.small, arguments.large]
     with ExitStack() as stack:
-        urls = stack.enter_context(history.open_histories(chosen))
-        sides = []
+        urls = stack.enter_context(history.open_histories(arguments))
+        histories = []
         for size in sizes:
             engine = database.open_engine(urls[size])
             connection = stack.enter_context(database.reading(engine))
-            sides.append((connection, samples(connection, chosen.samples + WARM_UP)))
-        failed = measure(sides, sizes, chosen)
+            histories.append((connection, samples(connection, arguments.samples + WARM_UP)))
+        failed = measure(histories, sizes, arguments)
     if failed:
         sys.exit(f"{failed} of the measurements are over the limit")
 
 
 def measure(
-    sides: Sequence[tuple[Connection, list[Sample]]],
+    histories: Sequence[tuple[Connection, list[Sample]]],
     sizes: Sequence[int],
-    chosen: argparse.Namespace,
+    arguments: argparse.Namespace,
 ) -> int:
     """Print a line for each case, and return the number of lines over the limit.
 
     Args:
-        sides: The short and the long history.
+        histories: A connection to each history, the short one first, and its samples.
     """
     small, large = sizes
     print(
-        f"{small:,} and {large:,} alerts; milliseconds of {chosen.samples} calls each; limits: "
+        f"{small:,} and {large:,} alerts; milliseconds of {arguments.samples} calls each; limits: "
         f"p99 {LIMIT_MS} ms, and a ratio of {MAX_RATIO} for all calls of a view"
     )
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     print(f"{'':54} {'p50':>17} {'p99':>17} {'ratio':>6}")
-    failed = 0
+    failures = 0
     by_view: dict[str, list[list[float]]] = {}
     for name, prepare in cases().items():
-        if not name.startswith(chosen.only):
+        if not name.startswith(arguments.only):
             continue
-        took = _time_case(sides, prepare, chosen.samples)
-        calls = len(took[0])
-        cut_short = calls < chosen.samples
-        label = f"{name}, cut short after {calls} calls" if cut_short else name
-        failed += cut_short + report(label, took)
-        if not name.startswith(OTHER_RANGES):
-            of_view = by_view.setdefault(name.split()[0], [[], []])
-            for all_times, times in zip(of_view, took):
-                all_times.extend(times)
+        times = _time_case(histories, prepare, arguments.samples)
+        calls = len(times[0])
+        is_cut_short = calls < arguments.samples
+        label = f"{name}, cut short after {calls} calls" if is_cut_short else name
+        failures += is_cut_short + report(label, times)
+        if not name.startswith(NOT_COMPARED):
+            totals = by_view.setdefault(name.split()[0], [[], []])
+            for total, side in zip(totals, times):
+                total.extend(side)
     print("\nAll calls of each view:")
-    return failed + sum(report(view, took, MAX_RATIO) for view, took in by_view.items())
+    return failures + sum(report(view, times, MAX_RATIO) for view, times in by_view.items())
 
 
 def _time_case(
-    sides: Sequence[tuple[Connection, list[Sample]]], prepare: Prepare, count: int
+    histories: Sequence[tuple[Connection, list[Sample]]], prepare: Prepare, count: int
 ) -> list[list[float]]:
     """Return the milliseconds of the calls on each side: `count`, or fewer if they take long."""
-    took: list[list[float]] = [[], []]
+    milliseconds: list[list[float]] = [[], []]
     started = time.monotonic()
     for i in range(count + WARM_UP):
-        if i > WARM_UP and time.monotonic() - started > LONGEST:
+        if i > WARM_UP and time.monotonic() - started > MAX_SECONDS_PER_LINE:
             break
-        for (connection, drawn), times in zip(sides, took):
-            times.append(measure_ms(prepare(connection, drawn[i])))
-    return [times[WARM_UP:] for times in took]
+        for (connection, case_samples), times in zip(histories, milliseconds):
+            times.append(measure_ms(prepare(connection, case_samples[i])))
+    return [times[WARM_UP:] for times in milliseconds]
 
 
-def report(label: str, took: Times, max_ratio: int | None = None) -> bool:
+def report(label: str, times: Times, max_ratio: int | None = None) -> bool:
     """Print a line, and return True if it is over a limit.
 
     Args:
         max_ratio: The maximum ratio of the long history's p99 to the short one's, or None.
     """
-    short_half, long_half = [percentile(times, 50) for times in took]
-    short, long = [percentile(times, 99) for times in took]
-    ratio = long / short
-    over = [f"over {LIMIT_MS} ms"] if long >= LIMIT_MS else []
+    short_median, long_median = [percentile(side, 50) for side in times]
+    short_p99, long_p99 = [percentile(side, 99) for side in times]
+    ratio = long_p99 / short_p99
+    exceeded = [f"over {LIMIT_MS} ms"] if long_p99 >= LIMIT_MS else []
     if max_ratio and ratio > max_ratio:
-        over.append(f"over {max_ratio} times")
-    figures = f"{short_half:8.2f} {long_half:8.2f} {short:8.2f} {long:8.2f} {ratio:6.2f}"
-    print(f"{label:54} {figures} {', '.join(over)}".rstrip(), flush=True)
-    return bool(over)
+        exceeded.append(f"over {max_ratio} times")
+    medians, p99s = f"{short_median:8.2f} {long_median:8.2f}", f"{short_p99:8.2f} {long_p99:8.2f}"
+    print(f"{label:54} {medians} {p99s} {ratio:6.2f} {', '.join(exceeded)}".rstrip(), flush=True)
+    return bool(exceeded)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Query the OSV database for known vulnerabilities in the versions that the pack installs.
+"""Query the OSV database for known vulnerabilities in the packages that the pack installs.
 
     .venv-lint/bin/python scripts/audit.py
 
@@ -34,23 +34,23 @@ def audit() -> Audit:
         urllib.request.urlopen(PROBE, timeout=5).close()
     except OSError as error:
         return Audit(UNAVAILABLE, f"{HOST} does not answer ({error})")
-    made = run(sys.executable, "scripts/venv.py", ENVIRONMENT, "-r", "requirements-audit.txt")
-    if made.returncode:
-        return Audit(UNAVAILABLE, f"pip-audit cannot be installed: {last_line(made)}")
-    audited = run(
+    setup = run(sys.executable, "scripts/venv.py", ENVIRONMENT, "-r", "requirements-audit.txt")
+    if setup.returncode:
+        return Audit(UNAVAILABLE, f"pip-audit cannot be installed: {last_line(setup)}")
+    process = run(
         os.path.join(ENVIRONMENT, "bin", "python"),
         *"-m pip_audit -r requirements.txt -s osv -f json --progress-spinner off".split(),
     )
     try:
-        dependencies = json.loads(audited.stdout)["dependencies"]
+        dependencies = json.loads(process.stdout)["dependencies"]
     except ValueError:
-        return Audit(UNAVAILABLE, last_line(audited))
+        return Audit(UNAVAILABLE, last_line(process))
     unknown = [d["name"] for d in dependencies if "skip_reason" in d]
     if not dependencies or unknown:
         return Audit(UNAVAILABLE, f"not found: {', '.join(unknown)}")
-    found = [f"{d['name']} {d['version']}: {v['id']}" for d in dependencies for v in d["vulns"]]
-    summary = f"{len(dependencies)} packages, {len(found)} known vulnerabilities"
-    return Audit(1 if found else 0, "\n".join([*found, summary]))
+    findings = [f"{d['name']} {d['version']}: {v['id']}" for d in dependencies for v in d["vulns"]]
+    summary = f"{len(dependencies)} packages, {len(findings)} known vulnerabilities"
+    return Audit(1 if findings else 0, "\n".join([*findings, summary]))
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -58,9 +58,9 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def last_line(ended: subprocess.CompletedProcess[str]) -> str:
+def last_line(process: subprocess.CompletedProcess[str]) -> str:
     """Return the last line that a command printed to stderr."""
-    return (ended.stderr.strip().splitlines() or ["no output"])[-1]
+    return (process.stderr.strip().splitlines() or ["no output"])[-1]
 
 
 if __name__ == "__main__":

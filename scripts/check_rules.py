@@ -2,8 +2,8 @@
 
 python scripts/check_rules.py [FILE or FOLDER ...]      (default: rules)
 
-No escaping makes alert text safe in either of them. Only the fields in SAFE_FIELDS, such as ids,
-times, `status` and `trigger.host`, are safe there. The script needs PyYAML.
+No escaping makes alert text safe in either. Only the fields in SAFE_FIELDS are safe there, such as
+ids, times, `status` and `trigger.host`. The script needs PyYAML.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ NAME = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
 
 
 def main(arguments: list[str]) -> int:
-    """Print every mistake, and return 1 if there is one."""
+    """Print every problem. Return 1 if there is one, otherwise 0."""
     files = [file for argument in arguments or ["rules"] for file in rule_files(Path(argument))]
-    mistakes = [f"{file}: {mistake}" for file in files for mistake in check_file(file)]
+    problems = [f"{file}: {problem}" for file in files for problem in check_file(file)]
     print(
-        "\n".join(mistakes) or f"no alert text in a command or a list of hosts: {len(files)} rules"
+        "\n".join(problems) or f"no alert text in a command or a list of hosts: {len(files)} rules"
     )
-    return 1 if mistakes else 0
+    return 1 if problems else 0
 
 
 def rule_files(path: Path) -> list[Path]:
     """Return the YAML files in a folder and its subfolders. For a file, return the file."""
     if path.is_dir():
-        return sorted(found for found in path.rglob("*") if found.suffix in (".yaml", ".yml"))
+        return sorted(file for file in path.rglob("*") if file.suffix in (".yaml", ".yml"))
     return [path]
 
 
 def check_file(file: Path) -> list[str]:
-    """Return the mistakes in a file, or why it cannot be read."""
+    """Return the problems in a file, or why it cannot be read."""
     try:
         rule = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -74,21 +74,21 @@ def check_rule(rule: Any) -> list[str]:
     parameters = as_dict(action.get("parameters"))
     tainted = parameters_with_text(parameters)
     return [
-        f"{action.get('ref')}: {name} contains {found}, text of an alert: {UNSAFE[name]}; "
+        f"{action.get('ref')}: {name} contains {text}, text of an alert: {UNSAFE[name]}; "
         "use trigger.host, or an action that takes the text as one argument (docs/RULES.md)"
         for name, value in unsafe_parameters(parameters)
-        for found in alert_texts(value, tainted)
+        for text in alert_texts(value, tainted)
     ]
 
 
 def parameters_with_text(parameters: dict[str, Any]) -> set[str]:
     """Return the names of the parameters that contain alert text, directly or by reference."""
-    found: set[str] = set()
+    tainted: set[str] = set()
     while True:
-        more = {name for name, value in parameters.items() if any(alert_texts(value, found))}
-        if more == found:
-            return found
-        found = more
+        extended = {name for name, value in parameters.items() if any(alert_texts(value, tainted))}
+        if extended == tainted:
+            return tainted
+        tainted = extended
 
 
 def as_dict(value: Any) -> dict[str, Any]:
@@ -99,14 +99,14 @@ def as_dict(value: Any) -> dict[str, Any]:
 def unsafe_parameters(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the name and the value of each unsafe parameter, at any depth."""
     if isinstance(value, dict):
-        for name, inner in value.items():
+        for name, item in value.items():
             if name in UNSAFE:
-                yield name, inner
+                yield name, item
             else:
-                yield from unsafe_parameters(inner)
+                yield from unsafe_parameters(item)
     elif isinstance(value, list):
-        for inner in value:
-            yield from unsafe_parameters(inner)
+        for item in value:
+            yield from unsafe_parameters(item)
 
 
 def alert_texts(value: Any, tainted: set[str]) -> Iterator[str]:
@@ -119,8 +119,8 @@ def alert_texts(value: Any, tainted: set[str]) -> Iterator[str]:
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):
-        for inner in value:
-            yield from alert_texts(inner, tainted)
+        for item in value:
+            yield from alert_texts(item, tainted)
     elif isinstance(value, str):
         for template in TEMPLATE.findall(value):
             for match in TRIGGER.finditer(template):

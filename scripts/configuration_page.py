@@ -23,20 +23,20 @@ MARKER = (
 
 
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Update the page."""
+    PAGE.write_text(update_page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def updated(page: str) -> str:
+def update_page(page: str) -> str:
     """Return the page with a table of the current keys in config.schema.yaml.
 
     Raises:
         ValueError: The page has no marker.
     """
-    by_hand, marker, _ = page.partition(MARKER)
+    manual_part, marker, _ = page.partition(MARKER)
     if not marker:
         raise ValueError(f"{PAGE}: the marker is missing, a line with: {MARKER.strip()}")
-    return f"{by_hand}{marker}\n{table(SCHEMA)}"
+    return f"{manual_part}{marker}\n{table(SCHEMA)}"
 
 
 def table(schema: Path) -> str:

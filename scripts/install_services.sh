@@ -20,7 +20,7 @@ has prometheus || missing="$missing Prometheus"
 has nft || missing="$missing nftables"
 
 if [ -z "$missing" ]; then
-    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus and nftables are installed; tests start instances of their own"
+    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus and nftables are installed; tests start their own instances"
     exit 0
 fi
 skipping() {
@@ -66,7 +66,7 @@ chmod 755 "$POLICY"
 export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
 apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null; }
 
-apt update >/dev/null || echo "poundcake: apt-get update failed; trying with the lists at hand"
+apt update >/dev/null || echo "poundcake: apt-get update failed; using the existing package lists"
 for name in $missing; do
     wanted=$(packages_for "$name")
     if [ "$name" = MariaDB ] && ! apt-cache policy mariadb-server-core | grep -q 'Candidate: [0-9]'; then

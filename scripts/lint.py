@@ -91,8 +91,8 @@ def compose() -> list[str]:
     """Return the command of Docker Compose: docker's plugin, or the older program."""
     plugin = ["docker", "compose"]
     if shutil.which("docker"):
-        silent = subprocess.DEVNULL
-        if subprocess.call([*plugin, "version"], stdout=silent, stderr=silent) == 0:
+        discard = subprocess.DEVNULL
+        if subprocess.call([*plugin, "version"], stdout=discard, stderr=discard) == 0:
             return plugin
     return ["docker-compose"]
 
@@ -100,16 +100,16 @@ def compose() -> list[str]:
 def passes(check: Check) -> bool:
     """Run a check and return True if it passes. Print its output only if it fails."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["lib", "."])}
-    run = subprocess.run(
+    process = subprocess.run(
         check.command,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
     )
-    if run.returncode:
-        print(f"--- {check.name}\n{run.stdout.decode(errors='replace')}", flush=True)
-    return run.returncode == 0
+    if process.returncode:
+        print(f"--- {check.name}\n{process.stdout.decode(errors='replace')}", flush=True)
+    return process.returncode == 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the tests that need no server on every Python found, each in its own environment.
+"""Run the tests that need no server on every installed Python, each in its own environment.
 
     python3 scripts/test_all.py [INTERPRETER...] -- VENV_ARGUMENTS... -- PYTEST_ARGUMENTS...
     python3 scripts/test_all.py --list
@@ -23,22 +23,22 @@ def main() -> None:
     """Parse the command line and run the tests, or list the interpreters."""
     interpreters, venv_arguments, pytest_arguments = split(sys.argv[1:])
     if interpreters == ["--list"]:
-        found = by_version(candidates())
-        found.pop(sys.version_info.minor, None)
-        print("\n".join(found[version] for version in sorted(found)))
+        pythons = by_version(candidates())
+        pythons.pop(sys.version_info.minor, None)
+        print("\n".join(pythons[version] for version in sorted(pythons)))
         return
     for name in interpreters:
         if minor_version(name) not in MINOR_VERSIONS:
             sys.exit(f"{name} does not run, or is not a Python from 3.8 to 3.12")
-    found = by_version(interpreters or candidates())
-    if not found:
+    pythons = by_version(interpreters or candidates())
+    if not pythons:
         sys.exit("no Python from 3.8 to 3.12 was found")
     failed = []
-    for version in sorted(found):
+    for version in sorted(pythons):
         print(f"--- Python 3.{version}", flush=True)
-        if not passes(found[version], f".venv-3.{version}", venv_arguments, pytest_arguments):
+        if not passes(pythons[version], f".venv-3.{version}", venv_arguments, pytest_arguments):
             failed.append(f"3.{version}")
-    print(f"--- tested on Python {', '.join(f'3.{version}' for version in sorted(found))}")
+    print(f"--- tested on Python {', '.join(f'3.{version}' for version in sorted(pythons))}")
     if failed:
         sys.exit(f"failed on Python {', '.join(failed)}")
 
@@ -57,25 +57,25 @@ def passes(
     return code == 0
 
 
-def split(words: list[str]) -> list[list[str]]:
+def split(arguments: list[str]) -> list[list[str]]:
     """Split the command line at each `--`, into three lists."""
-    parts: list[list[str]] = [[]]
-    for word in words:
-        if word == "--":
-            parts.append([])
+    lists: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument == "--":
+            lists.append([])
         else:
-            parts[-1].append(word)
-    return [*parts, [], []][:3]
+            lists[-1].append(argument)
+    return [*lists, [], []][:3]
 
 
 def by_version(interpreters: list[str] | Iterator[str]) -> dict[int, str]:
     """Return the first interpreter of each minor version that the pack supports."""
-    found: dict[int, str] = {}
+    first_by_version: dict[int, str] = {}
     for name in interpreters:
         version = minor_version(name)
         if version in MINOR_VERSIONS:
-            found.setdefault(version, name)
-    return found
+            first_by_version.setdefault(version, name)
+    return first_by_version
 
 
 def candidates() -> Iterator[str]:
@@ -99,12 +99,12 @@ def minor_version(interpreter: str) -> int:
     A pyenv shim fails for a version that is not selected.
     """
     try:
-        answer = subprocess.check_output(
+        output = subprocess.check_output(
             [interpreter, "-c", "import sys; print(*sys.version_info[:2])"],
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        major, minor = map(int, answer.split())
+        major, minor = map(int, output.split())
     except (OSError, ValueError, subprocess.CalledProcessError):
         return 0
     return minor if major == 3 else 0

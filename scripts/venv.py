@@ -58,10 +58,10 @@ def update(directory: str, files: list[str], bare_files: list[str]) -> None:
     """Create or update the environment, unless its stamp shows that it is up to date."""
     python = os.path.join(directory, "bin", "python")
     stamp = os.path.join(directory, ".installed")
-    wanted = digest(directory, files, bare_files)
-    if os.path.exists(stamp) and read(stamp) == wanted and version_of(python):
+    current_digest = digest(directory, files, bare_files)
+    if os.path.exists(stamp) and read(stamp) == current_digest and version_of(python):
         return
-    say(f"setting up {os.path.relpath(directory)} with Python {sys.version.split()[0]}")
+    print_status(f"setting up {os.path.relpath(directory)} with Python {sys.version.split()[0]}")
     if version_of(python) != sys.version.strip() or not has_pip(python):
         create(directory, python)
     if os.path.exists(stamp):
@@ -71,23 +71,23 @@ def update(directory: str, files: list[str], bare_files: list[str]) -> None:
     if bare_files:
         run([python, *PIP, "--no-deps", *requirements(bare_files)])
     with open(stamp, "w") as file:
-        file.write(wanted)
+        file.write(current_digest)
 
 
 def requirements(files: Sequence[str]) -> list[str]:
     """Return pip's options for requirements files."""
-    return [word for name in files for word in ("-r", name)]
+    return [option for name in files for option in ("-r", name)]
 
 
 def digest(directory: str, files: list[str], bare_files: list[str]) -> str:
-    """Return a digest of everything that an environment depends on: path, Python, requirements."""
-    total = hashlib.sha256(f"{directory}\n{sys.version}\n".encode())
+    """Return a digest of what an environment depends on: its path, its Python, its requirements."""
+    hasher = hashlib.sha256(f"{directory}\n{sys.version}\n".encode())
     for name in files:
-        total.update(read(name).encode())
-    total.update(b"--no-deps")
+        hasher.update(read(name).encode())
+    hasher.update(b"--no-deps")
     for name in bare_files:
-        total.update(read(name).encode())
-    return total.hexdigest()
+        hasher.update(read(name).encode())
+    return hasher.hexdigest()
 
 
 def create(directory: str, python: str) -> None:
@@ -99,14 +99,14 @@ def create(directory: str, python: str) -> None:
     run([sys.executable, "-m", "venv", "--without-pip", directory])
     temporary = tempfile.mkdtemp(prefix="pip-wheel-")
     try:
-        found = (
+        is_installed = (
             install_pip_from(DISTRIBUTION_WHEELS, python)
             or install_pip_with_system_pip(python)
             or install_pip_from(download_wheels(temporary), python)
         )
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if not found:
+    if not is_installed:
         shutil.rmtree(directory, ignore_errors=True)
         fail(NO_PIP.format(python=sys.executable))
 
@@ -116,10 +116,10 @@ def install_pip_from(wheels: str | None, python: str) -> bool:
 
     A wheel runs without being installed. Older distributions keep parts of pip in other wheels.
     """
-    found = glob(os.path.join(wheels, "*.whl")) if wheels else []
-    if not wheels or not any(os.path.basename(name).startswith("pip-") for name in found):
+    wheel_files = glob(os.path.join(wheels, "*.whl")) if wheels else []
+    if not wheels or not any(os.path.basename(name).startswith("pip-") for name in wheel_files):
         return False
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(found))
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(wheel_files))
     for source in (["--upgrade", "pip"], ["--no-index", "--find-links", wheels, "pip"]):
         command = [python, *PIP, "--ignore-installed", *source]
         if subprocess.call(command, env=environment) == 0 and has_pip(python):
@@ -142,12 +142,12 @@ def download_wheels(temporary: str) -> str | None:
     """Download the distribution's package with pip's wheel. Return the folder of the wheel."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return None
-    say("this Python has neither ensurepip nor pip: taking pip's wheel from the distribution")
-    return fetch_package([], temporary) or fetch_package(own_lists(temporary), temporary)
+    print_status("neither ensurepip nor pip is installed: taking pip's wheel from the distribution")
+    return fetch_package([], temporary) or fetch_package(fetch_package_lists(temporary), temporary)
 
 
-def own_lists(temporary: str) -> list[str]:
-    """Fetch package lists into the temporary directory, for an image without lists.
+def fetch_package_lists(temporary: str) -> list[str]:
+    """Download package lists into the temporary directory, for an image that has none.
 
     Returns:
         The options that make apt-get use them.
@@ -208,7 +208,7 @@ def read(name: str) -> str:
         return file.read()
 
 
-def say(text: str) -> None:
+def print_status(text: str) -> None:
     """Print a line with the prefix "poundcake: "."""
     print(f"poundcake: {text}", flush=True)
 

@@ -1,4 +1,4 @@
-"""python -m standalone: run the pack in one process, without StackStorm."""
+"""Run the pack in one process, without StackStorm: python -m standalone."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ READY_SECONDS = 30
 STOP_SECONDS = 4.0
 NOTICE = """\
 poundcake standalone: the pack's own sensor, rules, actions and workflows in one process, without
-StackStorm. For a first look and for development. Only what the pack itself stores under
-{place} is kept."""
+StackStorm. For a first look and for development. Only the pack's own data is kept, in
+{place}."""
 
 
 class StandIn:
     """All parts of the stand-in, wired together. Nothing runs before start()."""
 
     def __init__(self, options: argparse.Namespace, on_failure: Callable[[str], None]):
-        # Imported here, because the path has to be set first, and to report wrong options sooner.
+        # Import these here, after the path is set and wrong options are reported.
         from standalone import broker, rules, sensors, store
 
         self.options = options
@@ -70,7 +70,7 @@ class StandIn:
         os.environ.update(ST2_API_URL=server.url, ST2_AUTH_TOKEN="standalone")
         return server
 
-    def start(self, ended: threading.Event) -> None:
+    def start(self, stop_requested: threading.Event) -> None:
         """Start every part, and print a line when all of them are ready."""
         config = next(iter(self.content.configs.values()))
         print(NOTICE.format(place=config.get("state_dir", "its database")), flush=True)
@@ -78,19 +78,19 @@ class StandIn:
         threading.Thread(target=self.server.serve_forever, name="api", daemon=True).start()
         ready = f"API at {self.server.url}"
         if not self.options.no_sensor:
-            url = self._start_sensors(config, ended)
+            url = self._start_sensors(config, stop_requested)
             ready = f"webhooks at {url}, {ready}"
-        if not ended.is_set():
+        if not stop_requested.is_set():
             # One write: print() would write the line and its end separately, and a log line of
             # another thread could come between them.
             sys.stdout.write(f"ready: {ready}\n")
             sys.stdout.flush()
 
-    def _start_sensors(self, config: dict, ended: threading.Event) -> str:
+    def _start_sensors(self, config: dict, stop_requested: threading.Event) -> str:
         host, port = config.get("host") or "127.0.0.1", config["port"]
         refuse_taken_port(host, port)
         self.sensors.start()
-        wait_for_port(host, port, ended)
+        wait_for_port(host, port, stop_requested)
         scheme = "https" if config.get("tls_certificate") else "http"
         return f"{scheme}://{host}:{port}/api/v1/webhook"
 
@@ -120,28 +120,28 @@ def arguments(program: str = "python -m standalone") -> argparse.ArgumentParser:
 def main(options: argparse.Namespace, stand_in_class: type[StandIn] = StandIn) -> int:
     """Run until a signal or a failure. Return the exit code."""
     set_up(options)
-    ended = threading.Event()
+    stop_requested = threading.Event()
     signals: list[int] = []
     reasons: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Not ended.set(): the handler may run while its own thread holds the event's lock.
+        # Not stop_requested.set(): the handler may run while its own thread holds the event's lock.
         signal.signal(number, lambda number, _: signals.append(number))
 
     def fail(reason: str) -> None:
         reasons.append(reason)
-        ended.set()
+        stop_requested.set()
 
     try:
         stand_in = stand_in_class(options, fail)
     except Exception as error:
         return refuse(error)
     try:
-        stand_in.start(ended)
-        while not signals and not ended.wait(0.1):
+        stand_in.start(stop_requested)
+        while not signals and not stop_requested.wait(0.1):
             pass
     except Exception as error:
         fail(one_line(error))
-    # Decided before the sensors stop: a run() that returns after that is not a failure.
+    # Decide the exit code before the sensors stop: a run() that returns later is not a failure.
     code = refuse(reasons[0]) if reasons else 0
     stopper = threading.Thread(target=stand_in.stop, daemon=True)
     stopper.start()
@@ -181,11 +181,11 @@ def refuse_taken_port(host: str, port: int) -> None:
             raise OSError(f"{host} port {port}: {error.strerror or error}") from None
 
 
-def wait_for_port(host: str, port: int, ended: threading.Event) -> None:
+def wait_for_port(host: str, port: int, stop_requested: threading.Event) -> None:
     """Wait until the sensor listens, or until the program ends."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     deadline = time.monotonic() + READY_SECONDS
-    while not ended.wait(0.05):
+    while not stop_requested.wait(0.05):
         try:
             socket.create_connection((host, port), timeout=1).close()
             return
@@ -212,10 +212,10 @@ def refuse(reason: Exception | str) -> int:
 def run_and_exit(
     parser: argparse.ArgumentParser,
     stand_in_class: type[StandIn] = StandIn,
-    words: Sequence[str] | None = None,
+    command_line: Sequence[str] | None = None,
 ) -> None:
     """Run the program and end the process, whatever its threads are doing."""
-    code = main(parser.parse_args(words), stand_in_class)
+    code = main(parser.parse_args(command_line), stand_in_class)
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads of the sensor and of pools may be blocked in a call, and must not delay the exit.

@@ -20,8 +20,9 @@ from standalone.store import COMPLETED, Document, Store
 LOG = logging.getLogger("standalone.api")
 MASK = "********"
 MAX_PAGE = 100
-ALWAYS = ("id", "action", "runner")  # include_attributes cannot leave these out
-# {kind: {parameter of the list: returns the value of a document to compare it with}}
+# Fields that a response contains even if include_attributes does not name them.
+REQUIRED_FIELDS = ("id", "action", "runner")
+# For each kind: {parameter of the list: returns the value of a document to compare it with}.
 FILTERS: dict[str, dict[str, Callable[[Document], str | None]]] = {
     "executions": {
         "action": lambda execution: execution["action"]["ref"],
@@ -78,83 +79,85 @@ def not_found(kind: str, id_: str) -> ApiError:
 
 
 class Api:
-    """Answer requests with the handler of the first route that matches."""
+    """Handle each request with the handler of the first route that matches."""
 
     def __init__(self, content: Content, store: Store, executor: Executor):
         self.content, self.store, self.executor = content, store, executor
         self.routes: list[tuple[str, str, Callable[..., Answer]]] = [
-            ("GET", r"(executions|triggerinstances|ruleenforcements|traces)", self.listed),
-            ("GET", r"traces/([^/]+)", self.trace),
+            ("GET", r"(executions|triggerinstances|ruleenforcements|traces)", self.list_documents),
+            ("GET", r"traces/([^/]+)", self.show_trace),
             ("POST", r"executions", self.run),
-            ("GET", r"executions/([^/]+)", self.execution),
-            ("GET", r"executions/([^/]+)/children", self.children),
-            ("GET", r"(rules|actions|sensortypes|triggertypes|runnertypes)", self.catalogue),
-            ("GET", r"(rules|actions|triggertypes)/([^/]+)", self.entry),
-            ("PUT", r"(rules|actions)/([^/]+)", self.enable),
-            ("GET", r"actions/views/(overview|parameters|entry_point)/([^/]+)", self.action_view),
+            ("GET", r"executions/([^/]+)", self.show_execution),
+            ("GET", r"executions/([^/]+)/children", self.list_children),
+            ("GET", r"(rules|actions|sensortypes|triggertypes|runnertypes)", self.list_content),
+            ("GET", r"(rules|actions|triggertypes)/([^/]+)", self.show_content),
+            ("PUT", r"(rules|actions)/([^/]+)", self.set_enabled),
+            ("GET", r"actions/views/(overview|parameters|entry_point)/([^/]+)", self.show_action),
         ]
 
-    def answer(self, method: str, path: str, request: Request) -> Answer:
-        """Answer a request, or raise ApiError."""
-        known = False
-        for wanted, pattern, handler in self.routes:
+    def handle(self, method: str, path: str, request: Request) -> Answer:
+        """Return the response to a request, or raise ApiError."""
+        is_known_path = False
+        for allowed_method, pattern, handler in self.routes:
             match = re.match(rf"/?(?:api/)?(?:v1/)?{pattern}/?$", path)
-            if match and wanted == method:
+            if match and allowed_method == method:
                 return handler(request, *map(urllib.parse.unquote, match.groups()))
-            known = known or bool(match)
-        if known:
+            is_known_path = is_known_path or bool(match)
+        if is_known_path:
             raise ApiError(405, "Method not allowed")
         raise ApiError(404, f"standalone's API has no {path}")
 
     # -- executions, and their triggers, enforcements and traces
 
-    def listed(self, request: Request, kind: str) -> Answer:
+    def list_documents(self, request: Request, kind: str) -> Answer:
         """List one page of executions, triggers, enforcements or traces, newest first."""
         query = request.query
-        ids = [i for i in query.get("id", "").split(",") if i]
-        in_time = between(query, TIMES.get(kind, ""))
+        wanted_ids = [i for i in query.get("id", "").split(",") if i]
+        is_in_time = time_filter(query, TIMES.get(kind, ""))
 
         def matches(document: Document) -> bool:
             return (
-                (not ids or document["id"] in ids)
+                (not wanted_ids or document["id"] in wanted_ids)
                 and all(query.get(n) in (None, get(document)) for n, get in FILTERS[kind].items())
-                and in_time(document)
+                and is_in_time(document)
             )
 
-        limit = number(query, "limit", MAX_PAGE)
+        limit = read_number(query, "limit", MAX_PAGE)
         if limit > MAX_PAGE:
             raise ApiError(403, f'Limit "{limit}" specified, maximum value is "{MAX_PAGE}"')
-        total, found = self.store.tables[kind].select(
-            matches, limit or MAX_PAGE, number(query, "offset", 0)
+        total, page = self.store.tables[kind].select(
+            matches, limit or MAX_PAGE, read_number(query, "offset", 0)
         )
         if kind == "executions":
-            found = [self.as_shown(execution, query) for execution in found]
-        return Answer(200, found, total)
+            page = [self.execution_view(execution, query) for execution in page]
+        return Answer(200, page, total)
 
-    def trace(self, request: Request, id_: str) -> Answer:
+    def show_trace(self, request: Request, id_: str) -> Answer:
         """Show one trace."""
         trace = self.store.traces.get(id_)
         if trace is None:
             raise not_found("Trace", id_)
         return Answer(200, trace)
 
-    def as_shown(self, execution: Document, query: Mapping[str, str] | None = None) -> Document:
-        """Return an execution as the API shows it: with secrets masked and fields selected."""
+    def execution_view(
+        self, execution: Document, query: Mapping[str, str] | None = None
+    ) -> Document:
+        """Return an execution as the API shows it, with secrets masked and fields selected."""
         query = query or {}
         if execution["status"] in COMPLETED:
-            ended = dateutil.parser.parse(execution["end_timestamp"])
-            span = ended - dateutil.parser.parse(execution["start_timestamp"])
-            execution["elapsed_seconds"] = round(span.total_seconds(), 6)
+            ended_at = dateutil.parser.parse(execution["end_timestamp"])
+            duration = ended_at - dateutil.parser.parse(execution["start_timestamp"])
+            execution["elapsed_seconds"] = round(duration.total_seconds(), 6)
         action = self.content.actions[execution["action"]["ref"]]
         for name, schema in self.content.parameters_of(action).items():
-            for holder in (execution["parameters"], execution["liveaction"]["parameters"]):
-                if schema.get("secret") and holder.get(name):
-                    holder[name] = MASK
+            for values in (execution["parameters"], execution["liveaction"]["parameters"]):
+                if schema.get("secret") and values.get(name):
+                    values[name] = MASK
         excluded = query.get("exclude_attributes", "").split(",")
-        included = [n for n in query.get("include_attributes", "").split(",") if n]
-        if included:
-            wanted = {name.split(".")[0] for name in included}
-            execution = {k: v for k, v in execution.items() if k in wanted or k in ALWAYS}
+        included_names = [n for n in query.get("include_attributes", "").split(",") if n]
+        if included_names:
+            fields = {*REQUIRED_FIELDS, *(name.split(".")[0] for name in included_names)}
+            execution = {k: v for k, v in execution.items() if k in fields}
         return {k: v for k, v in execution.items() if k not in excluded}
 
     def get_execution(self, id_: str) -> Document:
@@ -164,20 +167,20 @@ class Api:
             raise not_found("ActionExecution", id_)
         return execution
 
-    def execution(self, request: Request, id_: str) -> Answer:
+    def show_execution(self, request: Request, id_: str) -> Answer:
         """Show one execution."""
-        return Answer(200, self.as_shown(self.get_execution(id_), request.query))
+        return Answer(200, self.execution_view(self.get_execution(id_), request.query))
 
-    def children(self, request: Request, id_: str) -> Answer:
+    def list_children(self, request: Request, id_: str) -> Answer:
         """List the descendants of an execution, level by level."""
-        level, found = self.get_execution(id_)["children"], []
+        child_ids, descendants = self.get_execution(id_)["children"], []
         depth = int(request.query.get("depth", -1))
-        while level and depth != 0:
-            documents = [self.get_execution(child) for child in level]
-            found += documents
-            level = [child for document in documents for child in document["children"]]
+        while child_ids and depth != 0:
+            documents = [self.get_execution(child) for child in child_ids]
+            descendants += documents
+            child_ids = [child for document in documents for child in document["children"]]
             depth -= 1
-        return Answer(200, [self.as_shown(document, request.query) for document in found])
+        return Answer(200, [self.execution_view(child, request.query) for child in descendants])
 
     def run(self, request: Request) -> Answer:
         """Run an action."""
@@ -193,11 +196,11 @@ class Api:
             id_ = self.executor.request(ref, parameters, context)
         except (ValueError, SyntaxError) as error:
             raise ApiError(400, str(error)) from error
-        return Answer(201, self.as_shown(self.get_execution(id_)))
+        return Answer(201, self.execution_view(self.get_execution(id_)))
 
     # -- content
 
-    def documents(self, kind: str) -> list[Document]:
+    def content_of_kind(self, kind: str) -> list[Document]:
         """Return all content of a kind."""
         content = self.content
         if kind == "runnertypes":
@@ -212,26 +215,26 @@ class Api:
         }
         return list(source.get(kind, content.triggers).values())
 
-    def catalogue(self, request: Request, kind: str) -> Answer:
+    def list_content(self, request: Request, kind: str) -> Answer:
         """List content of a kind."""
-        documents = self.documents(kind)
+        documents = self.content_of_kind(kind)
         for key in ("name", "pack", "ref"):
             wanted = request.query.get(key)
             documents = [d for d in documents if wanted in (None, d.get(key))]
-        return Answer(200, [public(document) for document in documents], len(documents))
+        return Answer(200, [without_paths(document) for document in documents], len(documents))
 
     def get_content(self, kind: str, id_: str) -> Document:
         """Return a piece of content by reference or id, or raise ApiError."""
-        for document in self.documents(kind):
+        for document in self.content_of_kind(kind):
             if id_ in (document["ref"], document["id"]):
                 return document
         raise not_found(kind, id_)
 
-    def entry(self, request: Request, kind: str, id_: str) -> Answer:
+    def show_content(self, request: Request, kind: str, id_: str) -> Answer:
         """Show a piece of content."""
-        return Answer(200, public(self.get_content(kind, id_)))
+        return Answer(200, without_paths(self.get_content(kind, id_)))
 
-    def enable(self, request: Request, kind: str, id_: str) -> Answer:
+    def set_enabled(self, request: Request, kind: str, id_: str) -> Answer:
         """Enable or disable a rule or an action."""
         enabled = (request.body or {}).get("enabled")
         document = self.get_content(kind, id_)
@@ -240,14 +243,14 @@ class Api:
         if enabled and kind == "rules" and document["trigger"]["type"] not in self.content.triggers:
             raise ApiError(400, f"{id_}: standalone has no trigger {document['trigger']['type']}")
         document["enabled"] = enabled
-        return Answer(200, public(document))
+        return Answer(200, without_paths(document))
 
-    def action_view(self, request: Request, view: str, id_: str) -> Answer:
+    def show_action(self, request: Request, view: str, id_: str) -> Answer:
         """Show an action with the parameters of its runner, or its entry point."""
         action = self.get_content("actions", id_)
         parameters = self.content.parameters_of(action)
         if view == "overview":
-            return Answer(200, {**public(action), "parameters": parameters})
+            return Answer(200, {**without_paths(action), "parameters": parameters})
         if view == "parameters":
             return Answer(200, {"parameters": parameters})
         if not action["entry_point"]:
@@ -256,20 +259,20 @@ class Api:
             return Answer(200, stream.read())
 
 
-def public(document: Document) -> Document:
+def without_paths(document: Document) -> Document:
     """Return a piece of content without the paths of this machine."""
     return {k: v for k, v in document.items() if k not in ("file_path", "path")}
 
 
-def number(query: Mapping[str, str], name: str, default: int) -> int:
-    """Return a number from a query."""
+def read_number(query: Mapping[str, str], name: str, default: int) -> int:
+    """Return a number in a query, at least 0, or raise ApiError."""
     try:
         return max(0, int(query.get(name, default)))
     except ValueError:
         raise ApiError(400, f"{name} is not a number") from None
 
 
-def between(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
+def time_filter(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
     """Return a function that checks the time of a document against the bounds in a query."""
     prefix = "enforced_at" if name == "enforced_at" else "timestamp"
     after, before = (canonical_time(query.get(f"{prefix}_{end}")) for end in ("gt", "lt"))
@@ -332,7 +335,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = json.loads(text.decode()) if text else None
-            return self.server.api.answer(self.command, path, Request(query, body, self.headers))
+            return self.server.api.handle(self.command, path, Request(query, body, self.headers))
         except ApiError as error:
             return Answer(error.status, {"faultstring": str(error)})
         except ValueError as error:

@@ -45,7 +45,7 @@ class TriggerConsumer:
 
     def emit(self, trigger: str, payload: Any, trace_context: dict) -> None:
         """Process a trigger that did not come through the broker."""
-        instance_id = self.rules_engine.take(trigger, payload, trace_context)
+        instance_id = self.rules_engine.store_instance(trigger, payload, trace_context)
         if instance_id and not self._stopping.is_set():
             self._pool.submit(self.rules_engine.process, instance_id)
 

@@ -20,11 +20,11 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class ContentError(Exception):
-    """A file of a pack that cannot be read, or that needs an unsupported feature."""
+    """A file of a pack cannot be read, or needs an unsupported feature."""
 
 
-def id_of(ref: str) -> str:
-    """Return the id of a piece of content."""
+def content_id(ref: str) -> str:
+    """Return the id of a piece of content, which depends only on its reference."""
     return hashlib.sha256(ref.encode()).hexdigest()[:24]
 
 
@@ -76,7 +76,7 @@ class Content:
                 self._add_rule(pack, path, rule)
 
     def parameters_of(self, action: dict) -> dict[str, dict]:
-        """Return the schemas of an action's parameters, with those of its runner."""
+        """Return the schemas of an action's parameters, including those of its runner."""
         merged = copy.deepcopy(self.runner_types[action["runner_type"]])
         for name, schema in action["parameters"].items():
             merged[name] = {**merged.get(name, {}), **schema}
@@ -101,7 +101,7 @@ class Content:
     def _load_pack(self, folder: str, config_file: Any, overrides: dict) -> None:
         meta = read_yaml(os.path.join(folder, "pack.yaml"))
         pack = meta.get("ref") or meta["name"]
-        self.packs[pack] = {**meta, "ref": pack, "id": id_of(f"pack:{pack}"), "path": folder}
+        self.packs[pack] = {**meta, "ref": pack, "id": content_id(f"pack:{pack}"), "path": folder}
         for path, trigger in documents(folder, "triggers"):
             self._add_trigger(pack, path, trigger)
         for path, sensor in documents(folder, "sensors"):
@@ -119,7 +119,8 @@ class Content:
         if trigger.get("parameters_schema"):
             raise ContentError(f"{path}: triggers with parameters are not supported")
         ref = f"{pack}.{trigger['name']}"
-        self.triggers[ref] = {**trigger, "ref": ref, "pack": pack, "id": id_of(f"trigger:{ref}")}
+        ids = {"ref": ref, "pack": pack, "id": content_id(f"trigger:{ref}")}
+        self.triggers[ref] = {**trigger, **ids}
 
     def _add_sensor(self, pack: str, folder: str, path: str, sensor: dict) -> None:
         if sensor.get("poll_interval"):
@@ -128,7 +129,7 @@ class Content:
             self._add_trigger(pack, path, trigger)
         ref = f"{pack}.{sensor['class_name']}"
         file_path = os.path.join(folder, "sensors", sensor["entry_point"])
-        ids = {"ref": ref, "pack": pack, "id": id_of(f"sensor:{ref}"), "file_path": file_path}
+        ids = {"ref": ref, "pack": pack, "id": content_id(f"sensor:{ref}"), "file_path": file_path}
         self.sensors.append({"enabled": True, **sensor, **ids})
 
     def _add_action(self, pack: str, folder: str, path: str, action: dict) -> None:
@@ -143,7 +144,7 @@ class Content:
             **action,
             "ref": ref,
             "pack": pack,
-            "id": id_of(f"action:{ref}"),
+            "id": content_id(f"action:{ref}"),
             "uid": f"action:{pack}:{action['name']}",
             "entry_point": entry_point,
             "parameters": action.get("parameters") or {},
@@ -168,7 +169,7 @@ class Content:
             **rule,
             "ref": ref,
             "pack": pack,
-            "id": id_of(f"rule:{ref}"),
+            "id": content_id(f"rule:{ref}"),
             "uid": f"rule:{pack}:{rule['name']}",
             "enabled": enabled,
             "criteria": criteria,

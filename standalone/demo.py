@@ -1,4 +1,6 @@
-"""python -m standalone.demo: one alert from its first notification to its end, and its trail.
+"""Show one alert from its first notification to its resolve, and its trail.
+
+    python -m standalone.demo
 
 It starts the pack standalone on free ports, sends a firing alert, the same notification again, and
 the resolve, as Alertmanager would. Then it prints the views that an operator would use. The exit
@@ -22,7 +24,7 @@ from datetime import datetime, timezone
 from typing import Any, Callable
 
 PACK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# A name that never resolves (RFC 6761), so that the demo touches nobody's host.
+# A name that never resolves (RFC 6761), so that the demo touches no real host.
 LABELS = {
     "alertname": "HostDown",
     "instance": "db1.example.invalid:9100",
@@ -52,7 +54,7 @@ class Demo:
         command = [sys.executable, "-m", "standalone"]
         command += ["--port", str(self._port), "--api-port", str(self._api_port)]
         command += ["--state-dir", os.path.join(self.folder, "state")]
-        process = self.run(command, log)
+        process = self.start_program(command, log)
 
         def is_ready() -> bool:
             with open(log, encoding="utf-8", errors="replace") as file:
@@ -63,7 +65,7 @@ class Demo:
 
         wait_for("standalone", is_ready)
 
-    def run(self, command: list[str], log: str = os.devnull) -> subprocess.Popen:
+    def start_program(self, command: list[str], log: str = os.devnull) -> subprocess.Popen:
         """Start a program that stop() ends."""
         with open(log, "wb") as output:
             process = subprocess.Popen(command, cwd=PACK, stdout=output, stderr=output)
@@ -71,7 +73,7 @@ class Demo:
         return process
 
     def stop(self) -> None:
-        """End the programs, the last one first."""
+        """Stop the programs in reverse order."""
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -80,42 +82,42 @@ class Demo:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
-    def action(self, name: str, **parameters: Any) -> Any:
+    def run_action(self, name: str, **parameters: Any) -> Any:
         """Run an action of the pack as `st2 run` does, and return its result."""
         body = {"action": f"poundcake.{name}", "parameters": parameters}
         url = f"{self._api_url}/executions/{call(f'{self._api_url}/executions', body)['id']}"
-        ends = ("succeeded", "failed", "timeout", "canceled")
+        terminal = ("succeeded", "failed", "timeout", "canceled")
 
-        def ended() -> Any:
+        def read_ended() -> Any:
             execution = call(url)
-            return execution if execution["status"] in ends else None
+            return execution if execution["status"] in terminal else None
 
-        execution = wait_for(f"poundcake.{name}", ended)
+        execution = wait_for(f"poundcake.{name}", read_ended)
         if execution["status"] != "succeeded":
             raise DemoError(f"poundcake.{name} {execution['status']}: {execution}")
         return execution["result"]["result"]
 
-    def recorded(self, outcome: str) -> Any:
-        """Return the first recorded request with an alert of that outcome, or None."""
+    def find_recorded(self, outcome: str) -> Any:
+        """Return the oldest recorded request whose first alert has this outcome, or None."""
         url = self.webhook_url.replace("webhook", "executions/recent?limit=100")
         for request in reversed(call(url)["executions"]):
             if request["alerts"] and request["alerts"][0]["outcome"] == outcome:
                 return request
         return None
 
-    def completed(self, outcome: str) -> Any:
-        """Return the first request with that outcome if it is completed, or None."""
-        request = self.recorded(outcome)
+    def find_completed(self, outcome: str) -> Any:
+        """Return the same request if it is completed, or None."""
+        request = self.find_recorded(outcome)
         return request if request and request["status"] == "completed" else None
 
     def status(self, request: dict) -> str:
         """Return the status view of a request, as text."""
-        text = self.action("status", request_id=request["request_id"], format="text")
+        text = self.run_action("status", request_id=request["request_id"], format="text")
         return text.strip("\n")
 
-    def executions(self, request: dict) -> list[str]:
+    def execution_statuses(self, request: dict) -> list[str]:
         """Return the status of each execution of a request."""
-        answer = self.action("status", request_id=request["request_id"])
+        answer = self.run_action("status", request_id=request["request_id"])
         return [execution["status"] for execution in answer["stackstorm_executions"]]
 
 
@@ -148,7 +150,7 @@ def main() -> int:
     folder = tempfile.mkdtemp(prefix="poundcake-demo-")
     demo = Demo(folder)
     try:
-        say("PoundCake standalone: the pack's own files in one process, without StackStorm.")
+        print_text("PoundCake standalone: the pack's own files in one process, without StackStorm.")
         demo.start()
         show(demo, Sender(demo))
     except (DemoError, OSError) as error:
@@ -162,28 +164,28 @@ def main() -> int:
 
 def show(demo: Demo, sender: Sender) -> None:
     """Play one alert from firing to resolved, and print its trail."""
-    say("\n1. The alert fires. Its workflow runs.")
+    print_text("\n1. The alert fires. Its workflow runs.")
     sender.fire()
-    first = wait_for("the remediation", lambda: demo.completed("admitted"))
-    say(demo.status(first))
-    expect(demo.executions(first) == ["succeeded"], "one execution, succeeded")
+    firing = wait_for("the remediation", lambda: demo.find_completed("admitted"))
+    print_text(demo.status(firing))
+    expect(demo.execution_statuses(firing) == ["succeeded"], "one execution, succeeded")
 
-    say("\n2. The same notification comes again. Nothing runs twice.")
+    print_text("\n2. The same notification comes again. Nothing runs twice.")
     sender.repeat()
-    second = wait_for("the repeat", lambda: demo.completed("duplicate"))
-    say(demo.status(second))
-    expect(demo.executions(second) == [], "no execution for the repeat")
+    repeat = wait_for("the repeat", lambda: demo.find_completed("duplicate"))
+    print_text(demo.status(repeat))
+    expect(demo.execution_statuses(repeat) == [], "no execution for the repeat")
 
-    say("\n3. The alert is resolved.")
+    print_text("\n3. The alert is resolved.")
     sender.resolve()
-    say(demo.status(wait_for("the resolve", lambda: demo.recorded("resolved"))))
+    print_text(demo.status(wait_for("the resolve", lambda: demo.find_recorded("resolved"))))
 
-    say("\nWhat is firing now?")
-    say(demo.action("alerts_active", format="text").strip("\n"))
-    expect(demo.action("alerts_active")["count"] == 0, "no active alert is left")
+    print_text("\nWhat is firing now?")
+    print_text(demo.run_action("alerts_active", format="text").strip("\n"))
+    expect(demo.run_action("alerts_active")["count"] == 0, "no active alert is left")
 
-    say("\nAnd why did nothing change on the host?")
-    say(demo.action("why", alert_name="HostDown", format="text").strip("\n"))
+    print_text("\nAnd why did nothing change on the host?")
+    print_text(demo.run_action("why", alert_name="HostDown", format="text").strip("\n"))
 
 
 def wait_for(description: str, check: Callable[[], Any]) -> Any:
@@ -198,15 +200,15 @@ def wait_for(description: str, check: Callable[[], Any]) -> Any:
         time.sleep(0.2)
 
 
-def say(text: str) -> None:
-    """Print a text without buffering."""
+def print_text(text: str) -> None:
+    """Print a text, and flush it."""
     print(text, flush=True)
 
 
-def expect(fact: bool, what: str) -> None:
-    """Raise DemoError unless a fact is true."""
-    if not fact:
-        raise DemoError(f"expected: {what}")
+def expect(condition: bool, description: str) -> None:
+    """Raise DemoError unless a condition holds."""
+    if not condition:
+        raise DemoError(f"expected: {description}")
 
 
 def now() -> str:
@@ -227,8 +229,8 @@ def call(url: str, data: Any = None) -> Any:
     if data is not None:
         request.data = json.dumps(data).encode()
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
+        with urllib.request.urlopen(request, timeout=30) as response:
+            text = response.read()
     except urllib.error.HTTPError as error:
         raise DemoError(f"{url}: {error.code} {error.read()[:500]!r}") from None
     return json.loads(text) if text.strip() else None

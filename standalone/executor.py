@@ -16,17 +16,17 @@ from standalone.store import COMPLETED, Store, new_id, timestamp
 LOG = logging.getLogger("standalone.executions")
 PYTHON_ACTIONS_AT_ONCE = 8
 WORKFLOWS_AT_ONCE = 40  # StackStorm's default, actionrunner.workflows_pool_size
-SHOWN_ACTION_KEYS = ("id", "ref", "name", "pack", "uid", "runner_type")
+ACTION_KEYS = ("id", "ref", "name", "pack", "uid", "runner_type")
 
 
 class Origin(NamedTuple):
-    """The rule and the trigger instance that an execution comes from, if any."""
+    """The rule and the trigger instance that caused an execution, if any."""
 
     rule: dict | None = None
     trigger_instance: dict | None = None
 
 
-BY_HAND = Origin()
+NO_ORIGIN = Origin()
 
 
 class Executor:
@@ -50,7 +50,7 @@ class Executor:
         self._stopping = False
 
     def stop(self) -> None:
-        """Start no more executions, and kill those that run."""
+        """Stop starting executions, and kill the running ones."""
         self._stopping = True
         self.commands.kill()
         for pool in self._pools.values():
@@ -60,16 +60,16 @@ class Executor:
     def request(
         self,
         ref: str,
-        given: dict,
+        parameters: dict,
         context: dict,
-        origin: Origin = BY_HAND,
+        origin: Origin = NO_ORIGIN,
         delay: float = 0,
     ) -> str:
         """Create an execution and start it after `delay` seconds.
 
         Args:
             ref: The reference of the action.
-            given: The parameters. Templates in them are rendered, as in StackStorm.
+            parameters: The action's parameters. Templates in them are rendered, as in StackStorm.
             context: The context of the execution, which identifies its origin.
             origin: The rule and the trigger instance, whose payload is `trigger` in templates.
             delay: Seconds to wait.
@@ -90,14 +90,14 @@ class Executor:
         if origin.trigger_instance:
             scope["trigger"] = origin.trigger_instance["payload"]
         try:
-            values = expressions.render_parameters(given, parameter_schemas, scope)
+            values = expressions.render_parameters(parameters, parameter_schemas, scope)
         except expressions.ParameterError as error:
-            execution_id = self._create(action, given, context, origin)
+            execution_id = self._create(action, parameters, context, origin)
             self.set_status(execution_id, "failed", {"error": str(error), "traceback": ""})
             raise
-        live = live_parameters(given, values, parameter_schemas)
-        validate(action, live, parameter_schemas)
-        execution_id = self._create(action, live, context, origin)
+        stored_parameters = parameters_to_store(parameters, values, parameter_schemas)
+        validate(action, stored_parameters, parameter_schemas)
+        execution_id = self._create(action, stored_parameters, context, origin)
         if delay:
             self.set_status(execution_id, "delayed")
             self._start_later(execution_id, delay)
@@ -120,7 +120,7 @@ class Executor:
             "start_timestamp": now,
             "parameters": parameters,
             "result": {},
-            "action": {key: action[key] for key in SHOWN_ACTION_KEYS},
+            "action": {key: action[key] for key in ACTION_KEYS},
             "runner": {"name": action["runner_type"]},
             "context": context,
             "children": [],
@@ -206,12 +206,12 @@ class Executor:
         action = self.content.actions[execution["action"]["ref"]]
         self.set_status(execution_id, "running")
         try:
-            runner_parameters, own = self._final_parameters(action, execution)
+            for_runner, for_action = self._final_parameters(action, execution)
             if action["runner_type"] == "orquesta":
-                self.engine.post(self.engine.start, execution_id, own)
+                self.engine.post(self.engine.start, execution_id, for_action)
                 return
             run = self.runners[action["runner_type"]]
-            status, result = run(runners.Run(self, execution, action, runner_parameters, own))
+            status, result = run(runners.Run(self, execution, action, for_runner, for_action))
         except Exception as error:
             LOG.warning("execution %s of %s: %s", execution_id, action["ref"], error)
             status, result = "failed", {"error": str(error), "traceback": traceback.format_exc()}
@@ -225,28 +225,28 @@ class Executor:
         values = expressions.render_defaults(execution["parameters"], parameter_schemas, scope)
         runner_schemas = self.content.runner_types[action["runner_type"]]
         values = {n: expressions.cast(v, parameter_schemas.get(n, {})) for n, v in values.items()}
-        own = {
+        action_parameters = {
             n: v for n, v in values.items() if n not in runner_schemas and n in parameter_schemas
         }
-        return {n: v for n, v in values.items() if n in runner_schemas}, own
+        return {n: v for n, v in values.items() if n in runner_schemas}, action_parameters
 
 
-def live_parameters(given: dict, values: dict, parameter_schemas: dict) -> dict:
+def parameters_to_store(passed: dict, values: dict, parameter_schemas: dict) -> dict:
     """Return the parameters to store: those that were passed, and defaults with templates."""
-    live = {n: expressions.cast(values[n], parameter_schemas.get(n, {})) for n in given}
+    stored = {n: expressions.cast(values[n], parameter_schemas.get(n, {})) for n in passed}
     for name, schema in parameter_schemas.items():
         is_template = expressions.is_template(schema.get("default"))
-        if name not in given and is_template and not schema.get("immutable"):
-            live[name] = expressions.cast(values[name], schema)
-    return live
+        if name not in passed and is_template and not schema.get("immutable"):
+            stored[name] = expressions.cast(values[name], schema)
+    return stored
 
 
-def validate(action: dict, live: dict, parameter_schemas: dict) -> None:
+def validate(action: dict, parameters: dict, parameter_schemas: dict) -> None:
     """Raise ValueError if an action is disabled or does not take these parameters."""
     if not action["enabled"]:
         raise ValueError(f'Unable to execute. Action "{action["ref"]}" is disabled.')
     schema = {"type": "object", "properties": parameter_schemas, "additionalProperties": False}
-    schemas.check(schemas.with_defaults(live, schema), schema, nulls=True)
-    fixed = [n for n in live if parameter_schemas.get(n, {}).get("immutable")]
-    if fixed:
-        raise ValueError(f"Override of immutable parameter(s) {fixed} is unsupported.")
+    schemas.check(schemas.with_defaults(parameters, schema), schema, nulls=True)
+    immutable = [n for n in parameters if parameter_schemas.get(n, {}).get("immutable")]
+    if immutable:
+        raise ValueError(f"Override of immutable parameter(s) {immutable} is unsupported.")

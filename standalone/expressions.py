@@ -1,4 +1,4 @@
-"""Render Jinja like StackStorm: with its filters, its datastore, and the parameters of actions."""
+"""Render Jinja as StackStorm does: with its filters, its datastore, and actions' parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jinja2.meta
 import jinja2.sandbox
 import jsonpath_rw
 
-NONE_MARK = "%*****__%NONE%__*****%"  # StackStorm's: `use_none` replaces a null with it
+NONE_MARK = "%*****__%NONE%__*****%"  # as in StackStorm: `use_none` replaces a null with it
 
 
 class ParameterError(ValueError):
@@ -84,11 +84,11 @@ def is_template(value: Any) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
-def render_parameters(given: dict, schemas: dict, scope: dict) -> dict:
+def render_parameters(passed: dict, schemas: dict, scope: dict) -> dict:
     """Render parameters that may refer to each other and to the scope.
 
     Args:
-        given: The values that were passed, by name.
+        passed: The values that were passed, by name.
         schemas: The schemas of the parameters, by name. A default counts as a value.
         scope: The names that templates may use besides the parameters.
 
@@ -99,26 +99,26 @@ def render_parameters(given: dict, schemas: dict, scope: dict) -> dict:
         ParameterError: A template refers to itself, or to a name that does not exist.
     """
     sources = {name: schema.get("default") for name, schema in schemas.items()}
-    for name, value in given.items():
+    for name, value in passed.items():
         if value is not None or sources.get(name) is None:
             sources[name] = value
     return _resolve(sources, scope)
 
 
 def render_defaults(values: dict, schemas: dict, scope: dict) -> dict:
-    """Add rendered defaults for missing values. Given values are not rendered again."""
-    known = {name: value for name, value in values.items() if value is not None}
-    sources = {n: s.get("default") for n, s in schemas.items() if n not in known}
-    return {**values, **known, **_resolve(sources, {**scope, **known})}
+    """Add rendered defaults for missing values. Values that were passed are not rendered again."""
+    passed = {name: value for name, value in values.items() if value is not None}
+    sources = {n: s.get("default") for n, s in schemas.items() if n not in passed}
+    return {**values, **passed, **_resolve(sources, {**scope, **passed})}
 
 
 def _resolve(sources: dict, scope: dict) -> dict:
-    done: dict[str, Any] = {}
+    rendered: dict[str, Any] = {}
     in_progress: list[str] = []
 
     def value_of(name: str) -> Any:
-        if name in done:
-            return done[name]
+        if name in rendered:
+            return rendered[name]
         if name in in_progress:
             raise ParameterError(f"Cyclic dependency found in the following variables: {name}")
         if name not in sources:
@@ -126,9 +126,9 @@ def _resolve(sources: dict, scope: dict) -> dict:
                 return scope[name]
             raise ParameterError(f'Dependency unsatisfied in variable "{name}"')
         in_progress.append(name)
-        done[name] = render(name, sources[name], value_of)
+        rendered[name] = render(name, sources[name], value_of)
         in_progress.pop()
-        return done[name]
+        return rendered[name]
 
     return {name: value_of(name) for name in sources}
 
@@ -138,10 +138,10 @@ def render(name: str, source: Any, value_of: Callable[[str], Any]) -> Any:
     if not is_template(source):
         return source
     try:
-        needs = jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(str(source)))
+        names = jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(str(source)))
     except jinja2.TemplateSyntaxError:
         return source  # StackStorm treats an invalid template as plain text
-    context = {need: value_of(need) for need in needs}
+    context = {other: value_of(other) for other in names}
     try:
         if isinstance(source, str):
             return ENVIRONMENT.from_string(source).render(context)
@@ -158,8 +158,8 @@ def cast(value: Any, schema: dict) -> Any:
     if value is None or not isinstance(kind, str):
         return value
     if kind == "string" and not isinstance(value, str):
-        found = type(value).__name__
-        raise ValueError(f'Value "{value}" must either be a string or None. Got "{found}".')
+        actual_type = type(value).__name__
+        raise ValueError(f'Value "{value}" must either be a string or None. Got "{actual_type}".')
     if kind in ("integer", "number"):
         return int(value) if kind == "integer" else float(value)
     if kind == "boolean" and isinstance(value, str):

@@ -1,11 +1,11 @@
-"""The comparisons of rule criteria: the trigger's value on the left, the pattern on the right."""
+"""The operators for rule criteria. Each compares the trigger's value with a pattern."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 
-# As in StackStorm, text comparisons raise if the left side is null, and the rule fails.
+# As in StackStorm, text comparisons raise an error if the value is null, and the rule fails.
 OPERATORS = {
     "matchwildcard": fnmatch.fnmatch,
     "matchregex": lambda value, pattern: re.match(pattern, value, re.DOTALL) is not None,
@@ -29,7 +29,7 @@ OPERATORS = {
     "inside": lambda value, pattern: value in pattern,
     "ninside": lambda value, pattern: value not in pattern,
 }
-SHORT = {
+ABBREVIATIONS = {
     "eq": "equals",
     "neq": "nequals",
     "ieq": "iequals",
@@ -38,4 +38,4 @@ SHORT = {
     "in": "inside",
     "nin": "ninside",
 }
-OPERATORS.update({short: OPERATORS[name] for short, name in SHORT.items()})
+OPERATORS.update({short: OPERATORS[name] for short, name in ABBREVIATIONS.items()})

@@ -16,11 +16,11 @@ from standalone.store import COMPLETED, Store, new_id
 LOG = logging.getLogger("standalone.workflows")
 # The path of the properties of a task in Orquesta's schema.
 TASK_SCHEMA = r"properties.tasks.patternProperties.^\w+$.properties."
-KINDS_OF_FINDINGS = {"contents": "content", "expressions": "expression", "semantics": "semantic"}
+ERROR_TYPES = {"contents": "content", "expressions": "expression", "semantics": "semantic"}
 
 
 class TaskRun(NamedTuple):
-    """One run of a task: its id, and the results of its items so far."""
+    """One run of a task: its id, and the results of the items that have ended."""
 
     id: str
     items: list[Any]
@@ -37,7 +37,7 @@ class WorkflowRun:
 
 
 class WorkflowEngine:
-    """Start workflows, and advance them whenever one of their children has changed."""
+    """Start workflows, and advance each one whenever one of its children changes."""
 
     def __init__(self, content: Content, store: Store, api_url: str):
         self.content, self.store, self.api_url = content, store, api_url
@@ -48,14 +48,14 @@ class WorkflowEngine:
 
     def post(self, handler: Callable[..., None], *arguments: Any) -> Future[None]:
         """Call a handler in the engine's thread."""
-        return self._events.submit(self._guard, handler, *arguments)
+        return self._events.submit(self._run_handler, handler, *arguments)
 
     def stop(self) -> None:
-        """Accept no more events."""
+        """Stop accepting events."""
         self._events.shutdown(wait=False)
 
     @staticmethod
-    def _guard(handler: Callable[..., None], *arguments: Any) -> None:
+    def _run_handler(handler: Callable[..., None], *arguments: Any) -> None:
         try:
             handler(*arguments)
         except Exception:
@@ -108,33 +108,34 @@ class WorkflowEngine:
             self._end(execution_id, "failed", {"error": str(error), "output": None})
 
     def inspect(self, spec: Any, context: dict) -> list[dict]:
-        """Return the errors of a workflow: Orquesta's findings, and wrong actions and inputs."""
+        """Return the errors of a workflow: Orquesta's own, and wrong actions and inputs."""
         errors = []
         for kind, entries in spec.inspect(app_ctx=context, raise_exception=False).items():
             for entry in entries:
                 if kind in ("context", "expressions"):
                     entry["language"] = entry.pop("type", None)
-                errors.append({**entry, "type": KINDS_OF_FINDINGS.get(kind, kind)})
+                errors.append({**entry, "type": ERROR_TYPES.get(kind, kind)})
         for name, task in spec.tasks.items():
             for field, message in self._inspect_task(task):
-                place = {"schema_path": TASK_SCHEMA + field, "spec_path": f"tasks.{name}.{field}"}
-                errors.append({"type": "content", "message": message, **place})
+                error = {"type": "content", "message": message}
+                error.update(schema_path=TASK_SCHEMA + field, spec_path=f"tasks.{name}.{field}")
+                errors.append(error)
         return sorted(errors, key=lambda error: (error["type"], error["schema_path"] or ""))
 
     def _inspect_task(self, task: Any) -> Iterator[tuple[str, str]]:
-        """Yield the errors of a task: (`action` or `input`, what is wrong)."""
-        ref, given = getattr(task, "action", None), getattr(task, "input", None) or {}
+        """Yield the errors of a task: (`action` or `input`, message)."""
+        ref, values = getattr(task, "action", None), getattr(task, "input", None) or {}
         evaluators = self.orquesta.expressions.get_evaluators().values()
         if not ref or any(e.has_expressions(ref) for e in evaluators):
             return
         if ref not in self.content.actions:
             yield "action", f'The action "{ref}" is not registered in the database.'
-        elif isinstance(given, dict):
+        elif isinstance(values, dict):
             schemas = self.content.parameters_of(self.content.actions[ref])
             for name, schema in sorted(schemas.items()):
-                if schema.get("required") and "default" not in schema and name not in given:
+                if schema.get("required") and "default" not in schema and name not in values:
                     yield "input", f'Action "{ref}" is missing required input "{name}".'
-            for name in sorted(set(given) - set(schemas)):
+            for name in sorted(set(values) - set(schemas)):
                 yield "input", f'Action "{ref}" has unexpected input "{name}".'
 
     def child_changed(self, child_id: str) -> None:
@@ -143,8 +144,8 @@ class WorkflowEngine:
         run = self.runs.get(child["context"]["parent"]["execution_id"])
         if run is None:
             return
-        where, events = child["context"]["orquesta"], self.orquesta.events
-        task, item = run.tasks[(where["task_id"], where["task_route"])], where.get("item_id")
+        origin, events = child["context"]["orquesta"], self.orquesta.events
+        task, item = run.tasks[(origin["task_id"], origin["task_route"])], origin.get("item_id")
         if item is None:
             event = events.ActionExecutionEvent(child["status"], result=child["result"])
         else:
@@ -154,11 +155,11 @@ class WorkflowEngine:
                 item, child["status"], child["result"], accumulated_result=list(task.items)
             )
         try:
-            run.conductor.update_task_state(where["task_id"], where["task_route"], event)
+            run.conductor.update_task_state(origin["task_id"], origin["task_route"], event)
             self.advance(run)
         except Exception as error:
             LOG.exception("workflow execution %s", run.execution_id)
-            self._fail(run, error, where["task_id"], where["task_route"])
+            self._fail(run, error, origin["task_id"], origin["task_route"])
 
     def advance(self, run: WorkflowRun) -> None:
         """Start the next tasks, until there are none."""
@@ -205,7 +206,7 @@ class WorkflowEngine:
             self.executor.request(
                 request["action"],
                 request.get("input") or {},
-                context_of_child(run, task, request, record),
+                child_context(run, task, request, record),
                 delay=(task.get("delay") or 0) if is_delayed else 0,
             )
 
@@ -233,7 +234,7 @@ class WorkflowEngine:
             self.executor.set_status(execution_id, status, result)
 
 
-def context_of_child(run: WorkflowRun, task: dict, request: dict, record: TaskRun) -> dict:
+def child_context(run: WorkflowRun, task: dict, request: dict, record: TaskRun) -> dict:
     """Return the context of an execution that a task starts."""
     orquesta = {
         "workflow_execution_id": run.workflow_execution_id,

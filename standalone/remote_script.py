@@ -12,38 +12,38 @@ import shlex
 import tarfile
 from typing import Any
 
-from standalone.runners import Run, result_of, timeout_error
+from standalone.runners import Run, command_result, timeout_error
 
 CONNECT_TIMEOUT = 10  # seconds
 FAILED_TO_CONNECT = 255  # ssh's exit status
 
 
 def remote_script(run: Run) -> tuple[str, dict]:
-    """Run a script on the host that the parameter `hosts` names, exactly one."""
+    """Run a script on the only host in the parameter `hosts`."""
     host = run.runner["hosts"]
     folder = f"{run.runner['dir']}/{run.execution['id']}"
     archive = _archive(run.action["file_path"])
     script = f"{folder}/{os.path.basename(run.action['file_path'])}"
-    command = f"cd {shlex.quote(run.runner['cwd'])} && {script} {arguments_of(run)}"
+    command = f"cd {shlex.quote(run.runner['cwd'])} && {script} {shell_arguments(run)}"
     if run.runner.get("sudo"):
         command = f"sudo -E -- bash -c {shlex.quote(command)}"
-    whole = (
+    remote_command = (
         f"mkdir -m 755 {folder} && tar -C {folder} -xf - && {{ {command}; code=$?; "
         f"rm -rf {folder}; exit $code; }}"
     )
-    ended = run.executor.commands.run(
-        [*_ssh(run, host), whole], run.runner.get("timeout"), dict(os.environ), archive
+    process = run.executor.commands.run(
+        [*_ssh(run, host), remote_command], run.runner.get("timeout"), dict(os.environ), archive
     )
-    if ended.code == FAILED_TO_CONNECT:
-        error = f"Unable to connect to any one of the hosts: {[host]}.\n{ended.stderr}"
+    if process.code == FAILED_TO_CONNECT:
+        error = f"Unable to connect to any one of the hosts: {[host]}.\n{process.stderr}"
         return "failed", {"error": error, "traceback": "", "failed": True, "succeeded": False}
-    result = result_of(ended)
-    if ended.timed_out:
+    result = command_result(process)
+    if process.timed_out:
         return "timeout", {host: {**result, "timeout": True, **timeout_error(run)}}
-    return "succeeded" if ended.code == 0 else "failed", {host: result}
+    return "succeeded" if process.code == 0 else "failed", {host: result}
 
 
-def arguments_of(run: Run) -> str:
+def shell_arguments(run: Run) -> str:
     """Return the parameters of an action as arguments for a shell, as StackStorm does."""
     arguments = []
     for name, value in run.parameters.items():

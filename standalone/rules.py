@@ -22,7 +22,7 @@ class RulesEngine:
     def __init__(self, content: Content, store: Store, executor: Executor):
         self.content, self.store, self.executor = content, store, executor
 
-    def take(self, trigger: str, payload: Any, trace_context: dict) -> str | None:
+    def store_instance(self, trigger: str, payload: Any, trace_context: dict) -> str | None:
         """Store a trigger instance and return its id. An unknown trigger is logged and dropped."""
         if trigger not in self.content.triggers:
             LOG.error("no trigger %s: dropping its instance", trigger)
@@ -45,23 +45,23 @@ class RulesEngine:
         instances = self.store.trigger_instances
         instance = instances.change(instance_id, status="processing")
         try:
-            for rule in self.matching(instance):
+            for rule in self.find_matching(instance):
                 self._enforce(rule, instance)
             instances.change(instance_id, status="processed")
         except Exception:
             LOG.exception("trigger instance %s", instance_id)
             instances.change(instance_id, status="processing_failed")
 
-    def matching(self, instance: dict) -> list[dict]:
+    def find_matching(self, instance: dict) -> list[dict]:
         """Return the enabled rules that match, or backstop rules if no other rule matches."""
         trigger = instance["trigger"]
         rules = [r for r in self.content.rules.values() if r["trigger"]["type"] == trigger]
         enabled = [rule for rule in rules if rule["enabled"]]
         for kind in ("standard", "backstop"):
-            of_kind = [rule for rule in enabled if rule["type"]["ref"] == kind]
-            found = [rule for rule in of_kind if self._matches(rule, instance)]
-            if found:
-                return found
+            candidates = [rule for rule in enabled if rule["type"]["ref"] == kind]
+            matches = [rule for rule in candidates if self._matches(rule, instance)]
+            if matches:
+                return matches
         return []
 
     def _matches(self, rule: dict, instance: dict) -> bool:
@@ -69,18 +69,18 @@ class RulesEngine:
             return False
         try:
             scope = {"trigger": instance["payload"]}
-            return all(self._holds(k, c, scope) for k, c in rule["criteria"].items())
+            return all(self._is_met(k, c, scope) for k, c in rule["criteria"].items())
         except Exception as error:
             text = f'Failed to match rule "{rule["ref"]}" against trigger instance'
             self._record(rule, instance, failure_reason=f'{text} "{instance["id"]}": {error}')
             return False
 
-    def _holds(self, key: str, criterion: dict, scope: dict) -> bool:
+    def _is_met(self, key: str, criterion: dict, scope: dict) -> bool:
         pattern = criterion["pattern"]
         if isinstance(pattern, str) and expressions.is_template(pattern):
             pattern = self._render_pattern(pattern, scope)
-        found = expressions.jsonpath(key.split("#", 1)[0], scope)
-        return OPERATORS[criterion["type"]](found[0] if found else None, pattern)
+        values = expressions.jsonpath(key.split("#", 1)[0], scope)
+        return OPERATORS[criterion["type"]](values[0] if values else None, pattern)
 
     def _render_pattern(self, pattern: str, scope: dict) -> Any:
         system = expressions.Datastore(self.store.keys)

@@ -49,7 +49,7 @@ class Run(NamedTuple):
         }
 
 
-class Ended(NamedTuple):
+class ProcessResult(NamedTuple):
     """The result of a process."""
 
     code: int
@@ -59,7 +59,7 @@ class Ended(NamedTuple):
 
 
 class Commands:
-    """The running processes, each in its own process group, which can be killed as a whole."""
+    """The running processes. Each has its own process group, so that its children die with it."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -71,9 +71,9 @@ class Commands:
         arguments: list[str],
         timeout: float | None,
         environment: Mapping[str, str],
-        given: bytes = b"",
+        stdin: bytes = b"",
         cwd: str | None = None,
-    ) -> Ended:
+    ) -> ProcessResult:
         """Run a command until it ends, or kill it after `timeout` seconds."""
         with self._lock:
             if self._killed:
@@ -90,7 +90,7 @@ class Commands:
             self._running.add(process)
         timed_out = False
         try:
-            out, err = process.communicate(given, timeout)
+            out, err = process.communicate(stdin, timeout)
         except subprocess.TimeoutExpired:
             timed_out = True
             kill_group(process.pid)
@@ -99,12 +99,12 @@ class Commands:
             with self._lock:
                 self._running.discard(process)
         code = -signal.SIGKILL if timed_out else process.returncode
-        return Ended(
+        return ProcessResult(
             code, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), timed_out
         )
 
     def kill(self) -> None:
-        """Kill all running processes. No process starts after this."""
+        """Kill all running processes, and start no more."""
         with self._lock:
             self._killed = True
             for process in self._running:
@@ -151,17 +151,22 @@ def python_task(run: Run) -> tuple[dict, dict[str, str]]:
     return task, environment
 
 
-def python_result(run: Run, mark: str, ended: Ended) -> tuple[str, dict]:
+def python_result(run: Run, mark: str, process: ProcessResult) -> tuple[str, dict]:
     """Return the status and the result of a Python action that has ended."""
-    status, value, out = None, "None", ended.stdout
-    if mark in out:
-        before, answer, after = out.split(mark, 2)
-        out = before + after
+    status, value, output = None, "None", process.stdout
+    if mark in output:
+        before, answer, after = output.split(mark, 2)
+        output = before + after
         status, value = json.loads(answer)["status"], json.loads(answer)["result"]
-    result = {"stdout": out, "stderr": ended.stderr, "exit_code": ended.code, "result": value}
-    if ended.timed_out:
+    result = {
+        "stdout": output,
+        "stderr": process.stderr,
+        "exit_code": process.code,
+        "result": value,
+    }
+    if process.timed_out:
         return "timeout", {**result, **timeout_error(run)}
-    return "succeeded" if ended.code == 0 and status is not False else "failed", result
+    return "succeeded" if process.code == 0 and status is not False else "failed", result
 
 
 def timeout_error(run: Run) -> dict[str, str]:
@@ -171,31 +176,31 @@ def timeout_error(run: Run) -> dict[str, str]:
 
 def local_shell(run: Run) -> tuple[str, dict]:
     """Run a command on this machine, in a shell."""
-    ended = run.executor.commands.run(
+    process = run.executor.commands.run(
         ["/bin/sh", "-c", run.runner.get("cmd") or ""],
         run.runner.get("timeout"),
         run.environment(),
         cwd=run.runner.get("cwd"),
     )
-    result = result_of(ended)
-    if ended.timed_out:
+    result = command_result(process)
+    if process.timed_out:
         return "timeout", {**result, **timeout_error(run)}
-    return "succeeded" if ended.code == 0 else "failed", result
+    return "succeeded" if process.code == 0 else "failed", result
 
 
-def result_of(ended: Ended) -> dict[str, Any]:
+def command_result(process: ProcessResult) -> dict[str, Any]:
     """Return the result of a command, as StackStorm stores it."""
     return {
-        "failed": ended.code != 0,
-        "succeeded": ended.code == 0,
-        "return_code": ended.code,
-        "stdout": parsed(ended.stdout),
-        "stderr": parsed(ended.stderr),
+        "failed": process.code != 0,
+        "succeeded": process.code == 0,
+        "return_code": process.code,
+        "stdout": parse_output(process.stdout),
+        "stderr": parse_output(process.stderr),
     }
 
 
-def parsed(text: str) -> Any:
-    """Return the output of a command, parsed if it is JSON, as StackStorm does."""
+def parse_output(text: str) -> Any:
+    """Return the output of a command. If it is JSON, parse it, as StackStorm does."""
     text = text[:-1] if text.endswith("\n") else text
     try:
         return json.loads(text)
@@ -204,7 +209,7 @@ def parsed(text: str) -> Any:
 
 
 def inquirer(run: Run) -> tuple[str, dict]:
-    """Wait for an answer."""
+    """Leave the execution pending until somebody answers."""
     names = ("schema", "roles", "users", "route", "ttl")
     return "pending", {name: run.runner.get(name) for name in names}
 

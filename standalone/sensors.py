@@ -18,7 +18,7 @@ LOG = logging.getLogger("standalone.sensors")
 
 
 class SensorService:
-    """The service that StackStorm passes to a sensor, as far as the pack uses it."""
+    """The part of StackStorm's sensor service that the pack uses."""
 
     def __init__(self, ref: str, api_url: str):
         self._ref, self._api_url = ref, api_url
@@ -47,12 +47,12 @@ class SensorContainer:
             if sensor["enabled"]:
                 self._start_sensor(sensor)
 
-    def service_of(self, sensor: dict) -> SensorService:
-        """Return the service of a sensor."""
+    def create_service(self, sensor: dict) -> SensorService:
+        """Return a new service for a sensor."""
         return SensorService(sensor["ref"], self._api_url)
 
     def stop(self) -> None:
-        """Call cleanup() of every sensor."""
+        """Call cleanup() on every sensor."""
         for sensor in self._sensors:
             try:
                 sensor.cleanup()
@@ -61,7 +61,7 @@ class SensorContainer:
 
     def _start_sensor(self, sensor: dict) -> None:
         config = self._content.configs[sensor["pack"]]
-        instance = load_class(sensor)(sensor_service=self.service_of(sensor), config=config)
+        instance = load_class(sensor)(sensor_service=self.create_service(sensor), config=config)
         self._sensors.append(instance)
         instance.setup()
         arguments = (sensor["ref"], instance)

@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 # st2common/constants/action.py
 COMPLETED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
-LIMIT = 20_000  # maximum documents in a table
+LIMIT = 20_000  # maximum number of documents in a table
 
 Document = dict
 
@@ -76,9 +76,9 @@ class Table:
     ) -> tuple[int, list[Document]]:
         """Return the number of matching documents, and copies of one page, newest first."""
         with self._lock:
-            found = [d for d in reversed(self._documents.values()) if matches(d)]
+            documents = [d for d in reversed(self._documents.values()) if matches(d)]
             end = None if limit is None else offset + limit
-            return len(found), copy.deepcopy(found[offset:end])
+            return len(documents), copy.deepcopy(documents[offset:end])
 
 
 class Store:

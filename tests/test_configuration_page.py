@@ -22,17 +22,17 @@ def script():
 
 def test_the_page_is_up_to_date(script):
     page = script.PAGE.read_text(encoding="utf-8")
-    assert page == script.updated(page), "run: .venv/bin/python scripts/configuration_page.py"
+    assert page == script.update_page(page), "run: .venv/bin/python scripts/configuration_page.py"
 
 
 def test_only_the_text_below_the_marker_is_replaced(script):
     page = f"# By hand\n{script.MARKER}| `removed_key` |\n"
-    assert script.updated(page) == f"# By hand\n{script.MARKER}\n{script.table(script.SCHEMA)}"
+    assert script.update_page(page) == f"# By hand\n{script.MARKER}\n{script.table(script.SCHEMA)}"
 
 
 def test_a_page_without_the_marker_is_not_overwritten(script):
     with pytest.raises(ValueError, match="the marker is missing"):
-        script.updated("# By hand\n")
+        script.update_page("# By hand\n")
 
 
 def test_each_key_has_a_row(script, tmp_path):

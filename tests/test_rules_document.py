@@ -65,7 +65,7 @@ def make_engine(rule):
 def test_a_rule_matches_and_passes_text_as_documented(labels, rule, expected_parameters):
     payload = make_payload(labels)
     instance = {"id": "i", "trigger": "poundcake.alert", "payload": payload}
-    matching = make_engine(rule).matching(instance)
+    matching = make_engine(rule).find_matching(instance)
     assert bool(matching) is (expected_parameters is not None)
     if expected_parameters is None:
         return

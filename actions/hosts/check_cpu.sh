@@ -14,30 +14,30 @@ require_number top "$top" 0 20
 require_programs awk sleep
 [ -r /proc/stat ] || refuse "the host has no readable /proc/stat"
 
-# awk reads everything twice, a second apart. It reads each file separately, so that no process can
-# pretend to be another one.
+# awk reads all counters twice, one second apart. It reads each file separately, so that no process
+# can pretend to be another one.
 printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
     # Read the first line of /proc/stat: user nice system idle iowait irq softirq steal.
-    function read_total(into,   line, field, at) {
+    function read_total(total,   line, field, i) {
         getline line < "/proc/stat"
         close("/proc/stat")
         split(line, field, " ")
-        into["all"] = 0
-        for (at = 2; at <= 9; at++) into["all"] += field[at]
-        into["idle"] = field[5]
-        into["iowait"] = field[6]
-        into["steal"] = field[9]
+        total["all"] = 0
+        for (i = 2; i <= 9; i++) total["all"] += field[i]
+        total["idle"] = field[5]
+        total["iowait"] = field[6]
+        total["steal"] = field[9]
     }
     # Return the ticks that a process has used, or -1 if it has ended. Set `name`.
-    function read_ticks(file,   line, text, field, from, to) {
+    function read_ticks(file,   line, text, field, first_bracket, last_bracket) {
         text = ""
         while ((getline line < file) > 0) text = text " " line
         close(file)
-        from = index(text, "(")
-        to = match(text, /\)[^)]*$/)  # the name may contain anything, brackets included
-        if (!from || !to) return -1
-        name = substr(text, from + 1, to - from - 1)
-        split(substr(text, to + 2), field, " ")
+        first_bracket = index(text, "(")
+        last_bracket = match(text, /\)[^)]*$/)  # the name may contain anything, brackets included
+        if (!first_bracket || !last_bracket) return -1
+        name = substr(text, first_bracket + 1, last_bracket - first_bracket - 1)
+        split(substr(text, last_bracket + 2), field, " ")
         return field[12] + field[13]
     }
     { files[NR] = $0 }
@@ -45,22 +45,22 @@ printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
         while ((getline line < "/proc/stat") > 0) if (line ~ /^cpu[0-9]/) processors++
         close("/proc/stat")
         read_total(before)
-        for (at = 1; at <= NR; at++) ticks[at] = read_ticks(files[at])
+        for (i = 1; i <= NR; i++) ticks[i] = read_ticks(files[i])
         system("sleep 1")
         read_total(after)
         elapsed = after["all"] - before["all"]
         if (elapsed <= 0) elapsed = 1
-        for (at = 1; at <= NR; at++) {
-            if (ticks[at] < 0) continue
-            used = read_ticks(files[at]) - ticks[at]
+        for (i = 1; i <= NR; i++) {
+            if (ticks[i] < 0) continue
+            used = read_ticks(files[i]) - ticks[i]
             if (used <= 0) continue
-            status = files[at]
+            status = files[i]
             sub(/stat$/, "status", status)
             uid = ""
             while ((getline line < status) > 0)
                 if (line ~ /^Uid:/) { split(line, field, "\t"); uid = field[2] }
             close(status)
-            split(files[at], field, "/")
+            split(files[i], field, "/")
             keep(used, sprintf("{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"cpu_percent\":%.0f}",
                 field[3], inert(name, 32), user_of(uid), 100 * processors * used / elapsed))
         }
@@ -74,6 +74,6 @@ printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
         printf "\"busy_percent\":%.0f,", 100 * (elapsed - idle - waiting) / elapsed
         printf "\"iowait_percent\":%.0f,", 100 * waiting / elapsed
         printf "\"steal_percent\":%.0f,\"processes\":[", 100 * stolen / elapsed
-        for (at = 1; at <= count; at++) printf "%s%s", (at > 1 ? "," : ""), texts[at]
+        for (i = 1; i <= count; i++) printf "%s%s", (i > 1 ? "," : ""), texts[i]
         print "]}"
     }'

@@ -23,8 +23,8 @@ kibibytes=$(timeout -s KILL 10 df -Pk -- "$path" 2>/dev/null | tail -n 1)
 inodes=$(timeout -s KILL 10 df -Pi -- "$path" 2>/dev/null | tail -n 1)
 [ -n "$kibibytes" ] || refuse "path: df cannot read the file system of $path"
 
-# du prints a directory after its contents, so a run that is cut short still names the large
-# directories that it has seen. The last line is the exit status of du, not a directory.
+# du prints a directory after its contents, so a run that is cut short still prints the large
+# directories that it has read completely. The last line is the exit status of du, not a directory.
 directories=$(
     {
         [ "$top" -eq 0 ] || timeout -s KILL "$seconds" du -xk -- "$path" 2>/dev/null
@@ -36,33 +36,33 @@ directories=$(
         { previous = $0 }
         END {
             printf "%s", previous == "0" ? "true" : "false"
-            for (at = 1; at <= count; at++)
-                printf ",{\"path\":\"%s\",\"bytes\":%.0f}", inert(texts[at], 300), sizes[at]
+            for (i = 1; i <= count; i++)
+                printf ",{\"path\":\"%s\",\"bytes\":%.0f}", inert(texts[i], 300), sizes[i]
         }'
 )
-# The first element is true if du has read everything.
+# The first element is whether du has read everything.
 complete=${directories%%,*}
 directories=${directories#"$complete"}
 
 printf '%s\n%s\n' "$kibibytes" "$inodes" | awk -v path="$path" -v complete="$complete" \
     -v directories="${directories#,}" "$AWK_FUNCTIONS"'
     # The name of a device or a mount point may contain spaces: count fields around the percentage.
-    function find_percent(   at) {
-        for (at = 5; at <= NF; at++) if ($at ~ /^[0-9]+%$/) return at
+    function find_percent(   i) {
+        for (i = 5; i <= NF; i++) if ($i ~ /^[0-9]+%$/) return i
         return 0
     }
     NR == 1 {
-        at = find_percent()
-        if (at == 0) exit
-        mountpoint = $(at + 1)
-        for (word = at + 2; word <= NF; word++) mountpoint = mountpoint " " $word
-        size = $(at - 3); used = $(at - 2); available = $(at - 1)
-        percent = $at + 0
-        found = 1
+        i = find_percent()
+        if (i == 0) exit
+        mountpoint = $(i + 1)
+        for (word = i + 2; word <= NF; word++) mountpoint = mountpoint " " $word
+        size = $(i - 3); used = $(i - 2); available = $(i - 1)
+        percent = $i + 0
+        parsed = 1
     }
-    NR == 2 { at = find_percent(); inodes = at ? $at + 0 : "null" }
+    NR == 2 { i = find_percent(); inodes = i ? $i + 0 : "null" }
     END {
-        if (!found) { print "{\"error\":\"the output of df cannot be parsed\"}"; exit 2 }
+        if (!parsed) { print "{\"error\":\"the output of df cannot be parsed\"}"; exit 2 }
         printf "{\"check\":\"disk\",\"path\":\"%s\",\"mountpoint\":\"%s\",", path, inert(mountpoint, 255)
         printf "\"size_bytes\":%.0f,\"used_bytes\":%.0f,", size * 1024, used * 1024
         printf "\"free_bytes\":%.0f,\"used_percent\":%.0f,", available * 1024, percent

@@ -52,7 +52,7 @@ printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
         printf "\"available_bytes\":%.0f,", available
         printf "\"swap_total_bytes\":%.0f,", memory["SwapTotal"]
         printf "\"swap_free_bytes\":%.0f,\"processes\":[", memory["SwapFree"]
-        for (at = 1; at <= count; at++) printf "%s%s", (at > 1 ? "," : ""), texts[at]
+        for (i = 1; i <= count; i++) printf "%s%s", (i > 1 ? "," : ""), texts[i]
         printf "],\"oom_kills_since_boot\":%s,", (kills == "" ? "null" : kills)
         printf "\"kernel_log_readable\":%s,\"last_oom_kills\":[%s]}\n", readable, killed
     }'

@@ -41,8 +41,8 @@ require_directory() {
     *) refuse "directories: $1 is too broad: name a directory inside it" ;;
     esac
     [ -d "$1" ] || refuse "directories: $1 is not a directory on this host"
-    real=$(cd -P "$1" 2>/dev/null && pwd -P) || refuse "directories: no permission to enter $1"
-    [ "$real" = "$1" ] || refuse "directories: $1 leads to $real through a symbolic link: name $real"
+    real_path=$(cd -P "$1" 2>/dev/null && pwd -P) || refuse "directories: no permission to enter $1"
+    [ "$real_path" = "$1" ] || refuse "directories: $1 leads to $real_path through a symbolic link: name $real_path"
 }
 
 IFS=:
@@ -53,10 +53,10 @@ IFS=' '
 [ "$#" -le 20 ] || refuse "directories: more than 20"
 for directory do require_directory "$directory"; done
 
-# The device and inode of every file that a process has open. Only root sees those of all users.
+# The device and inode of every file that a process has open. Only root sees the files of all users.
 open_files=" $(timeout -s KILL 60 find /proc/[0-9]*/fd -type l -exec stat -L -c '%d:%i' {} + \
     2>/dev/null | sort -u | tr '\n' ' ')"
-if [ "$(id -u)" = 0 ]; then checked=all; else checked=own; fi
+if [ "$(id -u)" = 0 ]; then open_files_seen=all; else open_files_seen=own; fi
 now=$(date +%s)
 
 # Print the path of each old file, and `incomplete` if the search of a directory was cut short. A
@@ -75,13 +75,13 @@ enter() {
 }
 
 free_bytes() {
-    df -Pk -- "$1" 2>/dev/null | awk 'NR == 2 { for (at = 4; at <= NF; at++)
-        if ($at ~ /^[0-9]+%$/) { printf "%.0f", $(at - 1) * 1024; exit } }'
+    df -Pk -- "$1" 2>/dev/null | awk 'NR == 2 { for (i = 4; i <= NF; i++)
+        if ($i ~ /^[0-9]+%$/) { printf "%.0f", $(i - 1) * 1024; exit } }'
 }
 
 free_before=$(free_bytes "$1")
 search "$@" | {
-    files=0 bytes=0 open=0 failed=0 changed=0 shown=0 examples='' complete=true limit=''
+    files=0 bytes=0 open=0 failed=0 changed=0 example_count=0 examples='' complete=true limit=''
     entered=''
     while IFS= read -r path; do
         [ "$path" != incomplete ] || { complete=false; continue; }
@@ -111,8 +111,8 @@ search "$@" | {
             continue
         fi
         files=$((files + 1)) bytes=$((bytes + size))
-        if [ "$shown" -lt "$EXAMPLES" ]; then
-            shown=$((shown + 1))
+        if [ "$example_count" -lt "$EXAMPLES" ]; then
+            example_count=$((example_count + 1))
             examples="$examples${examples:+,}\"$(printf %s "$path" | clean 300)\""
         fi
     done
@@ -122,7 +122,7 @@ search "$@" | {
     printf '"left_open":%s,"left_changed":%s,"failed":%s,"limit_reached":"%s",' \
         "$open" "$changed" "$failed" "$limit"
     printf '"search_complete":%s,"open_files_seen":"%s","free_bytes_before":%s,' \
-        "$complete" "$checked" "${free_before:-null}"
+        "$complete" "$open_files_seen" "${free_before:-null}"
     free_after=$(free_bytes "${directory}")
     printf '"free_bytes_after":%s}\n' "${free_after:-null}"
     [ "$failed" -eq 0 ]

@@ -22,8 +22,8 @@ _CLASSIC = re.compile(
 )
 _QUOTED = r'"(?:[^"\\\n]|\\.)*"'
 # In the UTF-8 syntax, these characters end an unquoted name or value.
-_BARE = r"[^\s{}!=~,\\\"'`]+"
-_UTF8 = re.compile(rf"\s*({_QUOTED}|{_BARE})\s*(=~|=|!=|!~)\s*({_QUOTED}|{_BARE})\s*\Z")
+_UNQUOTED = r"[^\s{}!=~,\\\"'`]+"
+_UTF8 = re.compile(rf"\s*({_QUOTED}|{_UNQUOTED})\s*(=~|=|!=|!~)\s*({_QUOTED}|{_UNQUOTED})\s*\Z")
 _SIMPLE_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _GO_ESCAPE = re.compile(
     r"\\(?:([abfnrtv\\\"])|x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|([0-7]{3})|(.?))",
@@ -208,15 +208,15 @@ def _unquote(text: str) -> str:
         return text
 
     def unescape(match: re.Match[str]) -> str:
-        simple, in_hex, short, long, octal, _ = match.groups()
-        if simple:
-            return _GO_CHARACTERS.get(simple, simple)
-        if short or long:
-            code_point = int(short or long, 16)
+        letter, hex_byte, short_code, long_code, octal_byte, _ = match.groups()
+        if letter:
+            return _GO_CHARACTERS.get(letter, letter)
+        if short_code or long_code:
+            code_point = int(short_code or long_code, 16)
             if 0xD800 <= code_point <= 0xDFFF:
                 raise ValueError(f"{match[0]} is half of a surrogate pair")
             return chr(code_point)
-        code = int(in_hex, 16) if in_hex else int(octal, 8) if octal else None
+        code = int(hex_byte, 16) if hex_byte else int(octal_byte, 8) if octal_byte else None
         if code is None or code > 127:  # one byte of a UTF-8 sequence
             raise ValueError(f"{match[0]} is not an escape sequence")
         return chr(code)

@@ -76,11 +76,11 @@ def _read_entry(entry: Any, keys: Sequence[str]) -> MonitoringServer:
     texts = {name: _read_text(entry, name) for name in keys}
     for name in ("url", EXTERNAL_URL):
         if name == "url" or texts.get(name):
-            _check(name, texts[name], check_http_url)
+            _validate(name, texts[name], check_http_url)
     if texts["token"] and texts["basic"]:
         raise ValueError("must have token or basic, not both")
-    _check("token", texts["token"], _check_token)
-    _check("basic", texts["basic"], _check_basic)
+    _validate("token", texts["token"], _check_token)
+    _validate("basic", texts["basic"], _check_basic)
     if texts["ca_file"] and not os.path.isabs(texts["ca_file"]):
         raise ValueError("ca_file: must be an absolute path")
     url = texts["url"].rstrip("/")
@@ -113,7 +113,7 @@ def _read_text(entry: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _check(name: str, text: str, check: Any) -> None:
+def _validate(name: str, text: str, check: Any) -> None:
     if not text and name in _SECRETS:
         return
     try:

@@ -88,8 +88,8 @@ class _Choice:
 @dataclass(frozen=True)
 class _Repeat:
     part: _Node
-    least: int
-    most: int | None
+    minimum: int
+    maximum: int | None
 
 
 _Node = Union[_Character, _Anchor, _Sequence, _Choice, _Repeat]
@@ -145,9 +145,9 @@ class _Parser:
                 options.append(_Sequence(tuple(parts)))
                 parts = []
                 continue
-            changed = self._parse_flags(flags)
-            if changed is not None:
-                flags = changed
+            new_flags = self._parse_flags(flags)
+            if new_flags is not None:
+                flags = new_flags
                 continue
             parts.append(self._parse_repeat(flags))
         self._depth -= 1
@@ -188,8 +188,8 @@ class _Parser:
     def _parse_quantifier(self) -> tuple[int, int | None] | None:
         if self._position >= len(self._text):
             return None
-        simple: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
-        bounds = simple.get(self._peek())
+        symbols: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+        bounds = symbols.get(self._peek())
         if bounds:
             self._position += 1
             return bounds
@@ -197,11 +197,11 @@ class _Parser:
         if not match:
             return None
         self._position = match.end()
-        least = int(match[1])
-        most = least if match[2] is None else int(match[3]) if match[3] else None
-        if max(least, most or 0) > _MAX_REPEAT or (most is not None and most < least):
+        minimum = int(match[1])
+        maximum = minimum if match[2] is None else int(match[3]) if match[3] else None
+        if max(minimum, maximum or 0) > _MAX_REPEAT or (maximum is not None and maximum < minimum):
             raise ValueError(f"has an invalid number of repetitions, {match[0]}")
-        return least, most
+        return minimum, maximum
 
     def _parse_part(self, flags: _Flags) -> _Node:
         character = self._peek()
@@ -240,10 +240,10 @@ class _Parser:
         return node
 
     def _parse_escape(self, flags: _Flags) -> _Node:
-        following = self._text[self._position + 1 : self._position + 2]
-        if following in ("A", "z"):
+        letter = self._text[self._position + 1 : self._position + 2]
+        if letter in ("A", "z"):
             self._position += 2
-            return _Anchor(following == "A")
+            return _Anchor(letter == "A")
         ranges = self._parse_perl_class()
         if ranges is None:
             code = self._parse_escaped_character()
@@ -252,12 +252,12 @@ class _Parser:
 
     def _parse_perl_class(self) -> list[_Range] | None:
         r"""Parse \d, \w or the like, and return its ranges, or None if it is something else."""
-        following = self._text[self._position + 1 : self._position + 2]
-        if following.lower() not in _PERL or not following:
+        letter = self._text[self._position + 1 : self._position + 2]
+        if letter.lower() not in _PERL or not letter:
             return None
         self._position += 2
-        ranges = _PERL[following.lower()]
-        return ranges if following.islower() else _complement(ranges)
+        ranges = _PERL[letter.lower()]
+        return ranges if letter.islower() else _complement(ranges)
 
     def _parse_escaped_character(self) -> int:
         for pattern, base in ((_HEX, 16), (_OCTAL, 8)):
@@ -268,17 +268,17 @@ class _Parser:
                 if code > _HIGHEST:
                     raise ValueError(f"has {match[0]}, which is not a character")
                 return code
-        following = self._text[self._position + 1 : self._position + 2]
+        character = self._text[self._position + 1 : self._position + 2]
         self._position += 2
-        if not following:
+        if not character:
             raise ValueError("ends with an unescaped backslash")
-        if following in _ESCAPES:
-            return ord(_ESCAPES[following])
-        if following.isascii() and not following.isalnum():
-            return ord(following)
-        if following.isdigit():
-            raise ValueError(f"has \\{following}, but RE2 has no backreferences")
-        raise ValueError(f"has \\{following}, which is not supported")
+        if character in _ESCAPES:
+            return ord(_ESCAPES[character])
+        if character.isascii() and not character.isalnum():
+            return ord(character)
+        if character.isdigit():
+            raise ValueError(f"has \\{character}, but RE2 has no backreferences")
+        raise ValueError(f"has \\{character}, which is not supported")
 
     def _parse_class(self, flags: _Flags) -> _Node:
         """Parse a character class in square brackets."""
@@ -314,8 +314,8 @@ class _Parser:
         return [(low, high)]
 
     def _is_range(self) -> bool:
-        rest = self._text[self._position : self._position + 2]
-        return len(rest) == 2 and rest[0] == "-" and rest[1] != "]"
+        next_two = self._text[self._position : self._position + 2]
+        return len(next_two) == 2 and next_two[0] == "-" and next_two[1] != "]"
 
     def _parse_class_character(self) -> int:
         character = self._peek_in_class()
@@ -382,41 +382,41 @@ class _Automaton:
         self._next: list[list[int]] = [[]]
         self._start = self._compile(node, 0)
         self._steps: dict[tuple[_States, str], _States] = {}
-        self._cached = 0
+        self._cached_states = 0
 
     def matches(self, text: str) -> bool:
         """Return True if the whole text leads from the first state to the end."""
         states = self._epsilon_closure({self._start}, is_start=True, is_end=not text)
-        last = len(text) - 1
+        last_position = len(text) - 1
         for position, character in enumerate(text):
-            if position == last:
+            if position == last_position:
                 states = self._step(states, character, is_end=True)
                 break
             key = (states, character)
-            reached = self._steps.get(key)
-            if reached is None:
-                reached = self._step(states, character, is_end=False)
-                self._remember(key, reached)
-            states = reached
+            next_states = self._steps.get(key)
+            if next_states is None:
+                next_states = self._step(states, character, is_end=False)
+                self._remember(key, next_states)
+            states = next_states
             if not states:
                 return False
         return 0 in states
 
-    def _remember(self, key: tuple[_States, str], reached: _States) -> None:
-        size = len(key[0]) + len(reached) + 1
-        if self._cached + size > _MAX_CACHED:
+    def _remember(self, key: tuple[_States, str], next_states: _States) -> None:
+        size = len(key[0]) + len(next_states) + 1
+        if self._cached_states + size > _MAX_CACHED:
             self._steps.clear()
-            self._cached = 0
-        self._steps[key] = reached
-        self._cached += size
+            self._cached_states = 0
+        self._steps[key] = next_states
+        self._cached_states += size
 
     def _step(self, states: _States, character: str, is_end: bool) -> _States:
-        following: set[int] = set()
+        next_states: set[int] = set()
         for state in states:
             accepts = self._accepts[state]
             if accepts and accepts(character):
-                following.update(self._next[state])
-        return self._epsilon_closure(following, is_start=False, is_end=is_end)
+                next_states.update(self._next[state])
+        return self._epsilon_closure(next_states, is_start=False, is_end=is_end)
 
     def _epsilon_closure(self, states: set[int], is_start: bool, is_end: bool) -> _States:
         """Return the states and those that they reach without a character."""
@@ -434,41 +434,41 @@ class _Automaton:
         return frozenset(closure)
 
     def _new_state(
-        self, following: list[int], accepts: _Predicate | None = None, anchor: bool | None = None
+        self, next_states: list[int], accepts: _Predicate | None = None, anchor: bool | None = None
     ) -> int:
         if len(self._next) >= _MAX_STATES:
             raise ValueError("is too large: write fewer or smaller repetitions")
         self._accepts.append(accepts)
         self._anchors.append(anchor)
-        self._next.append(following)
+        self._next.append(next_states)
         return len(self._next) - 1
 
-    def _compile(self, node: _Node, following: int) -> int:
-        """Add the states of a node that continues with `following`, and return its first state."""
+    def _compile(self, node: _Node, next_state: int) -> int:
+        """Add the states of a node that continues with `next_state`, and return its first state."""
         if isinstance(node, _Character):
-            return self._new_state([following], accepts=node.accepts)
+            return self._new_state([next_state], accepts=node.accepts)
         if isinstance(node, _Anchor):
-            return self._new_state([following], anchor=node.is_start)
+            return self._new_state([next_state], anchor=node.is_start)
         if isinstance(node, _Sequence):
             for part in reversed(node.parts):
-                following = self._compile(part, following)
-            return following
+                next_state = self._compile(part, next_state)
+            return next_state
         if isinstance(node, _Choice):
-            return self._new_state([self._compile(option, following) for option in node.options])
-        return self._compile_repeat(node, following)
+            return self._new_state([self._compile(option, next_state) for option in node.options])
+        return self._compile_repeat(node, next_state)
 
-    def _compile_repeat(self, node: _Repeat, following: int) -> int:
-        if node.most is None:
-            again = self._new_state([following])
-            self._next[again].append(self._compile(node.part, again))
-            following = again
+    def _compile_repeat(self, node: _Repeat, next_state: int) -> int:
+        if node.maximum is None:
+            loop = self._new_state([next_state])
+            self._next[loop].append(self._compile(node.part, loop))
+            next_state = loop
         else:
-            end = following
-            for _ in range(node.most - node.least):
-                following = self._new_state([self._compile(node.part, following), end])
-        for _ in range(node.least):
-            first = self._compile(node.part, following)
-            if first == following:  # the part is empty, however often it is repeated
+            end = next_state
+            for _ in range(node.maximum - node.minimum):
+                next_state = self._new_state([self._compile(node.part, next_state), end])
+        for _ in range(node.minimum):
+            part_state = self._compile(node.part, next_state)
+            if part_state == next_state:  # the part is empty, however often it is repeated
                 break
-            following = first
-        return following
+            next_state = part_state
+        return next_state

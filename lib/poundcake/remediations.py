@@ -1,4 +1,4 @@
-"""The configured remediations: what to do about which alerts. The first entry that matches applies.
+"""The configured remediations. For each alert, the first entry that matches it applies.
 
 An invalid entry is left out and reported, and the other entries stay in force.
 """
@@ -24,8 +24,8 @@ CHECKS = ("alert", "expression", "tcp", "disk", "memory", "cpu", "service", "act
 """The kinds of checks. Some take an argument after a colon: `tcp:22`."""
 CHECKS_WITH_ARGUMENT = ("disk", "service", "action")
 """The kinds that need an argument."""
-CHECKS_OF_THE_PACK = ("alert", "expression", "tcp")
-"""The kinds that need no task of their own. `tcp` and `expression` may have an argument."""
+BUILT_IN_CHECKS = ("alert", "expression", "tcp")
+"""The kinds that need no separate task. `tcp` and `expression` may have an argument."""
 NO_VERIFICATION = "none"
 """The value of `verify` for a change that is not verified."""
 
@@ -33,19 +33,19 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
 _ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]+)\})")
-_DOLLAR = "$$"
+_ESCAPED_DOLLAR = "$$"
 # A value may be a path, a unit, a host, a device or the name of an object. It contains no character
 # that a shell, StackStorm or a list of hosts interprets, does not look like an option, and does not
 # lead to a parent folder.
 _SAFE_VALUE = re.compile(
     r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9_/][A-Za-z0-9_./:@+-]{0,254}\Z", re.ASCII
 )
-_RUNS_COMMANDS = re.compile(r"core\.(local|remote|winrm)")
+_COMMAND_ACTIONS = re.compile(r"core\.(local|remote|winrm)")
 _UNSAFE_PARAMETERS = {
     "cmd": "a shell would run the text of the label",
     "hosts": "a comma in the label names another host; use host_parameter: hosts",
 }
-# Names that people use by mistake, and the right keys.
+# Names that people use by mistake, and the correct keys.
 _SYNONYMS = {
     "parameters": "with",
     "params": "with",
@@ -87,8 +87,8 @@ class Per:
     Attributes:
         label: The label.
         at_once: How many of these targets may be changed at the same time.
-        storm: Above how many open incidents with the same value nothing is changed; None for no
-            such limit.
+        storm: The number of open incidents with the same value above which nothing is changed;
+            None for no limit.
     """
 
     label: str
@@ -109,7 +109,7 @@ class Remediation:
         parameters: The key `with`: the parameters of the action. The text `$name` stands for the
             value of a label, and `$$` for a dollar sign.
         host_parameter: The parameter of the action that gets the alert's host, '' if none does.
-        check: The checks that have to agree before a change.
+        check: The checks that have to confirm the alert before a change.
         only_if: A PromQL expression that has to be true before a change, '' if there is none.
         per: The limits on targets that share a label, or None.
         wait: Seconds that the verification may take, or None for the default of its kind.
@@ -135,7 +135,7 @@ class Remediation:
 
     @property
     def has_conditions(self) -> bool:
-        """Whether something is checked before a change."""
+        """Whether any condition is checked before a change."""
         return bool(self.check or self.only_if)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
@@ -165,8 +165,8 @@ class Remediation:
     def summary(self) -> str:
         """The name, the mode, the action and a digest of the whole entry, without parameters."""
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-        described = ", ".join(filter(None, [str(self.mode), self.action]))
-        return f"{self.name} ({described}) {digest[:8]}"
+        mode_and_action = ", ".join(filter(None, [str(self.mode), self.action]))
+        return f"{self.name} ({mode_and_action}) {digest[:8]}"
 
     @property
     def in_live_mode(self) -> Remediation:
@@ -223,7 +223,8 @@ def nearest_misses(
     """Return the entries that do not match an alert, those with the fewest differences first."""
     misses = [
         Miss(
-            entry.name, tuple(_difference(m, labels) for m in entry.match if not m.matches(labels))
+            entry.name,
+            tuple(_describe_difference(m, labels) for m in entry.match if not m.matches(labels)),
         )
         for entry in remediations
         if not entry.matches(labels)
@@ -231,16 +232,16 @@ def nearest_misses(
     return sorted(misses, key=lambda miss: len(miss.failed))[:count]
 
 
-def _difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
+def _describe_difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
     name, value = matcher.name, labels.get(matcher.name, "")
     if name == "alertname" and matcher.type is MatchType.EQUAL:
         return "alertname differs"
-    has = f"{name} is {value}" if value else f"{name} is missing"
+    actual = f"{name} is {value}" if value else f"{name} is missing"
     if matcher.type is MatchType.EQUAL:
-        return f"{has}, wants {matcher.value or 'none'}"
+        return f"{actual}, wants {matcher.value or 'none'}"
     if matcher.type is MatchType.NOT_EQUAL:
-        return f"{has}, wants another value" if value else f"{has}, wants any value"
-    return f"{has}, wants {matcher.type}{matcher.value}"
+        return f"{actual}, wants another value" if value else f"{actual}, wants any value"
+    return f"{actual}, wants {matcher.type}{matcher.value}"
 
 
 # -- reading the list
@@ -277,7 +278,7 @@ def _read_entry(entry: Any) -> Remediation:
         raise ValueError("must be a mapping with name, match and mode")
     for key in entry:
         if key not in KEYS:
-            raise ValueError(f"key '{key}' is unknown; {_hint(str(key))}")
+            raise ValueError(f"key '{key}' is unknown; {_suggest_key(str(key))}")
     values: dict[str, Any] = {}
     for key, reader in _READERS.items():
         if entry.get(key) is not None:
@@ -300,7 +301,7 @@ _EXAMPLES = {
 }
 
 
-def _hint(key: str) -> str:
+def _suggest_key(key: str) -> str:
     nearest = [_SYNONYMS[key]] if key in _SYNONYMS else difflib.get_close_matches(key, KEYS, n=1)
     return f"did you mean '{nearest[0]}'?" if nearest else f"the keys are {', '.join(KEYS)}"
 
@@ -319,15 +320,15 @@ def _check_entry(remediation: Remediation) -> None:
         if remediation.parameters:
             raise ValueError("with: needs an action that takes the parameters")
     references = list(_find_references(remediation.parameters))
-    if references and _RUNS_COMMANDS.match(action):
+    if references and _COMMAND_ACTIONS.match(action):
         raise ValueError(
             f"with: {action} runs a command, so its parameters must be fixed, without a label "
             f"such as ${references[0].label}; write an action that takes the label as an argument"
         )
     for reference in references:
         if reference.parameter in _UNSAFE_PARAMETERS:
-            why = _UNSAFE_PARAMETERS[reference.parameter]
-            raise ValueError(f"with.{reference.parameter}: must not contain a label: {why}")
+            reason = _UNSAFE_PARAMETERS[reference.parameter]
+            raise ValueError(f"with.{reference.parameter}: must not contain a label: {reason}")
     if remediation.host_parameter in remediation.parameters:
         raise ValueError(
             f"with.{remediation.host_parameter}: is the parameter that gets the host; remove it, "
@@ -340,13 +341,13 @@ def _check_entry(remediation: Remediation) -> None:
 
 def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"must be a string, but is {_shown(value)}")
+        raise ValueError(f"must be a string, but is {_excerpt(value)}")
     return value.strip()
 
 
 def _read_texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"must be a list, such as [{_shown(value)}]")
+        raise ValueError(f"must be a list, such as [{_excerpt(value)}]")
     return tuple(map(_read_text, value))
 
 
@@ -367,7 +368,7 @@ def _read_match(value: Any) -> tuple[Matcher, ...]:
     for item in value:
         if not isinstance(item, str):
             raise ValueError(
-                f"must be a list of strings, but contains {_shown(item)}; put quotes around it"
+                f"must be a list of strings, but contains {_excerpt(item)}; put quotes around it"
             )
     matchers = tuple(matcher for item in value for matcher in parse_matchers(item))
     contradiction = find_contradiction(matchers)
@@ -380,7 +381,7 @@ def _read_mode(value: Any) -> Mode:
     try:
         return Mode(value)
     except ValueError:
-        raise ValueError(f"must be one of {', '.join(Mode)}, but is {_shown(value)}") from None
+        raise ValueError(f"must be one of {', '.join(Mode)}, but is {_excerpt(value)}") from None
 
 
 def _read_action(value: Any) -> str:
@@ -411,10 +412,11 @@ def _read_wait(value: Any) -> int:
     return _read_whole_number(value, 0, MAX_WAIT)
 
 
-def _read_whole_number(value: Any, least: int, most: int) -> int:
+def _read_whole_number(value: Any, minimum: int, maximum: int) -> int:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or not least <= value <= most:
-        raise ValueError(f"must be a whole number from {least} to {most}, but is {_shown(value)}")
+    if not is_whole or not minimum <= value <= maximum:
+        bounds = f"from {minimum} to {maximum}"
+        raise ValueError(f"must be a whole number {bounds}, but is {_excerpt(value)}")
     return int(value)
 
 
@@ -460,7 +462,9 @@ def _read_verify(value: Any) -> str:
     if text == NO_VERIFICATION:
         return text
     if text.startswith("expression:"):
-        raise ValueError("must be expression, which is that of the alert's own rule, without more")
+        raise ValueError(
+            "must be `expression` without an argument, for the expression of the alert's own rule"
+        )
     return _read_check(text)
 
 
@@ -469,7 +473,7 @@ def _read_parameters(value: Any) -> Mapping[str, Any]:
         raise ValueError("must be a mapping of the action's parameters, such as {act: restart}")
     for name, inner in value.items():
         if not isinstance(name, str) or not _PARAMETER.match(name):
-            raise ValueError(f"{_shown(name)} is not the name of a parameter")
+            raise ValueError(f"{_excerpt(name)} is not the name of a parameter")
         _check_value(name, inner)
     return value
 
@@ -479,28 +483,28 @@ def _check_value(path: str, value: Any) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str) or make_inert(key) != key:
-                raise ValueError(f"{path}: {_shown(key)} cannot be a key")
+                raise ValueError(f"{path}: {_excerpt(key)} cannot be a key")
             _check_value(f"{path}.{key}", inner)
     elif isinstance(value, list):
         for inner in value:
             _check_value(path, inner)
     elif isinstance(value, str) and not _REFERENCE.fullmatch(value):
-        embedded = _REFERENCE.search(value.replace(_DOLLAR, ""))
+        embedded = _REFERENCE.search(value.replace(_ESCAPED_DOLLAR, ""))
         if embedded:
             raise ValueError(
-                f"{path}: {_shown(value)} embeds a label in a text, but a label must be the whole "
-                f"value: {embedded[0]}; for a dollar sign, write $$"
+                f"{path}: {_excerpt(value)} embeds a label in a text, but a label must be the "
+                f"whole value: {embedded[0]}; for a dollar sign, write $$"
             )
         if is_evaluated(value):
             raise ValueError(
-                f"{path}: {_shown(value)} contains an expression, which StackStorm would "
+                f"{path}: {_excerpt(value)} contains an expression, which StackStorm would "
                 "evaluate; put it into an action of your own"
             )
     elif not isinstance(value, (str, int, float, bool, type(None))):
         raise ValueError(f"{path}: must be a string, a number, true, false, a list or a mapping")
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     text = str(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -530,11 +534,11 @@ KEYS = tuple(_READERS)
 
 def label_parameters(remediation: Remediation) -> set[str]:
     """Return the names of the parameters that contain a label."""
-    return {n for n, value in remediation.parameters.items() if any(_find_references(value))}
+    return {name for name, value in remediation.parameters.items() if any(_find_references(value))}
 
 
 class _Reference(NamedTuple):
-    """A label in a parameter, and the nearest name above it."""
+    """A label in a parameter, and the name of the innermost key that contains it."""
 
     parameter: str
     label: str
@@ -565,7 +569,7 @@ def _resolve(value: Any, labels: Mapping[str, str]) -> Any:
     match = _REFERENCE.fullmatch(value)
     if match:
         return _safe_value(match[1] or match[2], labels)
-    return FixedText(value.replace(_DOLLAR, "$"))
+    return FixedText(value.replace(_ESCAPED_DOLLAR, "$"))
 
 
 def _safe_value(name: str, labels: Mapping[str, str]) -> str:
@@ -576,7 +580,7 @@ def _safe_value(name: str, labels: Mapping[str, str]) -> str:
     if not _SAFE_VALUE.match(value):
         raise LabelError(
             f"the label {name} has a value that is not passed to actions: it may contain letters, "
-            "digits and _./:@+- only, must not begin with one of .:@+-, and must have no .. as a "
+            "digits and _./:@+- only, must not begin with one of .:@+-, and must not contain .. as "
             "part of a path"
         )
     return value

@@ -54,8 +54,8 @@ def _moment(match: re.Match[str]) -> datetime:
         raise ValueError
     microsecond = int((match["fraction"] or "0")[:6].ljust(6, "0"))
     second = min(second, 59)
-    written = datetime(year, month, day, hour, minute, second, microsecond, timezone.utc)
-    return written - _offset(match)
+    local_time = datetime(year, month, day, hour, minute, second, microsecond, timezone.utc)
+    return local_time - _offset(match)
 
 
 def _offset(match: re.Match[str]) -> timedelta:

@@ -729,17 +729,17 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "the daily limit of a target prevents a change",
-        Returns(SAFETY + "_daily", "None"),
+        Returns(SAFETY + "_daily_limit", "None"),
         test(CONTROLS, "daily_target_limit"),
     ),
     Defence(
         "the hourly limit of a remediation prevents a change",
-        Returns(SAFETY + "_hourly", "None"),
+        Returns(SAFETY + "_hourly_limit", "None"),
         test(CONTROLS, "hourly_limit"),
     ),
     Defence(
         "the hourly limit of the site prevents a change",
-        Returns(SAFETY + "_site", "None"),
+        Returns(SAFETY + "_site_limit", "None"),
         test(CONTROLS, "site_limit"),
     ),
     Defence(
@@ -786,7 +786,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "without allowed hosts, no host is changed",
-        Returns(SAFETY + "_refusal_for_all", "None"),
+        Returns(SAFETY + "_refusal_of_every_host", "None"),
         test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
     ),
     Defence(
@@ -989,7 +989,9 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made without the checks that its entry requires",
-        Edit("poundcake.remediation.begin:decide_entry", "decision.may_reserve and missing", "''"),
+        Edit(
+            "poundcake.remediation.begin:decide_entry", "decision.may_reserve and unsupported", "''"
+        ),
         test(
             "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
         ),
@@ -1014,7 +1016,9 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a change is verified only after two evaluations",
-        Edit("poundcake.remediation.polls:_compared", "len(before) != len(now)", "False"),
+        Edit(
+            "poundcake.remediation.polls:_compare_polls", "len(previous) != len(current)", "False"
+        ),
         test(
             "tests/lib/remediation/test_verification.py::"
             "test_two_evaluations_without_the_alert_confirm_a_change"
@@ -1027,7 +1031,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a vanished series verifies nothing",
-        Edit("poundcake.remediation.polls:_not_scraped", "one.value != 1", "False"),
+        Edit("poundcake.remediation.polls:_scrape_problem", "sample.value != 1", "False"),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
@@ -1040,7 +1044,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "only an approver can approve",
-        Edit("poundcake.remediation.approval:read_approval", "by in approvers", "True"),
+        Edit("poundcake.remediation.approval:read_approval", "answered_by in approvers", "True"),
         test("tests/lib/remediation/test_approval.py::test_every_other_answer_prevents_the_change"),
     ),
     Defence(

@@ -185,7 +185,7 @@ class TestErrors:
             ),
             (
                 live_entry(verify="expression:up"),
-                "verify: must be expression, which is that of the al",
+                "verify: must be `expression` without an argument",
             ),
             (
                 live_entry(check=["tcp:0"]),

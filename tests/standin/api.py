@@ -53,7 +53,7 @@ class Api(api.Api):
             if execution["status"] != "canceled":
                 # StackStorm answers this error with 200.
                 raise ApiError(200, str(error)) from error
-        return Answer(200, self.as_shown(self.get_execution(id_)))
+        return Answer(200, self.execution_view(self.get_execution(id_)))
 
     def change(self, request, id_):
         """Pause, resume or cancel an execution, or set any other status.
@@ -76,7 +76,7 @@ class Api(api.Api):
                 self.executor.set_status(id_, status, request.body.get("result"))
         except ValueError as error:
             raise ApiError(400, f"Failed updating execution. {error}") from error
-        return Answer(200, self.as_shown(self.get_execution(id_)))
+        return Answer(200, self.execution_view(self.get_execution(id_)))
 
     def respond(self, request, id_):
         """Answer an inquiry."""

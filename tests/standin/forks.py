@@ -38,7 +38,7 @@ class Forks:
 
     def run(self, task, timeout, environment):
         """Run a task until it ends or exceeds its timeout in seconds."""
-        from standalone.runners import Ended
+        from standalone.runners import ProcessResult
 
         with ExitStack() as stack:
             stdin, *outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
@@ -49,7 +49,7 @@ class Forks:
             for file in outputs:
                 file.seek(0)
                 texts.append(file.read().decode("utf-8", "replace"))
-        return Ended(code, *texts, timed_out)
+        return ProcessResult(code, *texts, timed_out)
 
     def _run_to_end(self, streams, timeout):
         with self._lock:

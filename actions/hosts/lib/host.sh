@@ -20,15 +20,15 @@ INERT_IN_AWK='A-Za-z0-9 ._:\/@%+=,~#()-'
 # awk functions: keep(size, text) keeps the `top` largest in texts[1] to texts[count], and
 # inert(text, length) makes text from the host safe to print.
 AWK_FUNCTIONS='
-    function keep(size, text,   at) {
+    function keep(size, text,   i) {
         if (top == 0 || (count == top && size <= sizes[top])) return
-        at = count < top ? ++count : top
-        for (; at > 1 && sizes[at - 1] < size; at--) {
-            sizes[at] = sizes[at - 1]
-            texts[at] = texts[at - 1]
+        i = count < top ? ++count : top
+        for (; i > 1 && sizes[i - 1] < size; i--) {
+            sizes[i] = sizes[i - 1]
+            texts[i] = texts[i - 1]
         }
-        sizes[at] = size
-        texts[at] = text
+        sizes[i] = size
+        texts[i] = text
     }
     function inert(text, length_) {
         text = substr(text, 1, length_)

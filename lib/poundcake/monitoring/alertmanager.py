@@ -18,7 +18,7 @@ from poundcake.monitoring.http_json import JsonClient
 from poundcake.monitoring_servers import MonitoringServer
 from poundcake.timestamps import format_timestamp, parse_timestamp
 
-_ALL = {"active": "true", "silenced": "true", "inhibited": "true", "unprocessed": "true"}
+_ALL_STATES = {"active": "true", "silenced": "true", "inhibited": "true", "unprocessed": "true"}
 
 
 class Alertmanager:
@@ -31,11 +31,11 @@ class Alertmanager:
 
     def alerts(self) -> list[HeldAlert]:
         """Return the alerts that have not ended, including silenced and inhibited ones."""
-        document = self._client.get("/api/v2/alerts", _ALL).document
+        document = self._client.get("/api/v2/alerts", _ALL_STATES).document
         try:
             return [_read_alert(alert) for alert in _read_list(document)]
         except (KeyError, TypeError, ValueError):
-            raise self._unexpected("/api/v2/alerts") from None
+            raise self._unexpected_response("/api/v2/alerts") from None
 
     def status(self) -> AlertmanagerStatus:
         """Return how long the Alertmanager has run, and its current time.
@@ -49,7 +49,7 @@ class Alertmanager:
         except (KeyError, TypeError, ValueError):
             started = None
         if started is None:
-            raise self._unexpected("/api/v2/status")
+            raise self._unexpected_response("/api/v2/status")
         if response.now is None:
             raise self._client.error(
                 "the response has no Date header: make the proxy in front of it pass one"
@@ -63,7 +63,7 @@ class Alertmanager:
         try:
             return [_read_silence(silence) for silence in _read_list(document)]
         except (KeyError, TypeError, ValueError):
-            raise self._unexpected("/api/v2/silences") from None
+            raise self._unexpected_response("/api/v2/silences") from None
 
     def create_silence(self, silence: Silence) -> str:
         """Create a silence, or update the one with its id, and return the id."""
@@ -88,13 +88,13 @@ class Alertmanager:
         try:
             return str(created["silenceID"])
         except (KeyError, TypeError):
-            raise self._unexpected("/api/v2/silences") from None
+            raise self._unexpected_response("/api/v2/silences") from None
 
     def expire_silence(self, silence_id: str) -> None:
         """End a silence now."""
         self._client.delete(f"/api/v2/silence/{quote(silence_id, safe='')}")
 
-    def _unexpected(self, path: str) -> MonitoringError:
+    def _unexpected_response(self, path: str) -> MonitoringError:
         return self._client.error(f"{path}: not a response of Alertmanager's API, version 2")
 
 
@@ -137,6 +137,6 @@ def _read_time(text: Any) -> datetime:
 
 
 def _read_labels(labels: Mapping[str, Any]) -> dict[str, str]:
-    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise TypeError
     return dict(labels)

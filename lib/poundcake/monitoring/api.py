@@ -177,7 +177,7 @@ class PrometheusApi(Protocol):
         """The base URL of its API."""
 
     def alert_state(self, labels: Mapping[str, str]) -> AlertReading:
-        """Return the state of the alert with these labels, of which `alertname` is one."""
+        """Return the state of the alert with these labels, which include `alertname`."""
 
     def query(self, expression: str) -> Sequence[Sample]:
         """Return the instant vector of an expression at the current time."""

@@ -96,8 +96,8 @@ class JsonClient:
             target = response.headers.get("Location", "")[:_DETAIL_CHARACTERS]
             raise self.error(f"{path} redirects to {target}; set url to the final address")
         if response.status_code >= 400:
-            raise self.error(f"{method} {path}: {response.status_code} {self._detail(body)}")
-        return JsonResponse(self._parse(path, body), _date(response))
+            raise self.error(f"{method} {path}: {response.status_code} {self._error_detail(body)}")
+        return JsonResponse(self._parse(path, body), _read_date(response))
 
     def _session(self) -> requests.Session:
         session = requests.Session()
@@ -131,7 +131,7 @@ class JsonClient:
         except ValueError:
             raise self.error(f"{path}: the response is not JSON") from None
 
-    def _detail(self, body: bytes) -> str:
+    def _error_detail(self, body: bytes) -> str:
         """Return the first line of the explanation in an error response, without secrets."""
         text = body.decode("utf-8", "replace")
         try:
@@ -148,7 +148,7 @@ class JsonClient:
         return detail
 
 
-def _date(response: requests.Response) -> datetime | None:
+def _read_date(response: requests.Response) -> datetime | None:
     try:
         return parsedate_to_datetime(response.headers["Date"])
     except (KeyError, TypeError, ValueError):

@@ -29,7 +29,7 @@ class Prometheus:
         self._client = JsonClient("prometheus", server)
 
     def alert_state(self, labels: Mapping[str, str]) -> AlertReading:
-        """Return the state of the alert with these labels, of which `alertname` is one.
+        """Return the state of the alert with these labels, which include `alertname`.
 
         Prometheus adds its external labels only when it sends an alert. So `labels` may contain
         labels that the alert does not have in Prometheus.
@@ -44,12 +44,12 @@ class Prometheus:
                 for rule in group["rules"]
                 if rule["name"] == name and rule["type"] == "alerting"
             ]
-            with_name = tuple(
+            alert_rules = tuple(
                 AlertRule(str(rule["query"]), frozenset(rule.get("labels") or {})) for rule in rules
             )
-            return replace(_reading(rules, labels, response.now), rules=with_name)
+            return replace(_read_state(rules, labels, response.now), rules=alert_rules)
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise self._unexpected(_RULES) from None
+            raise self._unexpected_response(_RULES) from None
 
     def query(self, expression: str) -> Sequence[Sample]:
         """Return the instant vector of an expression at the current time.
@@ -63,7 +63,7 @@ class Prometheus:
             if data["resultType"] == "vector":
                 return [Sample(item["metric"], float(item["value"][1])) for item in data["result"]]
         except (IndexError, KeyError, TypeError, ValueError):
-            raise self._unexpected(_QUERY) from None
+            raise self._unexpected_response(_QUERY) from None
         raise self._client.error(f"the result is not an instant vector, but a {data['resultType']}")
 
     def _get(self, path: str, query: Query) -> tuple[JsonResponse, Any]:
@@ -71,14 +71,14 @@ class Prometheus:
         response = self._client.get(path, query)
         document = response.document
         if not isinstance(document, dict) or document.get("status") != "success":
-            raise self._unexpected(path)
+            raise self._unexpected_response(path)
         return response, document.get("data")
 
-    def _unexpected(self, path: str) -> MonitoringError:
+    def _unexpected_response(self, path: str) -> MonitoringError:
         return self._client.error(f"{path}: not a response of Prometheus's API")
 
 
-def _reading(
+def _read_state(
     rules: Sequence[Mapping[str, Any]], labels: Mapping[str, str], now: datetime | None
 ) -> AlertReading:
     """Return the state of an alert from the rules with its name.
@@ -95,18 +95,18 @@ def _reading(
         alert["state"]
         for rule in rules
         for alert in rule["alerts"]
-        if _is_contained(alert["labels"].items(), labels)
+        if _contains_all(alert["labels"].items(), labels)
     }
     for state in (AlertState.FIRING, AlertState.PENDING):
         if state.value in states:
             return AlertReading(state, evaluated_at, now)
-    failed = [rule for rule in rules if rule["health"] != "ok"]
-    if failed or len(times) < len(rules):
-        error = str(failed[0].get("lastError") or "") if failed else ""
+    failing_rules = [rule for rule in rules if rule["health"] != "ok"]
+    if failing_rules or len(times) < len(rules):
+        error = str(failing_rules[0].get("lastError") or "") if failing_rules else ""
         detail = error or "its rule has not been evaluated yet"
         return AlertReading(AlertState.UNKNOWN, evaluated_at, now, detail)
     return AlertReading(AlertState.CLEARED, evaluated_at, now)
 
 
-def _is_contained(items: Iterable[tuple[str, str]], labels: Mapping[str, str]) -> bool:
+def _contains_all(items: Iterable[tuple[str, str]], labels: Mapping[str, str]) -> bool:
     return all(labels.get(name) == value for name, value in items)

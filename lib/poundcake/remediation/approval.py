@@ -33,7 +33,7 @@ class Approval(NamedTuple):
 def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Approval:
     """Return whether an approver has approved the change of a workflow.
 
-    StackStorm keeps who answered in the workflow's execution, until somebody resumes it again.
+    StackStorm stores who answered in the workflow's execution, until somebody resumes it again.
 
     Args:
         api: StackStorm's API.
@@ -42,22 +42,23 @@ def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Appr
     """
     names = ", ".join(approvers) or "nobody"
     try:
-        asked = [c for c in api.get_children(execution_id) if c.task_name == TASK]
+        requests = [c for c in api.get_children(execution_id) if c.task_name == TASK]
         workflow = api.get_execution(execution_id)
     except StackStormError as error:
         return Approval(f"the answer to the request for approval could not be read: {error}")
-    if not asked or workflow is None:
+    if not requests or workflow is None:
         return Approval(f"nobody was asked for approval ({names})")
-    result = asked[-1].result if isinstance(asked[-1].result, dict) else {}
+    result = requests[-1].result if isinstance(requests[-1].result, dict) else {}
     response = result.get("response")
-    if asked[-1].status != ExecutionStatus.SUCCEEDED or not isinstance(response, dict):
+    if requests[-1].status != ExecutionStatus.SUCCEEDED or not isinstance(response, dict):
         return Approval(f"the request for approval was not answered ({names})")
-    by, has_approved = workflow.resumed_by, response.get(ANSWER) is True
-    if by in approvers:
-        return Approval("", by) if has_approved else Approval(f"{by} refused the approval")
+    answered_by, has_approved = workflow.resumed_by, response.get(ANSWER) is True
+    if answered_by in approvers:
+        problem = "" if has_approved else f"{answered_by} refused the approval"
+        return Approval(problem, answered_by if has_approved else "")
     if not has_approved:
         return Approval(f"the approval expired, because none of its approvers answered ({names})")
     return Approval(
-        f"{by or 'somebody'} approved, but is not one of the approvers ({names}); without "
+        f"{answered_by or 'somebody'} approved, but is not one of the approvers ({names}); without "
         "authentication, StackStorm does not know who answers"
     )

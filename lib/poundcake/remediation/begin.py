@@ -21,7 +21,7 @@ from poundcake.remediation.safety import (
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import Verification
 from poundcake.remediations import (
-    CHECKS_OF_THE_PACK,
+    BUILT_IN_CHECKS,
     NO_VERIFICATION,
     LabelError,
     Mode,
@@ -60,7 +60,7 @@ class Alert:
 
 @dataclass(frozen=True)
 class Request:
-    """What a rule asks for: an entry of `remediations`, or an action with its parameters.
+    """What a rule requests: an entry of `remediations`, or an action with its parameters.
 
     Attributes:
         remediation: The name of the entry, or ''.
@@ -85,7 +85,7 @@ class Decision:
         host_parameter: Its parameter for the host, '' if it gets no host.
         host: The alert's host, or ''.
         target: What is changed: the host, `label=value,…`, or '' if the alert names none.
-        dry_run: Whether changes are only reported.
+        dry_run: Whether changes are reported instead of made.
         stage: REMEDIATE if the change may be reserved; otherwise the stage at which the remediation
             ends.
         message: What would refuse the change now; '' if nothing would.
@@ -93,7 +93,7 @@ class Decision:
         settle_seconds: Seconds until the incident has been known for long enough.
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
-        approvers: The users of whom one has to approve the change first.
+        approvers: The users who may approve the change. One of them has to, before it is made.
     """
 
     stage: Stage
@@ -112,7 +112,7 @@ class Decision:
 
     @property
     def may_reserve(self) -> bool:
-        """Whether poundcake.reserve may be asked for the change."""
+        """Whether the workflow may request the change from poundcake.reserve."""
         return self.stage is Stage.REMEDIATE
 
     @property
@@ -122,36 +122,36 @@ class Decision:
 
     @property
     def change(self) -> str:
-        """The action, its parameters and its target in words, '' if there is no action."""
+        """The action, its parameters and its target in words; '' if there is no action."""
         if not self.action:
             return ""
-        shown = self.shown_parameters.items()
-        arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in shown)
+        parameters = self.shown_parameters.items()
+        arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in parameters)
         target = f" on {self.target}" if self.target else ""
         return self.action + (f" with {arguments}" if arguments else "") + target
 
     @property
     def shown_parameters(self) -> dict[str, Any]:
-        """The parameters with `***` in place of each value whose name says that it is secret."""
+        """The parameters, with `***` in place of each value whose name suggests a secret."""
         return {
             name: "***" if _SECRET_NAME.search(name) else value
             for name, value in self.parameters.items()
         }
 
-    def ended(self, stage: Stage, message: str) -> Decision:
-        """Return the decision to end at a stage, without a change."""
+    def end_at(self, stage: Stage, message: str) -> Decision:
+        """Return this decision, but ending at a stage without a change."""
         return replace(self, stage=stage, message=message)
 
     def report(self) -> Report:
         """Return the output of a workflow that ends without a change."""
         # A refusal by a condition or a limit is not a failure.
-        expected = (
+        is_expected = (
             self.dry_run
             or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
             or bool(self.refusal and self.refusal not in LASTING)
         )
         return Report(
-            status="succeeded" if expected else "failed",
+            status="succeeded" if is_expected else "failed",
             mutated=False,
             dry_run=self.dry_run,
             verified=False,
@@ -207,8 +207,8 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     if mode is Mode.ASK:
         return Decision(Stage.REFUSED, _NO_APPROVERS)
     host = host_or_empty(alert.labels, config.host_label)
-    planned = Decision(Stage.REMEDIATE, "", request.action, request.parameters, "", host, host)
-    return _permitted(config, alert, planned, mode)
+    draft = Decision(Stage.REMEDIATE, "", request.action, request.parameters, "", host, host)
+    return _apply_safety_rules(config, alert, draft, mode)
 
 
 def decide_entry(
@@ -231,7 +231,8 @@ def decide_entry(
     if mode is Mode.EVIDENCE or not entry.action:
         reason = f"is in mode {mode}" if mode is Mode.EVIDENCE else "names no action"
         message = f"the remediation {entry.name} {reason}, so nothing is changed"
-        return _permitted(config, alert, Decision(Stage.EVIDENCE, message, host=host), mode)
+        draft = Decision(Stage.EVIDENCE, message, host=host)
+        return _apply_safety_rules(config, alert, draft, mode)
     try:
         parameters = entry.resolve(alert.labels)
         target = entry.target_of(alert.labels, host)
@@ -239,7 +240,7 @@ def decide_entry(
         return Decision(
             Stage.REFUSED, str(error), entry.action, host=host, dry_run=mode is Mode.DRY_RUN
         )
-    planned = Decision(
+    draft = Decision(
         Stage.REMEDIATE,
         action=entry.action,
         parameters=parameters,
@@ -248,14 +249,14 @@ def decide_entry(
         target=target,
         verification=Verification.of(entry),
     )
-    decision = _permitted(config, alert, planned, mode, entry)
-    missing = missing_support(entry)
+    decision = _apply_safety_rules(config, alert, draft, mode, entry)
+    unsupported = missing_support(entry)
     if mode is Mode.ASK and not entry.approvers:
-        missing = _NO_APPROVERS
-    if decision.may_reserve and missing:
-        return replace(decision, stage=Stage.REFUSED, message=missing)
+        unsupported = _NO_APPROVERS
+    if decision.may_reserve and unsupported:
+        return replace(decision, stage=Stage.REFUSED, message=unsupported)
     if decision.may_reserve and mode is Mode.ASK:
-        # Do not ask people for what would be refused anyway.
+        # Do not ask people to approve a change that would be refused anyway.
         stage = Stage.REFUSED if decision.message else Stage.REMEDIATE
         return replace(decision, stage=stage, approvers=entry.approvers)
     return decision
@@ -269,12 +270,12 @@ _NO_APPROVERS = (
 def missing_support(entry: Remediation) -> str:
     """Return why this release does not make the change of an entry, or '' if it does.
 
-    A change without a check that the entry demands would be unsafe.
+    A change without a check that the entry requires would be unsafe.
     """
     kinds = [check.partition(":")[0] for check in entry.check]
-    unsupported = [f"check: {kind}" for kind in kinds if kind not in CHECKS_OF_THE_PACK]
+    unsupported = [f"check: {kind}" for kind in kinds if kind not in BUILT_IN_CHECKS]
     kind = entry.verify.partition(":")[0]
-    if kind and kind != NO_VERIFICATION and kind not in CHECKS_OF_THE_PACK:
+    if kind and kind != NO_VERIFICATION and kind not in BUILT_IN_CHECKS:
         unsupported.append(f"verify: {kind}")
     if not unsupported:
         return ""
@@ -286,21 +287,21 @@ def _effective_mode(config: Config, *modes: Mode) -> Mode:
     return Mode.strictest(*modes, Mode.DRY_RUN if config.dry_run else Mode.LIVE)
 
 
-def _permitted(
+def _apply_safety_rules(
     config: Config,
     alert: Alert,
-    planned: Decision,
+    draft: Decision,
     mode: Mode,
     entry: Remediation | None = None,
 ) -> Decision:
-    """Return the planned decision, or why the safety rules refuse it."""
+    """Apply the safety rules to a draft of a decision, and return the decision."""
     is_dry_run = mode is Mode.DRY_RUN
-    action = planned.action if mode is not Mode.EVIDENCE else ""
+    action = draft.action if mode is not Mode.EVIDENCE else ""
     request = ChangeRequest(
         action=action,
-        needs_host=bool(action and planned.host_parameter),
-        change=planned.change,
-        **(_limits_of(entry) if entry else {}),
+        needs_host=bool(action and draft.host_parameter),
+        change=draft.change,
+        **(_entry_limits(entry) if entry else {}),
     )
     effective, situation = replace(config, dry_run=is_dry_run), alert.read_situation(request)
     permission = preview(effective, request, situation)
@@ -311,11 +312,11 @@ def _permitted(
     stage, message = permission.stage, permission.message
     if not action:
         stage = Stage.DRY_RUN if is_dry_run else Stage.EVIDENCE
-        message = planned.message or "the mode evidence changes nothing"
+        message = draft.message or "the mode evidence changes nothing"
     elif permission.may_reserve and permission.refusal is not Refusal.NOT_CONFIRMED:
         stage = Stage.REMEDIATE
     return replace(
-        planned,
+        draft,
         stage=stage,
         message=message,
         dry_run=is_dry_run or config.dry_run,
@@ -325,7 +326,7 @@ def _permitted(
     )
 
 
-def _limits_of(entry: Remediation) -> dict[str, Any]:
+def _entry_limits(entry: Remediation) -> dict[str, Any]:
     """Return the attributes of ChangeRequest that an entry sets."""
     limits: dict[str, Any] = {"remediation": entry.name, "target_labels": entry.target}
     if entry.per:

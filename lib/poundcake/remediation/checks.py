@@ -27,7 +27,7 @@ class TcpState(StringEnum):
     ANSWERS = "answers"
     """A connection was accepted."""
     REFUSED = "refused"
-    """The host refused a connection, so it is up, and accepted none on any port."""
+    """The host refused a connection, so it is up. It accepted none on any port."""
     NO_ANSWER = "no_answer"
     """Every port was silent: an attempt timed out, or the host was unreachable."""
     UNRESOLVABLE = "unresolvable"
@@ -132,10 +132,10 @@ def _resolve(host: str) -> list[str]:
         RemediationError: An address belongs to StackStorm's machine or does not identify one host.
     """
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        results = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = list(dict.fromkeys(str(result[4][0]) for result in results))
     for text in addresses:
         # A link-local address comes with its scope: fe80::1%eth0.
         refusal = refusal_of_address(ipaddress.ip_address(text.partition("%")[0]))

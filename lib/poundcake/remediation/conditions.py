@@ -1,6 +1,6 @@
 """Check the conditions of an entry before its change: the keys `check` and `only_if`.
 
-All of them have to agree. A condition that cannot be checked does not permit a change.
+All conditions have to hold. A condition that cannot be checked does not permit a change.
 """
 
 from __future__ import annotations
@@ -40,46 +40,46 @@ def find_objection(entry: Remediation, subject: Subject, servers: Servers) -> st
 def _objection(condition: str, subject: Subject, servers: Servers) -> str:
     kind, _, argument = condition.partition(":")
     if kind == "tcp":
-        return _answers(subject, argument)
-    found = servers()
-    if not found:
+        return _tcp_objection(subject, argument)
+    prometheus_servers = servers()
+    if not prometheus_servers:
         return f"{kind} needs a Prometheus, and none is configured (`prometheus`)"
     if kind == "alert":
-        return _not_firing(subject, found)
+        return _alert_objection(subject, prometheus_servers)
     if argument:
-        return _expression_is_false(argument, found)
-    return _own_expression_is_false(subject, found)
+        return _expression_objection(argument, prometheus_servers)
+    return _own_expression_objection(subject, prometheus_servers)
 
 
-def _answers(subject: Subject, port: str) -> str:
-    """Return why a host is not certainly down, or '' if it does not answer."""
+def _tcp_objection(subject: Subject, port: str) -> str:
+    """Return why a host may be up, or '' if it does not answer."""
     ports = [int(port)] if port else ports_to_check(subject.port)
-    found = check_host(subject.host, ports, 0)
-    if found.state is TcpState.NO_ANSWER:
+    result = check_host(subject.host, ports, 0)
+    if result.state is TcpState.NO_ANSWER:
         return ""
-    return describe_state(subject.host, found.state, found.port)
+    return describe_state(subject.host, result.state, result.port)
 
 
-def _not_firing(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
-    """Return why the alert does not fire, or '' if it fires in one Prometheus."""
-    seen = []
+def _alert_objection(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
+    """Return why the alert is not firing, or '' if it is firing in at least one Prometheus."""
+    states = []
     for server in servers:
         reading = server.alert_state(subject.labels)
         if reading.state is AlertState.FIRING:
             return ""
-        seen.append(f"{reading.state} in {server.url}")
-    return f"the alert is not firing in Prometheus: {', '.join(seen)}"
+        states.append(f"{reading.state} in {server.url}")
+    return f"the alert is not firing in Prometheus: {', '.join(states)}"
 
 
-def _own_expression_is_false(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
+def _own_expression_objection(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
     for server in servers:
         rules = server.alert_state(subject.labels).rules
-        if is_true(server, rules, subject.labels, missing=False):
+        if is_true(server, rules, subject.labels, count_missing=False):
             return ""
     return "the expression of the alert is not true in any Prometheus"
 
 
-def _expression_is_false(expression: str, servers: Sequence[PrometheusApi]) -> str:
+def _expression_objection(expression: str, servers: Sequence[PrometheusApi]) -> str:
     """Return why an expression is not true, or '' if it is true in every Prometheus.
 
     It is true if it has a value other than 0 and NaN.
@@ -87,6 +87,6 @@ def _expression_is_false(expression: str, servers: Sequence[PrometheusApi]) -> s
     for server in servers:
         values = [sample.value for sample in server.query(expression)]
         if not any(value and not math.isnan(value) for value in values):
-            shown = ", ".join(f"{value:g}" for value in values[:3]) or "no value"
-            return f"the expression {expression} is not true in {server.url}: {shown}"
+            observed = ", ".join(f"{value:g}" for value in values[:3]) or "no value"
+            return f"the expression {expression} is not true in {server.url}: {observed}"
     return ""

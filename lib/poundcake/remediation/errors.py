@@ -6,4 +6,4 @@ from poundcake.errors import PoundCakeError
 
 
 class RemediationError(PoundCakeError):
-    """A task was called with an invalid value."""
+    """A task got an invalid value, or could not do its work."""

@@ -1,4 +1,4 @@
-"""Parse what the scripts that check or change a host print.
+"""Parse the output of the scripts that check or change a host.
 
 The scripts in actions/hosts print one JSON document. Anybody with root on the host can make them
 print anything, and local users choose the names of files and processes. So the output is treated
@@ -53,7 +53,7 @@ class DiskFacts:
     size_bytes: int
     used_bytes: int
     free_bytes: int
-    """Free for ordinary users."""
+    """The space that ordinary users can use."""
     used_percent: int
     inodes_used_percent: int | None
     """None if the file system has no fixed number of inodes."""
@@ -68,10 +68,12 @@ class DiskFacts:
         inodes = self.inodes_used_percent
         parts = [
             f"{self.mountpoint} is {self.used_percent}% full, "
-            f"{_size(self.free_bytes)} of {_size(self.size_bytes)} free",
+            f"{_format_size(self.free_bytes)} of {_format_size(self.size_bytes)} free",
             f"{inodes}% of the inodes used" if inodes else "",
             "largest: "
-            + ", ".join(f"{folder.path} {_size(folder.bytes)}" for folder in self.directories[:3])
+            + ", ".join(
+                f"{folder.path} {_format_size(folder.bytes)}" for folder in self.directories[:3]
+            )
             if self.directories
             else "",
         ]
@@ -97,14 +99,20 @@ class MemoryFacts:
     @property
     def summary(self) -> str:
         """The facts in one line, for people."""
-        free = f"{_size(self.available_bytes)} of {_size(self.total_bytes)} available"
+        available = (
+            f"{_format_size(self.available_bytes)} of {_format_size(self.total_bytes)} available"
+        )
         largest = ", ".join(
-            f"{process.name} ({process.pid}) {_size(process.used)}"
+            f"{process.name} ({process.pid}) {_format_size(process.used)}"
             for process in self.processes[:3]
         )
         kills = self.oom_kills_since_boot
-        killed = f"{kills} killed for lack of memory since boot" if kills else ""
-        return "; ".join(filter(None, [free, "largest: " + largest if largest else "", killed]))
+        parts = [
+            available,
+            f"largest: {largest}" if largest else "",
+            f"{kills} killed for lack of memory since boot" if kills else "",
+        ]
+        return "; ".join(filter(None, parts))
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ class CpuFacts:
     load_15m: float
     processors: int
     busy_percent: int
-    """Of all processors together, not counting the time spent waiting for disks."""
+    """Share of all processors together, without the time spent waiting for disks."""
     iowait_percent: int
     steal_percent: int
     """Time that the hypervisor gave to other virtual machines."""
@@ -172,14 +180,14 @@ class CleanedDisk:
 
     dry_run: bool
     files: int
-    """Deleted, or to be deleted in a dry run."""
+    """Number of files that were deleted, or would be in a dry run."""
     bytes: int
     examples: tuple[str, ...]
     """The first paths."""
     left_open: int
-    """Old files that a process has open."""
+    """Old files that were not deleted, because a process has them open."""
     left_changed: int
-    """Files that changed or moved during the run."""
+    """Files that were not deleted, because they changed or moved during the run."""
     failed: int
     """Files that could not be deleted."""
     limit_reached: str
@@ -191,7 +199,7 @@ class CleanedDisk:
         """The facts in one line, for people."""
         files = f"{self.files} file{'' if self.files == 1 else 's'}"
         parts = [
-            f"{'would delete' if self.dry_run else 'deleted'} {files}, {_size(self.bytes)}",
+            f"{'would delete' if self.dry_run else 'deleted'} {files}, {_format_size(self.bytes)}",
             f"left {self.left_open} that are open" if self.left_open else "",
             f"could not delete {self.failed}" if self.failed else "",
             f"stopped at {self.limit_reached}" if self.limit_reached else "",
@@ -208,7 +216,7 @@ class RestartedService:
     before: str
     after: str
     exit_code: int | None
-    """Of the restart; None if it had not ended in time."""
+    """The restart's exit code; None if it had not ended in time."""
     seconds: int
     message: str
     """The end of the restart's output."""
@@ -243,8 +251,8 @@ def read_disk(result: Mapping[str, Any]) -> DiskFacts:
         used_percent=output.integer("used_percent"),
         inodes_used_percent=output.integer_or_none("inodes_used_percent"),
         directories=tuple(
-            Directory(inner.text("path"), inner.integer("bytes"))
-            for inner in output.objects("directories")
+            Directory(directory.text("path"), directory.integer("bytes"))
+            for directory in output.objects("directories")
         ),
         directories_complete=output.flag("directories_complete"),
     )
@@ -258,7 +266,7 @@ def read_memory(result: Mapping[str, Any]) -> MemoryFacts:
         available_bytes=output.integer("available_bytes"),
         swap_total_bytes=output.integer("swap_total_bytes"),
         swap_free_bytes=output.integer("swap_free_bytes"),
-        processes=_processes(output, "bytes"),
+        processes=_read_processes(output, "bytes"),
         oom_kills_since_boot=output.integer_or_none("oom_kills_since_boot"),
         kernel_log_readable=output.flag("kernel_log_readable"),
         last_oom_kills=output.texts("last_oom_kills"),
@@ -276,7 +284,7 @@ def read_cpu(result: Mapping[str, Any]) -> CpuFacts:
         busy_percent=output.integer("busy_percent"),
         iowait_percent=output.integer("iowait_percent"),
         steal_percent=output.integer("steal_percent"),
-        processes=_processes(output, "cpu_percent"),
+        processes=_read_processes(output, "cpu_percent"),
     )
 
 
@@ -336,15 +344,15 @@ class _Output:
     """The JSON object that a script printed, with checked access to its fields."""
 
     def __init__(self, result: Mapping[str, Any]):
-        self._fields = _parse_stdout(_host_entry(result))
+        self._fields = _parse_stdout(_find_host_entry(result))
         if "error" in self._fields:
             raise RemediationError(self.text("error"))
 
     @classmethod
-    def _of(cls, fields: Mapping[str, Any]) -> _Output:
-        inner = cls.__new__(cls)
-        inner._fields = fields
-        return inner
+    def _from_fields(cls, fields: Mapping[str, Any]) -> _Output:
+        output = cls.__new__(cls)
+        output._fields = fields
+        return output
 
     def number(self, name: str) -> float:
         value = self._fields.get(name)
@@ -383,7 +391,7 @@ class _Output:
         values = self._list(name)
         if not all(isinstance(value, dict) for value in values):
             raise _invalid_field(name)
-        return [self._of(value) for value in values]
+        return [self._from_fields(value) for value in values]
 
     def _list(self, name: str) -> list[Any]:
         values = self._fields.get(name)
@@ -392,14 +400,19 @@ class _Output:
         return values
 
 
-def _processes(output: _Output, used: str) -> tuple[Process, ...]:
+def _read_processes(output: _Output, usage_field: str) -> tuple[Process, ...]:
     return tuple(
-        Process(inner.integer("pid"), inner.text("name"), inner.text("user"), inner.integer(used))
-        for inner in output.objects("processes")
+        Process(
+            pid=process.integer("pid"),
+            name=process.text("name"),
+            user=process.text("user"),
+            used=process.integer(usage_field),
+        )
+        for process in output.objects("processes")
     )
 
 
-def _host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
+def _find_host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of an execution's result that belongs to its only host."""
     entries = [entry for entry in result.values() if isinstance(entry, dict)]
     if len(entries) == 1 and "error" not in result:
@@ -446,7 +459,7 @@ def _inert(text: str) -> str:
     return str(make_inert(one_line(text[:_LONGEST_TEXT])))
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
     """Return a number of bytes as people write it: 1.2 GB."""
     unit = 0
     while count >= 1000 and unit < len(_UNITS) - 1:

@@ -34,14 +34,14 @@ from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, lis
 TRIGGER = "poundcake.alert"
 _EPISODE = "plan-0"
 _WIDTH = 80
-_TEMPLATE_OF_ENTRY = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
+_ENTRY_TEMPLATE = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
 
 
 class PlannedAlert(NamedTuple):
     """A recorded alert, or one that may be sent.
 
     Attributes:
-        labels: Its labels, as they are or would be sent.
+        labels: Its labels, as Alertmanager sends them.
         read_situation: Reads its incident, the limits, the pause and other changes.
         episode: Its episode, or '' if it is not recorded.
         status: `firing` or `resolved`.
@@ -58,23 +58,23 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
 
     Args:
         config: The pack's configuration.
-        api: StackStorm's API. If it is unavailable, the plan says so and leaves the rules out.
+        api: StackStorm's API. If it is unavailable, the plan reports that and leaves the rules out.
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
-    decided_alert = Alert(alert.labels, alert.read_situation)
-    problem, rules = "", _Rules([], [], [])
+    alert_to_decide = Alert(alert.labels, alert.read_situation)
+    api_problem, rules = "", _Rules([], [], [])
     try:
         rules = _matching_rules(api, _payload(config, alert, entry))
     except StackStormError as error:
-        problem = str(error)
-    answer = {
+        api_problem = str(error)
+    plan = {
         "labels": dict(alert.labels),
         "episode": alert.episode,
         "host": host_or_empty(alert.labels, config.host_label),
         "remediation": None,
         "rules": [
-            _rule_view(config, decided_alert, rule, reason)
+            _rule_view(config, alert_to_decide, rule, reason)
             for rule, reason in rules.matching
             if not _starts_entries(rule)
         ],
@@ -82,12 +82,14 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         "failing_rules": [f"{rule.ref}: {reason}" for rule, reason in rules.failing],
         "nearest": [str(miss) for miss in nearest_misses(config.remediations, alert.labels)],
         "errors": list(config.remediation_errors),
-        "stackstorm": problem,
+        "stackstorm": api_problem,
     }
     if entry:
-        starting = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
-        answer["remediation"] = _entry_view(config, api, decided_alert, entry, starting, problem)
-    return answer
+        starting_rules = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
+        plan["remediation"] = _entry_view(
+            config, api, alert_to_decide, entry, starting_rules, api_problem
+        )
+    return plan
 
 
 def check_entries(config: Config, api: Api) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
         StackStormError: The API is unavailable.
     """
     has_rule = any(rule.is_enabled and _starts_entries(rule) for rule in list_rules(api, TRIGGER))
-    notes = [] if has_rule else [_NOT_STARTED]
+    problems = [] if has_rule else [_NOT_STARTED]
     return {
         "remediations": [
             {
@@ -106,11 +108,11 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
                 "action": entry.action,
                 "match": [str(matcher) for matcher in entry.match],
                 "problems": entry_problems(api, entry),
-                "stopped_by": _always_stopped_by(config, entry),
+                "stopped_by": _permanent_obstacles(config, entry),
             }
             for entry in config.remediations
         ],
-        "errors": [*config.remediation_errors, *notes],
+        "errors": [*config.remediation_errors, *problems],
     }
 
 
@@ -146,7 +148,7 @@ class _Rules(NamedTuple):
     """Rules on poundcake.alert that concern an alert.
 
     Attributes:
-        matching: Enabled rules that match or may match, each with why that is uncertain, or ''.
+        matching: Enabled rules that match or may match, each with the reason for doubt, or ''.
         disabled: Disabled rules that would match.
         failing: Enabled rules whose criteria cannot be evaluated, each with the reason.
     """
@@ -159,11 +161,11 @@ class _Rules(NamedTuple):
 def _matching_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
     """Return the rules that match. Backstop rules apply only if no other rule matches."""
     rules = list_rules(api, TRIGGER)
-    results = [(rule, rule.match(payload)) for rule in rules]
+    matches = [(rule, rule.match(payload)) for rule in rules]
     may_match = (Matching.YES, Matching.UNKNOWN)
     matching, backstops, disabled, failing = [], [], [], []
     is_certain = False
-    for rule, result in results:
+    for rule, result in matches:
         if not rule.is_enabled:
             disabled += [rule] if result.matching is Matching.YES else []
         elif result.matching is Matching.FAILS:
@@ -202,7 +204,7 @@ def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> 
 def _starts_entries(rule: Rule) -> bool:
     """Return True if a rule starts the entry in the trigger's field `remediation`."""
     name = str(rule.parameters.get("remediation", ""))
-    return rule.action == REMEDIATE and bool(_TEMPLATE_OF_ENTRY.search(name))
+    return rule.action == REMEDIATE and bool(_ENTRY_TEMPLATE.search(name))
 
 
 def _entry_view(
@@ -210,21 +212,21 @@ def _entry_view(
     api: Api,
     alert: Alert,
     entry: Remediation,
-    starting: Sequence[str],
-    problem: str,
+    starting_rules: Sequence[str],
+    api_problem: str,
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
     in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
     stopped_by = [] if decision.may_change else [_stop_reason(entry, config, decision)]
-    # The reason in the configured mode may hide another one, which would stop a change later.
+    # The reason in the configured mode may hide another one that would stop a change later.
     if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
         stopped_by.append(in_live_mode.message)
     unsupported = missing_support(entry)
     if unsupported and unsupported not in stopped_by:
         stopped_by.append(unsupported)
-    if not starting and not problem:
+    if not starting_rules and not api_problem:
         stopped_by.append(_NOT_STARTED)
-    if not problem:
+    if not api_problem:
         try:
             stopped_by += entry_problems(api, entry)
         except StackStormError as error:
@@ -233,8 +235,8 @@ def _entry_view(
         "name": entry.name,
         "mode": str(entry.mode),
         "approvers": list(decision.approvers),
-        "started_by": list(starting),
-        "would_change": decision.may_change and bool(starting) and not stopped_by,
+        "started_by": list(starting_rules),
+        "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
         "change": in_live_mode.change or decision.change,
         "action": decision.action,
         "parameters": decision.shown_parameters,
@@ -254,8 +256,8 @@ def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
     return decision.message
 
 
-def _always_stopped_by(config: Config, entry: Remediation) -> list[str]:
-    """Return what stops an entry for every alert, or nothing for an entry that changes nothing."""
+def _permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
+    """Return what stops an entry for every alert; empty for an entry that changes nothing."""
     if not entry.action or entry.mode is Mode.EVIDENCE:
         return []
     reasons = []
@@ -290,39 +292,40 @@ def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str
 # -- text
 
 
-def as_text(answer: Mapping[str, Any]) -> str:
+def as_text(plan: Mapping[str, Any]) -> str:
     """Return a plan or a list of checked entries as text, at most 80 columns wide."""
-    lines = _alert_lines(answer) if "labels" in answer else _entry_lines(answer)
+    lines = _alert_lines(plan) if "labels" in plan else _entry_lines(plan)
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(lines)
 
 
-def _alert_lines(answer: Mapping[str, Any]) -> list[str]:
-    entry, labels = answer["remediation"], answer["labels"]
-    named = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
-    title = " ".join([_verdict(answer), "", *filter(None, named), labels.get("severity", "")])
+def _alert_lines(plan: Mapping[str, Any]) -> list[str]:
+    entry, labels = plan["remediation"], plan["labels"]
+    names = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
+    title = " ".join([_verdict(plan), "", *filter(None, names), labels.get("severity", "")])
     lines = _wrapped(title.rstrip(), "")
     remarks = [
         *(_entry_remarks(entry) if entry else []),
-        *map(_rule_remark, answer["rules"]),
-        *(f"rule fails: {text}" for text in answer["failing_rules"]),
-        *(f"disabled rule matches: {ref}" for ref in answer["disabled_rules"]),
-        *([] if entry else _miss_lines(answer["nearest"])),
-        *answer["errors"],
+        *map(_rule_remark, plan["rules"]),
+        *(f"rule fails: {text}" for text in plan["failing_rules"]),
+        *(f"disabled rule matches: {ref}" for ref in plan["disabled_rules"]),
+        *([] if entry else _miss_lines(plan["nearest"])),
+        *plan["errors"],
     ]
-    if answer["stackstorm"]:
-        remarks.append(f"rules unknown: StackStorm cannot be queried: {answer['stackstorm']}")
+    if plan["stackstorm"]:
+        remarks.append(f"rules unknown: StackStorm cannot be queried: {plan['stackstorm']}")
     for remark in remarks:
         lines += _wrapped(remark, "  ")
-    return [*lines, f"  next: {_next_command(answer)}"]
+    return [*lines, f"  next: {_next_command(plan)}"]
 
 
 def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
     started = f", started by {', '.join(entry['started_by'])}" if entry["started_by"] else ""
     change = [f"change: {entry['change']}"] if entry["change"] else []
-    asks = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
-    stops = [f"stopped: {stop}" for stop in entry["stopped_by"]]
-    return [f"remediation {entry['name']}, mode {entry['mode']}{started}", *change, *asks, *stops]
+    approvers = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
+    reasons = [f"stopped: {reason}" for reason in entry["stopped_by"]]
+    title = f"remediation {entry['name']}, mode {entry['mode']}{started}"
+    return [title, *change, *approvers, *reasons]
 
 
 def _rule_remark(rule: Mapping[str, Any]) -> str:
@@ -337,40 +340,40 @@ def _miss_lines(misses: Sequence[str]) -> list[str]:
     return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
 
 
-def _verdict(answer: Mapping[str, Any]) -> str:
-    entry = answer["remediation"]
+def _verdict(plan: Mapping[str, Any]) -> str:
+    entry = plan["remediation"]
     if entry and entry["would_change"]:
         return "WOULD ASK" if entry["approvers"] else "WOULD CHANGE"
     if entry and entry["started_by"]:
         return "WOULD REPORT" if entry["stage"] in ("evidence", "dry_run") else "WOULD BE REFUSED"
-    if answer["rules"]:
+    if plan["rules"]:
         return "WOULD START A RULE"
-    return "UNKNOWN" if answer["stackstorm"] else "NOTHING WOULD RUN"
+    return "UNKNOWN" if plan["stackstorm"] else "NOTHING WOULD RUN"
 
 
-def _next_command(answer: Mapping[str, Any]) -> str:
-    entry, instance = answer["remediation"], answer["labels"].get("instance")
-    if answer["stackstorm"]:
+def _next_command(plan: Mapping[str, Any]) -> str:
+    entry, instance = plan["remediation"], plan["labels"].get("instance")
+    if plan["stackstorm"]:
         return "st2 run poundcake.health format=text"
     if entry and _NOT_STARTED in entry["stopped_by"]:
         return "st2 rule enable poundcake.remediate"
-    if answer["episode"] and instance:
+    if plan["episode"] and instance:
         return f"st2 run poundcake.why format=text instance={one_line(instance)}"
     return "st2 run poundcake.plan format=text"
 
 
-def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
+def _entry_lines(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
-    for entry in answer["remediations"]:
+    for entry in plan["remediations"]:
         state = "ERROR" if entry["problems"] else "ok"
-        does = f", {entry['action']}" if entry["action"] else ""
-        lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{does}", "")
+        action = f", {entry['action']}" if entry["action"] else ""
+        lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{action}", "")
         lines += _wrapped(f"matches {', '.join(entry['match'])}", "       ")
         for problem in entry["problems"]:
             lines += _wrapped(problem, "       ")
-        for stop in entry["stopped_by"]:
-            lines += _wrapped(f"stopped: {stop}", "       ")
-    for error in answer["errors"]:
+        for reason in entry["stopped_by"]:
+            lines += _wrapped(f"stopped: {reason}", "       ")
+    for error in plan["errors"]:
         lines += _wrapped(f"ERROR  {error}", "")
     if not lines:
         return ["no remediation is configured", "  next: st2 run poundcake.plan --help"]
@@ -381,10 +384,10 @@ def _entry_lines(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _wrapped(text: str, indent: str) -> list[str]:
-    """Return a text as lines of at most 80 columns; a longer word has a line of its own."""
-    head, *words = (one_line(word) for word in text.split(" "))
-    lines, line = [], indent + head
-    for word in words:
+    """Return a text as lines of at most 80 columns. A longer word gets a separate line."""
+    first_word, *other_words = (one_line(word) for word in text.split(" "))
+    lines, line = [], indent + first_word
+    for word in other_words:
         if len(line) + 1 + len(word) > _WIDTH:
             lines.append(line.rstrip())
             line = f"{indent}  {word}"

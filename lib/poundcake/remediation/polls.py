@@ -1,7 +1,7 @@
-"""Look whether a change helped, one poll at a time.
+"""Check whether a change helped, one poll at a time.
 
-Orquesta repeats the task `verify` until a poll is done, so no process waits. A poll that says that
-the alert is gone counts only if the poll before it said the same about an earlier evaluation.
+Orquesta repeats the task `verify` until a poll is done, so no process waits. A poll that finds the
+alert gone counts only if the previous poll found the same in an earlier evaluation.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Change(NamedTuple):
 
     Attributes:
         age: How long ago it ended, by StackStorm's clock.
-        evaluations: From the poll before: when each Prometheus had evaluated the alert as gone for
-            the first time, in the order of the configuration; empty if it was not gone.
+        evaluations: From the previous poll: when each Prometheus first evaluated the alert as gone,
+            in the order of the configuration; empty if it was not gone.
     """
 
     age: timedelta
@@ -59,12 +59,12 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Poll:
-    """What one poll saw.
+    """The result of one poll.
 
     Attributes:
         done: Whether the verification has ended.
         cleared: Whether the change helped.
-        detail: What was seen.
+        detail: What the poll saw.
         seconds: How many seconds ago the change ended.
         evaluations: See Change.
     """
@@ -102,14 +102,14 @@ def read_change(api: Api, execution_id: str) -> Change:
         raise RemediationError("the workflow has made no change that has ended")
     polls = [c for c in children if c.task_name == VERIFY_TASK and c.is_terminal]
     age: timedelta = api.now() - ended[-1]
-    return Change(max(age, timedelta(0)), _evaluations(polls[-1]) if polls else ())
+    return Change(max(age, timedelta(0)), _read_evaluations(polls[-1]) if polls else ())
 
 
-def _evaluations(execution: Execution) -> Sequence[str]:
+def _read_evaluations(execution: Execution) -> Sequence[str]:
     result = execution.result if isinstance(execution.result, dict) else {}
     returned = result.get("result")
-    found = returned.get("evaluations") if isinstance(returned, dict) else None
-    return [str(one) for one in found] if isinstance(found, list) else ()
+    evaluations = returned.get("evaluations") if isinstance(returned, dict) else None
+    return [str(text) for text in evaluations] if isinstance(evaluations, list) else ()
 
 
 def poll(
@@ -119,7 +119,7 @@ def poll(
     servers: Sequence[PrometheusApi],
     change: Change,
 ) -> Poll:
-    """Look once whether a change helped.
+    """Check once whether a change helped.
 
     Args:
         check: `alert`, `expression`, `tcp` or `tcp:PORT`.
@@ -131,23 +131,24 @@ def poll(
     kind, _, argument = check.partition(":")
     try:
         if kind == "tcp":
-            seen = _connect(subject, argument)
+            observation = _check_tcp(subject, argument)
         else:
-            seen = _ask(kind, subject, servers, change)
+            observation = _query_servers(kind, subject, servers, change)
     except (MonitoringError, RemediationError) as error:
-        seen = _Seen(False, str(error))
+        observation = _Observation(False, str(error))
     seconds = int(change.age.total_seconds())
-    if not seen.confirmed and seconds >= wait:
-        return Poll(True, False, f"not verified within {wait} s: {seen.detail}", seconds)
-    return Poll(seen.confirmed, seen.confirmed, seen.detail, seconds, seen.evaluations)
+    if not observation.confirmed and seconds >= wait:
+        return Poll(True, False, f"not verified within {wait} s: {observation.detail}", seconds)
+    is_confirmed = observation.confirmed
+    return Poll(is_confirmed, is_confirmed, observation.detail, seconds, observation.evaluations)
 
 
-class _Seen(NamedTuple):
+class _Observation(NamedTuple):
     """What one poll saw.
 
     Attributes:
         confirmed: Whether the change helped.
-        detail: What was seen.
+        detail: What the poll saw.
         evaluations: See Change.
     """
 
@@ -156,40 +157,42 @@ class _Seen(NamedTuple):
     evaluations: Sequence[str] = ()
 
 
-def _connect(subject: Subject, port: str) -> _Seen:
+def _check_tcp(subject: Subject, port: str) -> _Observation:
     ports = [int(port)] if port else ports_to_check(subject.port)
-    found = check_host(subject.host, ports, 0)
-    detail = describe_state(subject.host, found.state, found.port)
-    return _Seen(found.state is TcpState.ANSWERS, detail)
+    result = check_host(subject.host, ports, 0)
+    detail = describe_state(subject.host, result.state, result.port)
+    return _Observation(result.state is TcpState.ANSWERS, detail)
 
 
-def _ask(kind: str, subject: Subject, servers: Sequence[PrometheusApi], change: Change) -> _Seen:
-    """Ask every Prometheus. All have to answer, and at least one has to evaluate the alert."""
+def _query_servers(
+    kind: str, subject: Subject, servers: Sequence[PrometheusApi], change: Change
+) -> _Observation:
+    """Query every Prometheus. All have to answer, and at least one has to evaluate the alert."""
     if not servers:
-        return _Seen(False, "no Prometheus is configured (`prometheus`)")
+        return _Observation(False, "no Prometheus is configured (`prometheus`)")
     evaluations = []
     for server in servers:
         reading = server.alert_state(subject.labels)
         problem = _problem(kind, server, reading, subject, change.age)
         if problem:
-            return _Seen(False, f"{server.url}: {problem}")
-        at = reading.evaluated_at if reading.state is not AlertState.ABSENT else None
-        evaluations.append(format_timestamp(at) if at else "")
+            return _Observation(False, f"{server.url}: {problem}")
+        evaluated_at = reading.evaluated_at if reading.state is not AlertState.ABSENT else None
+        evaluations.append(format_timestamp(evaluated_at) if evaluated_at else "")
     if not any(evaluations):
         name = subject.labels.get("alertname", "")
-        return _Seen(False, f"no Prometheus has an alerting rule {name}")
-    return _compared(kind, evaluations, change.evaluations)
+        return _Observation(False, f"no Prometheus has an alerting rule {name}")
+    return _compare_polls(kind, evaluations, change.evaluations)
 
 
-def _compared(kind: str, now: Sequence[str], before: Sequence[str]) -> _Seen:
-    """Return what was seen, compared with the poll before. Two evaluations have to agree."""
-    what = "the alert is cleared" if kind == "alert" else "its expression is false"
-    last = max(now)
-    if len(before) != len(now):
-        return _Seen(False, f"{what} in one evaluation, at {last}", now)
-    if all(new != old for new, old in zip(now, before) if new):
-        return _Seen(True, f"{what} in two evaluations, the last at {last}", now)
-    return _Seen(False, f"{what} in one evaluation, at {last}", before)
+def _compare_polls(kind: str, current: Sequence[str], previous: Sequence[str]) -> _Observation:
+    """Return the observation, compared with the previous poll. Two evaluations have to agree."""
+    finding = "the alert is cleared" if kind == "alert" else "its expression is false"
+    latest = max(current)
+    if len(previous) != len(current):
+        return _Observation(False, f"{finding} in one evaluation, at {latest}", current)
+    if all(new != old for new, old in zip(current, previous) if new):
+        return _Observation(True, f"{finding} in two evaluations, the last at {latest}", current)
+    return _Observation(False, f"{finding} in one evaluation, at {latest}", previous)
 
 
 def _problem(
@@ -204,9 +207,9 @@ def _problem(
         return f"the alert is {reading.state}"
     if not _is_evaluated_since(reading, age):
         return "its rule has not been evaluated since the change"
-    if kind == "expression" and is_true(server, reading.rules, subject.labels, missing=True):
+    if kind == "expression" and is_true(server, reading.rules, subject.labels, count_missing=True):
         return "the expression of the alert is still true"
-    return _not_scraped(server, subject.labels)
+    return _scrape_problem(server, subject.labels)
 
 
 def _is_evaluated_since(reading: AlertReading, age: timedelta) -> bool:
@@ -216,8 +219,11 @@ def _is_evaluated_since(reading: AlertReading, age: timedelta) -> bool:
     return reading.now - reading.evaluated_at < age - _CLOCK_ERROR
 
 
-def _not_scraped(server: PrometheusApi, labels: Mapping[str, str]) -> str:
-    """Return why the target of an alert is not scraped, or ''. Its series would vanish, too."""
+def _scrape_problem(server: PrometheusApi, labels: Mapping[str, str]) -> str:
+    """Return why the target of an alert is not scraped, or ''.
+
+    Without scrapes, the series of the alert vanish, so that it seems to be cleared.
+    """
     if not labels.get("instance"):
         return ""
     selector = ",".join(
@@ -226,15 +232,15 @@ def _not_scraped(server: PrometheusApi, labels: Mapping[str, str]) -> str:
         for name in _TARGET_LABELS
         if labels.get(name)
     )
-    down = [one for one in server.query(f"up{{{selector}}}") if one.value != 1]
-    return "the target of the alert is not scraped: its `up` is not 1" if down else ""
+    failed_samples = [sample for sample in server.query(f"up{{{selector}}}") if sample.value != 1]
+    return "the target of the alert is not scraped: its `up` is not 1" if failed_samples else ""
 
 
 def is_true(
     server: PrometheusApi,
     rules: Sequence[AlertRule],
     labels: Mapping[str, str],
-    missing: bool,
+    count_missing: bool,
 ) -> bool:
     """Return whether the expression of one of the rules is true for an alert.
 
@@ -242,24 +248,27 @@ def is_true(
         server: The Prometheus with these rules.
         rules: The rules.
         labels: The alert's labels.
-        missing: Whether a series with a label that the alert lacks counts.
+        count_missing: Whether a series counts if it has a label that the alert lacks.
 
     Raises:
         MonitoringError: Prometheus does not answer, or cannot evaluate the expression.
     """
     return any(
-        _is_of(labels, sample.labels, rule.labels, missing)
+        _belongs_to(labels, sample.labels, rule.labels, count_missing)
         for rule in rules
         for sample in server.query(rule.expression)
     )
 
 
-def _is_of(
-    labels: Mapping[str, str], series: Mapping[str, str], replaced: frozenset[str], missing: bool
+def _belongs_to(
+    labels: Mapping[str, str],
+    series: Mapping[str, str],
+    replaced: frozenset[str],
+    count_missing: bool,
 ) -> bool:
     ignored = {"__name__", *replaced}
     return all(
-        labels.get(name, value if missing else "") == value
+        labels.get(name, value if count_missing else "") == value
         for name, value in series.items()
         if name not in ignored
     )

@@ -39,11 +39,11 @@ class Report:
     """Whether an action that makes a change was started."""
     dry_run: bool
     verified: bool
-    """Whether the last check confirmed that the alert is not true, or that the host answers."""
+    """Whether the last check confirmed that the alert is cleared, or that the host answers."""
     stage: str
     message: str
     evidence: dict[str, Any]
-    """The results of the checks that ran, by the keys ``before`` and ``after``."""
+    """The results of the checks before and after the change: ``before``, ``after``."""
     change_result: ChangeResult | None = field(default=None)
     """How the change that was granted ended, or None if none was granted. Not in the output."""
 
@@ -63,7 +63,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     """
     tasks = _Tasks(stackstorm.get_children(execution_id))
     checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
-    ending = _ending(tasks)
+    ending = _determine_ending(tasks)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
@@ -72,7 +72,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         stage=str(ending.stage),
         message=ending.message,
         evidence={name: result for name, result in checks.items() if result},
-        change_result=_change_result(tasks, ending),
+        change_result=_determine_change_result(tasks, ending),
     )
 
 
@@ -112,19 +112,21 @@ class _Ending(NamedTuple):
     verified: bool = False
 
 
-def _ending(tasks: _Tasks) -> _Ending:
+def _determine_ending(tasks: _Tasks) -> _Ending:
     begin = tasks.result("begin")
     link = tasks.result("link") or begin
     if not link.get("claimed"):
         return _Ending(True, Stage.NOT_CLAIMED, str(link.get("reason", "")))
     permission = tasks.result("alert") or begin
     if not permission:
-        return _Ending(False, Stage.ALERT, "the alert could not be read; its task says why")
+        return _Ending(False, Stage.ALERT, "the alert could not be read; the task alert says why")
     change = next(filter(None, map(tasks.execution, CHANGE_TASKS)), None)
     if change is None and tasks.execution("reserve"):
         return _ending_without_reservation(permission, tasks)
     if change is None and tasks.execution(TASK):
-        message = "nobody could be asked for approval, so nothing was changed; its task says why"
+        message = (
+            "nobody could be asked for approval, so nothing was changed; the task approve says why"
+        )
         return _Ending(False, Stage.REFUSED, message)
     if change is None:
         return _ending_without_change(permission, tasks.result("evidence"))
@@ -139,32 +141,34 @@ def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _E
     """Return the ending of a workflow whose change was refused."""
     decision = tasks.result("reserve")
     if not decision:
-        message = "the change could not be reserved, so nothing was changed; its task says why"
+        message = (
+            "the change could not be reserved, so nothing was changed; the task reserve says why"
+        )
         return _Ending(False, Stage.REFUSED, message)
-    found = _describe_check(permission, tasks.result("evidence"))
-    message = f"{found}; {decision['message']}" if found else str(decision["message"])
+    check_text = _describe_check(permission, tasks.result("evidence"))
+    message = f"{check_text}; {decision['message']}" if check_text else str(decision["message"])
     # A refusal by a limit is not a failure of the workflow.
     return _Ending(True, Stage(decision["stage"]), message)
 
 
 def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
-    found = _describe_check(permission, check)
+    check_text = _describe_check(permission, check)
     if check.get("state") == TcpState.ANSWERS:
-        return _Ending(True, Stage.EVIDENCE, found, verified=True)
+        return _Ending(True, Stage.EVIDENCE, check_text, verified=True)
     if permission["may_reserve"]:
         if not check:
-            message = "the host could not be checked; its task says why"
+            message = "the host could not be checked; the task evidence says why"
             return _Ending(False, Stage.EVIDENCE, message)
         # The workflow continues only if there is no answer. A host that refuses connections is up,
         # and a host whose name does not resolve may be up.
-        return _Ending(False, Stage.EVIDENCE, f"{found}, so nothing was changed")
+        return _Ending(False, Stage.EVIDENCE, f"{check_text}, so nothing was changed")
     stage = Stage(permission["stage"])
-    expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
-    message = f"{found}; {permission['message']}" if found else permission["message"]
+    is_expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
+    message = f"{check_text}; {permission['message']}" if check_text else permission["message"]
     is_down = check.get("state") == TcpState.NO_ANSWER
     if stage is Stage.DRY_RUN and permission["action"] and check and not is_down:
-        message = f"{found}, so nothing would be changed"
-    return _Ending(expected, stage, message)
+        message = f"{check_text}, so nothing would be changed"
+    return _Ending(is_expected, stage, message)
 
 
 def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _Tasks) -> _Ending:
@@ -192,10 +196,10 @@ def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _
     return _Ending(False, Stage.VERIFY, message, mutated=True)
 
 
-def _change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
+def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
     """Return how the change that was granted ended, or None if none was granted."""
     if not tasks.execution("reserve") or not ending.mutated:
-        # A granted change that was not made: its row is ended without counting as a failure.
+        # The change was granted but not made. End its row without counting it as a failure.
         return ChangeResult.UNKNOWN if tasks.result("reserve").get("may_change") else None
     if ending.stage is Stage.REMEDIATE:
         return ChangeResult.FAILED

@@ -110,15 +110,14 @@ LASTING = (
     Refusal.DRY_RUN,
 )
 """The refusals that last while the configuration and the alert stay as they are."""
-_OF_TARGET = (Refusal.HOST_NOT_ALLOWED, Refusal.HOST_DENIED, Refusal.STACKSTORM_HOST)
 
 
 @dataclass(frozen=True)
 class _Reason:
-    """Why a change is refused: the control, its present value, and how to lift it."""
+    """Why a change is refused: the control, its current value, and how to lift the refusal."""
 
     refusal: Refusal
-    reason: str
+    text: str
     how_to_lift: str = ""
 
 
@@ -132,7 +131,7 @@ class SafetyDecision:
         action: The action that would make the change; empty if only evidence is collected.
         dry_run: Whether `dry_run` is on.
         refusal: The control that refuses the change, or None if it is allowed.
-        reason: What refuses it, and its present value; empty if it is allowed.
+        reason: What refuses it, and the current value of that; empty if it is allowed.
         how_to_lift: What lifts the refusal; empty if it is allowed.
         settle_seconds: Seconds until the incident has been known for long enough; 0 if it has, or
             if waiting would not help.
@@ -154,7 +153,7 @@ class SafetyDecision:
 
     @property
     def may_reserve(self) -> bool:
-        """Whether the change may be allowed later, although it may be refused now."""
+        """Whether the change may be allowed now or later."""
         return self.refusal not in LASTING
 
     @property
@@ -207,24 +206,24 @@ def decide(config: Config, request: ChangeRequest, situation: Situation) -> Safe
         situation: The alert, its incident, and the other changes.
     """
     host = host_and_port(situation.named_host)
-    of_host = _refusal_of_host(config, host)
-    found = _lasting_refusal(config, request, situation, host, of_host)
-    if found is None:
-        found = _passing_refusal(config, request, situation)
+    host_reason = _refusal_of_host(config, host)
+    reason = _lasting_refusal(config, request, situation, host, host_reason)
+    if reason is None:
+        reason = _passing_refusal(config, request, situation)
         if config.dry_run:
-            found = _dry_run(config, request, situation, host, found)
+            reason = _dry_run(config, request, situation, host, reason)
     decision = SafetyDecision(
         target=host,
-        may_check=host is not None and of_host is None,
+        may_check=host is not None and host_reason is None,
         action=request.action,
         dry_run=config.dry_run,
     )
-    if found:
+    if reason:
         decision = replace(
             decision,
-            refusal=found.refusal,
-            reason=found.reason,
-            how_to_lift=found.how_to_lift,
+            refusal=reason.refusal,
+            reason=reason.text,
+            how_to_lift=reason.how_to_lift,
         )
     wait = _settle_seconds(config, situation) if decision.may_reserve else 0
     return replace(decision, settle_seconds=wait)
@@ -299,7 +298,7 @@ def without_database(
     )
 
 
-# -- what lasts while the configuration and the alert stay as they are
+# -- refusals that last while the configuration and the alert stay as they are
 
 
 def _lasting_refusal(
@@ -307,20 +306,21 @@ def _lasting_refusal(
     request: ChangeRequest,
     situation: Situation,
     host: HostPort | None,
-    of_host: _Reason | None,
+    host_reason: _Reason | None,
 ) -> _Reason | None:
     if request.action and situation.incident_ended_at:
         return _Reason(
             Refusal.INCIDENT_ENDED,
             f"the incident ended at {format_timestamp(situation.incident_ended_at)}",
-            "nothing; to work on it anyway, replay its request with force=true",
+            "nothing to do; to work on it anyway, replay its request with force=true",
         )
-    found: _Reason | None = None
+    reason: _Reason | None = None
     if request.action or request.needs_host:
-        found = _refusal_of_alert(config, request, situation, host) or of_host
+        reason = _refusal_of_alert(config, request, situation, host) or host_reason
     if request.action:
-        return found or _refusal_of_action(config, request.action) or _refusal_for_all(config)
-    return found or _Reason(
+        action_reason = _refusal_of_action(config, request.action)
+        return reason or action_reason or _refusal_of_every_host(config)
+    return reason or _Reason(
         Refusal.NO_ACTION,
         "the rule names no action, so nothing would be changed",
         "name an action in the rule",
@@ -331,7 +331,7 @@ def _refusal_of_alert(
     config: Config, request: ChangeRequest, situation: Situation, host: HostPort | None
 ) -> _Reason | None:
     if situation.status != FIRING:
-        return _Reason(Refusal.RESOLVED, "the alert is resolved", "nothing, it is over")
+        return _Reason(Refusal.RESOLVED, "the alert is resolved", "nothing to do")
     if situation.missing_label:
         return _Reason(
             Refusal.NO_TARGET,
@@ -363,9 +363,9 @@ def _refusal_of_host(config: Config, host: HostPort | None) -> _Reason | None:
             f"allowed_hosts does not contain {host.host}",
             "add it to allowed_hosts",
         )
-    own = refusal_of_target(host.host)
-    if own:
-        return _Reason(Refusal.STACKSTORM_HOST, own, "handle it by hand")
+    problem = refusal_of_target(host.host)
+    if problem:
+        return _Reason(Refusal.STACKSTORM_HOST, problem, "handle it by hand")
     return None
 
 
@@ -374,7 +374,7 @@ def _restricts_hosts(config: Config) -> bool:
     return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 
 
-def _refusal_for_all(config: Config) -> _Reason | None:
+def _refusal_of_every_host(config: Config) -> _Reason | None:
     """Return why no host may be changed, or None."""
     if config.allowed_hosts or config.dry_run:
         return None
@@ -406,21 +406,21 @@ def _dry_run(
     request: ChangeRequest,
     situation: Situation,
     host: HostPort | None,
-    passing: _Reason | None,
+    passing_reason: _Reason | None,
 ) -> _Reason:
-    """Return the refusal of a dry run, which says what would run, and what would stop it now."""
+    """Return the refusal in a dry run: what would run, and what would stop it now."""
     target = host.host if host else "the alert"
     if request.target_labels:
         target = situation.target
-    would = "would run " + (request.change or f"{request.action} for {target}")
+    description = "would run " + (request.change or f"{request.action} for {target}")
     if not config.allowed_hosts:
-        would += ", but allowed_hosts is empty: with dry_run: false it allows no host"
-    elif passing:
-        would += f", but not now: {passing.reason}"
-    return _Reason(Refusal.DRY_RUN, would, "set dry_run to false")
+        description += ", but allowed_hosts is empty: with dry_run: false it allows no host"
+    elif passing_reason:
+        description += f", but not now: {passing_reason.text}"
+    return _Reason(Refusal.DRY_RUN, description, "set dry_run to false")
 
 
-# -- what passes by itself, or once a person lifts it
+# -- refusals that pass with time, or once a person lifts them
 
 _Control = Callable[[Config, ChangeRequest, Situation], "_Reason | None"]
 
@@ -431,9 +431,9 @@ def _passing_refusal(
     if situation.own and not situation.own.ended_at and not situation.pause:
         return None  # the execution asks again for the change that it was granted
     for control in _CONTROLS:
-        found = control(config, request, situation)
-        if found:
-            return found
+        reason = control(config, request, situation)
+        if reason:
+            return reason
     return None
 
 
@@ -493,22 +493,22 @@ def _episode_taken(config: Config, request: ChangeRequest, situation: Situation)
 
 
 def _storm(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    quiet = config.storm_quiet_minutes
-    recently = f"are open or were resolved in the last {quiet} min"
+    minutes = config.storm_quiet_minutes
+    counted = f"are open or were resolved in the last {minutes} min"
     if config.storm_limit and situation.similar > config.storm_limit:
         return _Reason(
             Refusal.STORM,
-            f"{situation.similar} incidents of {situation.alert_name} {recently}, and storm_limit "
+            f"{situation.similar} incidents of {situation.alert_name} {counted}, and storm_limit "
             f"is {config.storm_limit}",
-            f"it ends {quiet} min after the number has fallen to the limit; or raise storm_limit",
+            f"it ends {minutes} min after the number has fallen to the limit; or raise storm_limit",
         )
     if request.storm and situation.similar_per_value > request.storm:
         return _Reason(
             Refusal.STORM,
             f"{situation.similar_per_value} incidents of {situation.alert_name} with "
-            f"{situation.per_value} {recently}, and `storm` of {request.remediation_name} is "
+            f"{situation.per_value} {counted}, and `storm` of {request.remediation_name} is "
             f"{request.storm}",
-            f"it ends {quiet} min after the number has fallen to the limit",
+            f"it ends {minutes} min after the number has fallen to the limit",
         )
     return None
 
@@ -550,50 +550,50 @@ def _stale(config: Config, request: ChangeRequest, situation: Situation) -> _Rea
 
 
 def _in_flight(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    flying = situation.in_flight
-    of_target = [one for one in flying if one.target == situation.target]
-    if of_target:
+    in_flight = situation.in_flight
+    same_target = [change for change in in_flight if change.target == situation.target]
+    if same_target:
         return _Reason(
             Refusal.IN_FLIGHT,
-            f"another change to {situation.target} is in flight: {_named(of_target)}",
-            _wait_for(of_target),
+            f"another change to {situation.target} is in flight: {_describe_changes(same_target)}",
+            _advice_to_wait(same_target),
         )
-    per_value = [one for one in flying if one.per_value == situation.per_value]
-    if situation.per_value and request.at_once and len(per_value) >= request.at_once:
+    same_value = [change for change in in_flight if change.per_value == situation.per_value]
+    if situation.per_value and request.at_once and len(same_value) >= request.at_once:
         return _Reason(
             Refusal.PER_LABEL_IN_FLIGHT,
-            f"{_counted(per_value)} in flight for {situation.per_value}, and at_once is "
-            f"{request.at_once}: {_named(per_value)}",
-            _wait_for(per_value),
+            f"{_count_phrase(same_value)} in flight for {situation.per_value}, and at_once is "
+            f"{request.at_once}: {_describe_changes(same_value)}",
+            _advice_to_wait(same_value),
         )
-    if config.max_in_flight and len(flying) >= config.max_in_flight:
+    if config.max_in_flight and len(in_flight) >= config.max_in_flight:
         return _Reason(
             Refusal.SITE_IN_FLIGHT,
-            f"{_counted(flying)} in flight, and max_in_flight is {config.max_in_flight}: "
-            f"{_named(flying)}",
-            _wait_for(flying),
+            f"{_count_phrase(in_flight)} in flight, and max_in_flight is {config.max_in_flight}: "
+            f"{_describe_changes(in_flight)}",
+            _advice_to_wait(in_flight),
         )
     return None
 
 
 def _cooldown(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    last = situation.last_of_target
-    if last is None or last.ended_at is None:
+    latest = situation.last_of_target
+    if latest is None or latest.ended_at is None:
         return None
-    is_power = is_power_action(last.action)
+    is_power = is_power_action(latest.action)
     key = "power_cooldown_seconds" if is_power else "host_cooldown_seconds"
-    until = last.ended_at + timedelta(seconds=getattr(config, key))
+    until = latest.ended_at + timedelta(seconds=getattr(config, key))
     if until <= situation.now:
         return None
     return _Reason(
         Refusal.COOLDOWN,
-        f"cooldown of {situation.target} until {format_deadline(until)} ({key}): {last.action} of "
-        f"execution {last.st2_execution_id} ended at {format_deadline(last.ended_at)}",
-        f"wait, or `st2 run poundcake.release episode={last.episode}`",
+        f"cooldown of {situation.target} until {format_deadline(until)} ({key}): {latest.action} "
+        f"of execution {latest.st2_execution_id} ended at {format_deadline(latest.ended_at)}",
+        f"wait, or `st2 run poundcake.release episode={latest.episode}`",
     )
 
 
-def _daily(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _daily_limit(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     return _count_limit(
         Refusal.DAILY_TARGET_LIMIT,
         f"changes to {situation.target} in 24 hours",
@@ -604,7 +604,7 @@ def _daily(config: Config, request: ChangeRequest, situation: Situation) -> _Rea
     )
 
 
-def _hourly(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _hourly_limit(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     return _count_limit(
         Refusal.HOURLY_LIMIT,
         f"changes of {request.remediation_name} in an hour",
@@ -615,7 +615,7 @@ def _hourly(config: Config, request: ChangeRequest, situation: Situation) -> _Re
     )
 
 
-def _site(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _site_limit(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     return _count_limit(
         Refusal.SITE_LIMIT,
         "changes of all remediations in an hour",
@@ -627,15 +627,15 @@ def _site(config: Config, request: ChangeRequest, situation: Situation) -> _Reas
 
 
 def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    last = situation.outcomes[: config.breaker_failures]
-    failed = [one for one in last if one.result in FAILURES]
-    if not config.breaker_failures or len(failed) < config.breaker_failures:
+    latest = situation.outcomes[: config.breaker_failures]
+    failures = [change for change in latest if change.result in FAILURES]
+    if not config.breaker_failures or len(failures) < config.breaker_failures:
         return None
     name = request.remediation_name
     return _Reason(
         Refusal.BREAKER,
-        f"the last {len(failed)} changes of {name} failed or did not clear the alert "
-        f"(breaker_failures), most recently in episode {failed[0].episode}",
+        f"the last {len(failures)} changes of {name} failed or did not clear the alert "
+        f"(breaker_failures), most recently in episode {failures[0].episode}",
         f"find out why, then `st2 run poundcake.release remediation={name}`",
     )
 
@@ -653,49 +653,50 @@ _CONTROLS: Sequence[_Control] = (
     _stale,
     _in_flight,
     _cooldown,
-    _daily,
-    _hourly,
-    _site,
+    _daily_limit,
+    _hourly_limit,
+    _site_limit,
 )
 
 
 def _count_limit(
     refusal: Refusal,
-    what: str,
+    description: str,
     key: str,
     limit: int,
-    counted: Sequence[Change],
+    counted_changes: Sequence[Change],
     window: timedelta,
 ) -> _Reason | None:
-    if not limit or len(counted) < limit:
+    if not limit or len(counted_changes) < limit:
         return None
-    until: datetime = counted[limit - 1].decided_at + window
+    until: datetime = counted_changes[limit - 1].decided_at + window
     return _Reason(
         refusal,
-        f"{len(counted)} {what}, and {key} is {limit}",
+        f"{len(counted_changes)} {description}, and {key} is {limit}",
         f"the next one is possible at {format_deadline(until)}; or raise {key}",
     )
 
 
 def _settle_seconds(config: Config, situation: Situation) -> int:
-    """Return for how many seconds an incident has to wait until it has been known long enough."""
+    """Return the seconds until the incident has been known for long enough; 0 if it has."""
     if situation.opened_at is None:
         return 0
-    known = (situation.now - situation.opened_at).total_seconds()
-    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - known)))
+    known_seconds = (situation.now - situation.opened_at).total_seconds()
+    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - known_seconds)))
 
 
-def _counted(found: Sequence[Change]) -> str:
-    return "1 change is" if len(found) == 1 else f"{len(found)} changes are"
+def _count_phrase(in_flight: Sequence[Change]) -> str:
+    return "1 change is" if len(in_flight) == 1 else f"{len(in_flight)} changes are"
 
 
-def _named(found: Sequence[Change]) -> str:
-    shown = [f"{one.action} of execution {one.st2_execution_id}" for one in found[:3]]
-    return ", ".join(shown) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+def _describe_changes(in_flight: Sequence[Change]) -> str:
+    texts = [f"{change.action} of execution {change.st2_execution_id}" for change in in_flight[:3]]
+    more = f" and {len(in_flight) - 3} more" if len(in_flight) > 3 else ""
+    return ", ".join(texts) + more
 
 
-def _wait_for(found: Sequence[Change]) -> str:
+def _advice_to_wait(in_flight: Sequence[Change]) -> str:
     return (
         "wait until it ends; if its workflow is stuck, `st2 run poundcake.release "
-        f"episode={found[0].episode} force=true`"
+        f"episode={in_flight[0].episode} force=true`"
     )

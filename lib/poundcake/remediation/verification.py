@@ -13,7 +13,7 @@ CHANGE_TASKS = ("remediate", "remediate_host")
 VERIFY_TASK = "verify"
 
 _POWER_SECONDS, _TARGET_SECONDS, _DISK_SECONDS, _SECONDS = 900, 600, 180, 300
-_LEAST_PAUSE, _MOST_PAUSE, _POLLS = 2, 30, 20
+_MIN_PAUSE, _MAX_PAUSE, _POLLS = 2, 30, 20
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Verification:
         if entry.verify in ("", NO_VERIFICATION):
             return cls()
         wait = _default_wait(entry) if entry.wait is None else entry.wait
-        pause = max(_LEAST_PAUSE, min(_MOST_PAUSE, wait // _POLLS))
+        pause = max(_MIN_PAUSE, min(_MAX_PAUSE, wait // _POLLS))
         return cls(entry.verify, wait, pause, wait // pause + 2)
 
     def as_dict(self) -> dict[str, Any]:

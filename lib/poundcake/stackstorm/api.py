@@ -28,7 +28,7 @@ class StackStormError(PoundCakeError):
 
     @property
     def is_outage(self) -> bool:
-        """Return True if other requests would fail now as well."""
+        """Whether other requests would fail now as well."""
         return self.status in (401, 502, 503, 504) or (self.status == 0 and not self.timed_out)
 
 
@@ -62,7 +62,7 @@ class StackStormApi(Protocol):
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
         """Return executions by id.
 
-        An execution that is missing in the result may still exist; only get_execution() can tell.
+        An execution that is missing in the result may still exist: check with get_execution().
         """
 
     def get_children(self, execution_id: str) -> list[Execution]:

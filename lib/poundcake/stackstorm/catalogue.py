@@ -81,10 +81,10 @@ class Rule:
         """Evaluate the criteria for a trigger's payload, as StackStorm's rules engine does."""
         unknown = ""
         for key, criterion in self.criteria.items():
-            found = _holds(key, criterion, payload)
-            if found.matching in (Matching.NO, Matching.FAILS):
-                return found
-            unknown = unknown or found.reason
+            result = _evaluate(key, criterion, payload)
+            if result.matching in (Matching.NO, Matching.FAILS):
+                return result
+            unknown = unknown or result.reason
         return RuleMatch(Matching.UNKNOWN, unknown) if unknown else RuleMatch(Matching.YES)
 
 
@@ -96,38 +96,38 @@ class Action:
     is_enabled: bool
     parameters: Mapping[str, Mapping[str, Any]]
 
-    def problems(self, given: Mapping[str, Any], unresolved: set[str]) -> list[str]:
-        """Return why StackStorm would refuse to run the action with parameters.
+    def problems(self, values: Mapping[str, Any], unresolved: set[str]) -> list[str]:
+        """Return why StackStorm would refuse to run the action with these parameters.
 
         Args:
-            given: The parameters.
+            values: The values of the parameters, by name.
             unresolved: The names of the parameters whose values are not known yet.
         """
         problems = [] if self.is_enabled else [f"{self.ref} is disabled"]
-        for name, value in given.items():
+        for name, value in values.items():
             schema = self.parameters.get(name)
             if schema is None:
                 nearest = difflib.get_close_matches(name, list(self.parameters), n=1)
                 hint = f"; did you mean {nearest[0]}?" if nearest else ""
                 problems.append(f"{self.ref} takes no parameter {name}{hint}")
             elif schema.get("immutable"):
-                problems.append(f"{self.ref} does not let anybody set {name}: it is immutable")
+                problems.append(f"{self.ref} does not accept {name}, because it is immutable")
             elif name not in unresolved:
                 problems += _type_problem(f"{self.ref}: {name}", schema, value)
         for name, schema in self.parameters.items():
-            if schema.get("required") and schema.get("default") is None and name not in given:
+            if schema.get("required") and schema.get("default") is None and name not in values:
                 problems.append(f"{self.ref} needs the parameter {name}")
         return problems
 
 
 def list_rules(api: Api, trigger: str) -> list[Rule]:
     """Return the rules on a trigger, enabled or not. Raises StackStormError."""
-    found: list[Rule] = []
+    rules: list[Rule] = []
     offset = 0
     while True:
         page = api.get("/rules", trigger=trigger, limit=_PAGE, offset=offset)
         page = page if isinstance(page, list) else []
-        found += [
+        rules += [
             rule
             for answer in page
             if trigger in (fields.text(answer, "trigger", "type"), fields.text(answer, "trigger"))
@@ -135,7 +135,7 @@ def list_rules(api: Api, trigger: str) -> list[Rule]:
             if rule
         ]
         if len(page) < _PAGE:
-            return found
+            return rules
         offset += _PAGE
 
 
@@ -145,11 +145,11 @@ def find_action(api: Api, ref: str) -> Action | None:
     parameters = fields.value(answer, "parameters")
     if not isinstance(parameters, dict):
         return None
-    schemas = {n: schema for n, schema in parameters.items() if isinstance(schema, dict)}
+    schemas = {name: schema for name, schema in parameters.items() if isinstance(schema, dict)}
     return Action(ref, fields.value(answer, "enabled") is not False, schemas)
 
 
-def _holds(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]) -> RuleMatch:
+def _evaluate(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]) -> RuleMatch:
     # Part of StackStorm; imported here because only plan needs it.
     import jsonpath_rw
 
@@ -159,30 +159,30 @@ def _holds(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]) -
     if isinstance(pattern, str) and ("{{" in pattern or "{%" in pattern):
         return RuleMatch(Matching.UNKNOWN, f"{key}: only StackStorm renders its pattern")
     try:
-        found = jsonpath_rw.parse(key.split("#", 1)[0]).find({"trigger": payload})
-        value = found[0].value if found else None
+        matches = jsonpath_rw.parse(key.split("#", 1)[0]).find({"trigger": payload})
+        value = matches[0].value if matches else None
         is_null = pattern is None and operator not in _WITHOUT_PATTERN
         holds = not is_null and OPERATORS[operator](value, pattern)
-    # A criterion of any kind may be wrong: a path, a regular expression, a comparison of types.
+    # Any part of a criterion may be invalid: its path, its regular expression, its types.
     except Exception as error:
         return RuleMatch(Matching.FAILS, f"{key}: {str(error) or type(error).__name__}")
     if holds:
         return RuleMatch(Matching.YES)
-    wants = f"{operator} {pattern}" if operator not in ("eq", "equals") else str(pattern)
-    return RuleMatch(Matching.NO, f"{key} is {_shown(value)}, wants {wants}")
+    expected = f"{operator} {pattern}" if operator not in ("eq", "equals") else str(pattern)
+    return RuleMatch(Matching.NO, f"{key} is {_describe(value)}, wants {expected}")
 
 
-def _type_problem(place: str, schema: Mapping[str, Any], value: Any) -> list[str]:
+def _type_problem(name: str, schema: Mapping[str, Any], value: Any) -> list[str]:
     kind, choices = schema.get("type"), schema.get("enum")
     if isinstance(choices, list) and value not in choices:
-        return [f"{place} must be one of {', '.join(map(str, choices))}, but is {_shown(value)}"]
+        return [f"{name} must be one of {', '.join(map(str, choices))}, but is {_describe(value)}"]
     types = _TYPES.get(kind) if isinstance(kind, str) else None
     if types is None or value is None or isinstance(value, types):
         is_number = isinstance(value, bool) and kind in ("integer", "number")
-        return [f"{place} must be of type {kind}, but is {_shown(value)}"] if is_number else []
+        return [f"{name} must be of type {kind}, but is {_describe(value)}"] if is_number else []
     if isinstance(value, str) and _can_be_cast(value, str(kind)):
         return []
-    return [f"{place} must be of type {kind}, but is {_shown(value)}"]
+    return [f"{name} must be of type {kind}, but is {_describe(value)}"]
 
 
 def _can_be_cast(text: str, kind: str) -> bool:
@@ -198,5 +198,5 @@ def _can_be_cast(text: str, kind: str) -> bool:
     return text.lstrip().startswith("[" if kind == "array" else "{")
 
 
-def _shown(value: Any) -> str:
+def _describe(value: Any) -> str:
     return "missing" if value is None else str(value) or "empty"

@@ -16,9 +16,9 @@ from poundcake.stackstorm.rules import RuleEnforcement, TriggerInstance
 from poundcake.timestamps import format_timestamp
 
 LINK = "poundcake.link"
-_LINKING = (LINK, "poundcake.begin")
-"""The actions that link the workflow whose task they are."""
-_BEFORE_ALL = datetime.min.replace(tzinfo=timezone.utc)
+_LINK_ACTIONS = (LINK, "poundcake.begin")
+"""The actions that link a workflow if they are one of its tasks."""
+_EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
 """Maximum difference between the clocks of StackStorm's hosts."""
 # Maps a status to the process that picks up executions with that status. After an outage of
@@ -37,7 +37,7 @@ class StackStorm:
     """The implementation of StackStormApi over HTTP.
 
     Args:
-        connect: Returns an st2client Client; connect(True) returns one with a new token.
+        connect: Returns an st2client Client. connect(True) returns one with a new token.
         timeout: Seconds to connect, and seconds to wait for a response.
     """
 
@@ -63,8 +63,8 @@ class StackStorm:
             StackStormError: The API cannot be reached, or responds with another error.
         """
         response = None
-        for fresh in (False, True):
-            response = self._send(path, params, fresh)
+        for renew_token in (False, True):
+            response = self._send(path, params, renew_token)
             if response.status_code != 401:
                 break
         assert response is not None
@@ -78,27 +78,29 @@ class StackStorm:
         except ValueError:
             return response.text
 
-    def _send(self, path: str, params: Mapping[str, Any], fresh: bool) -> Any:
-        """Return the response to a GET. With `fresh`, request a new token first."""
-        return self._call(fresh, lambda http, more: http.get(path, params=params, **more))
+    def _send(self, path: str, params: Mapping[str, Any], renew_token: bool) -> Any:
+        """Return the response to a GET. With `renew_token`, request a new token first."""
+        return self._call(
+            renew_token, lambda http, options: http.get(path, params=params, **options)
+        )
 
-    def _call(self, fresh: bool, send: Callable[[Any, Mapping[str, Any]], Any]) -> Any:
+    def _call(self, renew_token: bool, send: Callable[[Any, Mapping[str, Any]], Any]) -> Any:
         """Return the response to a request.
 
         Args:
-            fresh: Whether to request a new token first.
+            renew_token: Whether to request a new token first.
             send: Sends the request with st2client's HTTP client and these arguments.
         """
         try:
-            client = self._connect(fresh)
-            more = {
+            client = self._connect(renew_token)
+            options = {
                 "timeout": self._timeout,
                 "token": client.token or os.environ.get("ST2_AUTH_TOKEN"),
                 "api_key": client.api_key,
             }
-            response = send(client.executions.client, more)
+            response = send(client.executions.client, options)
         # requests, st2client and, in a sensor, the creation of a token raise many types of error.
-        # Each of them means that the request failed.
+        # Each of these errors means that the request failed.
         except Exception as error:
             text = f"{type(error).__name__}: {_first_line(error)}"
             raise StackStormError(text, timed_out=_is_read_timeout(error)) from None
@@ -128,8 +130,8 @@ class StackStorm:
 
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
         """Return executions by id, without those that are missing in the API's list."""
-        parsed = (Execution.parse(item) for item in self._executions(ids))
-        return {execution.id: execution for execution in parsed if execution}
+        executions = (Execution.parse(item) for item in self._executions(ids))
+        return {execution.id: execution for execution in executions if execution}
 
     def _executions(self, ids: Sequence[str]) -> list[Any]:
         items: list[Any] = []
@@ -148,21 +150,21 @@ class StackStorm:
 
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""
-        listed = self._list("/executions", parent=execution_id)
-        children = [child for child in map(Execution.parse, listed) if child]
-        return sorted(children, key=lambda child: child.started_at or _BEFORE_ALL)
+        items = self._list("/executions", parent=execution_id)
+        children = [child for child in map(Execution.parse, items) if child]
+        return sorted(children, key=lambda child: child.started_at or _EARLIEST)
 
     def pending_inquiries(self) -> list[Execution]:
         """Return the newest inquiries of core.ask that wait for an answer."""
-        listed = self.get(
+        items = self.get(
             "/executions",
             action="core.ask",
             status="pending",
             sort_desc="timestamp",
             limit=_PAGE,
         )
-        found = map(Execution.parse, listed if isinstance(listed, list) else [])
-        return [inquiry for inquiry in found if inquiry]
+        inquiries = map(Execution.parse, items if isinstance(items, list) else [])
+        return [inquiry for inquiry in inquiries if inquiry]
 
     def respond(self, inquiry_id: str, response: Mapping[str, Any]) -> None:
         """Answer an inquiry as the user of this execution.
@@ -172,13 +174,13 @@ class StackStorm:
         """
         path = f"/inquiries/{quote(inquiry_id, safe='')}"
         body = {"id": inquiry_id, "response": dict(response)}
-        answer = self._call(False, lambda http, more: http.put(path, body, **more))
-        if answer.status_code >= 400:
-            message = f"PUT {path}: {answer.status_code} {_error_text(answer)}"
-            raise StackStormError(message, answer.status_code)
+        reply = self._call(False, lambda http, options: http.put(path, body, **options))
+        if reply.status_code >= 400:
+            message = f"PUT {path}: {reply.status_code} {_error_text(reply)}"
+            raise StackStormError(message, reply.status_code)
 
-    def _newest(self, action: str, since: datetime, **query: str) -> Execution | None:
-        found = self.get(
+    def _newest_execution(self, action: str, since: datetime, **query: str) -> Execution | None:
+        items = self.get(
             "/executions",
             action=action,
             timestamp_gt=format_timestamp(since - CLOCK_ALLOWANCE),
@@ -186,7 +188,7 @@ class StackStorm:
             limit=1,
             **query,
         )
-        return Execution.parse(found[0]) if isinstance(found, list) and found else None
+        return Execution.parse(items[0]) if isinstance(items, list) and items else None
 
     # -- the rules engine
 
@@ -194,40 +196,42 @@ class StackStorm:
         self, trigger: str, after: datetime, before: datetime | None
     ) -> Page[TriggerInstance]:
         """Return the newest instances of a trigger between two times, newest first."""
-        window = _window("timestamp", after, before)
-        answer = self._list("/triggerinstances", trigger=trigger, **window)
-        found = [TriggerInstance.parse(item) for item in answer]
+        window = _time_window("timestamp", after, before)
+        items = self._list("/triggerinstances", trigger=trigger, **window)
+        instances = [TriggerInstance.parse(item) for item in items]
         # StackStorm stores these times in milliseconds.
-        step = timedelta(milliseconds=1)
-        return _page(found, before, step, lambda instance: instance.occurred_at)
+        resolution = timedelta(milliseconds=1)
+        return _make_page(instances, before, resolution, lambda instance: instance.occurred_at)
 
     def get_triggers(self, ids: Sequence[str]) -> Mapping[str, TriggerInstance]:
         """Return trigger instances by id, without those that StackStorm does not have."""
-        found: dict[str, TriggerInstance] = {}
+        instances: dict[str, TriggerInstance] = {}
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
             for item in self._list("/triggerinstances", id=",".join(page)):
                 instance = TriggerInstance.parse(item)
                 if instance and instance.id in page:
-                    found[instance.id] = instance
-        return found
+                    instances[instance.id] = instance
+        return instances
 
     def list_enforcements(self, after: datetime, before: datetime | None) -> Page[RuleEnforcement]:
         """Return the newest enforcements of all rules between two times, newest first."""
-        answer = self._list("/ruleenforcements", **_window("enforced_at", after, before))
-        found = [RuleEnforcement.parse(item) for item in answer]
-        step = timedelta(microseconds=1)
-        return _page(found, before, step, lambda enforcement: enforcement.enforced_at)
+        items = self._list("/ruleenforcements", **_time_window("enforced_at", after, before))
+        enforcements = [RuleEnforcement.parse(item) for item in items]
+        resolution = timedelta(microseconds=1)
+        return _make_page(
+            enforcements, before, resolution, lambda enforcement: enforcement.enforced_at
+        )
 
     def get_enforcements(self, trigger_instance_id: str) -> list[RuleEnforcement]:
         """Return the rule enforcements of a trigger instance."""
-        answer = self._list("/ruleenforcements", trigger_instance=trigger_instance_id)
-        parsed = (RuleEnforcement.parse(item) for item in answer)
-        return [found for found in parsed if found]
+        items = self._list("/ruleenforcements", trigger_instance=trigger_instance_id)
+        enforcements = (RuleEnforcement.parse(item) for item in items)
+        return [enforcement for enforcement in enforcements if enforcement]
 
     def _list(self, path: str, **params: Any) -> list[Any]:
-        answer = self.get(path, limit=_PAGE, **params)
-        return answer if isinstance(answer, list) else []
+        items = self.get(path, limit=_PAGE, **params)
+        return items if isinstance(items, list) else []
 
     # -- the installation
 
@@ -238,7 +242,7 @@ class StackStorm:
         try:
             text = self.get(f"/actions/views/entry_point/{quote(action, safe='')}")
             tasks = yaml.safe_load(text)["tasks"]
-            return any(task.get("action") in _LINKING for task in tasks.values())
+            return any(task.get("action") in _LINK_ACTIONS for task in tasks.values())
         except StackStormError as error:
             if error.is_outage or error.timed_out:
                 raise
@@ -249,27 +253,27 @@ class StackStorm:
     def problem_with(self, rule: str, action: str) -> str:
         """Return why a rule cannot start its action, or '' if nothing prevents it."""
         for kind, ref in (("rules", rule), ("actions", action)):
-            found = self.get(f"/{kind}/{ref}")
-            if not found:
+            document = self.get(f"/{kind}/{ref}")
+            if not document:
                 return f"{kind[:-1]} {ref} is missing: install the pack again"
-            if not found.get("enabled"):
+            if not document.get("enabled"):
                 hint = f"st2 {kind[:-1]} enable {ref}"
                 return f"{kind[:-1]} {ref} is disabled: {hint}"
         return ""
 
     def last_failure(self, action: str, since: datetime) -> str:
         """Return why the newest failed execution of an action failed, or '' if none failed."""
-        found = self._newest(action, since, status="failed")
-        return failure_reason(found.result) if found else ""
+        execution = self._newest_execution(action, since, status="failed")
+        return failure_reason(execution.result) if execution else ""
 
     def stuck_execution(self, action: str, since: datetime) -> str:
         """Return an error if no process picked up an action's newest execution, otherwise ''."""
-        found = self._newest(action, since)
-        process = _PICKED_UP_BY.get(found.status) if found else None
-        if found is None or process is None:
+        execution = self._newest_execution(action, since)
+        process = _PICKED_UP_BY.get(execution.status) if execution else None
+        if execution is None or process is None:
             return ""
         return (
-            f"execution {found.id} of {action} stays {found.status}: "
+            f"execution {execution.id} of {action} stays {execution.status}: "
             f"st2ctl restart-component {process}"
         )
 
@@ -278,8 +282,8 @@ def in_action(config: Config) -> StackStorm:
     """Return the client for an action, which uses the token of its execution."""
     clients: list[Any] = []
 
-    def connect(fresh: bool) -> Any:
-        if fresh or not clients:
+    def connect(renew_token: bool) -> Any:
+        if renew_token or not clients:
             url = os.environ.get("ST2_ACTION_API_URL") or os.environ.get("ST2_API_URL") or ""
             token = os.environ.get("ST2_ACTION_AUTH_TOKEN") or os.environ.get("ST2_AUTH_TOKEN")
             clients[:] = [_client(config, url, token)]
@@ -298,12 +302,12 @@ def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> Stac
         sensor_service: The service that StackStorm passes to the sensor.
     """
 
-    def connect(fresh: bool) -> Any:
+    def connect(renew_token: bool) -> Any:
         config = current_config()
         if config.st2_api_key:
             return _client(config, os.environ.get("ST2_API_URL") or "", None)
         service = sensor_service.datastore_service
-        if fresh:
+        if renew_token:
             service._client = None
         return service.get_api_client()
 
@@ -318,17 +322,17 @@ def _client(config: Config, api_url: str, token: str | None) -> Any:
     return Client(api_url=config.st2_api_url or api_url, token=token)
 
 
-def _window(name: str, after: datetime, before: datetime | None) -> dict[str, str]:
+def _time_window(name: str, after: datetime, before: datetime | None) -> dict[str, str]:
     window = {f"{name}_gt": format_timestamp(after)}
     if before:
         window[f"{name}_lt"] = format_timestamp(before)
     return window
 
 
-def _page(
-    found: Sequence[Item | None],
+def _make_page(
+    entries: Sequence[Item | None],
     before: datetime | None,
-    step: timedelta,
+    resolution: timedelta,
     time_of: Callable[[Item], datetime | None],
 ) -> Page[Item]:
     """Return a page of the readable entries.
@@ -336,20 +340,20 @@ def _page(
     The next page begins at a time, not at an offset, because large offsets are slow.
 
     Args:
-        found: The parsed entries; None for an unreadable one.
+        entries: The parsed entries; None for an unreadable one.
         before: The end of the time range that was requested.
-        step: The resolution of StackStorm's times. The next page repeats the entries with the
+        resolution: The resolution of StackStorm's times. The next page repeats the entries with the
             oldest time, because this page may lack some of them.
         time_of: Returns the time of an entry.
     """
-    items = [item for item in found if item is not None]
-    older = None
-    moments = [moment for moment in map(time_of, items) if moment]
-    if len(found) >= _PAGE and moments:
-        older = min(moments) + step
-        if before and older >= before:  # all entries of the page have the same time
-            older = before - step
-    return Page(items, older, len(found) - len(items))
+    items = [item for item in entries if item is not None]
+    next_before = None
+    times = [timestamp for timestamp in map(time_of, items) if timestamp]
+    if len(entries) >= _PAGE and times:
+        next_before = min(times) + resolution
+        if before and next_before >= before:  # all entries of the page have the same time
+            next_before = before - resolution
+    return Page(items, next_before, len(entries) - len(items))
 
 
 def _is_read_timeout(error: Exception) -> bool:

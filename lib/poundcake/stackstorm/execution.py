@@ -157,8 +157,8 @@ def failure_reason(result: Any) -> str:
 
 def _workflow_error(error: Mapping[str, Any]) -> str:
     # Orquesta's own message states only that the task failed; the task's result contains the cause.
-    task, inner = error.get("task_id"), error.get("result")
-    reason = failure_reason(inner) if isinstance(inner, dict) else ""
+    task, task_result = error.get("task_id"), error.get("result")
+    reason = failure_reason(task_result) if isinstance(task_result, dict) else ""
     reason = reason or str(error.get("message") or "")[:_MAX_REASON]
     return f"task {task}: {reason}" if task and reason else reason
 

@@ -19,8 +19,8 @@ def value(answer: Any, *path: str) -> Any:
 
 def text(answer: Any, *path: str) -> str:
     """Return the string at a path, or '' if there is none."""
-    found = value(answer, *path)
-    return found if isinstance(found, str) else ""
+    field = value(answer, *path)
+    return field if isinstance(field, str) else ""
 
 
 def moment(answer: Any, *path: str) -> datetime | None:

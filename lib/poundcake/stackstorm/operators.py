@@ -1,6 +1,6 @@
-"""StackStorm's operators of rule criteria: the value on the left, the pattern on the right.
+"""StackStorm's operators for rule criteria. Each compares the trigger's value with a pattern.
 
-The criteria `search`, `timediff_lt` and `timediff_gt` are left out.
+The operators `search`, `timediff_lt` and `timediff_gt` are left out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import fnmatch
 import re
 from typing import Any, Callable
 
-# As in StackStorm, text comparisons raise if the left side is null, and the rule fails.
+# As in StackStorm, text comparisons raise an error if the value is null, and the rule fails.
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "matchwildcard": fnmatch.fnmatch,
     "matchregex": lambda value, pattern: re.match(pattern, value, re.DOTALL) is not None,
@@ -33,7 +33,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "inside": lambda value, pattern: value in pattern,
     "ninside": lambda value, pattern: value not in pattern,
 }
-SHORT = {
+ABBREVIATIONS = {
     "eq": "equals",
     "neq": "nequals",
     "ieq": "iequals",
@@ -42,4 +42,4 @@ SHORT = {
     "in": "inside",
     "nin": "ninside",
 }
-OPERATORS.update({short: OPERATORS[name] for short, name in SHORT.items()})
+OPERATORS.update({short: OPERATORS[name] for short, name in ABBREVIATIONS.items()})

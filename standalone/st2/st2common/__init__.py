@@ -1,1 +1,1 @@
-"""Stands in for the modules of StackStorm's st2common that the pack imports."""
+"""Replace the modules of StackStorm's st2common that the pack imports."""

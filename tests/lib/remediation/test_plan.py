@@ -311,7 +311,7 @@ class TestChecks:
                 "linux.service: service must be of type st",
             ),
             ({"with": {}}, "linux.service needs the parameter act"),
-            ({"with": {"act": "stop", "cmd": "x"}}, "linux.service does not let anybody set cmd"),
+            ({"with": {"act": "stop", "cmd": "x"}}, "linux.service does not accept cmd"),
             ({"evidence": ["mypack.look"]}, "StackStorm has no action mypack.look"),
             ({"check": ["action:mypack.look"]}, "StackStorm has no action mypack.look"),
         ],

@@ -104,19 +104,19 @@ def report(**tasks):
             {"link": LINKED},
             "failed",
             "alert",
-            "the alert could not be read; its task says why",
+            "the alert could not be read; the task alert says why",
         ),
         (
             {"link": LINKED, "alert": "failed"},
             "failed",
             "alert",
-            "the alert could not be read; its task says why",
+            "the alert could not be read; the task alert says why",
         ),
         (
             {"link": LINKED, "alert": ALLOWED, "evidence": "failed"},
             "failed",
             "evidence",
-            "the host could not be checked; its task says why",
+            "the host could not be checked; the task evidence says why",
         ),
         (
             {"link": LINKED, "alert": DRY_RUN, "evidence": DOWN},
@@ -324,7 +324,7 @@ def test_a_change_that_could_not_be_reserved_is_a_failure():
     result = report(link=LINKED, alert=ALLOWED, reserve="failed")
     assert (result["status"], result["stage"], result["mutated"]) == ("failed", "refused", False)
     assert result["message"] == (
-        "the change could not be reserved, so nothing was changed; its task says why"
+        "the change could not be reserved, so nothing was changed; the task reserve says why"
     )
 
 

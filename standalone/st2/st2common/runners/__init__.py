@@ -1,1 +1,1 @@
-"""Stands in for StackStorm's package of this name."""
+"""Replace StackStorm's package of the same name."""

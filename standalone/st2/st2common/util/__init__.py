@@ -1,1 +1,1 @@
-"""Stands in for the package of this name: standalone.sensors adds what the pack imports."""
+"""Replace StackStorm's package of the same name. standalone.sensors adds its only module."""

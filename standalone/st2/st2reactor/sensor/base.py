@@ -1,4 +1,4 @@
-"""Stands in for StackStorm's module of this name where StackStorm is not installed."""
+"""Replace StackStorm's module of the same name if StackStorm is not installed."""
 
 from __future__ import annotations
 
