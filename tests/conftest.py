@@ -71,7 +71,7 @@ LONG_TESTS = (
     "tests/lib/endpoint/test_through_proxies.py::*-not reusing*",
     "tests/lib/trail/queries/test_bounded_search.py::*mariadb*",
     "tests/lib/trail/test_copy_trail.py::TestKilled::*",
-    "tests/lib/trail/test_copy_trail.py::test_a_long_history_in_bounded_memory",
+    "tests/lib/trail/test_copy_trail.py::test_a_long_history_is_copied_in_bounded_memory",
     "tests/lib/trail/test_migrations.py::TestKilled::*",
     "tests/lib/trail/test_purge.py::TestPlans::*",
     "tests/scenarios/test_another_database.py::*",

@@ -958,7 +958,8 @@ ONE_REMEDIATION = [
         "an alert name has a limit per hour",
         Returns(LIMITS + "_rate_limit_of", "None"),
         test(
-            RECORD_TESTS + "TestLimits::test_a_rate_limit_holds_further_alerts_of_the_name_back",
+            RECORD_TESTS
+            + "TestLimits::test_a_rate_limit_holds_back_further_alerts_with_the_same_name",
             "sqlite",
         ),
     ),
@@ -976,7 +977,7 @@ ONE_REMEDIATION = [
         Edit("poundcake.trail.claims:_link", "_ if claimant.changes else None", "key"),
         test(
             "tests/lib/trail/test_claims.py::"
-            "TestLink::test_an_execution_that_changes_nothing_takes_no_claim",
+            "TestLink::test_an_execution_without_a_change_takes_no_claim",
             "sqlite",
         ),
     ),
@@ -1065,7 +1066,7 @@ ONE_REMEDIATION = [
         ),
         test(
             "tests/lib/trail/test_claims.py::"
-            "TestHostCooldown::test_instances_of_the_same_host_share_it",
+            "TestHostCooldown::test_instances_of_the_same_host_share_the_cooldown",
             "sqlite",
         ),
     ),
@@ -1074,7 +1075,7 @@ ONE_REMEDIATION = [
         Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
         test(
             "tests/lib/trail/test_purge.py::TestRefused::"
-            "test_requests_that_came_after_the_clock_jumped_prove_nothing"
+            "test_requests_received_after_the_clock_jumped_are_no_proof"
         ),
     ),
 ]

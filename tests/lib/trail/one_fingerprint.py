@@ -33,49 +33,54 @@ class OneFingerprint:
         return decision
 
     def confirm(self, alert, now):
-        """Decide about a long unconfirmed incident, as a round of sync does.
+        """Decide about an incident that has been unconfirmed for long, as a round of sync does.
 
         Args:
             alert: The alert that opened the incident.
             now: The time of the round.
         """
-        held = self.incident
-        if held is None or held.outcome != Outcome.UNCONFIRMED:
+        incident = self.incident
+        if incident is None or incident.outcome != Outcome.UNCONFIRMED:
             return None
         if now - self.opened_at < admission.CONFIRM_AFTER:
             return None
-        decision = admission.decide_confirmed(held, self.situation(now))
-        self.apply(alert, decision, held.last_seen_at, now)
+        decision = admission.decide_confirmed(incident, self.situation(now))
+        self.apply(alert, decision, incident.last_seen_at, now)
         return decision
 
     def situation(self, now, may_start=True):
-        cools = self.admitted_at is not None and now < self.admitted_at + self.cooldown
-        limit = Limit(Outcome.COOLDOWN, "until later", now) if cools else None
+        in_cooldown = self.admitted_at is not None and now < self.admitted_at + self.cooldown
+        limit = Limit(Outcome.COOLDOWN, "until later", now) if in_cooldown else None
         return Situation(
             self.incident, SKEW, list(self.resolves), limit, may_start, self.episodes.copy()
         )
 
-    def apply(self, alert, found, heard_at, now):
-        before, is_new = self.incident, found.opens and found.episode not in self.episodes
-        if found.closes:
+    def apply(self, alert, decision, received_at, now):
+        before, is_new = self.incident, decision.opens and decision.episode not in self.episodes
+        if decision.closes:
             assert before is not None
             self.incident = None
-        if found.opens:
+        if decision.opens:
             assert self.incident is None, "two incidents are open"
-            is_same = before and before.episode == found.episode
-            assert is_new or is_same, f"two incidents have the name {found.episode}"
+            is_same = before and before.episode == decision.episode
+            assert is_new or is_same, f"two incidents have the name {decision.episode}"
             self.opened_at = now
             self.incident = OpenIncident(
-                "r", found.episode, found.starts_at, found.outcome, heard_at, alert.starts_at
+                "r",
+                decision.episode,
+                decision.starts_at,
+                decision.outcome,
+                received_at,
+                alert.starts_at,
             )
-        if found.episode:
-            self.episodes.add(found.episode)
-        continues = before and found.episode == before.episode
+        if decision.episode:
+            self.episodes.add(decision.episode)
+        continues = before and decision.episode == before.episode
         if self.incident and alert.status == "firing" and continues:
             self.incident = replace(
                 self.incident,
-                last_seen_at=max(before.last_seen_at, heard_at),
+                last_seen_at=max(before.last_seen_at, received_at),
                 sender_starts_at=before.sender_starts_at or alert.starts_at,
             )
-        if found.outcome == Outcome.ADMITTED:
+        if decision.outcome == Outcome.ADMITTED:
             self.admitted_at = now

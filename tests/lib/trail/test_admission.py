@@ -1,4 +1,4 @@
-"""Which alerts may start a remediation: each outcome with its reason, and sequences of them."""
+"""Admission: each outcome of an alert with its reason, and sequences of outcomes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def incident(outcome=Outcome.ADMITTED, **more):
 
 
 OPEN = incident()
-HELD = incident(Outcome.COOLDOWN)
+HELD_BACK = incident(Outcome.COOLDOWN)
 UNCONFIRMED = incident(Outcome.UNCONFIRMED)
 OBSERVED = incident(Outcome.OBSERVED)
 LIMIT = Limit(Outcome.RATE_LIMITED, "limit of 1 an hour", later(3600))
@@ -57,13 +57,13 @@ def resolved(ends_at=None, starts_at=NOON, **more):
     )
 
 
-def choose(alert, incident=None, resolves=(), limit=None, received_at=later(60), **more):
+def decide_alert(alert, incident=None, resolves=(), limit=None, received_at=later(60), **more):
     return decide(alert, received_at, Situation(incident, SKEW, resolves, limit, **more))
 
 
 class TestFiring:
     def test_a_new_alert_is_admitted(self):
-        decision = choose(firing())
+        decision = decide_alert(firing())
         assert (decision.outcome, decision.episode, decision.starts_at) == (
             "admitted",
             OPEN.episode,
@@ -72,7 +72,7 @@ class TestFiring:
         assert decision.opens and not decision.closes
 
     def test_an_alert_without_a_start_begins_when_it_was_received(self):
-        decision = choose(firing(starts_at=None), received_at=NOON)
+        decision = decide_alert(firing(starts_at=None), received_at=NOON)
         assert (decision.outcome, decision.episode, decision.starts_at) == (
             "admitted",
             OPEN.episode,
@@ -81,14 +81,14 @@ class TestFiring:
 
     @pytest.mark.parametrize("start", [later(60.000001), later(10**8), None])
     def test_a_start_in_the_future_is_replaced_by_the_time_of_receipt(self, start):
-        decision = choose(firing(start))
+        decision = decide_alert(firing(start))
         assert (decision.outcome, decision.starts_at) == ("admitted", later(60))
         assert decision.episode == f"fp-{START + 60_000}"
 
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(1), later(120), None])
     def test_a_repeat_is_a_duplicate_with_the_incidents_episode(self, start):
-        """Regardless of limits and earlier resolves."""
-        decision = choose(firing(start), OPEN, [Resolve(later(500), later(50))], LIMIT)
+        """Limits and earlier resolves do not matter."""
+        decision = decide_alert(firing(start), OPEN, [Resolve(later(500), later(50))], LIMIT)
         assert (decision.outcome, decision.episode) == ("duplicate", OPEN.episode)
         assert decision.reason == "duplicate of the-first"
         assert not decision.opens and not decision.closes and not decision.held_until
@@ -96,26 +96,26 @@ class TestFiring:
     @pytest.mark.parametrize("start", [later(10**6), None])
     def test_starts_are_compared_with_those_of_the_same_sender_only(self, start):
         unknown = incident(sender_starts_at=None)
-        assert choose(firing(later(10**6)), unknown).outcome == "duplicate"
+        assert decide_alert(firing(later(10**6)), unknown).outcome == "duplicate"
         ahead = incident(sender_starts_at=later(10**6))
-        assert choose(firing(start), ahead).outcome == "duplicate"
+        assert decide_alert(firing(start), ahead).outcome == "duplicate"
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600])
     def test_the_opening_start_never_supersedes_the_incident(self, ahead):
         """In between, a peer sends an earlier start, and its clock may be an hour ahead."""
-        recorded = OneFingerprint()
+        state = OneFingerprint()
         for seconds, start in ((0, 0), (60, -900), (120, 0), (180, 120)):
             received_at = later(seconds)
-            recorded.decide(firing(later(start + ahead)), received_at, received_at)
-        assert len(recorded.episodes) == 1
-        decision = recorded.decide(firing(later(120.001 + ahead)), later(240), later(240))
+            state.decide(firing(later(start + ahead)), received_at, received_at)
+        assert len(state.episodes) == 1
+        decision = state.decide(firing(later(120.001 + ahead)), later(240), later(240))
         assert decision.ended_by == "superseded"
 
     def test_an_alert_that_supersedes_an_unconfirmed_incident_may_be_stale(self):
-        """One peer has an old start, and the other reports that the new occurrence has ended."""
-        recorded = OneFingerprint()
+        """One peer sends an old start, the other reports the end of the new occurrence."""
+        state = OneFingerprint()
         outcomes = [
-            recorded.decide(alert, later(second), later(second)).outcome
+            state.decide(alert, later(second), later(second)).outcome
             for second, alert in (
                 (600, firing(later(600))),
                 (630, resolved(later(630))),
@@ -125,21 +125,21 @@ class TestFiring:
             )
         ]
         assert outcomes == ["admitted", "resolved", "unconfirmed", "unconfirmed", "admitted"]
-        late = recorded.decide(resolved(later(730)), later(730), later(730))
-        assert late.outcome == "resolved"
+        decision = state.decide(resolved(later(730)), later(730), later(730))
+        assert decision.outcome == "resolved"
 
     def test_an_alert_overtaken_by_its_resolve_supersedes_nothing(self):
-        decision = choose(firing(later(500)), OPEN, [Resolve(later(600), later(61))])
+        decision = decide_alert(firing(later(500)), OPEN, [Resolve(later(600), later(61))])
         assert (decision.outcome, decision.opens, decision.closes) == ("duplicate", False, False)
 
     def test_a_late_copy_does_not_make_a_late_resolve_end_the_next_occurrence(self):
-        recorded = OneFingerprint()
+        state = OneFingerprint()
         for second, alert in enumerate([firing(later(600)), firing(), resolved(later(60))], 700):
-            decision = recorded.decide(alert, later(second), later(second))
+            decision = state.decide(alert, later(second), later(second))
         assert decision.reason.startswith("ended before")
 
     def test_a_start_beyond_the_skew_supersedes(self):
-        decision = choose(firing(later(120.000001)), OPEN, received_at=later(200))
+        decision = decide_alert(firing(later(120.000001)), OPEN, received_at=later(200))
         assert (decision.outcome, decision.opens, decision.closes) == ("admitted", True, True)
         assert decision.ended_by == "superseded"
         assert "supersedes " + OPEN.episode in decision.reason
@@ -160,29 +160,29 @@ class TestFiring:
             (later(-1), later(60), "admitted"),
         ],
     )
-    @pytest.mark.parametrize("incident", [None, HELD, UNCONFIRMED])
+    @pytest.mark.parametrize("incident", [None, HELD_BACK, UNCONFIRMED])
     def test_a_recorded_resolve_decides_about_a_firing_alert(
         self, ends_at, received_at, outcome, incident
     ):
-        decision = choose(firing(), incident, [Resolve(ends_at, received_at)])
+        decision = decide_alert(firing(), incident, [Resolve(ends_at, received_at)])
         assert decision.outcome == outcome
         assert decision.reason.startswith("late") is (outcome == "duplicate")
         if incident is None:
             assert decision.opens is (outcome != "duplicate")
         assert decision.closes is decision.opens or incident is None
 
-    def test_an_unknown_start_belongs_to_any_resolve(self):
+    def test_a_firing_alert_without_a_start_matches_any_resolve(self):
         resolve = Resolve(later(-(10**6)), later(50))
-        assert choose(firing(None), None, [resolve]).outcome == "unconfirmed"
+        assert decide_alert(firing(None), None, [resolve]).outcome == "unconfirmed"
 
     def test_the_newest_resolve_decides(self):
         resolves = [Resolve(NOON, later(50)), Resolve(NOON, later(70)), Resolve(NOON, later(-300))]
-        assert choose(firing(), None, resolves).outcome == "duplicate"
-        assert choose(firing(), None, resolves[::2]).outcome == "unconfirmed"
-        assert choose(firing(), None, resolves[2:]).outcome == "admitted"
+        assert decide_alert(firing(), None, resolves).outcome == "duplicate"
+        assert decide_alert(firing(), None, resolves[::2]).outcome == "unconfirmed"
+        assert decide_alert(firing(), None, resolves[2:]).outcome == "admitted"
 
-    def test_an_unconfirmed_alert_opens_an_incident_and_starts_nothing(self):
-        decision = choose(firing(), None, [Resolve(NOON, later(50))], LIMIT)
+    def test_an_unconfirmed_alert_opens_an_incident_without_a_remediation(self):
+        decision = decide_alert(firing(), None, [Resolve(NOON, later(50))], LIMIT)
         assert (decision.outcome, decision.opens, decision.held_until) == (
             "unconfirmed",
             True,
@@ -190,45 +190,47 @@ class TestFiring:
         )
         assert decision.reason.startswith("fires 10 s after its resolve")
 
-    def test_it_takes_over_an_observed_incident(self):
+    def test_an_unconfirmed_alert_takes_over_an_observed_incident(self):
         """Otherwise, nothing would confirm the incident after 6 min."""
-        decision = choose(firing(), OBSERVED, [Resolve(NOON, later(50))])
+        decision = decide_alert(firing(), OBSERVED, [Resolve(NOON, later(50))])
         assert (decision.outcome, decision.opens, decision.closes) == ("unconfirmed", True, True)
         assert (decision.episode, decision.ended_by) == (OPEN.episode, None)
-        again = choose(firing(), UNCONFIRMED, [Resolve(NOON, later(50))])
-        assert (again.outcome, again.opens, again.closes) == ("unconfirmed", False, False)
+        repeat = decide_alert(firing(), UNCONFIRMED, [Resolve(NOON, later(50))])
+        assert (repeat.outcome, repeat.opens, repeat.closes) == ("unconfirmed", False, False)
 
-    @pytest.mark.parametrize("before", [HELD, UNCONFIRMED, OBSERVED])
-    def test_a_limit_holds_back_an_incident_that_waited(self, before):
-        decision = choose(firing(), before, limit=LIMIT)
+    @pytest.mark.parametrize("open_incident", [HELD_BACK, UNCONFIRMED, OBSERVED])
+    def test_a_limit_holds_back_an_incident_that_waited(self, open_incident):
+        decision = decide_alert(firing(), open_incident, limit=LIMIT)
         assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", False, False)
 
-    @pytest.mark.parametrize("before", [None, HELD, UNCONFIRMED, OBSERVED])
+    @pytest.mark.parametrize("open_incident", [None, HELD_BACK, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("limit", [None, LIMIT])
-    def test_an_unlisted_receiver_is_observed(self, before, limit):
-        decision = choose(firing(), before, [Resolve(NOON, later(50))], limit, may_start=False)
-        assert (decision.outcome, decision.opens) == ("observed", before is None)
+    def test_an_unlisted_receiver_is_observed(self, open_incident, limit):
+        decision = decide_alert(
+            firing(), open_incident, [Resolve(NOON, later(50))], limit, may_start=False
+        )
+        assert (decision.outcome, decision.opens) == ("observed", open_incident is None)
         assert "receivers" in decision.reason and not decision.held_until
-        assert choose(firing(), OPEN, may_start=False).outcome == "duplicate"
+        assert decide_alert(firing(), OPEN, may_start=False).outcome == "duplicate"
 
     def test_an_unlisted_receiver_still_supersedes(self):
-        decision = choose(firing(later(500)), OPEN, may_start=False, received_at=later(500))
+        decision = decide_alert(firing(later(500)), OPEN, may_start=False, received_at=later(500))
         assert (decision.outcome, decision.opens, decision.closes) == ("observed", True, True)
 
     @pytest.mark.parametrize("outcome", [Outcome.COOLDOWN, Outcome.UNCONFIRMED, Outcome.OBSERVED])
     def test_nothing_is_started_for_an_acknowledged_incident(self, outcome):
-        decision = choose(firing(), incident(outcome, acknowledged_by="anna"))
+        decision = decide_alert(firing(), incident(outcome, acknowledged_by="anna"))
         assert (decision.outcome, decision.reason) == (outcome, "acknowledged by anna")
         assert not decision.opens and not decision.closes
 
     def test_the_name_of_an_ended_episode_is_not_reused(self):
-        known = {OPEN.episode, f"fp-{START + 60_000}"}
-        decision = choose(firing(), known_episodes=known)
+        ended_episodes = {OPEN.episode, f"fp-{START + 60_000}"}
+        decision = decide_alert(firing(), known_episodes=ended_episodes)
         assert (decision.outcome, decision.starts_at) == ("admitted", NOON)
         assert decision.episode == f"fp-{START + 60_001}"
 
     def test_a_held_back_alert_still_opens_an_incident(self):
-        decision = choose(firing(), None, limit=LIMIT)
+        decision = decide_alert(firing(), None, limit=LIMIT)
         assert (decision.outcome, decision.reason) == ("rate_limited", LIMIT.reason)
         assert (decision.opens, decision.episode, decision.held_until) == (
             True,
@@ -237,12 +239,12 @@ class TestFiring:
         )
 
     def test_a_repeat_of_a_held_back_alert_is_held_back(self):
-        decision = choose(firing(), HELD, limit=LIMIT)
+        decision = decide_alert(firing(), HELD_BACK, limit=LIMIT)
         assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", False, False)
         assert (decision.episode, decision.held_until) == (OPEN.episode, later(3600))
 
     def test_the_first_notification_after_a_limit_is_admitted_under_the_incidents_name(self):
-        decision = choose(firing(later(60)), HELD)
+        decision = decide_alert(firing(later(60)), HELD_BACK)
         assert (decision.outcome, decision.episode, decision.starts_at) == (
             "admitted",
             OPEN.episode,
@@ -252,96 +254,103 @@ class TestFiring:
         assert decision.reason == "first notification after cooldown"
 
     def test_a_held_back_successor_supersedes_too(self):
-        decision = choose(firing(later(500)), OPEN, limit=LIMIT, received_at=later(500))
+        decision = decide_alert(firing(later(500)), OPEN, limit=LIMIT, received_at=later(500))
         assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", True, True)
         assert decision.held_until == later(3600)
 
     @pytest.mark.parametrize("start", [datetime.datetime.max.replace(tzinfo=UTC), NOON])
     @pytest.mark.parametrize("other", [datetime.datetime.min.replace(year=2, tzinfo=UTC), None])
     def test_extreme_times_are_accepted(self, start, other):
-        opened = incident(starts_at=start, sender_starts_at=start)
+        open_incident = incident(starts_at=start, sender_starts_at=start)
         for moment in (other, start, datetime.datetime.max.replace(tzinfo=UTC)):
-            choose(firing(moment), opened, [Resolve(other, later(50))])
-            choose(resolved(moment, moment), opened)
+            decide_alert(firing(moment), open_incident, [Resolve(other, later(50))])
+            decide_alert(resolved(moment, moment), open_incident)
 
 
 class TestResolved:
     @pytest.mark.parametrize("ends_at", [None, NOON, later(1), later(10**8)])
-    @pytest.mark.parametrize("incident", [OPEN, HELD])
+    @pytest.mark.parametrize("incident", [OPEN, HELD_BACK])
     def test_a_resolve_has_the_episode_of_the_incident_it_closes(self, ends_at, incident):
-        decision = choose(resolved(ends_at), incident)
+        decision = decide_alert(resolved(ends_at), incident)
         assert (decision.outcome, decision.closes, decision.opens) == ("resolved", True, False)
         assert (decision.episode, decision.ended_by) == (OPEN.episode, "resolve")
         assert decision.reason == "ends the incident of the-first"
 
-    @pytest.mark.parametrize("opened", [UNCONFIRMED, OBSERVED])
+    @pytest.mark.parametrize("open_incident", [UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("may_start", [True, False])
-    def test_an_incident_unknown_to_rules_is_closed_silently(self, opened, may_start):
-        decision = choose(resolved(), opened, may_start=may_start)
-        assert (decision.outcome, decision.closes) == (opened.outcome, True)
+    def test_an_incident_unknown_to_rules_is_closed_silently(self, open_incident, may_start):
+        decision = decide_alert(resolved(), open_incident, may_start=may_start)
+        assert (decision.outcome, decision.closes) == (open_incident.outcome, True)
         assert decision.outcome not in EMITTED
 
-    def test_any_receiver_closes(self):
-        assert choose(resolved(), OPEN, may_start=False).outcome == "resolved"
+    def test_a_resolve_to_any_receiver_closes_the_incident(self):
+        assert decide_alert(resolved(), OPEN, may_start=False).outcome == "resolved"
 
     def test_a_resolve_of_an_earlier_incident_does_not_close(self):
-        decision = choose(resolved(later(-0.000001)), OPEN)
+        decision = decide_alert(resolved(later(-0.000001)), OPEN)
         assert (decision.outcome, decision.closes) == ("duplicate", False)
         assert OPEN.episode in decision.reason
 
     @pytest.mark.parametrize("seconds, closes", [(60, True), (60.000001, False)])
     def test_a_resolve_received_before_the_last_notification_does_not_close(self, seconds, closes):
-        decision = choose(resolved(later(10**6)), incident(last_seen_at=later(seconds)))
+        decision = decide_alert(resolved(later(10**6)), incident(last_seen_at=later(seconds)))
         assert decision.closes is closes
 
     def test_the_end_is_compared_with_the_start_of_the_same_sender(self):
         """The end is not compared with the time of receipt, which comes from another clock."""
-        assert choose(resolved(later(-90)), incident(sender_starts_at=None)).closes
+        assert decide_alert(resolved(later(-90)), incident(sender_starts_at=None)).closes
         slow = incident(starts_at=NOON, sender_starts_at=later(-3600))
-        assert choose(resolved(later(-3600)), slow).closes
-        assert not choose(resolved(later(-3601)), slow).closes
+        assert decide_alert(resolved(later(-3600)), slow).closes
+        assert not decide_alert(resolved(later(-3601)), slow).closes
 
-    def test_a_resolve_without_an_open_incident(self):
-        decision = choose(resolved(later(60)))
+    def test_a_resolve_without_an_open_incident_is_a_duplicate(self):
+        decision = decide_alert(resolved(later(60)))
         assert (decision.outcome, decision.reason) == ("duplicate", "no open incident")
         assert not decision.closes and not decision.opens
 
 
-@pytest.mark.parametrize("incident", [None, OPEN, HELD, UNCONFIRMED, OBSERVED])
+@pytest.mark.parametrize("incident", [None, OPEN, HELD_BACK, UNCONFIRMED, OBSERVED])
 @pytest.mark.parametrize("status", ["firing", "resolved", "?"])
 def test_a_malformed_alert_is_malformed_in_any_state(incident, status):
-    broken = Alert(0, status=status, fingerprint="fp", problem="alerts[0].status: x")
-    decision = choose(broken, incident, limit=LIMIT)
+    malformed_alert = Alert(0, status=status, fingerprint="fp", problem="alerts[0].status: x")
+    decision = decide_alert(malformed_alert, incident, limit=LIMIT)
     assert decision == Decision(Outcome.MALFORMED, "alerts[0].status: x")
 
 
 class TestReplay:
-    SENT = Original("first", later(60), "admitted", OPEN.episode, NOON)
+    ORIGINAL = Original("first", later(60), "admitted", OPEN.episode, NOON)
 
-    def choose(
-        self, alert, incident, work=Work(), limit=None, force=False, original=SENT, may_start=True
+    def replay(
+        self,
+        alert,
+        incident,
+        work=Work(),
+        limit=None,
+        force=False,
+        original=ORIGINAL,
+        may_start=True,
     ):
-        done = dict.fromkeys((OPEN.episode, original.episode), work)
+        work_by_episode = dict.fromkeys((OPEN.episode, original.episode), work)
         situation = Situation(incident, SKEW, (), limit, may_start)
-        return decide_replay(alert, original, situation, done, force)
+        return decide_replay(alert, original, situation, work_by_episode, force)
 
-    @pytest.mark.parametrize("incident", [OPEN, HELD, UNCONFIRMED, OBSERVED])
+    @pytest.mark.parametrize("incident", [OPEN, HELD_BACK, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(120), None])
     def test_a_replay_takes_over_an_unclaimed_incident(self, incident, start):
-        decision = self.choose(firing(start), incident)
+        decision = self.replay(firing(start), incident)
         assert (decision.outcome, decision.reason) == ("admitted", "replay of first")
         assert (decision.episode, decision.starts_at, decision.attempt) == (OPEN.episode, NOON, 1)
         assert decision.closes and decision.opens
 
     def test_a_limit_holds_a_replay_back_unless_it_is_forced(self):
-        decision = self.choose(firing(), OPEN, limit=LIMIT)
+        decision = self.replay(firing(), OPEN, limit=LIMIT)
         assert (decision.outcome, decision.reason) == ("rate_limited", LIMIT.reason)
         assert (decision.episode, decision.opens, decision.closes) == (OPEN.episode, False, False)
         assert decision.held_until == LIMIT.held_until
-        assert self.choose(firing(), OPEN, limit=LIMIT, force=True).outcome == "admitted"
+        assert self.replay(firing(), OPEN, limit=LIMIT, force=True).outcome == "admitted"
 
     def test_an_episode_that_was_worked_on_is_left_alone(self):
-        decision = self.choose(firing(), OPEN, Work(1, "pack.workflow (e1)"))
+        decision = self.replay(firing(), OPEN, Work(1, "pack.workflow (e1)"))
         assert (decision.outcome, decision.episode) == ("duplicate", OPEN.episode)
         assert "first: pack.workflow (e1) has worked" in decision.reason
         assert "force=true" in decision.reason
@@ -349,19 +358,19 @@ class TestReplay:
 
     def test_an_acknowledged_incident_is_not_admitted_unless_forced(self):
         acknowledged = incident(acknowledged_by="anna")
-        decision = self.choose(firing(), acknowledged)
+        decision = self.replay(firing(), acknowledged)
         assert (decision.outcome, decision.closes) == ("duplicate", False)
         assert decision.reason == "replay of first: acknowledged by anna; force=true runs it again"
-        assert self.choose(firing(), acknowledged, force=True).outcome == "admitted"
+        assert self.replay(firing(), acknowledged, force=True).outcome == "admitted"
 
     def test_an_unlisted_receiver_is_observed_unless_forced(self):
-        decision = self.choose(firing(), OPEN, may_start=False)
+        decision = self.replay(firing(), OPEN, may_start=False)
         assert (decision.outcome, decision.opens) == ("observed", False)
-        assert self.choose(firing(), OPEN, may_start=False, force=True).outcome == "admitted"
+        assert self.replay(firing(), OPEN, may_start=False, force=True).outcome == "admitted"
 
     @pytest.mark.parametrize("claimed_by, attempt", [("pack.workflow (e1)", 4), ("", 3)])
     def test_a_forced_replay_is_another_attempt(self, claimed_by, attempt):
-        decision = self.choose(firing(), OPEN, Work(3, claimed_by), force=True)
+        decision = self.replay(firing(), OPEN, Work(3, claimed_by), force=True)
         assert (decision.outcome, decision.attempt) == ("admitted", attempt)
         assert decision.closes and decision.opens
 
@@ -369,14 +378,14 @@ class TestReplay:
     def test_an_ended_incident_is_admitted_only_by_force(self, incident):
         start = later(500)
         original = Original("first", later(600), "admitted", "fp-500", start)
-        decision = self.choose(firing(start), incident, original=original)
+        decision = self.replay(firing(start), incident, original=original)
         assert (decision.outcome, decision.episode, decision.starts_at) == (
             "duplicate",
             "fp-500",
             start,
         )
         assert decision.reason == "replay of first: the incident has ended"
-        decision = self.choose(firing(start), incident, Work(2), LIMIT, True, original)
+        decision = self.replay(firing(start), incident, Work(2), LIMIT, True, original)
         assert (decision.outcome, decision.episode, decision.attempt) == ("admitted", "fp-500", 3)
         assert not decision.opens and not decision.closes
 
@@ -398,7 +407,7 @@ class TestReplay:
     def test_a_resolve_does_not_close_a_later_incident(self, incident, outcome, expected):
         original = Original("first", later(60), outcome, "", NOON)
         for force in (False, True):
-            decision = self.choose(resolved(later(10**6)), incident, force=force, original=original)
+            decision = self.replay(resolved(later(10**6)), incident, force=force, original=original)
             assert (decision.outcome, decision.reason) == expected
             assert decision.closes == (expected[0] == "resolved")
 
@@ -491,19 +500,21 @@ class Reference:
             incident["sender"] = start
 
     def outcome(self, start, now, may_start, is_open=False):
-        same = [
+        matching_resolves = [
             received
             for end, received in self.resolves
             if start is None or end is None or end >= start
         ]
-        if not (is_open and not may_start) and any(received > now for received in same):
+        if not (is_open and not may_start) and any(
+            received > now for received in matching_resolves
+        ):
             return "duplicate"
         if not may_start:
             return "observed"
-        if any(now - received < 90 for received in same):
+        if any(now - received < 90 for received in matching_resolves):
             return "unconfirmed"
-        cools = self.last_admitted is not None and now < self.last_admitted + self.cooldown
-        return "cooldown" if cools else "admitted"
+        in_cooldown = self.last_admitted is not None and now < self.last_admitted + self.cooldown
+        return "cooldown" if in_cooldown else "admitted"
 
 
 times = st.none() | st.integers(0, 1000)
@@ -524,7 +535,7 @@ notifications = st.lists(
 @settings(max_examples=500)
 @given(notifications, st.sampled_from([0, 100, 400]))
 def test_any_sequence_follows_the_rules(sequence, cooldown):
-    reference, recorded = Reference(cooldown), OneFingerprint(cooldown)
+    reference, state = Reference(cooldown), OneFingerprint(cooldown)
     for number, (status, start, end, delay, may_start) in enumerate(sequence):
         now = number * 60 + delay
         alert = Alert(
@@ -534,6 +545,6 @@ def test_any_sequence_follows_the_rules(sequence, cooldown):
             ends_at=None if end is None else later(end),
             fingerprint="fp",
         )
-        decision = recorded.decide(alert, later(now), later(now), may_start)
+        decision = state.decide(alert, later(now), later(now), may_start)
         assert decision.outcome == reference.expected(status, start, end, now, may_start)
-        assert (recorded.incident is None) == (reference.open is None)
+        assert (state.incident is None) == (reference.open is None)

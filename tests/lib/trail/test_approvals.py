@@ -18,8 +18,8 @@ RESULT = {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]}
 
 
 def inquiry(stackstorm, number=1, minutes=MINUTES, parent="paused", **more):
-    """Add an inquiry, and the workflow that asked some minutes ago."""
-    given = {
+    """Add an inquiry of some minutes ago, and its workflow."""
+    fields = {
         "id": f"i{number}",
         "status": "pending",
         "action": "core.ask",
@@ -29,9 +29,9 @@ def inquiry(stackstorm, number=1, minutes=MINUTES, parent="paused", **more):
         "result": RESULT,
         **more,
     }
-    found = stackstorm.executions[given["id"]] = Execution(**given)
+    execution = stackstorm.executions[fields["id"]] = Execution(**fields)
     stackstorm.executions[f"w{number}"] = Execution(f"w{number}", parent)
-    return found
+    return execution
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def sync_round():
     return types.SimpleNamespace(notes=notes, note=notes.append)
 
 
-def answered(stackstorm, sync_round):
-    """Run the step of sync, and return the answers that it gave."""
+def run_step(stackstorm, sync_round):
+    """Run the step of sync, and return the answers that it sent."""
     count = expire_approvals(sync_round, stackstorm, load({"approval_minutes": MINUTES}))
     assert count == len(stackstorm.answers) - len(sync_round.notes)
     return stackstorm.answers
@@ -55,11 +55,11 @@ def answered(stackstorm, sync_round):
 def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round):
     inquiry(stackstorm, 1, MINUTES)
     inquiry(stackstorm, 2, MINUTES - 1)
-    assert answered(stackstorm, sync_round) == [("i1", {"approve": False})]
+    assert run_step(stackstorm, sync_round) == [("i1", {"approve": False})]
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "fields",
     [
         {"result": {"route": "other"}},
         {"result": None},
@@ -69,16 +69,16 @@ def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round)
         {"parent": "canceling"},
     ],
 )
-def test_other_inquiries_are_left_alone(stackstorm, sync_round, changed):
-    inquiry(stackstorm, **changed)
-    assert answered(stackstorm, sync_round) == []
+def test_other_inquiries_are_left_alone(stackstorm, sync_round, fields):
+    inquiry(stackstorm, **fields)
+    assert run_step(stackstorm, sync_round) == []
 
 
 def test_an_approval_that_cannot_be_ended_does_not_stop_the_next_one(stackstorm, sync_round):
     inquiry(stackstorm, 1)
     inquiry(stackstorm, 2)
     stackstorm.errors["respond", "i1"] = StackStormError("no", 403)
-    assert [given[0] for given in answered(stackstorm, sync_round)] == ["i1", "i2"]
+    assert [answer[0] for answer in run_step(stackstorm, sync_round)] == ["i1", "i2"]
     assert sync_round.notes == ["the approval i1 has expired and cannot be ended: no"]
 
 
@@ -86,12 +86,12 @@ def test_an_outage_ends_the_step(stackstorm, sync_round):
     inquiry(stackstorm)
     stackstorm.errors["respond"] = StackStormError("refused")
     with pytest.raises(StackStormError):
-        answered(stackstorm, sync_round)
+        run_step(stackstorm, sync_round)
 
 
-def test_a_view_says_who_may_answer_until_when_and_how(stackstorm):
-    found = inquiry(stackstorm, started_at=NOON)
-    assert open_approval([Execution("b", "succeeded", task_name="begin"), found]) == found
-    assert describe(found, MINUTES) == (
+def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
+    approval = inquiry(stackstorm, started_at=NOON)
+    assert open_approval([Execution("b", "succeeded", task_name="begin"), approval]) == approval
+    assert describe(approval, MINUTES) == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )

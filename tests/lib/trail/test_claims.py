@@ -27,126 +27,128 @@ def change(engine, statement):
         connection.execute(statement)
 
 
-def link(engine, admitted, execution="e1", workflow=WORKFLOW, host_cooldown=0, changes=True):
-    request_id, episode = admitted
+def link(engine, admitted_alert, execution="e1", workflow=WORKFLOW, host_cooldown=0, changes=True):
+    request_id, episode = admitted_alert
     cooldown = claims.HostCooldown.of(host_cooldown)
     return claims.link(engine, request_id, episode, workflow, execution, cooldown, changes)
 
 
-def link_with_retries(engine, admitted, execution, **more):
+def link_with_retries(engine, admitted_alert, execution, **more):
     """Link with the action's retries, because the threads of a test wait for each other."""
     return database.retry_while_unavailable(
-        lambda: link(engine, admitted, execution, **more), seconds=30
+        lambda: link(engine, admitted_alert, execution, **more), seconds=30
     )
 
 
 @pytest.fixture
-def admitted(engine):
+def admitted_alert(engine):
     """Return the request_id and the episode of an admitted alert."""
     request_id = record(engine, alert(fingerprint="f"))
     return request_id, rows(engine)[0].episode
 
 
 class TestLink:
-    def test_the_first_execution_gets_the_claim(self, engine, admitted):
-        result = link(engine, admitted)
+    def test_the_first_execution_gets_the_claim(self, engine, admitted_alert):
+        result = link(engine, admitted_alert)
         assert (result["claimed"], result["reason"]) == (True, "")
         (row,) = rows(engine, links)
-        assert (row.request_id, row.st2_execution_id) == (admitted[0], "e1")
+        assert (row.request_id, row.st2_execution_id) == (admitted_alert[0], "e1")
         assert row.st2_action_ref == WORKFLOW
         assert row.alert_id == result["alert_id"] == rows(engine)[0].id
         (mirrored,) = rows(engine, executions)
         assert (mirrored.id, mirrored.action, mirrored.status) == ("e1", WORKFLOW, "running")
 
-    def test_the_same_execution_gets_the_claim_again(self, engine, admitted):
-        assert [link(engine, admitted)["claimed"] for _ in range(3)] == [True] * 3
+    def test_the_same_execution_gets_the_claim_again(self, engine, admitted_alert):
+        assert [link(engine, admitted_alert)["claimed"] for _ in range(3)] == [True] * 3
         assert len(rows(engine, links)) == 1
 
-    def test_another_execution_is_refused(self, engine, admitted):
-        link(engine, admitted)
-        result = link(engine, admitted, "e2")
+    def test_another_execution_is_refused(self, engine, admitted_alert):
+        link(engine, admitted_alert)
+        result = link(engine, admitted_alert, "e2")
         assert result["claimed"] is False
         assert result["reason"] == (
             f"execution e1 of {WORKFLOW} holds the claim on this episode; if it ended without "
             "doing its work, release the claim with `st2 run poundcake.release "
-            f"episode={admitted[1]}`"
+            f"episode={admitted_alert[1]}`"
         )
         assert [row.st2_execution_id for row in rows(engine, links)] == ["e1"]
         assert len(rows(engine, executions)) == 1
 
-    def test_another_workflow_gets_a_separate_claim(self, engine, admitted):
-        assert link(engine, admitted)["claimed"]
-        assert link(engine, admitted, "e2", "other.workflow")["claimed"]
+    def test_another_workflow_gets_a_separate_claim(self, engine, admitted_alert):
+        assert link(engine, admitted_alert)["claimed"]
+        assert link(engine, admitted_alert, "e2", "other.workflow")["claimed"]
 
     @on_sqlite
-    def test_an_execution_that_changes_nothing_takes_no_claim(self, engine, admitted):
+    def test_an_execution_without_a_change_takes_no_claim(self, engine, admitted_alert):
         for _ in range(2):
-            assert link(engine, admitted, "looks", changes=False)["claimed"]
-        assert link(engine, admitted, "changes")["claimed"]
-        assert link(engine, admitted, "looks too", changes=False)["claimed"]
+            assert link(engine, admitted_alert, "check-1", changes=False)["claimed"]
+        assert link(engine, admitted_alert, "change")["claimed"]
+        assert link(engine, admitted_alert, "check-2", changes=False)["claimed"]
         assert [(row.st2_execution_id, bool(row.claim)) for row in rows(engine, links)] == [
-            ("looks", False),
-            ("changes", True),
-            ("looks too", False),
+            ("check-1", False),
+            ("change", True),
+            ("check-2", False),
         ]
 
     @on_sqlite
-    def test_an_acknowledged_incident_is_refused_even_without_a_change(self, engine, admitted):
+    def test_an_acknowledged_incident_is_refused_even_without_a_change(
+        self, engine, admitted_alert
+    ):
         change(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
-        result = link(engine, admitted, changes=False)
+        result = link(engine, admitted_alert, changes=False)
         assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")
         assert rows(engine, links) == []
 
-    def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted):
-        results = in_parallel(8, lambda i: link_with_retries(engine, admitted, f"e{i}"))
-        assert sorted(f["claimed"] for f in results) == [False] * 7 + [True]
+    def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted_alert):
+        results = in_parallel(8, lambda i: link_with_retries(engine, admitted_alert, f"e{i}"))
+        assert sorted(result["claimed"] for result in results) == [False] * 7 + [True]
         (row,) = rows(engine, links)
         assert results[int(row.st2_execution_id[1:])]["claimed"]
 
-    def test_concurrent_requests_of_one_execution_all_get_the_claim(self, engine, admitted):
-        results = in_parallel(5, lambda i: link_with_retries(engine, admitted, "e1"))
-        assert [f["claimed"] for f in results] == [True] * 5
+    def test_concurrent_requests_of_one_execution_all_get_the_claim(self, engine, admitted_alert):
+        results = in_parallel(5, lambda i: link_with_retries(engine, admitted_alert, "e1"))
+        assert [result["claimed"] for result in results] == [True] * 5
         assert len(rows(engine, links)) == 1
 
     @on_sqlite
-    def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted):
-        link(engine, admitted)
+    def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted_alert):
+        link(engine, admitted_alert)
         resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
         second = record(engine, resolve, received_at=later(70))
-        assert link(engine, (second, admitted[1]), "e2")["claimed"] is False
+        assert link(engine, (second, admitted_alert[1]), "e2")["claimed"] is False
 
     @on_sqlite
-    @pytest.mark.parametrize("refused", ["duplicate", "rate_limited", "cooldown"])
-    def test_an_alert_that_was_not_admitted_is_refused(self, engine, refused):
-        sent, config = alert(fingerprint="f"), Config()
-        if refused == "cooldown":
+    @pytest.mark.parametrize("outcome", ["duplicate", "rate_limited", "cooldown"])
+    def test_an_alert_that_was_not_admitted_is_refused(self, engine, outcome):
+        firing, config = alert(fingerprint="f"), Config()
+        if outcome == "cooldown":
             config = Config(cooldown_seconds=3600)
-            record(engine, sent)
-            sent = alert(fingerprint="f", starts_at=later(1000))
-        elif refused == "duplicate":
-            record(engine, sent)
-        elif refused == "rate_limited":
+            record(engine, firing)
+            firing = alert(fingerprint="f", starts_at=later(1000))
+        elif outcome == "duplicate":
+            record(engine, firing)
+        elif outcome == "rate_limited":
             config = Config(max_remediations_per_hour=1)
             record(engine, alert(fingerprint="g"))
-        request_id = record(engine, sent, config=config)
+        request_id = record(engine, firing, config=config)
         row = rows(engine)[-1]
-        assert row.outcome == refused
+        assert row.outcome == outcome
         result = link(engine, (request_id, row.episode))
         assert result["claimed"] is False
-        assert f"not admitted: {refused}, " in result["reason"]
+        assert f"not admitted: {outcome}, " in result["reason"]
         assert rows(engine, links) == []
 
     @on_sqlite
     @pytest.mark.parametrize(
         "request_id, episode", [("nobody", None), (None, "nothing"), ("", ""), ("'", "%s")]
     )
-    def test_an_unrecorded_alert_is_an_error(self, engine, admitted, request_id, episode):
-        wanted = (
-            admitted[0] if request_id is None else request_id,
-            admitted[1] if episode is None else episode,
+    def test_an_unrecorded_alert_is_an_error(self, engine, admitted_alert, request_id, episode):
+        target = (
+            admitted_alert[0] if request_id is None else request_id,
+            admitted_alert[1] if episode is None else episode,
         )
         with pytest.raises(TrackingError, match="no alert"):
-            link(engine, wanted)
+            link(engine, target)
         assert rows(engine, links) == []
 
     @on_sqlite
@@ -156,54 +158,54 @@ class TestLink:
             link(engine, (request_id, "f-1"))
 
     @on_sqlite
-    def test_an_execution_id_is_required(self, engine, admitted):
+    def test_an_execution_id_is_required(self, engine, admitted_alert):
         with pytest.raises(TrackingError, match="^execution_id"):
-            link(engine, admitted, "")
+            link(engine, admitted_alert, "")
 
-    def test_an_incident_that_ended_long_ago_is_refused(self, engine, admitted):
+    def test_an_incident_that_ended_long_ago_is_refused(self, engine, admitted_alert):
         resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
         record(engine, resolve, received_at=later(65))
         with database_time(later(600)):
-            assert link(engine, admitted)["claimed"]
+            assert link(engine, admitted_alert)["claimed"]
         with database_time(later(666)):
             # The execution with the claim keeps it.
-            assert link(engine, admitted)["claimed"]
-            result = link(engine, admitted, "e2", "poundcake.default")
+            assert link(engine, admitted_alert)["claimed"]
+            result = link(engine, admitted_alert, "e2", "poundcake.default")
         assert result["claimed"] is False
         assert result["reason"] == (
             "the incident ended at 2026-01-14T12:01:05Z; to work on it anyway, run `st2 run "
-            f"poundcake.replay request_id={admitted[0]} force=true`"
+            f"poundcake.replay request_id={admitted_alert[0]} force=true`"
         )
-        again = replay_request(engine, Config(), admitted[0], force=True)["request_id"]
-        assert link(engine, (again, admitted[1]), "e3")["claimed"]
+        replay_id = replay_request(engine, Config(), admitted_alert[0], force=True)["request_id"]
+        assert link(engine, (replay_id, admitted_alert[1]), "e3")["claimed"]
 
     @on_sqlite
-    def test_a_newer_schema_is_refused(self, engine, admitted):
+    def test_a_newer_schema_is_refused(self, engine, admitted_alert):
         change(engine, meta.update().where(meta.c.name == "schema").values(value="99"))
         with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
-            link(engine, admitted)
+            link(engine, admitted_alert)
         with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
-            claims.release(engine, admitted[1])
+            claims.release(engine, admitted_alert[1])
 
     @on_sqlite
-    def test_an_alert_that_was_given_up_is_open_again(self, engine, admitted):
+    def test_a_claim_reopens_an_alert_that_was_given_up(self, engine, admitted_alert):
         change(engine, update(alerts).values(explanation="lost", explanation_reason="x"))
-        assert link(engine, admitted)["claimed"]
+        assert link(engine, admitted_alert)["claimed"]
         (row,) = rows(engine)
         assert (row.explanation, row.explanation_reason) == (None, None)
 
     @on_sqlite
-    def test_an_execution_that_sync_linked_first_gets_its_claim(self, engine, admitted):
+    def test_an_execution_that_sync_linked_first_gets_its_claim(self, engine, admitted_alert):
         change(
             engine,
             links.insert().values(
-                request_id=admitted[0],
+                request_id=admitted_alert[0],
                 alert_id=rows(engine)[0].id,
                 st2_execution_id="e1",
                 created_at=NOON,
             ),
         )
-        assert link(engine, admitted)["claimed"]
+        assert link(engine, admitted_alert)["claimed"]
         (row,) = rows(engine, links)
         assert row.claim
 
@@ -222,52 +224,52 @@ class TestClaimKey:
 
 class TestRelease:
     @pytest.fixture
-    def claimed(self, engine, admitted):
+    def claimed_alert(self, engine, admitted_alert):
         """Let two workflows claim the episode, and end their executions."""
-        link(engine, admitted)
-        link(engine, admitted, "e2", "other.workflow")
+        link(engine, admitted_alert)
+        link(engine, admitted_alert, "e2", "other.workflow")
         change(engine, update(executions).values(status="failed"))
-        return admitted
+        return admitted_alert
 
-    def test_a_released_episode_can_be_claimed_by_another_execution(self, engine, claimed):
-        assert claims.release(engine, claimed[1]) == [
+    def test_a_released_episode_can_be_claimed_by_another_execution(self, engine, claimed_alert):
+        assert claims.release(engine, claimed_alert[1]) == [
             {"st2_execution_id": "e1", "st2_workflow": WORKFLOW},
             {"st2_execution_id": "e2", "st2_workflow": "other.workflow"},
         ]
-        assert link(engine, claimed, "e3")["claimed"]
-        assert not link(engine, claimed, "e4")["claimed"]
+        assert link(engine, claimed_alert, "e3")["claimed"]
+        assert not link(engine, claimed_alert, "e4")["claimed"]
         first, _, third = rows(engine, links)
         assert (first.claim, bool(first.released_at)) == (None, True)
         assert third.claim
 
     @on_sqlite
-    def test_the_claims_of_other_workflows_are_kept(self, engine, claimed):
-        released = claims.release(engine, claimed[1], "other.workflow")
-        assert [claim["st2_execution_id"] for claim in released] == ["e2"]
-        assert not link(engine, claimed, "e3")["claimed"]
+    def test_the_claims_of_other_workflows_are_kept(self, engine, claimed_alert):
+        released_claims = claims.release(engine, claimed_alert[1], "other.workflow")
+        assert [claim["st2_execution_id"] for claim in released_claims] == ["e2"]
+        assert not link(engine, claimed_alert, "e3")["claimed"]
 
     @on_sqlite
     def test_without_a_claim_nothing_is_released(self, engine):
         assert claims.release(engine, "no-such-episode") == []
 
     @pytest.mark.parametrize("status", ["running", "pending", "paused"])
-    def test_an_execution_that_still_runs_keeps_its_claim(self, engine, claimed, status):
+    def test_an_execution_that_still_runs_keeps_its_claim(self, engine, claimed_alert, status):
         change(engine, update(executions).where(executions.c.id == "e2").values(status=status))
         for workflow in ("", "other.workflow"):
             with pytest.raises(TrackingError) as caught:
-                claims.release(engine, claimed[1], workflow)
+                claims.release(engine, claimed_alert[1], workflow)
             assert f"e2 of other.workflow is {status}" in str(caught.value)
             assert "force=true" in str(caught.value) and "e1" not in str(caught.value)
-        assert not link(engine, claimed, "e3")["claimed"]
-        assert len(claims.release(engine, claimed[1], WORKFLOW)) == 1
-        assert link(engine, claimed, "e3")["claimed"]
+        assert not link(engine, claimed_alert, "e3")["claimed"]
+        assert len(claims.release(engine, claimed_alert[1], WORKFLOW)) == 1
+        assert link(engine, claimed_alert, "e3")["claimed"]
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "now, is_released", [("succeeded", True), ("running", False), (None, False)]
+        "status_now, is_released", [("succeeded", True), ("running", False), (None, False)]
     )
     def test_stackstorm_is_queried_about_an_execution_recorded_as_running(
-        self, engine, claimed, now, is_released
+        self, engine, claimed_alert, status_now, is_released
     ):
         """The trail may not have recorded yet that it has ended."""
         change(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
@@ -275,23 +277,23 @@ class TestRelease:
 
         def statuses(ids):
             requested.extend(ids)
-            return {"e2": now} if now else {}
+            return {"e2": status_now} if status_now else {}
 
         if is_released:
-            assert len(claims.release(engine, claimed[1], statuses=statuses)) == 2
+            assert len(claims.release(engine, claimed_alert[1], statuses=statuses)) == 2
         else:
             with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
-                claims.release(engine, claimed[1], statuses=statuses)
+                claims.release(engine, claimed_alert[1], statuses=statuses)
         assert requested == ["e2"]
 
     @on_sqlite
-    def test_force_releases_the_claim_of_a_running_execution(self, engine, claimed):
+    def test_force_releases_the_claim_of_a_running_execution(self, engine, claimed_alert):
         change(engine, update(executions).values(status="running"))
-        assert len(claims.release(engine, claimed[1], force=True)) == 2
-        assert link(engine, claimed, "e3")["claimed"]
+        assert len(claims.release(engine, claimed_alert[1], force=True)) == 2
+        assert link(engine, claimed_alert, "e3")["claimed"]
 
 
-def test_a_deadlock_of_a_claim_is_retried(engine, admitted, monkeypatch):
+def test_a_deadlock_of_a_claim_is_retried(engine, admitted_alert, monkeypatch):
     failures, write_link = [1213, 1205], claims._write_link
 
     def fail(*args):
@@ -300,7 +302,7 @@ def test_a_deadlock_of_a_claim_is_retried(engine, admitted, monkeypatch):
         return write_link(*args)
 
     monkeypatch.setattr(claims, "_write_link", fail)
-    assert link(engine, admitted)["claimed"]
+    assert link(engine, admitted_alert)["claimed"]
     assert not failures
 
 
@@ -314,16 +316,16 @@ class TestHostCooldown:
         """Return a function that records an alert and returns (request_id, episode)."""
 
         def admit(instance, received_at=NOON, **more):
-            sent = alert(labels={"instance": instance}, **more)
-            request_id = record(engine, sent, received_at=received_at)
+            host_alert = alert(labels={"instance": instance}, **more)
+            request_id = record(engine, host_alert, received_at=received_at)
             return request_id, rows(engine)[-1].episode
 
         return admit
 
-    def claim(self, engine, admitted, execution, at=NOON, **more):
+    def claim(self, engine, admitted_alert, execution, at=NOON, **more):
         with database_time(at):
             more.setdefault("host_cooldown", self.SECONDS)
-            return link(engine, admitted, execution, **more)
+            return link(engine, admitted_alert, execution, **more)
 
     @pytest.mark.parametrize(
         "first, second, claimed",
@@ -350,10 +352,12 @@ class TestHostCooldown:
             ("a b", "a b", True),
         ],
     )
-    def test_instances_of_the_same_host_share_it(self, engine, admit, first, second, claimed):
+    def test_instances_of_the_same_host_share_the_cooldown(
+        self, engine, admit, first, second, claimed
+    ):
         assert self.claim(engine, admit(first, fingerprint="one"), "e1")["claimed"]
-        other = admit(second, fingerprint="two")
-        result = self.claim(engine, other, "e2", later(30))
+        second_alert = admit(second, fingerprint="two")
+        result = self.claim(engine, second_alert, "e2", later(30))
         assert result["claimed"] is claimed
         assert len(rows(engine, links)) == 1 + claimed
         if not claimed:
@@ -362,32 +366,32 @@ class TestHostCooldown:
                 f"{WORKFLOW} was started for it"
             )
             # It does not affect another workflow, or a claim without a cooldown.
-            assert self.claim(engine, other, "e3", workflow="v")["claimed"]
-            assert self.claim(engine, other, "e4", host_cooldown=0)["claimed"]
+            assert self.claim(engine, second_alert, "e3", workflow="v")["claimed"]
+            assert self.claim(engine, second_alert, "e4", host_cooldown=0)["claimed"]
 
     @on_sqlite
-    def test_the_label_that_names_the_host_decides(self, engine):
-        """Many alerts have the instance of one exporter, each about a host of its own."""
+    def test_the_configured_host_label_names_the_host(self, engine):
+        """Many alerts name the same exporter as their instance, but concern different hosts."""
         exporter = {"instance": "kube-state-metrics:8080"}
         config = Config(host_label="node", cooldown_seconds=0)
         nodes = ("worker-1", "worker-2", "WORKER-1.", "")
         for i, node in enumerate(nodes):
-            sent = alert(labels={**exporter, "node": node, "id": str(i)})
-            request_id = record(engine, sent, config=config)
+            node_alert = alert(labels={**exporter, "node": node, "id": str(i)})
+            request_id = record(engine, node_alert, config=config)
             result = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
             assert result["claimed"] is (i != 2), node
 
     @on_sqlite
     def test_the_cooldown_lasts_half_an_hour_by_default(self, admit, run_action):
         first, second = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
-        for admitted, seconds, claimed in (
+        for admitted_alert, seconds, claimed in (
             (first, 0, True),
             (second, 17, False),
             (second, 1799, False),
             (second, 1800, True),
         ):
             parameters = {"workflow": WORKFLOW, "execution_id": f"e{seconds}"}
-            parameters.update(zip(("request_id", "episode"), admitted))
+            parameters.update(zip(("request_id", "episode"), admitted_alert))
             with database_time(later(seconds)):
                 result = run_action("link", f"task {seconds}", **parameters)
             assert result["claimed"] is claimed, seconds
@@ -395,32 +399,35 @@ class TestHostCooldown:
     @on_sqlite
     def test_a_cooldown_ends(self, engine, admit):
         self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
-        other = admit("web1:9100", fingerprint="two")
-        assert not self.claim(engine, other, "e2", later(599))["claimed"]
-        assert self.claim(engine, other, "e2", later(600))["claimed"]
+        second_alert = admit("web1:9100", fingerprint="two")
+        assert not self.claim(engine, second_alert, "e2", later(599))["claimed"]
+        assert self.claim(engine, second_alert, "e2", later(600))["claimed"]
 
     @on_mariadb
     def test_the_cooldown_uses_the_databases_clock(self, engine, admit, monkeypatch):
         """Another runner's clock is hours ahead."""
         now = datetime.datetime.now(UTC)
-        one = admit("web1:9100", now, fingerprint="one")
-        other = admit("web1:9100", now, fingerprint="two")
-        assert link(engine, one, "e1", host_cooldown=600)["claimed"]
+        first = admit("web1:9100", now, fingerprint="one")
+        second = admit("web1:9100", now, fingerprint="two")
+        assert link(engine, first, "e1", host_cooldown=600)["claimed"]
         ahead = now + datetime.timedelta(hours=3)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
-        assert not link(engine, other, "e2", host_cooldown=600)["claimed"]
+        assert not link(engine, second, "e2", host_cooldown=600)["claimed"]
 
     @on_sqlite
     def test_the_same_execution_gets_its_claim_again(self, engine, admit):
-        admitted = admit("web1:9100")
-        assert [self.claim(engine, admitted, "e1")["claimed"] for _ in range(2)] == [True, True]
+        admitted_alert = admit("web1:9100")
+        assert [self.claim(engine, admitted_alert, "e1")["claimed"] for _ in range(2)] == [
+            True,
+            True,
+        ]
 
     @on_sqlite
     def test_a_released_claim_causes_no_cooldown(self, engine, admit):
-        admitted = admit("web1:9100")
-        self.claim(engine, admitted, "e1")
-        claims.release(engine, admitted[1], force=True)
-        assert self.claim(engine, admitted, "e2")["claimed"]
+        admitted_alert = admit("web1:9100")
+        self.claim(engine, admitted_alert, "e1")
+        claims.release(engine, admitted_alert[1], force=True)
+        assert self.claim(engine, admitted_alert, "e2")["claimed"]
 
     @pytest.mark.parametrize(
         "status, mutated, counts",
@@ -429,7 +436,7 @@ class TestHostCooldown:
             ("succeeded", True, True),
             ("succeeded", None, True),
             ("running", None, True),
-            # For a workflow that was cut short, this is the output it had published before.
+            # The output of a workflow that was cut short is only what it had published by then.
             ("failed", False, True),
             ("canceled", False, True),
         ],
@@ -439,21 +446,21 @@ class TestHostCooldown:
     ):
         self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
         change(engine, update(executions).values(status=status, mutated=mutated))
-        other = admit("web1:9100", fingerprint="two")
-        assert self.claim(engine, other, "e2", later(30))["claimed"] is not counts
+        second_alert = admit("web1:9100", fingerprint="two")
+        assert self.claim(engine, second_alert, "e2", later(30))["claimed"] is not counts
 
     @on_sqlite
-    def test_an_execution_that_is_to_change_nothing_neither_waits_nor_makes_others_wait(
-        self, engine, admit
-    ):
+    def test_an_execution_without_a_change_neither_waits_nor_makes_others_wait(self, engine, admit):
         first, second = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
-        assert self.claim(engine, first, "looks", changes=False)["claimed"]
-        assert self.claim(engine, second, "changes")["claimed"]
-        assert not self.claim(engine, first, "waits")["claimed"]
-        assert self.claim(engine, first, "looks again", changes=False)["claimed"]
+        assert self.claim(engine, first, "check-1", changes=False)["claimed"]
+        assert self.claim(engine, second, "change")["claimed"]
+        assert not self.claim(engine, first, "waiting")["claimed"]
+        assert self.claim(engine, first, "check-2", changes=False)["claimed"]
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
-        each = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
+        admitted_alerts = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]
         with database_time(NOON):
-            results = in_parallel(4, lambda i: link(engine, each[i], f"e{i}", host_cooldown=600))
-        assert sorted(f["claimed"] for f in results) == [False, False, False, True]
+            results = in_parallel(
+                4, lambda i: link(engine, admitted_alerts[i], f"e{i}", host_cooldown=600)
+            )
+        assert sorted(result["claimed"] for result in results) == [False, False, False, True]

@@ -43,20 +43,20 @@ def test_a_round_completes_a_batch_and_the_next_continues(trail, monkeypatch):
 def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
     """In MariaDB, an UPDATE can see a request whose alerts its own subquery does not see."""
     trail.record(alert())
-    held, go_on = threading.Event(), threading.Event()
+    insert_done, may_continue = threading.Event(), threading.Event()
 
-    def hold(connection, cursor, statement, *rest):
+    def wait_after_insert(connection, cursor, statement, *_):
         if statement.startswith("INSERT INTO poundcake_alerts"):
-            held.set()
-            assert go_on.wait(20)
+            insert_done.set()
+            assert may_continue.wait(20)
 
-    event.listen(trail.engine, "after_cursor_execute", hold)
+    event.listen(trail.engine, "after_cursor_execute", wait_after_insert)
     with ThreadPoolExecutor(2) as pool:
         recording = pool.submit(trail.record, alert(fingerprint="another"))
-        assert held.wait(20)
+        assert insert_done.wait(20)
         syncing = pool.submit(trail.sync)
         time.sleep(0.5)  # time for the other transaction to wait for a lock
-        go_on.set()
+        may_continue.set()
         recording.result()
         assert syncing.result().completed == 0
     assert trail.completed == [False, False]

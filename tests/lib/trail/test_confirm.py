@@ -26,11 +26,11 @@ def trail(engine):
 
 def refire(trail, seconds, **more):
     """Record that an alert fired 10 s after its resolve, some seconds ago."""
-    sent = alert(starts_at=ago(5000), **more)
-    resolve = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
-    trail.record(sent, seconds=4000)
+    firing = alert(starts_at=ago(5000), **more)
+    resolve = dict(firing, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    trail.record(firing, seconds=4000)
     trail.record(resolve, seconds=seconds + 10)
-    request_id, rows = trail.record(alert("First"), sent, seconds=seconds)
+    request_id, rows = trail.record(alert("First"), firing, seconds=seconds)
     assert rows[1].outcome == "unconfirmed"
     return request_id, rows[1]
 
@@ -40,7 +40,7 @@ def open_rows(trail, name="HostDown"):
 
 
 @pytest.mark.parametrize("seconds, outcome", [(350, "unconfirmed"), (361, "admitted")])
-def test_it_is_admitted_after_six_minutes(trail, seconds, outcome):
+def test_an_unconfirmed_incident_is_admitted_after_six_minutes(trail, seconds, outcome):
     _, unconfirmed = refire(trail, seconds)
     assert trail.sync().confirmed == (outcome == "admitted")
     assert trail.sync().confirmed == 0
@@ -49,7 +49,7 @@ def test_it_is_admitted_after_six_minutes(trail, seconds, outcome):
     assert row.episode == unconfirmed.episode
 
 
-def test_it_is_admitted_by_an_additional_request(trail):
+def test_the_admission_is_recorded_as_an_additional_request(trail):
     request_id, unconfirmed = refire(trail, 400)
     trail.sync()
     call = trail.rows(api_calls)[-1]
@@ -59,15 +59,15 @@ def test_it_is_admitted_by_an_additional_request(trail):
     (row,) = open_rows(trail)
     assert (row.api_call_id, row.position, row.explanation) == (call.id, 0, None)
     assert row.starts_at == unconfirmed.starts_at
-    # No notification arrived since; a resolve received in the meantime ends the incident.
+    # No notification has arrived since. A resolve received in the meantime ends the incident.
     assert row.last_seen_at == unconfirmed.last_seen_at
     with database.reading(trail.engine) as connection:
         assert open_replays(connection) == [call.request_id]
-    before = trail.rows(alerts)[-2]
-    assert (before.closed_at, before.ended_by) == (row.created_at, None)
+    unconfirmed_row = trail.rows(alerts)[-2]
+    assert (unconfirmed_row.closed_at, unconfirmed_row.ended_by) == (row.created_at, None)
 
 
-def test_a_resolve_received_before_the_admission_ends_it(trail):
+def test_a_resolve_received_before_the_admission_ends_the_incident(trail):
     refire(trail, 400)
     trail.sync()
     _, (row,) = trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
@@ -114,20 +114,20 @@ def test_identity_and_long_numbers_are_preserved(trail):
     assert [row.outcome for row in open_rows(trail)] == ["admitted"]
 
 
-def refire_with(trail, body, name, seconds=400):
-    """Record like refire(), but with this text at the start of each body."""
-    sent = alert(name, starts_at=ago(5000))
-    ends = dict(sent, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
-    for notification, age in ((sent, 4000), (ends, seconds + 10), (sent, seconds)):
-        whole = "{" + body + json.dumps(webhook(notification))[1:]
-        trail.record(seconds=age, body=whole)
+def refire_with_body_start(trail, body_start, name, seconds=400):
+    """Record like refire(), with this text at the start of each body."""
+    firing = alert(name, starts_at=ago(5000))
+    resolve = dict(firing, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
+    for notification, age in ((firing, 4000), (resolve, seconds + 10), (firing, seconds)):
+        full_body = "{" + body_start + json.dumps(webhook(notification))[1:]
+        trail.record(seconds=age, body=full_body)
     (row,) = open_rows(trail, name)
     assert row.outcome == "unconfirmed"
 
 
 @pytest.mark.parametrize("number", ["1" * 5000, "1e999", "-1e999"], ids=lambda n: n[:6])
 def test_a_number_that_python_cannot_hold_is_preserved(trail, number):
-    refire_with(trail, f'"x": {number}, ', "Odd")
+    refire_with_body_start(trail, f'"x": {number}, ', "Odd")
     refire(trail, 390)
     assert trail.sync().confirmed == 2
     assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
@@ -135,28 +135,28 @@ def test_a_number_that_python_cannot_hold_is_preserved(trail, number):
 
 
 def test_a_body_that_is_nearly_too_large_to_store_is_preserved(trail):
-    refire_with(trail, f'"x": "{"é" * 3_000_000}", ', "Odd")
+    refire_with_body_start(trail, f'"x": "{"é" * 3_000_000}", ', "Odd")
     assert trail.sync().confirmed == 1
     assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
 
 
-def test_an_incident_is_admitted_once_despite_concurrent_notifications(trail, database_url):
+def test_an_incident_is_admitted_once_despite_concurrent_notifications(trail):
     _, unconfirmed = refire(trail, 400)
-    sent = [
-        request(dict(alert(), startsAt=alert(starts_at=ago(5000))["startsAt"])) for _ in range(3)
-    ]
-    sent = [type(one)(**{**vars(one), "received_at": ago(1)}) for one in sent]
+    firing = alert(starts_at=ago(5000))
+    requests = [request(firing, received_at=ago(1)) for _ in range(3)]
 
-    def notify(one):
-        return record_requests(trail.engine, Config(), [one])
+    def notify(webhook_request):
+        return record_requests(trail.engine, Config(), [webhook_request])
 
     def confirm(_):
         return admit_unconfirmed(start_round(trail.engine, "o"), Config())
 
     with ThreadPoolExecutor(4) as pool:
-        running = [pool.submit(notify, one) for one in sent] + [pool.submit(confirm, None)]
-        for each in running:
-            each.result()
+        futures = [pool.submit(notify, webhook_request) for webhook_request in requests] + [
+            pool.submit(confirm, None)
+        ]
+        for future in futures:
+            future.result()
     admitted = [
         row
         for row in trail.rows(alerts)

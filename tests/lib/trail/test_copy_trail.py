@@ -33,35 +33,35 @@ from tests.lib.trails import WORKFLOW, do_not_sync, episode, record_execution
 ROOT = pathlib.Path(__file__).parents[3]
 TABLES = (api_calls, alerts, links, executions, audit, changes)
 CONFIG = Config(cooldown_seconds=0)
-SOMEBODY = Actor("jane", "e-jane")
+JANE = Actor("jane", "e-jane")
 
 
-def silent(line):
+def discard(line):
     """Ignore a line of the log."""
 
 
 @pytest.fixture
 def sqlite_url(tmp_path):
-    """A function that returns the URL of a SQLite file."""
+    """Return a function that returns the URL of a SQLite file."""
     return lambda name="old": f"sqlite:///{tmp_path / name}.sqlite"
 
 
 @pytest.fixture(params=["sqlite to mariadb", "mariadb to sqlite"])
 def urls(request, sqlite_url, mariadb_url):
-    """The URLs of a source and a target of the other kind."""
-    found = (sqlite_url(), mariadb_url)
-    return found if request.param.startswith("sqlite") else found[::-1]
+    """Return the URLs of a source and of a target of the other kind."""
+    pair = (sqlite_url(), mariadb_url)
+    return pair if request.param.startswith("sqlite") else pair[::-1]
 
 
 @pytest.fixture
 def files(sqlite_url):
-    """The URLs of two SQLite files, for tests in which the kind of database cannot matter."""
+    """Return the URLs of two SQLite files, for tests that do not depend on the kind of database."""
     return sqlite_url("old"), sqlite_url("new")
 
 
 @pytest.fixture
-def opened():
-    """A function that opens a database. It is closed at the end."""
+def open_database():
+    """Return a function that opens a database, which is closed when the test ends."""
     engines = []
 
     def factory(url, prepare=True):
@@ -77,42 +77,42 @@ def opened():
         new_engine.dispose()
 
 
-def record(engine, *sent):
-    return record_requests(engine, CONFIG, sent)
+def record(engine, *requests):
+    return record_requests(engine, CONFIG, requests)
 
 
 def fill(engine):
     """Record a trail with every kind of row."""
-    first = request(
+    webhook_request = request(
         alert(fingerprint="a", annotations={"summary": "\U0001f4a3 é \x00 \ud800 'q\" \\ \n"}),
         alert(fingerprint="b", starts_at=None),
         {"status": "firing", "labels": "none"},
     )
-    record(engine, first)
-    record_execution(engine, first.request_id, episode("a"))
+    record(engine, webhook_request)
+    record_execution(engine, webhook_request.request_id, episode("a"))
     record_execution(
-        engine, first.request_id, rows(engine, alerts)[1].episode, "e2", status="failed"
+        engine, webhook_request.request_id, rows(engine, alerts)[1].episode, "e2", status="failed"
     )
-    ask(engine, first, "e1")
-    ask(engine, first, "e2")
+    request_change(engine, webhook_request, "e1")
+    request_change(engine, webhook_request, "e2")
     finish_change(engine, "e1", ChangeResult.VERIFIED)
     record(engine, request(alert(fingerprint="a"), received_at=later(60)))
     resolve = alert(fingerprint="b", status="resolved", starts_at=None, ends_at=later(90))
     record(engine, request(resolve, received_at=later(100)))
     record(engine, request(body="not JSON", received_at=later(120)))
-    interventions.acknowledge(engine, SOMEBODY, episode("a"), comment="mine \U0001f44d")
-    claims.release(engine, episode("a"), actor=SOMEBODY)
-    replay.replay_request(engine, CONFIG, first.request_id, True, "e-replay", SOMEBODY)
-    return first
+    interventions.acknowledge(engine, JANE, episode("a"), comment="mine \U0001f44d")
+    claims.release(engine, episode("a"), actor=JANE)
+    replay.replay_request(engine, CONFIG, webhook_request.request_id, True, "e-replay", JANE)
+    return webhook_request
 
 
-def ask(engine, sent, execution):
-    """Ask for a change of the first alert. The first execution that asks is granted it."""
+def request_change(engine, webhook_request, execution):
+    """Request a change for the first alert. Only the first execution that does so is granted it."""
     config = Config(
         dry_run=False, allowed_hosts=("*",), allowed_actions=("pack.work",), fresh_minutes=0
     )
-    asked = ChangeRequest(sent.request_id, episode("a"), "pack.work", execution)
-    return safety.reserve(engine, config, asked).may_change
+    change_request = ChangeRequest(webhook_request.request_id, episode("a"), "pack.work", execution)
+    return safety.reserve(engine, config, change_request).may_change
 
 
 def rows(engine, table):
@@ -123,10 +123,10 @@ def rows(engine, table):
 def trail(engine):
     """Return all rows by table, with natural keys instead of numeric ids, to compare databases."""
     calls = {row.id: row.request_id for row in rows(engine, api_calls)}
-    names = {row.id: (calls[row.api_call_id], row.position) for row in rows(engine, alerts)}
-    found = {}
+    alert_keys = {row.id: (calls[row.api_call_id], row.position) for row in rows(engine, alerts)}
+    rows_by_table = {}
     for table in TABLES:
-        found[table.name] = []
+        rows_by_table[table.name] = []
         for row in rows(engine, table):
             values = dict(row._mapping)
             if table is not executions:
@@ -134,24 +134,24 @@ def trail(engine):
             if "api_call_id" in values:
                 values["api_call_id"] = calls[values["api_call_id"]]
             if "alert_id" in values:
-                values["alert_id"] = names[values["alert_id"]]
-            found[table.name].append(values)
-    return found
+                values["alert_id"] = alert_keys[values["alert_id"]]
+            rows_by_table[table.name].append(values)
+    return rows_by_table
 
 
-def outcomes(engine, sent):
+def outcomes(engine, webhook_request):
     with database.reading(engine) as connection:
         statement = select(alerts.c.outcome).join(api_calls)
-        statement = statement.where(api_calls.c.request_id == sent.request_id)
+        statement = statement.where(api_calls.c.request_id == webhook_request.request_id)
         return list(connection.scalars(statement.order_by(alerts.c.position)))
 
 
 class TestCopy:
-    def test_every_row_arrives_unchanged_and_keeps_its_id(self, urls, opened):
-        source, target = opened(urls[0]), opened(urls[1], prepare=False)
+    def test_every_row_arrives_unchanged_and_keeps_its_id(self, urls, open_database):
+        source, target = open_database(urls[0]), open_database(urls[1], prepare=False)
         fill(source)
         before = trail(source)
-        result = copy(*urls, False, silent)
+        result = copy(*urls, False, discard)
         assert trail(target) == before
         assert trail(source) == before
         for table in TABLES:
@@ -162,102 +162,102 @@ class TestCopy:
             assert (counts["inserted"], counts["updated"], counts["kept"]) == (number, 0, 0)
         assert result["complete"] and not result["already_moved"]
 
-    def test_checksums_are_the_same_in_both_directions(self, urls, opened):
-        fill(opened(urls[0]))
-        there = copy(*urls, False, silent)["tables"]
-        back = copy(*urls[::-1], False, silent)["tables"]
-        assert {n: t["sha256"] for n, t in there.items()} == {
-            n: t["sha256"] for n, t in back.items()
+    def test_checksums_are_the_same_in_both_directions(self, urls, open_database):
+        fill(open_database(urls[0]))
+        forward = copy(*urls, False, discard)["tables"]
+        backward = copy(*urls[::-1], False, discard)["tables"]
+        assert {n: t["sha256"] for n, t in forward.items()} == {
+            n: t["sha256"] for n, t in backward.items()
         }
-        assert {t["inserted"] for t in back.values()} == {0}
+        assert {t["inserted"] for t in backward.values()} == {0}
 
-    def test_changes_stay_paused(self, urls, opened):
-        fill(opened(urls[0]))
-        pause.pause(opened(urls[0]), SOMEBODY, "maintenance", 60)
-        copy(*urls, False, silent)
-        with database.reading(opened(urls[1])) as connection:
+    def test_changes_stay_paused(self, urls, open_database):
+        fill(open_database(urls[0]))
+        pause.pause(open_database(urls[0]), JANE, "maintenance", 60)
+        copy(*urls, False, discard)
+        with database.reading(open_database(urls[1])) as connection:
             assert pause.read_pause(connection).reason == "maintenance"
 
-    def test_an_empty_trail(self, urls, opened):
-        opened(urls[0])
-        result = copy(*urls, False, silent)
+    def test_an_empty_trail_is_copied(self, urls, open_database):
+        open_database(urls[0])
+        result = copy(*urls, False, discard)
         assert {t["rows"] for t in result["tables"].values()} == {0}
-        assert database.prepare(opened(urls[1], prepare=False))
+        assert database.prepare(open_database(urls[1], prepare=False))
 
-    def test_a_repeat_is_a_duplicate_and_the_claim_is_still_held(self, urls, opened):
-        source = opened(urls[0])
-        sent = request(alert(fingerprint="a"))
-        record(source, sent)
-        record_execution(source, sent.request_id, episode("a"))
-        copy(*urls, False, silent)
-        target = opened(urls[1])
-        again = request(alert(fingerprint="a"), received_at=later(300))
-        assert record(target, again)["outcomes"] == {"duplicate": 1}
-        assert record(target, sent)["known"] == 1
-        answer = claims.link(target, sent.request_id, episode("a"), WORKFLOW, "e-other")
-        assert not answer["claimed"]
-        assert "e1" in answer["reason"]
+    def test_a_repeat_is_a_duplicate_and_the_claim_is_still_held(self, urls, open_database):
+        source = open_database(urls[0])
+        webhook_request = request(alert(fingerprint="a"))
+        record(source, webhook_request)
+        record_execution(source, webhook_request.request_id, episode("a"))
+        copy(*urls, False, discard)
+        target = open_database(urls[1])
+        repeat = request(alert(fingerprint="a"), received_at=later(300))
+        assert record(target, repeat)["outcomes"] == {"duplicate": 1}
+        assert record(target, webhook_request)["known"] == 1
+        link = claims.link(target, webhook_request.request_id, episode("a"), WORKFLOW, "e-other")
+        assert not link["claimed"]
+        assert "e1" in link["reason"]
 
-    def test_new_requests_are_recorded_after_the_copy(self, urls, opened):
-        source = opened(urls[0])
+    def test_new_requests_are_recorded_after_the_copy(self, urls, open_database):
+        source = open_database(urls[0])
         fill(source)
-        copy(*urls, False, silent)
-        target = opened(urls[1])
-        new = request(alert(fingerprint="new"), received_at=later(500))
-        assert record(target, new)["outcomes"] == {"admitted": 1}
+        copy(*urls, False, discard)
+        target = open_database(urls[1])
+        new_request = request(alert(fingerprint="new"), received_at=later(500))
+        assert record(target, new_request)["outcomes"] == {"admitted": 1}
         assert rows(target, alerts)[-1].id > rows(source, alerts)[-1].id
 
 
-class TestOnlyOneIsInUse:
-    def test_nothing_is_recorded_in_the_old_database(self, urls, opened):
-        source = opened(urls[0])
-        sent = request(alert(fingerprint="a"))
-        record(source, sent)
-        copy(*urls, False, silent)
+class TestOneDatabaseInUse:
+    def test_nothing_is_recorded_in_the_old_database(self, urls, open_database):
+        source = open_database(urls[0])
+        webhook_request = request(alert(fingerprint="a"))
+        record(source, webhook_request)
+        copy(*urls, False, discard)
         before = trail(source)
         for write in (
             lambda: record(source, request(alert(fingerprint="b"))),
-            lambda: claims.link(source, sent.request_id, episode("a"), WORKFLOW, "e9"),
+            lambda: claims.link(source, webhook_request.request_id, episode("a"), WORKFLOW, "e9"),
             lambda: purge.purge(source, CONFIG),
-            lambda: interventions.close(source, SOMEBODY, "over", episode("a")),
+            lambda: interventions.close(source, JANE, "over", episode("a")),
         ):
             with pytest.raises(DatabaseError, match="the trail was moved to .*: set database_url"):
                 write()
         assert trail(source) == before
 
-    def test_a_transaction_that_began_before_is_in_the_copy(self, urls, opened):
+    def test_a_transaction_that_began_before_the_copy_is_copied(self, urls, open_database):
         """The copy waits for a writer that has already passed every check."""
-        source, waits, done = opened(urls[0]), threading.Event(), threading.Event()
-        started = threading.Event()
+        source, copy_waits, committed = open_database(urls[0]), threading.Event(), threading.Event()
+        writer_began = threading.Event()
 
         def write():
             with database.transaction(source) as connection:
-                started.set()
-                waits.wait(20)
+                writer_began.set()
+                copy_waits.wait(20)
                 connection.execute(insert(executions).values(id="late", action="x", status="x"))
-            done.set()
+            committed.set()
 
         writer = threading.Thread(target=write)
         writer.start()
-        started.wait(20)
-        original = holds.lock_out_writers
+        writer_began.wait(20)
+        lock_out_writers = holds.lock_out_writers
 
-        def lock(connection):
+        def announce_lock(connection):
             if connection.engine.url == source.url:
-                waits.set()
-            original(connection)
+                copy_waits.set()
+            lock_out_writers(connection)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(holds, "lock_out_writers", lock)
+            patch.setattr(holds, "lock_out_writers", announce_lock)
             if source.dialect.name == "sqlite":
-                waits.set()  # SQLite's lock is taken as the transaction begins
-            copy(*urls, False, silent)
+                copy_waits.set()  # SQLite's lock is taken as the transaction begins
+            copy(*urls, False, discard)
         writer.join(20)
-        assert done.is_set()
-        assert [row.id for row in rows(opened(urls[1]), executions)] == ["late"]
+        assert committed.is_set()
+        assert [row.id for row in rows(open_database(urls[1]), executions)] == ["late"]
 
-    def test_a_writer_that_starts_during_the_last_pass_is_refused(self, urls, opened):
-        source, errors = opened(urls[0]), []
+    def test_a_writer_that_starts_during_the_last_pass_is_refused(self, urls, open_database):
+        source, errors = open_database(urls[0]), []
         record(source, request(alert(fingerprint="a")))
         database.prepare(source)
 
@@ -277,34 +277,34 @@ class TestOnlyOneIsInUse:
         copy(*urls, False, log)
         writer.join(30)
         assert "the trail was moved" in errors[0]
-        assert rows(source, executions) == rows(opened(urls[1]), executions) == []
+        assert rows(source, executions) == rows(open_database(urls[1]), executions) == []
 
-    def test_the_new_database_is_not_used_before_the_copy_is_complete(self, urls, opened):
-        source = opened(urls[0])
+    def test_the_new_database_is_not_used_before_the_copy_is_complete(self, urls, open_database):
+        source = open_database(urls[0])
         fill(source)
-        refused = []
+        refusals = []
 
         def log(line):
             if "locked out" in line:
                 for use in (database.prepare, lambda e: record(e, request(alert()))):
                     with pytest.raises(DatabaseError, match="is not complete") as caught:
-                        use(opened(urls[1], prepare=False))
-                    refused.append(str(caught.value))
+                        use(open_database(urls[1], prepare=False))
+                    refusals.append(str(caught.value))
 
         copy(*urls, False, log)
-        assert len(refused) == 2
-        record(opened(urls[1]), request(alert(fingerprint="z")))
+        assert len(refusals) == 2
+        record(open_database(urls[1]), request(alert(fingerprint="z")))
 
-    def test_back_to_the_old_database(self, urls, opened):
-        source = opened(urls[0])
-        first = request(alert(fingerprint="a"))
-        record(source, first)
-        copy(*urls, False, silent)
-        target = opened(urls[1])
+    def test_the_trail_can_be_moved_back_to_the_old_database(self, urls, open_database):
+        source = open_database(urls[0])
+        webhook_request = request(alert(fingerprint="a"))
+        record(source, webhook_request)
+        copy(*urls, False, discard)
+        target = open_database(urls[1])
         resolve = alert(fingerprint="a", status="resolved", ends_at=later(30))
         record(target, request(resolve, received_at=later(40)))
         record(target, request(alert(fingerprint="b"), received_at=later(50)))
-        result = copy(urls[1], urls[0], False, silent)["tables"]
+        result = copy(urls[1], urls[0], False, discard)["tables"]
         assert (result["poundcake_alerts"]["inserted"], result["poundcake_alerts"]["updated"]) == (
             2,
             1,
@@ -314,32 +314,32 @@ class TestOnlyOneIsInUse:
         with pytest.raises(DatabaseError, match="moved"):
             record(target, request(alert(fingerprint="c")))
 
-    def test_a_second_copy_does_nothing(self, urls, opened):
-        fill(opened(urls[0]))
-        copy(*urls, False, silent)
-        target = opened(urls[1])
-        interventions.close(target, SOMEBODY, "over", episode("a"))
+    def test_a_second_copy_does_nothing(self, urls, open_database):
+        fill(open_database(urls[0]))
+        copy(*urls, False, discard)
+        target = open_database(urls[1])
+        interventions.close(target, JANE, "over", episode("a"))
         before = trail(target)
         for in_use in (False, True):
-            assert copy(*urls, in_use, silent)["already_moved"]
+            assert copy(*urls, in_use, discard)["already_moved"]
         assert trail(target) == before
 
 
 class TestInUse:
     """Changes of the source during the copy arrive in the target."""
 
-    def test_changes_during_the_copy_arrive(self, urls, opened):
-        source = opened(urls[0])
-        sent = request(alert(fingerprint="a"), alert(fingerprint="b"))
-        record(source, sent)
-        record_execution(source, sent.request_id, episode("a"))
+    def test_changes_during_the_copy_arrive(self, urls, open_database):
+        source = open_database(urls[0])
+        webhook_request = request(alert(fingerprint="a"), alert(fingerprint="b"))
+        record(source, webhook_request)
+        record_execution(source, webhook_request.request_id, episode("a"))
         changed = []
 
         def change():
-            """A claim moves to another execution, an incident to another row; others are new."""
-            claims.release(source, episode("a"), actor=SOMEBODY)
-            record_execution(source, sent.request_id, episode("a"), "e2")
-            replay.replay_request(source, CONFIG, sent.request_id, True, "e9", SOMEBODY)
+            """Move a claim to another execution, an incident to another row, and add new rows."""
+            claims.release(source, episode("a"), actor=JANE)
+            record_execution(source, webhook_request.request_id, episode("a"), "e2")
+            replay.replay_request(source, CONFIG, webhook_request.request_id, True, "e9", JANE)
             record(source, request(alert(fingerprint="c"), received_at=later(60)))
             resolve = alert(fingerprint="b", status="resolved", ends_at=later(70))
             record(source, request(resolve, received_at=later(80)))
@@ -355,13 +355,13 @@ class TestInUse:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", run_and_change)
-            result = copy(*urls, False, silent)["tables"]
-        assert trail(opened(urls[1])) == trail(source)
+            result = copy(*urls, False, discard)["tables"]
+        assert trail(open_database(urls[1])) == trail(source)
         assert result["poundcake_alerts"]["updated"]
         assert result["poundcake_audit"]["verified"] == 2
 
-    def test_a_purge_during_the_copy(self, files, opened):
-        source = opened(files[0])
+    def test_rows_purged_during_the_copy_stay_in_the_target(self, files, open_database):
+        source = open_database(files[0])
         fill(source)
         run, purged = copy_trail._Pass.run, []
 
@@ -376,205 +376,225 @@ class TestInUse:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", run_and_purge)
-            result = copy(*files, False, silent)["tables"]
+            result = copy(*files, False, discard)["tables"]
         assert result["poundcake_alerts"]["rows"] == 0
-        assert rows(opened(files[1]), alerts)  # as history, until the target is purged
+        assert rows(open_database(files[1]), alerts)  # as history, until the target is purged
 
-    def test_the_source_wins_against_a_target_that_was_used_before(self, urls, opened):
+    def test_the_source_wins_against_a_target_that_was_used_before(self, urls, open_database):
         """The source is the database in use, so its incident stays open and its claim is held."""
-        source, target = opened(urls[0]), opened(urls[1])
+        source, target = open_database(urls[0]), open_database(urls[1])
         for engine, name in ((target, "e-before"), (source, "e-now")):
-            sent = request(alert(fingerprint="a"))
-            record(engine, sent)
-            record_execution(engine, sent.request_id, episode("a"), name)
-        copy(*urls, False, silent)
+            webhook_request = request(alert(fingerprint="a"))
+            record(engine, webhook_request)
+            record_execution(engine, webhook_request.request_id, episode("a"), name)
+        copy(*urls, False, discard)
         calls = {row.id: row.request_id for row in rows(target, api_calls)}
-        opening = [row for row in rows(target, alerts) if row.open_fingerprint]
-        assert [calls[row.api_call_id] for row in opening] == [sent.request_id]
-        claimed = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
-        assert claimed == {"e-before": False, "e-now": True}
+        open_rows = [row for row in rows(target, alerts) if row.open_fingerprint]
+        assert [calls[row.api_call_id] for row in open_rows] == [webhook_request.request_id]
+        has_claim = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
+        assert has_claim == {"e-before": False, "e-now": True}
 
 
 class TestTargetInUse:
     """database_url was changed first, and the new database has recorded requests."""
 
-    def record_in_each(self, files, opened, old, new):
-        source, target = opened(files[0]), opened(files[1])
-        for engine, sent in ((source, old), (target, new)):
-            record(engine, *sent)
+    def record_in_each(self, files, open_database, old, new):
+        source, target = open_database(files[0]), open_database(files[1])
+        for engine, requests in ((source, old), (target, new)):
+            record(engine, *requests)
         return source, target
 
-    def test_ids_that_both_have_are_translated(self, urls, opened):
-        source, target = opened(urls[0]), opened(urls[1])
+    def test_ids_that_both_databases_use_are_translated(self, urls, open_database):
+        source, target = open_database(urls[0]), open_database(urls[1])
         fill(source)
-        own = request(alert(fingerprint="z"), received_at=later(900))
-        record(target, own)
-        record_execution(target, own.request_id, episode("z"), "e-z")
-        before, mine = trail(source), trail(target)
-        result = copy(*urls, True, silent)
+        target_request = request(alert(fingerprint="z"), received_at=later(900))
+        record(target, target_request)
+        record_execution(target, target_request.request_id, episode("z"), "e-z")
+        source_rows, target_rows = trail(source), trail(target)
+        result = copy(*urls, True, discard)
         after = trail(target)
         for table in TABLES:
-            for row in before[table.name]:
+            for row in source_rows[table.name]:
                 assert row in after[table.name]
-            for row in mine[table.name]:
+            for row in target_rows[table.name]:
                 assert row in after[table.name]
-            assert len(after[table.name]) == len(before[table.name]) + len(mine[table.name])
-            assert result["tables"][table.name]["verified"] == len(before[table.name])
+            assert len(after[table.name]) == len(source_rows[table.name]) + len(
+                target_rows[table.name]
+            )
+            assert result["tables"][table.name]["verified"] == len(source_rows[table.name])
 
-    def test_a_new_database_is_held_until_the_copy_is_complete(self, files, opened):
-        fill(opened(files[0]))
-        target, refused = opened(files[1]), []
+    def test_a_new_database_refuses_requests_until_the_copy_is_complete(self, files, open_database):
+        fill(open_database(files[0]))
+        target, refused_at = open_database(files[1]), []
 
         def log(line):
             with pytest.raises(DatabaseError, match="is not complete"):
                 record(target, request(alert()))
-            refused.append(line)
+            refused_at.append(line)
 
         copy(*files, True, log)
-        assert refused
-        assert trail(target) == trail(opened(files[0], prepare=False))
+        assert refused_at
+        assert trail(target) == trail(open_database(files[0], prepare=False))
 
-    def test_a_change_of_both_keeps_the_claim_of_the_target(self, urls, opened):
+    def test_if_both_databases_granted_a_change_the_targets_keeps_its_claim(
+        self, urls, open_database
+    ):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(urls, opened, [old], [new])
-        assert ask(source, old, "e1") and ask(target, new, "e2")
-        copy(*urls, True, silent)
-        claimed = {row.st2_execution_id: bool(row.claim) for row in rows(target, changes)}
-        assert claimed == {"e1": False, "e2": True}
-        assert not ask(target, new, "e3")
+        source, target = self.record_in_each(urls, open_database, [old], [new])
+        assert request_change(source, old, "e1") and request_change(target, new, "e2")
+        copy(*urls, True, discard)
+        has_claim = {row.st2_execution_id: bool(row.claim) for row in rows(target, changes)}
+        assert has_claim == {"e1": False, "e2": True}
+        assert not request_change(target, new, "e3")
 
-    def test_an_incident_that_is_open_in_both_stays_open_in_one_row(self, urls, opened):
+    def test_an_incident_that_is_open_in_both_stays_open_in_one_row(self, urls, open_database):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(urls, opened, [old], [new])
+        source, target = self.record_in_each(urls, open_database, [old], [new])
         record_execution(source, old.request_id, episode("a"))
-        interventions.acknowledge(source, SOMEBODY, episode("a"), comment="mine")
-        copy(*urls, True, silent)
-        opening = [row for row in rows(target, alerts) if row.open_fingerprint]
-        assert [row.acknowledged_by for row in opening] == ["jane"]
+        interventions.acknowledge(source, JANE, episode("a"), comment="mine")
+        copy(*urls, True, discard)
+        open_rows = [row for row in rows(target, alerts) if row.open_fingerprint]
+        assert [row.acknowledged_by for row in open_rows] == ["jane"]
         # The execution of the old database still holds the claim.
         link = claims.link(target, new.request_id, episode("a"), WORKFLOW, "e-new")
         assert not link["claimed"]
-        again = request(alert(fingerprint="a"), received_at=later(300))
-        assert record(target, again)["outcomes"] == {"duplicate": 1}
+        repeat = request(alert(fingerprint="a"), received_at=later(300))
+        assert record(target, repeat)["outcomes"] == {"duplicate": 1}
 
-    def test_a_claim_that_both_have_stays_with_the_target(self, files, opened):
+    def test_if_both_databases_have_a_claim_the_targets_is_kept(self, files, open_database):
         old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(files, opened, [old], [new])
+        source, target = self.record_in_each(files, open_database, [old], [new])
         record_execution(source, old.request_id, episode("a"), "e-old")
         record_execution(target, new.request_id, episode("a"), "e-new")
-        copy(*files, True, silent)
-        claimed = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
-        assert claimed == {"e-new": True, "e-old": False}
+        copy(*files, True, discard)
+        has_claim = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
+        assert has_claim == {"e-new": True, "e-old": False}
 
-    def test_the_incident_that_was_remediated_stays_open(self, files, opened):
-        source, target = opened(files[0]), opened(files[1])
+    def test_the_incident_that_was_remediated_stays_open(self, files, open_database):
+        source, target = open_database(files[0]), open_database(files[1])
         record(source, request(alert(fingerprint="a")))
-        silenced = Config(receivers=("other",))
-        record_requests(target, silenced, [request(alert(fingerprint="a"), received_at=later(9))])
+        unlisted_receiver = Config(receivers=("other",))
+        record_requests(
+            target, unlisted_receiver, [request(alert(fingerprint="a"), received_at=later(9))]
+        )
         assert rows(target, alerts)[0].outcome == "observed"
-        copy(*files, True, silent)
-        opening = [row for row in rows(target, alerts) if row.open_fingerprint]
-        assert [row.outcome for row in opening] == ["admitted"]
-        again = request(alert(fingerprint="a"), received_at=later(300))
-        assert record(target, again)["outcomes"] == {"duplicate": 1}
+        copy(*files, True, discard)
+        open_rows = [row for row in rows(target, alerts) if row.open_fingerprint]
+        assert [row.outcome for row in open_rows] == ["admitted"]
+        repeat = request(alert(fingerprint="a"), received_at=later(300))
+        assert record(target, repeat)["outcomes"] == {"duplicate": 1}
 
-    def test_an_incident_whose_resolve_the_target_has_received_is_closed(self, files, opened):
+    def test_an_incident_whose_resolve_the_target_has_received_is_closed(
+        self, files, open_database
+    ):
         resolve = alert(fingerprint="a", status="resolved", ends_at=later(60))
         new = request(resolve, received_at=later(70))
-        _, target = self.record_in_each(files, opened, [request(alert(fingerprint="a"))], [new])
-        copy(*files, True, silent)
+        _, target = self.record_in_each(
+            files, open_database, [request(alert(fingerprint="a"))], [new]
+        )
+        copy(*files, True, discard)
         copied = next(row for row in rows(target, alerts) if row.outcome == "admitted")
         assert (copied.open_fingerprint, copied.ended_by) == (None, "resolve")
         assert copied.closed_at == later(70)
 
-    def test_another_episode_supersedes_the_old_one(self, files, opened):
+    def test_another_episode_supersedes_the_old_one(self, files, open_database):
         new = request(alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300))
-        _, target = self.record_in_each(files, opened, [request(alert(fingerprint="a"))], [new])
-        copy(*files, True, silent)
+        _, target = self.record_in_each(
+            files, open_database, [request(alert(fingerprint="a"))], [new]
+        )
+        copy(*files, True, discard)
         by_episode = {row.episode: row.ended_by for row in rows(target, alerts)}
         assert by_episode == {episode("a"): "superseded", episode("a", later(7200)): None}
 
-    def test_a_request_that_both_have_recorded(self, files, opened):
+    def test_a_request_recorded_in_both_databases_is_kept_once(self, files, open_database):
         """The endpoint announced it again, because the new database did not have it."""
-        sent = request(alert(fingerprint="a"))
-        source, target = self.record_in_each(files, opened, [sent], [sent])
-        record_execution(source, sent.request_id, episode("a"))
-        result = copy(*files, True, silent)["tables"]
+        webhook_request = request(alert(fingerprint="a"))
+        source, target = self.record_in_each(
+            files, open_database, [webhook_request], [webhook_request]
+        )
+        record_execution(source, webhook_request.request_id, episode("a"))
+        result = copy(*files, True, discard)["tables"]
         assert result["poundcake_alerts"]["kept"] == 1
         assert len(rows(target, alerts)) == 1
-        link = claims.link(target, sent.request_id, episode("a"), WORKFLOW, "e-new")
+        link = claims.link(target, webhook_request.request_id, episode("a"), WORKFLOW, "e-new")
         assert not link["claimed"]
 
-    def test_rows_that_arrive_in_the_target_during_the_copy(self, urls, opened, monkeypatch):
+    def test_rows_recorded_in_the_target_during_the_copy_are_kept(
+        self, urls, open_database, monkeypatch
+    ):
         monkeypatch.setattr(copy_trail, "_PAGE_ROWS", 3)
-        source, target = opened(urls[0]), opened(urls[1])
-        old = [request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(30)]
-        record(source, *old)
+        source, target = open_database(urls[0]), open_database(urls[1])
+        old_requests = [
+            request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(30)
+        ]
+        record(source, *old_requests)
         before = trail(source)
         record(target, request(alert(fingerprint="own"), received_at=later(500)))
-        stop, arrived, failed = threading.Event(), [], []
+        stop, recorded_ids, errors = threading.Event(), [], []
 
-        def arrive():
+        def record_until_stopped():
             number = 0
             while not stop.is_set() and number < 200:
-                sent = request(alert(fingerprint=f"g{number}"), received_at=later(600 + number))
+                new_request = request(
+                    alert(fingerprint=f"g{number}"), received_at=later(600 + number)
+                )
                 try:
-                    record(target, sent)
-                    arrived.append(sent.request_id)
+                    record(target, new_request)
+                    recorded_ids.append(new_request.request_id)
                 except Exception as error:
-                    failed.append(error)
+                    errors.append(error)
                 number += 1
 
-        writer = threading.Thread(target=arrive)
+        writer = threading.Thread(target=record_until_stopped)
         writer.start()
-        copy(*urls, True, silent)
+        copy(*urls, True, discard)
         stop.set()
         writer.join(60)
-        assert not failed
+        assert not errors
         request_ids = {row.request_id for row in rows(target, api_calls)}
-        assert request_ids >= {r.request_id for r in old} | set(arrived)
+        assert request_ids >= {r.request_id for r in old_requests} | set(recorded_ids)
         after = trail(target)
         for row in before["poundcake_alerts"]:
             assert row in after["poundcake_alerts"]
-        assert len(after["poundcake_alerts"]) == 31 + len(arrived)
+        assert len(after["poundcake_alerts"]) == 31 + len(recorded_ids)
 
 
 class TestRefused:
-    """What cannot be copied is refused with the reason, and nothing is changed."""
+    """A copy that is not possible is refused with the reason, and changes nothing."""
 
-    def refused(self, source, target, match, in_use=False, error=(CopyError, DatabaseError)):
+    def refusal(self, source, target, match, in_use=False, error=(CopyError, DatabaseError)):
         with pytest.raises(error, match=match) as caught:
-            copy(source, target, in_use, silent)
+            copy(source, target, in_use, discard)
         return str(caught.value)
 
-    def test_the_same_database(self, urls, opened):
-        sent = request(alert(fingerprint="a"))
+    def test_the_same_database(self, urls, open_database):
+        webhook_request = request(alert(fingerprint="a"))
         for url in urls:
-            record(opened(url), sent)
-            self.refused(url, url, "are the same database")
-            assert record(opened(url), sent)["known"] == 1
+            record(open_database(url), webhook_request)
+            self.refusal(url, url, "are the same database")
+            assert record(open_database(url), webhook_request)["known"] == 1
 
-    def test_a_copy_of_the_files(self, files, opened, tmp_path):
-        source = opened(files[0])
+    def test_a_copy_of_the_files(self, files, open_database, tmp_path):
+        source = open_database(files[0])
         source.dispose()
         (tmp_path / "new.sqlite").write_bytes((tmp_path / "old.sqlite").read_bytes())
-        self.refused(*files, "one is a copy of the other's files")
+        self.refusal(*files, "one is a copy of the other's files")
 
     def test_a_missing_file_is_not_created(self, files, tmp_path):
-        self.refused(*files, "old.sqlite: no such file")
+        self.refusal(*files, "old.sqlite: no such file")
         assert not list(tmp_path.iterdir())
 
-    def test_a_database_without_tables(self, urls, opened):
+    def test_a_database_without_tables(self, urls, open_database):
         database.open_engine(urls[0]).connect().close()
-        self.refused(*urls, "has no tables of PoundCake")
+        self.refusal(*urls, "has no tables of PoundCake")
 
     def test_a_file_that_is_not_a_database(self, files, tmp_path):
         (tmp_path / "old.sqlite").write_text("not a database at all" * 100)
-        self.refused(*files, "not a database")
+        self.refusal(*files, "not a database")
 
-    def test_a_damaged_file(self, files, opened, tmp_path, monkeypatch):
+    def test_a_damaged_file(self, files, open_database, tmp_path, monkeypatch):
         monkeypatch.setattr(copy_trail, "_RETRY_SECONDS", 0)
-        source = opened(files[0])
+        source = open_database(files[0])
         for number in range(50):
             record(source, request(alert(fingerprint=f"f{number}"), received_at=later(number)))
         source.dispose()
@@ -583,65 +603,65 @@ class TestRefused:
         for start in range(len(content) // 2, len(content), 4096):
             content[start : start + 4096] = b"\xff" * len(content[start : start + 4096])
         path.write_bytes(content)
-        self.refused(*files, "old.sqlite: .*(malformed|not a database)")
+        self.refusal(*files, "old.sqlite: .*(malformed|not a database)")
 
-    def test_tables_of_a_newer_release(self, urls, opened):
-        source = opened(urls[0])
+    def test_tables_of_a_newer_release(self, urls, open_database):
+        source = open_database(urls[0])
         with source.begin() as connection:
             connection.execute(text("UPDATE poundcake_meta SET value='99' WHERE name='schema'"))
-        self.refused(*urls, "install the release that made them")
+        self.refusal(*urls, "install the release that made them")
 
-    def test_a_server_that_does_not_answer(self, files, opened):
-        fill(opened(files[0]))
-        wrong = "mysql+pymysql://poundcake:hush-word@127.0.0.1:1/poundcake"
-        for source, target in ((files[0], wrong), (wrong, files[0])):
-            assert "hush-word" not in self.refused(source, target, "127.0.0.1")
-        record(opened(files[0]), request(alert(fingerprint="x")))
+    def test_a_server_that_does_not_answer(self, files, open_database):
+        fill(open_database(files[0]))
+        wrong_url = "mysql+pymysql://poundcake:hush-word@127.0.0.1:1/poundcake"
+        for source, target in ((files[0], wrong_url), (wrong_url, files[0])):
+            assert "hush-word" not in self.refusal(source, target, "127.0.0.1")
+        record(open_database(files[0]), request(alert(fingerprint="x")))
 
-    def test_an_incomplete_copy_is_not_a_source(self, sqlite_url, opened, monkeypatch):
-        fill(opened(sqlite_url("a")))
+    def test_an_incomplete_copy_is_not_a_source(self, sqlite_url, open_database, monkeypatch):
+        fill(open_database(sqlite_url("a")))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", stop_here)
             with pytest.raises(KeyboardInterrupt):
-                copy(sqlite_url("a"), sqlite_url("b"), False, silent)
-        self.refused(sqlite_url("b"), sqlite_url("c"), "is not complete")
-        opened(sqlite_url("d"))
-        self.refused(sqlite_url("d"), sqlite_url("b"), "an earlier one is not complete")
-        assert copy(sqlite_url("a"), sqlite_url("b"), False, silent)["complete"]
+                copy(sqlite_url("a"), sqlite_url("b"), False, discard)
+        self.refusal(sqlite_url("b"), sqlite_url("c"), "is not complete")
+        open_database(sqlite_url("d"))
+        self.refusal(sqlite_url("d"), sqlite_url("b"), "an earlier one is not complete")
+        assert copy(sqlite_url("a"), sqlite_url("b"), False, discard)["complete"]
 
-    def test_a_database_whose_trail_was_moved_elsewhere(self, sqlite_url, opened):
-        fill(opened(sqlite_url("a")))
-        copy(sqlite_url("a"), sqlite_url("b"), False, silent)
-        self.refused(sqlite_url("a"), sqlite_url("c"), "the trail was moved to sqlite:.*b.sqlite")
+    def test_a_database_whose_trail_was_moved_elsewhere(self, sqlite_url, open_database):
+        fill(open_database(sqlite_url("a")))
+        copy(sqlite_url("a"), sqlite_url("b"), False, discard)
+        self.refusal(sqlite_url("a"), sqlite_url("c"), "the trail was moved to sqlite:.*b.sqlite")
 
-    def test_a_row_that_arrives_changed(self, files, opened):
+    def test_a_row_that_arrives_changed(self, files, open_database):
         """Something in the target changes what is written, for example a trigger."""
-        fill(opened(files[0]))
-        target = opened(files[1])
-        change = "UPDATE poundcake_alerts SET severity = 'x' WHERE id = NEW.id"
+        fill(open_database(files[0]))
+        target = open_database(files[1])
+        update_severity = "UPDATE poundcake_alerts SET severity = 'x' WHERE id = NEW.id"
         with target.begin() as connection:
             for event in ("INSERT", "UPDATE"):
                 connection.execute(
                     text(
                         f"CREATE TRIGGER at_{event} AFTER {event} ON poundcake_alerts "
-                        f"BEGIN {change}; END"
+                        f"BEGIN {update_severity}; END"
                     )
                 )
-        self.refused(*files, "poundcake_alerts: severity of the row with id 1 .* arrived changed")
+        self.refusal(*files, "poundcake_alerts: severity of the row with id 1 .* arrived changed")
         with pytest.raises(DatabaseError, match="is not complete"):
             database.prepare(target)
         # The old database is still in use.
-        record(opened(files[0]), request(alert(fingerprint="x")))
+        record(open_database(files[0]), request(alert(fingerprint="x")))
 
 
 def stop_here(self):
     raise KeyboardInterrupt
 
 
-def test_an_older_source_is_upgraded_first(urls, opened):
-    source = opened(urls[0])
-    sent = request(alert(fingerprint="a"))
-    record(source, sent)
+def test_an_older_source_is_upgraded_first(urls, open_database):
+    source = open_database(urls[0])
+    webhook_request = request(alert(fingerprint="a"))
+    record(source, webhook_request)
     with source.begin() as connection:
         connection.execute(text("DROP TABLE poundcake_audit"))
         connection.execute(text("DROP TABLE poundcake_changes"))
@@ -649,82 +669,84 @@ def test_an_older_source_is_upgraded_first(urls, opened):
         connection.execute(
             text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0009'")
         )
-    result = copy(*urls, False, silent)
+    result = copy(*urls, False, discard)
     assert result["tables"]["poundcake_alerts"]["verified"] == 1
-    assert record(opened(urls[1]), sent)["known"] == 1
+    assert record(open_database(urls[1]), webhook_request)["known"] == 1
 
 
-KILLED = """
+KILLED_COPY = """
 import os, signal, sys
 from poundcake.trail import copy_trail
 copy_trail._PAGE_ROWS = 5
 write, pages = copy_trail._Pass._write_page, []
-def killed(self, *args):
+def write_until_killed(self, *args):
     write(self, *args)
     pages.append(1)
     if len(pages) == int(sys.argv[4]):
         os.kill(os.getpid(), signal.SIGKILL)
-copy_trail._Pass._write_page = killed
+copy_trail._Pass._write_page = write_until_killed
 copy_trail.copy_trail(sys.argv[1], sys.argv[2], sys.argv[3] == "in use", print)
 """
 
 
 class TestKilled:
     @pytest.mark.parametrize("target_is_in_use", [False, True])
-    def test_a_copy_that_was_killed_continues(self, urls, opened, monkeypatch, target_is_in_use):
-        source = opened(urls[0])
-        sent = [request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(20)]
-        record(source, *sent)
-        for number, sent_request in enumerate(sent[:12]):
-            record_execution(source, sent_request.request_id, episode(f"f{number}"), f"e{number}")
+    def test_a_copy_that_was_killed_continues(self, urls, open_database, target_is_in_use):
+        source = open_database(urls[0])
+        requests = [request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(20)]
+        record(source, *requests)
+        for number, webhook_request in enumerate(requests[:12]):
+            record_execution(
+                source, webhook_request.request_id, episode(f"f{number}"), f"e{number}"
+            )
         before = trail(source)
-        own = []
+        target_requests = []
         if target_is_in_use:
-            own = [request(alert(fingerprint="own"), received_at=later(99))]
-            record(opened(urls[1]), *own)
-        how = "in use" if target_is_in_use else "-"
+            target_requests = [request(alert(fingerprint="own"), received_at=later(99))]
+            record(open_database(urls[1]), *target_requests)
+        mode = "in use" if target_is_in_use else "-"
         for page in (4, 6, 9):
-            code = subprocess.run(
-                [sys.executable, "-c", KILLED, *urls, how, str(page)],
+            process = subprocess.run(
+                [sys.executable, "-c", KILLED_COPY, *urls, mode, str(page)],
                 cwd=str(ROOT / "lib"),
                 capture_output=True,
                 check=False,
             )
-            assert code.returncode == -signal.SIGKILL, code.stderr.decode()
-            target = opened(urls[1], prepare=False)
+            assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+            target = open_database(urls[1], prepare=False)
             assert rows(target, api_calls)
             if not target_is_in_use:
-                # The old database is still in use, the new one is not.
-                again = request(alert(fingerprint="f1"), received_at=later(100 + page))
-                record(source, again)
+                # The old database is still in use. The new one is not in use yet.
+                repeat = request(alert(fingerprint="f1"), received_at=later(100 + page))
+                record(source, repeat)
                 before = trail(source)
                 with pytest.raises(DatabaseError, match="run it again"):
                     database.prepare(target)
-        result = copy(*urls, target_is_in_use, silent)
-        after = trail(opened(urls[1]))
+        result = copy(*urls, target_is_in_use, discard)
+        after = trail(open_database(urls[1]))
         for table in TABLES:
             for row in before[table.name]:
                 assert row in after[table.name]
-            extra = len(own) if table in (api_calls, alerts) else 0
+            extra = len(target_requests) if table in (api_calls, alerts) else 0
             assert len(after[table.name]) == len(before[table.name]) + extra
         assert result["complete"]
 
-    def test_killed_after_the_source_was_marked(self, urls, opened, monkeypatch):
-        source = opened(urls[0])
+    def test_a_copy_killed_after_the_source_was_marked_continues(self, urls, open_database):
+        source = open_database(urls[0])
         fill(source)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail, "_release", stop_here)
             with pytest.raises(KeyboardInterrupt):
-                copy(*urls, False, silent)
-        # Nothing can be recorded in either, so that no alert is new to one of them.
+                copy(*urls, False, discard)
+        # Neither database accepts requests, so that no alert looks new to one of them.
         for url in urls:
             with pytest.raises(DatabaseError):
-                database.prepare(opened(url, prepare=False))
-        assert copy(*urls, False, silent)["tables"]["poundcake_alerts"]["inserted"] == 0
-        assert trail(opened(urls[1])) == trail(source)
+                database.prepare(open_database(url, prepare=False))
+        assert copy(*urls, False, discard)["tables"]["poundcake_alerts"]["inserted"] == 0
+        assert trail(open_database(urls[1])) == trail(source)
 
 
-MEASURED = """
+MEASURED_COPY = """
 import resource, sys
 from poundcake.trail import copy_trail, database, migrations
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -733,10 +755,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_a_long_history_in_bounded_memory(files, opened):
-    """50,000 rows, and requests of 90 MB."""
-    source = opened(files[0])
-    call = {
+def test_a_long_history_is_copied_in_bounded_memory(files, open_database):
+    """The history has 50,000 rows and 90 MB of requests."""
+    source = open_database(files[0])
+    api_call = {
         "method": "POST",
         "path": "/",
         "headers": "{}",
@@ -748,28 +770,28 @@ def test_a_long_history_in_bounded_memory(files, opened):
     }
     with source.begin() as connection:
         for number in range(60):
-            connection.execute(insert(api_calls), {**call, "request_id": f"r{number}"})
+            connection.execute(insert(api_calls), {**api_call, "request_id": f"r{number}"})
         for start in range(0, 50_000, 1000):
             ids = range(start, start + 1000)
             connection.execute(
                 insert(executions),
                 [{"id": f"{number:05}", "action": "x", "status": "succeeded"} for number in ids],
             )
-    target = opened(files[1])
-    grown = subprocess.run(
-        [sys.executable, "-c", MEASURED, *files],
+    target = open_database(files[1])
+    growth_kb = subprocess.run(
+        [sys.executable, "-c", MEASURED_COPY, *files],
         cwd=str(ROOT / "lib"),
         stdout=subprocess.PIPE,
         check=True,
     ).stdout
-    assert int(grown) < 120_000  # KB
+    assert int(growth_kb) < 120_000
     with database.reading(target) as connection:
         for table, number in ((executions, 50_000), (api_calls, 60)):
             assert connection.scalar(select(func.count()).select_from(table)) == number
 
 
-def test_the_source_is_read_only(urls, opened):
-    opened(urls[0])
+def test_the_source_is_read_only(urls, open_database):
+    open_database(urls[0])
     reader = database.open_engine(urls[0], read_only=True)
     with pytest.raises(DatabaseError):
         with database.reading(reader) as connection:
@@ -778,7 +800,7 @@ def test_the_source_is_read_only(urls, opened):
 
 
 class TestAction:
-    """What `st2 run poundcake.migrate` does with its parameters."""
+    """Run the action with the parameters of `st2 run poundcake.migrate`."""
 
     @pytest.fixture
     def migrate(self, monkeypatch):
@@ -789,8 +811,8 @@ class TestAction:
         spec.loader.exec_module(module)
         return module.Migrate
 
-    def test_its_result_has_no_password(self, urls, opened, migrate, tmp_path):
-        fill(opened(urls[0]))
+    def test_the_result_contains_no_password(self, urls, open_database, migrate, tmp_path):
+        fill(open_database(urls[0]))
         (tmp_path / "other").write_text(urls[1])
         config = {"database_url": urls[0], "state_dir": str(tmp_path)}
         succeeded, result = migrate(config).run(copy_to=f"file:{tmp_path / 'other'}")
@@ -801,7 +823,7 @@ class TestAction:
         for url in urls:
             password = make_url(url).password
             assert not password or password not in json.dumps(result)
-        # The database that was in use is refused from now on, and the way back is open.
+        # From now on, the old database is refused. The trail can still be moved back.
         succeeded, result = migrate(config).run()
         assert not succeeded and "the trail was moved to" in result
         succeeded, result = migrate(config).run(copy_from=urls[1])
@@ -809,7 +831,7 @@ class TestAction:
         assert migrate(config).run()[0]
 
     @pytest.mark.parametrize(
-        "given, reason",
+        "parameters, reason",
         [
             ({"copy_from": "sqlite", "copy_to": "sqlite"}, "only one of them can be given"),
             ({"copy_from": "sqlite"}, "are the same database"),
@@ -817,7 +839,7 @@ class TestAction:
             ({"copy_to": "postgresql://u:hush-word@h/d"}, "copy_to: must be mysql"),
         ],
     )
-    def test_parameters_that_cannot_be_used(self, given, reason, migrate, tmp_path):
-        succeeded, result = migrate({"state_dir": str(tmp_path)}).run(**given)
+    def test_unusable_parameters_are_refused(self, parameters, reason, migrate, tmp_path):
+        succeeded, result = migrate({"state_dir": str(tmp_path)}).run(**parameters)
         assert not succeeded
         assert reason in result and "hush-word" not in result

@@ -1,4 +1,4 @@
-"""The tracking database: created once, by the first process, and used in transactions."""
+"""The tracking database is created once, by the first process, and used in transactions."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ LIB = os.path.join(
 
 @pytest.fixture
 def engine(database_url):
-    opened = database.open_engine(database_url)
-    yield opened
-    opened.dispose()
+    new_engine = database.open_engine(database_url)
+    yield new_engine
+    new_engine.dispose()
 
 
-def error_of(url, **kwargs):
+def prepare_error(url, **kwargs):
     with pytest.raises(DatabaseError) as caught:
         database.prepare(database.open_engine(url), **kwargs)
     return str(caught.value)
@@ -42,14 +42,14 @@ def error_of(url, **kwargs):
 
 class TestPrepare:
     def test_preparing_again_changes_nothing(self, engine):
-        first = database.prepare(engine)
-        assert str(uuid.UUID(first)) == first
-        assert database.prepare(engine) == first
-        assert database.prepare(engine, create=False) == first
+        database_id = database.prepare(engine)
+        assert str(uuid.UUID(database_id)) == database_id
+        assert database.prepare(engine) == database_id
+        assert database.prepare(engine, create=False) == database_id
         tables = sqlalchemy.inspect(engine).get_table_names()
         assert set(schema.metadata.tables) <= set(tables)
 
-    def test_concurrent_threads_prepare_one_id(self, database_url):
+    def test_concurrent_threads_agree_on_one_id(self, database_url):
         ids, start = [], threading.Barrier(6)
 
         def work():
@@ -66,7 +66,7 @@ class TestPrepare:
         assert len(ids) == 6
         assert len(set(ids)) == 1
 
-    def test_concurrent_processes_prepare_one_id(self, database_url):
+    def test_concurrent_processes_agree_on_one_id(self, database_url):
         code = (
             "import sys; from poundcake.trail import database as d;"
             "sys.stdin.readline(); print(d.prepare(d.open_engine(sys.argv[1])))"
@@ -116,40 +116,40 @@ class TestRefused:
         ],
     )
     def test_an_unusable_url(self, url):
-        error = error_of(url)
+        error = prepare_error(url)
         assert "hidden-word" not in error
         assert "database_url" in error or "sqlite" in error
 
     def test_a_server_that_does_not_answer(self):
         url = f"mysql+pymysql://u:hush%40word@127.0.0.1:{services.free_port()}/db"
-        error = error_of(url)
+        error = prepare_error(url)
         assert "hush" not in error and "127.0.0.1" in error
         assert "\n" not in error
 
     def test_a_wrong_password(self, mariadb):
-        error = error_of(
+        error = prepare_error(
             f"mysql+pymysql://poundcake:hidden-word@127.0.0.1:{mariadb.port}/poundcake_x"
         )
         assert "hidden-word" not in error and "denied" in error.lower()
 
     def test_a_database_that_does_not_exist(self, mariadb):
-        error = error_of(mariadb.url("poundcake_not_there"))
-        assert mariadb.password not in error and "poundcake_not_there" in error
+        error = prepare_error(mariadb.url("poundcake_missing"))
+        assert mariadb.password not in error and "poundcake_missing" in error
 
     def test_a_url_without_a_database(self, mariadb):
         url = mariadb.url("").split("?")[0]
-        assert mariadb.password not in error_of(url)
+        assert mariadb.password not in prepare_error(url)
 
     def test_a_path_that_is_a_folder(self, tmp_path):
-        assert str(tmp_path) in error_of(f"sqlite:///{tmp_path}")
+        assert str(tmp_path) in prepare_error(f"sqlite:///{tmp_path}")
 
     def test_a_file_that_is_not_a_database(self, tmp_path):
         (tmp_path / "x.db").write_bytes(b"no database at all, but long enough to be read" * 30)
-        assert "not a database" in error_of("sqlite:///{}".format(tmp_path / "x.db"))
+        assert "not a database" in prepare_error("sqlite:///{}".format(tmp_path / "x.db"))
 
     def test_a_path_below_a_file(self, tmp_path):
         (tmp_path / "file").write_text("")
-        assert "file" in error_of("sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db"))
+        assert "file" in prepare_error("sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db"))
 
     @pytest.mark.parametrize("password", ["hush-word", "hush%2Fw%3Ard"])
     def test_the_password_is_masked_anywhere_in_an_error(self, password):
@@ -161,7 +161,7 @@ class TestRefused:
         )
 
     @pytest.mark.parametrize(
-        "url, shown",
+        "url, masked_url",
         [
             ("on-call@127.0.0.1:1/x?password=hush-word", "on-call@127.0.0.1:1/x"),
             ("on-call@127.0.0.1:1/x?charset=utf8mb4&passwd=hush-word", "on-call@127.0.0.1:1/x"),
@@ -175,11 +175,11 @@ class TestRefused:
             (":hush-word@h/x", ":***@h/x"),
         ],
     )
-    def test_a_password_is_masked_in_every_form_of_the_url(self, url, shown):
+    def test_a_password_is_masked_in_every_form_of_the_url(self, url, masked_url):
         engine = database.open_engine("mysql+pymysql://" + url)
         cause = Exception(1045, "denied for on-call with hush-word")
         error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
-        assert error == f"mysql+pymysql://{shown}: 1045 denied for on-call with ***"
+        assert error == f"mysql+pymysql://{masked_url}: 1045 denied for on-call with ***"
 
     def test_a_percent_encoded_password_is_masked_too(self):
         engine = database.open_engine("mysql+pymysql://on-call@h/x?password=hush%2Fwo+rd%2520")
@@ -190,7 +190,7 @@ class TestRefused:
         assert error == "mysql+pymysql://on-call@h/x: ***, ***, ***, ***"
 
     def test_an_at_sign_in_a_password_does_not_start_the_host(self):
-        error = error_of("mysql+pymysql://on-call:p@hush-word@127.0.0.1:1/x")
+        error = prepare_error("mysql+pymysql://on-call:p@hush-word@127.0.0.1:1/x")
         assert error == "database_url: write an @ in the password as %40"
 
     @on_sqlite
@@ -224,24 +224,24 @@ def test_a_read_does_not_block_writers(engine):
 
 
 def test_a_statement_that_takes_too_long_is_aborted(database_url):
-    patient = database.open_engine(database_url)
-    database.prepare(patient)
+    patient_engine = database.open_engine(database_url)
+    database.prepare(patient_engine)
     engine = database.open_engine(database_url, 1)
     slow = (
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000000)"
         " SELECT count(*) FROM c"
     )
-    if patient.dialect.name != "sqlite":
+    if patient_engine.dialect.name != "sqlite":
         slow = "SELECT SLEEP(10)"
-    began = threading.Event()
-    threading.Timer(4, began.set).start()
+    too_late = threading.Event()
+    threading.Timer(4, too_late.set).start()
     try:
         with database.reading(engine) as connection:
             connection.execute(text(slow)).all()
     except DatabaseError:
         pass  # in MariaDB, an aborted SLEEP returns a value instead of an error
-    assert not began.is_set()
-    patient.dispose()
+    assert not too_late.is_set()
+    patient_engine.dispose()
     engine.dispose()
 
 
@@ -253,15 +253,15 @@ class TestServerSettings:
     @pytest.fixture
     def set_global(self, mariadb):
         """Return a function that sets a variable of the server until the test ends."""
-        before = {}
+        original_values = {}
 
         def set_global(name, value):
-            with_root(mariadb, f"SET GLOBAL {name} = {value}")
+            run_as_root(mariadb, f"SET GLOBAL {name} = {value}")
 
         for name in ("sql_mode", "max_allowed_packet"):
-            before[name] = with_root(mariadb, f"SELECT @@GLOBAL.{name}")
+            original_values[name] = run_as_root(mariadb, f"SELECT @@GLOBAL.{name}")
         yield set_global
-        for name, value in before.items():
+        for name, value in original_values.items():
             set_global(name, repr(value))
 
     @on_mariadb
@@ -269,29 +269,29 @@ class TestServerSettings:
         set_global("sql_mode", f"'{self.MODES}'")
         engine = database.open_engine(database_url)
         labels = {"instance": "", "severity": "", "x": "a\\b'c\"d"}
-        sent = request(alert("", labels=labels, fingerprint="f"))
-        assert record_requests(engine, Config(), [sent])["recorded"] == 1
+        webhook_request = request(alert("", labels=labels, fingerprint="f"))
+        assert record_requests(engine, Config(), [webhook_request])["recorded"] == 1
         with database.reading(engine) as connection:
             row = connection.execute(select(schema.alerts)).one()
         assert (row.alert_name, row.severity, row.instance) == ("", "", "")
         assert json.loads(row.labels)["x"] == labels["x"]
-        assert claims.link(engine, sent.request_id, row.episode, "w", "e")["claimed"]
+        assert claims.link(engine, webhook_request.request_id, row.episode, "w", "e")["claimed"]
         engine.dispose()
 
     @on_mariadb
     def test_packets_that_are_too_small_are_refused(self, database_url, set_global):
         set_global("max_allowed_packet", 1 << 18)
-        error = error_of(database_url)
+        error = prepare_error(database_url)
         assert "max_allowed_packet is 262144 bytes: set max_allowed_packet = 16M" in error
 
     def test_statement_based_replication_is_refused(self):
         """The server would refuse every INSERT at the isolation level that recording needs."""
-        server = services_server(StatementReplication)
+        server = start_or_skip(StatementReplication)
         try:
             url = server.url(server.create_database())
             for _ in range(2):
-                assert "binlog_format is STATEMENT" in error_of(url)
-                assert "set binlog_format = MIXED" in error_of(url)
+                assert "binlog_format is STATEMENT" in prepare_error(url)
+                assert "set binlog_format = MIXED" in prepare_error(url)
             with pytest.raises(DatabaseError, match="set binlog_format = MIXED"):
                 with database.reading(database.open_engine(url)):
                     pass
@@ -306,7 +306,7 @@ class StatementReplication(services.MariaDB):
         return super().command() + ["--log-bin=binlog", "--binlog-format=STATEMENT"]
 
 
-def services_server(kind):
+def start_or_skip(kind):
     try:
         server = kind()
         server.start()
@@ -315,8 +315,8 @@ def services_server(kind):
     return server
 
 
-def with_root(mariadb, statement):
-    """Run a statement as the server's root; return the first value, if there is one."""
+def run_as_root(mariadb, statement):
+    """Run a statement as the server's root user, and return its first value, if there is one."""
     import pymysql
 
     connection = pymysql.connect(unix_socket=mariadb.path("sock"), user="root", ssl_disabled=True)
@@ -370,8 +370,8 @@ class TestClock:
     def test_the_time_of_the_database_is_utc_with_microseconds(self, engine):
         with engine.connect() as connection:
             times = [clock.database_now(connection) for _ in range(20)]
-        here = clock.local_now()
-        assert all(abs((here - moment).total_seconds()) < 300 for moment in times)
+        local_time = clock.local_now()
+        assert all(abs((local_time - moment).total_seconds()) < 300 for moment in times)
         assert any(moment.microsecond % 1000 for moment in times)
         assert times == sorted(times) and times[0].tzinfo == UTC
 

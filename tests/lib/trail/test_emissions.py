@@ -10,7 +10,7 @@ from poundcake.trail.schema import api_calls
 from tests.lib.samples import NOON, alert
 from tests.lib.trails import database_time, in_parallel, on_sqlite, record
 
-ONE, OTHER = "11111111-endpoint-one", "22222222-endpoint-other"
+FIRST_ENDPOINT, SECOND_ENDPOINT = "11111111-endpoint-one", "22222222-endpoint-other"
 
 
 @pytest.fixture
@@ -24,46 +24,48 @@ def claim(engine, request_ids, endpoint, at=NOON):
 
 
 def test_the_first_endpoint_to_claim_emits(engine, requests):
-    first, *rest = sorted(requests)
-    assert claim(engine, [first], ONE) == {first}
-    assert claim(engine, requests, OTHER) == set(rest)
-    assert claim(engine, requests, ONE) == {first}
+    first, *others = sorted(requests)
+    assert claim(engine, [first], FIRST_ENDPOINT) == {first}
+    assert claim(engine, requests, SECOND_ENDPOINT) == set(others)
+    assert claim(engine, requests, FIRST_ENDPOINT) == {first}
 
 
 @on_sqlite
 def test_claiming_again_extends_the_claims(engine, requests):
     for minutes in (0, 9, 18):
         at = NOON + minutes * emissions.LEASE / 10
-        assert claim(engine, requests, ONE, at) == requests
-        assert claim(engine, requests, OTHER, at) == set()
+        assert claim(engine, requests, FIRST_ENDPOINT, at) == requests
+        assert claim(engine, requests, SECOND_ENDPOINT, at) == set()
 
 
-def test_the_claim_of_an_endpoint_that_is_gone_expires(engine, requests):
-    claim(engine, requests, ONE)
-    almost = NOON + 0.999 * emissions.LEASE
-    assert claim(engine, requests, OTHER, almost) == set()
-    assert claim(engine, requests, OTHER, NOON + emissions.LEASE) == requests
+def test_the_claim_of_a_stopped_endpoint_expires(engine, requests):
+    claim(engine, requests, FIRST_ENDPOINT)
+    shortly_before = NOON + 0.999 * emissions.LEASE
+    assert claim(engine, requests, SECOND_ENDPOINT, shortly_before) == set()
+    assert claim(engine, requests, SECOND_ENDPOINT, NOON + emissions.LEASE) == requests
     # If the first endpoint returns, it does not get the claim.
-    assert claim(engine, requests, ONE, NOON + emissions.LEASE) == set()
+    assert claim(engine, requests, FIRST_ENDPOINT, NOON + emissions.LEASE) == set()
 
 
 @on_sqlite
 def test_an_unrecorded_request_cannot_be_claimed(engine, requests):
-    assert claim(engine, ["nobody"], ONE) == set()
-    assert claim(engine, [], ONE) == set()
+    assert claim(engine, ["unknown"], FIRST_ENDPOINT) == set()
+    assert claim(engine, [], FIRST_ENDPOINT) == set()
 
 
 @on_sqlite
-def test_more_requests_than_sqlite_has_variables(engine):
+def test_more_requests_than_sqlite_has_variables_can_be_claimed(engine):
     ids = {record(engine) for _ in range(3)} | {str(n) for n in range(2000)}
     with database.reading(engine) as connection:
-        known = set(connection.scalars(select(api_calls.c.request_id)))
-    assert claim(engine, ids, ONE) == known
+        recorded_ids = set(connection.scalars(select(api_calls.c.request_id)))
+    assert claim(engine, ids, FIRST_ENDPOINT) == recorded_ids
 
 
-def test_one_of_two_concurrent_endpoints_emits_each_request(engine):
+def test_one_of_several_concurrent_endpoints_emits_each_request(engine):
     requests = [record(engine, alert(f"A{n}")) for n in range(20)]
     orders = [requests, requests[::-1], requests[10:] + requests[:10]]
-    found = in_parallel(3, lambda i: emissions.claim(engine, orders[i], f"endpoint-{i}"))
-    assert not [f for f in found if isinstance(f, Exception)], found
-    assert sorted(r for claimed in found for r in claimed) == sorted(requests)
+    results = in_parallel(3, lambda i: emissions.claim(engine, orders[i], f"endpoint-{i}"))
+    assert not [result for result in results if isinstance(result, Exception)], results
+    assert sorted(request_id for request_ids in results for request_id in request_ids) == sorted(
+        requests
+    )

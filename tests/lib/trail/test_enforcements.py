@@ -38,15 +38,17 @@ def read(stackstorm, instances, seconds=60):
     return read_enforcements(stackstorm, instances, Deadline(seconds), notes.append), notes
 
 
-def test_many_triggers_are_answered_by_a_few_pages(stackstorm):
+def test_many_triggers_need_only_a_few_pages(stackstorm):
     storm = triggers(250)
     enforce(stackstorm, storm)
     answer, _ = read(stackstorm, storm)
-    assert {i: len(found) for i, found in answer.found.items()} == {t.id: 1 for t in storm}
+    assert {i: len(enforcements) for i, enforcements in answer.found.items()} == {
+        t.id: 1 for t in storm
+    }
     assert len(stackstorm.calls) == 3
 
 
-def test_triggers_that_no_rule_matched_are_answered_too(stackstorm):
+def test_triggers_that_no_rule_matched_have_no_enforcements(stackstorm):
     storm = triggers(50)
     answer, _ = read(stackstorm, storm)
     assert answer.found == {t.id: [] for t in storm} and len(stackstorm.calls) == 1
@@ -54,9 +56,9 @@ def test_triggers_that_no_rule_matched_are_answered_too(stackstorm):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_few_triggers_are_queried_one_by_one(stackstorm, count):
-    few = triggers(count)
-    enforce(stackstorm, few)
-    answer, _ = read(stackstorm, few)
+    instances = triggers(count)
+    enforce(stackstorm, instances)
+    answer, _ = read(stackstorm, instances)
     assert len(answer.found) == count and stackstorm.count("get_enforcements") == count
     assert stackstorm.count("list_enforcements") == 0
 
@@ -72,13 +74,13 @@ def test_an_old_trigger_among_many_new_ones_is_queried_separately(stackstorm):
 
 
 def test_other_rules_do_not_make_the_list_cost_more_than_single_calls(stackstorm):
-    wanted, noise = triggers(10, gap=60), triggers(5000, gap=0.12)
+    relevant, noise = triggers(10, gap=60), triggers(5000, gap=0.12)
     noise = [
         TriggerInstance(f"noise{n}", "processed", t.occurred_at, {}) for n, t in enumerate(noise)
     ]
-    enforce(stackstorm, wanted + noise)
-    answer, _ = read(stackstorm, wanted)
-    assert all(answer.found[t.id] for t in wanted)
+    enforce(stackstorm, relevant + noise)
+    answer, _ = read(stackstorm, relevant)
+    assert all(answer.found[t.id] for t in relevant)
     assert len(stackstorm.calls) <= 11
 
 
@@ -90,15 +92,15 @@ def test_an_unreadable_list_falls_back_to_single_calls(stackstorm):
     assert len(answer.found) == 20 and "the fault" in notes[0]
 
 
-def test_an_unreadable_trigger_is_distinguished(stackstorm):
+def test_an_unreadable_trigger_is_reported_and_the_others_are_read(stackstorm):
     stackstorm.errors["get_enforcements", "t0-1"] = refusal()
     answer, _ = read(stackstorm, triggers(3))
     assert set(answer.found) == {"t0-0", "t0-2"} and "the fault" in answer.failed["t0-1"]
 
 
-@pytest.mark.parametrize("question, count", [("list_enforcements", 9), ("get_enforcements", 2)])
-def test_an_outage_stops_the_queries(stackstorm, question, count):
-    stackstorm.errors[question] = OUTAGE
+@pytest.mark.parametrize("call, count", [("list_enforcements", 9), ("get_enforcements", 2)])
+def test_an_outage_stops_the_queries(stackstorm, call, count):
+    stackstorm.errors[call] = OUTAGE
     with pytest.raises(StackStormError):
         read(stackstorm, triggers(count))
 
@@ -120,5 +122,5 @@ def test_single_calls_are_bounded(stackstorm):
     ],
 )
 def test_another_page_is_read_only_if_it_saves_calls(ages, span, expected):
-    left = [TriggerInstance("t", "processed", later(-age), {}) for age in ages]
-    assert is_list_worthwhile(left, NOON, timedelta(seconds=span)) is expected
+    remaining = [TriggerInstance("t", "processed", later(-age), {}) for age in ages]
+    assert is_list_worthwhile(remaining, NOON, timedelta(seconds=span)) is expected

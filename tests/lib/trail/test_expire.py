@@ -26,7 +26,7 @@ def count_open_work(trail, hours):
 @pytest.mark.parametrize(
     "hours, silent_hours, expired",
     [(0, 999, 0), (3, 3.1, 1), (3, 2.9, 0)],
-    ids=["off", "stale", "not"],
+    ids=["off", "stale", "not stale"],
 )
 def test_an_incident_expires_after_its_last_notification(trail, hours, silent_hours, expired):
     trail.record(alert(), seconds=1000 * HOUR)
@@ -48,16 +48,16 @@ def test_an_alert_that_fires_after_the_expiry_opens_another_incident(trail):
     for seconds in (2 * HOUR, 1):
         trail.record(alert("Other"), seconds=seconds)
     trail.sync(expire_stale_hours=9)
-    _, (again,) = trail.record(alert(), seconds=1)
-    assert (again.outcome, again.reason) == ("admitted", "new incident")
-    assert again.episode != first.episode
+    _, (refire,) = trail.record(alert(), seconds=1)
+    assert (refire.outcome, refire.reason) == ("admitted", "new incident")
+    assert refire.episode != first.episode
     assert ago(60) < trail.rows(alerts)[0].closed_at
 
 
 class TestOutage:
     """No notifications could arrive. If an incident were closed, it would be remediated again."""
 
-    def test_while_nothing_at_all_is_heard_nothing_expires(self, trail):
+    def test_nothing_expires_while_no_notifications_arrive_at_all(self, trail):
         trail.record(alert(), seconds=100 * HOUR)
         trail.record(alert("Other"), seconds=90 * HOUR)
         trail.change(alerts, explanation="execution")
@@ -69,11 +69,11 @@ class TestOutage:
         for seconds in (59 * 60, 1):
             trail.record(alert("Other"), seconds=seconds)
         assert trail.sync(expire_stale_hours=24).expired == 0
-        _, (again,) = trail.record(alert(), seconds=0)
-        assert again.outcome == "duplicate"
+        _, (repeat,) = trail.record(alert(), seconds=0)
+        assert repeat.outcome == "duplicate"
 
     def test_no_incident_expires_while_the_journal_still_has_its_notifications(self, trail):
-        """The database was away for two days, and every alert was repeated every four hours."""
+        """The database was unavailable for two days. Each alert was repeated every four hours."""
         for hours in range(56, 0, -4):
             for name in ("One", "Two"):
                 _, (row,) = trail.record(alert(name), seconds=hours * HOUR)

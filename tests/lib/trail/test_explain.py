@@ -1,4 +1,4 @@
-"""Explanations of emitted alerts, by rounds of sync on one StackStorm."""
+"""Rounds of sync explain emitted alerts from what StackStorm has recorded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def trail(engine):
 
 
 @pytest.fixture
-def started(trail):
-    """Return an alert for which a workflow with a link task was started, as execution e1."""
+def running_trail(trail):
+    """Return a trail with an alert whose workflow, execution e1, runs and has a link task."""
     trail.request_id, (trail.alert,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(trail.alert, trail.request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
@@ -47,7 +47,7 @@ def link(trail, request_id, row, execution, workflow=FLOW, cooldown=0):
 
 
 class TestRules:
-    def test_a_rule_that_could_not_start_its_action(self, trail):
+    def test_a_rule_that_could_not_start_its_action_is_a_failure(self, trail):
         request_id, (row,) = trail.record(alert())
         trail.stackstorm.enforce(
             trail.stackstorm.emit(row, request_id), reason="Action pack.gone not found"
@@ -65,8 +65,8 @@ class TestRules:
         trail.stackstorm.run("e1")
         trail.sync()
         assert trail.one().explanation is None
-        done = replace(trail.stackstorm.triggers[trigger], status="processed")
-        trail.stackstorm.triggers[trigger] = done
+        processed_trigger = replace(trail.stackstorm.triggers[trigger], status="processed")
+        trail.stackstorm.triggers[trigger] = processed_trigger
         trail.stackstorm.enforce(trigger, "e2", rule="pack.other")
         trail.stackstorm.run("e2")
         trail.sync()
@@ -131,40 +131,46 @@ class TestExecutions:
         assert trail.one().explanation == "execution" and trail.completed == [False]
         trail.stackstorm.run("e1", "failed", result={"stderr": "it broke"})
         trail.sync()
-        link = trail.one(links)
-        assert (link.st2_execution_id, link.claim, link.request_id) == ("e1", None, request_id)
-        assert (link.st2_action_ref, link.st2_rule_ref) == (FLOW, "pack.rule")
-        mirrored = trail.one(executions)
-        assert (mirrored.status, mirrored.error) == ("failed", "it broke")
+        link_row = trail.one(links)
+        assert (link_row.st2_execution_id, link_row.claim, link_row.request_id) == (
+            "e1",
+            None,
+            request_id,
+        )
+        assert (link_row.st2_action_ref, link_row.st2_rule_ref) == (FLOW, "pack.rule")
+        execution_row = trail.one(executions)
+        assert (execution_row.status, execution_row.error) == ("failed", "it broke")
         assert trail.completed == [True]
 
-    def test_a_workflow_with_a_link_task_is_linked_by_sync_after_a_minute(self, started):
-        started.stackstorm.run("e1", "running", seconds=50)
-        started.sync()
-        assert started.rows(links) == [] and started.one().explanation is None
-        assert started.one().explanation_reason == (
+    def test_a_workflow_with_a_link_task_is_linked_by_sync_after_a_minute(self, running_trail):
+        running_trail.stackstorm.run("e1", "running", seconds=50)
+        running_trail.sync()
+        assert running_trail.rows(links) == [] and running_trail.one().explanation is None
+        assert running_trail.one().explanation_reason == (
             "pack.workflow was started (e1) and has not linked itself yet"
         )
-        started.stackstorm.run("e1", "running", seconds=61)
-        started.sync()
-        assert started.one(links).claim is None
-        assert started.one().explanation is None and started.completed == [False]
+        running_trail.stackstorm.run("e1", "running", seconds=61)
+        running_trail.sync()
+        assert running_trail.one(links).claim is None
+        assert running_trail.one().explanation is None and running_trail.completed == [False]
 
-    def test_an_execution_that_is_just_linking_itself_is_checked_again(self, started, monkeypatch):
-        started.stackstorm.run("e1", "running", seconds=61)
+    def test_an_execution_that_is_just_linking_itself_is_checked_again(
+        self, running_trail, monkeypatch
+    ):
+        running_trail.stackstorm.run("e1", "running", seconds=61)
         monkeypatch.setattr(evidence.TrailFacts, "link", lambda *_: evidence.OwnLink.NONE)
-        link(started, started.request_id, started.alert, "e1")
-        started.sync()
-        assert started.one().explanation is None and started.one(links).claim
+        link(running_trail, running_trail.request_id, running_trail.alert, "e1")
+        running_trail.sync()
+        assert running_trail.one().explanation is None and running_trail.one(links).claim
 
-    def test_an_execution_that_was_refused_the_claim_is_not_linked(self, started):
-        refused = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
-        started.stackstorm.run("e1", result=refused)
-        started.sync()
-        row = started.one()
+    def test_an_execution_that_was_refused_the_claim_is_not_linked(self, running_trail):
+        result = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
+        running_trail.stackstorm.run("e1", result=result)
+        running_trail.sync()
+        row = running_trail.one()
         assert row.explanation == "execution"
         assert row.explanation_reason == "pack.workflow did nothing: cooldown of this host"
-        assert started.rows(links) == [] and started.completed == [True]
+        assert running_trail.rows(links) == [] and running_trail.completed == [True]
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
         """The workflow of the original request claimed the episode before that of the replay."""
@@ -173,15 +179,17 @@ class TestExecutions:
         row = trail.rows(alerts)[-1]
         assert row.outcome == "admitted"
         link(trail, first, original, "e1")
-        refused = link(trail, second, row, "e2")
-        assert not refused["claimed"]
-        output = {"output": {"stage": "not_claimed", "message": refused["reason"]}}
+        refused_link = link(trail, second, row, "e2")
+        assert not refused_link["claimed"]
+        output = {"output": {"stage": "not_claimed", "message": refused_link["reason"]}}
         trail.stackstorm.enforce(trail.stackstorm.emit(row, second), "e2")
         trail.stackstorm.run("e2", result=output, links=True)
         trail.sync()
         alert_row = trail.rows(alerts)[-1]
         assert alert_row.explanation == "execution"
-        assert alert_row.explanation_reason == "pack.workflow did nothing: " + refused["reason"]
+        assert (
+            alert_row.explanation_reason == "pack.workflow did nothing: " + refused_link["reason"]
+        )
 
     @pytest.mark.parametrize("result", [{"output": {"stage": "not_claimed"}}, {}])
     @pytest.mark.parametrize("parameters", [{"action": "pack.clean"}, {"remediation": "clean"}])
@@ -189,101 +197,112 @@ class TestExecutions:
         """poundcake.remediate claims under the name of the action that it is given."""
         request_id, (row,) = trail.record(alert())
         link(trail, request_id, row, "e1", "pack.clean")
-        wraps = {"action": "poundcake.remediate", "parameters": parameters}
-        trail.stackstorm.run("e1", **wraps)
+        wrapper = {"action": "poundcake.remediate", "parameters": parameters}
+        trail.stackstorm.run("e1", **wrapper)
         status = "succeeded" if result else "failed"
-        trail.stackstorm.run("e2", status, result=result, links=True, **wraps)
+        trail.stackstorm.run("e2", status, result=result, links=True, **wrapper)
         trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e2")
         entry = {"name": "clean", "match": ["alertname!="], "mode": "live"}
         config = load({"remediations": [{**entry, "action": "pack.clean"}]})
         trail.sync(remediations=config.remediations)
         assert (trail.one().explanation, trail.one().explanation_reason) == ("execution", "")
 
-    def test_an_execution_that_stackstorm_already_deleted(self, trail):
+    def test_an_execution_that_stackstorm_has_deleted_explains_its_alert(self, trail):
         request_id, (row,) = trail.record(alert())
         trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e1")
         trail.sync()
         assert trail.one().explanation == "execution"
 
-    def test_a_released_claim_is_not_retried(self, started):
-        started.stackstorm.run("e1", "failed")
-        link(started, started.request_id, started.alert, "e1")
-        claims.release(started.engine, started.alert.episode, force=True)
-        started.sync()
-        assert started.one().explanation == "execution"
+    def test_a_released_claim_is_not_retried(self, running_trail):
+        running_trail.stackstorm.run("e1", "failed")
+        link(running_trail, running_trail.request_id, running_trail.alert, "e1")
+        claims.release(running_trail.engine, running_trail.alert.episode, force=True)
+        running_trail.sync()
+        assert running_trail.one().explanation == "execution"
 
-    def test_a_claim_on_the_first_attempt_does_not_explain_a_later_one(self, started):
-        link(started, started.request_id, started.alert, "e1")
-        again = replay_request(started.engine, Config(), started.request_id, force=True)
-        again = again["request_id"]
-        row = started.rows(alerts)[1]
-        started.stackstorm.enforce(started.stackstorm.emit(row, again), "e2")
-        started.stackstorm.run("e2", "failed", result={"errors": [{"message": "no database"}]})
-        started.sync()
-        assert started.explanations()[1] == "retry"
-        # The reverse is true: the execution that took over the episode works for both.
-        link(started, again, row, "e3")
-        started.stackstorm.enforce(started.stackstorm.emit(row, again), "e3")
-        started.stackstorm.run("e3", "running")
-        started.sync()
-        assert started.explanations()[1] == "execution"
+    def test_a_claim_on_the_first_attempt_does_not_explain_a_later_one(self, running_trail):
+        link(running_trail, running_trail.request_id, running_trail.alert, "e1")
+        replay_id = replay_request(
+            running_trail.engine, Config(), running_trail.request_id, force=True
+        )["request_id"]
+        row = running_trail.rows(alerts)[1]
+        running_trail.stackstorm.enforce(running_trail.stackstorm.emit(row, replay_id), "e2")
+        running_trail.stackstorm.run(
+            "e2", "failed", result={"errors": [{"message": "no database"}]}
+        )
+        running_trail.sync()
+        assert running_trail.explanations()[1] == "retry"
+        # A claim on the later attempt does: its execution works for both.
+        link(running_trail, replay_id, row, "e3")
+        running_trail.stackstorm.enforce(running_trail.stackstorm.emit(row, replay_id), "e3")
+        running_trail.stackstorm.run("e3", "running")
+        running_trail.sync()
+        assert running_trail.explanations()[1] == "execution"
 
 
 class TestRetries:
-    def test_an_execution_that_ended_before_its_claim(self, started):
-        started.stackstorm.run("e1", "failed", result={"errors": [{"message": "no database"}]})
-        started.sync()
-        assert started.one().explanation == "retry" and started.completed == [False]
-        assert "no database" in started.one().explanation_reason
+    def test_an_alert_whose_execution_ended_before_its_claim_is_retried(self, running_trail):
+        running_trail.stackstorm.run(
+            "e1", "failed", result={"errors": [{"message": "no database"}]}
+        )
+        running_trail.sync()
+        assert running_trail.one().explanation == "retry" and running_trail.completed == [False]
+        assert "no database" in running_trail.one().explanation_reason
         # The next execution gets the claim.
-        trigger = started.stackstorm.emit(started.alert, started.request_id)
-        started.stackstorm.enforce(trigger, "e2")
-        started.stackstorm.run("e2", "running")
-        link(started, started.request_id, started.alert, "e2")
-        started.sync()
-        assert started.one().explanation == "execution"
+        trigger = running_trail.stackstorm.emit(running_trail.alert, running_trail.request_id)
+        running_trail.stackstorm.enforce(trigger, "e2")
+        running_trail.stackstorm.run("e2", "running")
+        link(running_trail, running_trail.request_id, running_trail.alert, "e2")
+        running_trail.sync()
+        assert running_trail.one().explanation == "execution"
 
-    def test_an_alert_that_waits_for_its_next_trigger_is_not_queried(self, started):
-        started.stackstorm.run("e1", "failed")
-        started.sync()
-        reason = started.one().explanation_reason
-        started.stackstorm.calls.clear()
-        started.sync()
-        assert started.stackstorm.calls == [("list_triggers", None)]
-        assert (started.one().explanation, started.one().explanation_reason) == ("retry", reason)
+    def test_an_alert_that_waits_for_its_next_trigger_is_not_queried(self, running_trail):
+        running_trail.stackstorm.run("e1", "failed")
+        running_trail.sync()
+        reason = running_trail.one().explanation_reason
+        running_trail.stackstorm.calls.clear()
+        running_trail.sync()
+        assert running_trail.stackstorm.calls == [("list_triggers", None)]
+        assert (running_trail.one().explanation, running_trail.one().explanation_reason) == (
+            "retry",
+            reason,
+        )
 
-    def test_a_new_trigger_ends_the_wait_even_if_its_rules_cannot_be_read(self, started):
-        started.stackstorm.run("e1", "failed")
-        started.sync()
-        trigger = started.stackstorm.emit(started.alert, started.request_id)
-        started.stackstorm.errors["get_enforcements", trigger] = refusal()
-        started.sync()
-        assert started.one().explanation is None
-        assert "the fault" in started.one().explanation_reason
+    def test_a_new_trigger_ends_the_wait_even_if_its_rules_cannot_be_read(self, running_trail):
+        running_trail.stackstorm.run("e1", "failed")
+        running_trail.sync()
+        trigger = running_trail.stackstorm.emit(running_trail.alert, running_trail.request_id)
+        running_trail.stackstorm.errors["get_enforcements", trigger] = refusal()
+        running_trail.sync()
+        assert running_trail.one().explanation is None
+        assert "the fault" in running_trail.one().explanation_reason
 
-    def test_a_late_claim_ends_the_wait(self, started):
-        started.stackstorm.run("e1", "running", seconds=601)
-        started.sync()
-        assert started.one().explanation == "retry"
-        link(started, started.request_id, started.alert, "e1")
-        started.sync()
-        assert (started.one().explanation, started.one().explanation_reason) == ("execution", "")
+    def test_a_late_claim_ends_the_wait(self, running_trail):
+        running_trail.stackstorm.run("e1", "running", seconds=601)
+        running_trail.sync()
+        assert running_trail.one().explanation == "retry"
+        link(running_trail, running_trail.request_id, running_trail.alert, "e1")
+        running_trail.sync()
+        assert (running_trail.one().explanation, running_trail.one().explanation_reason) == (
+            "execution",
+            "",
+        )
 
-    def cooled(self, trail, **more):
-        """Record two alerts of one host; the second is refused because the first was handled."""
+    def record_cooldown(self, trail, **more):
+        """Record two alerts of one host, and refuse the second because of the first."""
         host = {"instance": "web-1:9100"}
         first, (row,) = trail.record(alert("One", labels=host))
         link(trail, first, row, "e1", cooldown=600)
         trail.change(alerts, explanation="execution")
-        second, (two,) = trail.record(alert("Two", labels=host), **more)
-        refused = link(trail, second, two, "e2", cooldown=600)
-        trail.stackstorm.enforce(trail.stackstorm.emit(two, second), "e2")
-        output = {"output": {"stage": "not_claimed", "message": refused["reason"]}}
+        second, (second_row,) = trail.record(alert("Two", labels=host), **more)
+        refused_link = link(trail, second, second_row, "e2", cooldown=600)
+        trail.stackstorm.enforce(trail.stackstorm.emit(second_row, second), "e2")
+        output = {"output": {"stage": "not_claimed", "message": refused_link["reason"]}}
         trail.stackstorm.run("e2", result=output, links=True)
-        return second, two, "pack.workflow did nothing: " + refused["reason"]
+        return second, second_row, "pack.workflow did nothing: " + refused_link["reason"]
 
     def test_an_alert_is_retried_after_the_cooldown_of_its_host(self, trail):
-        request_id, row, reason = self.cooled(trail)
+        request_id, row, reason = self.record_cooldown(trail)
         for seconds, explanation in ((0, None), (590, None), (610, "retry")):
             trail.change(links, created_at=ago(seconds))
             trail.sync(host_cooldown_seconds=600)
@@ -298,19 +317,19 @@ class TestRetries:
         assert (alert_row.explanation, alert_row.explanation_reason) == ("execution", "")
 
     def test_alerts_without_a_host_share_no_cooldown(self, trail):
-        """What held the second one back was something else, so it does not wait for a cooldown."""
+        """Something else held back the second alert, so it does not wait for a cooldown."""
         first, (row,) = trail.record(alert("One", labels={"instance": ""}))
         link(trail, first, row, "e1", cooldown=600)
         trail.change(alerts, explanation="execution")
-        second, (two,) = trail.record(alert("Two", labels={"instance": ""}))
-        trail.stackstorm.enforce(trail.stackstorm.emit(two, second), "e2")
+        second, (second_row,) = trail.record(alert("Two", labels={"instance": ""}))
+        trail.stackstorm.enforce(trail.stackstorm.emit(second_row, second), "e2")
         output = {"output": {"stage": "not_claimed", "message": "acknowledged by anna"}}
         trail.stackstorm.run("e2", result=output, links=True)
         trail.sync(host_cooldown_seconds=600)
         assert trail.explanations() == ["execution", "retry"]
 
     def test_an_alert_is_not_retried_if_the_cooldown_outlasts_the_incident(self, trail):
-        _, _, reason = self.cooled(trail)
+        _, _, reason = self.record_cooldown(trail)
         trail.record(alert("Two", "resolved", ends_at=ago(1)), seconds=0)
         trail.change(links, created_at=ago(610))
         trail.sync(host_cooldown_seconds=600)
@@ -365,13 +384,13 @@ class TestFailures:
         assert "not all been read" in trail.rows(alerts)[1].explanation_reason
         assert trail.completed == [True, False]
 
-    @pytest.mark.parametrize("question", ["get_enforcements", "get_executions", "runs_link_task"])
-    def test_an_outage_in_the_middle_is_reported_and_old_alerts_are_given_up(self, trail, question):
+    @pytest.mark.parametrize("call", ["get_enforcements", "get_executions", "runs_link_task"])
+    def test_an_outage_in_the_middle_is_reported_and_old_alerts_are_given_up(self, trail, call):
         for name, seconds in (("Old", 25 * HOUR), ("New", HOUR)):
             request_id, (row,) = trail.record(alert(name), seconds=seconds)
             trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e-" + name)
             trail.stackstorm.run("e-" + name)
-        trail.stackstorm.errors[question] = OUTAGE
+        trail.stackstorm.errors[call] = OUTAGE
         with pytest.raises(StackStormError, match="nobody answers"):
             trail.sync()
         assert trail.explanations() == ["lost", None]
@@ -425,11 +444,11 @@ class TestFailures:
             request_id, (row,) = trail.record(alert(f"A{n}"))
             trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), f"e{n}")
             trail.stackstorm.run(f"e{n}", "running", links=True)
-        for looked_at in (2, 4):
+        for checked in (2, 4):
             trail.stackstorm.calls.clear()
             trail.sync()
             reasons = [row.explanation_reason or "" for row in trail.rows(alerts)]
-            assert sum("was started" in reason for reason in reasons) == looked_at
+            assert sum("was started" in reason for reason in reasons) == checked
 
 
 @pytest.mark.parametrize(
@@ -443,7 +462,7 @@ class TestFailures:
         (Span(later(-9000), later(-3899)), True),
     ],
 )
-def test_a_trigger_may_be_among_the_unread(unread, expected):
+def test_a_trigger_may_be_among_the_unread_ones(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
     open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
     assert explain.may_be_unread(open_alert, unread, clocks) is expected

@@ -24,9 +24,9 @@ class StackStorm:
 
 @pytest.fixture
 def engine(tmp_path):
-    opened = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
-    yield opened
-    opened.dispose()
+    new_engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
+    yield new_engine
+    new_engine.dispose()
 
 
 def test_only_available_components_are_checked(engine):
@@ -66,16 +66,16 @@ def test_a_failing_component_is_explained(engine):
 class TestDifferences:
     """Actions get the registered configuration; the endpoint may not have applied it yet."""
 
-    def answer(self, **config):
+    def endpoint_answer(self, **config):
         return {"configuration": {"problem": "", "in_force": Config(**config).settings}}
 
-    def test_the_same_configuration(self):
-        result = health.with_differences(self.answer(port=1), Config(port=1))
+    def test_the_same_configuration_has_no_differences(self):
+        result = health.with_differences(self.endpoint_answer(port=1), Config(port=1))
         assert result["configuration"]["differences"] == {}
 
     def test_each_key_that_differs_is_named_with_both_values(self):
         result = health.with_differences(
-            self.answer(allowed_hosts=("web-1",)), Config(dry_run=False)
+            self.endpoint_answer(allowed_hosts=("web-1",)), Config(dry_run=False)
         )["configuration"]["differences"]
         assert result == {
             "dry_run": {"endpoint": True, "actions": False},
@@ -84,12 +84,12 @@ class TestDifferences:
 
     def test_secrets_are_not_compared(self):
         secrets = {"auth_tokens": ("a",), "basic_auth": "a:b", "st2_api_key": "c"}
-        result = health.with_differences(self.answer(), Config(**secrets))
+        result = health.with_differences(self.endpoint_answer(), Config(**secrets))
         assert result["configuration"]["differences"] == {}
 
     def test_invalid_remediations_degrade_the_health_that_an_action_reports(self):
         errors = ("remediations, entry 1: must be a mapping with name, match and mode",)
-        answer = {"status": "ok", **self.answer()}
+        answer = {"status": "ok", **self.endpoint_answer()}
         answer["configuration"]["remediation_errors"] = ["of the endpoint"]
         result = health.with_differences(answer, Config(remediation_errors=errors))
         assert result["status"] == "degraded"
@@ -100,7 +100,7 @@ class TestDifferences:
         assert health.with_differences({"status": "ok"}, Config()) == {"status": "ok"}
 
 
-def test_a_pending_migration(engine, monkeypatch):
+def test_a_pending_migration_is_reported(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
     result = health.without_endpoint(Config(), engine, StackStorm({}))["components"]["database"]

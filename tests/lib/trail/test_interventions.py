@@ -24,7 +24,7 @@ from tests.lib.sync_trail import ago
 from tests.lib.trails import WORKFLOW, database_time, episode, on_sqlite, record, view
 
 ANNA = Actor("anna", "e-anna")
-F = episode("f")
+EPISODE = episode("f")
 
 
 def rows(engine, table=alerts):
@@ -47,12 +47,12 @@ def entries(engine):
 
 
 class TestAcknowledge:
-    def test_an_acknowledgement_is_in_the_incident_and_in_the_audit(self, engine):
+    def test_an_acknowledgement_is_stored_in_the_incident_and_audited(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(later(60)):
-            acknowledged = acknowledge(engine, ANNA, F, comment="the disk is on order")
-        assert acknowledged == {
-            "episode": F,
+            result = acknowledge(engine, ANNA, EPISODE, comment="the disk is on order")
+        assert result == {
+            "episode": EPISODE,
             "alert_name": "HostDown",
             "instance": "web-1:9100",
             "state": "acknowledged",
@@ -63,70 +63,70 @@ class TestAcknowledge:
         assert (row.acknowledged_at, row.acknowledged_by) == (later(60), "anna")
         assert (row.acknowledged_comment, row.open_fingerprint) == ("the disk is on order", "f")
         assert entries(engine) == [
-            ("acknowledge", "anna", "e-anna", F, "the disk is on order", {"undo": False})
+            ("acknowledge", "anna", "e-anna", EPISODE, "the disk is on order", {"undo": False})
         ]
         assert rows(engine, audit)[0].at == later(60)
 
-    def test_nothing_new_is_started_until_it_is_withdrawn(self, engine):
+    def test_nothing_is_started_until_an_acknowledgement_is_withdrawn(self, engine):
         config = Config(cooldown_seconds=60)
         record(engine, alert(fingerprint="f"), config=config)
         resolve = alert(fingerprint="f", status="resolved", ends_at=later(5))
         record(engine, resolve, received_at=later(10), config=config)
-        again = alert(fingerprint="f", starts_at=later(20))
-        record(engine, again, received_at=later(30), config=config)
-        held = rows(engine)[-1]
-        assert held.outcome == "cooldown"
-        acknowledge(engine, ANNA, held.episode)
-        record(engine, again, received_at=later(100), config=config)
-        late = rows(engine)[-1]
-        assert (late.outcome, late.reason) == ("cooldown", "acknowledged by anna")
-        assert acknowledge(engine, ANNA, held.episode, undo=True)["state"] == "firing"
-        record(engine, again, received_at=later(101), config=config)
+        refire = alert(fingerprint="f", starts_at=later(20))
+        record(engine, refire, received_at=later(30), config=config)
+        incident = rows(engine)[-1]
+        assert incident.outcome == "cooldown"
+        acknowledge(engine, ANNA, incident.episode)
+        record(engine, refire, received_at=later(100), config=config)
+        notification = rows(engine)[-1]
+        assert (notification.outcome, notification.reason) == ("cooldown", "acknowledged by anna")
+        assert acknowledge(engine, ANNA, incident.episode, undo=True)["state"] == "firing"
+        record(engine, refire, received_at=later(101), config=config)
         assert rows(engine)[-1].outcome == "admitted"
         assert [entry[5]["undo"] for entry in entries(engine)] == [False, True]
 
     def test_a_workflow_that_has_not_begun_is_refused(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
-        acknowledge(engine, ANNA, F)
-        result = claims.link(engine, request_id, F, WORKFLOW, "e1")
+        acknowledge(engine, ANNA, EPISODE)
+        result = claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")
         assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")
-        acknowledge(engine, ANNA, F, undo=True)
-        assert claims.link(engine, request_id, F, WORKFLOW, "e1")["claimed"]
+        acknowledge(engine, ANNA, EPISODE, undo=True)
+        assert claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
     def test_a_workflow_that_has_begun_keeps_its_claim(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
-        claims.link(engine, request_id, F, WORKFLOW, "e1")
-        acknowledge(engine, ANNA, F)
-        assert claims.link(engine, request_id, F, WORKFLOW, "e1")["claimed"]
+        claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")
+        acknowledge(engine, ANNA, EPISODE)
+        assert claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
-    def test_a_forced_replay_withdraws_it(self, engine):
+    def test_a_forced_replay_withdraws_the_acknowledgement(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
-        acknowledge(engine, ANNA, F)
+        acknowledge(engine, ANNA, EPISODE)
         assert replay_request(engine, Config(), request_id)["outcomes"] == {"duplicate": 1}
-        replayed = replay_request(engine, Config(), request_id, force=True)
-        assert replayed["outcomes"] == {"admitted": 1}
-        assert claims.link(engine, replayed["request_id"], F, WORKFLOW, "e1")["claimed"]
+        replay = replay_request(engine, Config(), request_id, force=True)
+        assert replay["outcomes"] == {"admitted": 1}
+        assert claims.link(engine, replay["request_id"], EPISODE, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
     def test_a_resolve_still_ends_the_incident(self, engine):
         record(engine, alert(fingerprint="f"))
-        acknowledge(engine, ANNA, F)
+        acknowledge(engine, ANNA, EPISODE)
         record(engine, alert(fingerprint="f", status="resolved"), received_at=later(9))
         assert (rows(engine)[-1].outcome, rows(engine)[0].ended_by) == ("resolved", "resolve")
         with pytest.raises(TrackingError, match="no open incident matches"):
-            acknowledge(engine, ANNA, F, undo=True)
+            acknowledge(engine, ANNA, EPISODE, undo=True)
 
     @on_sqlite
-    def test_an_unacknowledged_incident_cannot_be_unacknowledged(self, engine):
+    def test_an_acknowledgement_that_does_not_exist_cannot_be_withdrawn(self, engine):
         record(engine, alert(fingerprint="f"))
         with pytest.raises(TrackingError, match="is not acknowledged"):
-            acknowledge(engine, ANNA, F, undo=True)
+            acknowledge(engine, ANNA, EPISODE, undo=True)
         assert entries(engine) == []
 
 
-class TestWhichIncident:
+class TestSelectedIncident:
     @on_sqlite
     @pytest.mark.parametrize(
         "filters, problem",
@@ -160,26 +160,26 @@ class TestWhichIncident:
     @on_sqlite
     def test_an_ended_episode_does_not_match(self, engine):
         record(engine, alert(fingerprint="f"))
-        close(engine, ANNA, "gone", F)
+        close(engine, ANNA, "gone", EPISODE)
         with pytest.raises(TrackingError, match="no open incident matches"):
-            close(engine, ANNA, "gone", F)
+            close(engine, ANNA, "gone", EPISODE)
 
 
 class TestClose:
     def test_closing_ends_the_incident(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(later(60)):
-            closed = close(engine, ANNA, "decommissioned", F)
-        assert (closed["state"], closed["by"]) == ("closed", "anna")
+            result = close(engine, ANNA, "decommissioned", EPISODE)
+        assert (result["state"], result["by"]) == ("closed", "anna")
         (row,) = rows(engine)
         assert (row.open_fingerprint, row.closed_at, row.ended_by) == (None, later(60), "closed")
         assert (row.closed_by, row.closed_comment) == ("anna", "decommissioned")
-        assert entries(engine) == [("close", "anna", "e-anna", F, "decommissioned", {})]
+        assert entries(engine) == [("close", "anna", "e-anna", EPISODE, "decommissioned", {})]
 
     @on_sqlite
     def test_a_closed_alert_may_open_another_incident(self, engine):
         record(engine, alert(fingerprint="f"))
-        close(engine, ANNA, "gone", F)
+        close(engine, ANNA, "gone", EPISODE)
         record(engine, alert(fingerprint="f"), received_at=later(9))
         first, second = rows(engine)
         assert (second.outcome, second.reason) == ("admitted", "new incident")
@@ -190,22 +190,22 @@ class TestClose:
     def test_closing_needs_a_comment(self, engine, comment):
         record(engine, alert(fingerprint="f"))
         with pytest.raises(TrackingError, match="comment"):
-            close(engine, ANNA, comment, F)
+            close(engine, ANNA, comment, EPISODE)
         assert rows(engine)[0].open_fingerprint
 
-    def test_a_concurrent_notification(self, engine):
+    def test_closing_during_a_notification_leaves_at_most_one_incident_open(self, engine):
         record(engine, alert(fingerprint="f"))
         with ThreadPoolExecutor(2) as pool:
-            again = pool.submit(
+            notification = pool.submit(
                 record_requests, engine, Config(), [request(alert(fingerprint="f"))]
             )
-            closed = pool.submit(close, engine, ANNA, "gone", F)
-            assert (again.result()["recorded"], closed.result()["state"]) == (1, "closed")
+            closing = pool.submit(close, engine, ANNA, "gone", EPISODE)
+            assert (notification.result()["recorded"], closing.result()["state"]) == (1, "closed")
         assert len([row for row in rows(engine) if row.open_fingerprint]) <= 1
 
 
-@pytest.mark.parametrize("change", [acknowledge, close])
-def test_a_deadlock_is_retried(engine, monkeypatch, change):
+@pytest.mark.parametrize("intervention", [acknowledge, close])
+def test_a_deadlock_is_retried(engine, monkeypatch, intervention):
     record(engine, alert(fingerprint="f"))
     failures = [1213, 1205]
 
@@ -215,22 +215,23 @@ def test_a_deadlock_is_retried(engine, monkeypatch, change):
         return write_entry(*args)
 
     monkeypatch.setattr(interventions, "write_entry", fail)
-    assert change(engine, ANNA, comment="gone", episode=F)["by"] == "anna"
+    assert intervention(engine, ANNA, comment="gone", episode=EPISODE)["by"] == "anna"
     assert not failures
     assert len(entries(engine)) == 1
 
 
 class TestAudit:
     def test_release_replay_and_purge_are_audited(self, engine):
-        old = record(engine, alert("Old"), received_at=ago(86400 * 50))
-        record(engine, alert("Recent"), received_at=ago(86400 * 8))  # otherwise purge refuses
-        sent = request(alert(fingerprint="f"), received_at=ago(5))
-        record_requests(engine, Config(), [sent])
-        name = rows(engine)[-1].episode
-        claims.link(engine, sent.request_id, name, WORKFLOW, "e1")
-        claims.release(engine, name, force=True, actor=ANNA)
-        replayed = replay_request(engine, Config(), sent.request_id, False, "e-anna", ANNA)
-        replay_request(engine, Config(), sent.request_id, False, "e-anna", ANNA)
+        old_request_id = record(engine, alert("Old"), received_at=ago(86400 * 50))
+        # Without a request of last week, the purge would be refused.
+        record(engine, alert("Recent"), received_at=ago(86400 * 8))
+        webhook_request = request(alert(fingerprint="f"), received_at=ago(5))
+        record_requests(engine, Config(), [webhook_request])
+        episode_name = rows(engine)[-1].episode
+        claims.link(engine, webhook_request.request_id, episode_name, WORKFLOW, "e1")
+        claims.release(engine, episode_name, force=True, actor=ANNA)
+        replay = replay_request(engine, Config(), webhook_request.request_id, False, "e-anna", ANNA)
+        replay_request(engine, Config(), webhook_request.request_id, False, "e-anna", ANNA)
         with database.transaction(engine) as connection:
             connection.execute(
                 alerts.update()
@@ -240,30 +241,30 @@ class TestAudit:
         with database.transaction(engine) as connection:
             connection.exec_driver_sql(
                 "UPDATE poundcake_api_calls SET completed_at = created_at"
-                f" WHERE request_id = '{old}'"
+                f" WHERE request_id = '{old_request_id}'"
             )
         assert purge(engine, Config(), 30, dry_run=True, actor=ANNA)["requests"] == 1
         assert purge(engine, Config(), 30, actor=ANNA)["requests"] == 1
-        audited = entries(engine)
-        assert [entry[:4] for entry in audited] == [
-            ("release", "anna", "e-anna", name),
-            ("replay", "anna", "e-anna", sent.request_id),
+        audit_entries = entries(engine)
+        assert [entry[:4] for entry in audit_entries] == [
+            ("release", "anna", "e-anna", episode_name),
+            ("replay", "anna", "e-anna", webhook_request.request_id),
             ("purge", "anna", "e-anna", ""),
         ]
-        assert audited[0][5]["released"][0]["st2_execution_id"] == "e1"
-        assert audited[1][5] == {"request_id": replayed["request_id"], "force": False}
-        assert (audited[2][5]["requests"], audited[2][5]["older_than_days"]) == (1, 30)
-        (shown,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
-        assert [entry["action"] for entry in shown["audit"]] == ["release", "replay"]
-        trail = view(engine, queries.status, sent.request_id)
-        assert [entry["action"] for entry in trail["audit"]] == ["release", "replay"]
-        assert trail["audit"][0]["st2_user"] == "anna"
+        assert audit_entries[0][5]["released"][0]["st2_execution_id"] == "e1"
+        assert audit_entries[1][5] == {"request_id": replay["request_id"], "force": False}
+        assert (audit_entries[2][5]["requests"], audit_entries[2][5]["older_than_days"]) == (1, 30)
+        (episode_view,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
+        assert [entry["action"] for entry in episode_view["audit"]] == ["release", "replay"]
+        status_view = view(engine, queries.status, webhook_request.request_id)
+        assert [entry["action"] for entry in status_view["audit"]] == ["release", "replay"]
+        assert status_view["audit"][0]["st2_user"] == "anna"
 
     @on_sqlite
     def test_a_purge_deletes_old_entries(self, engine):
         record(engine, alert(fingerprint="f"))
         with database_time(NOON):
-            acknowledge(engine, ANNA, F)
+            acknowledge(engine, ANNA, EPISODE)
         record(engine, alert("Young"), received_at=ago(86400 * 8))
         purge(engine, Config(), 30, actor=ANNA)
         assert [entry[0] for entry in entries(engine)] == ["purge"]
@@ -271,18 +272,18 @@ class TestAudit:
     @on_sqlite
     def test_the_views_show_who_did_what(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
-        acknowledge(engine, ANNA, F, comment="on it")
+        acknowledge(engine, ANNA, EPISODE, comment="on it")
         (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
         assert (incident["acknowledged_by"], incident["acknowledged_comment"]) == ("anna", "on it")
-        close(engine, ANNA, "gone", F)
-        (shown,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
-        assert (shown["state"], shown["ended_by"], shown["closed_by"]) == (
+        close(engine, ANNA, "gone", EPISODE)
+        (episode_view,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
+        assert (episode_view["state"], episode_view["ended_by"], episode_view["closed_by"]) == (
             "closed",
             "closed",
             "anna",
         )
-        assert shown["ends_at"]
+        assert episode_view["ends_at"]
         (alert_view,) = view(engine, queries.status, request_id)["alerts"]
         assert (alert_view["ended_by"], alert_view["acknowledged_by"]) == ("closed", "anna")
-        (recent,) = view(engine, queries.executions_recent)["executions"]
-        assert recent["alerts"][0]["ended_by"] == "closed"
+        (request_view,) = view(engine, queries.executions_recent)["executions"]
+        assert request_view["alerts"][0]["ended_by"] == "closed"

@@ -34,13 +34,13 @@ ROOT = str(pathlib.Path(__file__).resolve().parents[3])
 LIB = os.path.join(ROOT, "lib")
 # Release 0.1.0 created schema 1; 0.2.0 created 4, or 3 on a long history whose indexes are pending;
 # 0.3.0 created 5.
-EARLIER = (1, 2, 3, 4, 5)
+EARLIER_VERSIONS = (1, 2, 3, 4, 5)
 NEW_INDEXES = (
     [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
     + ["ix_execution_db_by_status"]
 )
-# Migrates, and after each line that it logs waits for a line on stdin.
+# Migrate, and wait for a line on stdin after each logged line.
 LINE_BY_LINE = """
 import sys
 from poundcake.trail import database
@@ -55,28 +55,28 @@ print("done", *[step.revision for step in steps], flush=True)
 
 @pytest.fixture
 def engine(database_url):
-    opened = database.open_engine(database_url)
-    yield opened
-    opened.dispose()
+    new_engine = database.open_engine(database_url)
+    yield new_engine
+    new_engine.dispose()
 
 
 @pytest.fixture
-def tables_of(engine):
-    """Return a function that creates the tables like the release with a given schema version."""
+def create_tables(engine):
+    """Return a function that creates the tables of a schema version, as its release did."""
 
-    def make(version):
+    def create(version):
         tables._upgrade(engine, version, 30, lambda line: None)
         if version == 1:  # before there were migrations
             run(engine, "DROP TABLE alembic_version")
-        # The releases until 0.2.0 counted the indexes' revision among those of the tables.
+        # Up to release 0.2.0, the revision of the indexes counted as one of the tables.
         run(engine, "DELETE FROM poundcake_meta WHERE name = 'indexes'")
 
-    return make
+    return create
 
 
 @pytest.fixture
-def many(monkeypatch):
-    """Let the rows of fill() count as a long history."""
+def long_history(monkeypatch):
+    """Treat the rows of fill() as a long history."""
     monkeypatch.setattr(tables, "FEW_ALERTS", 2)
 
 
@@ -93,7 +93,7 @@ def scalar(engine, statement):
 def fill(engine):
     """Insert rows into every table, using only columns of the first revision."""
     columns = {
-        found["name"] for found in sqlalchemy.inspect(engine).get_columns("poundcake_alerts")
+        column["name"] for column in sqlalchemy.inspect(engine).get_columns("poundcake_alerts")
     }
     explanation = "fate" if "fate" in columns else "explanation"
     noon = "'2026-01-14 12:00:00.123456'"
@@ -138,9 +138,9 @@ RENAMED = {"fate": "explanation", "fate_reason": "explanation_reason"}
 def assert_kept(before, after):
     for name in before:
         assert len(after[name]) == len(before[name]) > 0
-        for row, new in zip(before[name], after[name]):
-            old = {RENAMED.get(column, column): value for column, value in row.items()}
-            assert {column: new[column] for column in old} == old
+        for old_row, new_row in zip(before[name], after[name]):
+            expected = {RENAMED.get(column, column): value for column, value in old_row.items()}
+            assert {column: new_row[column] for column in expected} == expected
 
 
 def shape(engine):
@@ -148,12 +148,12 @@ def shape(engine):
     with engine.connect() as connection:
         inspector = sqlalchemy.inspect(connection)
         names = set(inspector.get_table_names()) - {"alembic_version"}
-        return {name: shape_of(inspector, name) for name in names}
+        return {name: table_shape(inspector, name) for name in names}
 
 
-def shape_of(inspector, table):
-    def texts(found):
-        return sorted(map(repr, found))
+def table_shape(inspector, table):
+    def texts(values):
+        return sorted(map(repr, values))
 
     # Engine, character set and collation, which do not exist in SQLite.
     options = {} if inspector.dialect.name == "sqlite" else inspector.get_table_options(table)
@@ -193,8 +193,8 @@ def versions(engine):
     with engine.connect() as connection:
         heads = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
         names = ("schema", "indexes")
-        found = dict(connection.execute(text("SELECT name, value FROM poundcake_meta")).all())
-    return (*sorted(heads), *(found.get(name) for name in names))
+        values = dict(connection.execute(text("SELECT name, value FROM poundcake_meta")).all())
+    return (*sorted(heads), *(values.get(name) for name in names))
 
 
 NEWEST = ("0007", "0009", "9", "7")
@@ -204,10 +204,10 @@ INDEXES = ["0004", "0007"]
 
 @pytest.fixture
 def spawn():
-    """Return a function of (code, url, given) that runs code in a separate process."""
+    """Return a function that runs Python code in a separate process, with a URL and some input."""
     processes = []
 
-    def start(code, url, given=""):
+    def start(code, url, stdin_text=""):
         process = subprocess.Popen(
             [sys.executable, "-c", code, url],
             env=dict(os.environ, PYTHONPATH=LIB),
@@ -217,7 +217,7 @@ def spawn():
             universal_newlines=True,
         )
         processes.append(process)
-        process.stdin.write(given)
+        process.stdin.write(stdin_text)
         process.stdin.flush()
         return process
 
@@ -227,13 +227,13 @@ def spawn():
         process.communicate()
 
 
-def waits(engine, what):
-    """Return True if a statement of the test's database is in this state."""
-    found = (
+def waits_in_state(engine, state):
+    """Return True if a statement on the test's database is in this state."""
+    count = (
         "SELECT count(*) FROM information_schema.processlist"
-        f" WHERE db = DATABASE() AND state LIKE '{what}'"
+        f" WHERE db = DATABASE() AND state LIKE '{state}'"
     )
-    return scalar(engine, found) > 0
+    return scalar(engine, count) > 0
 
 
 class TestFromEveryRelease:
@@ -242,17 +242,24 @@ class TestFromEveryRelease:
         assert shape(engine) == current_shape
         assert versions(engine) == NEWEST
 
-    @pytest.mark.parametrize("version", EARLIER)
-    def test_no_row_is_lost(self, engine, tables_of, current_shape, version):
-        tables_of(version)
+    @pytest.mark.parametrize("version", EARLIER_VERSIONS)
+    def test_no_row_is_lost(self, engine, create_tables, current_shape, version):
+        create_tables(version)
         fill(engine)
         before = rows(engine)
         database_id = scalar(engine, "SELECT value FROM poundcake_meta WHERE name = 'database_id'")
         assert database.prepare(engine) == database_id
         after = rows(engine)
         assert_kept(before, after)
-        new = ("attempt", "closed_at", "sender_starts_at", "host", "ended_by", "acknowledged_at")
-        assert {tuple(row[name] for name in new) for row in after["poundcake_alerts"]} == {
+        new_columns = (
+            "attempt",
+            "closed_at",
+            "sender_starts_at",
+            "host",
+            "ended_by",
+            "acknowledged_at",
+        )
+        assert {tuple(row[name] for name in new_columns) for row in after["poundcake_alerts"]} == {
             (1, None, None, f"web-{n}", None, None) for n in (1, 2, 3)
         }
         assert {row["credential"] for row in after["poundcake_api_calls"]} == {""}
@@ -261,9 +268,9 @@ class TestFromEveryRelease:
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
 
-    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, tables_of):
-        """Release 0.2.0 stored no hosts. Only the alerts that a cooldown may need get one."""
-        tables_of(4)
+    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, create_tables):
+        """Release 0.2.0 stored no hosts. Only alerts that may cause a cooldown get one."""
+        create_tables(4)
         fill(engine)
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
         run(
@@ -277,9 +284,9 @@ class TestFromEveryRelease:
         assert hosts == ["web-1", "", ""]
 
     @on_sqlite
-    def test_migrate_reports_what_it_did(self, engine, tables_of):
+    def test_migrate_reports_what_it_did(self, engine, create_tables):
         lines = []
-        tables_of(2)
+        create_tables(2)
         steps = database.migrate(engine, lines.append)
         assert [step.revision for step in steps] == [
             "0003",
@@ -310,11 +317,15 @@ class TestFromEveryRelease:
         assert shape(engine) == current_shape
         assert database.prepare(engine, create=False)
 
-    def test_a_missing_index_is_created(self, engine, tables_of, current_shape):
+    def test_a_missing_index_is_created(self, engine, create_tables, current_shape):
         """The first release was killed while it created the tables."""
-        tables_of(1)
-        on = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
-        run(engine, "DELETE FROM poundcake_meta", "DROP INDEX ix_poundcake_alerts_fate" + on)
+        create_tables(1)
+        table_clause = "" if database.kind(engine) == "SQLite" else " ON poundcake_alerts"
+        run(
+            engine,
+            "DELETE FROM poundcake_meta",
+            "DROP INDEX ix_poundcake_alerts_fate" + table_clause,
+        )
         database.prepare(engine)
         assert shape(engine) == current_shape
 
@@ -327,9 +338,9 @@ class TestFromEveryRelease:
         ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
-        self, engine, tables_of, version, expected
+        self, engine, create_tables, version, expected
     ):
-        tables_of(version)
+        create_tables(version)
         run(engine, "DROP TABLE alembic_version")
         steps = database.migrate(engine, lambda line: None)
         assert [step.revision for step in steps] == expected
@@ -337,9 +348,9 @@ class TestFromEveryRelease:
 
     @on_sqlite
     def test_a_current_backup_without_alembics_table_gets_its_indexes(
-        self, engine, many, tables_of
+        self, engine, long_history, create_tables
     ):
-        tables_of(3)
+        create_tables(3)
         fill(engine)
         database.prepare(engine)
         run(engine, "DROP TABLE alembic_version")
@@ -352,17 +363,17 @@ class TestLongHistory:
 
     @pytest.mark.parametrize("version", [1, 3])
     def test_alerts_are_recorded_before_the_indexes_are_built(
-        self, engine, tables_of, many, current_shape, version
+        self, engine, create_tables, long_history, current_shape, version
     ):
-        tables_of(version)
+        create_tables(version)
         fill(engine)
         before = rows(engine)
         statements = []
         event.listen(Engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
         database.prepare(engine)
-        built = [s for s in statements if "INDEX" in s and not s.startswith("PRAGMA")]
-        is_new_table = re.compile(r"ON poundcake_(audit|changes)|CREATE TABLE poundcake_changes")
-        assert all(is_new_table.search(statement) for statement in built)
+        index_statements = [s for s in statements if "INDEX" in s and not s.startswith("PRAGMA")]
+        on_new_table = re.compile(r"ON poundcake_(audit|changes)|CREATE TABLE poundcake_changes")
+        assert all(on_new_table.search(statement) for statement in index_statements)
         assert versions(engine) == ONLY_TABLES
         assert_kept(before, rows(engine))
         request_id = record(engine, alert(fingerprint="new"))
@@ -371,9 +382,9 @@ class TestLongHistory:
         assert emissions.claim(engine, [request_id], "one") == {request_id}
         before = rows(engine)
         with database.reading(engine) as connection:
-            waiting = database.pending(connection)
+            pending = database.pending(connection)
             assert not database.has_view_indexes(connection)
-        assert "st2 run poundcake.migrate" in waiting
+        assert "st2 run poundcake.migrate" in pending
         assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEXES
         assert database.pending(engine) == ""
         with database.reading(engine) as connection:
@@ -382,9 +393,9 @@ class TestLongHistory:
         assert_kept(before, rows(engine))
 
     def test_only_newer_indexes_are_built_if_release_0_2_0_built_its_own(
-        self, engine, tables_of, many, current_shape
+        self, engine, create_tables, long_history, current_shape
     ):
-        tables_of(4)
+        create_tables(4)
         fill(engine)
         database.prepare(engine)
         assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
@@ -394,9 +405,9 @@ class TestLongHistory:
 
     @on_sqlite
     def test_alerts_are_recorded_even_if_indexes_cannot_be_built(
-        self, engine, tables_of, monkeypatch
+        self, engine, create_tables, monkeypatch
     ):
-        tables_of(3)
+        create_tables(3)
 
         def refuse(*_):
             raise DatabaseError("INDEX command denied")
@@ -409,8 +420,8 @@ class TestLongHistory:
             database.migrate(engine, lambda line: None)
 
     @on_sqlite
-    def test_tables_that_cannot_be_upgraded_are_an_error(self, engine, tables_of, monkeypatch):
-        tables_of(3)
+    def test_tables_that_cannot_be_upgraded_are_an_error(self, engine, create_tables, monkeypatch):
+        create_tables(3)
 
         def refuse(*_):
             raise DatabaseError("ALTER command denied")
@@ -422,9 +433,9 @@ class TestLongHistory:
 
 class TestWithoutAutoMigrate:
     @on_sqlite
-    @pytest.mark.parametrize("version", EARLIER)
-    def test_earlier_tables_are_refused_and_not_changed(self, engine, tables_of, version):
-        tables_of(version)
+    @pytest.mark.parametrize("version", EARLIER_VERSIONS)
+    def test_earlier_tables_are_refused_and_not_changed(self, engine, create_tables, version):
+        create_tables(version)
         before = shape(engine)
         expected = f"schema {version}, this release needs 9: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
@@ -443,7 +454,7 @@ class TestWithoutAutoMigrate:
 
 
 class TestWhileRelease020StillRuns:
-    """Its sensor and some of its actions keep running for a moment. They fail, and are retried."""
+    """The old sensor and some old actions run on for a moment. They fail and are retried."""
 
     STATEMENTS = (
         "SELECT id, fate, fate_reason FROM poundcake_alerts",
@@ -454,8 +465,8 @@ class TestWhileRelease020StillRuns:
         " '2026-01-14 12:00:00', '2026-01-14 12:00:00', 'duplicate', '', 'none', 1, 1)",
     )
 
-    def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, tables_of):
-        tables_of(4)
+    def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, create_tables):
+        create_tables(4)
         fill(engine)
         database.prepare(engine)
         before = rows(engine)
@@ -466,8 +477,8 @@ class TestWhileRelease020StillRuns:
                 run(engine, statement)
         assert rows(engine) == before
 
-    def test_the_upgrade_waits_for_its_last_transaction(self, engine, tables_of):
-        tables_of(4)
+    def test_the_upgrade_waits_for_its_last_transaction(self, engine, create_tables):
+        create_tables(4)
         fill(engine)
         *_, insert = self.STATEMENTS
         with engine.begin() as connection:
@@ -475,7 +486,7 @@ class TestWhileRelease020StillRuns:
             upgrade = threading.Thread(target=database.prepare, args=(engine,))
             upgrade.start()
             if engine.dialect.name != "sqlite":
-                wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
+                wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         upgrade.join(60)
         assert versions(engine) == NEWEST
         assert [row["explanation"] for row in rows(engine)["poundcake_alerts"]] == [
@@ -488,8 +499,8 @@ class TestInconsistentDatabases:
     USES = (database.prepare, database.pending, lambda e: database.migrate(e, pytest.fail))
 
     @pytest.mark.parametrize("table", ["poundcake_st2_execution_link", "poundcake_meta"])
-    def test_a_missing_table_is_named(self, engine, tables_of, table):
-        tables_of(2)
+    def test_a_missing_table_is_named(self, engine, create_tables, table):
+        create_tables(2)
         run(engine, f"DROP TABLE {table}")
         for use in self.USES:
             with pytest.raises(DatabaseError, match=f"schema 2, and lacks {table}: restore"):
@@ -504,8 +515,8 @@ class TestInconsistentDatabases:
             database.prepare(engine)
 
     @on_sqlite
-    def test_two_backups_in_one_database_are_refused(self, engine, tables_of):
-        tables_of(3)
+    def test_two_backups_in_one_database_are_refused(self, engine, create_tables):
+        create_tables(3)
         run(engine, "UPDATE poundcake_meta SET value = '2' WHERE name = 'schema'")
         with pytest.raises(DatabaseError, match="alembic_version says 0003.*says schema 2"):
             database.prepare(engine)
@@ -524,23 +535,23 @@ class TestKilled:
     @staticmethod
     def prepare_until(url, limit):
         """Prepare the database in a separate process, killed before its write number `limit`."""
-        left = [limit]
+        remaining = [limit]
 
         def count(*_):
-            left[0] -= 1
-            if not left[0]:
+            remaining[0] -= 1
+            if not remaining[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def before(connection, cursor, statement, *_):
+        def count_write(connection, cursor, statement, *_):
             if re.match(r"CREATE|ALTER|DROP|INSERT|UPDATE|DELETE", statement.strip()):
                 count()
 
-        event.listen(Engine, "before_cursor_execute", before)
+        event.listen(Engine, "before_cursor_execute", count_write)
         event.listen(Engine, "commit", count)
         database.prepare(database.open_engine(url))
 
-    def killed(self, engine, limit):
-        """Return True if the process was killed before it finished."""
+    def was_killed(self, engine, limit):
+        """Prepare in a forked process. Return True if it was killed before it finished."""
         # Imported here, so that the forked processes need not import Alembic.
         from poundcake.trail import migrations  # noqa: F401
 
@@ -555,12 +566,12 @@ class TestKilled:
 
     @staticmethod
     def state(engine):
-        found = [shape(engine)]
+        parts = [shape(engine)]
         with engine.connect() as connection:
             names = sqlalchemy.inspect(connection).get_table_names()
             for name in {"alembic_version", "poundcake_meta"} & set(names):
-                found += connection.execute(text(f"SELECT * FROM {name}"))
-        return repr(found)
+                parts += connection.execute(text(f"SELECT * FROM {name}"))
+        return repr(parts)
 
     def state_with_tables(self, engine, path):
         """Return the state of a copy after only the revisions of the tables."""
@@ -572,21 +583,21 @@ class TestKilled:
 
     @on_mariadb
     @pytest.mark.parametrize("version, min_kills", [(0, 40), (4, 6)])
-    def test_a_kill_between_any_two_writes(
-        self, engine, current_shape, tables_of, version, min_kills
+    def test_a_kill_between_any_two_writes_loses_nothing(
+        self, engine, current_shape, create_tables, version, min_kills
     ):
         """Each process does one more write, so that the next one begins in every possible state."""
         limit, state, kills, before = 1, None, 0, None
         if version:
-            tables_of(version)
+            create_tables(version)
             fill(engine)
             before = rows(engine)
-        while self.killed(engine, limit):
+        while self.was_killed(engine, limit):
             kills += 1
-            left = self.state(engine)
+            state_now = self.state(engine)
             # The writes of an unfinished transaction are lost, so the next process repeats them.
-            limit = limit + 1 if left == state else 2
-            state = left
+            limit = limit + 1 if state_now == state else 2
+            state = state_now
             if before is None and "('schema', '1')" in state:
                 fill(engine)
                 before = rows(engine)
@@ -598,25 +609,25 @@ class TestKilled:
     @on_sqlite
     @pytest.mark.parametrize("limit", [1, 6, 12, 18, 24, 30, 36])
     def test_on_sqlite_tables_and_indexes_are_separate_transactions(
-        self, engine, tables_of, current_shape, limit, tmp_path
+        self, engine, create_tables, current_shape, limit, tmp_path
     ):
-        tables_of(1)
+        create_tables(1)
         fill(engine)
         before = rows(engine)
         possible = {self.state(engine), self.state_with_tables(engine, tmp_path / "copy.db")}
         assert len(possible) == 2
-        assert self.killed(engine, limit)
+        assert self.was_killed(engine, limit)
         assert self.state(engine) in possible
         database.prepare(engine)
         assert_kept(before, rows(engine))
         assert shape(engine) == current_shape
 
 
-class TestTwoAtTheSameTime:
+class TestConcurrentMigrations:
     def test_the_second_waits_and_does_nothing(
-        self, engine, database_url, tables_of, spawn, request
+        self, engine, database_url, create_tables, spawn, request
     ):
-        tables_of(1)
+        create_tables(1)
         fill(engine)
         before = rows(engine)
         first = spawn(LINE_BY_LINE, database_url)
@@ -627,7 +638,7 @@ class TestTwoAtTheSameTime:
         second = spawn(LINE_BY_LINE, database_url)
         assert second.stdout.readline() == "begun\n"
         if database.kind(engine) == "MariaDB":
-            wait_for(lambda: waits(engine, "User lock"))
+            wait_for(lambda: waits_in_state(engine, "User lock"))
             # A migration of another database on the same server does not wait.
             server = request.getfixturevalue("mariadb")
             name = server.create_database()
@@ -642,21 +653,21 @@ class TestTwoAtTheSameTime:
         assert versions(engine) == NEWEST
 
     @on_mariadb
-    def test_a_migration_killed_while_it_waits_for_a_reader(
-        self, engine, database_url, tables_of, spawn
+    def test_a_migration_killed_while_it_waits_for_a_reader_is_continued(
+        self, engine, database_url, create_tables, spawn
     ):
-        tables_of(1)
+        create_tables(1)
         fill(engine)
         before = rows(engine)
         with engine.connect() as reader:
             reader.execute(text("SELECT * FROM poundcake_alerts")).all()
-            killed = spawn(LINE_BY_LINE, database_url, "\n" * 50)
-            wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
-            killed.kill()
-            killed.communicate()
+            first = spawn(LINE_BY_LINE, database_url, "\n" * 50)
+            wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
+            first.kill()
+            first.communicate()
             second = spawn(LINE_BY_LINE, database_url, "\n" * 50)
             # The server aborts the first, and the second reaches the same point.
-            wait_for(lambda: waits(engine, "Waiting for table metadata lock"))
+            wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
         assert output.endswith("done 0002 0003 0005 0006 0008 0009 0004 0007\n"), output
         assert_kept(before, rows(engine))
@@ -669,9 +680,9 @@ class TestTwoAtTheSameTime:
         with ThreadPoolExecutor(len(engines)) as threads:
             ids = list(threads.map(database.prepare, engines))
         assert len(set(ids)) == len(engines)
-        for one in engines:
-            assert versions(one) == NEWEST
-            one.dispose()
+        for migrated in engines:
+            assert versions(migrated) == NEWEST
+            migrated.dispose()
 
 
 class TestProcesses:
@@ -721,8 +732,8 @@ class TestProcesses:
 
 
 @on_sqlite
-def test_the_action_reports_what_it_did(engine, database_url, tables_of, monkeypatch):
-    tables_of(3)
+def test_the_action_reports_what_it_did(engine, database_url, create_tables, monkeypatch):
+    create_tables(3)
     actions = os.path.join(ROOT, "actions")
     monkeypatch.syspath_prepend(actions)
     spec = importlib.util.spec_from_file_location("m", os.path.join(actions, "migrate.py"))
@@ -748,7 +759,7 @@ def test_an_up_to_date_database_needs_one_query(engine):
     assert statements[-1].startswith("SELECT")
 
 
-def test_a_server_that_does_not_answer_is_an_error(tmp_path):
+def test_an_unreachable_server_is_an_error(tmp_path):
     url = f"mysql+pymysql://u:hush@127.0.0.1:{services.free_port()}/db"
     for use in (database.pending, lambda e: database.migrate(e, pytest.fail)):
         with pytest.raises(DatabaseError) as caught:

@@ -26,7 +26,7 @@ def trail(engine):
     return sync_trail
 
 
-def open_executions(trail, *ids):
+def add_open_executions(trail, *ids):
     with database.transaction(trail.engine) as connection:
         for execution_id in ids:
             claims.add_execution(connection, execution_id, FLOW, "running", NOON)
@@ -34,16 +34,16 @@ def open_executions(trail, *ids):
 
 def run(trail, deadline=None):
     """Run the step like a round, and return (the number of mirrored executions, the notes)."""
-    started = sync_round.start_round(trail.engine, "test")
+    new_round = sync_round.start_round(trail.engine, "test")
     try:
-        count = mirror_open_executions(started, trail.stackstorm, deadline or Deadline(60))
-        return count, started.problems
+        count = mirror_open_executions(new_round, trail.stackstorm, deadline or Deadline(60))
+        return count, new_round.problems
     finally:
-        started.abandon()
+        new_round.abandon()
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_each_status(trail, status):
+def test_each_status_is_mirrored(trail, status):
     trail.stackstorm.run("e1", status)
     assert run(trail) == (1, [])
     before = trail.one(executions)
@@ -60,19 +60,22 @@ def test_each_status(trail, status):
     assert after.status == (status if status in TERMINAL else "resuming")
 
 
-def test_the_report_of_a_workflow(trail):
+def test_the_report_of_a_workflow_is_mirrored(trail):
     output = {"dry_run": True, "mutated": False, "stage": "s", "message": "m"}
     trail.stackstorm.run("e1", result={"output": output}, web_url="https://st2/e1")
     run(trail)
-    found = trail.one(executions)
-    assert (found.stage, found.message, found.web_url) == ("s", "m", "https://st2/e1")
-    assert (found.dry_run, found.mutated, found.verified) == (True, False, None)
+    execution = trail.one(executions)
+    assert (execution.stage, execution.message, execution.web_url) == ("s", "m", "https://st2/e1")
+    assert (execution.dry_run, execution.mutated, execution.verified) == (True, False, None)
 
 
-def test_an_execution_that_stackstorm_deleted(trail):
+def test_an_execution_that_stackstorm_has_deleted_is_gone(trail):
     run(trail)
-    found = trail.one(executions)
-    assert (found.status, found.error) == ("gone", "StackStorm no longer has this execution")
+    execution = trail.one(executions)
+    assert (execution.status, execution.error) == (
+        "gone",
+        "StackStorm no longer has this execution",
+    )
     calls = len(trail.stackstorm.calls)
     assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == calls
 
@@ -84,7 +87,7 @@ def test_an_execution_missing_from_a_list_is_not_gone(trail):
     assert trail.one(executions).status == "paused"
 
 
-def test_hostile_results(trail):
+def test_hostile_results_are_stored_as_valid_text(trail):
     output = {
         "dry_run": "yes",
         "stage": "\ud800" * 200,
@@ -95,10 +98,10 @@ def test_hostile_results(trail):
     errors = [{"message": "\udfff<% x %>"}]
     trail.stackstorm.run("e1", "failed", result={"output": output, "errors": errors})
     run(trail)
-    found = trail.one(executions)
-    assert found.status == "failed" and found.error == "?<% x %>"
-    assert (found.dry_run, found.mutated, found.verified) == (None, None, None)
-    assert found.message == ("{{x}}" * 5000)[:4000] and found.stage == "?" * 64
+    execution = trail.one(executions)
+    assert execution.status == "failed" and execution.error == "?<% x %>"
+    assert (execution.dry_run, execution.mutated, execution.verified) == (None, None, None)
+    assert execution.message == ("{{x}}" * 5000)[:4000] and execution.stage == "?" * 64
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_malformed_responses_change_nothing(trail, answer):
 
 def test_an_unreadable_execution_does_not_block_the_others(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 2)
-    open_executions(trail, "e0", "e2", "e3")
+    add_open_executions(trail, "e0", "e2", "e3")
     for execution_id in ("e0", "e1", "e2", "e3"):
         trail.stackstorm.run(execution_id)
     trail.stackstorm.errors["get_executions", ("e0", "e1")] = refusal()
@@ -132,7 +135,7 @@ def test_an_unreadable_execution_does_not_block_the_others(trail, monkeypatch):
 
 def test_the_next_round_continues_where_one_ran_out_of_time(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 1)
-    open_executions(trail, "e2", "e3")
+    add_open_executions(trail, "e2", "e3")
     for execution_id in ("e1", "e2", "e3"):
         trail.stackstorm.run(execution_id, "running")
     trail.stackstorm.errors["get_executions", ("e1",)] = refusal()
@@ -144,7 +147,7 @@ def test_the_next_round_continues_where_one_ran_out_of_time(trail, monkeypatch):
 
 def test_an_outage_is_raised_and_earlier_results_are_kept(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 1)
-    open_executions(trail, "e2")
+    add_open_executions(trail, "e2")
     trail.stackstorm.run("e1")
     trail.stackstorm.errors["get_executions", ("e2",)] = OUTAGE
     with pytest.raises(StackStormError, match="nobody answers"):

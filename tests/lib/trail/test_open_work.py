@@ -22,30 +22,30 @@ def read_open_work(trail):
         return open_work(connection)
 
 
-def test_no_open_work(trail):
-    found = read_open_work(trail)
-    assert (found.count, found.can_proceed_unattended, found.synced_at) == (0, True, None)
+def test_an_empty_trail_has_no_open_work(trail):
+    work = read_open_work(trail)
+    assert (work.count, work.can_proceed_unattended, work.synced_at) == (0, True, None)
 
 
-def test_an_alert_without_an_explanation(trail):
+def test_an_alert_without_an_explanation_is_open_work(trail):
     trail.record(alert())
     assert read_open_work(trail).count == 1 and read_open_work(trail).can_proceed_unattended
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_an_execution(trail, status):
+def test_a_paused_execution_cannot_proceed_unattended(trail, status):
     request_id, (row,) = trail.record(alert())
     claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
     trail.change(alerts, explanation="execution")
     trail.change(executions, status=status)
-    found = read_open_work(trail)
-    # The request is open until sync completes it.
-    assert found.count == 1
-    assert found.can_proceed_unattended is (status not in ("pending", "paused", "pausing"))
+    work = read_open_work(trail)
+    # The request stays open until sync completes it.
+    assert work.count == 1
+    assert work.can_proceed_unattended is (status not in ("pending", "paused", "pausing"))
 
 
 @pytest.mark.parametrize("acknowledged, count", [(None, 1), (ago(1), 0)])
-def test_an_unconfirmed_incident_that_sync_may_admit(trail, acknowledged, count):
+def test_an_unconfirmed_incident_is_open_work_unless_it_is_acknowledged(trail, acknowledged, count):
     trail.record(alert(), seconds=50)
     trail.change(alerts, outcome="unconfirmed", explanation="none", acknowledged_at=acknowledged)
     trail.change(api_calls, completed_at=ago(1))
@@ -55,7 +55,7 @@ def test_an_unconfirmed_incident_that_sync_may_admit(trail, acknowledged, count)
     )
 
 
-def test_the_time_of_the_query(trail):
+def test_open_work_has_the_times_of_the_last_sync_and_of_the_query(trail):
     trail.sync()
-    found = read_open_work(trail)
-    assert ago(60) < found.synced_at <= found.read_at
+    work = read_open_work(trail)
+    assert ago(60) < work.synced_at <= work.read_at

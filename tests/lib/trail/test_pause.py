@@ -19,12 +19,12 @@ from tests.lib.trails import database_time, on_sqlite, record, view
 ANNA, BEN = Actor("anna", "e-anna"), Actor("ben", "e-ben")
 
 
-def in_force(engine, at=0):
+def current_pause(engine, at=0):
     with database_time(later(at)), database.reading(engine) as connection:
         return read_pause(connection)
 
 
-def paused(engine, actor=ANNA, reason="maintenance", minutes=0, at=0):
+def pause_at_time(engine, actor=ANNA, reason="maintenance", minutes=0, at=0):
     with database_time(later(at)):
         return pause(engine, actor, reason, minutes)
 
@@ -38,21 +38,21 @@ def entries(engine):
 
 
 def test_a_pause_is_in_force_until_it_is_resumed(engine):
-    assert in_force(engine) is None
-    assert paused(engine) == Pause(NOON, "anna", "maintenance")
-    assert in_force(engine, 86_400) == Pause(NOON, "anna", "maintenance")
+    assert current_pause(engine) is None
+    assert pause_at_time(engine) == Pause(NOON, "anna", "maintenance")
+    assert current_pause(engine, 86_400) == Pause(NOON, "anna", "maintenance")
     assert resume(engine, BEN) == Pause(NOON, "anna", "maintenance")
-    assert in_force(engine) is None
+    assert current_pause(engine) is None
     assert entries(engine) == [
         ("pause", "anna", "maintenance", {"until": ""}),
         ("resume", "ben", "", {}),
     ]
 
 
-def test_a_pause_of_some_minutes_ends_by_itself(engine):
-    assert paused(engine, minutes=5).until == later(300)
-    assert in_force(engine, 299).reason == "maintenance"
-    assert in_force(engine, 300) is None
+def test_a_pause_of_some_minutes_ends_automatically(engine):
+    assert pause_at_time(engine, minutes=5).until == later(300)
+    assert current_pause(engine, 299).reason == "maintenance"
+    assert current_pause(engine, 300) is None
     with database_time(later(301)):
         assert resume(engine, ANNA) is None
 
@@ -67,9 +67,9 @@ def test_resuming_without_a_pause_does_nothing(engine):
     [(0, 5, None), (5, 0, None), (60, 5, later(3600)), (5, 60, later(10 + 3600))],
 )
 def test_a_second_pause_never_shortens_the_first(engine, first, second, until):
-    paused(engine, minutes=first)
-    second_pause = paused(engine, BEN, "more", second, at=10)
-    assert second_pause == in_force(engine, 11) == Pause(NOON, "ben", "more", until)
+    pause_at_time(engine, minutes=first)
+    second_pause = pause_at_time(engine, BEN, "more", second, at=10)
+    assert second_pause == current_pause(engine, 11) == Pause(NOON, "ben", "more", until)
 
 
 @on_sqlite
@@ -80,7 +80,7 @@ def test_a_pause_needs_a_reason(engine):
 
 @on_sqlite
 def test_a_long_reason_is_cut(engine):
-    assert paused(engine, reason="x" * 400).reason == "x" * 255
+    assert pause_at_time(engine, reason="x" * 400).reason == "x" * 255
     assert entries(engine)[0][2] == "x" * 400
 
 
@@ -89,8 +89,8 @@ def test_the_views_show_the_pause_at_the_top(engine):
     record(engine, alert(fingerprint="f"))
     why = {"filters": search.parse(alert_name="HostDown")}
     assert "paused" not in view(engine, queries.why, **why)
-    paused(engine, minutes=7 * 24 * 60 * 52)
-    shown = {
+    pause_at_time(engine, minutes=7 * 24 * 60 * 52)
+    expected = {
         "at": "2026-01-14T12:00:00Z",
         "by": "anna",
         "reason": "maintenance",
@@ -99,7 +99,7 @@ def test_the_views_show_the_pause_at_the_top(engine):
     episodes = view(engine, queries.why, **why)
     active = view(engine, queries.alerts_active, stale_after_hours=24)
     health = with_pause({"status": "ok"}, engine)
-    assert episodes["paused"] == active["paused"] == health["paused"] == shown
+    assert episodes["paused"] == active["paused"] == health["paused"] == expected
     line = "PAUSED by anna at 2026-01-14T12:00:00Z until 2027-01-13T12:00:00Z: maintenance"
     for page in (text.why(episodes, 24), text.alerts_active(active)):
         assert page.splitlines()[1] == line

@@ -1,4 +1,4 @@
-"""Purging deletes old finished requests completely, and nothing else."""
+"""A purge deletes old, finished requests completely, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 @pytest.fixture(autouse=True)
 def last_week(engine):
-    """Record a request of last week, because a purge that leaves none of that age is refused."""
+    """Record a request of last week. A purge that would leave no such request is refused."""
     record_requests(engine, Config(), [LAST_WEEK])
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Make transactions so small that a few requests need several."""
+def small_transactions(monkeypatch):
+    """Make transactions so small that a few requests need several of them."""
     monkeypatch.setattr(purge, "_MAX_REQUESTS", 2)
     monkeypatch.setattr(purge, "_MAX_ALERTS", 8)
 
@@ -48,16 +48,18 @@ def change(engine, *statements):
             connection.execute(statement)
 
 
-def ended(engine, *requests):
-    """Record requests, each of which ends at the time of its receipt."""
+def record_ended(engine, *requests):
+    """Record requests, and let each end at the time of its receipt."""
     record_requests(engine, Config(), requests)
     ids = [r.request_id for r in requests]
-    own = select(api_calls.c.id).where(api_calls.c.request_id.in_(ids)).scalar_subquery()
-    mine = alerts.c.api_call_id.in_(own)
+    call_ids = select(api_calls.c.id).where(api_calls.c.request_id.in_(ids)).scalar_subquery()
+    in_requests = alerts.c.api_call_id.in_(call_ids)
     change(
         engine,
-        update(alerts).where(mine, alerts.c.explanation.is_(None)).values(explanation="execution"),
-        update(alerts).where(mine).values(open_fingerprint=None),
+        update(alerts)
+        .where(in_requests, alerts.c.explanation.is_(None))
+        .values(explanation="execution"),
+        update(alerts).where(in_requests).values(open_fingerprint=None),
         update(alerts).values(closed_at=None),
         update(api_calls)
         .where(api_calls.c.request_id.in_(ids))
@@ -66,25 +68,27 @@ def ended(engine, *requests):
     return requests
 
 
-def fired(name="HostDown", at=OLD, count=1):
+def firing_request(name="HostDown", at=OLD, count=1):
     return request(*[alert(f"{name}{i}", starts_at=at) for i in range(count)], received_at=at)
 
 
-def row_of(engine, sent, position=0):
+def alert_row(engine, webhook_request, position=0):
     with database.reading(engine) as connection:
         return connection.execute(
             select(alerts)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            .where(api_calls.c.request_id == sent.request_id, alerts.c.position == position)
+            .where(
+                api_calls.c.request_id == webhook_request.request_id, alerts.c.position == position
+            )
         ).one()
 
 
-def add_execution(engine, sent, execution_id, status="succeeded", position=0):
+def add_execution(engine, webhook_request, execution_id, status="succeeded", position=0):
     """Add an execution with this status that claimed the alert's episode."""
-    episode = row_of(engine, sent, position).episode
+    episode = alert_row(engine, webhook_request, position).episode
     workflow = f"pack.{execution_id}"
-    claimed = claims.link(engine, sent.request_id, episode, workflow, execution_id)
-    assert claimed["claimed"], claimed
+    link = claims.link(engine, webhook_request.request_id, episode, workflow, execution_id)
+    assert link["claimed"], link
     change(engine, update(executions).where(executions.c.id == execution_id).values(status=status))
 
 
@@ -95,45 +99,47 @@ def count_rows(engine):
     return [calls - 1, *others]
 
 
-def requests_left(engine):
+def remaining_requests(engine):
     with database.reading(engine) as connection:
         return set(connection.scalars(select(api_calls.c.request_id))) - {LAST_WEEK.request_id}
 
 
 def run(engine, days=90, dry_run=False, **config):
-    found = purge.purge(engine, Config(**config), days, dry_run)
-    assert found.pop("dry_run") is dry_run
-    assert found.pop("before").endswith("Z")
-    return found
+    counts = purge.purge(engine, Config(**config), days, dry_run)
+    assert counts.pop("dry_run") is dry_run
+    assert counts.pop("before").endswith("Z")
+    return counts
 
 
 class TestDeleted:
     def test_an_old_request_is_deleted_completely(self, engine):
-        old, young = ended(engine, fired(count=2), fired("Young", YOUNG))
-        add_execution(engine, old, "e1")
-        add_execution(engine, old, "e2", "failed", position=1)
-        add_execution(engine, young, "e3")
+        old_request, young_request = record_ended(
+            engine, firing_request(count=2), firing_request("Young", YOUNG)
+        )
+        add_execution(engine, old_request, "e1")
+        add_execution(engine, old_request, "e2", "failed", position=1)
+        add_execution(engine, young_request, "e3")
         assert run(engine) == {"requests": 1, "alerts": 2, "links": 2, "executions": 2, "kept": 0}
-        assert requests_left(engine) == {young.request_id}
+        assert remaining_requests(engine) == {young_request.request_id}
         assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine) == NOTHING
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
     def test_an_old_request_is_deleted_after_any_execution_status(self, engine, status):
-        (old,) = ended(engine, fired())
-        add_execution(engine, old, "e1", status)
+        (old_request,) = record_ended(engine, firing_request())
+        add_execution(engine, old_request, "e1", status)
         assert run(engine)["executions"] == 1
         assert count_rows(engine) == [0, 0, 0, 0]
 
     @on_sqlite
     def test_a_request_without_alerts_is_deleted_too(self, engine):
-        ended(engine, request(received_at=OLD), request(received_at=OLD, body="no JSON"))
+        record_ended(engine, request(received_at=OLD), request(received_at=OLD, body="no JSON"))
         assert run(engine) == {**NOTHING, "requests": 2}
 
     @on_sqlite
     def test_retention_days_is_the_default(self, engine):
-        ended(engine, fired())
+        record_ended(engine, firing_request())
         assert run(engine, None, retention_days=101) == NOTHING
         assert run(engine, 101, retention_days=99) == NOTHING
         assert run(engine, None, retention_days=99)["requests"] == 1
@@ -161,9 +167,11 @@ class TestKept:
         ids=lambda value: "-".join(value) if isinstance(value, dict) else value.name,
     )
     def test_an_unfinished_request_is_kept(self, engine, table, values):
-        other, old = ended(engine, fired("Other"), fired(count=2))
-        for sent, name in ((other, "e1"), (old, "e2")):
-            add_execution(engine, sent, name)
+        other_request, old_request = record_ended(
+            engine, firing_request("Other"), firing_request(count=2)
+        )
+        for webhook_request, name in ((other_request, "e1"), (old_request, "e2")):
+            add_execution(engine, webhook_request, name)
         with database.transaction(engine) as connection:
             row_id = connection.scalar(select(func.max(table.c.id)))
             before = dict(
@@ -172,7 +180,7 @@ class TestKept:
             connection.execute(update(table).where(table.c.id == row_id).values(values))
         counts = run(engine)
         assert counts == {"requests": 1, "alerts": 1, "links": 1, "executions": 1, "kept": 1}
-        assert requests_left(engine) == {old.request_id}
+        assert remaining_requests(engine) == {old_request.request_id}
         assert count_rows(engine) == [1, 2, 1, 1]
         change(engine, update(table).where(table.c.id == row_id).values(before))
         assert run(engine)["requests"] == 1
@@ -183,45 +191,57 @@ class TestKept:
         ids="-".join,
     )
     def test_a_claim_on_an_open_episode_is_kept(self, engine, values):
-        claimed, again, _ = ended(engine, fired(), fired("Again"), fired("Unclaimed"))
-        add_execution(engine, claimed, "e1")
-        first, second = row_of(engine, claimed), row_of(engine, again)
+        claimed_request, repeat_request, _ = record_ended(
+            engine, firing_request(), firing_request("Again"), firing_request("Unclaimed")
+        )
+        add_execution(engine, claimed_request, "e1")
+        claimed_row, repeat_row = (
+            alert_row(engine, claimed_request),
+            alert_row(engine, repeat_request),
+        )
         change(
             engine,
-            update(alerts).where(alerts.c.id == second.id).values(episode=first.episode, **values),
+            update(alerts)
+            .where(alerts.c.id == repeat_row.id)
+            .values(episode=claimed_row.episode, **values),
             update(api_calls)
-            .where(api_calls.c.id == second.api_call_id)
+            .where(api_calls.c.id == repeat_row.api_call_id)
             .values(created_at=YOUNG, completed_at=YOUNG),
         )
         assert run(engine) == {**NOTHING, "requests": 1, "alerts": 1, "kept": 1}
-        assert requests_left(engine) == {claimed.request_id, again.request_id}
-        refused = claims.link(engine, again.request_id, first.episode, "pack.e1", "e2")
-        assert not refused["claimed"] and "e1" in refused["reason"]
+        assert remaining_requests(engine) == {claimed_request.request_id, repeat_request.request_id}
+        link = claims.link(engine, repeat_request.request_id, claimed_row.episode, "pack.e1", "e2")
+        assert not link["claimed"] and "e1" in link["reason"]
         change(
             engine,
             update(alerts).values(created_at=OLD, open_fingerprint=None, explanation="execution"),
         )
         assert run(engine)["requests"] == 1
-        assert requests_left(engine) == {again.request_id}
+        assert remaining_requests(engine) == {repeat_request.request_id}
 
     @on_sqlite
     def test_a_link_without_a_claim_is_not_kept(self, engine):
-        released, again = ended(engine, fired(), fired("Again", YOUNG))
-        add_execution(engine, released, "e1")
-        episode = row_of(engine, released).episode
+        released_request, repeat_request = record_ended(
+            engine, firing_request(), firing_request("Again", YOUNG)
+        )
+        add_execution(engine, released_request, "e1")
+        episode = alert_row(engine, released_request).episode
         change(engine, update(alerts).values(episode=episode))
         claims.release(engine, episode)
         assert run(engine)["links"] == 1
-        assert requests_left(engine) == {again.request_id}
+        assert remaining_requests(engine) == {repeat_request.request_id}
 
     def test_an_execution_is_kept_while_a_kept_request_names_it(self, engine):
-        old, later, young = ended(
-            engine, fired(), fired("Later", OLD + timedelta(hours=1)), fired("Young", YOUNG)
+        old_request, later_request, young_request = record_ended(
+            engine,
+            firing_request(),
+            firing_request("Later", OLD + timedelta(hours=1)),
+            firing_request("Young", YOUNG),
         )
-        add_execution(engine, old, "shared")
-        add_execution(engine, young, "shared")
-        add_execution(engine, later, "shared")
-        add_execution(engine, later, "alone")
+        add_execution(engine, old_request, "shared")
+        add_execution(engine, young_request, "shared")
+        add_execution(engine, later_request, "shared")
+        add_execution(engine, later_request, "alone")
         counts = run(engine, dry_run=True)
         assert counts == {"requests": 2, "alerts": 2, "links": 3, "executions": 1, "kept": 0}
         assert run(engine) == counts
@@ -233,11 +253,11 @@ class TestKept:
 class TestChanges:
     """The changes of a request are deleted with it."""
 
-    def add(self, engine, sent, execution_id, result="verified", **values):
+    def add(self, engine, webhook_request, execution_id, result="verified", **values):
         row = {
             "st2_execution_id": execution_id,
-            "request_id": sent.request_id,
-            "episode": row_of(engine, sent).episode,
+            "request_id": webhook_request.request_id,
+            "episode": alert_row(engine, webhook_request).episode,
             "attempt": 1,
             "remediation": "web",
             "action": "linux.service",
@@ -252,35 +272,37 @@ class TestChanges:
         }
         change(engine, changes.insert().values(**{**row, **values}))
 
-    def left(self, engine):
+    def remaining(self, engine):
         with database.reading(engine) as connection:
             return list(
                 connection.scalars(select(changes.c.st2_execution_id).order_by(changes.c.id))
             )
 
     def test_ended_and_refused_changes_are_deleted(self, engine):
-        old, young = ended(engine, fired(), fired("Young", YOUNG))
-        self.add(engine, old, "e1")
-        self.add(engine, old, "e2", "refused")
-        self.add(engine, young, "e3")
+        old_request, young_request = record_ended(
+            engine, firing_request(), firing_request("Young", YOUNG)
+        )
+        self.add(engine, old_request, "e1")
+        self.add(engine, old_request, "e2", "refused")
+        self.add(engine, young_request, "e3")
         assert run(engine)["requests"] == 1
-        assert self.left(engine) == ["e3"]
+        assert self.remaining(engine) == ["e3"]
 
     def test_a_request_is_kept_while_its_change_is_in_flight(self, engine):
-        (old,) = ended(engine, fired())
-        self.add(engine, old, "e1", "", ended_at=None, lease_until=NOW)
+        (old_request,) = record_ended(engine, firing_request())
+        self.add(engine, old_request, "e1", "", ended_at=None, lease_until=NOW)
         assert run(engine) == {**NOTHING, "kept": 1}
-        assert self.left(engine) == ["e1"]
+        assert self.remaining(engine) == ["e1"]
 
     def test_failures_are_kept_while_the_breaker_counts_them(self, engine):
-        (old,) = ended(engine, fired())
-        self.add(engine, old, "before", "failed", decided_at=OLD - timedelta(days=2))
-        self.add(engine, old, "success", decided_at=OLD - timedelta(days=1))
-        self.add(engine, old, "counted", "failed")
-        self.add(engine, old, "released", "failed", released_at=OLD)
-        self.add(engine, old, "other", "not_cleared", remediation="db")
+        (old_request,) = record_ended(engine, firing_request())
+        self.add(engine, old_request, "before", "failed", decided_at=OLD - timedelta(days=2))
+        self.add(engine, old_request, "success", decided_at=OLD - timedelta(days=1))
+        self.add(engine, old_request, "counted", "failed")
+        self.add(engine, old_request, "released", "failed", released_at=OLD)
+        self.add(engine, old_request, "other", "not_cleared", remediation="db")
         assert run(engine)["requests"] == 1
-        assert self.left(engine) == ["counted", "other"]
+        assert self.remaining(engine) == ["counted", "other"]
 
 
 class TestBatches:
@@ -289,23 +311,26 @@ class TestBatches:
 
         Some were received at the same time. Distant requests share executions.
         """
-        sent = [fired(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2) for i in range(12)]
-        sent.append(fired("Big", OLD + timedelta(hours=3, minutes=1), 9))
-        ended(engine, *sent)
-        for i, one in enumerate(sent):
-            add_execution(engine, one, f"e{i}")
+        requests = [
+            firing_request(f"A{i}", OLD + timedelta(hours=max(0, i - 6)), 1 + i % 2)
+            for i in range(12)
+        ]
+        requests.append(firing_request("Big", OLD + timedelta(hours=3, minutes=1), 9))
+        record_ended(engine, *requests)
+        for i, webhook_request in enumerate(requests):
+            add_execution(engine, webhook_request, f"e{i}")
         for i in (1, 4, 9):
-            add_execution(engine, sent[i], "shared")
+            add_execution(engine, requests[i], "shared")
         for i in (0, 3):
-            add_execution(engine, sent[i], "shared with a kept request")
-        kept = [sent[i].request_id for i in (0, 5, 11)]
+            add_execution(engine, requests[i], "shared with a kept request")
+        kept = [requests[i].request_id for i in (0, 5, 11)]
         change(
             engine,
             update(api_calls).where(api_calls.c.request_id.in_(kept)).values(completed_at=NOW),
         )
         return set(kept)
 
-    def test_a_dry_run_counts_what_a_purge_deletes(self, engine, small):
+    def test_a_dry_run_counts_what_a_purge_deletes(self, engine, small_transactions):
         kept = self.history(engine)
         before = count_rows(engine)
         counts = run(engine, dry_run=True)
@@ -315,20 +340,20 @@ class TestBatches:
             b - a for b, a in zip(before, count_rows(engine))
         ]
         assert counts["kept"] == 3 and counts["executions"] == 11
-        assert requests_left(engine) == kept
+        assert remaining_requests(engine) == kept
 
-    def test_transactions_are_small(self, engine, small):
+    def test_transactions_are_small(self, engine, small_transactions):
         self.history(engine)
-        sizes, deleted = [], []
+        sizes, deletions = [], []
 
         def count(connection, cursor, statement, parameters, context, many):
             if statement.startswith("DELETE"):
-                deleted.append((statement.split()[2].strip("`"), cursor.rowcount))
+                deletions.append((statement.split()[2].strip("`"), cursor.rowcount))
 
         def close(connection):
-            if deleted:
-                sizes.append(dict(deleted))
-                deleted.clear()
+            if deletions:
+                sizes.append(dict(deletions))
+                deletions.clear()
 
         event.listen(engine, "after_cursor_execute", count)
         event.listen(engine, "commit", close)
@@ -338,21 +363,21 @@ class TestBatches:
         big = [size for size in sizes if size["poundcake_alerts"] > 8]
         assert [size["poundcake_api_calls"] for size in big] == [1]
 
-    def test_a_refused_transaction_is_retried(self, engine, small, monkeypatch):
+    def test_a_refused_transaction_is_retried(self, engine, small_transactions, monkeypatch):
         self.history(engine)
         counts = run(engine, dry_run=True)
-        real, failures = purge._delete, [1213, 1205]
+        delete, failures = purge._delete, [1213, 1205]
 
-        def fail(connection, column, values):
-            real(connection, column, values)
+        def delete_and_fail(connection, column, values):
+            delete(connection, column, values)
             if column is alerts.c.api_call_id and failures:
                 raise OperationalError("", {}, Exception(failures.pop(), "try again"))
 
-        monkeypatch.setattr(purge, "_delete", fail)
+        monkeypatch.setattr(purge, "_delete", delete_and_fail)
         assert run(engine) == counts
         assert not failures
 
-    def test_two_purges_at_the_same_time(self, engine, small):
+    def test_two_purges_at_the_same_time(self, engine, small_transactions):
         kept = self.history(engine)
         counts = run(engine, dry_run=True)
         results = []
@@ -362,24 +387,24 @@ class TestBatches:
         for thread in threads:
             thread.join(60)
         for name in ("requests", "alerts", "links", "executions"):
-            assert sum(each[name] for each in results) == counts[name], name
-        assert requests_left(engine) == kept
+            assert sum(result[name] for result in results) == counts[name], name
+        assert remaining_requests(engine) == kept
 
     @pytest.mark.parametrize("after", ["links.c.id", "alerts.c.api_call_id"])
-    def test_a_purge_that_is_killed_can_run_again(self, engine, small, after):
+    def test_a_purge_that_is_killed_can_run_again(self, engine, small_transactions, after):
         kept = self.history(engine)
-        total = count_rows(engine)
+        before = count_rows(engine)
         script = f"""
 import sys
 from poundcake.trail import database, purge
 from poundcake.config import Config
 from poundcake.trail.schema import alerts, links
-real, calls = purge._delete, []
+delete, calls = purge._delete, []
 def stop(connection, column, values):
-    real(connection, column, values)
+    delete(connection, column, values)
     calls.append(column)
     if calls.count({after}) == 2:
-        print("here", flush=True)
+        print("stopped", flush=True)
         sys.stdin.read()
 purge._delete, purge._MAX_REQUESTS = stop, 2
 purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config(), 90)
@@ -391,16 +416,16 @@ purge.purge(database.open_engine({engine.url.render_as_string(False)!r}), Config
             stdout=subprocess.PIPE,
         )
         try:
-            assert child.stdout.readline() == b"here\n"
+            assert child.stdout.readline() == b"stopped\n"
         finally:
             child.kill()
             child.communicate()
-        rest = count_rows(engine)
-        # The first transaction is committed, and the second is not.
-        assert 0 < total[0] - rest[0] <= 2
+        remaining = count_rows(engine)
+        # The first transaction is committed. The second is not.
+        assert 0 < before[0] - remaining[0] <= 2
         assert orphans(engine) == 0
-        assert run(engine)["requests"] == rest[0] - 3
-        assert requests_left(engine) == kept
+        assert run(engine)["requests"] == remaining[0] - 3
+        assert remaining_requests(engine) == kept
         assert orphans(engine) == 0
 
 
@@ -408,8 +433,10 @@ def orphans(engine):
     """Return the number of rows without a parent, and of links without an execution."""
     with database.reading(engine) as connection:
         return sum(
-            connection.scalar(select(func.count()).select_from(child).where(parent.not_in(known)))
-            for child, parent, known in (
+            connection.scalar(
+                select(func.count()).select_from(child).where(parent.not_in(existing_ids))
+            )
+            for child, parent, existing_ids in (
                 (alerts, alerts.c.api_call_id, select(api_calls.c.id)),
                 (links, links.c.alert_id, select(alerts.c.id)),
                 (links, links.c.st2_execution_id, select(executions.c.id)),
@@ -418,37 +445,44 @@ def orphans(engine):
 
 
 class TestConcurrentRecording:
-    def test_requests_recorded_during_a_purge_are_complete(self, engine, small):
+    def test_requests_recorded_during_a_purge_are_complete(self, engine, small_transactions):
         """Incidents with fingerprints of the history are opened, repeated, closed and claimed."""
         for i in range(0, 30, 10):
-            ended(
-                engine, *[fired(f"A{n % 5}", OLD + timedelta(minutes=n)) for n in range(i, i + 10)]
+            record_ended(
+                engine,
+                *[
+                    firing_request(f"A{n % 5}", OLD + timedelta(minutes=n))
+                    for n in range(i, i + 10)
+                ],
             )
-        errors, sent, stop = [], [[], []], threading.Event()
+        errors, recorded_ids, stop = [], [[], []], threading.Event()
 
-        def write(mine, index):
+        def write(own_ids, index):
             try:
-                while not stop.is_set() or len(mine) < 6:
+                while not stop.is_set() or len(own_ids) < 6:
                     now = datetime.now(timezone.utc)
-                    status = ("firing", "firing", "resolved")[len(mine) % 3]
-                    one = request(
+                    status = ("firing", "firing", "resolved")[len(own_ids) % 3]
+                    webhook_request = request(
                         *[alert(f"A{n}0", status, NOW, now) for n in range(5)], received_at=now
                     )
-                    record_requests(engine, Config(max_remediations_per_hour=0), [one])
-                    mine.append(one.request_id)
-                    row = row_of(engine, one, len(mine) % 5)
+                    record_requests(engine, Config(max_remediations_per_hour=0), [webhook_request])
+                    own_ids.append(webhook_request.request_id)
+                    row = alert_row(engine, webhook_request, len(own_ids) % 5)
                     if row.outcome == "admitted":
                         claims.link(
                             engine,
-                            one.request_id,
+                            webhook_request.request_id,
                             row.episode,
                             "pack.work",
-                            f"e{index}-{len(mine)}",
+                            f"e{index}-{len(own_ids)}",
                         )
             except Exception as error:
                 errors.append(error)
 
-        writers = [threading.Thread(target=write, args=(m, i)) for i, m in enumerate(sent)]
+        writers = [
+            threading.Thread(target=write, args=(own_ids, i))
+            for i, own_ids in enumerate(recorded_ids)
+        ]
         for thread in writers:
             thread.start()
         try:
@@ -459,31 +493,37 @@ class TestConcurrentRecording:
                 thread.join(60)
         assert errors == []
         assert results["requests"] == 30
-        assert requests_left(engine) == {i for request_ids in sent for i in request_ids}
+        assert remaining_requests(engine) == {
+            i for request_ids in recorded_ids for i in request_ids
+        }
         assert count_rows(engine)[1] == 5 * count_rows(engine)[0]
         assert orphans(engine) == 0
 
     @on_mariadb
     def test_a_request_that_is_just_being_linked_is_kept(self, engine):
-        (old,) = ended(engine, fired())
-        row = row_of(engine, old)
-        waits, results = threading.Event(), []
+        (old_request,) = record_ended(engine, firing_request())
+        row = alert_row(engine, old_request)
+        purge_waits, results = threading.Event(), []
 
-        def seen(connection, cursor, statement, parameters, context, many):
+        def watch(connection, cursor, statement, parameters, context, many):
             if "FOR UPDATE" in statement and "open_fingerprint" in statement:
-                waits.set()
+                purge_waits.set()
 
         with database.transaction(engine) as connection:
             claims._link(
                 connection,
                 claims._Claimant(
-                    old.request_id, row.episode, "pack.work", "e1", cooldown=claims.HostCooldown()
+                    old_request.request_id,
+                    row.episode,
+                    "pack.work",
+                    "e1",
+                    cooldown=claims.HostCooldown(),
                 ),
             )
-            event.listen(engine, "before_cursor_execute", seen)
+            event.listen(engine, "before_cursor_execute", watch)
             thread = threading.Thread(target=lambda: results.append(run(engine)))
             thread.start()
-            assert waits.wait(10)
+            assert purge_waits.wait(10)
         thread.join(60)
         assert results == [{**NOTHING, "kept": 1}]
         assert count_rows(engine) == [1, 1, 1, 1]
@@ -498,7 +538,7 @@ class TestRefused:
 
     def test_a_clock_that_is_months_ahead(self, engine, monkeypatch):
         """This clock makes the whole history look old. On SQLite, it is the database's clock."""
-        ended(engine, fired(), fired("Young", YOUNG))
+        record_ended(engine, firing_request(), firing_request("Young", YOUNG))
         ahead = datetime.now(timezone.utc) + timedelta(days=120)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
         for dry_run in (True, False):
@@ -507,40 +547,40 @@ class TestRefused:
         assert count_rows(engine)[:2] == [2, 2]
 
     @on_sqlite
-    def test_requests_that_came_after_the_clock_jumped_prove_nothing(self, engine, monkeypatch):
+    def test_requests_received_after_the_clock_jumped_are_no_proof(self, engine, monkeypatch):
         """Alertmanager repeats its notifications, so there is always a recent one."""
-        ended(engine, fired(), fired("Young", YOUNG))
+        record_ended(engine, firing_request(), firing_request("Young", YOUNG))
         ahead = datetime.now(timezone.utc) + timedelta(days=120)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
         for hours in (0, 1, 6 * 24):
-            ended(engine, fired("Late", ahead - timedelta(hours=hours)))
+            record_ended(engine, firing_request("Late", ahead - timedelta(hours=hours)))
             with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
                 run(engine)
         assert count_rows(engine)[0] == 5
-        ended(engine, fired("Old enough", ahead - timedelta(days=7, minutes=1)))
-        assert run(engine)["requests"] == 3  # with that of last week
+        record_ended(engine, firing_request("Old enough", ahead - timedelta(days=7, minutes=1)))
+        assert run(engine)["requests"] == 3  # including the one of last week
 
     @on_sqlite
-    def test_a_short_retention_has_a_shorter_proof(self, engine):
-        ended(engine, fired(), fired("Hours", NOW - timedelta(hours=11)))
+    def test_for_a_short_retention_a_younger_request_is_proof_enough(self, engine):
+        record_ended(engine, firing_request(), firing_request("Hours", NOW - timedelta(hours=11)))
         with pytest.raises(PurgeError, match="no request older than 12 hours would be left"):
             run(engine, 1)
-        ended(engine, fired("Day", NOW - timedelta(hours=13)))
+        record_ended(engine, firing_request("Day", NOW - timedelta(hours=13)))
         assert run(engine, 1)["requests"] == 1
 
     @on_mariadb
     @pytest.mark.parametrize("days", [120, -120])
     def test_a_database_server_whose_clock_is_wrong(self, engine, monkeypatch, days):
-        ended(engine, fired(), fired("Young", YOUNG))
-        wrong = datetime.now(timezone.utc) + timedelta(days=days)
-        monkeypatch.setattr(clock, "database_now", lambda connection: wrong)
+        record_ended(engine, firing_request(), firing_request("Young", YOUNG))
+        wrong_time = datetime.now(timezone.utc) + timedelta(days=days)
+        monkeypatch.setattr(clock, "database_now", lambda connection: wrong_time)
         with pytest.raises(PurgeError, match="the clocks disagree: the database's says 20"):
             run(engine)
         assert count_rows(engine)[:2] == [2, 2]
 
     @on_sqlite
     def test_a_history_without_recent_requests(self, engine):
-        ended(engine, fired(), fired("Young", YOUNG))
+        record_ended(engine, firing_request(), firing_request("Young", YOUNG))
         change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
         with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
             run(engine, 79)
@@ -549,7 +589,7 @@ class TestRefused:
     @on_sqlite
     def test_a_request_from_the_future_is_not_a_recent_one(self, engine):
         """An endpoint's clock was ahead, which says nothing about the database's clock."""
-        ended(engine, fired(), fired("Ahead"))
+        record_ended(engine, firing_request(), firing_request("Ahead"))
         # Before 0.3.0, such a time was recorded unchanged.
         ahead = api_calls.c.body.contains("Ahead")
         change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
@@ -559,7 +599,7 @@ class TestRefused:
 
     @on_sqlite
     def test_fewer_days_than_the_cooldown(self, engine):
-        ended(engine, fired(), fired("Recent", NOW - timedelta(days=2)))
+        record_ended(engine, firing_request(), firing_request("Recent", NOW - timedelta(days=2)))
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run(engine, 2, cooldown_seconds=2 * 86_400 + 1)
         assert run(engine, 3, cooldown_seconds=2 * 86_400 + 1)["requests"] == 1
@@ -570,17 +610,17 @@ class TestPlans:
         fill(engine)
         statements = []
 
-        def note(connection, cursor, statement, parameters, context, many):
+        def collect(connection, cursor, statement, parameters, context, many):
             if statement.split()[0] in ("SELECT", "DELETE") and "poundcake_meta" not in statement:
                 statements.append((statement, parameters))
 
-        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "before_cursor_execute", collect)
         assert run(engine)["requests"] == 1000
-        event.remove(engine, "before_cursor_execute", note)
+        event.remove(engine, "before_cursor_execute", collect)
         fill(engine)
         assert len(statements) > 20
         for statement, parameters in statements:
-            assert not whole_tables(engine, statement, parameters), statement
+            assert not full_scans(engine, statement, parameters), statement
 
 
 def fill(engine):
@@ -609,7 +649,7 @@ def fill(engine):
             connection.execute(text(name + table.name))
 
 
-def whole_tables(engine, statement, parameters):
+def full_scans(engine, statement, parameters):
     """Return the steps of a statement's plan that read a whole table or index."""
     with database.transaction(engine) as connection:
         if engine.dialect.name == "mysql":

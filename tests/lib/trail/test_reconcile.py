@@ -33,11 +33,10 @@ class World(SyncTrail):
         self.now = datetime(2026, 1, 14, 12, 0, tzinfo=timezone.utc)
         self.alertmanagers = [FakeAlertmanager(URL)]
         self.settings = {"gone_after_seconds": GONE_AFTER}
-        self.before_the_end = lambda: None
         monkeypatch.setattr(clock, "database_now", lambda connection: self.now)
 
     @property
-    def first(self):
+    def primary(self):
         return self.alertmanagers[0]
 
     @property
@@ -46,9 +45,9 @@ class World(SyncTrail):
 
     def notify(self, *names, **more):
         """Record a notification that is received now."""
-        sent = request(*(alert(name) for name in names), received_at=self.now, **more)
-        record_requests(self.engine, Config(cooldown_seconds=0), [sent])
-        return sent.request_id
+        webhook_request = request(*(alert(name) for name in names), received_at=self.now, **more)
+        record_requests(self.engine, Config(cooldown_seconds=0), [webhook_request])
+        return webhook_request.request_id
 
     def round(self, after=0):
         """Run a round of sync some seconds later, and return its counts."""
@@ -60,23 +59,23 @@ class World(SyncTrail):
         incidents = [row for row in self.rows(alerts) if row.open_fingerprint or row.closed_at]
         return {row.alert_name: row.ended_by or "open" for row in incidents}
 
-    def work(self):
+    def read_open_work(self):
         with database.reading(self.engine) as connection:
             return open_work(connection, 0, reconciles=True)
 
 
 @pytest.fixture
 def world(engine, monkeypatch):
-    created = World(engine, monkeypatch)
-    created.notify("HostDown")
-    created.now += timedelta(seconds=30)
-    return created
+    new_world = World(engine, monkeypatch)
+    new_world.notify("HostDown")
+    new_world.now += timedelta(seconds=30)
+    return new_world
 
 
 class TestGone:
     def test_an_incident_whose_alert_is_gone_is_closed(self, world):
         world.notify("Other")
-        world.first.hold("Other")
+        world.primary.hold("Other")
         assert [world.round(30).gone, world.round(GONE_AFTER).gone] == [0, 1]
         row = world.rows(alerts)[0]
         assert (row.ended_by, row.open_fingerprint, row.closed_at) == ("gone", None, world.now)
@@ -109,7 +108,7 @@ class TestOpen:
         assert world.states()["HostDown"] == "open"
 
     def test_an_alert_that_is_held(self, world):
-        world.first.hold("HostDown")
+        world.primary.hold("HostDown")
         for _ in range(3):
             world.round(GONE_AFTER)
 
@@ -127,9 +126,9 @@ class TestOpen:
 
     def test_an_alert_that_was_held_in_between(self, world):
         world.round()
-        world.first.hold("HostDown")
+        world.primary.hold("HostDown")
         world.round(GONE_AFTER / 2)
-        world.first.hold()
+        world.primary.hold()
         world.round(GONE_AFTER / 2)
 
     @pytest.mark.parametrize("broken", ["alerts", "status"])
@@ -140,17 +139,17 @@ class TestOpen:
         counts = world.round(GONE_AFTER)
         problem = f"alertmanagers, http://am-2.example: {broken}: connection refused"
         assert counts.problems == (problem,)
-        assert world.work().monitoring_problem == problem
+        assert world.read_open_work().monitoring_problem == problem
 
     def test_an_alertmanager_that_never_answered(self, world):
-        world.first.broken.add("alerts")
+        world.primary.broken.add("alerts")
         world.round()
-        world.first.broken.clear()
+        world.primary.broken.clear()
         world.round(GONE_AFTER)
 
     def test_an_alertmanager_that_has_just_started(self, world):
         world.round()
-        world.first.uptime = timedelta(seconds=GONE_AFTER - 1)
+        world.primary.uptime = timedelta(seconds=GONE_AFTER - 1)
         world.round(GONE_AFTER)
 
     def test_a_sender_that_is_not_configured(self, world):
@@ -170,7 +169,7 @@ class TestOpen:
         world.round(GONE_AFTER / 2)
 
     def test_a_notification_that_was_received_when_the_alertmanagers_were_queried(self, world):
-        """By the clock of the endpoint, which may be some seconds behind."""
+        """The time of receipt comes from the endpoint's clock, which may be some seconds behind."""
         world.notify("HostDown")
         world.round(1)
         world.round(GONE_AFTER)
@@ -180,9 +179,9 @@ class TestOpen:
 
         def status():
             world.notify("HostDown")
-            return FakeAlertmanager.status(world.first)
+            return FakeAlertmanager.status(world.primary)
 
-        world.first.status = status
+        world.primary.status = status
         world.round(GONE_AFTER)
 
     def test_no_alertmanager_is_configured(self, world):
@@ -203,10 +202,10 @@ class TestIdentity:
     )
     def test_the_identity_is_computed_as_for_webhooks(self, world, config, labels):
         world.settings.update(config)
-        sent = request(alert("Same", labels={"pod": "a"} if labels.get("pod") else {}))
-        record_requests(world.engine, world.config, [sent])
+        webhook_request = request(alert("Same", labels={"pod": "a"} if labels.get("pod") else {}))
+        record_requests(world.engine, world.config, [webhook_request])
         world.change(alerts, last_seen_at=world.now - timedelta(seconds=60))
-        world.first.hold("Same", **labels)
+        world.primary.hold("Same", **labels)
         world.round()
         world.round(GONE_AFTER)
         assert world.states()["Same"] == "open"
@@ -220,7 +219,7 @@ class TestIdentity:
         world.round(GONE_AFTER)
         assert world.states()["Same"] == "gone"
 
-    def test_a_url_that_ends_with_a_slash(self, world):
+    def test_a_slash_at_the_end_of_the_external_url_is_ignored(self, world):
         world.notify("Slash", externalURL=URL + "/")
         world.round(30)
         world.round(GONE_AFTER)
@@ -236,7 +235,7 @@ class TestIdentity:
 
     def test_an_external_url_that_is_not_configured_is_named(self, world):
         world.notify("HostDown", externalURL="http://am-1.local:9093")
-        world.first.hold("HostDown")
+        world.primary.hold("HostDown")
         (problem,) = world.round().problems
         assert problem.startswith(f"alertmanagers, {URL}: it holds the alert of ")
         assert "came from http://am-1.local:9093: set external_url to that" in problem
@@ -247,7 +246,7 @@ class TestSilences:
 
     @pytest.fixture(autouse=True)
     def silenced(self, world):
-        world.first.hold("HostDown").silence(until=self.UNTIL)
+        world.primary.hold("HostDown").silence(until=self.UNTIL)
         assert world.round().silenced == 1
 
     def test_the_silence_is_stored(self, world):
@@ -260,10 +259,12 @@ class TestSilences:
         )
 
     def test_the_views_show_the_silence(self, world):
-        shown = "silenced by anna until 2026-01-14 13:30Z"
-        assert f"{shown}: a new disk" in text.why(view(world.engine, queries.why, Filters()), 24)
+        silence_text = "silenced by anna until 2026-01-14 13:30Z"
+        assert f"{silence_text}: a new disk" in text.why(
+            view(world.engine, queries.why, Filters()), 24
+        )
         active = view(world.engine, queries.alerts_active, stale_after_hours=24)
-        assert shown in text.alerts_active(active)
+        assert silence_text in text.alerts_active(active)
         assert active["active_alerts"][0]["silenced_until"] == "2026-01-14T13:30:00Z"
         row = world.one()
         (call,) = view(world.engine, queries.executions_recent)["executions"]
@@ -272,14 +273,14 @@ class TestSilences:
         assert answer["silenced_until"] == "2026-01-14T13:30:00Z"
 
     def test_a_silence_that_has_ended_is_removed(self, world):
-        world.first.silenced = False
+        world.primary.silenced = False
         assert world.round(60).silenced == 0
         assert (world.one().silence_id, world.one().silenced_by) == (None, None)
         assert "silenced" not in text.why(view(world.engine, queries.why, Filters()), 24)
 
     @pytest.mark.parametrize("broken", ["alerts", "silences"])
     def test_the_silence_is_kept_while_alertmanager_does_not_answer(self, world, broken):
-        world.first.broken.add(broken)
+        world.primary.broken.add(broken)
         world.round(60)
         assert world.one().silenced_by == "anna"
 
@@ -289,8 +290,8 @@ class TestSilences:
         assert world.one().silence_id is None
 
     def test_the_longest_silence_is_shown(self, world):
-        world.first.silence("ben", self.UNTIL + timedelta(hours=1), silence_id="s2")
-        world.first.silence("carl", self.UNTIL - timedelta(hours=1), silence_id="s3")
+        world.primary.silence("ben", self.UNTIL + timedelta(hours=1), silence_id="s2")
+        world.primary.silence("carl", self.UNTIL - timedelta(hours=1), silence_id="s3")
         world.round()
         assert world.one().silenced_by == "ben"
 
@@ -309,21 +310,21 @@ class TestSilences:
 
 class TestCost:
     def test_each_round_queries_each_alertmanager_once(self, world):
-        world.first.hold("HostDown")
+        world.primary.hold("HostDown")
         world.round()
-        assert world.first.calls == ["alerts"]
-        world.first.calls.clear()
-        world.first.silence()
+        assert world.primary.calls == ["alerts"]
+        world.primary.calls.clear()
+        world.primary.silence()
         world.round(30)
-        assert world.first.calls == ["alerts", "silences"]
+        assert world.primary.calls == ["alerts", "silences"]
 
     def test_nothing_is_queried_without_an_open_incident(self, world):
         world.change(alerts, open_fingerprint=None)
         world.round()
-        assert world.first.calls == []
+        assert world.primary.calls == []
 
     def test_nothing_is_written_if_nothing_has_changed(self, world):
-        world.first.hold("HostDown")
+        world.primary.hold("HostDown")
         world.round()
         row = world.one()
         world.round(60)
@@ -332,17 +333,17 @@ class TestCost:
     def test_rounds_are_due_while_an_incident_is_open(self, world):
         world.change(alerts, explanation="execution")
         world.round()
-        assert world.work().count == 1
+        assert world.read_open_work().count == 1
         with database.reading(world.engine) as connection:
             assert open_work(connection, 0, reconciles=False).count == 0
 
     def test_a_problem_is_cleared_once_it_is_solved(self, world):
-        world.first.broken.add("alerts")
+        world.primary.broken.add("alerts")
         world.round()
-        assert world.work().monitoring_problem
-        world.first.broken.clear()
+        assert world.read_open_work().monitoring_problem
+        world.primary.broken.clear()
         world.round(60)
-        assert world.work().monitoring_problem == ""
+        assert world.read_open_work().monitoring_problem == ""
 
     def test_a_failure_of_another_step_does_not_prevent_the_comparison(self, world, monkeypatch):
         def fail(*_):

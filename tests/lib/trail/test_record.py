@@ -24,8 +24,8 @@ from tests.lib.trails import database_time, do_not_sync, in_parallel, on_mariadb
 
 
 def record(engine, *requests, now=None, **config):
-    """Record requests at the time at which the last of them was received."""
-    with database_time(now or max(sent.received_at for sent in requests)):
+    """Record requests at the time of the newest receipt, unless `now` is given."""
+    with database_time(now or max(webhook_request.received_at for webhook_request in requests)):
         config.setdefault("cooldown_seconds", 0)
         return record_requests(engine, Config(**config), requests)
 
@@ -45,27 +45,27 @@ def open_incidents(engine):
 
 class TestRequests:
     def test_everything_in_a_request_is_stored(self, engine):
-        sent = request(
+        webhook_request = request(
             alert(fingerprint="abc", labels={"job": "node"}),
             truncatedAlerts=3,
             headers={"User-Agent": "Alertmanager/0.25"},
         )
-        assert record(engine, sent, now=later(7)) == {
+        assert record(engine, webhook_request, now=later(7)) == {
             "recorded": 1,
             "known": 0,
             "failed": 0,
             "outcomes": {"admitted": 1},
         }
         (call,) = rows(engine, api_calls)
-        assert call.request_id == sent.request_id
+        assert call.request_id == webhook_request.request_id
         assert (call.method, call.path, call.status_code) == ("POST", "/api/v1/webhook", 202)
         assert json.loads(call.headers) == {"User-Agent": "Alertmanager/0.25"}
-        assert call.body == sent.body
+        assert call.body == webhook_request.body
         assert (call.created_at, call.completed_at) == (NOON, None)
         assert (call.receiver, call.group_status) == ("poundcake", "firing")
         assert call.truncated_alerts == 3
         assert (call.client_host, call.client_request_id, call.error) == ("192.0.2.7", None, None)
-        assert call.body_sha256 == request_ids.body_sha256(sent.body)
+        assert call.body_sha256 == request_ids.body_sha256(webhook_request.body)
         assert len(call.delivery_key) == 64
         assert (call.emitter, call.emitter_until) == (None, None)
         (row,) = rows(engine)
@@ -81,17 +81,17 @@ class TestRequests:
         assert (row.explanation, row.held_until) == (None, None)
 
     def test_recording_again_changes_nothing(self, engine):
-        sent = [request(alert("A")), request(alert("B"), alert("B", status="resolved"))]
-        record(engine, *sent)
+        requests = [request(alert("A")), request(alert("B"), alert("B", status="resolved"))]
+        record(engine, *requests)
         before = rows(engine), rows(engine, api_calls)
-        assert record(engine, *sent)["known"] == 2
-        assert record(engine, sent[1], sent[1])["known"] == 2
+        assert record(engine, *requests)["known"] == 2
+        assert record(engine, requests[1], requests[1])["known"] == 2
         assert (rows(engine), rows(engine, api_calls)) == before
 
     @on_sqlite
-    def test_a_request_that_is_twice_in_a_batch_is_recorded_once(self, engine):
-        sent = request(alert())
-        counts = record(engine, sent, sent)
+    def test_a_request_repeated_in_a_batch_is_recorded_once(self, engine):
+        webhook_request = request(alert())
+        counts = record(engine, webhook_request, webhook_request)
         assert (counts["recorded"], counts["known"]) == (1, 1)
         assert len(rows(engine, api_calls)) == 1
 
@@ -129,13 +129,13 @@ class TestRequests:
 class TestText:
     def test_long_text_is_cut_in_its_column_and_complete_in_the_json(self, engine):
         text = "🍰" * 50000
-        sent = request(
+        webhook_request = request(
             alert(text, labels={"severity": text, "instance": text, "x": text}, generatorURL=text),
             receiver=text,
             groupKey=text,
             headers={"User-Agent": text},
         )
-        assert record(engine, sent)["recorded"] == 1
+        assert record(engine, webhook_request)["recorded"] == 1
         (row,) = rows(engine)
         assert row.alert_name == "🍰" * 255
         assert row.severity == "🍰" * 64
@@ -154,8 +154,8 @@ class TestText:
         ],
     )
     def test_text_is_stored_verbatim(self, engine, text):
-        sent = request(alert(text, labels={text: text}, annotations={text: text}))
-        assert record(engine, sent)["recorded"] == 1
+        webhook_request = request(alert(text, labels={text: text}, annotations={text: text}))
+        assert record(engine, webhook_request)["recorded"] == 1
         (row,) = rows(engine)
         assert row.alert_name == text
         assert json.loads(row.labels)[text] == text
@@ -169,17 +169,17 @@ class TestText:
         assert row.alert_name == "?"
 
     def test_a_large_body_with_a_lone_surrogate_is_recorded(self, engine):
-        """5 MiB of text must not take more than 16 MiB on its way to MariaDB."""
+        """5 MiB of text must fit into a packet of 16 MiB for MariaDB."""
         text = "🍰" * (5 * 2**20 // 4)
         body = json.dumps(webhook(alert("Big", annotations={"text": text})), ensure_ascii=False)
         body = body.replace('"text": "', '"text": "\\ud800')
-        sent = [request(alert("A")), request(body=body), request(alert("B"))]
-        assert record(engine, *sent)["recorded"] == 3
+        requests = [request(alert("A")), request(body=body), request(alert("B"))]
+        assert record(engine, *requests)["recorded"] == 3
         assert json.loads(rows(engine)[1].annotations) == {"text": "\ud800" + text}
 
-    def test_a_body_that_is_not_text_fails_alone(self, engine):
-        sent = [request(alert("A")), request(body='{"alerts": "\udfff"}'), request(alert("B"))]
-        counts = record(engine, *sent)
+    def test_a_body_that_is_not_utf8_fails_alone(self, engine):
+        requests = [request(alert("A")), request(body='{"alerts": "\udfff"}'), request(alert("B"))]
+        counts = record(engine, *requests)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
         call = rows(engine, api_calls)[1]
         assert (call.body, "not UTF-8" in call.error) == ('{"alerts": "?"}', True)
@@ -189,7 +189,7 @@ class TestText:
         "payload, named_part",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
-            # As the JSON text of an object, it needs four times its space in the body.
+            # Stored as JSON text, it takes four times as much space as in the body.
             (webhook(alert(annotations={"x": {"y": "🍰" * 400_000}})), r"alerts\[0\]"),
         ],
         ids=["request", "alert"],
@@ -197,17 +197,17 @@ class TestText:
     def test_a_request_too_large_for_the_server_fails_alone(
         self, engine, mariadb, payload, named_part
     ):
-        big = request(body=json.dumps(payload, ensure_ascii=False))
-        sent = [request(alert("A")), big, request(alert("B"))]
+        large_request = request(body=json.dumps(payload, ensure_ascii=False))
+        requests = [request(alert("A")), large_request, request(alert("B"))]
         mariadb.execute(f"SET GLOBAL max_allowed_packet = {4 << 20}")
         try:
             engine.dispose()
-            counts = record(engine, *sent)
+            counts = record(engine, *requests)
             assert (counts["recorded"], counts["failed"]) == (2, 1)
             call = rows(engine, api_calls)[1]
             assert re.match(f"{named_part}: .* max_allowed_packet is 4194304: raise it", call.error)
-            assert len(call.body) > 0 and big.body.startswith(call.body)
-            assert record(engine, *sent)["known"] == 3
+            assert len(call.body) > 0 and large_request.body.startswith(call.body)
+            assert record(engine, *requests)["known"] == 3
         finally:
             mariadb.execute(f"SET GLOBAL max_allowed_packet = {16 << 20}")
 
@@ -231,26 +231,28 @@ class TestText:
 
 class TestFailures:
     def test_a_request_that_cannot_be_parsed_fails_alone(self, engine):
-        good, poison, last = request(alert("A")), request(body="no json"), request(alert("B"))
-        counts = record(engine, good, poison, last)
+        first, broken, last = request(alert("A")), request(body="no json"), request(alert("B"))
+        counts = record(engine, first, broken, last)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
         calls = rows(engine, api_calls)
         assert [bool(c.error) for c in calls] == [False, True, False]
         assert calls[1].body == "no json" and calls[1].completed_at
         assert len(rows(engine)) == 2
-        assert record(engine, good, poison, last)["known"] == 3
+        assert record(engine, first, broken, last)["known"] == 3
 
     @on_sqlite
     @pytest.mark.parametrize("error", [ValueError, OverflowError, KeyError, RuntimeError])
-    def test_a_request_that_cannot_be_decided_fails_alone(self, engine, monkeypatch, error):
+    def test_a_request_whose_admission_raises_an_error_fails_alone(
+        self, engine, monkeypatch, error
+    ):
         decide = admission.decide
 
-        def faulty(found, *args):
-            if found.name == "Poison":
+        def decide_or_fail(parsed_alert, *args):
+            if parsed_alert.name == "Poison":
                 raise error("a fault")
-            return decide(found, *args)
+            return decide(parsed_alert, *args)
 
-        monkeypatch.setattr(admission, "decide", faulty)
+        monkeypatch.setattr(admission, "decide", decide_or_fail)
         counts = record(
             engine, request(alert("A")), request(alert("B"), alert("Poison")), request(alert("C"))
         )
@@ -261,22 +263,22 @@ class TestFailures:
     def test_a_request_that_cannot_be_written_fails_alone(self, engine, monkeypatch):
         make_row = record_module.alert_row
 
-        def unfit(found, *args):
-            row = make_row(found, *args)
-            if found.name == "Poison":
+        def make_invalid_row(parsed_alert, *args):
+            row = make_row(parsed_alert, *args)
+            if parsed_alert.name == "Poison":
                 row.status = None  # the column must not be NULL
             return row
 
-        monkeypatch.setattr(record_module, "alert_row", unfit)
-        sent = [request(alert(f"A{n}")) for n in range(9)]
-        sent[6] = request(alert("B"), alert("Poison"))
-        counts = record(engine, *sent)
+        monkeypatch.setattr(record_module, "alert_row", make_invalid_row)
+        requests = [request(alert(f"A{n}")) for n in range(9)]
+        requests[6] = request(alert("B"), alert("Poison"))
+        counts = record(engine, *requests)
         assert (counts["recorded"], counts["failed"]) == (8, 1)
         calls = rows(engine, api_calls)
-        assert [call.request_id for call in calls] == [one.request_id for one in sent]
+        assert [call.request_id for call in calls] == [expected.request_id for expected in requests]
         assert [bool(call.error) for call in calls] == [False] * 6 + [True] + [False] * 2
         assert len(rows(engine)) == 8
-        assert record(engine, *sent)["known"] == 9
+        assert record(engine, *requests)["known"] == 9
 
 
 class TestOutcomes:
@@ -287,11 +289,11 @@ class TestOutcomes:
         record(engine, request(resolve, received_at=later(100)))
         record(engine, request(alert(starts_at=later(200)), received_at=later(210)))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved", "admitted"]
-        first, again, closing, second = rows(engine)
-        assert first.episode == again.episode == closing.episode != second.episode
-        assert (first.notifications, first.last_seen_at) == (2, later(60))
+        opening, duplicate, closing, reopening = rows(engine)
+        assert opening.episode == duplicate.episode == closing.episode != reopening.episode
+        assert (opening.notifications, opening.last_seen_at) == (2, later(60))
         assert closing.ends_at == later(90)
-        assert [row.id for row in open_incidents(engine)] == [second.id]
+        assert [row.id for row in open_incidents(engine)] == [reopening.id]
 
     @on_sqlite
     def test_a_request_whose_alerts_are_not_emitted_is_complete(self, engine):
@@ -319,15 +321,15 @@ class TestOutcomes:
         assert rows(engine)[1].reason.startswith("late")
 
     def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(self, engine):
-        """It is a stale copy of another Alertmanager, or Prometheus was down and has returned."""
+        """Another Alertmanager sent a stale copy, or Prometheus was down and has returned."""
         record(engine, request(alert()))
         resolve = alert(status="resolved", ends_at=later(60))
         record(engine, request(resolve, received_at=later(70)))
         for seconds in (80, 159.9):
             record(engine, request(alert(), received_at=later(seconds)))
         assert outcomes(engine)[2:] == ["unconfirmed"] * 2
-        (held,) = open_incidents(engine)
-        assert (held.outcome, held.notifications, held.last_seen_at) == (
+        (incident,) = open_incidents(engine)
+        assert (incident.outcome, incident.notifications, incident.last_seen_at) == (
             "unconfirmed",
             2,
             later(159.9),
@@ -356,14 +358,14 @@ class TestOutcomes:
         assert [row.ended_by for row in rows(engine)] == ["resolve", None, "resolve", None]
 
     @on_sqlite
-    def test_an_alert_that_fires_long_after_its_resolve_is_another_episode(self, engine):
+    def test_an_alert_that_fires_long_after_its_resolve_opens_another_episode(self, engine):
         """Alertmanager resolves an alert without updates, and fires it again with its old start."""
-        sent = [
+        notifications = [
             request(alert(), received_at=later(60)),
             request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),
             request(alert(), received_at=later(690)),
         ]
-        assert [record(engine, notification)["outcomes"] for notification in sent] == [
+        assert [record(engine, notification)["outcomes"] for notification in notifications] == [
             {"admitted": 1},
             {"resolved": 1},
             {"admitted": 1},
@@ -375,9 +377,9 @@ class TestOutcomes:
     def test_requests_are_decided_in_order_of_receipt(self, engine):
         """A delayed resolve does not close a newer incident, in one batch or in several."""
         resolve = request(alert(status="resolved", ends_at=later(60)), received_at=later(70))
-        again = request(alert(starts_at=later(100)), received_at=later(110))
+        refire = request(alert(starts_at=later(100)), received_at=later(110))
         record(engine, request(alert()))
-        record(engine, again, resolve)
+        record(engine, refire, resolve)
         assert [row.outcome for row in rows(engine)] == ["admitted", "resolved", "admitted"]
         assert [row.starts_at for row in open_incidents(engine)] == [later(100)]
 
@@ -392,7 +394,7 @@ class TestOutcomes:
         assert len(open_incidents(engine)) == 1
 
     def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):
-        """A firing alert without startsAt, and a resolve from a clock that is 90 s behind."""
+        """The firing alert has no startsAt, and the clock of the resolve is 90 s behind."""
         record(engine, request(alert(starts_at=None)))
         resolve = alert(status="resolved", starts_at=None, ends_at=later(-30))
         record(engine, request(resolve, received_at=later(60)))
@@ -402,15 +404,15 @@ class TestOutcomes:
     @on_sqlite
     @pytest.mark.parametrize("start", ["soon", None, "2999-01-01T00:00:00Z"])
     def test_an_implausible_start_is_replaced_by_the_time_of_receipt(self, engine, start):
-        sent = alert(startsAt=start)
-        resolve = dict(sent, status="resolved", endsAt=start or "")
+        firing = alert(startsAt=start)
+        resolve = dict(firing, status="resolved", endsAt=start or "")
         for seconds in (0, 600):
-            record(engine, request(sent, received_at=later(seconds)))
+            record(engine, request(firing, received_at=later(seconds)))
         record(engine, request(resolve, received_at=later(700)))
         assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
-        first = rows(engine)[0]
-        assert (first.starts_at, first.episode[-13:]) == (NOON, "1768392000000")
-        assert first.notes == {
+        opening = rows(engine)[0]
+        assert (opening.starts_at, opening.episode[-13:]) == (NOON, "1768392000000")
+        assert opening.notes == {
             "soon": "startsAt: not a time: 'soon'",
             None: None,
             "2999-01-01T00:00:00Z": "startsAt: in the future when received: 2999-01-01T00:00:00Z",
@@ -431,8 +433,8 @@ class TestOutcomes:
 
     @on_sqlite
     @pytest.mark.parametrize("at_once", [False, True])
-    def test_no_episode_has_the_name_of_a_late_duplicate(self, engine, at_once):
-        """With both in one batch, and in two."""
+    def test_no_episode_reuses_the_name_of_a_late_duplicate(self, engine, at_once):
+        """Both requests arrive in one batch, or each in its own."""
         record(engine, request(alert(status="resolved", ends_at=later(1)), received_at=later(10)))
         late, refire = (request(alert(), received_at=later(second)) for second in (5, 100))
         for requests in [[late, refire]] if at_once else [[late], [refire]]:
@@ -444,9 +446,9 @@ class TestOutcomes:
         """The clocks of two endpoints differ by 10 min; the slow one receives the resolve."""
         firing = request(alert(), received_at=later(600))
         resolve = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
-        for sent, offset in ((firing, 600), (resolve, -300)):
+        for webhook_request, offset in ((firing, 600), (resolve, -300)):
             with database_time(later(90)):
-                record_requests(engine, Config(), [sent], clock_offset_seconds=offset)
+                record_requests(engine, Config(), [webhook_request], clock_offset_seconds=offset)
         assert [row.created_at for row in rows(engine)] == [NOON, later(60)]
         assert outcomes(engine) == ["admitted", "resolved"]
 
@@ -459,13 +461,13 @@ class TestOutcomes:
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "receivers, first", [((), "admitted"), (("restart-team",), "observed")]
+        "receivers, first_outcome", [((), "admitted"), (("restart-team",), "observed")]
     )
-    def test_an_unlisted_receiver_is_only_observed(self, engine, receivers, first):
+    def test_an_unlisted_receiver_is_only_observed(self, engine, receivers, first_outcome):
         for second, receiver in enumerate(["audit-team", "audit-team", "restart-team", "audit"]):
-            sent = request(alert(), receiver=receiver, received_at=later(second))
-            record(engine, sent, receivers=receivers)
-        assert outcomes(engine)[0] == first
+            webhook_request = request(alert(), receiver=receiver, received_at=later(second))
+            record(engine, webhook_request, receivers=receivers)
+        assert outcomes(engine)[0] == first_outcome
         if receivers:
             assert outcomes(engine) == ["observed", "observed", "admitted", "duplicate"]
             assert rows(engine)[2].reason == "first notification after observed"
@@ -486,30 +488,30 @@ class TestOutcomes:
 
     @on_sqlite
     @pytest.mark.parametrize("name", ["web.hook", "web\\.hook", "a+b"])
-    def test_a_receiver_has_its_name_from_alertmanagers_configuration(self, engine, name):
+    def test_a_receiver_is_named_as_in_alertmanagers_configuration(self, engine, name):
         r"""Alertmanager sends it as a regular expression: ``web\\.hook``."""
-        sent = request(alert(), receiver=re.sub(r"([.+\\])", r"\\\1", name))
-        record(engine, sent, receivers=(name,))
+        webhook_request = request(alert(), receiver=re.sub(r"([.+\\])", r"\\\1", name))
+        record(engine, webhook_request, receivers=(name,))
         assert outcomes(engine) == ["admitted"]
 
     @on_sqlite
-    def test_a_stale_copy_to_a_receiver_that_may_start_is_not_confirmed_by_another(self, engine):
+    def test_a_stale_copy_to_a_listed_receiver_is_not_confirmed_by_an_unlisted_one(self, engine):
         config = {"receivers": ("restart",)}
         record(engine, request(alert(), receiver="restart"), **config)
         resolve = alert(status="resolved", ends_at=later(60))
         record(engine, request(resolve, receiver="restart", received_at=later(60)), **config)
         for second, receiver in ((70, "audit"), (80, "restart"), (90, "audit"), (150, "restart")):
-            sent = request(alert(), receiver=receiver, received_at=later(second))
-            record(engine, sent, **config)
+            webhook_request = request(alert(), receiver=receiver, received_at=later(second))
+            record(engine, webhook_request, **config)
         assert outcomes(engine)[2:] == ["observed", "unconfirmed", "observed", "admitted"]
 
-    def test_ignored_labels_and_the_external_url(self, engine):
-        sent = [alert(labels={"pod": pod}) for pod in ("a", "b")]
-        record(engine, request(*sent), ignored_labels=("pod",))
+    def test_ignored_labels_and_the_external_url_decide_which_alerts_are_the_same(self, engine):
+        pod_alerts = [alert(labels={"pod": pod}) for pod in ("a", "b")]
+        record(engine, request(*pod_alerts), ignored_labels=("pod",))
         assert outcomes(engine) == ["admitted", "duplicate"]
         config = {"ignored_labels": ("pod",), "identity_source": "external_url"}
         for url in ("http://a", "http://b"):
-            record(engine, request(sent[0], externalURL=url), **config)
+            record(engine, request(pod_alerts[0], externalURL=url), **config)
         assert outcomes(engine)[2:] == ["admitted", "admitted"]
         resolve = alert(status="resolved", labels={"pod": "c"})
         record(engine, request(resolve, externalURL="http://a", received_at=later(5)), **config)
@@ -517,7 +519,7 @@ class TestOutcomes:
         assert len(open_incidents(engine)) == 2
 
     @on_sqlite
-    def test_the_label_that_names_the_host(self, engine):
+    def test_the_host_is_read_from_the_configured_label(self, engine):
         exporter = {"instance": "kube-state-metrics:8080"}
         record(
             engine,
@@ -528,20 +530,20 @@ class TestOutcomes:
         assert {row.instance for row in rows(engine)} == {"kube-state-metrics:8080"}
 
     @on_sqlite
-    def test_three_instances_under_one_fingerprint_of_a_relay(self, engine):
-        sent = [
+    def test_three_instances_with_one_fingerprint_from_a_relay_are_three_incidents(self, engine):
+        relayed_alerts = [
             dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1dc6a0b7e94d52")
             for n in range(3)
         ]
-        record(engine, request(*sent))
-        record(engine, request(dict(sent[2], status="resolved"), received_at=later(9)))
+        record(engine, request(*relayed_alerts))
+        record(engine, request(dict(relayed_alerts[2], status="resolved"), received_at=later(9)))
         assert outcomes(engine) == ["admitted"] * 3 + ["resolved"]
         assert {row.instance for row in open_incidents(engine)} == {"pay-0", "pay-1"}
         assert {row.sender_fingerprint for row in rows(engine)} == {"3f1dc6a0b7e94d52"}
         assert {row.host for row in rows(engine)} == {"pay-0", "pay-1", "pay-2"}
 
     @on_sqlite
-    def test_an_empty_label_does_not_make_another_alert(self, engine):
+    def test_an_empty_label_does_not_make_a_different_alert(self, engine):
         record(engine, request(alert(labels={"team": ""})))
         record(engine, request(alert(status="resolved"), received_at=later(9)))
         assert outcomes(engine) == ["admitted", "resolved"]
@@ -609,8 +611,10 @@ class TestOutcomes:
             ),
         ],
     )
-    def test_a_fingerprint_several_times_in_one_payload(self, engine, statuses, expected):
-        sent = [
+    def test_alerts_with_one_fingerprint_in_one_payload_are_decided_in_order(
+        self, engine, statuses, expected
+    ):
+        alerts_in_payload = [
             alert(
                 status=status,
                 fingerprint="f",
@@ -619,7 +623,7 @@ class TestOutcomes:
             )
             for i, status in enumerate(statuses)
         ]
-        record(engine, request(*sent, received_at=later(60)))
+        record(engine, request(*alerts_in_payload, received_at=later(60)))
         assert [row.outcome for row in sorted(rows(engine), key=lambda r: r.position)] == expected
 
 
@@ -630,57 +634,63 @@ class TestLimits:
         resolve = alert(status="resolved", ends_at=later(10))
         record(engine, request(resolve, received_at=later(20)), **config)
         for seconds in (30, 200, 299, 300, 310):
-            again = alert(starts_at=later(25))
-            record(engine, request(again, received_at=later(seconds)), **config)
-        held = ["cooldown"] * 3
-        assert outcomes(engine) == ["admitted", "resolved", *held, "admitted", "duplicate"]
+            refire = alert(starts_at=later(25))
+            record(engine, request(refire, received_at=later(seconds)), **config)
+        held_back = ["cooldown"] * 3
+        assert outcomes(engine) == ["admitted", "resolved", *held_back, "admitted", "duplicate"]
         assert rows(engine)[2].reason == "cooldown until 2026-01-14T12:05:00Z"
         assert [row.held_until for row in rows(engine)[2:6]] == [later(300)] * 3 + [None]
         assert len({row.episode for row in rows(engine)[2:]}) == 1
 
     @on_sqlite
     def test_without_a_configuration_a_flapping_alert_starts_one_remediation(self, engine):
-        """It flaps every 15 s for two minutes, past the doubt about stale copies."""
+        """It flaps every 15 s for two minutes, longer than it can be mistaken for a stale copy."""
         for seconds in range(0, 120, 30):
-            fires = alert(starts_at=later(seconds))
-            ends = alert(status="resolved", starts_at=later(seconds), ends_at=later(seconds + 14))
-            for second, sent_alert in ((0, fires), (15, ends)):
-                sent = request(sent_alert, received_at=later(seconds + second))
-                with database_time(sent.received_at):
-                    record_requests(engine, Config(), [sent])
+            firing = alert(starts_at=later(seconds))
+            resolve = alert(
+                status="resolved", starts_at=later(seconds), ends_at=later(seconds + 14)
+            )
+            for second, notification in ((0, firing), (15, resolve)):
+                webhook_request = request(notification, received_at=later(seconds + second))
+                with database_time(webhook_request.received_at):
+                    record_requests(engine, Config(), [webhook_request])
         assert outcomes(engine).count("admitted") == 1
         assert outcomes(engine).count("cooldown") == 3
 
-    def test_a_rate_limit_holds_further_alerts_of_the_name_back(self, engine):
+    def test_a_rate_limit_holds_back_further_alerts_with_the_same_name(self, engine):
         config = {"max_remediations_per_hour": 2}
-        several = [alert("A", labels={"i": str(i)}) for i in range(4)]
-        record(engine, request(*several, alert("B"), alert("a")), **config)
-        held = ["rate_limited"] * 2
-        assert outcomes(engine) == ["admitted", "admitted", *held, "admitted", "admitted"]
+        same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(4)]
+        record(engine, request(*same_name_alerts, alert("B"), alert("a")), **config)
+        held_back = ["rate_limited"] * 2
+        assert outcomes(engine) == ["admitted", "admitted", *held_back, "admitted", "admitted"]
         assert rows(engine)[2].reason.endswith("until 2026-01-14T13:00:00Z")
         assert "2 an hour" in rows(engine)[2].reason
         assert rows(engine)[2].held_until == later(3600)
         for seconds in (3599, 3600):
-            record(engine, request(several[2], received_at=later(seconds)), **config)
+            record(engine, request(same_name_alerts[2], received_at=later(seconds)), **config)
         assert outcomes(engine)[6:] == ["rate_limited", "admitted"]
 
     @on_sqlite
     def test_a_rate_limit_ends_when_the_count_falls_below_it(self, engine):
         """More alerts than the limit are recorded, because the limit was higher before."""
-        sent = [alert("A", labels={"i": str(i)}) for i in range(6)]
+        same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(6)]
         for i in range(5):
-            record(engine, request(sent[i], received_at=later(60 * i)))
-        record(engine, request(sent[5], received_at=later(400)), max_remediations_per_hour=2)
+            record(engine, request(same_name_alerts[i], received_at=later(60 * i)))
+        record(
+            engine,
+            request(same_name_alerts[5], received_at=later(400)),
+            max_remediations_per_hour=2,
+        )
         assert rows(engine)[-1].reason.endswith("until 2026-01-14T13:03:00Z")
         for seconds in (3779, 3780):
-            again = request(sent[5], received_at=later(seconds))
-            record(engine, again, max_remediations_per_hour=2)
+            repeat = request(same_name_alerts[5], received_at=later(seconds))
+            record(engine, repeat, max_remediations_per_hour=2)
         assert outcomes(engine)[6:] == ["rate_limited", "admitted"]
 
     @on_sqlite
     def test_without_a_rate_limit_everything_is_admitted(self, engine):
-        several = [alert("A", labels={"i": str(i)}) for i in range(110)]
-        record(engine, request(*several), max_remediations_per_hour=0)
+        same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(110)]
+        record(engine, request(*same_name_alerts), max_remediations_per_hour=0)
         assert set(outcomes(engine)) == {"admitted"}
 
     @on_sqlite
@@ -698,80 +708,92 @@ class TestLimits:
 
     @pytest.mark.parametrize("ahead", [7200, -7200])
     def test_limits_use_the_databases_clock(self, engine, ahead):
-        """Regardless of the clocks of the two endpoints that received the alerts."""
+        """The clocks of the two endpoints that received the alerts do not matter."""
         config = {"cooldown_seconds": 600, "max_remediations_per_hour": 2}
         record(engine, request(alert("A", fingerprint="f")), now=NOON, **config)
-        again, other, third = (
+        refire, second, third = (
             alert("A", fingerprint=name, starts_at=later(10**4)) for name in ("f", "g", "h")
         )
-        wrong = later(ahead + 300)
-        record(engine, request(again, other, third, received_at=wrong), now=later(300), **config)
+        wrong_time = later(ahead + 300)
+        record(
+            engine, request(refire, second, third, received_at=wrong_time), now=later(300), **config
+        )
         assert outcomes(engine)[1:] == ["cooldown", "admitted", "rate_limited"]
         assert [row.held_until for row in rows(engine)[1:]] == [later(600), None, later(3600)]
-        record(engine, request(again, received_at=wrong), now=later(600), cooldown_seconds=600)
+        record(
+            engine, request(refire, received_at=wrong_time), now=later(600), cooldown_seconds=600
+        )
         assert outcomes(engine)[-1] == "admitted"
 
     def test_alerts_that_waited_in_a_journal_count_when_they_are_recorded(self, engine):
-        """After an outage, the alerts of hours are recorded within minutes."""
+        """After an outage, the alerts of several hours are recorded within minutes."""
         config = {"max_remediations_per_hour": 2}
         for hour in range(4):
-            sent = request(alert("A", fingerprint=str(hour)), received_at=later(3600 * hour))
-            record(engine, sent, now=later(4 * 3600), **config)
+            webhook_request = request(
+                alert("A", fingerprint=str(hour)), received_at=later(3600 * hour)
+            )
+            record(engine, webhook_request, now=later(4 * 3600), **config)
         assert outcomes(engine) == ["admitted", "admitted", "rate_limited", "rate_limited"]
 
 
 class TestConcurrency:
-    def test_the_same_alert_opens_one_incident(self, engine):
-        sent = [request(alert(fingerprint="f")) for _ in range(6)]
-        results = in_parallel(6, lambda i: record_requests(engine, Config(), [sent[i]]))
-        assert [f["recorded"] for f in results] == [1] * 6
+    def test_concurrent_copies_of_an_alert_open_one_incident(self, engine):
+        requests = [request(alert(fingerprint="f")) for _ in range(6)]
+        results = in_parallel(6, lambda i: record_requests(engine, Config(), [requests[i]]))
+        assert [counts["recorded"] for counts in results] == [1] * 6
         assert sorted(outcomes(engine)) == ["admitted"] + ["duplicate"] * 5
         (row,) = open_incidents(engine)
         assert row.notifications == 6
 
-    def test_the_same_request_is_recorded_once(self, engine):
-        sent = [request(alert(f"A{i}")) for i in range(5)]
-        results = in_parallel(4, lambda i: record_requests(engine, Config(), sent))
-        assert not [f for f in results if isinstance(f, Exception)], results
-        assert sorted(c.request_id for c in rows(engine, api_calls)) == sorted(
-            s.request_id for s in sent
+    def test_a_request_in_concurrent_batches_is_recorded_once(self, engine):
+        requests = [request(alert(f"A{i}")) for i in range(5)]
+        results = in_parallel(4, lambda i: record_requests(engine, Config(), requests))
+        assert not [result for result in results if isinstance(result, Exception)], results
+        assert sorted(call.request_id for call in rows(engine, api_calls)) == sorted(
+            expected.request_id for expected in requests
         )
         assert len(rows(engine)) == 5
-        assert [c.error for c in rows(engine, api_calls)] == [None] * 5
+        assert [call.error for call in rows(engine, api_calls)] == [None] * 5
 
     def test_overlapping_batches_are_both_recorded(self, engine):
         names = [f"A{i}" for i in range(8)]
-        lists = [
+        batches = [
             [request(alert(n, fingerprint=n)) for n in names],
             [request(alert(n, fingerprint=n)) for n in reversed(names)],
         ]
-        results = in_parallel(2, lambda i: record_requests(engine, Config(), lists[i]))
-        assert [getattr(f, "args", None) or f["recorded"] for f in results] == [8, 8]
+        results = in_parallel(2, lambda i: record_requests(engine, Config(), batches[i]))
+        assert [getattr(result, "args", None) or result["recorded"] for result in results] == [8, 8]
         assert len(open_incidents(engine)) == 8
 
     @on_mariadb
-    @pytest.mark.parametrize("both", [True, False])
-    def test_a_concurrent_record_by_another_endpoint_is_noticed(self, engine, monkeypatch, both):
-        """The other endpoint records a request and opens its incident after the lookup here."""
-        mine, second = (request(alert(fingerprint="f")) for _ in range(2))
+    @pytest.mark.parametrize("is_repeated_here", [True, False])
+    def test_a_concurrent_record_by_another_endpoint_is_noticed(
+        self, engine, monkeypatch, is_repeated_here
+    ):
+        """The other endpoint opens the incident after this one has found none."""
+        first, second = (request(alert(fingerprint="f")) for _ in range(2))
         decide = record_module._decide
 
-        def record_first(*args):
+        def record_concurrently(*args):
             monkeypatch.setattr(record_module, "_decide", decide)
-            record(engine, mine)
+            record(engine, first)
             return decide(*args)
 
-        monkeypatch.setattr(record_module, "_decide", record_first)
-        counts = record(engine, *([mine, second] if both else [second]))
-        assert (counts["recorded"], counts["known"], counts["failed"]) == (1, int(both), 0)
+        monkeypatch.setattr(record_module, "_decide", record_concurrently)
+        counts = record(engine, *([first, second] if is_repeated_here else [second]))
+        assert (counts["recorded"], counts["known"], counts["failed"]) == (
+            1,
+            int(is_repeated_here),
+            0,
+        )
         assert outcomes(engine) == ["admitted", "duplicate"]
         assert [call.error for call in rows(engine, api_calls)] == [None, None]
 
 
 class TestLists:
-    """A batch is recorded like its requests one by one, but in a few statements."""
+    """A batch has the same effect as its requests one by one, but needs fewer statements."""
 
-    CONTENTS = st.fixed_dictionaries(
+    ALERT_FIELDS = st.fixed_dictionaries(
         {
             "fingerprint": st.sampled_from(["f", "g", "h"]),
             "name": st.sampled_from(["A", "a"]),
@@ -783,13 +805,13 @@ class TestLists:
     )
     REQUESTS = st.lists(
         st.builds(
-            lambda found, minute, number, broken: request(
-                *(alert(**content) for content in found),
+            lambda alert_fields, minute, number, is_broken: request(
+                *(alert(**fields) for fields in alert_fields),
                 received_at=later(60 * minute),
                 request_id=str(uuid.UUID(int=number)),
-                **({"body": "no json"} if broken else {}),
+                **({"body": "no json"} if is_broken else {}),
             ),
-            st.lists(CONTENTS, max_size=5),
+            st.lists(ALERT_FIELDS, max_size=5),
             st.integers(0, 15),
             # The same id arrives again, with the same body or a different one.
             st.integers(0, 30),
@@ -800,9 +822,9 @@ class TestLists:
     )
 
     @pytest.fixture(scope="class")
-    def two(self, tmp_path_factory):
+    def engine_pair(self, tmp_path_factory):
         engines = []
-        for name in ("lists", "singly"):
+        for name in ("batches", "single"):
             path = tmp_path_factory.mktemp(name) / "tracking.db"
             engines.append(database.open_engine(f"sqlite:///{path}"))
             do_not_sync(engines[-1])
@@ -812,13 +834,13 @@ class TestLists:
     def contents(self, engine):
         """Return all recorded data except the ids of the rows."""
         calls = {call.id: call.request_id for call in rows(engine, api_calls)}
-        found = []
+        all_values = []
         for row in rows(engine):
             values = dict(row._mapping, api_call_id=calls[row.api_call_id])
-            found.append({k: v for k, v in values.items() if k != "id"})
+            all_values.append({k: v for k, v in values.items() if k != "id"})
         for row in rows(engine, api_calls):
-            found.append({k: v for k, v in row._mapping.items() if k != "id"})
-        return found
+            all_values.append({k: v for k, v in row._mapping.items() if k != "id"})
+        return all_values
 
     @settings(max_examples=100, deadline=None)
     @given(
@@ -829,27 +851,34 @@ class TestLists:
         st.sampled_from([0, 1, 2]),
     )
     def test_a_batch_is_recorded_like_its_requests_one_by_one(
-        self, two, sent, again, first, cooldown, limit
+        self, engine_pair, requests, repeated, first_batch_size, cooldown, limit
     ):
-        sent = sent + [sent[n % len(sent)] for n in again]
+        requests = requests + [requests[n % len(requests)] for n in repeated]
         config = {"cooldown_seconds": cooldown, "max_remediations_per_hour": limit}
-        in_lists, singly = two
-        for engine in two:
+        batch_engine, single_engine = engine_pair
+        for engine in engine_pair:
             with database.transaction(engine) as connection:
                 connection.execute(alerts.delete())
                 connection.execute(api_calls.delete())
-        parts = [(sent[:first], later(900)), (sent[first:], later(1200))]
-        results = [record(in_lists, *part, now=now, **config) for part, now in parts if part]
-        expected = [
-            record(singly, single, now=now, **config)
-            for part, now in parts
-            for single in sorted(part, key=lambda request: request.received_at)
+        batches = [
+            (requests[:first_batch_size], later(900)),
+            (requests[first_batch_size:], later(1200)),
         ]
-        assert self.contents(in_lists) == self.contents(singly)
+        results = [
+            record(batch_engine, *batch, now=now, **config) for batch, now in batches if batch
+        ]
+        expected = [
+            record(single_engine, single, now=now, **config)
+            for batch, now in batches
+            for single in sorted(batch, key=lambda request: request.received_at)
+        ]
+        assert self.contents(batch_engine) == self.contents(single_engine)
         for count in ("recorded", "known", "failed"):
-            assert sum(f[count] for f in results) == sum(e[count] for e in expected)
-        assert sum((Counter(f["outcomes"]) for f in results), Counter()) == sum(
-            (Counter(e["outcomes"]) for e in expected), Counter()
+            assert sum(counts[count] for counts in results) == sum(
+                expected_counts[count] for expected_counts in expected
+            )
+        assert sum((Counter(counts["outcomes"]) for counts in results), Counter()) == sum(
+            (Counter(expected_counts["outcomes"]) for expected_counts in expected), Counter()
         )
 
     def test_incidents_of_an_earlier_batch_are_closed_and_counted(self, engine):
@@ -864,48 +893,50 @@ class TestLists:
             request(*resolve[5:], received_at=later(310)),
             request(*firing[:5], received_at=later(320)),
         )
-        first = rows(engine)[:250]
-        assert [row.notifications for row in first] == [4] * 5 + [3] * 5 + [2] * 240
-        assert [row.last_seen_at for row in first] == (
+        opening_rows = rows(engine)[:250]
+        assert [row.notifications for row in opening_rows] == [4] * 5 + [3] * 5 + [2] * 240
+        assert [row.last_seen_at for row in opening_rows] == (
             [later(320)] * 5 + [later(120)] * 5 + [later(60)] * 240
         )
-        assert [row.closed_at for row in first] == [None] * 5 + [later(310)] * 245
-        assert [row.id for row in open_incidents(engine)] == [row.id for row in first[:5]]
+        assert [row.closed_at for row in opening_rows] == [None] * 5 + [later(310)] * 245
+        assert [row.id for row in open_incidents(engine)] == [row.id for row in opening_rows[:5]]
         assert {row.attempt for row in rows(engine)} == {1}
 
     @on_sqlite
     def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
-        """Nor is it one of an incident with the same name that begins between the two."""
+        """Nor does it count for the incident that begins between the two resolves."""
         occurrence = {"fingerprint": "f", "starts_at": later(600)}
         resolve = alert(status="resolved", ends_at=later(700), **occurrence)
         record(engine, request(alert(**occurrence)))
         record(engine, request(resolve, alert(**occurrence), resolve, received_at=later(60)))
         assert outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
-        (held,) = open_incidents(engine)
-        assert held.notifications == 1
+        (incident,) = open_incidents(engine)
+        assert incident.notifications == 1
 
     def test_the_number_of_statements_does_not_grow_with_the_batch(self, engine):
-        sent = [request(alert(labels={"i": str(n)})) for n in range(50)]
+        requests = [request(alert(labels={"i": str(n)})) for n in range(50)]
         statements = []
         event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
-        record(engine, sent[0])
-        for_one = len(statements)
-        record(engine, *sent[1:])
-        assert len(statements) == 2 * for_one
-        assert for_one < 20
+        record(engine, requests[0])
+        statements_for_one = len(statements)
+        record(engine, *requests[1:])
+        assert len(statements) == 2 * statements_for_one
+        assert statements_for_one < 20
 
     @on_sqlite
     @pytest.mark.parametrize(
-        "alerts_of, expected",
+        "make_alerts, expected",
         [
             (lambda: [alert()] * 3000, {"admitted": 1, "duplicate": 2999}),
             (lambda: [{}] * 3000, {"malformed": 3000}),
         ],
     )
-    def test_thousands_of_equal_alerts_in_one_payload(self, engine, alerts_of, expected):
-        assert record(engine, request(*alerts_of()))["outcomes"] == expected
+    def test_thousands_of_equal_alerts_in_one_payload_are_recorded(
+        self, engine, make_alerts, expected
+    ):
+        assert record(engine, request(*make_alerts()))["outcomes"] == expected
 
-    def test_more_alerts_than_sqlite_has_variables(self, engine):
-        many = [alert(f"Many{n}") for n in range(1500)]
-        assert record(engine, request(*many), max_remediations_per_hour=0)["recorded"] == 1
-        assert record(engine, request(*many))["outcomes"] == {"duplicate": 1500}
+    def test_more_alerts_than_sqlite_has_variables_are_recorded(self, engine):
+        many_alerts = [alert(f"Many{n}") for n in range(1500)]
+        assert record(engine, request(*many_alerts), max_remediations_per_hour=0)["recorded"] == 1
+        assert record(engine, request(*many_alerts))["outcomes"] == {"duplicate": 1500}

@@ -27,8 +27,8 @@ DONE = {
 class StackStorm:
     """A StackStorm API for views, which is unavailable without executions."""
 
-    def __init__(self, found=None, children=()):
-        self.found, self.children = found, children
+    def __init__(self, documents=None, children=()):
+        self.documents, self.children = documents, children
         self.requested = []
 
     def get_children(self, execution_id):
@@ -36,19 +36,19 @@ class StackStorm:
 
     def get_executions(self, ids):
         self.requested.append(list(ids))
-        if self.found is None:
+        if self.documents is None:
             raise StackStormError("no route")
-        answers = {i: self.found.get(i) for i in ids}
-        return {i: Execution.parse({"id": i, **found}) for i, found in answers.items() if found}
+        found = {i: self.documents[i] for i in ids if self.documents.get(i)}
+        return {i: Execution.parse({"id": i, **document}) for i, document in found.items()}
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """Return the path of an empty tracking database."""
     path = tmp_path_factory.mktemp("tables") / "tracking.db"
-    prepared = database.open_engine(f"sqlite:///{path}")
-    database.prepare(prepared)
-    prepared.dispose()
+    new_engine = database.open_engine(f"sqlite:///{path}")
+    database.prepare(new_engine)
+    new_engine.dispose()
     return path
 
 
@@ -56,31 +56,31 @@ def tables(tmp_path_factory):
 def engine(tables, tmp_path):
     """Return an engine on SQLite; the calls to StackStorm do not depend on the database."""
     shutil.copy(tables, tmp_path / "tracking.db")
-    opened = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
-    yield opened
-    opened.dispose()
+    new_engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
+    yield new_engine
+    new_engine.dispose()
 
 
 @pytest.fixture
-def open_one(engine):
-    """Return a request whose workflow runs."""
+def open_request(engine):
+    """Return the id of a request whose workflow is running."""
     request_id = record(engine, alert(fingerprint="f"))
     claims.link(engine, request_id, episode("f"), WORKFLOW, "e1")
     return request_id
 
 
-def answers(engine, request_id):
+def views(engine, request_id):
     """Yield each view that shows the open execution, and its row there."""
-    trail = view(engine, queries.status, request_id)
-    listed = view(engine, queries.st2_executions)
-    requested = view(engine, queries.why, Filters(alert_name="HostDown"))
-    yield trail, trail["stackstorm_executions"][0]
-    yield listed, listed["st2_executions"][0]
-    yield requested, requested["episodes"][0]["stackstorm_executions"][0]
+    status = view(engine, queries.status, request_id)
+    execution_list = view(engine, queries.st2_executions)
+    why = view(engine, queries.why, Filters(alert_name="HostDown"))
+    yield status, status["stackstorm_executions"][0]
+    yield execution_list, execution_list["st2_executions"][0]
+    yield why, why["episodes"][0]["stackstorm_executions"][0]
 
 
-def test_open_executions_are_updated(engine, open_one):
-    for answer, execution in answers(engine, open_one):
+def test_open_executions_are_updated(engine, open_request):
+    for answer, execution in views(engine, open_request):
         keys = list(execution)
         assert refresh.refresh_open_executions(StackStorm({"e1": DONE}), answer) is answer
         assert list(execution) == keys
@@ -91,30 +91,30 @@ def test_open_executions_are_updated(engine, open_one):
             assert (execution["message"], execution["ended_at"]) == ("up", "2026-01-14T12:00:12Z")
 
 
-def test_the_remediation_of_an_incident_is_updated(engine, open_one):
-    dry = dict(DONE, result={"output": {"dry_run": True, "mutated": False}})
-    for result, state in ((DONE, "succeeded"), (dry, f"succeeded ({DRY_RUN})")):
+def test_the_remediation_of_an_incident_is_updated(engine, open_request):
+    dry_run = dict(DONE, result={"output": {"dry_run": True, "mutated": False}})
+    for document, status in ((DONE, "succeeded"), (dry_run, f"succeeded ({DRY_RUN})")):
         answer = refresh.refresh_open_executions(
-            StackStorm({"e1": result}), view(engine, queries.alerts_active, 24)
+            StackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
         )
         (incident,) = answer["active_alerts"]
-        assert incident["remediation_status"] == state
+        assert incident["remediation_status"] == status
         assert incident["st2_execution_status"] == "succeeded"
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_each_status(engine, open_one, status):
+def test_each_status_is_shown(engine, open_request, status):
     document = {"status": status, "elapsed_seconds": 7, "result": {"stderr": "x\nno such host"}}
-    for answer, execution in answers(engine, open_one):
+    for answer, execution in views(engine, open_request):
         refresh.refresh_open_executions(StackStorm({"e1": document}), answer)
-        ended = status in stackstorm.TERMINAL
+        has_ended = status in stackstorm.TERMINAL
         assert (execution["status"], execution["duration_seconds"]) == (
             status,
-            7 if ended else None,
+            7 if has_ended else None,
         )
         if "message" in execution:
-            failed = ended and status != "succeeded"
-            assert execution["message"] == ("no such host" if failed else "")
+            has_failed = has_ended and status != "succeeded"
+            assert execution["message"] == ("no such host" if has_failed else "")
     answer = refresh.refresh_open_executions(
         StackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
     )
@@ -122,96 +122,96 @@ def test_each_status(engine, open_one, status):
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_only_open_executions_are_requested(engine, open_one, status):
-    record_execution(engine, open_one, episode("f"), "e1", status=status)
-    requested = [answer for answer, _ in answers(engine, open_one)]
-    requested.append(view(engine, queries.alerts_active, 24))
-    for answer in requested:
-        stackstorm_now = StackStorm({})
-        refresh.refresh_open_executions(stackstorm_now, answer)
-        assert stackstorm_now.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
+def test_only_open_executions_are_requested(engine, open_request, status):
+    record_execution(engine, open_request, episode("f"), "e1", status=status)
+    view_answers = [answer for answer, _ in views(engine, open_request)]
+    view_answers.append(view(engine, queries.alerts_active, 24))
+    for answer in view_answers:
+        stackstorm_api = StackStorm({})
+        refresh.refresh_open_executions(stackstorm_api, answer)
+        assert stackstorm_api.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
 
 
-def test_each_execution_is_requested_once(engine, open_one):
-    stackstorm_now = StackStorm({})
-    trail = view(engine, queries.status, open_one)
+def test_each_execution_is_requested_once(engine, open_request):
+    stackstorm_api = StackStorm({})
+    trail = view(engine, queries.status, open_request)
     trail["stackstorm_executions"] *= 2
-    refresh.refresh_open_executions(stackstorm_now, trail)
-    assert stackstorm_now.requested == [["e1"]]
+    refresh.refresh_open_executions(stackstorm_api, trail)
+    assert stackstorm_api.requested == [["e1"]]
 
 
 @pytest.fixture
-def many(engine, open_one):
+def many_executions(engine, open_request):
     """Return a page of 250 open executions. The first one shown has the greatest id."""
     (row,) = view(engine, queries.st2_executions)["st2_executions"]
     return {"st2_executions": [dict(row, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
 
-def test_all_shown_executions_are_updated(many):
-    stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
-    refresh.refresh_open_executions(stackstorm_now, many)
-    assert {row["status"] for row in many["st2_executions"]} == {"succeeded"}
+def test_all_shown_executions_are_updated(many_executions):
+    stackstorm_api = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
+    refresh.refresh_open_executions(stackstorm_api, many_executions)
+    assert {row["status"] for row in many_executions["st2_executions"]} == {"succeeded"}
     # A page of StackStorm's API has 100 entries.
-    assert [len(ids) for ids in stackstorm_now.requested] == [100, 100, 50]
-    assert "stackstorm" not in many
+    assert [len(ids) for ids in stackstorm_api.requested] == [100, 100, 50]
+    assert "stackstorm" not in many_executions
 
 
-def test_shown_incidents_are_updated(engine, open_one):
+def test_shown_incidents_are_updated(engine, open_request):
     (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
     answer = {
         "active_alerts": [dict(incident, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]
     }
-    stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
-    refresh.refresh_open_executions(stackstorm_now, answer)
+    stackstorm_api = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
+    refresh.refresh_open_executions(stackstorm_api, answer)
     assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}
 
 
-def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many, monkeypatch):
+def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many_executions, monkeypatch):
     monkeypatch.setattr(refresh, "_MAX_SECONDS", -1)
     refresh.refresh_open_executions(
-        StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many
+        StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many_executions
     )
-    updated = [row["status"] for row in many["st2_executions"]]
+    updated = [row["status"] for row in many_executions["st2_executions"]]
     assert updated == ["succeeded"] * 100 + ["running"] * 150
-    assert many["stackstorm"].startswith(
+    assert many_executions["stackstorm"].startswith(
         "150 of 250 open executions are shown as of the last sync: its API took longer than"
     )
 
 
-def test_a_failure_after_the_first_page_keeps_the_first_results(many):
-    stackstorm_now = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
-    answer = stackstorm_now.get_executions
+def test_a_failure_after_the_first_page_keeps_the_first_results(many_executions):
+    stackstorm_api = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
+    get_executions = stackstorm_api.get_executions
 
     def fail_later(ids):
-        if stackstorm_now.requested:
+        if stackstorm_api.requested:
             raise StackStormError("no route")
-        return answer(ids)
+        return get_executions(ids)
 
-    stackstorm_now.get_executions = fail_later
-    refresh.refresh_open_executions(stackstorm_now, many)
-    assert many["st2_executions"][0]["status"] == "succeeded"
-    assert many["stackstorm"] == (
+    stackstorm_api.get_executions = fail_later
+    refresh.refresh_open_executions(stackstorm_api, many_executions)
+    assert many_executions["st2_executions"][0]["status"] == "succeeded"
+    assert many_executions["stackstorm"] == (
         "150 of 250 open executions are shown as of the last sync: no route"
     )
 
 
-def test_a_dry_run_is_noted(engine, open_one):
+def test_a_dry_run_is_noted(engine, open_request):
     output = {"dry_run": True, "mutated": False, "message": "would run x"}
-    trail = view(engine, queries.status, open_one)
+    trail = view(engine, queries.status, open_request)
     refresh.refresh_open_executions(
         StackStorm({"e1": dict(DONE, result={"output": output})}), trail
     )
     assert trail["stackstorm_executions"][0]["message"] == DRY_RUN + ". would run x"
 
 
-def test_an_unavailable_stackstorm_is_noted(engine, open_one):
-    for answer, execution in answers(engine, open_one):
+def test_an_unavailable_stackstorm_is_noted(engine, open_request):
+    for answer, execution in views(engine, open_request):
         refresh.refresh_open_executions(StackStorm(), answer)
         assert answer["stackstorm"] == ("open executions are shown as of the last sync: no route")
         assert execution["status"] == "running"
 
 
-def test_nothing_to_refresh(engine, open_one):
+def test_a_view_without_open_executions_is_unchanged(engine, open_request):
     for answer in (
         view(engine, queries.executions_recent),
         {"active_alerts": [], "count": 0},
@@ -222,18 +222,18 @@ def test_nothing_to_refresh(engine, open_one):
         assert "stackstorm" not in answer
 
 
-@pytest.mark.parametrize("found", [{}, {"e1": {}}, {"e1": {"result": "x", "rule": None}}])
-def test_malformed_responses(engine, open_one, found):
-    for answer, execution in answers(engine, open_one):
-        refresh.refresh_open_executions(StackStorm(found), answer)
+@pytest.mark.parametrize("documents", [{}, {"e1": {}}, {"e1": {"result": "x", "rule": None}}])
+def test_malformed_responses_leave_executions_as_recorded(engine, open_request, documents):
+    for answer, execution in views(engine, open_request):
+        refresh.refresh_open_executions(StackStorm(documents), answer)
         assert execution["status"] == "running"
     answer = refresh.refresh_open_executions(
-        StackStorm(found), view(engine, queries.alerts_active, 24)
+        StackStorm(documents), view(engine, queries.alerts_active, 24)
     )
     assert answer["active_alerts"][0]["remediation_status"] == "running"
 
 
-def test_an_execution_that_waits_for_an_approval_says_who_may_answer(engine, open_one):
+def test_an_execution_that_waits_for_an_approval_shows_who_may_answer(engine, open_request):
     inquiry = {
         "id": "i1",
         "status": "pending",
@@ -241,9 +241,9 @@ def test_an_execution_that_waits_for_an_approval_says_who_may_answer(engine, ope
         "context": {"orquesta": {"task_name": "approve"}},
         "result": {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
     }
-    found = StackStorm({"e1": {"status": "paused"}}, [inquiry])
-    answer, execution = next(answers(engine, open_one))
-    refresh.refresh_open_executions(found, answer, 30)
+    stackstorm_api = StackStorm({"e1": {"status": "paused"}}, [inquiry])
+    answer, execution = next(views(engine, open_request))
+    refresh.refresh_open_executions(stackstorm_api, answer, 30)
     assert execution["message"] == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )

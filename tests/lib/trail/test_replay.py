@@ -44,12 +44,12 @@ def resolved(name="A", start=60, end=30):
     return alert(name, "resolved", starts_at=ago(start), ends_at=ago(end), fingerprint=name)
 
 
-def record(engine, *found, minutes=59, **config):
+def record(engine, *payload_alerts, minutes=59, **config):
     """Record one request with these alerts, and return its id."""
-    sent = request(*found, received_at=ago(minutes))
+    webhook_request = request(*payload_alerts, received_at=ago(minutes))
     config.setdefault("cooldown_seconds", 0)
-    record_requests(engine, Config(**config), [sent])
-    return sent.request_id
+    record_requests(engine, Config(**config), [webhook_request])
+    return webhook_request.request_id
 
 
 def replay(engine, request_id, force=False, execution="", **config):
@@ -59,11 +59,11 @@ def replay(engine, request_id, force=False, execution="", **config):
 
 def rows(engine, request_id=None):
     """Return the alerts of a request, or all alerts, in order."""
-    wanted = select(alerts).join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+    query = select(alerts).join(api_calls, api_calls.c.id == alerts.c.api_call_id)
     if request_id:
-        wanted = wanted.where(api_calls.c.request_id == request_id)
+        query = query.where(api_calls.c.request_id == request_id)
     with database.reading(engine) as connection:
-        return connection.execute(wanted.order_by(alerts.c.id)).all()
+        return connection.execute(query.order_by(alerts.c.id)).all()
 
 
 def call(engine, request_id):
@@ -80,21 +80,28 @@ def gets_claim(engine, request_id, execution, workflow=WORKFLOW):
 
 
 def test_a_replay_is_a_separate_request(engine):
-    first = record(engine, firing())
-    replayed = replay(engine, first)
-    assert replayed == {
-        "request_id": replayed["request_id"],
-        "replay_of": first,
+    original_id = record(engine, firing())
+    replay_result = replay(engine, original_id)
+    assert replay_result == {
+        "request_id": replay_result["request_id"],
+        "replay_of": original_id,
         "outcomes": {"admitted": 1},
     }
-    assert str(uuid.UUID(replayed["request_id"])) == replayed["request_id"] != first
-    old, new = call(engine, first), call(engine, replayed["request_id"])
-    assert (new.replay_of, old.replay_of) == (first, None)
+    assert str(uuid.UUID(replay_result["request_id"])) == replay_result["request_id"] != original_id
+    original_call, replay_call = (
+        call(engine, original_id),
+        call(engine, replay_result["request_id"]),
+    )
+    assert (replay_call.replay_of, original_call.replay_of) == (original_id, None)
     for column in ("method", "path", "headers", "body", "body_sha256", "receiver", "delivery_key"):
-        assert getattr(new, column) == getattr(old, column)
-    assert (new.client_host, new.client_request_id, new.error) == ("", None, None)
-    assert new.created_at >= NOW
-    assert new.completed_at is None
+        assert getattr(replay_call, column) == getattr(original_call, column)
+    assert (replay_call.client_host, replay_call.client_request_id, replay_call.error) == (
+        "",
+        None,
+        None,
+    )
+    assert replay_call.created_at >= NOW
+    assert replay_call.completed_at is None
 
 
 @on_sqlite
@@ -106,34 +113,41 @@ def test_an_unrecorded_request_is_an_error(engine, request_id):
     assert rows(engine) == []
 
 
-def test_it_takes_over_the_open_incident(engine):
-    first = record(engine, firing())
-    new = replay(engine, first)["request_id"]
-    old, row = rows(engine)
-    assert (old.open_fingerprint, row.open_fingerprint) == (None, "A")
-    assert old.closed_at == row.created_at
-    assert (row.outcome, row.reason) == ("admitted", f"replay of {first}")
-    assert (row.episode, row.starts_at, row.attempt) == (old.episode, old.starts_at, 1)
+def test_a_replay_takes_over_the_open_incident(engine):
+    original_id = record(engine, firing())
+    replay_id = replay(engine, original_id)["request_id"]
+    original_row, replay_row = rows(engine)
+    assert (original_row.open_fingerprint, replay_row.open_fingerprint) == (None, "A")
+    assert original_row.closed_at == replay_row.created_at
+    assert (replay_row.outcome, replay_row.reason) == ("admitted", f"replay of {original_id}")
+    assert (replay_row.episode, replay_row.starts_at, replay_row.attempt) == (
+        original_row.episode,
+        original_row.starts_at,
+        1,
+    )
     # One execution works, regardless of which of the two requests started it.
-    assert gets_claim(engine, first, "e1")
-    assert not gets_claim(engine, new, "e2")
+    assert gets_claim(engine, original_id, "e1")
+    assert not gets_claim(engine, replay_id, "e2")
     # Later notifications refer to the same incident.
-    again = record(engine, firing(), minutes=0)
-    ended = record(engine, resolved(end=0), minutes=0)
-    assert [rows(engine, r)[0].outcome for r in (again, ended)] == ["duplicate", "resolved"]
+    repeat_id = record(engine, firing(), minutes=0)
+    resolve_id = record(engine, resolved(end=0), minutes=0)
+    assert [rows(engine, r)[0].outcome for r in (repeat_id, resolve_id)] == [
+        "duplicate",
+        "resolved",
+    ]
     assert rows(engine)[1].closed_at == ago(0)
 
 
 def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     limit = {"max_remediations_per_hour": 1}
-    several = [alert("A", starts_at=ago(70), fingerprint=f) for f in ("one", "two")]
+    same_name_alerts = [alert("A", starts_at=ago(70), fingerprint=f) for f in ("one", "two")]
     with database_time(ago(65)):
-        first = record(engine, *several, minutes=65, **limit)
+        original_id = record(engine, *same_name_alerts, minutes=65, **limit)
     assert [row.outcome for row in rows(engine)] == ["admitted", "rate_limited"]
-    assert gets_claim(engine, first, "e1")
-    new = replay(engine, first, **limit)["request_id"]
-    assert [row.outcome for row in rows(engine, new)] == ["duplicate", "admitted"]
-    assert rows(engine, new)[1].open_fingerprint == "two"
+    assert gets_claim(engine, original_id, "e1")
+    replay_id = replay(engine, original_id, **limit)["request_id"]
+    assert [row.outcome for row in rows(engine, replay_id)] == ["duplicate", "admitted"]
+    assert rows(engine, replay_id)[1].open_fingerprint == "two"
 
 
 @on_sqlite
@@ -142,97 +156,99 @@ def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     [({"cooldown_seconds": 7200}, "cooldown"), ({"max_remediations_per_hour": 1}, "rate_limited")],
 )
 def test_limits_apply_unless_forced(engine, config, outcome):
-    first = record(engine, firing())
-    assert replay(engine, first, **config)["outcomes"] == {outcome: 1}
+    original_id = record(engine, firing())
+    assert replay(engine, original_id, **config)["outcomes"] == {outcome: 1}
     assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
-    assert replay(engine, first, force=True, **config)["outcomes"] == {"admitted": 1}
+    assert replay(engine, original_id, force=True, **config)["outcomes"] == {"admitted": 1}
 
 
 def test_an_episode_that_was_worked_on_is_left_alone(engine):
-    first = record(engine, firing())
-    assert gets_claim(engine, first, "e1")
-    replayed = replay(engine, first)
-    assert replayed["outcomes"] == {"duplicate": 1}
-    (row,) = rows(engine, replayed["request_id"])
+    original_id = record(engine, firing())
+    assert gets_claim(engine, original_id, "e1")
+    replay_result = replay(engine, original_id)
+    assert replay_result["outcomes"] == {"duplicate": 1}
+    (row,) = rows(engine, replay_result["request_id"])
     assert row.reason == (
-        f"replay of {first}: {WORKFLOW} (e1) has worked on this episode; force=true runs it again"
+        f"replay of {original_id}: {WORKFLOW} (e1) has worked on this episode;"
+        " force=true runs it again"
     )
     assert row.explanation == "none"
-    assert call(engine, replayed["request_id"]).completed_at
+    assert call(engine, replay_result["request_id"]).completed_at
     assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
 
 
 @on_sqlite
 def test_a_released_episode_is_admitted_again(engine):
-    first = record(engine, firing())
-    assert gets_claim(engine, first, "e1")
+    original_id = record(engine, firing())
+    assert gets_claim(engine, original_id, "e1")
     claims.release(engine, rows(engine)[0].episode, force=True)
-    new = replay(engine, first)["request_id"]
-    assert gets_claim(engine, new, "e2")
+    replay_id = replay(engine, original_id)["request_id"]
+    assert gets_claim(engine, replay_id, "e2")
 
 
 def test_each_forced_replay_is_another_attempt(engine):
-    first = record(engine, firing())
-    assert gets_claim(engine, first, "e1")
+    original_id = record(engine, firing())
+    assert gets_claim(engine, original_id, "e1")
     for attempt in (2, 3):
-        new = replay(engine, first, force=True)["request_id"]
-        (row,) = rows(engine, new)
-        assert (row.attempt, row.episode) == (attempt, rows(engine, first)[0].episode)
-        assert gets_claim(engine, new, f"e{attempt}")
-        assert not gets_claim(engine, new, "another")
-        assert not gets_claim(engine, first, "another")
+        replay_id = replay(engine, original_id, force=True)["request_id"]
+        (row,) = rows(engine, replay_id)
+        assert (row.attempt, row.episode) == (attempt, rows(engine, original_id)[0].episode)
+        assert gets_claim(engine, replay_id, f"e{attempt}")
+        assert not gets_claim(engine, replay_id, "another")
+        assert not gets_claim(engine, original_id, "another")
     with database.reading(engine) as connection:
         claim_keys = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert claim_keys == [key, key + "|2", key + "|3"]
-    released = claims.release(engine, row.episode, force=True)
-    assert [r["st2_execution_id"] for r in released] == ["e1", "e2", "e3"]
-    assert gets_claim(engine, new, "e4")
+    released_claims = claims.release(engine, row.episode, force=True)
+    assert [claim["st2_execution_id"] for claim in released_claims] == ["e1", "e2", "e3"]
+    assert gets_claim(engine, replay_id, "e4")
 
 
 @on_sqlite
 def test_an_ended_incident_is_not_admitted(engine):
-    first = record(engine, firing())
+    original_id = record(engine, firing())
     record(engine, resolved(), minutes=29)
-    replayed = replay(engine, first)
-    (row,) = rows(engine, replayed["request_id"])
-    assert (row.outcome, row.episode) == ("duplicate", rows(engine, first)[0].episode)
-    assert row.reason == f"replay of {first}: the incident has ended"
+    replay_result = replay(engine, original_id)
+    (row,) = rows(engine, replay_result["request_id"])
+    assert (row.outcome, row.episode) == ("duplicate", rows(engine, original_id)[0].episode)
+    assert row.reason == f"replay of {original_id}: the incident has ended"
 
 
 def test_force_admits_an_ended_incident_which_stays_closed(engine):
-    first = record(engine, firing())
-    assert gets_claim(engine, first, "e1")
+    original_id = record(engine, firing())
+    assert gets_claim(engine, original_id, "e1")
     record(engine, resolved(), minutes=29)
-    new = replay(engine, first, force=True)["request_id"]
-    (row,) = rows(engine, new)
+    replay_id = replay(engine, original_id, force=True)["request_id"]
+    (row,) = rows(engine, replay_id)
     assert (row.outcome, row.attempt) == ("admitted", 2)
     assert (row.episode, row.starts_at) == (rows(engine)[0].episode, ago(60))
     assert [row.open_fingerprint for row in rows(engine)] == [None] * 3
-    assert gets_claim(engine, new, "e2")
+    assert gets_claim(engine, replay_id, "e2")
 
 
 @on_sqlite
 def test_a_resolve_does_not_close_a_later_incident(engine):
     record(engine, firing())
-    ended = record(engine, resolved(), minutes=29)
+    resolve_id = record(engine, resolved(), minutes=29)
     record(engine, firing(start=20), minutes=19)
-    assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
-    # With its old start, as after an outage of Prometheus.
+    assert replay(engine, resolve_id)["outcomes"] == {"duplicate": 1}
+    # The alert fires again with its old start, as after an outage of Prometheus.
     record(engine, resolved(start=20, end=18), minutes=17)
     record(engine, firing(), minutes=5)
     assert rows(engine)[-1].open_fingerprint == "A"
-    assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
+    assert replay(engine, resolve_id)["outcomes"] == {"duplicate": 1}
     assert [row.open_fingerprint for row in rows(engine) if row.open_fingerprint] == ["A"]
 
 
 @on_sqlite
 def test_a_resolve_does_not_close_an_incident_with_a_later_notification(engine):
-    ended = record(engine, resolved(), minutes=29)
+    resolve_id = record(engine, resolved(), minutes=29)
     record(engine, firing(), minutes=15)
-    assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
+    assert replay(engine, resolve_id)["outcomes"] == {"duplicate": 1}
     assert (
-        rows(engine)[-1].reason == f"replay of {ended}: the open incident has a later notification"
+        rows(engine)[-1].reason
+        == f"replay of {resolve_id}: the open incident has a later notification"
     )
     assert rows(engine)[1].open_fingerprint == "A"
 
@@ -240,24 +256,24 @@ def test_a_resolve_does_not_close_an_incident_with_a_later_notification(engine):
 @on_sqlite
 def test_the_replay_of_a_failed_resolve_closes_its_incident(engine, monkeypatch):
     record(engine, firing(), minutes=59)
-    with monkeypatch.context() as broken:
-        broken.setattr(admission, "decide", None)
-        ended = record(engine, resolved(), minutes=29)
-    assert call(engine, ended).error
+    with monkeypatch.context() as patch:
+        patch.setattr(admission, "decide", None)
+        resolve_id = record(engine, resolved(), minutes=29)
+    assert call(engine, resolve_id).error
     record(engine, firing("B"), minutes=59)
-    assert replay(engine, ended)["outcomes"] == {"resolved": 1}
-    with monkeypatch.context() as broken:
-        broken.setattr(admission, "decide", None)
-        ended = record(engine, resolved("B"), minutes=29)
+    assert replay(engine, resolve_id)["outcomes"] == {"resolved": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(admission, "decide", None)
+        resolve_id = record(engine, resolved("B"), minutes=29)
     record(engine, firing("B"), minutes=15)
-    assert replay(engine, ended)["outcomes"] == {"duplicate": 1}
+    assert replay(engine, resolve_id)["outcomes"] == {"duplicate": 1}
 
 
 @on_sqlite
 def test_a_replay_does_not_count_as_a_notification(engine):
     """A resolve that was received before the replay and recorded after it ends the incident."""
-    first = record(engine, firing(), minutes=59)
-    replay(engine, first)
+    original_id = record(engine, firing(), minutes=59)
+    replay(engine, original_id)
     assert rows(engine)[-1].last_seen_at == ago(59)
     record(engine, resolved(), minutes=1)
     assert rows(engine)[-1].outcome == "resolved"
@@ -265,20 +281,20 @@ def test_a_replay_does_not_count_as_a_notification(engine):
 
 @on_sqlite
 def test_a_replayed_resolve_does_not_make_the_next_notification_unconfirmed(engine):
-    first = record(engine, firing())
-    ended = record(engine, resolved(), minutes=29)
-    replay(engine, ended)
+    original_id = record(engine, firing())
+    resolve_id = record(engine, resolved(), minutes=29)
+    replay(engine, resolve_id)
     # Prometheus sends the alert again, with the old start.
-    again = request(firing(), received_at=datetime.datetime.now(UTC))
-    assert record_requests(engine, Config(cooldown_seconds=0), [again])["outcomes"] == {
+    refire = request(firing(), received_at=datetime.datetime.now(UTC))
+    assert record_requests(engine, Config(cooldown_seconds=0), [refire])["outcomes"] == {
         "admitted": 1
     }
-    assert rows(engine)[-1].episode != rows(engine, first)[0].episode
+    assert rows(engine)[-1].episode != rows(engine, original_id)[0].episode
 
 
 @on_sqlite
-def test_alerts_of_all_kinds_in_one_request(engine):
-    first = record(
+def test_alerts_of_all_kinds_in_one_request_are_replayed(engine):
+    original_id = record(
         engine,
         firing("A"),
         firing("B"),
@@ -287,8 +303,8 @@ def test_alerts_of_all_kinds_in_one_request(engine):
         firing("B", start=61),
         resolved("C"),
     )
-    new = replay(engine, first)["request_id"]
-    assert [row.outcome for row in rows(engine, new)] == [
+    replay_id = replay(engine, original_id)["request_id"]
+    assert [row.outcome for row in rows(engine, replay_id)] == [
         "admitted",
         "admitted",
         "duplicate",
@@ -296,9 +312,9 @@ def test_alerts_of_all_kinds_in_one_request(engine):
         "duplicate",
         "duplicate",
     ]
-    assert "alerts[3].labels" in rows(engine, new)[3].reason
-    assert rows(engine, new)[4].reason == f"duplicate of {new}"
-    forced = replay(engine, first, force=True)["request_id"]
+    assert "alerts[3].labels" in rows(engine, replay_id)[3].reason
+    assert rows(engine, replay_id)[4].reason == f"duplicate of {replay_id}"
+    forced = replay(engine, original_id, force=True)["request_id"]
     assert [row.outcome for row in rows(engine, forced)].count("admitted") == 2
 
 
@@ -307,51 +323,51 @@ def test_a_formerly_malformed_alert_is_decided_as_a_new_one(engine, monkeypatch)
     """An older release may have accepted fewer payloads."""
     decide = admission.decide
 
-    def narrower(found, *args):
-        return decide(dataclasses.replace(found, problem="alerts[0]: unknown"), *args)
+    def decide_narrowly(parsed_alert, *args):
+        return decide(dataclasses.replace(parsed_alert, problem="alerts[0]: unknown"), *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(admission, "decide", narrower)
-        first = record(engine, firing())
+        patch.setattr(admission, "decide", decide_narrowly)
+        original_id = record(engine, firing())
     assert [row.outcome for row in rows(engine)] == ["malformed"]
-    assert replay(engine, first)["outcomes"] == {"admitted": 1}
+    assert replay(engine, original_id)["outcomes"] == {"admitted": 1}
 
 
 @on_sqlite
 def test_force_admits_an_ended_episode_once(engine):
-    first = record(engine, firing("A"), firing("A", start=61))
+    original_id = record(engine, firing("A"), firing("A", start=61))
     record(engine, resolved(), minutes=29)
-    new = replay(engine, first, force=True)["request_id"]
-    assert [row.outcome for row in rows(engine, new)] == ["admitted", "duplicate"]
+    replay_id = replay(engine, original_id, force=True)["request_id"]
+    assert [row.outcome for row in rows(engine, replay_id)] == ["admitted", "duplicate"]
 
 
 @on_sqlite
 def test_a_replay_of_a_replay_names_the_replay(engine):
-    first = record(engine, firing())
-    second = replay(engine, first)["request_id"]
-    third = replay(engine, second)["request_id"]
-    assert call(engine, third).replay_of == second
+    original_id = record(engine, firing())
+    second_id = replay(engine, original_id)["request_id"]
+    third_id = replay(engine, second_id)["request_id"]
+    assert call(engine, third_id).replay_of == second_id
     assert len({row.episode for row in rows(engine)}) == 1
 
 
 class TestRequestingExecution:
-    """After a broken connection, it does not know whether its transaction was committed."""
+    """After a broken connection, an execution cannot know whether it committed its replay."""
 
     def test_an_execution_replays_a_request_once(self, engine):
-        first = record(engine, firing("A"), firing("B"))
-        replays = [replay(engine, first, True, "execution-1") for _ in range(2)]
+        original_id = record(engine, firing("A"), firing("B"))
+        replays = [replay(engine, original_id, True, "execution-1") for _ in range(2)]
         assert replays[0] == replays[1]
         assert replays[0]["outcomes"] == {"admitted": 2}
         assert len(rows(engine)) == 4
 
     def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
         """The server commits, and the connection breaks before the confirmation arrives."""
-        first = record(engine, firing())
-        assert gets_claim(engine, first, "e1")
-        breaks = [True]
+        original_id = record(engine, firing())
+        assert gets_claim(engine, original_id, "e1")
+        pending_failures = [True]
 
         def after_commit(connection):
-            if breaks and breaks.pop():
+            if pending_failures and pending_failures.pop():
                 raise OperationalError("COMMIT", {}, Exception(2013, "Lost connection"))
 
         commit = type(engine.dialect).do_commit
@@ -362,16 +378,18 @@ class TestRequestingExecution:
 
         engine.dialect.do_commit = do_commit
         result = database.retry_while_unavailable(
-            lambda: replay(engine, first, True, "execution-1"), 30
+            lambda: replay(engine, original_id, True, "execution-1"), 30
         )
-        assert not breaks
+        assert not pending_failures
         assert [row.attempt for row in rows(engine)] == [1, 2]
-        assert call(engine, result["request_id"]).replay_of == first
+        assert call(engine, result["request_id"]).replay_of == original_id
 
     @on_sqlite
     def test_another_execution_replays_the_request_again(self, engine):
-        first = record(engine, firing())
-        replays = {replay(engine, first, True, f"execution-{n}")["request_id"] for n in range(3)}
+        original_id = record(engine, firing())
+        replays = {
+            replay(engine, original_id, True, f"execution-{n}")["request_id"] for n in range(3)
+        }
         assert len(replays) == 3
 
     @on_sqlite
@@ -384,63 +402,63 @@ class TestRequestingExecution:
 
     @on_sqlite
     def test_the_action_passes_its_own_execution(self, engine, database_url, run_action):
-        first = record(engine, firing())
+        original_id = record(engine, firing())
         replays = [
-            run_action("replay", execution, request_id=first, force=True)["request_id"]
+            run_action("replay", execution, request_id=original_id, force=True)["request_id"]
             for execution in ("one", "one", "other")
         ]
         assert replays[0] == replays[1] != replays[2]
-        assert replays[0] == request_ids.replay_id(first, "one")
+        assert replays[0] == request_ids.replay_id(original_id, "one")
 
     @on_sqlite
     def test_the_action_passes_the_workflow_that_runs_it(self, engine, run_action):
-        first = record(engine, firing())
+        original_id = record(engine, firing())
         replays = [
-            run_action("replay", execution, request_id=first, force=True, execution_id="flow")
+            run_action("replay", execution, request_id=original_id, force=True, execution_id="flow")
             for execution in ("task one", "task two")
         ]
         assert replays[0]["request_id"] == replays[1]["request_id"]
 
 
 class TestFailed:
-    """The original is recorded with an error and without alerts."""
+    """The original request is recorded with an error and without alerts."""
 
     @pytest.fixture
-    def failed(self, engine, monkeypatch):
-        def faulty(*_):
+    def failed_id(self, engine, monkeypatch):
+        def fail_to_decide(*_):
             raise ValueError("a fault")
 
         with monkeypatch.context() as patch:
-            patch.setattr(admission, "decide", faulty)
+            patch.setattr(admission, "decide", fail_to_decide)
             return record(engine, firing("A"), firing("B"))
 
     @pytest.mark.parametrize("force", [False, True])
-    def test_it_is_recorded_as_a_new_request(self, engine, failed, force):
+    def test_a_failed_request_is_recorded_as_a_new_request(self, engine, failed_id, force):
         record(engine, firing("B"))
-        replayed = replay(engine, failed, force)
-        assert replayed["outcomes"] == {"admitted": 1, "duplicate": 1}
-        first, _ = rows(engine, replayed["request_id"])
+        replay_result = replay(engine, failed_id, force)
+        assert replay_result["outcomes"] == {"admitted": 1, "duplicate": 1}
+        first, _ = rows(engine, replay_result["request_id"])
         assert (first.reason, first.open_fingerprint, first.attempt) == ("new incident", "A", 1)
-        assert call(engine, replayed["request_id"]).replay_of == failed
-        assert call(engine, failed).error == "a fault"
+        assert call(engine, replay_result["request_id"]).replay_of == failed_id
+        assert call(engine, failed_id).error == "a fault"
 
     def test_a_replay_can_fail_again(self, engine):
-        sent = request(body="no json", received_at=ago(1))
-        record_requests(engine, Config(), [sent])
+        webhook_request = request(body="no json", received_at=ago(1))
+        record_requests(engine, Config(), [webhook_request])
         with pytest.raises(TrackingError, match="cannot be read") as caught:
-            replay(engine, sent.request_id)
-        assert str(caught.value).startswith(f"request_id: {sent.request_id}")
+            replay(engine, webhook_request.request_id)
+        assert str(caught.value).startswith(f"request_id: {webhook_request.request_id}")
         with database.reading(engine) as connection:
-            (again,) = connection.execute(
-                select(api_calls).where(api_calls.c.replay_of == sent.request_id)
+            (replayed_call,) = connection.execute(
+                select(api_calls).where(api_calls.c.replay_of == webhook_request.request_id)
             ).all()
-        assert again.request_id in str(caught.value)
-        assert "cannot be read" in again.error
+        assert replayed_call.request_id in str(caught.value)
+        assert "cannot be read" in replayed_call.error
 
     def test_headers_and_text_are_unchanged(self, engine):
         text = "{{ x }} \ud800 日本 '; --"
-        sent = request(firing(labels={"x": text}), headers={"User-Agent": text})
-        record_requests(engine, Config(), [sent])
-        new = replay(engine, sent.request_id)["request_id"]
-        assert json.loads(call(engine, new).headers) == {"User-Agent": text}
-        assert json.loads(rows(engine, new)[0].labels)["x"] == text
+        webhook_request = request(firing(labels={"x": text}), headers={"User-Agent": text})
+        record_requests(engine, Config(), [webhook_request])
+        replay_id = replay(engine, webhook_request.request_id)["request_id"]
+        assert json.loads(call(engine, replay_id).headers) == {"User-Agent": text}
+        assert json.loads(rows(engine, replay_id)[0].labels)["x"] == text

@@ -23,7 +23,7 @@ COLUMNS = {
 }
 
 
-def put(connection, name, **more):
+def insert_name(connection, name, **more):
     return connection.execute(schema.meta.insert().values(name=name, value="v", **more))
 
 
@@ -35,18 +35,18 @@ def test_the_columns_that_users_select_exist(table):
 @pytest.mark.parametrize("other", ["hostdown", "HostDown ", "HóstDown", "HostDown\u0301"])
 def test_names_are_compared_exactly(engine, other):
     with engine.begin() as connection:
-        put(connection, "HostDown")
-        put(connection, other)
-        stored = connection.scalars(
+        insert_name(connection, "HostDown")
+        insert_name(connection, other)
+        stored_names = connection.scalars(
             select(schema.meta.c.name).where(schema.meta.c.name == "HostDown")
         ).all()
-    assert stored == ["HostDown"]
+    assert stored_names == ["HostDown"]
 
 
 def test_every_character_is_stored(engine):
     name = "🍰 日本 \u0000 \\ ' \" ; -- %s %(x)s :x {{ <%"
     with engine.begin() as connection:
-        put(connection, name)
+        insert_name(connection, name)
         assert connection.scalar(select(schema.meta.c.name).where(schema.meta.c.name == name))
 
 
@@ -68,9 +68,9 @@ def test_a_time_is_stored_to_the_microsecond_and_read_as_utc(engine, moment):
                 id="e", action="a", status="s", start_timestamp=moment
             )
         )
-        stored = connection.scalar(select(schema.executions.c.start_timestamp))
-    assert stored == moment
-    assert moment is None or stored.utcoffset() == datetime.timedelta(0)
+        stored_value = connection.scalar(select(schema.executions.c.start_timestamp))
+    assert stored_value == moment
+    assert moment is None or stored_value.utcoffset() == datetime.timedelta(0)
 
 
 def test_a_fingerprint_has_one_open_incident(engine):
@@ -118,13 +118,14 @@ def test_a_fingerprint_has_one_open_incident(engine):
     "text, length", [("", 0), ("a" * 64, 64), ("a" * 65, 64), ("🍰" * 70, 64), ("\ud800" * 70, 64)]
 )
 def test_text_is_cut_to_the_length_of_its_column(engine, text, length):
-    stored = schema.cut(text, schema.meta.c.name)
-    assert len(stored) == length
+    stored_value = schema.cut(text, schema.meta.c.name)
+    assert len(stored_value) == length
     with engine.begin() as connection:
-        put(connection, stored)
-        assert connection.scalar(
-            select(schema.meta.c.name).where(schema.meta.c.name == stored)
-        ) == (stored)
+        insert_name(connection, stored_value)
+        assert (
+            connection.scalar(select(schema.meta.c.name).where(schema.meta.c.name == stored_value))
+            == stored_value
+        )
 
 
 def test_a_long_body_is_stored_whole(engine):

@@ -1,4 +1,4 @@
-"""Filters and cursors, in the form used by people and URLs."""
+"""Filters and cursors, as people and URLs write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lib.samples import NOON, UTC, later
 
 
 class TestParse:
-    def test_no_filters(self):
+    def test_empty_parameters_are_no_filters(self):
         assert search.parse() == search.parse(since="", severity="", before=" ") == Filters()
         assert Filters(since=NOON, until=NOON, before=Cursor.of(NOON, 1)).alert_filters == {}
         for name in ALERT_FILTERS:
@@ -21,7 +21,7 @@ class TestParse:
             ).alert_filters
 
     @pytest.mark.parametrize(
-        "text, found",
+        "text, expected",
         [
             ("2026-01-14T11:00:00Z", later(-3600)),
             (" 2026-01-14T12:00:00+02:00 ", later(-7200)),
@@ -37,8 +37,8 @@ class TestParse:
         ],
     )
     @pytest.mark.parametrize("field", ["since", "until"])
-    def test_times_and_ages(self, field, text, found):
-        assert getattr(search.parse(NOON, **{field: text}), field) == found
+    def test_times_and_ages_are_parsed(self, field, text, expected):
+        assert getattr(search.parse(NOON, **{field: text}), field) == expected
 
     def test_an_age_is_relative_to_now(self):
         before = datetime.now(UTC)
@@ -72,7 +72,7 @@ class TestParse:
         ],
     )
     @pytest.mark.parametrize("field", ["since", "until"])
-    def test_invalid_times(self, field, text):
+    def test_invalid_times_are_rejected(self, field, text):
         with pytest.raises(FilterError) as raised:
             search.parse(**{field: text})
         assert raised.value.field == field
@@ -88,16 +88,16 @@ class TestParse:
         assert raised.value.field == "until"
 
     @pytest.mark.parametrize(
-        "field, known",
+        "field, values",
         [("status", ("firing", "resolved")), ("outcome", search.OUTCOMES)],
     )
-    def test_only_known_values(self, field, known):
-        for text in known:
+    def test_unknown_values_are_rejected_with_the_known_ones(self, field, values):
+        for text in values:
             assert getattr(search.parse(**{field: text}), field) == text
-        for text in ("x", known[0].upper(), known[0] + " ", "%", known[0] + "," + known[1]):
+        for text in ("x", values[0].upper(), values[0] + " ", "%", values[0] + "," + values[1]):
             with pytest.raises(FilterError) as raised:
                 search.parse(**{field: text})
-            assert str(raised.value) == f"{field}: must be one of {', '.join(known)}"
+            assert str(raised.value) == f"{field}: must be one of {', '.join(values)}"
 
 
 class TestCursor:
@@ -107,7 +107,7 @@ class TestCursor:
         cursor = Cursor.of(moment, *ids)
         assert search.parse(before=f" {cursor.format()} ").before == cursor
 
-    def test_format(self):
+    def test_a_cursor_is_formatted_as_time_and_ids(self):
         assert Cursor.of(NOON, "e1", 5).format() == "2026-01-14T12:00:00Z/e1/5"
 
     @pytest.mark.parametrize(
@@ -125,17 +125,17 @@ class TestCursor:
             "90m/5",
         ],
     )
-    def test_invalid_cursors(self, text):
+    def test_invalid_cursors_are_rejected(self, text):
         with pytest.raises(FilterError) as raised:
             search.parse(before=text)
         assert raised.value.field == "before"
         assert str(raised.value) == "before: must be the `next` of the previous page"
 
-    def test_ids(self):
+    def test_a_cursor_returns_its_ids(self):
         assert Cursor.of(NOON, 1, 2).row_ids(2) == [1, 2]
         assert Cursor.of(NOON, "e1", 2).execution_and_row_id() == ("e1", 2)
 
     @pytest.mark.parametrize("ids", [(), ("one0",), (1, 1), ("9" * 19,), ("\u0661",)])
-    def test_ids_of_another_view(self, ids):
+    def test_the_ids_of_another_view_are_rejected(self, ids):
         with pytest.raises(FilterError, match="^before: this is the `next` of another view$"):
             Cursor.of(NOON, *ids).row_ids(1)

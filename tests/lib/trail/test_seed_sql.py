@@ -54,30 +54,38 @@ STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 
 @pytest.fixture
 def request_id(mariadb_url):
-    """Return the id of a request with three alerts and three executions, among those of another."""
+    """Return the id of a request with three alerts and executions, beside another request."""
     engine = database.open_engine(mariadb_url)
-    recorded = record(
+    main_request = record(
         engine,
         alert("HostDown", fingerprint="a", labels={"severity": "critical"}),
         alert("DiskFull", fingerprint="b", labels={"severity": "warning"}),
         alert("Unknown", fingerprint="c", labels={"severity": ""}),
     )
-    other = record(engine, alert("HostDown", fingerprint="d"))
-    # 2.5 s, 7 s, and one that has not ended.
-    record_execution(engine, recorded, episode("a"), "e1", "poundcake.host_down")
+    other_request = record(engine, alert("HostDown", fingerprint="d"))
+    # The executions take 2.5 s and 7 s, and one has not ended.
+    record_execution(engine, main_request, episode("a"), "e1", "poundcake.host_down")
     record_execution(
-        engine, recorded, episode("a"), "e2", "x.tell", status="running", end_timestamp=None
+        engine, main_request, episode("a"), "e2", "x.notify", status="running", end_timestamp=None
     )
-    ended = iso(later(17))
+    end_time = iso(later(17))
     record_execution(
-        engine, recorded, episode("b"), "e3", "x.clean", status="failed", end_timestamp=ended
+        engine, main_request, episode("b"), "e3", "x.clean", status="failed", end_timestamp=end_time
     )
-    record_execution(engine, other, episode("d"), "e4", "poundcake.host_down", end_timestamp=ended)
     record_execution(
-        engine, other, episode("d"), "e5", "x.tell", status="canceled", end_timestamp=ended
+        engine, other_request, episode("d"), "e4", "poundcake.host_down", end_timestamp=end_time
+    )
+    record_execution(
+        engine,
+        other_request,
+        episode("d"),
+        "e5",
+        "x.notify",
+        status="canceled",
+        end_timestamp=end_time,
     )
     engine.dispose()
-    return recorded
+    return main_request
 
 
 def query(url, statement):
@@ -111,7 +119,7 @@ def test_the_complete_audit_trail(mariadb_url, request_id):
     assert rows == [
         (request_id, "DiskFull", "warning", "e3", "x.clean", "failed"),
         (request_id, "HostDown", "critical", "e1", "poundcake.host_down", "succeeded"),
-        (request_id, "HostDown", "critical", "e2", "x.tell", "running"),
+        (request_id, "HostDown", "critical", "e2", "x.notify", "running"),
         (request_id, "Unknown", "", None, None, None),
     ]
     assert query(mariadb_url, AUDIT_TRAIL)[1] == []
@@ -121,16 +129,16 @@ def test_the_success_rates_of_workflows(mariadb_url, request_id):
     names, rows = query(mariadb_url, SUCCESS_RATES)
     assert names == ["workflow", "total", "succeeded", "avg_duration_sec"]
     assert rows == [
-        ("poundcake.host_down", 2, 2, Decimal("4.50")),  # 2 (whole seconds) and 7
+        ("poundcake.host_down", 2, 2, Decimal("4.50")),  # the mean of 2 (whole seconds) and 7
         ("x.clean", 1, 0, Decimal("7.00")),
-        ("x.tell", 2, 0, Decimal("7.00")),
+        ("x.notify", 2, 0, Decimal("7.00")),
     ]
 
 
 def test_the_executions_by_action(mariadb_url, request_id):
     names, rows = query(mariadb_url, RECENT_EXECUTIONS)
     assert names == ["total", "st2_action_ref"]
-    assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.tell")]
+    assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.notify")]
 
 
 def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id):
@@ -142,36 +150,36 @@ def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id)
     # mysql -upoundcake -ppoundcake poundcake -e "…", for a server on another port
     server = ["--no-defaults", "-h" + url.host, f"-P{url.port}"]
     account = ["-u" + url.username, "-p" + url.password, url.database]
-    shown = subprocess.run(
+    output = subprocess.run(
         [program] + server + account + ["-e", RECENT_EXECUTIONS],
         check=True,
         stdout=subprocess.PIPE,
         timeout=60,
     ).stdout.decode()
-    heading, *rows = shown.splitlines()
+    heading, *rows = output.splitlines()
     assert heading == "total\tst2_action_ref"
-    assert sorted(rows) == ["1\tx.clean", "2\tpoundcake.host_down", "2\tx.tell"]
+    assert sorted(rows) == ["1\tx.clean", "2\tpoundcake.host_down", "2\tx.notify"]
 
 
-def numbered(statements):
+def with_ids(statements):
     return [pytest.param(text, id=f"statement-{n}") for n, text in enumerate(statements, 1)]
 
 
-@pytest.mark.parametrize("statement", numbered([AUDIT_TRAIL, SUCCESS_RATES, RECENT_EXECUTIONS]))
-def test_the_page_contains_the_statement(statement):
+@pytest.mark.parametrize("statement", with_ids([AUDIT_TRAIL, SUCCESS_RATES, RECENT_EXECUTIONS]))
+def test_the_documentation_contains_the_statement(statement):
     assert statement.lstrip() in STATEMENTS
 
 
-@pytest.mark.parametrize("statement", numbered(STATEMENTS))
-def test_each_statement_of_the_page_works(statement, mariadb_url, request_id):
+@pytest.mark.parametrize("statement", with_ids(STATEMENTS))
+def test_each_documented_statement_works(statement, mariadb_url, request_id):
     names, _ = query(mariadb_url, statement)
     assert names
 
 
 @pytest.mark.parametrize(
-    "statement", numbered(text for text in STATEMENTS if "TIMESTAMPDIFF" not in text)
+    "statement", with_ids(text for text in STATEMENTS if "TIMESTAMPDIFF" not in text)
 )
-def test_all_statements_but_one_work_on_sqlite(statement, tmp_path):
+def test_statements_without_timestampdiff_work_on_sqlite(statement, tmp_path):
     engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.sqlite")
     record(engine, alert("HostDown", fingerprint="a"))
     with database.reading(engine) as connection:

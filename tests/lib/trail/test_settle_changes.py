@@ -1,4 +1,4 @@
-"""Changes whose workflow could not report: in flight until everything that they started ended."""
+"""A change whose workflow cannot report stays in flight until all that it started has ended."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ LIVE = Config(
 @pytest.fixture
 def trail(engine):
     """Return a trail with a change that the workflow e1 was granted."""
-    new_trail = SyncTrail(engine)
-    request_id, (row,) = new_trail.record(alert())
+    sync_trail = SyncTrail(engine)
+    request_id, (row,) = sync_trail.record(alert())
     claims.link(engine, request_id, row.episode, WORKFLOW, "e1")
-    asked = ChangeRequest(request_id, row.episode, "linux.service", "e1")
-    assert safety.reserve(engine, LIVE, asked).may_change
-    return new_trail
+    change_request = ChangeRequest(request_id, row.episode, "linux.service", "e1")
+    assert safety.reserve(engine, LIVE, change_request).may_change
+    return sync_trail
 
 
 def result(trail):
@@ -42,7 +42,7 @@ def lease(trail):
     return trail.one(changes).lease_until
 
 
-def age(trail, **values):
+def set_columns(trail, **values):
     """Set columns of the change."""
     with database.transaction(trail.engine) as connection:
         connection.execute(update(changes).values(**values))
@@ -50,7 +50,7 @@ def age(trail, **values):
 
 def test_a_running_workflow_keeps_its_change_in_flight(trail):
     trail.stackstorm.run("e1", "running", WORKFLOW)
-    age(trail, lease_until=ago(10))
+    set_columns(trail, lease_until=ago(10))
     before = lease(trail)
     trail.sync()
     assert result(trail) == "" and lease(trail) > before
@@ -60,7 +60,7 @@ def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_en
     trail.stackstorm.run("e1", "canceled", WORKFLOW)
     trail.stackstorm.run("e2", "canceled", "poundcake.on_host", parent="e1")
     trail.stackstorm.run("e3", "running", "linux.service", parent="e2")
-    age(trail, lease_until=ago(10))
+    set_columns(trail, lease_until=ago(10))
     before = lease(trail)
     trail.sync()
     assert result(trail) == "" and lease(trail) > before
@@ -81,13 +81,15 @@ def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_en
         ("canceled", {}, "unknown"),
     ],
 )
-def test_a_workflow_that_did_not_report(trail, status, output, expected):
+def test_without_a_report_the_result_follows_from_the_status_of_the_workflow(
+    trail, status, output, expected
+):
     trail.stackstorm.run("e1", status, WORKFLOW, result={"output": output})
     trail.sync()
     assert result(trail) == expected
 
 
-def test_a_workflow_that_stackstorm_has_deleted(trail):
+def test_the_result_of_a_deleted_workflow_is_unknown(trail):
     trail.sync()
     assert result(trail) == "unknown"
 
@@ -113,23 +115,23 @@ def test_whether_the_alert_cleared_is_decided_after_some_minutes(trail, is_open,
     finish_change(trail.engine, "e1", ChangeResult.VERIFIED)
     if not is_open:
         trail.change(alerts, open_fingerprint=None, closed_at=ago(1))
-    age(trail, ended_at=ago(15 * 60 - 30))
+    set_columns(trail, ended_at=ago(15 * 60 - 30))
     trail.sync()
     assert result(trail) == "verified"
-    age(trail, ended_at=ago(15 * 60 + 1))
+    set_columns(trail, ended_at=ago(15 * 60 + 1))
     trail.sync()
     assert result(trail) == expected
 
 
 def test_a_failure_stays_a_failure(trail):
     finish_change(trail.engine, "e1", ChangeResult.FAILED)
-    age(trail, ended_at=ago(3600))
+    set_columns(trail, ended_at=ago(3600))
     trail.sync()
     assert result(trail) == "failed"
 
 
 def test_sync_is_requested_while_a_change_is_in_flight_or_undecided(trail):
-    def waiting():
+    def open_count():
         with database.reading(trail.engine) as connection:
             return open_work(connection).count
 
@@ -137,12 +139,12 @@ def test_sync_is_requested_while_a_change_is_in_flight_or_undecided(trail):
     trail.stackstorm.run("e2", "running", "linux.service", parent="e1")
     trail.change(alerts, explanation="execution")
     trail.sync()
-    assert waiting() == 1
+    assert open_count() == 1
     trail.stackstorm.run("e2", "succeeded", "linux.service", parent="e1")
     trail.sync()
-    assert waiting() == 0
-    age(trail, result="verified", ended_at=ago(15 * 60 + 1))
-    assert waiting() == 1
+    assert open_count() == 0
+    set_columns(trail, result="verified", ended_at=ago(15 * 60 + 1))
+    assert open_count() == 1
     trail.sync()
-    assert waiting() == 0
+    assert open_count() == 0
     assert result(trail) == "not_cleared"

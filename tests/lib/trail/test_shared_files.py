@@ -1,4 +1,4 @@
-"""Root's actions and the sensor's user share a folder that either of them creates."""
+"""Root's actions and the sensor's user share a folder that either may have created."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from poundcake.trail import database, schema, shared_files
 
 
 @pytest.fixture
-def other(tmp_path):
+def other_user():
+    """Return a user other than root, or skip the test if it does not run as root."""
     if os.geteuid() != 0:
         pytest.skip("needs root, as StackStorm's action runner is")
     return pwd.getpwnam("nobody")
 
 
-def test_what_root_creates_belongs_to_the_owner_of_the_folder(other, tmp_path):
-    os.chown(str(tmp_path), other.pw_uid, other.pw_gid)
+def test_files_created_by_root_belong_to_the_owner_of_the_folder(other_user, tmp_path):
+    os.chown(str(tmp_path), other_user.pw_uid, other_user.pw_gid)
     state = tmp_path / "exports" / "poundcake"
     engine = database.open_engine("sqlite:///{}".format(state / "tracking.sqlite"))
     database.prepare(engine)
-    with engine.connect() as connection:  # -wal and -shm are there while it is open
+    with engine.connect() as connection:  # -wal and -shm exist while it is open
         connection.execute(select(schema.meta)).all()
         paths = [state.parent, state, *state.iterdir()]
         assert len(paths) >= 3
         for path in paths:
             status = os.stat(str(path))
-            assert (status.st_uid, status.st_gid) == (other.pw_uid, other.pw_gid), path
+            assert (status.st_uid, status.st_gid) == (other_user.pw_uid, other_user.pw_gid), path
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -57,7 +58,7 @@ def test_others_cannot_access_a_folder(tmp_path, umask):
 def test_only_the_owner_and_the_group_can_access_a_database(tmp_path, umask):
     engine = database.open_engine("sqlite:///{}".format(tmp_path / "tracking.sqlite"))
     database.prepare(engine)
-    with engine.connect() as connection:  # -wal and -shm are there while it is open
+    with engine.connect() as connection:  # -wal and -shm exist while it is open
         connection.execute(select(schema.meta)).all()
         modes = {path.name: mode(path) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(
@@ -90,7 +91,7 @@ def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
     (tmp_path / "x").chmod(0o644)
     monkeypatch.setattr(shared_files.os, "chmod", refuse)
     shared_files.close_to_others(str(tmp_path / "x"))
-    shared_files.close_to_others(str(tmp_path / "not-there"))
+    shared_files.close_to_others(str(tmp_path / "missing"))
 
 
 @pytest.fixture
@@ -101,11 +102,11 @@ def open_to_all():
     shutil.rmtree(str(path))
 
 
-def test_the_other_user_can_write_what_root_created(other, open_to_all):
-    os.chown(str(open_to_all), other.pw_uid, other.pw_gid)
+def test_another_user_can_write_a_database_created_by_root(other_user, open_to_all):
+    os.chown(str(open_to_all), other_user.pw_uid, other_user.pw_gid)
     os.chmod(str(open_to_all), 0o755)
     path = open_to_all / "state" / "tracking.sqlite"
-    first = database.prepare(database.open_engine(f"sqlite:///{path}"))
+    database_id = database.prepare(database.open_engine(f"sqlite:///{path}"))
     code = (
         "import os, sqlite3, sys;"
         "os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[3]));"
@@ -115,8 +116,8 @@ def test_the_other_user_can_write_what_root_created(other, open_to_all):
         "print(db.execute(\"SELECT value FROM poundcake_meta WHERE name = 'database_id'\")"
         ".fetchone()[0])"
     )
-    printed = subprocess.check_output(
-        [sys.executable, "-c", code, str(path), str(other.pw_gid), str(other.pw_uid)],
+    output = subprocess.check_output(
+        [sys.executable, "-c", code, str(path), str(other_user.pw_gid), str(other_user.pw_uid)],
         universal_newlines=True,
     )
-    assert printed.strip() == first
+    assert output.strip() == database_id

@@ -1,4 +1,4 @@
-"""Alerts are silenced by hand, with a certain end, in every Alertmanager."""
+"""Manual silences always have an end, and apply in every Alertmanager."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class World:
         self.alertmanagers = [FakeAlertmanager()]
 
     @property
-    def first(self):
+    def primary(self):
         return self.alertmanagers[0]
 
     def row(self):
@@ -74,30 +74,32 @@ class TestSilence:
     def test_each_label_of_the_alert_gets_an_exact_matcher(self, world):
         result = world.silence()
         assert (result["state"], result["labels"], result["problems"]) == ("created", LABELS, [])
-        (made,) = world.first.known.values()
-        assert result["silence_ids"] == [made.id]
-        assert set(made.matchers) == {Matcher(name, value) for name, value in LABELS.items()}
-        assert (made.created_by, made.comment) == ("anna", "a new disk" + MARK)
+        (stored_silence,) = world.primary.known.values()
+        assert result["silence_ids"] == [stored_silence.id]
+        assert set(stored_silence.matchers) == {
+            Matcher(name, value) for name, value in LABELS.items()
+        }
+        assert (stored_silence.created_by, stored_silence.comment) == ("anna", "a new disk" + MARK)
 
-    def test_it_ends_after_the_minutes_by_the_clock_of_alertmanager(self, world):
-        world.first.now -= timedelta(days=3)
+    def test_a_silence_ends_after_the_minutes_by_alertmanagers_clock(self, world):
+        world.primary.now -= timedelta(days=3)
         result = world.silence(minutes=7)
-        (made,) = world.first.known.values()
-        assert (made.starts_at, made.ends_at - made.starts_at) == (
-            world.first.now,
+        (stored_silence,) = world.primary.known.values()
+        assert (stored_silence.starts_at, stored_silence.ends_at - stored_silence.starts_at) == (
+            world.primary.now,
             timedelta(minutes=7),
         )
-        assert result["until"] == format_timestamp(made.ends_at)
+        assert result["until"] == format_timestamp(stored_silence.ends_at)
 
     def test_ignored_labels_are_left_out(self, world):
         result = world.silence(episode=world.episode, ignored_labels=("severity",))
         assert result["labels"] == {n: v for n, v in LABELS.items() if n != "severity"}
 
-    def test_labels_instead_of_an_episode(self, world):
+    def test_labels_may_be_given_instead_of_an_episode(self, world):
         result = world.silence(labels={"rack": "r12", "number": 5, "empty": ""})
         assert result["labels"] == {"rack": "r12", "number": "5"}
 
-    def test_it_is_shown_and_audited(self, world):
+    def test_a_silence_is_shown_and_audited(self, world):
         result = world.silence()
         (entry,) = world.audit()
         assert (entry.action, entry.st2_user, entry.execution_id) == ("silence", "anna", "e1")
@@ -109,11 +111,11 @@ class TestSilence:
     @pytest.mark.parametrize("seconds", [0, 59])
     def test_the_same_call_again_keeps_the_silence(self, world, seconds):
         first = world.silence()
-        world.first.now += timedelta(seconds=seconds)
+        world.primary.now += timedelta(seconds=seconds)
         second = world.silence()
         assert (second["state"], second["silence_ids"]) == ("unchanged", first["silence_ids"])
         assert second["until"] == first["until"]
-        assert world.first.calls.count("create_silence") == 1
+        assert world.primary.calls.count("create_silence") == 1
 
     def test_a_shorter_silence_keeps_the_longer_one(self, world):
         first = world.silence(minutes=60)
@@ -123,27 +125,27 @@ class TestSilence:
         first = world.silence(minutes=60)
         second = world.silence(minutes=90, actor=BEN)
         assert (second["state"], second["silence_ids"]) == ("extended", first["silence_ids"])
-        (made,) = world.first.known.values()
-        assert made.ends_at - world.first.now == timedelta(minutes=90)
+        (stored_silence,) = world.primary.known.values()
+        assert stored_silence.ends_at - world.primary.now == timedelta(minutes=90)
 
     def test_a_silence_that_has_ended_is_not_reused(self, world):
         first = world.silence()
-        world.first.expire_silence(first["silence_ids"][0])
+        world.primary.expire_silence(first["silence_ids"][0])
         assert world.silence()["state"] == "created"
 
     def test_a_silence_created_by_a_person_is_not_changed(self, world):
         first = world.silence()
-        made = world.first.known[first["silence_ids"][0]]
-        world.first.known = {"own": replace(made, id="own", comment="mine")}
+        stored_silence = world.primary.known[first["silence_ids"][0]]
+        world.primary.known = {"own": replace(stored_silence, id="own", comment="mine")}
         assert world.silence(minutes=90)["state"] == "created"
-        assert world.first.known["own"].comment == "mine"
+        assert world.primary.known["own"].comment == "mine"
 
     def test_a_silence_of_other_labels_is_not_reused(self, world):
         world.silence(labels={"alertname": "HostDown"})
         assert world.silence()["state"] == "created"
 
     @pytest.mark.parametrize(
-        "more, problem",
+        "parameters, problem",
         [
             ({"minutes": 0}, "minutes: must be from 1 to 10080"),
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
@@ -154,11 +156,11 @@ class TestSilence:
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
     )
-    def test_invalid_parameters_are_refused(self, world, more, problem):
-        assert world.error(world.silence, **more).startswith(problem)
-        assert (world.first.calls, world.audit()) == ([], [])
+    def test_invalid_parameters_are_refused(self, world, parameters, problem):
+        assert world.error(world.silence, **parameters).startswith(problem)
+        assert (world.primary.calls, world.audit()) == ([], [])
 
-    def test_without_alertmanagers(self, world):
+    def test_silencing_without_alertmanagers_is_an_error(self, world):
         world.alertmanagers = []
         assert world.error(world.silence).startswith("alertmanagers: list your Alertmanagers")
 
@@ -166,20 +168,20 @@ class TestSilence:
 class TestSeveralAlertmanagers:
     def test_peers_share_one_silence(self, world):
         second = FakeAlertmanager("http://am-2.example")
-        second.known = world.first.known
+        second.known = world.primary.known
         world.alertmanagers.append(second)
         assert len(world.silence()["silence_ids"]) == 1
         assert "create_silence" not in second.calls
 
-    def test_a_peer_that_receives_the_silence_later(self, world):
+    def test_a_peer_that_receives_the_silence_later_gets_no_second_one(self, world):
         second = FakeAlertmanager("http://am-2.example")
 
-        def known():
+        def silences_from_the_third_call_on():
             if second.calls.count("silences") == 3:
-                second.known = world.first.known
+                second.known = world.primary.known
             return FakeAlertmanager.silences(second)
 
-        second.silences = known
+        second.silences = silences_from_the_third_call_on
         world.alertmanagers.append(second)
         assert world.silence()["state"] == "created"
         assert "create_silence" not in second.calls
@@ -191,29 +193,31 @@ class TestSeveralAlertmanagers:
 
     def test_an_alertmanager_that_does_not_answer_is_named(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
-        world.first.broken.add("silences")
+        world.primary.broken.add("silences")
         result = world.silence()
         assert result["problems"] == [
-            f"alertmanagers, {world.first.url}: silences: connection refused"
+            f"alertmanagers, {world.primary.url}: silences: connection refused"
         ]
         assert len(world.alertmanagers[1].known) == 1
 
-    def test_if_none_answers_nothing_is_recorded(self, world):
-        world.first.broken.add("create_silence")
+    def test_nothing_is_recorded_if_no_alertmanager_answers(self, world):
+        world.primary.broken.add("create_silence")
         assert "connection refused" in world.error(world.silence)
         assert (world.audit(), world.row().silence_id) == ([], None)
 
 
 class TestUnsilence:
-    @pytest.mark.parametrize("by", ["id", "episode"])
-    def test_it_ends_the_silence(self, world, by):
-        made = world.silence()
+    @pytest.mark.parametrize("selector", ["id", "episode"])
+    def test_a_silence_is_ended_by_its_id_or_its_episode(self, world, selector):
+        created = world.silence()
         target = (
-            {"silence_id": made["silence_ids"][0]} if by == "id" else {"episode": world.episode}
+            {"silence_id": created["silence_ids"][0]}
+            if selector == "id"
+            else {"episode": world.episode}
         )
         result = world.unsilence(**target)
-        assert (result["state"], result["silence_ids"]) == ("ended", made["silence_ids"])
-        assert [silence.state for silence in world.first.known.values()] == ["expired"]
+        assert (result["state"], result["silence_ids"]) == ("ended", created["silence_ids"])
+        assert [silence.state for silence in world.primary.known.values()] == ["expired"]
         assert world.row().silence_id is None
         assert (world.audit()[-1].action, world.audit()[-1].target) == ("unsilence", world.episode)
         assert "unsilence by ben" in world.why()
@@ -223,43 +227,44 @@ class TestUnsilence:
         (silence_id,) = world.silence()["silence_ids"]
         world.unsilence(silence_id)
         assert world.unsilence(silence_id)["state"] == "unchanged"
-        assert world.first.calls.count("expire_silence") == 1
+        assert world.primary.calls.count("expire_silence") == 1
 
     def test_a_silence_created_by_a_person_needs_force(self, world):
         (silence_id,) = world.silence()["silence_ids"]
-        world.first.known[silence_id] = replace(world.first.known[silence_id], comment="mine")
+        world.primary.known[silence_id] = replace(world.primary.known[silence_id], comment="mine")
         problem = f"the silence {silence_id} was created by anna, not by poundcake.silence"
         assert world.error(world.unsilence, silence_id).startswith(problem)
-        assert world.first.known[silence_id].state == "active"
+        assert world.primary.known[silence_id].state == "active"
         assert world.unsilence(silence_id, force=True)["state"] == "ended"
 
-    @pytest.mark.parametrize("given", [{"silence_id": "x"}, {"episode": True}])
-    def test_a_missing_silence_is_an_error(self, world, given):
-        given = {"episode": world.episode} if given.get("episode") else given
-        assert world.error(world.unsilence, **given) == "no such silence"
+    @pytest.mark.parametrize("selector", ["id", "episode"])
+    def test_a_missing_silence_is_an_error(self, world, selector):
+        target = {"silence_id": "x"} if selector == "id" else {"episode": world.episode}
+        assert world.error(world.unsilence, **target) == "no such silence"
 
-    def test_without_a_target(self, world):
+    def test_ending_a_silence_without_a_target_is_an_error(self, world):
         assert world.error(world.unsilence).startswith("name the alert")
 
-    def test_a_wider_silence_stays(self, world):
+    def test_a_wider_silence_is_not_ended(self, world):
         world.silence(labels={"alertname": "HostDown"})
         assert world.error(world.unsilence, episode=world.episode) == "no such silence"
 
 
-def test_a_real_alertmanager(world, alertmanager):
+def test_silences_of_a_real_alertmanager(world, alertmanager):
     server = alertmanager("http://127.0.0.1:1/")
     client = Alertmanager(MonitoringServer(server.url))
     world.alertmanagers = [client]
     server.fire(**LABELS)
-    made = world.silence(minutes=5)
-    assert wait_for(lambda: [held.silenced_by for held in client.alerts() if held.silenced_by])
-    again = world.silence(minutes=5)
-    assert (again["state"], again["silence_ids"]) == ("unchanged", made["silence_ids"])
-    longer = world.silence(minutes=50)
-    assert (longer["state"], longer["silence_ids"]) == ("extended", made["silence_ids"])
-    (shown,) = client.silences()
+    created = world.silence(minutes=5)
+    assert wait_for(lambda: any(held_alert.silenced_by for held_alert in client.alerts()))
+    unchanged = world.silence(minutes=5)
+    assert (unchanged["state"], unchanged["silence_ids"]) == ("unchanged", created["silence_ids"])
+    extended = world.silence(minutes=50)
+    assert (extended["state"], extended["silence_ids"]) == ("extended", created["silence_ids"])
+    (stored_silence,) = client.silences()
     assert (
-        isinstance(shown, Silence) and format_timestamp(shown.ends_at)[:19] == longer["until"][:19]
+        isinstance(stored_silence, Silence)
+        and format_timestamp(stored_silence.ends_at)[:19] == extended["until"][:19]
     )
     assert world.unsilence(episode=world.episode)["state"] == "ended"
     assert wait_for(lambda: not client.alerts()[0].silenced_by)

@@ -37,7 +37,7 @@ def add_executions(engine, workflow, *seconds):
     record(engine, alert(fingerprint=workflow))
     with database.transaction(engine) as connection:
         alert_id = connection.scalar(select(alerts.c.id).where(alerts.c.fingerprint == workflow))
-        for number, taken in enumerate(seconds):
+        for number, duration in enumerate(seconds):
             name = f"{workflow}-{number}"
             connection.execute(
                 executions.insert().values(
@@ -45,7 +45,7 @@ def add_executions(engine, workflow, *seconds):
                     action=workflow,
                     status="succeeded",
                     start_timestamp=NOON,
-                    end_timestamp=later(taken),
+                    end_timestamp=later(duration),
                 )
             )
             connection.execute(
@@ -59,7 +59,7 @@ def add_executions(engine, workflow, *seconds):
             )
 
 
-def test_its_shape(engine):
+def test_shape(engine):
     record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
     stats = read_stats(engine)
     assert list(stats) == ["since", "until", "workflows", "alerts"]
@@ -71,14 +71,15 @@ def test_its_shape(engine):
 def test_each_status_counts_once_in_its_column(engine):
     request_id = record(engine, *[alert(fingerprint=status) for status in STATUSES])
     for status in STATUSES:
-        ended = status in "succeeded failed timeout abandoned canceled gone".split()
-        end = iso(later(12.5)) if ended else None
+        has_ended = status in "succeeded failed timeout abandoned canceled gone".split()
+        end = iso(later(12.5)) if has_ended else None
         record_execution(
             engine, request_id, episode(status), status, status=status, end_timestamp=end
         )
     stats = read_stats(engine)
     for row in stats["workflows"] + stats["alerts"]:
-        # requested scheduled delayed running canceling pending pausing paused resuming
+        # Nine statuses count as running: requested, scheduled, delayed, running, canceling,
+        # pending, pausing, paused and resuming.
         assert figures(row)[:5] == [15, 1, 3, 9, 2]
         assert figures(row)[6:] == [0.25, 2.5, 2.5]
 
@@ -109,40 +110,40 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
 
 
 def test_the_95th_percentile_uses_the_nearest_rank(engine):
-    wanted = {1: 1, 2: 2, 19: 19, 20: 19, 21: 20, 40: 38, 100: 95}
-    for count in wanted:
+    expected = {1: 1, 2: 2, 19: 19, 20: 19, 21: 20, 40: 38, 100: 95}
+    for count in expected:
         add_executions(engine, str(count), *reversed(range(1, count + 1)))
     stats = by_workflow(engine)
-    assert {int(name): row["p95_seconds"] for name, row in stats.items()} == wanted
+    assert {int(name): row["p95_seconds"] for name, row in stats.items()} == expected
     assert {int(name): row["mean_seconds"] for name, row in stats.items()} == {
-        count: (count + 1) / 2 for count in wanted
+        count: (count + 1) / 2 for count in expected
     }
 
 
-def test_remediations_that_did_not_clear_their_alert(engine):
-    end = 12.5
-    late = end + 15 * 60
+def test_remediations_that_did_not_clear_their_alert_are_counted(engine):
+    ended_at = 12.5
+    time_limit = ended_at + 15 * 60
     for name, closed_after in (
-        ("early", end - 1),
-        ("soon", end + 60),
-        ("in time", late),
-        ("late", late + 0.000001),
-        ("failed", late + 60),
-        ("running", late + 60),
+        ("early", ended_at - 1),
+        ("soon", ended_at + 60),
+        ("in time", time_limit),
+        ("late", time_limit + 0.000001),
+        ("failed", time_limit + 60),
+        ("running", time_limit + 60),
     ):
         key = name.replace(" ", "-")
         request_id = record(engine, alert(fingerprint=key))
-        state = name if name in ("failed", "running") else "succeeded"
-        more = {"end_timestamp": None} if name == "running" else {}
-        record_execution(engine, request_id, episode(key), key, name, status=state, **more)
+        status = name if name in ("failed", "running") else "succeeded"
+        fields = {"end_timestamp": None} if name == "running" else {}
+        record_execution(engine, request_id, episode(key), key, name, status=status, **fields)
         resolve = alert(fingerprint=key, status="resolved", ends_at=later(closed_after))
-        resolved = record(engine, resolve, received_at=later(closed_after))
+        resolve_id = record(engine, resolve, received_at=later(closed_after))
     # An execution for a resolve has no alert to clear.
-    record_execution(engine, resolved, episode("running"), "resolve", "resolve")
+    record_execution(engine, resolve_id, episode("running"), "resolve", "resolve")
     request_id = record(engine, alert(fingerprint="superseded"))
     record_execution(engine, request_id, episode("superseded"), "superseded", "superseded")
-    again = alert(fingerprint="superseded", starts_at=later(1200))
-    record(engine, again, received_at=later(1200))
+    refire = alert(fingerprint="superseded", starts_at=later(1200))
+    record(engine, refire, received_at=later(1200))
     stats = by_workflow(engine)
     assert len(stats) == 8
     assert {name for name, row in stats.items() if row["not_cleared"]} == {"late", "superseded"}
@@ -155,7 +156,7 @@ def test_remediations_that_did_not_clear_their_alert(engine):
     }
 
 
-def test_alerts_that_still_fire(engine):
+def test_an_alert_that_fires_long_after_its_remediation_is_not_cleared(engine):
     now = datetime.now(UTC)
     for name, minutes in (("long", 60), ("short", 5)):
         at = now - timedelta(minutes=minutes)
@@ -166,13 +167,13 @@ def test_alerts_that_still_fire(engine):
     assert {name: row["not_cleared"] for name, row in stats.items()} == {"long": 1, "short": 0}
 
 
-def test_the_bounds_of_a_range(engine):
+def test_a_range_includes_its_start_but_not_its_end(engine):
     for number, seconds in enumerate((0, 60, 120)):
         key = f"f{number}"
         request_id = record(engine, alert(fingerprint=key))
         start = iso(later(seconds))
         record_execution(engine, request_id, episode(key), key, key, start_timestamp=start)
-    for since, until, wanted in (
+    for since, until, expected in (
         (0, 121, "f0 f1 f2"),
         (0, 120, "f0 f1"),
         (60, 120, "f1"),
@@ -181,7 +182,7 @@ def test_the_bounds_of_a_range(engine):
         (121, 999, ""),
     ):
         stats = by_workflow(engine, Filters(since=later(since), until=later(until)))
-        assert sorted(stats) == wanted.split()
+        assert sorted(stats) == expected.split()
 
 
 def test_the_default_range_is_a_day(engine):
@@ -199,7 +200,7 @@ def test_the_default_range_is_a_day(engine):
     assert sorted(by_workflow(engine, search.parse(until="24h"))) == ["old", "older"]
 
 
-def test_filters(engine):
+def test_statistics_are_filtered(engine):
     for number, (name, severity, instance) in enumerate(
         (("A", "critical", "i1"), ("A", "warning", "i2"), ("a", "critical", "i2"))
     ):
@@ -207,7 +208,7 @@ def test_filters(engine):
         labels = {"severity": severity, "instance": instance}
         request_id = record(engine, alert(name, fingerprint=key, labels=labels))
         record_execution(engine, request_id, episode(key), key, key)
-    for query, wanted in (
+    for query, expected in (
         ({"alert_name": "A"}, "f0 f1"),
         ({"alert_name": "a"}, "f2"),
         ({"alert_name": "A "}, ""),
@@ -220,8 +221,8 @@ def test_filters(engine):
     ):
         filters = search.parse(since=iso(NOON), until=iso(later(60)), **query)
         stats = read_stats(engine, filters)
-        assert sorted(row["workflow"] for row in stats["workflows"]) == wanted.split(), query
-        assert sum(row["count"] for row in stats["alerts"]) == len(wanted.split())
+        assert sorted(row["workflow"] for row in stats["workflows"]) == expected.split(), query
+        assert sum(row["count"] for row in stats["alerts"]) == len(expected.split())
 
 
 @pytest.mark.parametrize("name", ["alert_name", "instance", "severity", "fingerprint"])
@@ -236,7 +237,7 @@ def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
             steps = [(step["table"], step["key"]) for step in plan]
         else:
             plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
-            # SEARCH table USING INDEX name (...); before 3.36 SEARCH TABLE table
+            # SQLite before 3.36 prints SEARCH TABLE name instead of SEARCH name.
             details = [step.detail.replace("SEARCH TABLE", "SEARCH") for step in plan]
             steps = [(detail.split()[1], detail) for detail in details]
     table, index = steps[0]
@@ -245,7 +246,7 @@ def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
     assert "PRIMARY" in index
 
 
-def test_an_empty_range(engine):
+def test_an_empty_range_has_no_statistics(engine):
     for _ in range(2):
         stats = read_stats(engine, Filters(since=later(-60), until=NOON))
         assert (stats["workflows"], stats["alerts"]) == ([], [])
@@ -260,8 +261,8 @@ def test_the_text_has_each_figure(engine):
         record_execution(
             engine, record(engine, alert(fingerprint=key)), episode(key), key, status=status
         )
-    shown = text.stats(read_stats(engine))
-    lines = [line.split() for line in shown.split("\n")]
+    output = text.stats(read_stats(engine))
+    lines = [line.split() for line in output.split("\n")]
     assert [WORKFLOW, "3", "2", "1", "0", "0", "2", "0.6667", "2.5", "2.5"] in lines
     assert ["HostDown", "3", "2", "1", "0", "0", "2", "0.6667", "2.5", "2.5"] in lines
-    assert "2026-01-14T12:00:00Z to 2026-01-15T12:00:00Z" in shown
+    assert "2026-01-14T12:00:00Z to 2026-01-15T12:00:00Z" in output

@@ -67,7 +67,7 @@ def test_an_execution_without_a_link_task_is_linked_once(trail):
 
 
 @pytest.mark.parametrize("seconds, explanation", [(5, None), (90, "retry")])
-def test_a_trigger_that_never_arrived(trail, seconds, explanation):
+def test_an_alert_without_a_trigger_is_retried_after_some_time(trail, seconds, explanation):
     trail.record(alert(), seconds=seconds)
     assert trail.sync() == SyncCounts(unexplained=1)
     assert trail.one().explanation == explanation and trail.completed == [False]
@@ -110,7 +110,7 @@ def test_200_alerts_take_a_dozen_requests(trail):
 class TestSteps:
     """A failing step does not prevent the others."""
 
-    def open_and_explained(self, trail):
+    def record_one_of_each(self, trail):
         """Record a request with a running execution, an explained one, and an unexplained one."""
         request_id, (row,) = trail.record(alert("Runs"))
         claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
@@ -120,8 +120,8 @@ class TestSteps:
         trail.record(alert("New"))
 
     @pytest.mark.parametrize("error", [OUTAGE, refusal(), StackStormError("late", timed_out=True)])
-    def test_unreadable_triggers(self, trail, error):
-        self.open_and_explained(trail)
+    def test_unreadable_triggers_do_not_prevent_the_other_steps(self, trail, error):
+        self.record_one_of_each(trail)
         trail.stackstorm.errors["list_triggers"] = error
         with pytest.raises(StackStormError, match=str(error)):
             trail.sync()
@@ -129,8 +129,8 @@ class TestSteps:
         assert trail.completed == [True, True, False] and synced_at(trail) is None
 
     @pytest.mark.parametrize("error", [OUTAGE, AttributeError("odd")])
-    def test_executions_that_cannot_be_mirrored(self, trail, error):
-        self.open_and_explained(trail)
+    def test_executions_that_cannot_be_mirrored_do_not_prevent_the_other_steps(self, trail, error):
+        self.record_one_of_each(trail)
         trail.stackstorm.errors["get_executions"] = error
         request_id, (row,) = trail.record(alert("Unmatched"))
         trail.stackstorm.emit(row, request_id)
@@ -144,36 +144,40 @@ class TestSteps:
         trail.sync()
         assert trail.completed[0] and synced_at(trail)
 
-    def test_alerts_that_cannot_be_explained(self, trail, monkeypatch):
-        self.open_and_explained(trail)
+    def test_alerts_that_cannot_be_explained_do_not_prevent_the_other_steps(
+        self, trail, monkeypatch
+    ):
+        self.record_one_of_each(trail)
         monkeypatch.setattr(explain, "find_triggers", None)
         with pytest.raises(TypeError):
             trail.sync()
         assert trail.completed == [True, True, False]
 
-    @pytest.mark.parametrize("questions", [["now"], ["list_triggers"], ["now", "list_triggers"]])
-    def test_an_outage_decides_nothing(self, trail, questions):
+    @pytest.mark.parametrize(
+        "failing_calls", [["now"], ["list_triggers"], ["now", "list_triggers"]]
+    )
+    def test_an_outage_decides_nothing(self, trail, failing_calls):
         trail.record(alert(), seconds=90)
-        trail.stackstorm.errors.update((question, OUTAGE) for question in questions)
+        trail.stackstorm.errors.update((call, OUTAGE) for call in failing_calls)
         with pytest.raises(StackStormError, match="nobody answers"):
             trail.sync()
         assert trail.one().explanation is None and synced_at(trail) is None
 
 
 class TestLease:
-    def holder(self, trail):
+    def lease(self, trail):
         with database.reading(trail.engine) as connection:
             return connection.scalar(select(meta.c.value).where(meta.c.name == "sync_round"))
 
     def test_one_round_at_a_time(self, trail):
         request_id, (row,) = trail.record(alert())
         trail.stackstorm.emit(row, request_id)
-        started = sync_round.start_round(trail.engine, "other")
+        other_round = sync_round.start_round(trail.engine, "other")
         assert trail.sync() == SyncCounts() and trail.stackstorm.calls == []
-        started.abandon()
+        other_round.abandon()
         assert trail.sync().explained == 1
 
-    def test_one_of_two_concurrent_rounds_runs(self, trail):
+    def test_only_one_of_several_concurrent_rounds_runs(self, trail):
         with ThreadPoolExecutor(8) as pool:
             owners = [f"round-{n}" for n in range(8)]
             rounds = list(pool.map(lambda o: sync_round.start_round(trail.engine, o), owners))
@@ -185,38 +189,38 @@ class TestLease:
         claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
         trail.stackstorm.run("e1")
         trail.stackstorm.emit(row, request_id)
-        waits, go_on = threading.Event(), threading.Event()
-        ask = trail.stackstorm.get_executions
+        request_sent, may_continue = threading.Event(), threading.Event()
+        get_executions = trail.stackstorm.get_executions
 
-        def slow(ids):
-            waits.set()
-            assert go_on.wait(20)
-            return ask(ids)
+        def wait_and_get(ids):
+            request_sent.set()
+            assert may_continue.wait(20)
+            return get_executions(ids)
 
-        monkeypatch.setattr(trail.stackstorm, "get_executions", slow)
+        monkeypatch.setattr(trail.stackstorm, "get_executions", wait_and_get)
         with ThreadPoolExecutor(1) as pool:
-            late = pool.submit(trail.sync)
-            assert waits.wait(20)
+            late_round = pool.submit(trail.sync)
+            assert request_sent.wait(20)
             self.expire(trail)
-            other = sync_round.start_round(trail.engine, "other")
-            go_on.set()
+            other_round = sync_round.start_round(trail.engine, "other")
+            may_continue.set()
             with pytest.raises(sync_round.LeaseLostError, match="other is running now"):
-                late.result()
+                late_round.result()
         assert trail.one(executions).status == "running" and trail.explanations() == [None]
         assert trail.completed == [False] and synced_at(trail) is None
-        assert self.holder(trail).startswith("other ")
-        other.finish()
+        assert self.lease(trail).startswith("other ")
+        other_round.finish()
 
     def test_a_round_whose_lease_expired_writes_nothing(self, trail):
-        late = sync_round.start_round(trail.engine, "late")
+        late_round = sync_round.start_round(trail.engine, "late")
         self.expire(trail)
-        with pytest.raises(sync_round.LeaseLostError), late.writing():
+        with pytest.raises(sync_round.LeaseLostError), late_round.writing():
             pass
-        late.abandon()
+        late_round.abandon()
         assert sync_round.start_round(trail.engine, "next")
 
     def expire(self, trail):
-        owner = self.holder(trail).split()[0]
+        owner = self.lease(trail).split()[0]
         trail.change(meta, meta.c.name == "sync_round", value=f"{owner} 2026-01-01T00:00:00Z")
 
     def test_a_killed_round_blocks_others_until_its_lease_expires(self, trail):
@@ -241,7 +245,7 @@ class TestLease:
         """StackStorm kills a round before the next one can take over."""
         with open("actions/sync.yaml") as file:
             timeout = yaml.safe_load(file)["parameters"]["timeout"]
-        asking = mirror.MIRROR_SECONDS + explain.TRIGGER_SECONDS + explain.EVIDENCE_SECONDS
-        last_answers = 3 * sum(client._ACTION_TIMEOUT)
-        assert asking + last_answers < timeout["default"] < sync_round.LEASE.seconds
+        step_seconds = mirror.MIRROR_SECONDS + explain.TRIGGER_SECONDS + explain.EVIDENCE_SECONDS
+        last_call_seconds = 3 * sum(client._ACTION_TIMEOUT)
+        assert step_seconds + last_call_seconds < timeout["default"] < sync_round.LEASE.seconds
         assert timeout["immutable"]

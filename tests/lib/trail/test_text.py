@@ -169,7 +169,7 @@ def configuration(problem="", warnings=(), differences=None):
     }
 
 
-def refused(detail, count=1):
+def refused_report(detail, count=1):
     last = {
         "reason": "too_large",
         "status": 413,
@@ -180,7 +180,7 @@ def refused(detail, count=1):
     return {"count": count, "last": last}
 
 
-TEXTS = [
+TEXT_VIEWS = [
     text.status(status()),
     text.status(status(alerts=[], stackstorm_executions=[])),
     why(episode(stackstorm_executions=[execution()])),
@@ -199,15 +199,15 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("found", TEXTS)
-def test_a_text_view_starts_on_a_new_line(found):
-    assert found.startswith("\n") and not found.startswith("\n\n")
-    assert not found.endswith("\n")
-    assert all(line == line.rstrip() for line in found.split("\n"))
+@pytest.mark.parametrize("output", TEXT_VIEWS)
+def test_a_text_view_starts_on_a_new_line(output):
+    assert output.startswith("\n") and not output.startswith("\n\n")
+    assert not output.endswith("\n")
+    assert all(line == line.rstrip() for line in output.split("\n"))
 
 
 @pytest.mark.parametrize(
-    "found",
+    "render",
     [
         lambda h: text.status(status(receiver=h, error=h, blocked_by=h, stackstorm=h)),
         lambda h: text.status(status(alerts=[alert(alert_name=h, reason=h, instance=h)])),
@@ -231,12 +231,12 @@ def test_a_text_view_starts_on_a_new_line(found):
         lambda h: text.health(
             health(components={"broker": {"state": "down", "since": "", "detail": h}})
         ),
-        lambda h: text.health(health(refused=refused(h))),
+        lambda h: text.health(health(refused=refused_report(h))),
     ],
 )
-def test_nothing_moves_the_cursor_or_forges_a_line(found):
-    plain = as_st2_prints(found("harmless"))
-    hostile = as_st2_prints(found(HOSTILE))
+def test_nothing_moves_the_cursor_or_forges_a_line(render):
+    plain = as_st2_prints(render("harmless"))
+    hostile = as_st2_prints(render(HOSTILE))
     assert "harmless" in plain and "forged line" in hostile
     for character in hostile:
         assert character == "\n" or character.isprintable()
@@ -244,23 +244,23 @@ def test_nothing_moves_the_cursor_or_forges_a_line(found):
     assert "\nforged" not in hostile
 
 
-def as_st2_prints(shown):
+def as_st2_prints(output):
     """Return a text as st2client's strutil.unescape() changes it."""
-    return shown.replace("\\n", "\n").replace("\\r", "\r").replace('\\"', '"')
+    return output.replace("\\n", "\n").replace("\\r", "\r").replace('\\"', '"')
 
 
 @pytest.mark.parametrize("blank", [" ", "\xa0", "\u2800", "\u3164", "\u115f", "\uffa0", "\u034f"])
-def test_a_label_cannot_draw_columns(blank):
+def test_blanks_in_a_label_cannot_imitate_columns(blank):
     spaced = alert(alert_name=f"HostDown{blank * 3}web-1{blank * 2}resolved")
     assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced]))
 
 
 def test_a_status_shows_the_known_fields():
-    shown = text.status(
+    output = text.status(
         status(truncated_alerts=22, error="the error", completed_at="2026-01-14T12:01:00Z")
     )
     for word in ("22", "the error", "2026-01-14T12:01:00Z", "HostDown", "poundcake.host_down"):
-        assert word in shown
+        assert word in output
     assert "nothing ran for it" in text.status(status(stackstorm_executions=[]))
     assert "no alerts" in text.status(status(alerts=[]))
 
@@ -283,7 +283,7 @@ def test_why_shows_the_time_of_the_last_notification(seconds, age):
     assert f"last notification {age}\n" in text.why(answer, 24, later(seconds))
 
 
-def test_why_says_when_an_incident_is_stale():
+def test_why_marks_a_stale_incident():
     answer = {"episodes": [episode(last_seen_at="2026-01-14T12:00:00Z")], "count": 1}
     assert "firing since" in text.why(answer, 2, later(7200))
     assert "firing (stale) since" in text.why(answer, 2, later(7201))
@@ -303,13 +303,13 @@ def test_manual_changes_are_shown():
         "comment": "the disk\nis on order",
         "details": {"undo": True},
     }
-    more = {
+    acknowledgement = {
         "acknowledged_by": "anna",
         "acknowledged_comment": "the disk is on order",
         "notes": "startsAt: not a time: 'x'",
     }
-    done = {"ended_by": "closed", "closed_by": "ben", "closed_comment": "gone"}
-    shown = why(episode(audit=[entry], outcome="unconfirmed", **more, **done))
+    closing = {"ended_by": "closed", "closed_by": "ben", "closed_comment": "gone"}
+    output = why(episode(audit=[entry], outcome="unconfirmed", **acknowledgement, **closing))
     for line in (
         "firing (unconfirmed) since",
         "\n  acknowledged by anna: the disk is on order\n",
@@ -317,13 +317,13 @@ def test_manual_changes_are_shown():
         "\n  not read: startsAt: not a time: 'x'\n",
         "\n  2026-01-14T12:00:00Z  acknowledge (undone) by anna: the disk is on order\n",
     ):
-        assert line in shown
+        assert line in output
     assert "expired: no notification for" in why(episode(ended_by="expired"))
-    shown = text.status(status(audit=[entry], alerts=[alert(**more)]))
-    assert "HostDown web-1: acknowledged by anna: the disk is on order\n" in shown
-    assert "acknowledge (undone) by anna" in shown
-    shown = text.alerts_active({"active_alerts": [active(**more)], "count": 1})
-    assert "acknowledged by anna; running" in shown
+    output = text.status(status(audit=[entry], alerts=[alert(**acknowledgement)]))
+    assert "HostDown web-1: acknowledged by anna: the disk is on order\n" in output
+    assert "acknowledge (undone) by anna" in output
+    output = text.alerts_active({"active_alerts": [active(**acknowledgement)], "count": 1})
+    assert "acknowledged by anna; running" in output
     row = alert(ended_by="expired", st2_workflow="")
     recent = text.executions_recent({"executions": [call(alerts=[row])], "total": 1})
     assert "ended by expired" in recent
@@ -392,7 +392,7 @@ def test_stats_have_each_figure_in_its_column():
 
 
 @pytest.mark.parametrize(
-    "show, plain, at_least",
+    "render, count_line, at_least",
     [
         (
             lambda more: text.executions_recent({"executions": [call()], "total": 7, **more}),
@@ -412,18 +412,18 @@ def test_stats_have_each_figure_in_its_column():
         ),
     ],
 )
-def test_a_list_shows_its_count_and_how_to_continue(show, plain, at_least):
-    assert show({}).split("\n")[-1] == plain
-    lines = show({"next": "CURSOR", "stackstorm": "unavailable"}).split("\n")
-    assert lines[-3:] == [plain, "more: before=CURSOR", "stackstorm: unavailable"]
+def test_a_list_shows_its_count_and_how_to_continue(render, count_line, at_least):
+    assert render({}).split("\n")[-1] == count_line
+    lines = render({"next": "CURSOR", "stackstorm": "unavailable"}).split("\n")
+    assert lines[-3:] == [count_line, "more: before=CURSOR", "stackstorm: unavailable"]
     if at_least:
-        assert show({"at_least": True}).split("\n")[-1] == "at least " + plain
+        assert render({"at_least": True}).split("\n")[-1] == "at least " + count_line
 
 
 def test_an_empty_page_is_not_an_empty_list():
     assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
-    shown = text.alerts_active({"active_alerts": [], "count": 3})
-    assert "3 active" in shown and "no active" not in shown
+    output = text.alerts_active({"active_alerts": [], "count": 3})
+    assert "3 active" in output and "no active" not in output
     assert why().split("\n")[1:] == ["no matching alert is recorded"]
     assert why(at_least=True, next="CURSOR").split("\n")[1:] == [
         "none of the newest alerts matches",
@@ -437,7 +437,7 @@ def test_a_replay_names_the_original_request():
 
 
 @pytest.mark.parametrize(
-    "show, one, two",
+    "render, singular, plural",
     [
         (
             lambda n: text.status(status(truncated_alerts=n)),
@@ -462,18 +462,18 @@ def test_a_replay_names_the_original_request():
         ),
     ],
 )
-def test_singular_and_plural(show, one, two):
-    assert one in show(1).split("\n")
-    assert two in show(2).split("\n")
+def test_counts_use_the_singular_and_the_plural(render, singular, plural):
+    assert singular in render(1).split("\n")
+    assert plural in render(2).split("\n")
 
 
 def test_omitted_rows_are_counted():
     assert "  5 more notifications" in why(episode(notifications=9, alerts_left_out=5)).split("\n")
     assert "more" not in why(episode(notifications=1))
     large = call(alert_count=3, alerts_left_out=2)
-    first, rest = text.executions_recent({"executions": [large], "total": 1}).split("\n")[2:4]
-    assert "HostDown" in first
-    assert rest.split() == ["2026-01-14T12:00:00Z", "r", "completed", "2", "more", "alerts"]
+    lines = text.executions_recent({"executions": [large], "total": 1}).split("\n")
+    assert "HostDown" in lines[2]
+    assert lines[3].split() == "2026-01-14T12:00:00Z r completed 2 more alerts".split()
 
 
 def test_a_table_keeps_its_columns():
@@ -483,16 +483,16 @@ def test_a_table_keeps_its_columns():
 
 def test_health_shows_the_last_refused_webhook():
     assert "refused" not in text.health(health(refused={"count": 0, "last": None}))
-    shown = text.health(health(refused=refused("the body has 9 bytes", 2)))
-    assert "refused: 2 webhooks since the start" in shown
-    assert "from 127.0.0.1: 413, the body has 9 bytes" in shown
+    output = text.health(health(refused=refused_report("the body has 9 bytes", 2)))
+    assert "refused: 2 webhooks since the start" in output
+    assert "from 127.0.0.1: 413, the body has 9 bytes" in output
 
 
 def test_health_shows_the_state_of_the_configuration():
     assert "configuration" not in text.health(health(configuration=configuration()))
     differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
-    shown = text.health(health(configuration=configuration("kept", ["odd"], differences)))
-    assert shown.split("\n")[-3:] == [
+    output = text.health(health(configuration=configuration("kept", ["odd"], differences)))
+    assert output.split("\n")[-3:] == [
         "configuration: kept",
         "configuration: odd",
         'configuration: allowed_hosts is [] for actions and ["web-1"] for the endpoint, which'

@@ -26,10 +26,10 @@ def trail(engine):
 
 def read_once(trail, deadline=None):
     """Read triggers once, as a round does."""
-    started = sync_round.start_round(trail.engine, "test")
-    triggers_found = find_triggers(started, trail.stackstorm, deadline or Deadline(60))
-    started.finish()
-    return triggers_found, started.problems
+    new_round = sync_round.start_round(trail.engine, "test")
+    triggers_found = find_triggers(new_round, trail.stackstorm, deadline or Deadline(60))
+    new_round.finish()
+    return triggers_found, new_round.problems
 
 
 def add_other_triggers(stackstorm, count, since, seconds):
@@ -120,7 +120,7 @@ def test_an_unreadable_page_is_left_to_the_next_round(trail, error):
     assert trail.one().trigger_instances == "t0"
 
 
-def test_a_round_without_time_reads_nothing_and_reports_that(trail):
+def test_a_round_without_time_reads_nothing_and_reports_it(trail):
     trail.record(alert())
     triggers_found, problems = read_once(trail, Deadline(0))
     assert triggers_found.unread.before is None and "no time" in problems[0]
@@ -140,8 +140,8 @@ def test_malformed_payloads_are_skipped(trail, payload):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.emit(row, request_id, payload=payload)
     trail.stackstorm.emit(row, request_id)
-    odd_id = trail.stackstorm.emit(row, request_id)
-    trigger = trail.stackstorm.triggers.pop(odd_id)
+    invalid_id = trail.stackstorm.emit(row, request_id)
+    trigger = trail.stackstorm.triggers.pop(invalid_id)
     trail.stackstorm.triggers["a,b"] = TriggerInstance(
         "a,b", "x", trigger.occurred_at, trigger.payload
     )
@@ -149,7 +149,7 @@ def test_malformed_payloads_are_skipped(trail, payload):
     assert trail.one().trigger_instances == "t1"
 
 
-def test_entries_without_id_or_time_are_counted(trail):
+def test_entries_without_id_or_time_are_reported(trail):
     trail.record(alert())
     trail.stackstorm.unreadable = 3
     assert read_once(trail)[1] == ["triggers left out, without id, time or payload: 3"]
@@ -187,7 +187,9 @@ def test_after_stackstorms_clock_was_set_back_new_triggers_are_found(trail):
         (Progress(later(3600), Span(later(100), later(200))), 200, 3600 - ALLOWANCE, None),
     ],
 )
-def test_the_time_spans_that_a_round_reads(progress, start, recent, gap):
+def test_a_round_reads_new_triggers_and_the_gap_left_by_earlier_rounds(
+    progress, start, recent, gap
+):
     expected = Span(later(gap[0]), later(gap[1])) if gap else None
     spans = spans_to_read(progress, later(start), later(4000))
     assert spans == (Span(later(recent), None), expected)

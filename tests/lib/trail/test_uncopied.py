@@ -21,13 +21,13 @@ def config(tmp_path, database_url):
 
 
 @pytest.fixture
-def old(config):
-    """The default SQLite file, with two open incidents."""
-    opened = database.open_engine(config.default_tracking_url)
-    sent = [request(alert(fingerprint=name)) for name in ("a", "b")]
-    record_requests(opened, Config(), sent)
-    yield opened
-    opened.dispose()
+def old_engine(config):
+    """Return an engine for the default SQLite file, with two open incidents."""
+    new_engine = database.open_engine(config.default_tracking_url)
+    requests = [request(alert(fingerprint=name)) for name in ("a", "b")]
+    record_requests(new_engine, Config(), requests)
+    yield new_engine
+    new_engine.dispose()
 
 
 def pending(config, engine):
@@ -39,14 +39,16 @@ def record(config, engine, *alerts, at=0):
     return record_requests(engine, config, [request(*alerts, received_at=later(at))])
 
 
-def test_health_warns_of_the_incidents_and_names_the_command(config, engine, old):
+def test_health_warns_of_the_incidents_and_names_the_command(config, engine, old_engine):
     assert pending(config, engine) == (
         f"{config.default_tracking_path} has 2 open incidents that this database does not have: "
         "run `st2 run poundcake.migrate copy_from=sqlite`, or move the file away to do without them"
     )
 
 
-def test_nothing_is_recorded_in_an_empty_database_until_the_trail_is_moved(config, engine, old):
+def test_nothing_is_recorded_in_an_empty_database_until_the_trail_is_moved(
+    config, engine, old_engine
+):
     """The alerts of the open incidents would look new, and would be remediated again."""
     with pytest.raises(DatabaseError, match="the database is new, and .* 2 open incidents"):
         record(config, engine, alert(fingerprint="a"))
@@ -55,15 +57,15 @@ def test_nothing_is_recorded_in_an_empty_database_until_the_trail_is_moved(confi
     assert record(config, engine, alert(fingerprint="a"), at=60)["outcomes"] == {"duplicate": 1}
 
 
-def test_a_database_that_has_recorded_requests_is_used(config, engine, old):
+def test_a_database_that_has_recorded_requests_is_used(config, engine, old_engine):
     """The pack was upgraded long after database_url was changed."""
     database.prepare(engine)
     record_requests(engine, Config(), [request(alert(fingerprint="z"))])
     assert record(config, engine, alert(fingerprint="y"), at=60)["recorded"] == 1
     assert "2 open incidents" in pending(config, engine)
-    interventions.close(old, Actor("jane"), "over", episode("a"))
+    interventions.close(old_engine, Actor("jane"), "over", episode("a"))
     assert "1 open incident that" in pending(config, engine)
-    interventions.close(old, Actor("jane"), "over", episode("b"))
+    interventions.close(old_engine, Actor("jane"), "over", episode("b"))
     assert pending(config, engine) == ""
 
 
@@ -73,16 +75,16 @@ class TestNothingIsMissing:
         assert record(config, engine, alert())["recorded"] == 1
         assert pending(config, engine) == ""
 
-    def test_the_file_was_moved_away(self, config, engine, old, tmp_path):
-        old.dispose()
+    def test_the_file_was_moved_away(self, config, engine, old_engine, tmp_path):
+        old_engine.dispose()
         for file in tmp_path.glob("tracking.sqlite*"):
             file.rename(tmp_path / f"away-{file.name}")
         assert record(config, engine, alert())["recorded"] == 1
 
-    def test_the_file_is_the_tracking_database(self, tmp_path, old):
+    def test_the_file_is_the_tracking_database(self, tmp_path, old_engine):
         for url in ("", f"sqlite:///{tmp_path}/tracking.sqlite"):
             config = Config(state_dir=str(tmp_path), database_url=url)
-            assert pending(config, old) == ""
+            assert pending(config, old_engine) == ""
 
     @pytest.mark.parametrize("content", [b"", b"not a database"])
     def test_a_file_that_cannot_be_read(self, config, engine, content):
@@ -91,8 +93,8 @@ class TestNothingIsMissing:
         assert record(config, engine, alert())["recorded"] == 1
         assert pending(config, engine) == ""
 
-    def test_the_file_is_not_changed(self, config, engine, old, tmp_path):
-        old.dispose()
+    def test_the_file_is_not_changed(self, config, engine, old_engine, tmp_path):
+        old_engine.dispose()
         before = (tmp_path / "tracking.sqlite").read_bytes()
         assert uncopied.open_in_default_file(config, engine)
         assert (tmp_path / "tracking.sqlite").read_bytes() == before

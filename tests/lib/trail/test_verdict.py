@@ -1,4 +1,4 @@
-"""The explanation of an alert, decided from given facts."""
+"""The verdict on an alert follows from given facts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.lib.samples import NOON, later
 
 EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation.FAILED
 NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
-# StackStorm's clock is an hour behind, so times from different clocks must not be compared.
+# StackStorm's clock is an hour behind, to reveal comparisons of times from different clocks.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
 ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
 REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
@@ -39,13 +39,13 @@ def execution(status="running", seconds=30, result=None):
     return Execution("e1", status, "pack.flow", started_at=started_at, result=result)
 
 
-def started(*args, link=OwnLink.NONE, links=True, **facts):
-    found = execution(*args[:2], **{"result": args[2]} if len(args) > 2 else {})
-    return StartedExecution("e1", found, link, runs_link_task=links, **facts)
+def started_execution(*args, link=OwnLink.NONE, links=True, **facts):
+    own_execution = execution(*args[:2], **{"result": args[2]} if len(args) > 2 else {})
+    return StartedExecution("e1", own_execution, link, runs_link_task=links, **facts)
 
 
 WAITING = (None, "pack.flow was started (e1) and has not linked itself yet")
-HELD = {"episode_claimed": True}
+EPISODE_CLAIMED = {"episode_claimed": True}
 LINKED = {"link": OwnLink.UNCLAIMED}
 
 
@@ -53,36 +53,41 @@ LINKED = {"link": OwnLink.UNCLAIMED}
     "facts, expected",
     [
         # Explained by its claim, or by an existing link.
-        (started("failed", 30, link=OwnLink.CLAIMED), Judgement(EXECUTION)),
+        (started_execution("failed", 30, link=OwnLink.CLAIMED), Judgement(EXECUTION)),
         (StartedExecution("e1", None), Judgement(EXECUTION)),
         # A workflow without a link task is linked by sync, and explains the alert at once.
-        (started(links=False), Judgement(EXECUTION, needs_link=True)),
-        (started("failed", links=False), Judgement(EXECUTION, needs_link=True)),
-        (started("failed", links=False, **LINKED), Judgement(EXECUTION)),
+        (started_execution(links=False), Judgement(EXECUTION, needs_link=True)),
+        (started_execution("failed", links=False), Judgement(EXECUTION, needs_link=True)),
+        (started_execution("failed", links=False, **LINKED), Judgement(EXECUTION)),
         # One with a link task has a minute to link itself, and ten to claim.
-        (started("running", 59), Judgement(*WAITING)),
-        (started("running", 61), Judgement(*WAITING, True)),
-        (started("running", 599, **LINKED), Judgement(*WAITING)),
+        (started_execution("running", 59), Judgement(*WAITING)),
+        (started_execution("running", 61), Judgement(*WAITING, True)),
+        (started_execution("running", 599, **LINKED), Judgement(*WAITING)),
         (
-            started("running", 601, **LINKED),
+            started_execution("running", 601, **LINKED),
             Judgement(RETRY, "execution e1 of pack.flow runs and has not claimed the episode"),
         ),
-        (started("running", 601, **HELD), Judgement(EXECUTION, needs_link=True)),
-        # It linked itself without a claim, because it was to change nothing, and then failed.
         (
-            started("failed", 5, {"output": {"stage": "refused", "message": "no"}}, **LINKED),
+            started_execution("running", 601, **EPISODE_CLAIMED),
+            Judgement(EXECUTION, needs_link=True),
+        ),
+        # It was to make no change, so it linked itself without a claim, and then failed.
+        (
+            started_execution(
+                "failed", 5, {"output": {"stage": "refused", "message": "no"}}, **LINKED
+            ),
             Judgement(EXECUTION),
         ),
         (
-            started("failed", 5, {"output": {"stage": "link"}}, **LINKED),
+            started_execution("failed", 5, {"output": {"stage": "link"}}, **LINKED),
             Judgement(
                 RETRY, "execution e1 of pack.flow ended before it claimed the episode: failed, "
             ),
         ),
         # Ended without a claim.
-        (started("succeeded"), Judgement(EXECUTION, needs_link=True)),
+        (started_execution("succeeded"), Judgement(EXECUTION, needs_link=True)),
         (
-            started("timeout", 5, {"errors": [{"message": "no database"}]}),
+            started_execution("timeout", 5, {"errors": [{"message": "no database"}]}),
             Judgement(
                 RETRY,
                 "execution e1 of pack.flow ended before it claimed the episode: timeout,"
@@ -90,31 +95,36 @@ LINKED = {"link": OwnLink.UNCLAIMED}
                 True,
             ),
         ),
-        (started("failed", 5, **HELD), Judgement(EXECUTION, needs_link=True)),
+        (started_execution("failed", 5, **EPISODE_CLAIMED), Judgement(EXECUTION, needs_link=True)),
         # The claim was refused.
-        (started("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
-        (started("succeeded", 5, REFUSED, claimed_for_alert=True, **HELD), Judgement(EXECUTION)),
+        (started_execution("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
+        (
+            started_execution("succeeded", 5, REFUSED, claimed_for_alert=True, **EPISODE_CLAIMED),
+            Judgement(EXECUTION),
+        ),
     ],
 )
-def test_an_execution(facts, expected):
+def test_the_judgement_of_an_execution(facts, expected):
     assert judge_execution(ALERT, facts, Config(host_cooldown_seconds=0), CLOCKS) == expected
 
 
 @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled"])
 def test_an_execution_that_ended_before_its_claim_is_retried(status):
-    verdict = judge_execution(ALERT, started(status), Config(), CLOCKS)
+    verdict = judge_execution(ALERT, started_execution(status), Config(), CLOCKS)
     assert verdict.explanation is RETRY and status in verdict.reason
 
 
 def test_a_workflow_whose_link_task_failed_is_retried():
-    """Its output is that of a refused claim, but it has no reason for a refusal."""
-    unclaimed = {"output": {"stage": "not_claimed", "message": ""}}
+    """Its output looks like that of a refused claim, but contains no reason."""
+    not_claimed = {"output": {"stage": "not_claimed", "message": ""}}
     config = Config(host_cooldown_seconds=0)
-    verdict = judge_execution(ALERT, started("failed", 60, unclaimed), config, CLOCKS)
+    verdict = judge_execution(ALERT, started_execution("failed", 60, not_claimed), config, CLOCKS)
     assert verdict.explanation is RETRY
     assert "ended before it claimed the episode" in verdict.reason
-    refused = judge_execution(ALERT, started("succeeded", 60, unclaimed), config, CLOCKS)
-    assert refused.explanation is EXECUTION
+    succeeded = judge_execution(
+        ALERT, started_execution("succeeded", 60, not_claimed), config, CLOCKS
+    )
+    assert succeeded.explanation is EXECUTION
 
 
 @pytest.mark.parametrize(
@@ -125,12 +135,14 @@ def test_a_workflow_whose_link_task_failed_is_retried():
         (ALERT, {"cooldown_until": later(300)}, None),
         (ALERT, {"cooldown_until": later(3600)}, EXECUTION),
         (replace(ALERT, closed_at=NOON), {}, EXECUTION),
-        (ALERT, HELD, EXECUTION),
+        (ALERT, EPISODE_CLAIMED, EXECUTION),
     ],
 )
-def test_an_execution_refused_by_the_host_cooldown(alert, facts, expected):
+def test_the_judgement_of_an_execution_refused_by_the_host_cooldown(alert, facts, expected):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
-    verdict = judge_execution(alert, started("succeeded", 5, REFUSED, **facts), config, CLOCKS)
+    verdict = judge_execution(
+        alert, started_execution("succeeded", 5, REFUSED, **facts), config, CLOCKS
+    )
     assert verdict == Judgement(expected, REFUSAL)
 
 
@@ -138,32 +150,49 @@ def trigger(status="processed", seconds=5):
     return TriggerInstance("t1", status, CLOCKS.stackstorm - timedelta(seconds=seconds), {})
 
 
-RAN = RuleResult("pack.ran", StartedExecution("e1", None))
-BROKEN = RuleResult("pack.broken", failure="no such action")
-BROKEN_TEXT = "rule pack.broken could not start its action: no such action"
-OK, WAITS = Judgement(EXECUTION), Judgement(None, "it waits")
-AGAIN = Judgement(RETRY, "it ended")
+RAN_RULE = RuleResult("pack.ran", StartedExecution("e1", None))
+BROKEN_RULE = RuleResult("pack.broken", failure="no such action")
+BROKEN_REASON = "rule pack.broken could not start its action: no such action"
+EXPLAINED, UNDECIDED = Judgement(EXECUTION), Judgement(None, "it waits")
+RETRIED = Judgement(RETRY, "it ended")
 
 
 @pytest.mark.parametrize(
     "instance, results, judgements, expected",
     [
         (trigger(), [], [], (NO_RULE, "no rule matched", "")),
-        (trigger(), [BROKEN], [], (FAILED, BROKEN_TEXT, "pack.broken")),
-        (trigger(), [RAN], [OK], (EXECUTION, "", "pack.ran")),
-        (trigger(), [RAN, BROKEN], [OK], (EXECUTION, BROKEN_TEXT, "pack.broken, pack.ran")),
+        (trigger(), [BROKEN_RULE], [], (FAILED, BROKEN_REASON, "pack.broken")),
+        (trigger(), [RAN_RULE], [EXPLAINED], (EXECUTION, "", "pack.ran")),
         (
             trigger(),
-            [RAN],
+            [RAN_RULE, BROKEN_RULE],
+            [EXPLAINED],
+            (EXECUTION, BROKEN_REASON, "pack.broken, pack.ran"),
+        ),
+        (
+            trigger(),
+            [RAN_RULE],
             [Judgement(EXECUTION, REFUSAL)],
             (EXECUTION, REFUSAL, "pack.ran"),
         ),
-        (trigger(), [RAN, RAN], [OK, WAITS], (None, "it waits", "pack.ran, pack.ran")),
-        (trigger(), [RAN, RAN], [AGAIN, WAITS], (None, "it waits", "pack.ran, pack.ran")),
-        (trigger(), [RAN], [AGAIN], (RETRY, "it ended", "pack.ran")),
+        (
+            trigger(),
+            [RAN_RULE, RAN_RULE],
+            [EXPLAINED, UNDECIDED],
+            (None, "it waits", "pack.ran, pack.ran"),
+        ),
+        (
+            trigger(),
+            [RAN_RULE, RAN_RULE],
+            [RETRIED, UNDECIDED],
+            (None, "it waits", "pack.ran, pack.ran"),
+        ),
+        (trigger(), [RAN_RULE], [RETRIED], (RETRY, "it ended", "pack.ran")),
     ],
 )
-def test_an_alert_whose_trigger_was_processed(instance, results, judgements, expected):
+def test_the_verdict_on_an_alert_whose_trigger_was_processed(
+    instance, results, judgements, expected
+):
     assert judge_alert([instance], results, judgements, CLOCKS) == Verdict(*expected)
 
 
@@ -177,17 +206,20 @@ def test_an_alert_whose_trigger_was_processed(instance, results, judgements, exp
         ("processing", 301, RETRY),
     ],
 )
-def test_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
+def test_the_verdict_on_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
     verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
     assert verdict == (expected, f"StackStorm's rules engine has it: {status}", "")
 
 
 def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
-    assert judge_alert([trigger("processing", 301)], [RAN], [OK], CLOCKS).explanation is EXECUTION
+    assert (
+        judge_alert([trigger("processing", 301)], [RAN_RULE], [EXPLAINED], CLOCKS).explanation
+        is EXECUTION
+    )
 
 
 @pytest.mark.parametrize(
-    "seconds, unread, before, expected",
+    "seconds, unread, earlier_explanation, expected",
     [
         (59, False, None, None),
         (61, False, None, RETRY),
@@ -195,8 +227,10 @@ def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
         (61, True, RETRY, RETRY),
     ],
 )
-def test_an_alert_whose_trigger_was_not_found(seconds, unread, before, expected):
-    alert = replace(ALERT, recorded_at=later(-seconds), explanation=before)
+def test_the_verdict_on_an_alert_whose_trigger_was_not_found(
+    seconds, unread, earlier_explanation, expected
+):
+    alert = replace(ALERT, recorded_at=later(-seconds), explanation=earlier_explanation)
     assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
 
 
@@ -213,10 +247,10 @@ def test_an_alert_whose_trigger_was_not_found(seconds, unread, before, expected)
         (None, 3, 11, None),
     ],
 )
-def test_time_limits(explanation, hours, ended_minutes, expected):
+def test_time_limits_override_the_verdict(explanation, hours, ended_minutes, expected):
     alert = replace(ALERT, recorded_at=later(-3600 * hours))
-    ended = later(-60 * ended_minutes) if ended_minutes else None
-    verdict = apply_time_limits(Verdict(explanation, "why", "pack.rule"), alert, ended, 24, NOON)
+    ended_at = later(-60 * ended_minutes) if ended_minutes else None
+    verdict = apply_time_limits(Verdict(explanation, "why", "pack.rule"), alert, ended_at, 24, NOON)
     assert verdict.explanation is expected and verdict.rules == "pack.rule"
     prefix = {
         LOST: "StackStorm lost it: given up after 24 h. ",

@@ -9,7 +9,7 @@ from tests.lib.trails import record, record_execution
 
 
 @pytest.fixture
-def trail(engine):
+def sample_request_id(engine):
     """Return the id of a request with an alert of each kind, one of which was remediated."""
     record(engine, alert("Old", fingerprint="old"))
     request_id = record(

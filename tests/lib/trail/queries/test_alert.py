@@ -14,8 +14,8 @@ from tests.lib.trails import episode, record, view
 
 def test_labels_and_annotations_are_verbatim(engine):
     hostile = "{{ st2kv.system.x }} <% x %>"
-    sent = alert(fingerprint="f", labels={"x": hostile}, annotations={"s": hostile})
-    request_id = record(engine, sent)
+    hostile_alert = alert(fingerprint="f", labels={"x": hostile}, annotations={"s": hostile})
+    request_id = record(engine, hostile_alert)
     alert_view = view(engine, queries.alert_of, request_id, episode("f"))
     assert alert_view["labels"]["x"] == alert_view["annotations"]["s"] == hostile
     assert list(alert_view)[:5] == ["request_id", "episode", "fingerprint", "status", "outcome"]
@@ -24,7 +24,7 @@ def test_labels_and_annotations_are_verbatim(engine):
     assert view(engine, queries.alert_of, "x", episode("f")) is None
 
 
-def test_it_shows_when_its_incident_ended(engine):
+def test_an_alert_shows_when_its_incident_ended(engine):
     request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
     views = [view(engine, queries.alert_of, request_id, episode("f"))]
     # A replay takes over the incident without ending it.
@@ -36,17 +36,17 @@ def test_it_shows_when_its_incident_ended(engine):
     assert [alert_view["incident_ended_at"] for alert_view in views] == [None, None, iso(later(65))]
 
 
-def test_the_newest_alert_of_an_episode_by_its_name_or_its_beginning(engine):
+def test_an_episode_is_found_by_its_name_or_a_unique_prefix(engine):
     record(engine, alert(fingerprint="abc", labels={"n": "1"}))
-    first = record(engine, alert(fingerprint="abd"))
-    replayed = replay_request(engine, Config(), first)["request_id"]
+    original_id = record(engine, alert(fingerprint="abd"))
+    replay_id = replay_request(engine, Config(), original_id)["request_id"]
     resolve = alert(status="resolved", fingerprint="abd", ends_at=later(60))
     record(engine, resolve, received_at=later(65))
     alert_view = view(engine, queries.alert_of_episode, "abc")
     assert (alert_view["episode"], alert_view["labels"]["n"]) == (episode("abc"), "1")
     for name in (episode("abd"), "abd"):
         alert_view = view(engine, queries.alert_of_episode, name)
-        assert (alert_view["status"], alert_view["request_id"]) == ("firing", replayed)
+        assert (alert_view["status"], alert_view["request_id"]) == ("firing", replay_id)
         assert alert_view["incident_ended_at"] == iso(later(65))
     assert view(engine, queries.alert_of_episode, "ab_") is None
     with pytest.raises(FilterError, match="several episodes begin with ab"):

@@ -23,7 +23,7 @@ def active(connection, **query):
     return queries.alerts_active(connection, 24, **query)
 
 
-def listed(execution):
+def execution_key(execution):
     alert = execution["alert"]
     return execution["st2_execution_id"], alert["name"], alert["instance"]
 
@@ -32,7 +32,7 @@ def listed(execution):
 VIEWS = {
     "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
     "active": (active, "active_alerts", "count", lambda a: a["episode"]),
-    "executions": (queries.st2_executions, "st2_executions", "count", listed),
+    "executions": (queries.st2_executions, "st2_executions", "count", execution_key),
     "why": (queries.why, "episodes", "count", lambda e: e["episode"] or e["alerts"][0]["id"]),
 }
 
@@ -57,27 +57,29 @@ def history(engine):
 
     One alert has three workflows, and one execution has three alerts.
     """
-    first = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
+    first_id = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
     record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
     record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
     for name in ("B1", "B2", "A1"):
-        record_execution(engine, first, episode(name), "many", start_timestamp=iso(later(20)))
-    resolved = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
-    ended = record(engine, *resolved, received_at=later(120))
-    last = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
+        record_execution(engine, first_id, episode(name), "many", start_timestamp=iso(later(20)))
+    resolves = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
+    resolve_id = record(engine, *resolves, received_at=later(120))
+    last_id = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
     record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
     record(engine, sample("B", 1, "resolved"), received_at=later(180))
     for number, workflow in enumerate(("x.one", "x.two", "x.three")):
-        record_execution(engine, first, episode("A2"), f"one{number}", workflow)
-    record_execution(engine, last, episode("D1"), "two", start_timestamp=iso(later(185)))
-    record_execution(engine, ended, episode("A1"), "three", "x.one", status="failed")
+        record_execution(engine, first_id, episode("A2"), f"one{number}", workflow)
+    record_execution(engine, last_id, episode("D1"), "two", start_timestamp=iso(later(185)))
+    record_execution(engine, resolve_id, episode("A1"), "three", "x.one", status="failed")
 
 
-def expected(engine, filters):
+def find_expected(engine, filters):
     """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
-        stored = connection.execute(select(alerts, api_calls.c.request_id).join(api_calls)).all()
-        linked = connection.execute(
+        all_alerts = connection.execute(
+            select(alerts, api_calls.c.request_id).join(api_calls)
+        ).all()
+        link_rows = connection.execute(
             select(
                 links.c.id,
                 links.c.alert_id,
@@ -94,24 +96,30 @@ def expected(engine, filters):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
-    named = [r for r in stored if all(getattr(r, n) == v for n, v in filters.alert_filters.items())]
-    named.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-    rows = [row for row in named if in_range(row.created_at)]
-    ids = {row.id for row in named}
-    linked = [link for link in linked if link.alert_id in ids and in_range(link.start_timestamp)]
-    linked.sort(
+    matching_alerts = [
+        r for r in all_alerts if all(getattr(r, n) == v for n, v in filters.alert_filters.items())
+    ]
+    matching_alerts.sort(key=lambda row: (row.created_at, row.id), reverse=True)
+    rows = [row for row in matching_alerts if in_range(row.created_at)]
+    ids = {row.id for row in matching_alerts}
+    link_rows = [
+        link for link in link_rows if link.alert_id in ids and in_range(link.start_timestamp)
+    ]
+    link_rows.sort(
         key=lambda link: (link.start_timestamp, link.st2_execution_id, link.id), reverse=True
     )
     return {
         "recent": list(dict.fromkeys(row.request_id for row in rows)),
         "active": [row.episode for row in rows if row.open_fingerprint],
-        "executions": [(link.st2_execution_id, link.alert_name, link.instance) for link in linked],
+        "executions": [
+            (link.st2_execution_id, link.alert_name, link.instance) for link in link_rows
+        ],
         "why": list(dict.fromkeys(row.episode or row.id for row in rows)),
     }
 
 
 def combinations():
-    named = [
+    names = [
         {},
         {"alert_name": "A"},
         {"instance": "web-1"},
@@ -126,8 +134,8 @@ def combinations():
         {"severity": "critical", "outcome": "admitted"},
     ]
     times = [{}, {"since": later(30), "until": later(120)}]
-    for some, kind, time in itertools.product(named, kinds, times):
-        yield Filters(**some, **kind, **time)
+    for by_name, by_kind, by_time in itertools.product(names, kinds, times):
+        yield Filters(**by_name, **by_kind, **by_time)
     yield from (Filters(outcome=outcome) for outcome in search.OUTCOMES)
     yield from (Filters(since=later(60)), Filters(until=later(60)), Filters(since=later(999)))
 
@@ -147,20 +155,20 @@ SOME_FILTERS = [
 
 
 class TestFilters:
-    def test_each_filter_alone_and_combined(self, engine, history):
-        seen = set()
+    def test_filters_select_rows_alone_and_combined(self, engine, history):
+        covered = set()
         for filters in combinations():
-            wanted = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 answer = view(engine, function, filters=filters)
                 names = [row_name(row) for row in answer[rows]]
-                assert (names, answer[count]) == (wanted[name], len(names)), (name, filters)
+                assert (names, answer[count]) == (expected_rows[name], len(names)), (name, filters)
                 assert "next" not in answer and "at_least" not in answer
-                seen.update((name, len(names) > 1) for _ in names)
-        assert len(seen) == 8  # one row and several rows for each view
+                covered.update((name, len(names) > 1) for _ in names)
+        assert len(covered) == 8  # each view with one row, and with several rows
 
-    def test_an_execution_by_its_status_and_its_alert(self, engine, history):
-        for status, filters, wanted in (
+    def test_executions_are_filtered_by_status_and_by_alert(self, engine, history):
+        for status, filters, expected_rows in (
             ("failed", Filters(), [("three", "A", "web-1")]),
             ("failed", Filters(alert_name="A", severity="critical"), [("three", "A", "web-1")]),
             ("failed", Filters(alert_name="B"), []),
@@ -169,13 +177,13 @@ class TestFilters:
             ("succeeded", Filters(since=later(185)), [("two", "D", "web-1")]),
         ):
             answer = view(engine, queries.st2_executions, status=status, filters=filters)
-            rows_shown = [listed(row) for row in answer["st2_executions"]]
-            assert wanted in (rows_shown, len(rows_shown)), (status, filters)
+            rows_shown = [execution_key(row) for row in answer["st2_executions"]]
+            assert expected_rows in (rows_shown, len(rows_shown)), (status, filters)
             assert answer["count"] == len(rows_shown)
 
     @pytest.mark.parametrize("status", ["Failed", "failed ", "%", "firing"])
     @pytest.mark.parametrize("filters", [Filters(), Filters(alert_name="A")])
-    def test_a_status_that_no_execution_has(self, engine, status, filters):
+    def test_an_unknown_status_is_rejected(self, engine, status, filters):
         with pytest.raises(FilterError, match="^status: must be one of requested, .*gone$"):
             view(engine, queries.st2_executions, status=status, filters=filters)
 
@@ -183,8 +191,10 @@ class TestFilters:
     def test_a_text_matches_exactly(self, engine, field):
         label = {"alert_name": "alertname"}.get(field, field)
         texts = ["Up", "up", "up ", " up", "u%", "%", "_p", "u\u0308p", "\xfcp", "u", "\U0001f370"]
-        sent = [alert(fingerprint=f"f{n}", labels={label: text}) for n, text in enumerate(texts)]
-        request_id = record(engine, *sent)
+        text_alerts = [
+            alert(fingerprint=f"f{n}", labels={label: text}) for n, text in enumerate(texts)
+        ]
+        request_id = record(engine, *text_alerts)
         for number in range(len(texts)):
             record_execution(engine, request_id, episode(f"f{number}"), f"e{number}")
         for number, text in enumerate(texts):
@@ -210,10 +220,16 @@ class TestFilters:
                 assert view(engine, function, filters=filters)["count"] == count
 
     def test_a_text_longer_than_its_column_matches_the_cut_text(self, engine):
-        long = {"alert_name": "\xe9" * 300, "severity": "\U0001f370" * 70, "instance": "i" * 256}
-        labels = {name.replace("alert_name", "alertname"): text for name, text in long.items()}
+        long_texts = {
+            "alert_name": "\xe9" * 300,
+            "severity": "\U0001f370" * 70,
+            "instance": "i" * 256,
+        }
+        labels = {
+            name.replace("alert_name", "alertname"): text for name, text in long_texts.items()
+        }
         record(engine, alert(fingerprint="f", labels=labels), alert(labels={"severity": "i"}))
-        for name, text in long.items():
+        for name, text in long_texts.items():
             for function in (active, queries.why):
                 answer = view(engine, function, filters=search.parse(**{name: text}))
                 assert answer["count"] == 1
@@ -224,14 +240,14 @@ class TestFilters:
         page = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
         assert page["active_alerts"][0]["fingerprint"] == "g"
 
-    def test_times_without_webhooks(self, engine, history):
+    def test_a_time_range_wider_than_the_history_matches_everything(self, engine, history):
         for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
             filters = search.parse(since=since, until=until)
             for function, _, count, _ in VIEWS.values():
-                everything = view(engine, function, filters=Filters())[count]
-                assert view(engine, function, filters=filters)[count] == everything > 0
+                total = view(engine, function, filters=Filters())[count]
+                assert view(engine, function, filters=filters)[count] == total > 0
 
-    def test_an_empty_database(self, engine):
+    def test_an_empty_database_has_no_rows(self, engine):
         for function, rows, count, _ in VIEWS.values():
             for filters in SOME_FILTERS + [Filters(fingerprint="x", since=NOON, until=later(1))]:
                 assert view(engine, function, filters=filters) == {rows: [], count: 0}
@@ -243,11 +259,11 @@ class TestFilters:
 
 class TestPages:
     @pytest.mark.parametrize("limit", [1, 3])
-    def test_each_row_once_and_newest_first(self, engine, history, limit):
+    def test_pages_show_each_row_once_newest_first(self, engine, history, limit):
         for filters in SOME_FILTERS:
-            wanted = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, _, row_name) in VIEWS.items():
-                remaining = list(wanted[name])
+                remaining = list(expected_rows[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
                     names = [row_name(row) for row in page[rows]]
                     assert names == remaining[:limit], (name, filters)
@@ -255,45 +271,49 @@ class TestPages:
                     assert ("next" in page) == bool(remaining)
                 assert remaining == []
 
-    def test_by_offset(self, engine, history):
+    def test_pages_by_offset(self, engine, history):
         for filters in SOME_FILTERS:
-            wanted = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
-                total = len(wanted[name])
+                total = len(expected_rows[name])
                 for offset in range(0, total + 3, 2):
                     page = view(engine, function, filters=filters, limit=2, offset=offset)
                     names = [row_name(row) for row in page[rows]]
-                    assert names == wanted[name][offset : offset + 2], (name, filters)
+                    assert names == expected_rows[name][offset : offset + 2], (name, filters)
                     assert page[count] == total
                     assert ("next" in page) == (offset + 2 < total)
 
-    def test_new_rows_between_pages_shift_nothing(self, engine, history):
-        new = 0
+    def test_new_rows_between_pages_do_not_shift_the_pages(self, engine, history):
+        new_count = 0
         for filters in SOME_FILTERS[:6]:
             for name, (function, rows, _, row_name) in VIEWS.items():
-                wanted = expected(engine, filters)[name]
+                expected_rows = find_expected(engine, filters)[name]
                 names = []
                 for number, page in enumerate(pages(engine, function, filters=filters, limit=2)):
                     names += [row_name(row) for row in page[rows]]
                     if number:
                         continue
                     # Every open incident is notified again, and a new alert is recorded and runs.
-                    new += 1
-                    again = [sample(x, y) for x in "ABCD" for y in (1, 2, 3)]
-                    moment = later(1000 + new)
+                    new_count += 1
+                    repeats = [sample(letter, digit) for letter in "ABCD" for digit in (1, 2, 3)]
+                    moment = later(1000 + new_count)
                     request_id = record(
-                        engine, *again, alert(fingerprint=str(new)), received_at=moment
+                        engine, *repeats, alert(fingerprint=str(new_count)), received_at=moment
                     )
                     start = iso(moment)
                     record_execution(
-                        engine, request_id, episode(new), str(new), start_timestamp=start
+                        engine,
+                        request_id,
+                        episode(new_count),
+                        str(new_count),
+                        start_timestamp=start,
                     )
-                assert names == wanted, (name, filters)
+                assert names == expected_rows, (name, filters)
 
-    def test_new_rows_during_a_page_shift_nothing(self, engine, history, monkeypatch):
+    def test_new_rows_during_a_page_do_not_shift_the_pages(self, engine, history, monkeypatch):
         candidates = episodes.candidates
         filters = Filters(alert_name="A")
-        wanted = expected(engine, filters)["why"]
+        expected_rows = find_expected(engine, filters)["why"]
 
         def record_before_search(*args):
             monkeypatch.setattr(episodes, "candidates", candidates)
@@ -304,15 +324,17 @@ class TestPages:
         names = []
         for page in pages(engine, queries.why, filters=filters, limit=1):
             names += [VIEWS["why"][3](row) for row in page["episodes"]]
-        assert names == wanted
+        assert names == expected_rows
 
     def test_an_episode_with_a_new_notification_may_appear_again(self, engine, history):
         filters = Filters(alert_name="A")
         newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
         record(engine, sample("A", int(oldest[1])), received_at=later(500))
-        shown = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
-        assert shown == episode(oldest)
+        first_episode = view(engine, queries.why, filters=filters, limit=1)["episodes"][0][
+            "episode"
+        ]
+        assert first_episode == episode(oldest)
 
     def test_until_does_not_hide_an_episode_with_later_notifications(self, engine):
         record(engine, sample("A", 1), received_at=later(0))
@@ -328,28 +350,28 @@ class TestPages:
 class TestBound:
     @pytest.fixture(params=[(1, 1), (4, 3)])
     def bound(self, request, monkeypatch):
-        depth, most_rows = request.param
+        depth, max_rows = request.param
         monkeypatch.setattr(bounded_search, "DEPTH", depth)
-        monkeypatch.setattr(executions_view, "MAX_ROWS", most_rows)
-        monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", most_rows)
+        monkeypatch.setattr(executions_view, "MAX_ROWS", max_rows)
+        monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", max_rows)
 
     def test_next_continues_until_everything_is_found(self, engine, history, bound):
         for filters, limit in itertools.product(SOME_FILTERS, (1, 50)):
-            wanted = expected(engine, filters)
+            expected_rows = find_expected(engine, filters)
             for name, (function, rows, count, row_name) in VIEWS.items():
                 names = []
                 for number, page in enumerate(
                     pages(engine, function, filters=filters, limit=limit)
                 ):
                     if number == 0:
-                        few = page[count] < len(wanted[name])
-                        assert page.get("at_least", False) or not few
-                        assert page[count] <= len(wanted[name])
+                        is_incomplete = page[count] < len(expected_rows[name])
+                        assert page.get("at_least", False) or not is_incomplete
+                        assert page[count] <= len(expected_rows[name])
                     assert len(page[rows]) <= limit
                     names += [row_name(row) for row in page[rows]]
-                assert names == wanted[name], (name, filters, limit)
+                assert names == expected_rows[name], (name, filters, limit)
 
-    def test_a_count_says_that_it_is_a_lower_bound(self, engine, monkeypatch):
+    def test_a_count_is_marked_as_a_lower_bound(self, engine, monkeypatch):
         for n in range(8):
             request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
             record_execution(engine, request_id, episode(f"f{n}"), f"e{n}")
@@ -374,21 +396,21 @@ class TestBound:
 
     def test_a_search_that_ends_within_a_request_continues_there(self, engine, monkeypatch):
         monkeypatch.setattr(bounded_search, "DEPTH", 3)
-        wanted = []
+        expected_rows = []
         for n in range(12):
             # The search reaches a request's last alert first.
-            sent = [alert("A", fingerprint=f"a{n}")]
-            sent += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
+            payload_alerts = [alert("A", fingerprint=f"a{n}")]
+            payload_alerts += [alert("B", fingerprint=f"b{n}{m}") for m in range(n)]
             if n % 2:
-                sent.append(alert("A", fingerprint=f"c{n}"))
-            wanted.insert(0, record(engine, *sent, received_at=later(n)))
+                payload_alerts.append(alert("A", fingerprint=f"c{n}"))
+            expected_rows.insert(0, record(engine, *payload_alerts, received_at=later(n)))
         filters = Filters(severity="critical", alert_name="A")
         monkeypatch.setattr(bounded_search, "_INDEXED", ("severity",))
         for limit in (1, 20):
             request_ids = []
             for page in pages(engine, queries.executions_recent, filters=filters, limit=limit):
                 request_ids += [call["request_id"] for call in page["executions"]]
-            assert request_ids == wanted
+            assert request_ids == expected_rows
 
     @pytest.mark.parametrize(
         "function, ids",
@@ -405,7 +427,7 @@ class TestBound:
         ],
     )
     @pytest.mark.parametrize("query", [{}, {"alert_name": "A"}])
-    def test_the_cursor_of_another_view(self, engine, function, ids, query):
+    def test_the_cursor_of_another_view_is_rejected(self, engine, function, ids, query):
         filters = Filters(before=Cursor.of(NOON, *ids), **query)
         with pytest.raises(FilterError, match="^before: this is the `next` of another view$"):
             view(engine, function, filters=filters)

@@ -23,11 +23,11 @@ def why(engine, name="HostDown", **query):
     return view(engine, queries.why, Filters(alert_name=name), **query)["episodes"]
 
 
-def lines(one):
-    return text.why({"episodes": [one], "count": 1}, stale_after_hours=87_600).split("\n")
+def lines(episode_view):
+    return text.why({"episodes": [episode_view], "count": 1}, stale_after_hours=87_600).split("\n")
 
 
-def test_shape(engine, trail):
+def test_shape(engine, sample_request_id):
     page = view(engine, queries.why, Filters(alert_name="New"), web_url="https://st2.example")
     assert list(page) == ["episodes", "count"]
     assert page["count"] == 1
@@ -38,7 +38,7 @@ def test_shape(engine, trail):
     assert entry["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
 
-def test_an_episode_from_alert_to_remediation(engine, trail):
+def test_an_episode_from_alert_to_remediation(engine, sample_request_id):
     (entry,) = why(engine, "New")
     (notification,) = entry.pop("alerts")
     (execution,) = entry.pop("stackstorm_executions")
@@ -55,7 +55,7 @@ def test_an_episode_from_alert_to_remediation(engine, trail):
         "notifications": 1,
     }
     assert notification == {
-        "request_id": trail,
+        "request_id": sample_request_id,
         "received_at": "2026-01-14T12:01:00Z",
         "id": execution["alert_id"],
         "status": "firing",
@@ -66,7 +66,7 @@ def test_an_episode_from_alert_to_remediation(engine, trail):
     assert (execution["st2_execution_id"], execution["status"]) == ("e1", "succeeded")
 
 
-def test_resolved_episode(engine, trail):
+def test_a_resolved_episode_shows_its_end(engine, sample_request_id):
     (entry,) = why(engine, "Old")
     assert (entry["state"], entry["ends_at"]) == ("resolved", "2026-01-14T12:00:30Z")
     assert (entry["notifications"], entry["last_seen_at"]) == (2, "2026-01-14T12:01:00Z")
@@ -83,15 +83,19 @@ def test_the_episode_with_the_latest_notification_comes_first(engine):
     assert [entry["fingerprint"] for entry in why(engine)] == ["f1", "f2", "f0"]
 
 
-def test_superseded_episode(engine):
+def test_a_superseded_episode_is_marked(engine):
     record(engine, alert(fingerprint="f"))
     record(engine, alert(fingerprint="f", starts_at=later(600)), received_at=later(600))
-    new, old = why(engine)
-    assert (new["state"], old["state"], old["ends_at"]) == ("firing", "superseded", None)
-    assert new["alerts"][0]["reason"] == "new incident, supersedes " + old["episode"]
+    new_entry, old_entry = why(engine)
+    assert (new_entry["state"], old_entry["state"], old_entry["ends_at"]) == (
+        "firing",
+        "superseded",
+        None,
+    )
+    assert new_entry["alerts"][0]["reason"] == "new incident, supersedes " + old_entry["episode"]
 
 
-def test_unconfirmed_observed_and_expired_episodes(engine):
+def test_unconfirmed_observed_and_expired_episodes_are_marked(engine):
     resolve = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
     record(engine, resolve, received_at=later(1))
     record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
@@ -117,28 +121,28 @@ def test_unconfirmed_observed_and_expired_episodes(engine):
     assert (entry["state"], entry["ends_at"]) == ("expired", iso(later(60)))
 
 
-def test_a_resolve_without_an_end_ended_when_it_was_received(engine):
+def test_a_resolve_without_an_end_ends_the_episode_when_it_is_received(engine):
     record(engine, alert(fingerprint="f"))
     resolve = alert(fingerprint="f", status="resolved", ends_at=None)
     request_id = record(engine, resolve, received_at=later(60))
     assert why(engine)[0]["ends_at"] == iso(later(60))
-    (shown,) = view(engine, queries.status, request_id)["alerts"]
-    assert shown["ends_at"] == iso(later(60))
+    (alert_view,) = view(engine, queries.status, request_id)["alerts"]
+    assert alert_view["ends_at"] == iso(later(60))
 
 
-def test_an_alert_without_an_episode_is_listed_by_itself(engine):
+def test_an_alert_without_an_episode_is_listed_separately(engine):
     record(engine, {"labels": {"alertname": "HostDown"}, "status": "?"})
     for n in (1, 2):
         resolve = alert(fingerprint="f", status="resolved", ends_at=later(n))
         record(engine, resolve, received_at=later(n))
-    shown = why(engine)
-    assert [(entry["episode"], entry["state"]) for entry in shown] == [("", "")] * 3
-    assert [entry["alerts"][0]["reason"] for entry in shown[:2]] == ["no open incident"] * 2
-    assert "alerts[0].status" in shown[2]["alerts"][0]["reason"]
-    assert [entry["notifications"] for entry in shown] == [1] * 3
+    entries = why(engine)
+    assert [(entry["episode"], entry["state"]) for entry in entries] == [("", "")] * 3
+    assert [entry["alerts"][0]["reason"] for entry in entries[:2]] == ["no open incident"] * 2
+    assert "alerts[0].status" in entries[2]["alerts"][0]["reason"]
+    assert [entry["notifications"] for entry in entries] == [1] * 3
 
 
-def test_why_nothing_ran(engine):
+def test_each_reason_why_nothing_ran_is_shown(engine):
     resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
     record(engine, resolve, received_at=later(2))
     record(engine, alert("Late", fingerprint="late"), received_at=later(1))
@@ -146,8 +150,8 @@ def test_why_nothing_ran(engine):
     assert reason == "late: its resolve is already recorded"
 
     config = Config(max_remediations_per_hour=1)
-    sent = [alert("Many", fingerprint=f) for f in ("m1", "m2")]
-    record(engine, *sent, config=config)
+    same_name_alerts = [alert("Many", fingerprint=f) for f in ("m1", "m2")]
+    record(engine, *same_name_alerts, config=config)
     (notification,) = why(engine, "Many")[0]["alerts"]
     assert (notification["outcome"], notification["reason"]) == (
         "rate_limited",
@@ -163,13 +167,13 @@ def test_why_nothing_ran(engine):
         received_at=later(60),
         config=config,
     )
-    cooling, ended = why(engine, "Cool")
-    (notification,) = cooling["alerts"]
+    cooling_entry, ended_entry = why(engine, "Cool")
+    (notification,) = cooling_entry["alerts"]
     assert (notification["outcome"], notification["reason"]) == (
         "cooldown",
         "cooldown until 2026-01-14T13:00:00Z",
     )
-    assert (cooling["state"], ended["state"]) == ("firing", "resolved")
+    assert (cooling_entry["state"], ended_entry["state"]) == ("firing", "resolved")
 
     record(engine, alert("Nobody", fingerprint="n"))
     with database.transaction(engine) as connection:
@@ -182,14 +186,14 @@ def test_why_nothing_ran(engine):
     assert reason == "new incident; no rule matched"
 
 
-def test_an_incident_that_waited_for_its_cooldown(engine):
+def test_an_incident_that_waited_for_its_cooldown_shows_its_admission(engine):
     config = Config(cooldown_seconds=100)
     record(engine, alert(fingerprint="f"), config=config)
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
     record(engine, resolve, received_at=later(10), config=config)
-    again = alert(fingerprint="f", starts_at=later(20))
+    refire = alert(fingerprint="f", starts_at=later(20))
     for seconds in (30, 40, 90, 110, 120):
-        record(engine, again, received_at=later(seconds), config=config)
+        record(engine, refire, received_at=later(seconds), config=config)
     entry = why(engine)[0]
     # The first notification, and the newest of the others.
     assert [a["outcome"] for a in entry["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
@@ -201,10 +205,10 @@ def test_an_incident_that_waited_for_its_cooldown(engine):
 
 
 def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
-    first = record(engine, alert(fingerprint="f"))
-    record_execution(engine, first, episode("f"))
-    again = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
-    record_requests(engine, Config(), again)
+    request_id = record(engine, alert(fingerprint="f"))
+    record_execution(engine, request_id, episode("f"))
+    repeats = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
+    record_requests(engine, Config(), repeats)
     for seconds in (None, 60):
         if seconds:
             resolve = alert(fingerprint="f", status="resolved", ends_at=later(55))
@@ -215,7 +219,7 @@ def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
         last = "resolved" if seconds else "duplicate"
         assert (outcomes[0], outcomes[-1]) == ("admitted", last)
         assert set(outcomes[1:-1]) == {"duplicate"}
-        assert entry["alerts"][-2]["request_id"] in {r.request_id for r in again[-2:]}
+        assert entry["alerts"][-2]["request_id"] in {r.request_id for r in repeats[-2:]}
         assert entry["notifications"] == 31
         firing = [a for a in entry["alerts"] if a["status"] == "firing"]
         assert entry["alerts_left_out"] == 31 - len(firing)
@@ -235,7 +239,7 @@ def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     assert (entry["notifications"], entry["alerts_left_out"]) == (6, 4)
 
 
-def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
+def test_a_noisy_episode_does_not_hide_others(engine, monkeypatch):
     monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", 20)
     quiet = [request(alert(fingerprint="quiet"), received_at=later(n)) for n in range(8)]
     record_requests(engine, Config(), quiet)
@@ -245,34 +249,33 @@ def test_a_noisy_episode_hides_no_other(engine, monkeypatch):
     ]
     # No more alerts are admitted: each notification of the noisy one is rate-limited again.
     record_requests(engine, Config(max_remediations_per_hour=1), noise)
-    for until, number in ((later(12), 1), (None, 2)):
-        shown = []
+    for until, page_count in ((later(12), 1), (None, 2)):
         filters = Filters(alert_name="HostDown", until=until)
-        walked = list(pages(engine, queries.why, filters=filters))
-        shown = [entry for page in walked for entry in page["episodes"]]
-        assert len(walked) == number
-        assert [entry["fingerprint"] for entry in shown] == ["noisy", "other", "quiet"]
-        assert [entry["state"] for entry in shown] == ["firing"] * 3
-        assert [entry["notifications"] for entry in shown] == [30, 1, 8]
-        assert shown[2]["alerts"][0]["outcome"] == "admitted"
+        page_list = list(pages(engine, queries.why, filters=filters))
+        entries = [entry for page in page_list for entry in page["episodes"]]
+        assert len(page_list) == page_count
+        assert [entry["fingerprint"] for entry in entries] == ["noisy", "other", "quiet"]
+        assert [entry["state"] for entry in entries] == ["firing"] * 3
+        assert [entry["notifications"] for entry in entries] == [30, 1, 8]
+        assert entries[2]["alerts"][0]["outcome"] == "admitted"
 
 
 def test_a_page_ends_between_two_episodes_of_a_request(engine):
-    sent = [alert(fingerprint=f) for f in ("f1", "f2", "f3")]
-    request_id = record(engine, *sent, received_at=later(1))
+    payload_alerts = [alert(fingerprint=f) for f in ("f1", "f2", "f3")]
+    request_id = record(engine, *payload_alerts, received_at=later(1))
     record(engine, alert(fingerprint="f0"))
-    shown = []
+    fingerprints = []
     for page in pages(engine, queries.why, filters=Filters(alert_name="HostDown"), limit=1):
         (entry,) = page["episodes"]
-        shown.append((entry["fingerprint"], entry["alerts"][0]["request_id"] == request_id))
-    assert shown == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
+        fingerprints.append((entry["fingerprint"], entry["alerts"][0]["request_id"] == request_id))
+    assert fingerprints == [("f3", True), ("f2", True), ("f1", True), ("f0", False)]
 
 
 def test_notifications_are_in_order_of_receipt(engine):
     record(engine, alert(fingerprint="f"), received_at=later(10))
     record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
     record(engine, alert(fingerprint="g"), received_at=later(7))
-    shown = why(engine)
-    assert [entry["fingerprint"] for entry in shown] == ["f", "g"]
-    received = [a["received_at"] for a in shown[0]["alerts"]]
+    entries = why(engine)
+    assert [entry["fingerprint"] for entry in entries] == ["f", "g"]
+    received = [a["received_at"] for a in entries[0]["alerts"]]
     assert received == [iso(later(5)), iso(later(10))]

@@ -15,7 +15,7 @@ EXECUTION_KEYS = (
 ).split()
 
 
-def listed(engine, **query):
+def list_executions(engine, **query):
     return view(engine, queries.st2_executions, **query)
 
 
@@ -23,8 +23,8 @@ def ids(answer):
     return [execution["st2_execution_id"] for execution in answer["st2_executions"]]
 
 
-def test_shape(engine, trail):
-    page = listed(engine, web_url="https://st2.example")
+def test_shape(engine, sample_request_id):
+    page = list_executions(engine, web_url="https://st2.example")
     assert list(page) == ["st2_executions", "count"]
     (row,) = page["st2_executions"]
     assert list(row) == EXECUTION_KEYS
@@ -33,16 +33,16 @@ def test_shape(engine, trail):
     assert row["triggered_at"] == "2026-01-14T12:00:10Z"
 
 
-def test_by_status_and_by_offset(engine):
+def test_executions_are_listed_by_status_and_by_offset(engine):
     for number, status in enumerate(["succeeded", "failed", "succeeded"]):
         name = f"f{number}"
         request_id = record(engine, alert(fingerprint=name))
         record_execution(engine, request_id, name + "-1768392000000", "e" + name, status=status)
-    page = listed(engine, status="succeeded")
+    page = list_executions(engine, status="succeeded")
     assert (ids(page), page["count"]) == (["ef2", "ef0"], 2)
-    page = listed(engine, limit=1, offset=1)
+    page = list_executions(engine, limit=1, offset=1)
     assert (ids(page), page["count"]) == (["ef1"], 3)
-    assert listed(engine, status="gone")["count"] == 0
+    assert list_executions(engine, status="gone")["count"] == 0
 
 
 @pytest.mark.parametrize("depth", [1000, 2])
@@ -55,16 +55,16 @@ def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filter
         record_execution(
             engine, request_id, f"{name}-1768392000000", name, start_timestamp=iso(later(started))
         )
-    rows, before = [], ""
+    rows, cursor = [], ""
     while True:
-        page = listed(
+        page = list_executions(
             engine,
-            filters=Filters(severity=filters.severity, before=search.parse(before=before).before),
+            filters=Filters(severity=filters.severity, before=search.parse(before=cursor).before),
             limit=1,
         )
         rows += page["st2_executions"]
-        before = page.get("next", "")
-        if not before:
+        cursor = page.get("next", "")
+        if not cursor:
             break
     assert [execution["triggered_at"] for execution in rows] == [
         iso(later(started)) for started in (100, 70, 50)

@@ -25,27 +25,35 @@ def names(answer):
     return [incident["alert_name"] for incident in answer["active_alerts"]]
 
 
-def test_shape(engine, trail):
+def test_shape(engine, sample_request_id):
     page = active(engine)
     assert list(page) == ["active_alerts", "count"]
     assert page["count"] == 1
-    (shown,) = page["active_alerts"]
-    assert list(shown) == INCIDENT_KEYS
-    assert (shown["fingerprint"], shown["episode"]) == ("new", "new-1768392000000")
-    assert (shown["st2_execution_id"], shown["st2_workflow"]) == ("e1", WORKFLOW)
-    assert (shown["request_id"], shown["remediation_status"]) == (trail, "succeeded")
-    assert shown["st2_execution_status"] == "succeeded"
+    (incident,) = page["active_alerts"]
+    assert list(incident) == INCIDENT_KEYS
+    assert (incident["fingerprint"], incident["episode"]) == ("new", "new-1768392000000")
+    assert (incident["st2_execution_id"], incident["st2_workflow"]) == ("e1", WORKFLOW)
+    assert (incident["request_id"], incident["remediation_status"]) == (
+        sample_request_id,
+        "succeeded",
+    )
+    assert incident["st2_execution_status"] == "succeeded"
 
 
-def test_the_newest_execution_is_shown(engine, trail):
-    more = {"status": "running", "end_timestamp": None}
-    record_execution(engine, trail, "new-1768392000000", "e2", "operations.notify", **more)
-    (shown,) = active(engine)["active_alerts"]
-    assert (shown["st2_execution_id"], shown["st2_workflow"]) == ("e2", "operations.notify")
-    assert (shown["remediation_status"], shown["st2_execution_status"]) == ("running", "running")
+def test_the_newest_execution_is_shown(engine, sample_request_id):
+    fields = {"status": "running", "end_timestamp": None}
+    record_execution(
+        engine, sample_request_id, "new-1768392000000", "e2", "operations.notify", **fields
+    )
+    (incident,) = active(engine)["active_alerts"]
+    assert (incident["st2_execution_id"], incident["st2_workflow"]) == ("e2", "operations.notify")
+    assert (incident["remediation_status"], incident["st2_execution_status"]) == (
+        "running",
+        "running",
+    )
 
 
-def test_filters_and_pages(engine):
+def test_incidents_are_filtered_and_paged(engine):
     for name, severity in (("A", "critical"), ("B", "warning"), ("a", "critical")):
         record(engine, alert(name, labels={"severity": severity}))
     assert names(active(engine)) == ["a", "B", "A"]
@@ -72,7 +80,7 @@ def test_an_incident_without_notifications_is_stale(engine):
     assert stale == {"Fresh": False, "Stale": True}
 
 
-def test_what_is_stale_goes_by_the_databases_clock(engine):
+def test_staleness_is_measured_by_the_databases_clock(engine):
     record(engine, alert())
     for seconds, stale in ((3599, False), (3601, True)):
         with database_time(later(seconds)):

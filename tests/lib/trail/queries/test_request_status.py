@@ -23,8 +23,8 @@ EXECUTION_KEYS = (
 ).split()
 
 
-def test_shape(engine, trail):
-    status_view = view(engine, queries.status, trail, web_url="https://st2.example/")
+def test_shape(engine, sample_request_id):
+    status_view = view(engine, queries.status, sample_request_id, web_url="https://st2.example/")
     assert list(status_view) == STATUS_KEYS
     assert [list(alert) for alert in status_view["alerts"]] == [ALERT_KEYS] * 4
     assert [list(execution) for execution in status_view["stackstorm_executions"]] == [
@@ -32,25 +32,25 @@ def test_shape(engine, trail):
     ]
 
 
-def test_content(engine, trail):
-    status_view = view(engine, queries.status, trail, web_url="https://st2.example/")
-    assert status_view["request_id"] == trail
+def test_the_status_shows_alerts_and_executions(engine, sample_request_id):
+    status_view = view(engine, queries.status, sample_request_id, web_url="https://st2.example/")
+    assert status_view["request_id"] == sample_request_id
     assert status_view["received_at"] == "2026-01-14T12:01:00Z"
     assert (status_view["receiver"], status_view["truncated_alerts"]) == ("poundcake", 22)
     outcomes = [alert["outcome"] for alert in status_view["alerts"]]
     assert outcomes == ["admitted", "duplicate", "resolved", "malformed"]
-    new, _, old, broken = status_view["alerts"]
-    assert (new["st2_workflow"], new["st2_rule"]) == (WORKFLOW, "poundcake.host_down")
-    assert (new["starts_at"], new["ends_at"]) == ("2026-01-14T12:00:00Z", None)
-    assert old["ends_at"] == "2026-01-14T12:00:30Z"
-    assert "alerts[3].status" in broken["reason"]
+    new_alert, _, old_alert, broken_alert = status_view["alerts"]
+    assert (new_alert["st2_workflow"], new_alert["st2_rule"]) == (WORKFLOW, "poundcake.host_down")
+    assert (new_alert["starts_at"], new_alert["ends_at"]) == ("2026-01-14T12:00:00Z", None)
+    assert old_alert["ends_at"] == "2026-01-14T12:00:30Z"
+    assert "alerts[3].status" in broken_alert["reason"]
     assert all(alert["reason"] for alert in status_view["alerts"])
     (execution,) = status_view["stackstorm_executions"]
     assert execution == {
         "st2_execution_id": "e1",
         "st2_workflow": WORKFLOW,
         "st2_rule": "poundcake.host_down",
-        "alert_id": new["id"],
+        "alert_id": new_alert["id"],
         "status": "succeeded",
         "started_at": "2026-01-14T12:00:10Z",
         "ended_at": "2026-01-14T12:00:12.500000Z",
@@ -65,30 +65,30 @@ def test_content(engine, trail):
 
 
 @pytest.mark.parametrize("request_id", ["", "nothing", "\x00", "'", "x" * 50000])
-def test_unknown_request(engine, request_id):
+def test_an_unknown_request_has_no_status(engine, request_id):
     assert view(engine, queries.status, request_id) is None
 
 
-def test_dry_run_is_noted_beside_the_status(engine):
+def test_a_dry_run_is_noted_beside_the_status(engine):
     request_id = record(engine, alert(fingerprint="f"))
     output = {"dry_run": True, "mutated": False, "message": "would run x"}
     record_execution(engine, request_id, "f-1768392000000", result={"output": output})
     (execution,) = view(engine, queries.status, request_id)["stackstorm_executions"]
     assert execution["message"] == "dry run: nothing was changed. would run x"
-    (active,) = view(engine, queries.alerts_active, 24)["active_alerts"]
-    assert active["remediation_status"] == "succeeded (dry run: nothing was changed)"
-    assert active["st2_execution_status"] == "succeeded"
+    (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
+    assert incident["remediation_status"] == "succeeded (dry run: nothing was changed)"
+    assert incident["st2_execution_status"] == "succeeded"
 
 
 @pytest.mark.parametrize("body, status", [("no json", "failed"), ('{"alerts": []}', "completed")])
-def test_request_that_is_complete_when_recorded(engine, body, status):
+def test_a_request_without_alerts_is_complete_when_recorded(engine, body, status):
     status_view = view(engine, queries.status, record(engine, body=body))
     assert status_view["status"] == status
     assert status_view["completed_at"]
     assert ("error" in status_view) == (status == "failed")
 
 
-def test_request_that_waits(engine):
+def test_a_request_is_recorded_and_then_running(engine):
     request_id = record(engine, alert(fingerprint="f"))
     assert view(engine, queries.status, request_id)["status"] == "recorded"
     record_execution(engine, request_id, "f-1768392000000", status="running", end_timestamp=None)
@@ -98,18 +98,18 @@ def test_request_that_waits(engine):
 
 
 @pytest.mark.parametrize("count", [1, 25])
-def test_request_with_an_alert_that_stackstorm_lost(engine, count):
+def test_a_request_with_an_alert_that_stackstorm_lost_is_lost(engine, count):
     request_id = record(engine, *[alert(fingerprint=f"f{n}") for n in range(count)])
     with database.transaction(engine) as connection:
         last = alerts.c.fingerprint == f"f{count - 1}"
         connection.execute(alerts.update().where(last).values(explanation="lost"))
     assert view(engine, queries.status, request_id)["status"] == "lost"
-    (listed,) = view(engine, queries.executions_recent)["executions"]
-    assert listed["status"] == "lost"
+    (request_view,) = view(engine, queries.executions_recent)["executions"]
+    assert request_view["status"] == "lost"
 
 
-def test_second_body_under_one_id_names_the_senders_id(engine):
-    first = record(engine, alert("A"))
-    record(engine, alert("B"), request_id=first, received_at=later(1))
-    second = view(engine, queries.executions_recent)["executions"][0]["request_id"]
-    assert view(engine, queries.status, second)["client_request_id"] == first
+def test_a_second_body_with_the_same_id_shows_the_senders_id(engine):
+    request_id = record(engine, alert("A"))
+    record(engine, alert("B"), request_id=request_id, received_at=later(1))
+    second_id = view(engine, queries.executions_recent)["executions"][0]["request_id"]
+    assert view(engine, queries.status, second_id)["client_request_id"] == request_id

@@ -18,7 +18,7 @@ def recent(engine, **query):
     return view(engine, queries.executions_recent, **query)["executions"]
 
 
-def test_shape(engine, trail):
+def test_shape(engine, sample_request_id):
     page = view(engine, queries.executions_recent)
     assert list(page) == ["executions", "total"]
     assert page["total"] == 2
@@ -27,22 +27,22 @@ def test_shape(engine, trail):
         for row in request["alerts"]:
             assert [name for name in row if name != "ended_by"] == ALERT_KEYS
     newest = page["executions"][0]
-    assert newest["request_id"] == trail
+    assert newest["request_id"] == sample_request_id
     assert (newest["alert_count"], newest["st2_execution_count"]) == (4, 1)
     assert newest["alerts"][0]["st2_workflow"] == WORKFLOW
 
 
 def test_pages_by_offset(engine):
     ids = [record(engine, alert(), received_at=later(n)) for n in range(5)]
-    shown = []
+    request_ids = []
     for offset in range(0, 6, 2):
         page = view(engine, queries.executions_recent, limit=2, offset=offset)
         assert page["total"] == 5
-        shown += [request["request_id"] for request in page["executions"]]
-    assert shown == ids[::-1]
+        request_ids += [request["request_id"] for request in page["executions"]]
+    assert request_ids == ids[::-1]
 
 
-def test_requests_received_at_the_same_time_are_sorted_by_record(engine):
+def test_requests_received_at_the_same_time_are_in_the_order_of_recording(engine):
     ids = [record(engine) for _ in range(5)]
     assert [request["request_id"] for request in recent(engine)] == ids[::-1]
 
@@ -58,17 +58,17 @@ class TestLargeRequests:
 
     def test_the_first_alerts_are_shown_and_the_others_counted(self, engine):
         record(engine, *self.alerts(50))
-        (shown,) = recent(engine)
-        assert self.names(shown) == [f"Alert{n}" for n in range(20)]
-        assert (shown["alert_count"], shown["alerts_left_out"]) == (50, 30)
+        (request_view,) = recent(engine)
+        assert self.names(request_view) == [f"Alert{n}" for n in range(20)]
+        assert (request_view["alert_count"], request_view["alerts_left_out"]) == (50, 30)
 
     def test_the_matching_alert_is_shown(self, engine):
         record(engine, *self.alerts(50))
-        (shown,) = recent(engine, filters=Filters(alert_name="Alert33"))
-        assert self.names(shown) == [f"Alert{n}" for n in range(20)] + ["Alert33"]
-        assert shown["alerts_left_out"] == 29
-        (shown,) = recent(engine, filters=Filters(alert_name="Alert3"))
-        assert len(self.names(shown)) == 20
+        (request_view,) = recent(engine, filters=Filters(alert_name="Alert33"))
+        assert self.names(request_view) == [f"Alert{n}" for n in range(20)] + ["Alert33"]
+        assert request_view["alerts_left_out"] == 29
+        (request_view,) = recent(engine, filters=Filters(alert_name="Alert3"))
+        assert len(self.names(request_view)) == 20
 
     def test_executions_of_omitted_alerts_count(self, engine):
         request_id = record(engine, *self.alerts(50))
@@ -76,8 +76,8 @@ class TestLargeRequests:
         record_execution(
             engine, request_id, episode("f40"), "last", status="running", end_timestamp=None
         )
-        (shown,) = recent(engine)
-        assert (shown["st2_execution_count"], shown["status"]) == (2, "running")
+        (request_view,) = recent(engine)
+        assert (request_view["st2_execution_count"], request_view["status"]) == (2, "running")
 
     def test_a_page_with_many_requests_shows_fewer_alerts_of_each(self, engine, monkeypatch):
         monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 7)

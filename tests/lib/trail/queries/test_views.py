@@ -1,4 +1,4 @@
-"""What all views have in common."""
+"""Properties that all views share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lib.samples import alert, iso, later
 from tests.lib.trails import STATUSES, episode, record, record_execution, view
 
 
-def test_each_status_of_stackstorm_in_each_view(engine):
+def test_each_view_shows_each_status_of_stackstorm(engine):
     request_id = record(engine, *[alert(fingerprint=status) for status in STATUSES])
     for status in STATUSES:
         end = iso(later(12.5)) if status in stackstorm.TERMINAL else None
@@ -22,28 +22,35 @@ def test_each_status_of_stackstorm_in_each_view(engine):
             engine, request_id, episode(status), "e-" + status, status=status, end_timestamp=end
         )
     trail = view(engine, queries.status, request_id)
-    listed = view(engine, queries.st2_executions)
+    execution_list = view(engine, queries.st2_executions)
     active = view(engine, queries.alerts_active, 24)
     why = view(engine, queries.why, Filters(alert_name="HostDown"), limit=len(STATUSES))
     for rows in (
         trail["stackstorm_executions"],
-        listed["st2_executions"],
+        execution_list["st2_executions"],
         [e for episode_view in why["episodes"] for e in episode_view["stackstorm_executions"]],
     ):
-        found = {row["st2_execution_id"]: row for row in rows}
+        rows_by_id = {row["st2_execution_id"]: row for row in rows}
         for status in STATUSES:
-            row = found["e-" + status]
-            ended = status in ("succeeded", "failed", "timeout", "abandoned", "canceled", "gone")
-            assert (row["status"], row["duration_seconds"]) == (status, 2.5 if ended else None)
+            row = rows_by_id["e-" + status]
+            has_ended = status in (
+                "succeeded",
+                "failed",
+                "timeout",
+                "abandoned",
+                "canceled",
+                "gone",
+            )
+            assert (row["status"], row["duration_seconds"]) == (status, 2.5 if has_ended else None)
     for status in STATUSES:
         for filters in (Filters(), Filters(severity="critical")):
-            found = view(engine, queries.st2_executions, status=status, filters=filters)
-            assert [e["st2_execution_id"] for e in found["st2_executions"]] == ["e-" + status]
+            page = view(engine, queries.st2_executions, status=status, filters=filters)
+            assert [e["st2_execution_id"] for e in page["st2_executions"]] == ["e-" + status]
     for key in ("remediation_status", "st2_execution_status"):
-        found = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
-        assert found == {status: status for status in STATUSES}
-    for shown in (text.status(trail), text.st2_executions(listed), text.why(why, 24)):
-        lines = [re.split(r"[^\w-]+", line) for line in shown.split("\n")]
+        statuses = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
+        assert statuses == {status: status for status in STATUSES}
+    for output in (text.status(trail), text.st2_executions(execution_list), text.why(why, 24)):
+        lines = [re.split(r"[^\w-]+", line) for line in output.split("\n")]
         for status in STATUSES:
             (line,) = [line for line in lines if "e-" + status in line]
             assert status in line
@@ -53,7 +60,7 @@ def test_each_status_of_stackstorm_in_each_view(engine):
         assert status in line
 
 
-def test_empty_database(engine):
+def test_the_views_of_an_empty_database_are_empty(engine):
     assert view(engine, queries.status, "x") is None
     assert view(engine, queries.executions_recent) == {"executions": [], "total": 0}
     assert view(engine, queries.alerts_active, 24) == {"active_alerts": [], "count": 0}
@@ -62,17 +69,17 @@ def test_empty_database(engine):
     assert view(engine, queries.alert_of, "x", "x") is None
 
 
-def test_no_list_reads_a_large_column(engine, trail):
-    sent = []
-    event.listen(engine, "before_cursor_execute", lambda c, r, text, *more: sent.append(text))
+def test_no_list_reads_a_large_column(engine, sample_request_id):
+    statements = []
+    event.listen(engine, "before_cursor_execute", lambda c, r, text, *more: statements.append(text))
     view(engine, queries.executions_recent)
     view(engine, queries.executions_recent, Filters(alert_name="New"))
     view(engine, queries.alerts_active, 24)
     view(engine, queries.st2_executions)
     view(engine, queries.why, Filters(alert_name="New"))
-    view(engine, queries.status, trail)
-    assert len(sent) > 10
-    for statement in sent:
+    view(engine, queries.status, sample_request_id)
+    assert len(statements) > 10
+    for statement in statements:
         assert not re.search("body|headers|labels|annotations|generator_url", statement)
 
 
