@@ -55,7 +55,7 @@ HOSTS_TESTS = "tests/lib/test_hosts.py::"
 CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
 REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
-CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it"
+CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
@@ -85,7 +85,7 @@ MEDIA_TYPES = test(
 )
 INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
 INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_never_null")
-REFUSALS = test(SAFETY_TESTS + "test_a_refusal_explains_itself")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_names_its_reason_and_a_remedy")
 HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_yields_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_anywhere_in_an_error")
 PASSWORD_FORMS = test(
@@ -1007,7 +1007,7 @@ ONE_REMEDIATION = [
         "no change is made if a condition of its entry does not permit it",
         Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "not_confirmed",
         ),
     ),
@@ -1034,25 +1034,25 @@ ONE_REMEDIATION = [
     Defence(
         "an evaluation before the change verifies nothing",
         Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+        test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "a vanished series verifies nothing",
         Edit("poundcake.remediation.polls:_scrape_problem", "sample.value != 1", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+        test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
         Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "approval_missing",
         ),
     ),
     Defence(
         "only an approver can approve",
         Edit("poundcake.remediation.approval:read_approval", "answered_by in approvers", "True"),
-        test("tests/lib/remediation/test_approval.py::test_every_other_answer_permits_nothing"),
+        test("tests/lib/remediation/test_approval.py::test_every_other_answer_prevents_the_change"),
     ),
     Defence(
         "a remediation that no longer matches the alert is refused",
