@@ -12,7 +12,7 @@ _PACK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(_PACK, "lib"))
 
 
-def _load_own_typing_extensions() -> None:
+def _load_pack_typing_extensions() -> None:
     """Import the typing_extensions of the pack's own virtual environment.
 
     On a sensor's path, StackStorm's site-packages come before the pack's own, and the
@@ -20,17 +20,17 @@ def _load_own_typing_extensions() -> None:
     """
     if "typing_extensions" in sys.modules:
         return
-    own = glob.glob(os.path.join(sys.prefix, "lib", "python3*", "site-packages"))
-    sys.path[:0] = own
+    pack_paths = glob.glob(os.path.join(sys.prefix, "lib", "python3*", "site-packages"))
+    sys.path[:0] = pack_paths
     try:
         import typing_extensions  # noqa: F401
     except ImportError:
-        pass  # newer Pythons do not need it; on older ones, SQLAlchemy's import fails later
+        pass  # newer Pythons do not need it; on older ones, importing SQLAlchemy fails later
     finally:
-        del sys.path[: len(own)]
+        del sys.path[: len(pack_paths)]
 
 
-_load_own_typing_extensions()
+_load_pack_typing_extensions()
 
 from st2reactor.sensor.base import Sensor  # noqa: E402
 
@@ -74,7 +74,7 @@ class AlertmanagerSensor(Sensor):
         self._endpoint.stop()
 
     def add_trigger(self, trigger: Any) -> None:
-        """Do nothing: the endpoint does not depend on which rules exist."""
+        """Do nothing: the endpoint does not need to know which triggers are in use."""
 
     def update_trigger(self, trigger: Any) -> None:
         """Do nothing, as for add_trigger."""

@@ -1,4 +1,4 @@
-"""The sensor works when it is created, run and stopped as StackStorm's sensor container does it."""
+"""The sensor works when StackStorm's sensor container creates, runs and stops it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_sensor_needs_no_configuration(sensor_class):
 def test_the_sensor_serves_until_cleanup(sensor_class, config, tmp_path):
     sensor = sensor_class(sensor_service=Service(), config=config)
     sensor._endpoint._bus = FileBus(str(tmp_path / "published"), config)
-    # StackStorm runs it in the main thread, which belongs to pytest here.
+    # StackStorm runs the sensor in the main thread, which belongs to pytest here.
     thread = threading.Thread(target=sensor.run, daemon=True)
     thread.start()
     wait_for(lambda: services.accepts_connections(config["port"]))
@@ -128,7 +128,7 @@ def test_the_sensor_finds_the_packs_own_lib():
     assert completed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
 
 
-def wait_for_record(endpoint, request_ids):
+def wait_until_recorded(endpoint, request_ids):
     """Wait until the tracking database contains all requests."""
 
     def is_recorded(request_id):
@@ -211,7 +211,7 @@ class TestTermination:
             accepted += post_until_killed(endpoint, 20)
         endpoint.start().ready()
         assert len(set(accepted)) == len(accepted)
-        wait_for_record(endpoint, accepted)
+        wait_until_recorded(endpoint, accepted)
 
 
 def post_until_killed(endpoint, count):
@@ -267,4 +267,4 @@ def test_requests_that_wait_during_a_reinstall_are_recorded_after_it(sensor, tmp
     endpoint.set_broker(up=True)
     endpoint.start().ready()
     assert endpoint.get("/api/v1/health").json["version"] == "0.0.2"
-    wait_for_record(endpoint, ids)
+    wait_until_recorded(endpoint, ids)

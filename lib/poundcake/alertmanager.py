@@ -35,13 +35,13 @@ MAX_LABEL_VALUE = 16_384
 
 _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Longer integers stay text: conversion takes quadratic time, and senders of version "3" use an
+# Longer integers stay strings: conversion takes quadratic time, and senders of version "3" use an
 # integer of more than 64 bits as groupKey.
 _MAX_INTEGER_DIGITS = 18
 
 # Maximum length, in characters, of an unreadable value in a note, and of all notes of an alert.
-_QUOTED = 80
-_NOTES = 1_000
+_MAX_QUOTED = 80
+_MAX_NOTES = 1_000
 
 _Object = Dict[str, Any]
 
@@ -69,15 +69,15 @@ ON_ERROR = {
     "alerts[].generatorURL": OnError.NOTE,
     "alerts[].fingerprint": OnError.IGNORE,
 }
-"""The effect of an unreadable value, for each field that has a type.
+"""The effect of an unreadable value, for each field with a type.
 
-Alertmanager never repeats a request that was refused. So a field on which no decision depends never
-causes a refusal.
+Alertmanager never retries a refused request. So a field on which no decision depends never causes a
+refusal.
 """
 
 
 class PayloadError(PoundCakeError):
-    """A request that can never be used.
+    """A request that is invalid and must not be retried.
 
     Attributes:
         field: The name of the field in the payload, such as ``alerts``, or ``body``.
@@ -95,7 +95,7 @@ class Identity:
     ignored_labels: frozenset[str] = frozenset()
     """Names of labels that are not part of the identity."""
     with_external_url: bool = False
-    """Whether externalURL is part of it, for Alertmanagers whose alerts have equal labels."""
+    """Whether externalURL is part of the identity, for Alertmanagers whose alerts share labels."""
 
     def fingerprint(self, labels: Mapping[str, str], external_url: str) -> str:
         """Return the fingerprint of an alert.
@@ -104,8 +104,10 @@ class Identity:
             labels: Its labels, whose values are not empty.
             external_url: The externalURL of its sender.
         """
-        own = {name: value for name, value in labels.items() if name not in self.ignored_labels}
-        return fingerprint(own, external_url if self.with_external_url else "")
+        identifying_labels = {
+            name: value for name, value in labels.items() if name not in self.ignored_labels
+        }
+        return fingerprint(identifying_labels, external_url if self.with_external_url else "")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Webhook:
     receiver: str = ""
     group_key: str = ""
     group_status: str = ""
-    """FIRING, RESOLVED, or any other text that the sender uses."""
+    """FIRING, RESOLVED, or any other value that the sender uses."""
     truncated_alerts: int = 0
     """Number of alerts that the sender left out because of its max_alerts."""
     external_url: str = ""
@@ -182,7 +184,7 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
         identity: How to compute the fingerprints of the alerts. None leaves them empty, which
-            halves the time.
+            halves the parsing time.
 
     Returns:
         The notification. A malformed alert is included, with its ``problem`` set.
@@ -233,7 +235,7 @@ class _Fields:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._data = data
-        self._where = "" if position is None else f"alerts[{position}]."
+        self._path_prefix = "" if position is None else f"alerts[{position}]."
         self._table_prefix = "" if position is None else "alerts[]."
 
     def fail(self, name: str, message: str, key: str = "") -> None:
@@ -241,9 +243,9 @@ class _Fields:
         field_name = f"{name}.{key}" if key else name
         effect = ON_ERROR[self._table_prefix + name]
         if effect is OnError.REFUSE_REQUEST:
-            raise PayloadError(self._where + field_name, message)
+            raise PayloadError(self._path_prefix + field_name, message)
         if effect is OnError.REFUSE_ALERT:
-            self.problems.append(f"{self._where}{field_name}: {message}")
+            self.problems.append(f"{self._path_prefix}{field_name}: {message}")
         if effect is OnError.NOTE:
             self.note(field_name, message)
 
@@ -252,17 +254,17 @@ class _Fields:
         self.notes.append(f"{name}: {message}")
 
     def text(self, name: str) -> str:
-        """Return a field as text; '' if it is missing or unreadable."""
+        """Return a field as a string; '' if it is missing or unreadable."""
         value = self._data.get(name)
         if value is None:
             return ""
         if isinstance(value, (list, dict)):
-            self.fail(name, f"not a text: {_quoted(value)}")
+            self.fail(name, f"not a string: {_quoted(value)}")
             return ""
         return _as_text(value)
 
     def count(self, name: str) -> int:
-        """Return a number or numeric text as an integer; 0 if it is missing or unreadable."""
+        """Return a number or numeric string as an integer; 0 if it is missing or unreadable."""
         value = self._data.get(name)
         text = "" if value is None else _as_text(value)
         if not _DIGITS.match(text):
@@ -279,11 +281,11 @@ class _Fields:
             self.fail(name, f"not a time: {_quoted(value)}")
             return None
 
-    def texts(self, name: str) -> dict[str, str]:
-        """Return an object whose values are texts; {} if the field is missing or not an object.
+    def strings(self, name: str) -> dict[str, str]:
+        """Return an object with string values; {} if the field is missing or not an object.
 
-        Numbers and booleans become text, null counts as absent, and a list or an object becomes
-        JSON text, with a note.
+        Numbers and booleans become strings, null counts as absent, and a list or an object
+        becomes a JSON string, with a note.
         """
         value = self._data.get(name)
         if value is None:
@@ -293,15 +295,15 @@ class _Fields:
             return {}
         for key, text in value.items():
             if isinstance(text, (list, dict)):
-                self.note(f"{name}.{_abbreviate(key)}", "not a text, kept as JSON")
+                self.note(f"{name}.{_abbreviate(key)}", "not a string, kept as JSON")
         return {key: _as_text(text) for key, text in value.items() if text is not None}
 
 
 def decode(body: bytes) -> _Object:
     """Return the JSON object in the body of a webhook.
 
-    A number that Python cannot hold, or only slowly, stays text. So json.dumps() of the result can
-    be decoded again, and means the same.
+    A number that is not finite or would take long to convert stays a string. So json.dumps() of
+    the result can be decoded again, and means the same.
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
@@ -323,14 +325,14 @@ def decode(body: bytes) -> _Object:
     except ValueError as error:
         raise PayloadError("body", f"not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise PayloadError("body", f"must be a JSON object, not {_kind(data)}")
+        raise PayloadError("body", f"must be a JSON object, not {_type_name(data)}")
     return data
 
 
 def _webhook(data: _Object, identity: Identity | None) -> Webhook:
     fields = _Fields(data)
     alerts = _list_of_alerts(fields, data)
-    group_status = _normal_status(fields.text("status"))
+    group_status = _normalize_status(fields.text("status"))
     external_url = fields.text("externalURL")
     group_key = data.get("groupKey")
     reader = _AlertReader(group_status, identity, external_url)
@@ -347,8 +349,8 @@ def _webhook(data: _Object, identity: Identity | None) -> Webhook:
 def _list_of_alerts(fields: _Fields, data: _Object) -> list[Any]:
     alerts = data.get("alerts")
     if not isinstance(alerts, list):
-        found = f"not {_kind(alerts)}" if "alerts" in data else "but it is missing"
-        fields.fail("alerts", f"must be a list, {found}")
+        actual = f"not {_type_name(alerts)}" if "alerts" in data else "but it is missing"
+        fields.fail("alerts", f"must be a list, {actual}")
         return []
     if len(alerts) > MAX_ALERTS:
         fields.fail(
@@ -375,28 +377,30 @@ class _AlertReader:
 
     def read(self, position: int, data: Any) -> Alert:
         if not isinstance(data, dict):
-            problem = f"alerts[{position}]: must be an object, not {_kind(data)}"
+            problem = f"alerts[{position}]: must be an object, not {_type_name(data)}"
             return Alert(position, problem=problem)
         fields = _Fields(data, position)
-        labels = {name: value for name, value in fields.texts("labels").items() if value}
+        labels = {name: value for name, value in fields.strings("labels").items() if value}
         _check_labels(fields, labels)
-        own_fingerprint = self._fingerprint(labels)
-        given = fields.text("fingerprint")
+        computed_fingerprint = self._fingerprint(labels)
+        sender_fingerprint = fields.text("fingerprint")
+        if sender_fingerprint == computed_fingerprint:
+            sender_fingerprint = ""
         alert = Alert(
             position=position,
             labels=labels,
-            annotations=fields.texts("annotations"),
+            annotations=fields.strings("annotations"),
             status=self._status(fields, data),
             starts_at=fields.timestamp("startsAt"),
             ends_at=fields.timestamp("endsAt"),
             generator_url=fields.text("generatorURL"),
-            fingerprint=own_fingerprint,
-            sender_fingerprint="" if given == own_fingerprint else given,
+            fingerprint=computed_fingerprint,
+            sender_fingerprint=sender_fingerprint,
         )
         return replace(
             alert,
             problem="; ".join(fields.problems),
-            notes="; ".join(fields.notes)[:_NOTES],
+            notes="; ".join(fields.notes)[:_MAX_NOTES],
         )
 
     def _fingerprint(self, labels: dict[str, str]) -> str:
@@ -406,7 +410,7 @@ class _AlertReader:
         value = data.get("status")
         status = self.group_status
         if value is not None and value != "":
-            status = _normal_status(_as_text(value))
+            status = _normalize_status(_as_text(value))
         if status not in (FIRING, RESOLVED):
             fields.fail("status", f"must be {FIRING} or {RESOLVED}, not {_quoted(status)}")
         return status
@@ -427,8 +431,8 @@ def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
             fields.fail("labels", f"too long, the limit is {limits}", name[:40])
 
 
-def _normal_status(text: str) -> str:
-    """Return FIRING or RESOLVED for either in any case, and any other text unchanged."""
+def _normalize_status(text: str) -> str:
+    """Return FIRING or RESOLVED in lower case, and any other text unchanged."""
     status = text.strip().lower()
     return status if status in (FIRING, RESOLVED) else text
 
@@ -440,7 +444,7 @@ def _as_text(value: Any) -> str:
 def _quoted(value: Any) -> str:
     """Return the beginning of a value as one line of printable characters."""
     text = repr(value)
-    return text if len(text) <= _QUOTED else text[:_QUOTED] + "…"
+    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
 
 
 def _abbreviate(key: str) -> str:
@@ -461,7 +465,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     if value is None:
         return "null"
     names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}

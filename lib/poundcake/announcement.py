@@ -69,15 +69,15 @@ def pack(
         clock_offset_seconds: Seconds by which the endpoint's clock, which sets `received_at`, is
             ahead of the database's clock; 0 if unknown.
     """
-    listed = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
-    packed = zlib.compress(json.dumps(listed).encode(), 1)
+    documents = [{**asdict(r), "received_at": format_timestamp(r.received_at)} for r in requests]
+    compressed = zlib.compress(json.dumps(documents).encode(), 1)
     return {
         "version": VERSION,
         "announcement_id": announcement_id or str(uuid.uuid4()),
         "database_id": database_id,
-        "count": len(listed),
+        "count": len(documents),
         "clock_offset_seconds": clock_offset_seconds,
-        "batch": base64.b64encode(packed).decode(),
+        "batch": base64.b64encode(compressed).decode(),
     }
 
 
@@ -90,13 +90,15 @@ def unpack(version: int, batch: str) -> list[Request]:
     if version != VERSION:
         raise AnnouncementError(
             f"the announcement has version {version}, but this release of the pack reads version "
-            f"{VERSION}: install the same release everywhere; the endpoint announces again"
+            f"{VERSION}: install the same release everywhere; the endpoint will retry"
         )
     try:
         text = zlib.decompress(base64.b64decode(batch, validate=True))
         if is_too_deep(text):
             raise ValueError("nested too deeply")
-        listed = json.loads(text)
-        return [Request(**{**r, "received_at": parse_timestamp(r["received_at"])}) for r in listed]
+        documents = json.loads(text)
+        return [
+            Request(**{**r, "received_at": parse_timestamp(r["received_at"])}) for r in documents
+        ]
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise AnnouncementError(f"batch: cannot be unpacked: {error}") from None

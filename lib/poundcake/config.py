@@ -1,7 +1,7 @@
 """The pack's configuration: the keys of config.schema.yaml as one validated object.
 
 The fields of `Config` define the default and the accepted values of each key. StackStorm validates
-a configuration against config.schema.yaml when it is registered; a test keeps the two equal.
+a configuration against config.schema.yaml when it is registered; a test checks that the two agree.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class _Integer(_Public):
     maximum: int
 
     def read(self, value: Any) -> _Value:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not self.minimum <= value <= self.maximum:
+        is_whole_number = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole_number or not self.minimum <= value <= self.maximum:
             raise ValueError(f"must be a whole number from {self.minimum} to {self.maximum}")
         return int(value)
 
@@ -174,7 +174,7 @@ class _MonitoringServers:
 
 
 class _Remediations(_Public):
-    """The list of remediations. An invalid entry is left out: see Config.remediation_errors."""
+    """The list of remediations. Invalid entries are left out: see Config.remediation_errors."""
 
     def read(self, value: Any) -> _Value:
         if not isinstance(value, (list, tuple)):
@@ -311,18 +311,20 @@ class Config:
     @property
     def all_credentials(self) -> tuple[Credential, ...]:
         """The credentials of all keys. Unnamed credentials are named after their key."""
-        found = [
+        unnamed_credentials = [
             Credential(f"auth_tokens[{number}]", Scope.BOTH, Kind.TOKEN, token)
             for number, token in enumerate(self.auth_tokens, 1)
         ]
         if self.basic_auth:
-            found.append(Credential("basic_auth", Scope.BOTH, Kind.BASIC, self.basic_auth))
-        return (*found, *self.credentials)
+            unnamed_credentials.append(
+                Credential("basic_auth", Scope.BOTH, Kind.BASIC, self.basic_auth)
+            )
+        return (*unnamed_credentials, *self.credentials)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The keys that are not secret, with their values as JSON types."""
-        return {name: _shown(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+        return {name: _as_json(getattr(self, name)) for name in _KINDS if name not in SECRETS}
 
     def remediation(self, name: str) -> Remediation | None:
         """Return the valid entry of `remediations` with this name, or None."""
@@ -345,15 +347,15 @@ class Config:
 
     @property
     def authentication(self) -> list[str]:
-        """The ways in which a client can authenticate; one of them is enough."""
+        """The methods by which a client can authenticate; one of them is enough."""
         kinds = {credential.kind for credential in self.all_credentials}
-        ways = {
+        methods = {
             "bearer": Kind.TOKEN in kinds,
             "basic": Kind.BASIC in kinds,
             "hmac": Kind.HMAC in kinds,
             "client certificate": self.tls_client_ca,
         }
-        return [way for way, given in ways.items() if given]
+        return [method for method, is_configured in methods.items() if is_configured]
 
     @property
     def journal_path(self) -> str:
@@ -372,7 +374,7 @@ class Config:
 
     @property
     def default_tracking_url(self) -> str:
-        """The SQLAlchemy URL of that file."""
+        """The SQLAlchemy URL of the default SQLite file."""
         return "sqlite:///" + self.default_tracking_path
 
     def other_tracking_url(self, name: str, value: str) -> str:
@@ -380,10 +382,10 @@ class Config:
 
         Args:
             name: The parameter with the value, for the error.
-            value: The word `sqlite` for the default SQLite file, or whatever database_url accepts.
+            value: The word `sqlite` for the default SQLite file, or any valid database_url.
 
         Raises:
-            ConfigError: The value is invalid, or a reference cannot be read.
+            ConfigError: The value is invalid, or its reference cannot be read.
         """
         if value.strip() == "sqlite":
             return self.default_tracking_url
@@ -410,7 +412,7 @@ SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
 
 
 def changed_keys(before: Config, after: Config) -> list[str]:
-    """Return the names of the keys whose values differ."""
+    """Return the names of the keys that differ between two configurations."""
     changed = [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
     if before.remediation_errors != after.remediation_errors and "remediations" not in changed:
         changed.append("remediations")
@@ -430,37 +432,39 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     # StackStorm ignores unknown keys when it registers a configuration, so a misspelt key would
     # silently leave the default in force.
     refuse_unknown_keys(pack_config or {}, _KINDS)
-    given = {
+    set_values = {
         name: value
         for name, value in (pack_config or {}).items()
         if name not in without and value is not None
     }
-    values = {name: _read(name, value) for name, value in given.items()}
-    literal = [name for name, value in given.items() if _KINDS[name].is_literal(value)]
-    _, errors = read_remediations(given.get("remediations", ()))
-    config = Config(literal_secrets=tuple(literal), remediation_errors=errors, **values)
+    values = {name: _read(name, value) for name, value in set_values.items()}
+    literal_secrets = [name for name, value in set_values.items() if _KINDS[name].is_literal(value)]
+    _, errors = read_remediations(set_values.get("remediations", ()))
+    config = Config(literal_secrets=tuple(literal_secrets), remediation_errors=errors, **values)
     _check_tls(config)
     if not set(CREDENTIAL_KEYS) & set(without):
         _check_authentication(config)
     return config
 
 
-def refuse_unknown_keys(given: Mapping[Any, Any], known: Iterable[str], place: str = "") -> None:
+def refuse_unknown_keys(
+    mapping: Mapping[Any, Any], valid_keys: Iterable[str], path: str = ""
+) -> None:
     """Refuse a mapping in the configuration that contains an unknown key.
 
     Args:
-        given: The mapping.
-        known: The valid keys.
-        place: The path of the mapping, for example `limits`; empty for the top level.
+        mapping: The mapping.
+        valid_keys: The valid keys.
+        path: The path of the mapping, for example `limits`; empty for the top level.
 
     Raises:
         ConfigError: A key is unknown. The message names it and the most similar valid key.
     """
-    names = sorted(known)
-    for key in given:
+    names = sorted(valid_keys)
+    for key in mapping:
         if key in names:
             continue
-        prefix = f"{place}." if place else ""
+        prefix = f"{path}." if path else ""
         nearest = difflib.get_close_matches(str(key), names, n=1)
         hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(names)}"
         raise ConfigError(f"unknown key {prefix}{key}; {hint}")
@@ -474,7 +478,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _shown(value: _Value) -> Any:
+def _as_json(value: _Value) -> Any:
     if not isinstance(value, tuple):
         return value
     return [item.summary if isinstance(item, Remediation) else item for item in value]

@@ -37,7 +37,7 @@ class Scope(StringEnum):
 
 
 class Kind(StringEnum):
-    """How a client proves that it has a credential. The value is the key in the configuration."""
+    """How a client proves that it has a credential. The values are keys in the configuration."""
 
     TOKEN = "token"
     """The client sends the token: `Authorization: Bearer …`."""
@@ -65,15 +65,15 @@ def read_entries(value: Any) -> tuple[Credential, ...]:
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of credentials, each with name, scope and a secret")
-    found: list[Credential] = []
+    entries: list[Credential] = []
     for number, entry in enumerate(value, 1):
         try:
             credential = _read_entry(entry)
         except ValueError as error:
             raise ValueError(f"{_entry_name(number, entry)}: {error}") from None
-        found.append(credential)
-    check_names(found)
-    return tuple(found)
+        entries.append(credential)
+    check_names(entries)
+    return tuple(entries)
 
 
 def check_names(credentials: Sequence[Credential]) -> None:
@@ -85,18 +85,18 @@ def check_names(credentials: Sequence[Credential]) -> None:
 
 
 def has_literal_secret(value: Any) -> bool:
-    """Return True if the key `credentials` contains a secret itself instead of a reference."""
+    """Return True if the key `credentials` contains a literal secret instead of a reference."""
     secrets = [entry.get(kind.value) for entry in value for kind in Kind]
     return any(s is not None and not secret_references.is_reference(s.strip()) for s in secrets)
 
 
 def _read_entry(entry: Any) -> Credential:
     if not isinstance(entry, dict):
-        raise ValueError("must have name, scope and one of " + _listed(Kind))
-    known = ["name", "scope", *(kind.value for kind in Kind)]
-    unknown = sorted(str(key) for key in entry if key not in known)
-    if unknown:
-        raise ValueError(f"unknown key {unknown[0]}: the keys are {', '.join(known)}")
+        raise ValueError("must have name, scope and one of " + _join_names(Kind))
+    valid_keys = ["name", "scope", *(kind.value for kind in Kind)]
+    unknown_keys = sorted(str(key) for key in entry if key not in valid_keys)
+    if unknown_keys:
+        raise ValueError(f"unknown key {unknown_keys[0]}: the keys are {', '.join(valid_keys)}")
     name = entry.get("name")
     if not isinstance(name, str) or not _NAME.match(name):
         raise ValueError(
@@ -121,11 +121,11 @@ def _scope(entry: Mapping[str, Any]) -> Scope:
 
 
 def _kind(entry: Mapping[str, Any]) -> Kind:
-    given = [kind for kind in Kind if entry.get(kind.value) is not None]
-    if len(given) != 1:
-        has = " and ".join(map(str, given)) or "none"
-        raise ValueError(f"must have exactly one of {_listed(Kind)}, but has {has}")
-    return given[0]
+    kinds = [kind for kind in Kind if entry.get(kind.value) is not None]
+    if len(kinds) != 1:
+        present = " and ".join(map(str, kinds)) or "none"
+        raise ValueError(f"must have exactly one of {_join_names(Kind)}, but has {present}")
+    return kinds[0]
 
 
 def _secret(kind: Kind, value: Any) -> str:
@@ -139,11 +139,11 @@ def _secret(kind: Kind, value: Any) -> str:
 def _entry_name(number: int, entry: Any) -> str:
     """Return the description of an entry in an error: its number, from 1, and its name."""
     name = entry.get("name") if isinstance(entry, dict) else None
-    named = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
-    return f"entry {number}{named}"
+    suffix = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
+    return f"entry {number}{suffix}"
 
 
-def _listed(kinds: type[Kind]) -> str:
+def _join_names(kinds: type[Kind]) -> str:
     return ", ".join(map(str, kinds))
 
 
@@ -172,7 +172,7 @@ def _check_shared_secret(value: str) -> None:
 
 
 def check_not_ciphertext(value: str) -> None:
-    """Raise ValueError if a secret is empty, or is ciphertext of StackStorm's datastore."""
+    """Raise ValueError if a secret is empty or is ciphertext from StackStorm's datastore."""
     if not value:
         raise ValueError("must not be empty")
     if _CIPHERTEXT.match(value):

@@ -51,7 +51,7 @@ class Refused:
                 "none of them has the scope read"
             )
         else:
-            hint = self.detail or "this is not the answer of a PoundCake endpoint"
+            hint = self.detail or "the response is not from a PoundCake endpoint"
         return f"{self.url} answered {self.status} (endpoint_url): {hint}"
 
 
@@ -85,7 +85,7 @@ def health(config: Config) -> Result:
 
 
 def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
-    """Send a GET request. Refuse a response without `expected_key`: it is not an endpoint's."""
+    """Send a GET request. A response without `expected_key` is not from an endpoint: refuse it."""
     url = config.endpoint
     try:
         with _session(config) as session:
@@ -103,11 +103,11 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
 def _session(config: Config) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # a proxy from the environment must not see the token
-    readers = [c for c in config.all_credentials if c.scope.allows(Scope.READ)]
-    if readers and readers[0].kind == Kind.TOKEN:
-        session.headers["Authorization"] = f"Bearer {readers[0].secret}"
-    elif readers:
-        user, _, password = readers[0].secret.partition(":")
+    read_credentials = [c for c in config.all_credentials if c.scope.allows(Scope.READ)]
+    if read_credentials and read_credentials[0].kind == Kind.TOKEN:
+        session.headers["Authorization"] = f"Bearer {read_credentials[0].secret}"
+    elif read_credentials:
+        user, _, password = read_credentials[0].secret.partition(":")
         session.auth = HTTPBasicAuth(user.encode(), password.encode())
     if config.tls_certificate and not config.endpoint_url:
         session.verify = False  # the adapter pins the certificate instead
@@ -118,33 +118,33 @@ def _session(config: Config) -> requests.Session:
 class _PinnedCertificate(HTTPAdapter):
     """Accept only the endpoint's own certificate, regardless of its issuer and names.
 
-    The certificate may lack the address by which an action reaches the endpoint.
+    The certificate may not list the address by which an action reaches the endpoint.
     """
 
     def __init__(self, path: str) -> None:
         with open(path, encoding="utf-8") as file:
             text = file.read()
         begin, end = text.index("-----BEGIN CERTIFICATE"), text.index("-----END CERTIFICATE")
-        first = text[begin:end] + "-----END CERTIFICATE-----"
-        self._fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).hexdigest()
+        first_certificate = text[begin:end] + "-----END CERTIFICATE-----"
+        self._fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(first_certificate)).hexdigest()
         super().__init__()
 
-    def init_poolmanager(self, *args: Any, **more: Any) -> None:
-        more.update(assert_fingerprint=self._fingerprint, assert_hostname=False)
-        super().init_poolmanager(*args, **more)
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.update(assert_fingerprint=self._fingerprint, assert_hostname=False)
+        super().init_poolmanager(*args, **kwargs)
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:
     """Return the JSON object in a response, or an empty one."""
     try:
-        found = response.json()
+        document = response.json()
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def failure_reason(error: Exception) -> str:
-    """Return why a request failed, from the operating system's error that `requests` wraps."""
+    """Return why a request failed, using the operating system's error if `requests` wraps one."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OSError) and cause.strerror:

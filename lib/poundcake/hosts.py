@@ -15,7 +15,7 @@ from typing import Iterable, Mapping, NamedTuple, Union
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 HOST_LABEL = "instance"
-"""The label that names an alert's host, unless host_label of the configuration names another."""
+"""The label that names an alert's host, unless the configuration key host_label sets another."""
 
 # RFC 1123, section 2.1, plus underscores, which some host names contain despite the RFC.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -27,9 +27,9 @@ _DECIMAL_OCTETS = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _HIGHEST_PORT = 65_535
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
-_PORT_OF_SCHEME = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _ANY = "*"
-_PATTERN_OF_NAMES = re.compile(r"[a-z0-9_.*?\[\]!-]+\Z")
+_NAME_PATTERN = re.compile(r"[a-z0-9_.*?\[\]!-]+\Z")
 
 
 class HostPort(NamedTuple):
@@ -56,7 +56,7 @@ def canonical_host(text: str) -> str:
     Args:
         text: A host without port, brackets or scope.
     """
-    if not text.isascii():  # for example, the lower case of the Kelvin sign is an ASCII k
+    if not text.isascii():  # for example, the Kelvin sign in lower case is an ASCII k
         return ""
     if ":" in text:
         address = _ipv6(text)
@@ -74,7 +74,7 @@ def host_and_port(instance: str) -> HostPort | None:
     Args:
         instance: ``web-1``, ``web-1:9100``, ``192.0.2.7:9100``, ``2001:db8::7``,
             ``[2001:db8::7]:9100`` or a URL, ``http://web-1:9100/metrics``. An empty port counts as
-            no port. Without a port, an http or https URL has the default port of its scheme. A URL
+            no port. An http or https URL without a port has its scheme's default port. A URL
             with a user is refused.
     """
     url = _URL.match(instance)
@@ -84,8 +84,8 @@ def host_and_port(instance: str) -> HostPort | None:
     host, port = canonical_host(parts[0]), parts[1]
     if not host or (port and not (_PORT.match(port) and 0 < int(port) <= _HIGHEST_PORT)):
         return None
-    of_scheme = _PORT_OF_SCHEME.get(url.group(1).lower(), 0) if url else 0
-    return HostPort(host, int(port) if port else of_scheme)
+    default_port = _DEFAULT_PORTS.get(url.group(1).lower(), 0) if url else 0
+    return HostPort(host, int(port) if port else default_port)
 
 
 def host_or_empty(labels: Mapping[str, str], host_label: str) -> str:
@@ -117,17 +117,17 @@ def is_host_in(host: str, patterns: Iterable[str]) -> bool:
 def check_pattern(pattern: str) -> None:
     """Raise ValueError if the pattern can never match a host in `is_host_in`."""
     pattern = pattern.strip().lower()
-    if not _PATTERN_OF_NAMES.match(pattern) and _network_of(pattern) is None:
+    if not _NAME_PATTERN.match(pattern) and _network_of(pattern) is None:
         raise ValueError(
-            "must contain host names, in which * stands for a part of one label, addresses, or "
-            "networks such as 10.0.0.0/8, each without a port"
+            "must contain host names (* matches within one label), addresses, or networks such as "
+            "10.0.0.0/8, all without a port"
         )
 
 
 def refusal_of_target(host: str) -> str:
     """Return why no action may target this host, or an empty string.
 
-    The host's name is compared with the name of this machine, and not resolved.
+    The host is compared with this machine's name but not resolved.
     """
     address = address_of(host)
     if address:
@@ -147,7 +147,7 @@ def refusal_of_address(address: IPAddress) -> str:
         return f"{address} is a link-local address, which does not identify a single host"
     if address.is_multicast or address == _BROADCAST:
         return f"{address} is an address of several hosts"
-    if _is_own(address):
+    if _is_own_address(address):
         return f"{address} is an address of the machine on which StackStorm runs"
     return ""
 
@@ -175,10 +175,10 @@ def _is_ipv4(text: str) -> bool:
 def _split(authority: str) -> tuple[str, str] | None:
     """Return host and port as unvalidated texts, or None if brackets are misused."""
     if authority.startswith("["):
-        host, bracket, rest = authority[1:].partition("]")
-        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
+        host, bracket, after_bracket = authority[1:].partition("]")
+        if not bracket or ":" not in host or (after_bracket and not after_bracket.startswith(":")):
             return None
-        return host, rest[1:]
+        return host, after_bracket[1:]
     if authority.count(":") == 1:
         host, _, port = authority.partition(":")
         return host, port
@@ -189,18 +189,20 @@ def _contains(pattern: str, host: str) -> bool:
     if pattern == _ANY:
         return True
     address = address_of(host)
-    is_of_names = any("a" <= character <= "z" for character in pattern)
+    has_letters = any("a" <= character <= "z" for character in pattern)
     network = _network_of(pattern)
     if network is not None:
         return address is not None and address in network
-    if is_of_names == (address is not None):
+    if has_letters == (address is not None):
         return False
-    labels, of_pattern = host.split("."), pattern.rstrip(".").split(".")
-    return len(labels) == len(of_pattern) and all(map(fnmatch.fnmatchcase, labels, of_pattern))
+    labels, pattern_labels = host.split("."), pattern.rstrip(".").split(".")
+    return len(labels) == len(pattern_labels) and all(
+        map(fnmatch.fnmatchcase, labels, pattern_labels)
+    )
 
 
 def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    """Return a pattern as a network, which may be a single address, or None if it is neither."""
+    """Return a pattern as a network or a single address, or None if it is neither."""
     try:
         return ipaddress.ip_network(pattern, strict=False)
     except ValueError:
@@ -209,15 +211,15 @@ def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network |
 
 def _is_own_name(host: str) -> bool:
     """Return True if a host is this machine's name, with or without its domain."""
-    own = canonical_host(socket.gethostname())
-    short = own.partition(".")[0]
-    if host in (own, short):
+    own_name = canonical_host(socket.gethostname())
+    short_name = own_name.partition(".")[0]
+    if host in (own_name, short_name):
         return True
     # getfqdn() may query a name server, so call it only if the short names are equal.
-    return host.partition(".")[0] == short and host == canonical_host(socket.getfqdn())
+    return host.partition(".")[0] == short_name and host == canonical_host(socket.getfqdn())
 
 
-def _is_own(address: IPAddress) -> bool:
+def _is_own_address(address: IPAddress) -> bool:
     """Return True if an interface of this machine has the address.
 
     Connecting a UDP socket sends nothing, but makes the kernel choose a source address. For an

@@ -2,13 +2,13 @@
 
 StackStorm renders Jinja and YAQL that it finds in a trigger's payload, in a parameter and in an
 action's result. It also encodes parameters that are lists or objects as JSON, renders the JSON as
-one text, and decodes it again. So every text from a sender or a host is made inert first:
+one string, and decodes it again. So all text from a sender or a host is made inert first:
 
 * It contains no delimiter of Jinja or YAQL, and cannot form one when joined with other inert text.
 * It cannot end a JSON string or a Python string literal, or begin an escape sequence in one.
 * It cannot start a new line, move the cursor or change the direction of the text after it.
 
-Each character is replaced by exactly one other, so that a text keeps its length and can still be
+Each character is replaced by exactly one other, so that text keeps its length and can still be
 read and matched: the path ``/orders/{orderId}`` becomes ``/orders/(orderId)``.
 """
 
@@ -34,18 +34,18 @@ _LOOKALIKES = str.maketrans(
 # selectors, which are part of many emojis and only change the character before them.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]")
 
-# StackStorm reads %*****__%NONE%__*****% as null. Replace the asterisks, not the word, so that no
-# texts can form this marker when a rule joins two or three of them.
+# StackStorm reads %*****__%NONE%__*****% as null. Replace the asterisks, not the word, so that a
+# rule that joins two or three texts cannot form this marker.
 _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
-_OTHER_ASTERISK = "\N{ASTERISK OPERATOR}"
+_ASTERISK_LOOKALIKE = "\N{ASTERISK OPERATOR}"
 
 
-# The delimiters of Jinja and YAQL, and StackStorm's mark for null.
+# The delimiters of Jinja and YAQL, and StackStorm's marker for null.
 _EVALUATED = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}|<%|%>|%NONE%")
 
 
 class FixedText(str):
-    """A text that the operator wrote into the configuration, which make_inert() does not change.
+    """Text that the operator wrote into the configuration, which make_inert() does not change.
 
     Unlike text from a sender, it may contain quotes and backslashes, as commands do. It contains no
     delimiter of Jinja or YAQL: see `is_evaluated`.
@@ -53,7 +53,7 @@ class FixedText(str):
 
 
 def is_evaluated(text: str) -> bool:
-    """Return True if StackStorm would evaluate a part of the text."""
+    """Return True if StackStorm would evaluate part of the text."""
     return bool(_EVALUATED.search(text))
 
 
@@ -76,7 +76,7 @@ def make_inert(value: Any) -> Any:
 
 
 def make_lines_inert(text: str) -> str:
-    r"""Return a text of several lines, such as a table, with every line made inert.
+    """Return multi-line text, such as a table, with every line made inert.
 
     The line breaks must be the caller's own: pass external text through `one_line` before
     formatting it.
@@ -88,7 +88,7 @@ def printable(text: str) -> str:
     """Return the text with every unprintable character replaced by a space.
 
     Unprintable characters are line breaks of any kind, control characters (as in ANSI sequences),
-    marks that change the direction of writing, invisible characters and lone surrogates.
+    marks that change the writing direction, invisible characters and lone surrogates.
     """
     text = _BLANK.sub(" ", text)
     if text.isprintable():
@@ -97,7 +97,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Return the text as one line, so that it cannot forge a line or a column of a text view.
+    r"""Return the text as one line, so that it cannot forge a line or a column of a table.
 
     `st2 run` prints a backslash and an n as a line break, so backslashes become slashes.
     """
@@ -106,17 +106,17 @@ def one_line(text: str) -> str:
 
 def _inert_text(text: str) -> str:
     text = printable(text).translate(_LOOKALIKES)
-    return _ASTERISK_BEFORE_ANOTHER.sub(_OTHER_ASTERISK, text)
+    return _ASTERISK_BEFORE_ANOTHER.sub(_ASTERISK_LOOKALIKE, text)
 
 
 def _inert_keys(value: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the inert name of each key."""
     names = {key: make_inert(key) for key in value}
-    taken = {key for key, name in names.items() if key == name}
+    used_names = {key for key, name in names.items() if key == name}
     for key in value:
-        if key in taken:
+        if key in used_names:
             continue
-        while names[key] in taken:
+        while names[key] in used_names:
             names[key] += "_"
-        taken.add(names[key])
+        used_names.add(names[key])
     return names

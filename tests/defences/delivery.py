@@ -37,7 +37,7 @@ DEFENCES = [
         "an alert is done only after StackStorm has received it",
         Edit(
             "poundcake.endpoint.emitter:Emitter._complete",
-            "not plan.request.unexplained",
+            "not plan.request.unexplained_alerts",
             "True",
         ),
         faults("right after taking an alert", 2, "sqlite"),

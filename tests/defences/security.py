@@ -55,7 +55,7 @@ HOSTS_TESTS = "tests/lib/test_hosts.py::"
 CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
 REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
-CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it"
+CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
@@ -85,7 +85,7 @@ MEDIA_TYPES = test(
 )
 INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
 INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_never_null")
-REFUSALS = test(SAFETY_TESTS + "test_a_refusal_explains_itself")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_names_its_reason_and_a_remedy")
 HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_yields_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_anywhere_in_an_error")
 PASSWORD_FORMS = test(
@@ -159,13 +159,17 @@ WHO_MAY_POST = [
     ),
     Defence(
         "a signature is computed from the body and a shared secret",
-        Edit(SIGNATURES + "BodySignatures._matching", "hmac.compare_digest(_1, _2)", "True"),
+        Edit(
+            SIGNATURES + "BodySignatures._matching_credential",
+            "hmac.compare_digest(_1, _2)",
+            "True",
+        ),
         UNSIGNED,
     ),
     Defence(
         "signatures are compared in constant time",
         Edit(
-            SIGNATURES + "BodySignatures._matching",
+            SIGNATURES + "BodySignatures._matching_credential",
             "hmac.compare_digest",
             "__import__('operator').eq",
         ),
@@ -175,7 +179,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "the timestamp is part of the signature",
-        Edit(SIGNATURES + "_compute", "hmac.new(_1, _2, _3)", "hmac.new(_1, b'', _3)"),
+        Edit(SIGNATURES + "_compute_signature", "hmac.new(_1, _2, _3)", "hmac.new(_1, b'', _3)"),
         test(AUTHENTICATION_TESTS + "TestSignatures::test_a_signed_webhook_is_accepted", "threads"),
     ),
     Defence(
@@ -221,7 +225,7 @@ WHO_MAY_POST = [
         "the credential that posted a webhook is recorded",
         Edit(
             "poundcake.endpoint.authentication:Authentication.authenticate",
-            "allowing[0].name",
+            "sufficient[0].name",
             "''",
         ),
         test(
@@ -285,7 +289,7 @@ WHO_MAY_POST = [
     Defence(
         "TLS versions before 1.2 are refused",
         Edit(
-            TLS + "_load",
+            TLS + "_load_context",
             "_1.minimum_version = _",
             "_1.minimum_version = ssl.TLSVersion.TLSv1; _1.set_ciphers('ALL:@SECLEVEL=0')",
         ),
@@ -318,7 +322,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "a client certificate is verified",
-        Edit(TLS + "_load", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
+        Edit(TLS + "_load_context", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
         test(
             TLS_TESTS
             + "TestClientCertificates::test_a_certificate_of_another_ca_ends_the_connection"
@@ -393,44 +397,44 @@ INPUT_LIMITS = [
     ),
     Defence(
         "no transfer coding is accepted",
-        Edit(HEAD + "_checked", "'transfer-encoding' in headers", "False"),
+        Edit(HEAD + "_validate", "'transfer-encoding' in headers", "False"),
         FRAMING,
     ),
     Defence(
         "other major versions are refused",
-        Edit(HEAD + "_checked", "not request.http_version.startswith(_)", "False"),
+        Edit(HEAD + "_validate", "not request.http_version.startswith(_)", "False"),
         FRAMING,
     ),
     Defence(
         "a missing Host is refused in all later versions",
-        Edit(HEAD + "_checked", "'host' not in headers and _", "False"),
+        Edit(HEAD + "_validate", "'host' not in headers and _", "False"),
         FRAMING,
     ),
     Defence(
         "a malformed Host is refused",
-        Edit(HEAD + "_checked", "not _AUTHORITY.match(host)", "False"),
+        Edit(HEAD + "_validate", "not _AUTHORITY.match(host)", "False"),
         FRAMING,
     ),
     Defence(
         "the host in the request target overrides the Host field",
-        Edit(HEAD + "_checked", "target_host or host", "host"),
+        Edit(HEAD + "_validate", "target_host or host", "host"),
         test(BROWSER_TESTS + "test_the_host_in_an_absolute_url_is_checked", "threads"),
     ),
     Defence(
         "the time for a whole header is bounded",
-        Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
+        Edit(SOCKET + "_apply_deadline", "self._deadline - time.monotonic()", "1.0"),
         test(SERVER_TESTS + "TestSlow::test_slow_clients_are_disconnected", "threads"),
     ),
     Defence(
         "the time to send a whole response is bounded, on green threads too",
-        Edit(SOCKET + "send", "self._limit()", "self._socket.settimeout(60)"),
+        Edit(SOCKET + "send", "self._apply_deadline()", "self._socket.settimeout(60)"),
         test(
             SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly_is_disconnected"
         ),
     ),
     Defence(
         "the time for a whole handshake is bounded",
-        Edit(SOCKET + "_limit", "self._deadline - time.monotonic()", "1.0"),
+        Edit(SOCKET + "_apply_deadline", "self._deadline - time.monotonic()", "1.0"),
         test(
             TLS_TESTS + "TestWrongClients::test_the_time_limit_applies_to_the_whole_handshake",
             "threads",
@@ -763,7 +767,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "an episode is not released while its change may run",
-        Edit(CLAIMS + "release", "unfinished and not force", "False"),
+        Edit(CLAIMS + "release", "unfinished_changes and not force", "False"),
         test(
             LIMITS_TESTS + "TestEpisodes::test_release_refuses_while_the_change_may_run", "sqlite"
         ),
@@ -917,7 +921,9 @@ ONE_REMEDIATION = [
     Defence(
         "two alerts with the same fingerprint of a sender stay separate",
         Edit(
-            ALERTMANAGER + "_AlertReader.read", "fingerprint=own_fingerprint", "fingerprint=given"
+            ALERTMANAGER + "_AlertReader.read",
+            "fingerprint=computed_fingerprint",
+            "fingerprint=sender_fingerprint",
         ),
         test(
             ALERTMANAGER_TESTS
@@ -1001,7 +1007,7 @@ ONE_REMEDIATION = [
         "no change is made if a condition of its entry does not permit it",
         Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "not_confirmed",
         ),
     ),
@@ -1028,25 +1034,25 @@ ONE_REMEDIATION = [
     Defence(
         "an evaluation before the change verifies nothing",
         Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+        test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "a vanished series verifies nothing",
         Edit("poundcake.remediation.polls:_scrape_problem", "sample.value != 1", "False"),
-        test("tests/lib/remediation/test_verification.py::test_what_is_no_cure"),
+        test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
         Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_says_its_value_and_how_to_lift_it",
+            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "approval_missing",
         ),
     ),
     Defence(
         "only an approver can approve",
         Edit("poundcake.remediation.approval:read_approval", "answered_by in approvers", "True"),
-        test("tests/lib/remediation/test_approval.py::test_every_other_answer_permits_nothing"),
+        test("tests/lib/remediation/test_approval.py::test_every_other_answer_prevents_the_change"),
     ),
     Defence(
         "a remediation that no longer matches the alert is refused",
@@ -1072,7 +1078,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a clock that jumped ahead makes purge delete nothing",
-        Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
+        Edit("poundcake.trail.purge:_check_clocks", "min(_PROOF_AGE, age / 2)", "timedelta(0)"),
         test(
             "tests/lib/trail/test_purge.py::TestRefused::"
             "test_requests_received_after_the_clock_jumped_are_no_proof"
@@ -1168,7 +1174,7 @@ SECRETS = [
     ),
     Defence(
         "no metric has a label that a client controls",
-        Edit(RECEIVER + "_finished", "metrics.OTHER", "path"),
+        Edit(RECEIVER + "_finish", "metrics.OTHER", "path"),
         test(
             "tests/lib/endpoint/test_metrics.py::"
             "TestRequests::test_no_label_contains_text_from_a_client"

@@ -424,7 +424,7 @@ class TestTolerance:
         assert parsed.problem == ""
         assert (parsed.labels["n"], parsed.annotations["a\nb"]) == ("[1, null]", "{}")
         assert parsed.notes == (
-            "labels.n: not a text, kept as JSON; annotations.'a\\nb': not a text, kept as JSON"
+            "labels.n: not a string, kept as JSON; annotations.'a\\nb': not a string, kept as JSON"
         )
 
     @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ class TestTolerance:
             ("endsAt", "2026-02-30T00:00:00Z", "endsAt: not a time: '2026-02-30T00:00:00Z'"),
             ("endsAt", {"x": 1}, "endsAt: not a time: {'x': 1}"),
             ("annotations", [1], "annotations: not an object: [1]"),
-            ("generatorURL", {}, "generatorURL: not a text: {}"),
+            ("generatorURL", {}, "generatorURL: not a string: {}"),
         ],
     )
     def test_an_unreadable_field_counts_as_missing_and_is_noted(self, field, value, note):

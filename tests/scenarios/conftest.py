@@ -3,8 +3,8 @@
 tests/lib/trail checks the differences between databases, so most files run on one kind.
 
 With ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) set, everything runs on that StackStorm: the
-endpoint is POUNDCAKE_URL, its token POUNDCAKE_TOKEN. The tables are read at POUNDCAKE_DATABASE_URL,
-and StackStorm's logs in the folder POUNDCAKE_LOGS.
+endpoint is at POUNDCAKE_URL, with the token POUNDCAKE_TOKEN. The tables are read from
+POUNDCAKE_DATABASE_URL, and StackStorm's logs from the folder POUNDCAKE_LOGS.
 """
 
 from __future__ import annotations
@@ -16,38 +16,37 @@ import pytest
 from tests import services
 from tests.scenarios import stack as stacks
 
-if stacks.live():
+if stacks.uses_live_stackstorm():
     KINDS = ["live"]
 else:
     KINDS = ["sqlite", pytest.param("mariadb", marks=pytest.mark.services)]
 
-# These run on both kinds.
-ON_BOTH = ("test_one_alert",)
-# These run on MariaDB if it is available: they stop it, or they balance the load of the two.
-ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
+RUN_ON_BOTH_KINDS = ("test_one_alert",)
+# Files that stop the database server, and others that balance the load between the two kinds.
+RUN_ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
 
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]
 
 
 def pytest_generate_tests(metafunc):
     """Choose the kinds of database for a file, unless the file chooses them."""
-    marked = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
-    if "kind" in metafunc.fixturenames and "kind" not in marked:
+    parametrized = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "kind" in metafunc.fixturenames and "kind" not in parametrized:
         module = metafunc.module.__name__.rpartition(".")[2]
         kinds = kinds_for(module, metafunc.config.option.markexpr)
         metafunc.parametrize("kind", kinds, indirect=True, scope="package")
 
 
-def kinds_for(module, markers):
+def kinds_for(module, marker_expression):
     """Return the kinds of database on which the scenarios of a file run."""
-    if module in ON_BOTH:
+    if module in RUN_ON_BOTH_KINDS:
         return KINDS
     try:
         services.program("mariadbd", "mysqld")
     except services.MissingProgram:
         return KINDS[:1]
-    on_mariadb = module in ON_MARIADB and "not services" not in markers
-    return KINDS[-1:] if on_mariadb else KINDS[:1]
+    prefers_mariadb = module in RUN_ON_MARIADB and "not services" not in marker_expression
+    return KINDS[-1:] if prefers_mariadb else KINDS[:1]
 
 
 @pytest.fixture(scope="package")
@@ -59,7 +58,7 @@ def kind(request):
 @pytest.fixture(scope="package")
 def new_stack(request, kind, tmp_path_factory):
     """Return a function that starts another stand-in with a configuration."""
-    started, dropped = [], []
+    stacks_to_close, databases_to_drop = [], []
 
     def start(config=None, token=""):
         """Start a stand-in. `config` is a dict, or a function of the database's URL."""
@@ -69,36 +68,36 @@ def new_stack(request, kind, tmp_path_factory):
             server = request.getfixturevalue("mariadb_server")
             server.start()  # another test may have stopped it
             name = server.create_database()
-            dropped.append((server, name))
+            databases_to_drop.append((server, name))
             url = server.url(name)
         else:
             url = f"sqlite:///{folder / 'tracking.sqlite'}"
         config = config(url) if callable(config) else config
         stack = stacks.Standalone(folder, url, config, token)
         stack.mariadb = server
-        started.append(stack)
+        stacks_to_close.append(stack)
         return stack
 
     yield start
-    for stack in started:
+    for stack in stacks_to_close:
         stack.close()
-    for server, name in dropped:
+    for server, name in databases_to_drop:
         server.drop_database(name)
 
 
 @pytest.fixture(scope="package")
 def stack(request, kind):
-    """Return the endpoint and StackStorm, as installed without any configuration."""
+    """Return the endpoint and StackStorm with the default configuration."""
     if kind != "live":
         yield request.getfixturevalue("new_stack")()
         return
-    live = stacks.Live()
-    yield live
-    live.close()
+    live_stack = stacks.Live()
+    yield live_stack
+    live_stack.close()
 
 
 @pytest.fixture(scope="package")
-def armed(request, kind, tmp_path_factory):
+def armed_stack(request, kind, tmp_path_factory):
     """Return a stack that requires a token and may change hosts: dry_run is off."""
     if kind == "live":
         shared_stack = request.getfixturevalue("stack")
@@ -117,10 +116,10 @@ def armed(request, kind, tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
-def guarded(request, kind):
+def guarded_stack(request, kind):
     """Return a stack that requires a token."""
     if kind != "live":
-        return request.getfixturevalue("armed")
+        return request.getfixturevalue("armed_stack")
     shared_stack = request.getfixturevalue("stack")
     if not shared_stack.token:
         pytest.skip("live: no POUNDCAKE_TOKEN is set")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime, timedelta, timezone
 
-# Alertmanager sends this for a time that is not known yet.
+# Alertmanager sends this for an unknown time.
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
@@ -23,7 +23,7 @@ def unique(word):
 def alert(name, minutes=10, labels=None, annotations=None, **fields):
     """Return a firing alert with a unique name that started some minutes ago."""
     host = unique("host") + ".invalid"
-    found = {
+    new_alert = {
         "status": "firing",
         "labels": {
             "alertname": unique(name),
@@ -36,13 +36,15 @@ def alert(name, minutes=10, labels=None, annotations=None, **fields):
         "endsAt": ZERO_TIME,
         "generatorURL": "http://prometheus.example.org/graph?g0.expr=up+%3D%3D+0",
     }
-    found["labels"].update(labels or {})
-    found["annotations"].update(annotations or {})
+    new_alert["labels"].update(labels or {})
+    new_alert["annotations"].update(annotations or {})
     # A test may send labels of other types, which Alertmanager does not.
-    texts = {name: text for name, text in found["labels"].items() if isinstance(text, str)}
-    found["fingerprint"] = fingerprint(texts)
-    found.update(fields)
-    return found
+    text_labels = {
+        name: text for name, text in new_alert["labels"].items() if isinstance(text, str)
+    }
+    new_alert["fingerprint"] = fingerprint(text_labels)
+    new_alert.update(fields)
+    return new_alert
 
 
 def fingerprint(labels):
@@ -55,7 +57,7 @@ def fingerprint(labels):
 
 
 def resolved(firing, minutes=5):
-    """Return the resolve of an alert that ended some minutes ago."""
+    """Return the resolved form of an alert that ended some minutes ago."""
     return dict(firing, status="resolved", endsAt=ago(minutes))
 
 
@@ -78,6 +80,6 @@ def notification(*alerts, **fields):
     return group
 
 
-def name_of(found):
+def name_of(alert_fields):
     """Return the name of an alert."""
-    return found["labels"]["alertname"]
+    return alert_fields["labels"]["alertname"]

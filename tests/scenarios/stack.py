@@ -38,8 +38,8 @@ UNLIMITED = {
     "max_changes_per_target_per_day": 0,
     "breaker_failures": 0,
 }
-ENDED = ("succeeded", "failed", "timeout", "abandoned", "canceled")
-PAGE = 100
+TERMINAL_STATUSES = ("succeeded", "failed", "timeout", "abandoned", "canceled")
+PAGE_SIZE = 100
 
 
 class ActionFailed(Exception):
@@ -55,7 +55,7 @@ class Stack:
         self._patience = patience
         self._database = database
         self._engine = None
-        self.mariadb = None  # the server, if it can be stopped and started
+        self.mariadb = None  # the database server, if the tests can stop it
         self.token = token
         self._st2 = session(headers)
         self._endpoint = session({"Authorization": "Bearer " + token} if token else {})
@@ -67,12 +67,12 @@ class Stack:
 
         A payload of bytes is sent unchanged, an iterator in chunks.
         """
-        raw = isinstance(payload, bytes) or hasattr(payload, "__next__")
-        body = payload if raw else json.dumps(payload).encode()
-        sent = {"Content-Type": "application/json"}
-        sent.update(headers or {})
+        is_raw = isinstance(payload, bytes) or hasattr(payload, "__next__")
+        body = payload if is_raw else json.dumps(payload).encode()
+        all_headers = {"Content-Type": "application/json"}
+        all_headers.update(headers or {})
         client = self._endpoint if token else session({})
-        return client.post(self.url + "/api/v1/webhook", data=body, headers=sent, timeout=30)
+        return client.post(self.url + "/api/v1/webhook", data=body, headers=all_headers, timeout=30)
 
     def get(self, path, headers=None, token=True, **query):
         client = self._endpoint if token else session({})
@@ -80,63 +80,66 @@ class Stack:
             self.url + "/api/v1" + path, params=query, headers=headers or {}, timeout=30
         )
 
-    def accepted(self, payload, headers=None):
-        """Post a webhook that must be accepted, and return its request_id."""
-        answer = self.post(payload, headers)
-        assert answer.status_code == 202, answer.text
-        return answer.json()["request_id"]
+    def send(self, payload, headers=None):
+        """Post a webhook, check that it is accepted, and return its request_id."""
+        response = self.post(payload, headers)
+        assert response.status_code == 202, response.text
+        return response.json()["request_id"]
 
-    def trail(self, request_id):
+    def get_trail(self, request_id):
         """Return the status view over HTTP."""
-        answer = self.get("/status/" + request_id)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = self.get("/status/" + request_id)
+        assert response.status_code == 200, response.text
+        return response.json()
 
-    def trail_when(self, request_id, predicate, timeout=None):
+    def wait_for_trail(self, request_id, predicate, timeout=None):
         """Return the status view as soon as the predicate holds for it."""
-        return self.wait_until(lambda: self.trail(request_id), predicate, timeout)
+        return self.wait_until(lambda: self.get_trail(request_id), predicate, timeout)
 
-    def recorded(self, request_id):
+    def wait_until_recorded(self, request_id):
         """Return the status view once the request is recorded."""
-        return self.trail_when(request_id, lambda t: t["status"] not in ("accepted", "announced"))
+        return self.wait_for_trail(
+            request_id, lambda t: t["status"] not in ("accepted", "announced")
+        )
 
-    def completed(self, request_id):
+    def wait_until_completed(self, request_id):
         """Return the status view once the request is completed."""
-        return self.trail_when(request_id, lambda t: t["completed_at"])
+        return self.wait_for_trail(request_id, lambda t: t["completed_at"])
 
-    def active(self, alert_name):
-        """Return the open alerts of a name."""
-        answer = self.get("/alerts/active", alert_name=alert_name)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["active_alerts"]
+    def active_alerts(self, alert_name):
+        """Return the open alerts with a name."""
+        response = self.get("/alerts/active", alert_name=alert_name)
+        assert response.status_code == 200, response.text
+        return response.json()["active_alerts"]
 
     # -- StackStorm
 
     def api(self, path, method="GET", body=None, **query):
-        """Call StackStorm's API, and return its JSON, or None for 404."""
-        answer = self._st2.request(method, self._api + path, params=query, json=body, timeout=60)
-        if answer.status_code == 404:
+        """Call StackStorm's API and return the JSON of the response, or None for 404."""
+        response = self._st2.request(method, self._api + path, params=query, json=body, timeout=60)
+        if response.status_code == 404:
             return None
-        assert answer.status_code < 400, f"{method} {path}: {answer.text}"
-        return answer.json() if answer.content else None
+        assert response.status_code < 400, f"{method} {path}: {response.text}"
+        return response.json() if response.content else None
 
-    def listed(self, path, **query):
+    def list_all(self, path, **query):
         """Return all pages of a list."""
         items = []
         while True:
-            page = self.api(path, limit=PAGE, offset=len(items), **query)
+            page = self.api(path, limit=PAGE_SIZE, offset=len(items), **query)
             items += page
-            if len(page) < PAGE:
+            if len(page) < PAGE_SIZE:
                 return items
 
     def execute(self, ref, **parameters):
         """Run an action, wait for its end, and return its execution."""
-        started = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
-        return self.ended(started["id"])
+        execution = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
+        return self.wait_until_ended(execution["id"])
 
-    def ended(self, execution_id):
+    def wait_until_ended(self, execution_id):
         return self.wait_until(
-            lambda: self.api("/executions/" + execution_id), lambda e: e["status"] in ENDED
+            lambda: self.api("/executions/" + execution_id),
+            lambda e: e["status"] in TERMINAL_STATUSES,
         )
 
     def run(self, ref, **parameters):
@@ -147,27 +150,29 @@ class Stack:
             raise ActionFailed(str(result.get("result") or result.get("error") or result))
         return result["result"]
 
-    def done(self, note, action="poundcake_scenarios.work"):
-        """Return the executions of the scenarios' action with this note."""
-        executions = self.listed("/executions", action=action, timestamp_gt=self.began)
+    def work_executions(self, note):
+        """Return the executions of the action `work` with a note."""
+        executions = self.list_all(
+            "/executions", action="poundcake_scenarios.work", timestamp_gt=self.started_at
+        )
         return [e for e in executions if e["parameters"].get("note") == note]
 
-    def fill(self, seconds):
+    def fill_runner(self, seconds):
         """Occupy all workflow slots of the action runner for some seconds.
 
         A chain occupies a slot until its task has ended. StackStorm has 40 slots for workflows
         (actionrunner.workflows_pool_size), and others for all other actions.
         """
-        chain, begun = "poundcake_scenarios.occupies", now()
+        chain, started_at = "poundcake_scenarios.occupies", now()
         for _ in range(40):
             self.api("/executions", "POST", {"action": chain, "parameters": {"seconds": seconds}})
-        of_these = {"action": chain, "status": "running", "timestamp_gt": begun}
-        self.wait_until(lambda: len(self.listed("/executions", **of_these)), lambda n: n == 40)
+        filters = {"action": chain, "status": "running", "timestamp_gt": started_at}
+        self.wait_until(lambda: len(self.list_all("/executions", **filters)), lambda n: n == 40)
 
     def traces(self, request_id):
         return self.api("/traces", trace_tag=request_id)
 
-    def traced(self, request_id):
+    def traced_execution_ids(self, request_id):
         """Return the ids of all executions that ran for a request."""
         return {
             component["object_id"]
@@ -175,21 +180,25 @@ class Stack:
             for component in trace["action_executions"]
         }
 
+    def registered_values(self):
+        """Return the registered configuration of the pack."""
+        document = self.api("/configs/poundcake", show_secrets="true") or {"values": {}}
+        return document["values"]
+
     @contextlib.contextmanager
-    def configured(self, **changed):
+    def configured(self, **changed_keys):
         """Register the pack's configuration with some keys changed, and restore it at the end."""
-        path = "/configs/poundcake"
-        values = (self.api(path, show_secrets="true") or {"values": {}})["values"]
-        self.api(path, "PUT", {**values, **changed})
+        values = self.registered_values()
+        self.api("/configs/poundcake", "PUT", {**values, **changed_keys})
         try:
             yield
         finally:
-            self.api(path, "PUT", values)
+            self.api("/configs/poundcake", "PUT", values)
 
     # -- the tables
 
     def rows(self, statement, **values):
-        """Return rows of the tracking tables, without the pack's code."""
+        """Query the tracking tables without the pack's code, and return the rows."""
         if not self._database:
             pytest.skip("the tracking database is not known (POUNDCAKE_DATABASE_URL)")
         if self._engine is None:
@@ -199,36 +208,36 @@ class Stack:
             return [dict(row) for row in result.mappings()]
 
     def write(self, statement, **values):
-        """Change the tracking tables, without the pack's code. Not for a live StackStorm."""
+        """Change the tracking tables without the pack's code, on a stand-in only."""
         self.rows("SELECT 1")  # opens the engine
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.text(statement), values)
 
-    # -- its logs
+    # -- the logs
 
     def log(self, after=None):
-        """Return the logs, or only the part after a position that wait_until_logged() returned."""
-        logged = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
-        return b"\n".join(logged).decode("utf-8", "replace")
+        """Return the logs, from a position that wait_until_logged() returned or from the start."""
+        parts = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
+        return b"\n".join(parts).decode("utf-8", "replace")
 
     def wait_until_logged(self, text):
         """Wait until a text that a test caused is fully logged, and return the log position."""
         while True:
-            moment = {path: path.stat().st_size for path in self._logs()}
-            if self.live and moment:
+            position = {path: path.stat().st_size for path in self._logs()}
+            if self.live and position:
                 time.sleep(60)  # the notifier of a busy StackStorm can be a minute late
-            if text not in self.log(moment):
-                return moment
+            if text not in self.log(position):
+                return position
 
     def wait_until(self, fetch, predicate=bool, timeout=None):
         """Call fetch() until the predicate holds for its result, and return the result."""
         pause, deadline = 0.05, time.monotonic() + (timeout or self._patience)
         while True:
-            seen = fetch()
-            if predicate(seen):
-                return seen
+            value = fetch()
+            if predicate(value):
+                return value
             if time.monotonic() > deadline:
-                raise AssertionError(f"gave up waiting; last seen: {short(seen)}")
+                raise AssertionError(f"gave up waiting; last value: {shortened(value)}")
             time.sleep(pause)
             pause = min(pause * 1.3, 0.5)
 
@@ -251,22 +260,22 @@ class Standalone(Stack):
         config = {**UNLIMITED, **(config or {})}
         config_file.write_text(json.dumps(config))  # JSON is YAML
         port = services.free_port()
-        self.command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
-        self.command += ["--port", str(port), "--state-dir", str(folder / "state")]
-        self.command += ["--config", str(config_file), "--pack", str(PACK)]
+        command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
+        command += ["--port", str(port), "--state-dir", str(folder / "state")]
+        command += ["--config", str(config_file), "--pack", str(PACK)]
         if "database_url" not in config:
-            # Not the URL, because one scenario searches the process list for its password.
+            # A file, because one scenario searches the process list for the password in the URL.
             (folder / "database_url").write_text(database)
-            self.command += ["--database", f"file:{folder / 'database_url'}"]
+            command += ["--database", f"file:{folder / 'database_url'}"]
         if config.get("log_level") == "debug":
-            self.command += ["--verbose"]
-        own = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
-        own.pop("PYTHONPATH", None)
+            command += ["--verbose"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ST2_")}
+        environment.pop("PYTHONPATH", None)
         with open(str(self._log), "wb") as log:
             self._process = subprocess.Popen(
-                self.command,
+                command,
                 cwd=str(ROOT),
-                env=dict(own, PYTHONUNBUFFERED="1"),
+                env=dict(environment, PYTHONUNBUFFERED="1"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -280,7 +289,7 @@ class Standalone(Stack):
             raise
         api = ready.split("API at ")[1].strip()
         super().__init__(f"http://127.0.0.1:{port}", api, {}, token, database)
-        self.began = now()
+        self.started_at = now()
 
     def _ready(self):
         assert self._process.poll() is None, "the stand-in ended:\n" + self.log()[-4000:]
@@ -319,20 +328,20 @@ class Live(Stack):
             os.environ.get("POUNDCAKE_DATABASE_URL", ""),
             patience=120,
         )
-        self.began = now()
-        if not self._installed():
+        self.started_at = now()
+        if not self._is_installed():
             execution = self.execute("packs.install", packs=[PACK.as_uri()])
-            assert execution["status"] == "succeeded" and self._installed(), (
+            assert execution["status"] == "succeeded" and self._is_installed(), (
                 f"the pack of the scenarios, {PACK}, could not be installed from here; install it "
-                f"by hand: {short(execution['result'])}"
+                f"by hand: {shortened(execution['result'])}"
             )
 
-    def _installed(self):
-        """Return True if the pack's files there are the same as here."""
-        listed = self.api("/packs/views/files/poundcake_scenarios") or []
-        installed = {f["file_path"]: f["content"] for f in listed}
+    def _is_installed(self):
+        """Return True if StackStorm has the same files of the pack as this repository."""
+        files_view = self.api("/packs/views/files/poundcake_scenarios") or []
+        installed_files = {f["file_path"]: f["content"] for f in files_view}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
-        return all(installed.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
+        return all(installed_files.get(str(p.relative_to(PACK))) == p.read_text() for p in files)
 
     def _logs(self):
         """Return the log files, if POUNDCAKE_LOGS names their folder."""
@@ -340,7 +349,7 @@ class Live(Stack):
         return sorted(pathlib.Path(folder).glob("*.log")) if folder else []
 
 
-def live():
+def uses_live_stackstorm():
     """Return True if the environment names a live StackStorm."""
     environment = os.environ
     return bool(
@@ -368,6 +377,6 @@ def now():
     return services.now()
 
 
-def short(value):
+def shortened(value):
     text = value if isinstance(value, str) else json.dumps(value, indent=1, default=str)
     return text if len(text) < 6000 else text[:6000] + "…"

@@ -1,4 +1,4 @@
-"""The tracking database is changed while alerts fire."""
+"""Operators change the tracking database while alerts fire."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from tests.scenarios.notifications import alert, notification
 from tests.scenarios.stack import ActionFailed
 from tests.scenarios.test_one_alert import has_succeeded, only, remediate
 
-# The scenarios change the database of a stack, so they need one of their own.
+# Each scenario changes the database of its stack, so it starts a separate stack.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 POST_INTERVAL = 0.3  # seconds between two notifications
-CATCH_UP_SECONDS = 240  # until every alert that was held up is remediated
+CATCH_UP_SECONDS = 240  # until every delayed alert is remediated
 
 
-class Movable:
+class MovableStack:
     """A stack whose database_url is read from a file, and the URL of another database."""
 
-    def __init__(self, new_stack, folder, other):
-        self._file, self._other = folder / "database_url", folder / "other_url"
-        self._other.write_text(other)
-        self.other = other
+    def __init__(self, new_stack, folder, other_url):
+        self._url_file, self._other_url_file = folder / "database_url", folder / "other_url"
+        self._other_url_file.write_text(other_url)
+        self.other_url = other_url
         self.stack = new_stack(self._config)
 
     def _config(self, url):
         """Return the configuration: the default SQLite file of the stand-in."""
         path = pathlib.Path(sqlalchemy.make_url(url).database).parent / "state/tracking.sqlite"
-        self._file.write_text(f"sqlite:///{path}")
-        return {"database_url": f"file:{self._file}"}
+        self._url_file.write_text(f"sqlite:///{path}")
+        return {"database_url": f"file:{self._url_file}"}
 
     @property
     def copy_to(self):
-        """The parameter that moves the trail to the other database."""
-        return f"file:{self._other}"
+        """Return the value of `copy_to` that moves the trail to the other database."""
+        return f"file:{self._other_url_file}"
 
-    def change(self):
+    def switch_to_other_database(self):
         """Set database_url to the other database."""
-        temporary = self._file.with_name("changed")
-        temporary.write_text(self.other)
-        os.replace(str(temporary), str(self._file))
+        temporary_file = self._url_file.with_name("changed")
+        temporary_file.write_text(self.other_url)
+        os.replace(str(temporary_file), str(self._url_file))
 
-    def rows(self, statement, **values):
+    def other_rows(self, statement, **values):
         """Return rows of the other database."""
-        engine = sqlalchemy.create_engine(self.other)
+        engine = sqlalchemy.create_engine(self.other_url)
         try:
             with engine.connect() as connection:
                 result = connection.execute(sqlalchemy.text(statement), values)
@@ -57,23 +57,23 @@ class Movable:
         finally:
             engine.dispose()
 
-    def database(self):
-        """Return what health shows for the database."""
+    def database_health(self):
+        """Return the component `database` of the health view."""
         return self.stack.get("/health").json()["components"]["database"]
 
 
 @pytest.fixture
-def movable(kind, new_stack, mariadb_url, tmp_path):
+def movable_stack(kind, new_stack, mariadb_url, tmp_path):
     if kind == "live":
         pytest.skip("live: the database of the installation stays as it is")
-    return Movable(new_stack, tmp_path, mariadb_url)
+    return MovableStack(new_stack, tmp_path, mariadb_url)
 
 
 class Load:
-    """Post notifications repeatedly, each with all previous alerts and, up to 12, a new one."""
+    """Post notifications repeatedly. Each repeats all previous alerts and adds one, up to 12."""
 
     def __init__(self, stack):
-        self.stack, self.alerts, self.accepted = stack, [], []
+        self.stack, self.alerts, self.request_ids = stack, [], []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -89,70 +89,77 @@ class Load:
         while not self._stop.wait(POST_INTERVAL):
             if len(self.alerts) < 12:
                 self.alerts.append(alert("ScenarioLinked"))
-            self.accepted.append(self.stack.accepted(notification(*self.alerts)))
+            self.request_ids.append(self.stack.send(notification(*self.alerts)))
 
     def wait_for_more(self, count):
         """Wait until `count` more notifications are accepted."""
-        before = len(self.accepted)
-        self.stack.wait_until(lambda: len(self.accepted), lambda n: n >= before + count)
+        initial_count = len(self.request_ids)
+        self.stack.wait_until(lambda: len(self.request_ids), lambda n: n >= initial_count + count)
 
 
-def test_the_trail_moves_under_load(movable):
+def test_the_trail_moves_under_load(movable_stack):
     """Case A28: nothing is lost, and nothing is remediated twice."""
-    stack = movable.stack
+    stack = movable_stack.stack
     with Load(stack) as load:
         load.wait_for_more(10)
-        stack.recorded(load.accepted[3])
-        result = stack.run("poundcake.migrate", copy_to=movable.copy_to)
+        stack.wait_until_recorded(load.request_ids[3])
+        result = stack.run("poundcake.migrate", copy_to=movable_stack.copy_to)
         load.wait_for_more(5)
         assert result["copy"]["complete"]
-        stack.wait_until(movable.database, lambda d: d["state"] == "down")
-        assert "the trail was moved to mysql+pymysql" in movable.database()["detail"]
+        stack.wait_until(movable_stack.database_health, lambda d: d["state"] == "down")
+        assert "the trail was moved to mysql+pymysql" in movable_stack.database_health()["detail"]
         with pytest.raises(ActionFailed, match="the trail was moved to"):
             stack.run("poundcake.alerts_active")
-        movable.change()
-        stack.wait_until(movable.database, lambda d: d["state"] == "ok")
+        movable_stack.switch_to_other_database()
+        stack.wait_until(movable_stack.database_health, lambda d: d["state"] == "ok")
         load.wait_for_more(10)
-    for request_id in load.accepted:
-        stack.recorded(request_id)
-    known = {r["request_id"] for r in movable.rows("SELECT request_id FROM poundcake_api_calls")}
-    assert set(load.accepted) <= known
-    admitted = movable.rows(
+    for request_id in load.request_ids:
+        stack.wait_until_recorded(request_id)
+    recorded_ids = {
+        r["request_id"]
+        for r in movable_stack.other_rows("SELECT request_id FROM poundcake_api_calls")
+    }
+    assert set(load.request_ids) <= recorded_ids
+    admissions = movable_stack.other_rows(
         "SELECT episode, count(*) AS n FROM poundcake_alerts WHERE outcome = 'admitted' "
         "GROUP BY episode"
     )
-    assert {row["n"] for row in admitted} == {1}
-    assert len(admitted) == len(load.alerts)
-    for row in admitted:
-        # A workflow that started while nothing could be claimed has failed after 45 s; its alert
-        # is emitted again a minute later.
+    assert {row["n"] for row in admissions} == {1}
+    assert len(admissions) == len(load.alerts)
+    for row in admissions:
+        # A workflow that started while claims were impossible failed after 45 s. Its alert is
+        # emitted again a minute later.
         executions = stack.wait_until(
-            lambda e=row["episode"]: stack.done(e), timeout=CATCH_UP_SECONDS
+            lambda e=row["episode"]: stack.work_executions(e), timeout=CATCH_UP_SECONDS
         )
         assert len(executions) == 1, row
-    stack.completed(load.accepted[-1])
-    assert {len(stack.done(row["episode"])) for row in admitted} == {1}
+    stack.wait_until_completed(load.request_ids[-1])
+    assert {len(stack.work_executions(row["episode"])) for row in admissions} == {1}
 
 
-def test_database_url_is_changed_without_moving_the_trail(movable):
+def test_database_url_is_changed_without_moving_the_trail(movable_stack):
     """Case A29: nothing is recorded in the new database until the trail is moved."""
-    stack = movable.stack
-    firing = alert("ScenarioLinked")
-    first = remediate(stack, firing)
-    episode = only(first["alerts"])["episode"]
-    movable.change()
-    repeat = stack.accepted(notification(firing))
+    stack = movable_stack.stack
+    firing_alert = alert("ScenarioLinked")
+    first_trail = remediate(stack, firing_alert)
+    episode = only(first_trail["alerts"])["episode"]
+    movable_stack.switch_to_other_database()
+    repeat_id = stack.send(notification(firing_alert))
     command = "st2 run poundcake.migrate copy_from=sqlite"
-    shown = stack.wait_until(movable.database, lambda d: command in d.get("pending", ""))
-    assert "1 open incident that this database does not have" in shown["pending"]
+    component = stack.wait_until(
+        movable_stack.database_health, lambda d: command in d.get("pending", "")
+    )
+    assert "1 open incident that this database does not have" in component["pending"]
     assert command in stack.run("poundcake.health", format="text")
     time.sleep(POST_INTERVAL)
-    assert movable.rows("SELECT id FROM poundcake_api_calls") == []
+    assert movable_stack.other_rows("SELECT id FROM poundcake_api_calls") == []
 
-    copied = stack.run("poundcake.migrate", copy_from="sqlite")["copy"]["tables"]
-    assert copied["poundcake_alerts"]["verified"] == 1
-    trail = stack.recorded(repeat)
+    copied_tables = stack.run("poundcake.migrate", copy_from="sqlite")["copy"]["tables"]
+    assert copied_tables["poundcake_alerts"]["verified"] == 1
+    trail = stack.wait_until_recorded(repeat_id)
     assert only(trail["alerts"])["outcome"] == "duplicate"
-    assert has_succeeded(stack.trail(first["request_id"]))
-    assert "pending" not in stack.wait_until(movable.database, lambda d: "pending" not in d)
-    assert len(stack.done(episode)) == 1
+    assert has_succeeded(stack.get_trail(first_trail["request_id"]))
+    assert "pending" not in stack.wait_until(
+        movable_stack.database_health, lambda d: "pending" not in d
+    )
+    assert len(stack.work_executions(episode)) == 1

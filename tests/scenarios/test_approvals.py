@@ -1,4 +1,4 @@
-"""Remediations that ask people before their change."""
+"""Remediations that ask for an approval before they change anything."""
 
 from __future__ import annotations
 
@@ -22,159 +22,165 @@ ENTRY = {
 
 
 @pytest.fixture(scope="module")
-def stack(armed):
-    """Return a stack with a remediation that asks, and waits for a minute."""
-    if armed.live:
+def stack(armed_stack):
+    """Return a stack with a remediation that waits a minute for an approval."""
+    if armed_stack.live:
         pytest.skip("live: the scenarios cannot answer as other users")
-    with armed.configured(remediations=[ENTRY], approval_minutes=1):
-        armed.wait_until(
-            lambda: armed.get("/health").json()["configuration"]["in_force"],
-            lambda found: len(found.get("remediations", [])) == 1,
+    with armed_stack.configured(remediations=[ENTRY], approval_minutes=1):
+        armed_stack.wait_until(
+            lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
+            lambda configuration: len(configuration.get("remediations", [])) == 1,
         )
-        yield armed
-    armed.wait_until(
-        lambda: armed.get("/health").json()["configuration"]["in_force"],
-        lambda found: not found["remediations"],
+        yield armed_stack
+    armed_stack.wait_until(
+        lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
+        lambda configuration: not configuration["remediations"],
     )
 
 
-class Asked:
+class PendingApproval:
     """A remediation that waits for an approval."""
 
     def __init__(self, stack):
         self.stack, self.note = stack, unique("note")
         labels = {"alertname": NAME, "instance": unique("web") + ".test:9100", "note": self.note}
         self.alert = alert(NAME, labels=labels)
-        self.request_id = stack.accepted(notification(self.alert))
-        trail = stack.trail_when(
+        self.request_id = stack.send(notification(self.alert))
+        trail = stack.wait_for_trail(
             self.request_id,
             lambda t: [e for e in t["stackstorm_executions"] if e["status"] == "paused"],
         )
-        self.shown, self.episode = trail["stackstorm_executions"][0], trail["alerts"][0]["episode"]
-        children = stack.api(f"/executions/{self.shown['st2_execution_id']}/children")
-        (self.inquiry,) = [one for one in children if one["action"]["ref"] == "core.ask"]
+        self.execution_view = trail["stackstorm_executions"][0]
+        children = stack.api(f"/executions/{self.execution_view['st2_execution_id']}/children")
+        (self.inquiry,) = [child for child in children if child["action"]["ref"] == "core.ask"]
 
     def respond(self, approve, user):
         body = {"id": self.inquiry["id"], "response": {"approve": approve}}
         self.stack.api(f"/inquiries/{self.inquiry['id']}", "PUT", body, user=user)
 
-    def ended(self):
-        self.stack.ended(self.shown["st2_execution_id"])
-        # While nothing but paused work is open, the next round is up to ten minutes away.
+    def wait_for_end(self):
+        """Wait until the workflow has ended, and return its execution."""
+        self.stack.wait_until_ended(self.execution_view["st2_execution_id"])
+        # While only paused work is open, the next round of sync may be ten minutes away.
         self.stack.run("poundcake.sync")
-        (execution,) = self.stack.completed(self.request_id)["stackstorm_executions"]
+        (execution,) = self.stack.wait_until_completed(self.request_id)["stackstorm_executions"]
         return execution
 
-    def refused(self):
-        """Return the message of a remediation that changed nothing."""
-        execution = self.ended()
+    def wait_for_refusal(self):
+        """Wait until the workflow has ended, check that it was refused, and return its message."""
+        execution = self.wait_for_end()
         assert (execution["status"], execution["mutated"]) == ("succeeded", False)
         assert execution["stage"] == "refused"
-        assert self.stack.done(self.note) == []
+        assert self.stack.work_executions(self.note) == []
         return execution["message"]
 
 
 @pytest.fixture(scope="module")
-def forgotten(stack):
-    """Return a remediation that nobody answers, while the other scenarios run."""
-    return Asked(stack)
+def unanswered_approval(stack):
+    """Return a remediation whose approval nobody answers while the other scenarios run."""
+    return PendingApproval(stack)
 
 
 @pytest.fixture
-def asked(stack, forgotten):
-    return Asked(stack)
+def approval(stack, unanswered_approval):
+    return PendingApproval(stack)
 
 
-def test_while_a_remediation_waits_the_views_say_who_may_answer_and_how(stack, asked):
+def test_the_views_say_who_may_approve_and_how(stack, approval):
     """A36."""
     expected = "waits for the approval of anna, ben until "
-    assert expected in asked.shown["message"]
-    assert f"st2 inquiry respond {asked.inquiry['id']}" in asked.shown["message"]
-    why = stack.run("poundcake.why", format="text", instance=asked.alert["labels"]["instance"])
+    assert expected in approval.execution_view["message"]
+    assert f"st2 inquiry respond {approval.inquiry['id']}" in approval.execution_view["message"]
+    why = stack.run("poundcake.why", format="text", instance=approval.alert["labels"]["instance"])
     assert expected in " ".join(why.split())
-    assert stack.done(asked.note) == []
-    asked.respond(False, "anna")
-    asked.ended()
+    assert stack.work_executions(approval.note) == []
+    approval.respond(False, "anna")
+    approval.wait_for_end()
 
 
-def test_an_approved_change_is_made_once(stack, asked):
-    """A36: approved, and approved again."""
-    asked.respond(True, "anna")
+def test_an_approved_change_is_made_once(stack, approval):
+    """A36: a second approval is rejected."""
+    approval.respond(True, "anna")
     with pytest.raises(AssertionError, match="already been responded to"):
-        asked.respond(True, "ben")
-    execution = asked.ended()
+        approval.respond(True, "ben")
+    execution = approval.wait_for_end()
     assert (execution["status"], execution["stage"]) == ("succeeded", "done")
     assert execution["message"] == "approved by anna; the action succeeded"
-    assert len(stack.done(asked.note)) == 1
+    assert len(stack.work_executions(approval.note)) == 1
 
 
-def test_a_refused_change_is_not_made(asked):
-    """A36: refused."""
-    asked.respond(False, "ben")
-    assert "ben refused the approval" in asked.refused()
+def test_a_refused_change_is_not_made(approval):
+    """A36: an approver refuses."""
+    approval.respond(False, "ben")
+    assert "ben refused the approval" in approval.wait_for_refusal()
 
 
-def test_nobody_else_can_approve(asked):
-    """A36: answered by somebody else, whom StackStorm lets answer."""
+def test_nobody_else_can_approve(approval):
+    """A36: StackStorm lets its own user answer, who is not an approver."""
     with pytest.raises(AssertionError, match="Insufficient permission"):
-        asked.respond(True, "eve")
-    asked.respond(True, "stanley")
-    assert "stanley approved, but is not one of the approvers (anna, ben)" in asked.refused()
+        approval.respond(True, "eve")
+    approval.respond(True, "stanley")
+    assert (
+        "stanley approved, but is not one of the approvers (anna, ben)"
+        in approval.wait_for_refusal()
+    )
 
 
-def test_an_approval_after_the_resolve_changes_nothing(stack, asked):
-    """A36: resolved meanwhile."""
-    resolved = alert(NAME, status="resolved", labels=asked.alert["labels"])
-    stack.recorded(stack.accepted(notification(resolved)))
-    asked.respond(True, "anna")
-    execution = asked.ended()
+def test_an_approval_after_the_resolve_changes_nothing(stack, approval):
+    """A36: the alert is resolved meanwhile."""
+    resolved_alert = alert(NAME, status="resolved", labels=approval.alert["labels"])
+    stack.wait_until_recorded(stack.send(notification(resolved_alert)))
+    approval.respond(True, "anna")
+    execution = approval.wait_for_end()
     assert (execution["stage"], execution["mutated"]) == ("ended", False)
     assert "the incident ended at" in execution["message"]
-    assert stack.done(asked.note) == []
+    assert stack.work_executions(approval.note) == []
 
 
-def test_an_approval_during_a_pause_changes_nothing(stack, asked):
-    """A36: paused meanwhile."""
+def test_an_approval_during_a_pause_changes_nothing(stack, approval):
+    """A36: changes are paused meanwhile."""
     stack.run("poundcake.pause", reason="maintenance")
     try:
-        asked.respond(True, "anna")
-        assert "all changes are paused" in asked.refused()
+        approval.respond(True, "anna")
+        assert "all changes are paused" in approval.wait_for_refusal()
     finally:
         stack.run("poundcake.resume")
 
 
-def test_an_entry_that_no_longer_applies_changes_nothing_after_the_approval(stack, asked):
+def test_an_entry_that_no_longer_applies_changes_nothing_after_the_approval(stack, approval):
     """A36: the entry is changed meanwhile."""
     with stack.configured(remediations=[{**ENTRY, "mode": "dry_run"}]):
-        asked.respond(True, "anna")
-        assert "the remediation scenario-ask is now in mode dry_run" in asked.refused()
+        approval.respond(True, "anna")
+        assert "the remediation scenario-ask is now in mode dry_run" in approval.wait_for_refusal()
 
 
-def test_a_refusal_counts_even_if_the_entry_no_longer_asks(stack, asked):
+def test_a_refusal_counts_even_if_the_entry_no_longer_asks(stack, approval):
     """A36: the entry is changed meanwhile."""
     with stack.configured(remediations=[{**ENTRY, "mode": "live"}]):
-        asked.respond(False, "ben")
-        assert "ben refused the approval" in asked.refused()
+        approval.respond(False, "ben")
+        assert "ben refused the approval" in approval.wait_for_refusal()
 
 
-def test_nobody_is_asked_for_what_would_be_refused_anyway(stack, forgotten):
-    """A36: refused before anybody is asked."""
+def test_nobody_is_asked_about_a_change_that_would_be_refused(stack, unanswered_approval):
+    """A36: the change is refused before anybody is asked."""
     with stack.configured(allowed_hosts=["db-*"]):
         labels = {"alertname": NAME, "instance": unique("web") + ".test", "note": unique("note")}
-        sent = alert(NAME, labels=labels)
-        (execution,) = stack.completed(stack.accepted(notification(sent)))["stackstorm_executions"]
+        sent_alert = alert(NAME, labels=labels)
+        (execution,) = stack.wait_until_completed(stack.send(notification(sent_alert)))[
+            "stackstorm_executions"
+        ]
     assert (execution["stage"], execution["mutated"]) == ("refused", False)
     children = stack.api(f"/executions/{execution['st2_execution_id']}/children")
     assert [child["action"]["ref"] for child in children] == ["poundcake.begin"]
 
 
-def test_an_approval_expires(stack, forgotten):
+def test_an_approval_expires(stack, unanswered_approval):
     """A36: nobody answers."""
 
     def sync_until_answered():
         stack.run("poundcake.sync")
-        return stack.api("/executions/" + forgotten.inquiry["id"])["status"]
+        return stack.api("/executions/" + unanswered_approval.inquiry["id"])["status"]
 
     stack.wait_until(sync_until_answered, lambda status: status == "succeeded", timeout=120)
-    message = forgotten.refused()
+    message = unanswered_approval.wait_for_refusal()
     assert "the approval expired, because none of its approvers answered (anna, ben)" in message

@@ -20,7 +20,7 @@ pytestmark = [
 
 ROOT = pathlib.Path(__file__).parents[2]
 ACTIONS = sorted(path.stem for path in (ROOT / "actions").glob("*.yaml"))
-# These scripts would run on the hosts of this network.
+# These actions would run scripts on hosts of this network.
 HOST_ACTIONS = [
     path.stem
     for path in (ROOT / "actions").glob("*.yaml")
@@ -32,7 +32,7 @@ DOCUMENTS = [
     *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("etc/*.yml"),
 ]
-# Other commands in the documents would affect the other scenarios.
+# The other commands in the documents would affect other scenarios.
 COMMAND = re.compile(
     r"\bst2 ((?:run poundcake\.|execution get|trace list|rule list|sensor list)[^`\n|#]*)",
 )
@@ -41,15 +41,15 @@ EXECUTION = re.compile(r"st2 execution get (\w+)")
 
 def documented_commands():
     """Return every `st2` command in the documents that can run here, without duplicates."""
-    found = {
+    commands = {
         command.strip()
         for document in DOCUMENTS
         for command in COMMAND.findall(document.read_text(encoding="utf-8"))
     }
-    return sorted(found)
+    return sorted(commands)
 
 
-def is_on_a_host(command):
+def connects_to_a_host(command):
     """Return True if a command connects to a host over SSH."""
     words = command.split()
     return words[0] == "run" and words[1].partition(".")[2] in HOST_ACTIONS
@@ -68,10 +68,10 @@ def changes_silences(command):
 @pytest.fixture
 def st2(stack, monkeypatch, capsys):
     """Return a function that runs `st2` with some arguments and returns its output."""
-    return client_of(stack, monkeypatch, capsys)
+    return st2_runner(stack, monkeypatch, capsys)
 
 
-def client_of(stack, monkeypatch, capsys):
+def st2_runner(stack, monkeypatch, capsys):
     """Return a function that runs `st2` on a stack.
 
     The command runs in this process, because Python and st2client take half a second to start.
@@ -93,20 +93,20 @@ def client_of(stack, monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def recorded(stack):
-    """Return the ids of a remediated alert, by their placeholders in the documents."""
-    request_id = stack.accepted(notification(alert("ScenarioLinked")))
-    trail = stack.completed(request_id)
-    (shown,) = trail["alerts"]
+def placeholder_values(stack):
+    """Remediate an alert, and return its ids by their placeholders in the documents."""
+    request_id = stack.send(notification(alert("ScenarioLinked")))
+    trail = stack.wait_until_completed(request_id)
+    (alert_view,) = trail["alerts"]
     (execution,) = trail["stackstorm_executions"]
     return {
         "REQUEST_ID": request_id,
-        "EPISODE": shown["episode"],
+        "EPISODE": alert_view["episode"],
         "EXECUTION_ID": execution["st2_execution_id"],
     }
 
 
-def _filled_in(command, values):
+def _fill_in(command, values):
     for placeholder, value in values.items():
         command = command.replace(placeholder, value)
     return command
@@ -118,105 +118,109 @@ def test_each_action_has_help(st2, action):
     assert "Parameters:" in text
 
 
-def test_each_documented_command_works(stack, st2, recorded):
-    # The trail of the stack that the scenarios share has to stay where it is.
+def test_each_documented_command_works(stack, st2, placeholder_values):
+    # Moving the trail would break the other scenarios on this stack.
     commands = [
         command
         for command in documented_commands()
         if not moves_the_trail(command)
         and not changes_silences(command)
-        and not is_on_a_host(command)
+        and not connects_to_a_host(command)
     ]
     assert any(command.startswith("run poundcake.why ") for command in commands)
-    # A claim can be released after all work on its episode has ended, so these commands come last.
-    # They also depend on the previous ones.
-    last = [
+    # A claim can be released only after all work on its episode has ended, so these commands come
+    # last, in this order.
+    last_groups = [
         [c for c in commands if c.startswith("run poundcake.release ")],
         [c for c in commands if "acknowledge" in c and "undo" not in c],
         [c for c in commands if "acknowledge" in c and "undo" in c],
         [c for c in commands if c.startswith("run poundcake.close ")],
     ]
-    others = [command for command in commands if not any(command in some for some in last)]
-    for some in (others, *last):
-        started = {}
-        for command in some:
-            verb, *arguments = shlex.split(_filled_in(command, recorded))
+    first_group = [
+        command for command in commands if not any(command in group for group in last_groups)
+    ]
+    for group in (first_group, *last_groups):
+        execution_ids = {}
+        for command in group:
+            verb, *arguments = shlex.split(_fill_in(command, placeholder_values))
             if verb == "run" and "--help" not in arguments:
-                # Without waiting, so that they run concurrently.
+                # With --async, the commands of a group run concurrently.
                 text = st2("run", "--async", *arguments)
                 match = EXECUTION.search(text)
                 assert match, f"st2 {command}: no execution in\n{text}"
-                started[command] = match.group(1)
+                execution_ids[command] = match.group(1)
             else:
                 st2(verb, *arguments)
-        for command, execution_id in started.items():
-            execution = stack.ended(execution_id)
+        for command, execution_id in execution_ids.items():
+            execution = stack.wait_until_ended(execution_id)
             assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
             if command.startswith("run poundcake.replay "):
-                # The workflow of the replay must end as well.
-                stack.completed(execution["result"]["result"]["request_id"])
+                # The workflow of the replay must also end before the next group.
+                stack.wait_until_completed(execution["result"]["result"]["request_id"])
 
 
 def test_the_documented_commands_on_a_host_work(stack, st2, test_host):
-    """On a host of the tests, never on one of this network."""
+    """On the test host, never on a host of this network."""
     test_host.run("mkdir -p /var/log/app")
-    commands = [command for command in documented_commands() if is_on_a_host(command)]
+    commands = [command for command in documented_commands() if connects_to_a_host(command)]
     assert len(commands) > 5
     for command in commands:
         arguments = shlex.split(command.replace("web-21", test_host.address))
-        login = ["username=root", f"private_key={test_host.key_file}"]
-        text = st2(arguments[0], "--async", *arguments[1:], *login)
-        execution = stack.ended(EXECUTION.search(text).group(1))
+        login_parameters = ["username=root", f"private_key={test_host.key_file}"]
+        text = st2(arguments[0], "--async", *arguments[1:], *login_parameters)
+        execution = stack.wait_until_ended(EXECUTION.search(text).group(1))
         assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
 
 
 def test_the_documented_commands_that_move_the_trail_work(
     kind, new_stack, monkeypatch, capsys, tmp_path
 ):
-    """There and back: the file in the documents contains the URL of the default SQLite file."""
+    """Move the trail to the other database and back."""
     if kind == "live":
         pytest.skip("live: the database of the installation stays as it is")
-    file = tmp_path / "database_url"
+    url_file = tmp_path / "database_url"
 
     def config(url):
-        default = url.replace("/tracking.sqlite", "/state/tracking.sqlite")
-        file.write_text(default)
+        default_url = url.replace("/tracking.sqlite", "/state/tracking.sqlite")
+        url_file.write_text(default_url)
         return {"database_url": url}
 
     stack = new_stack(config)
-    stack.recorded(stack.accepted(notification(alert("ScenarioLinked"))))
-    st2 = client_of(stack, monkeypatch, capsys)
+    stack.wait_until_recorded(stack.send(notification(alert("ScenarioLinked"))))
+    st2 = st2_runner(stack, monkeypatch, capsys)
     commands = sorted(filter(moves_the_trail, documented_commands()), reverse=True)
     assert ["copy_to" in command for command in commands] == [True, False]
     for command in commands:
-        documented = "/opt/stackstorm/exports/poundcake/database_url"
-        arguments = shlex.split(command.replace(documented, str(file)))
+        documented_path = "/opt/stackstorm/exports/poundcake/database_url"
+        arguments = shlex.split(command.replace(documented_path, str(url_file)))
         text = st2(arguments[0], "--async", *arguments[1:])
-        execution = stack.ended(EXECUTION.search(text).group(1))
+        execution = stack.wait_until_ended(EXECUTION.search(text).group(1))
         assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
         assert execution["result"]["result"]["copy"]["complete"]
-    stack.recorded(stack.accepted(notification(alert("ScenarioLinked"))))
+    stack.wait_until_recorded(stack.send(notification(alert("ScenarioLinked"))))
 
 
-def test_the_documented_commands_that_silence_an_alert_work(stack, st2, recorded, alertmanager):
-    """A real Alertmanager has the silences afterwards."""
+def test_the_documented_commands_that_silence_an_alert_work(
+    stack, st2, placeholder_values, alertmanager
+):
+    """A real Alertmanager creates and expires the silences."""
     server = alertmanager("http://127.0.0.1:1/")
     commands = [c for c in documented_commands() if changes_silences(c)]
-    by_labels = sorted(c for c in commands if "labels=" in c or "SILENCE_ID" in c)
-    by_episode = sorted(c for c in commands if c not in by_labels)
-    assert (len(by_labels), len(by_episode)) == (2, 2)
+    commands_by_labels = sorted(c for c in commands if "labels=" in c or "SILENCE_ID" in c)
+    commands_by_episode = sorted(c for c in commands if c not in commands_by_labels)
+    assert (len(commands_by_labels), len(commands_by_episode)) == (2, 2)
 
     def run(command, **values):
-        verb, *arguments = shlex.split(_filled_in(command, {**recorded, **values}))
+        verb, *arguments = shlex.split(_fill_in(command, {**placeholder_values, **values}))
         text = st2(verb, "--async", *arguments)
-        execution = stack.ended(EXECUTION.search(text).group(1))
+        execution = stack.wait_until_ended(EXECUTION.search(text).group(1))
         assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
         return execution["result"]["result"]
 
     with stack.configured(alertmanagers=[{"url": server.url}]):
-        for silence, unsilence in (by_episode, by_labels):
-            made = run(silence)
-            (shown,) = [s for s in server.silences() if s["status"]["state"] == "active"]
-            assert [shown["id"]] == made["silence_ids"]
-            assert run(unsilence, SILENCE_ID=shown["id"])["state"] == "ended"
+        for silence, unsilence in (commands_by_episode, commands_by_labels):
+            result = run(silence)
+            (active_silence,) = [s for s in server.silences() if s["status"]["state"] == "active"]
+            assert [active_silence["id"]] == result["silence_ids"]
+            assert run(unsilence, SILENCE_ID=active_silence["id"])["state"] == "ended"
             assert "active" not in [s["status"]["state"] for s in server.silences()]

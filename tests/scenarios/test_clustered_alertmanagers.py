@@ -18,19 +18,22 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 
 
 class Cluster:
-    """A World, and the alerts that the endpoint shows for it."""
+    """A World, and what the endpoint shows of its alerts."""
 
     def __init__(self, world, stack, alert_name):
         self.world, self.stack, self.alert_name = world, stack, alert_name
 
-    def shown(self):
-        return {alert["instance"] for alert in self.stack.active(self.alert_name)}
+    def shown_instances(self):
+        """Return the instances whose alerts the endpoint shows as open."""
+        return {alert["instance"] for alert in self.stack.active_alerts(self.alert_name)}
 
-    def show(self, *instances):
-        """Make these instances faulty, and wait until the endpoint shows exactly their alerts."""
+    def set_faulty(self, *instances):
+        """Make only these instances faulty, and wait until the endpoint shows only their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(self.world.agreed_alerts, lambda active: active == set(instances))
-        wait_until_equal(self.world, self.shown, MAX_SECONDS)
+        self.stack.wait_until(
+            self.world.agreed_alerts, lambda instances: instances == set(instances)
+        )
+        wait_until_equal(self.world, self.shown_instances, MAX_SECONDS)
         return self
 
     def outcomes(self, instance):
@@ -67,37 +70,37 @@ def cluster(stack):
 
 
 def test_an_alert_of_two_alertmanagers_is_admitted_once(cluster):
-    """A2, A3: one of the peers notifies, and the resolve is shown as well."""
-    cluster.show("web-0").show()
+    """A2, A3: one of the peers notifies, about the alert and about its end."""
+    cluster.set_faulty("web-0").set_faulty()
     assert cluster.outcomes("web-0").count("admitted") == 1
 
 
 def test_alertmanagers_that_cannot_reach_each_other_both_notify(cluster):
     """A7: the second notification is a duplicate, and so is the second resolve."""
     if not can_cut_gossip():
-        pytest.skip("the Alertmanagers cannot be separated: that needs nft, as root")
+        pytest.skip("the gossip between the Alertmanagers cannot be cut: this needs nft, as root")
     cluster.world.cut_gossip()
     try:
-        cluster.show("web-1")
+        cluster.set_faulty("web-1")
         cluster.stack.wait_until(lambda: "duplicate" in cluster.outcomes("web-1"))
-        cluster.show()
+        cluster.set_faulty()
     finally:
         cluster.world.restore_gossip()
     assert cluster.outcomes("web-1").count("admitted") == 1
 
 
 def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluster):
-    """A4: Alertmanager itself resolves it, and it fires again with the same startsAt."""
-    cluster.show("web-2")
+    """A4: Alertmanager resolves the alert, which fires again with the same startsAt."""
+    cluster.set_faulty("web-2")
     cluster.world.freeze_prometheus()
     try:
         cluster.stack.wait_until(
-            cluster.world.agreed_alerts, lambda active: active == set(), 10 * EXPIRY
+            cluster.world.agreed_alerts, lambda instances: instances == set(), 10 * EXPIRY
         )
-        wait_until_equal(cluster.world, cluster.shown, MAX_SECONDS)
+        wait_until_equal(cluster.world, cluster.shown_instances, MAX_SECONDS)
     finally:
         cluster.world.thaw_prometheus()
-    cluster.show("web-2").show()
+    cluster.set_faulty("web-2").set_faulty()
     assert cluster.outcomes("web-2").count("admitted") == 1
 
 
@@ -106,33 +109,35 @@ def test_an_alert_is_shown_if_one_alertmanager_cannot_reach_the_endpoint(cluster
     for link in cluster.world.to_endpoint:
         cluster.world.cut(link)
         try:
-            cluster.show("web-3").show()
+            cluster.set_faulty("web-3").set_faulty()
         finally:
             cluster.world.restore(link)
 
 
 def test_an_alertmanager_that_is_killed_and_restarted_changes_nothing(cluster):
-    """A2: it gets the lost state from its peer."""
-    cluster.show("web-4")
+    """A2: the Alertmanager gets the lost state from its peer."""
+    cluster.set_faulty("web-4")
     for alertmanager in cluster.world.alertmanagers:
         alertmanager.kill()
         alertmanager.start()
-        cluster.show("web-4")
-    cluster.show()
+        cluster.set_faulty("web-4")
+    cluster.set_faulty()
     assert cluster.outcomes("web-4").count("admitted") == 1
 
 
 def test_an_alert_that_ends_while_it_is_silenced_is_closed(cluster):
-    """Alertmanager sends no resolve for it, also not after the silence."""
-    cluster.show("web-5")
+    """Alertmanager sends no resolve for the alert, not even after the silence."""
+    cluster.set_faulty("web-5")
     cluster.world.alertmanagers[0].silence(instance="web-5")
 
-    def silenced():
-        (shown,) = cluster.stack.active(cluster.alert_name)
-        return shown.get("silenced_by"), shown.get("silenced_comment")
+    def read_silence():
+        (incident,) = cluster.stack.active_alerts(cluster.alert_name)
+        return incident.get("silenced_by"), incident.get("silenced_comment")
 
-    cluster.stack.wait_until(silenced, lambda found: found == ("anna", "a new disk"), MAX_SECONDS)
+    cluster.stack.wait_until(
+        read_silence, lambda silence: silence == ("anna", "a new disk"), MAX_SECONDS
+    )
     cluster.world.set_faulty()
-    cluster.stack.wait_until(cluster.shown, lambda shown: not shown, MAX_SECONDS)
+    cluster.stack.wait_until(cluster.shown_instances, lambda instances: not instances, MAX_SECONDS)
     assert cluster.ended_by("web-5") == "gone"
     assert "resolved" not in cluster.outcomes("web-5")

@@ -1,4 +1,4 @@
-"""A configuration that is registered while the endpoint runs."""
+"""An operator registers a changed configuration while the endpoint runs."""
 
 from __future__ import annotations
 
@@ -8,65 +8,68 @@ from tests.scenarios import conftest
 
 # The configuration does not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
-PROMISED = 30  # seconds; docs/CONFIGURATION.md
-SLACK = 15  # for a busy machine
-BY_HAND = (
+MAX_SECONDS = 30  # as docs/CONFIGURATION.md promises
+TOLERANCE = 15  # seconds, for a busy machine
+MANUAL_TEST = (
     "by hand: change a key in /opt/stackstorm/configs/poundcake.yaml, run `st2ctl reload "
     "--register-configs`, and within 30 seconds `st2 run poundcake.health` shows it"
 )
 
 
-class Registered:
-    """The pack's configuration in StackStorm, read and changed through the API."""
+class RegisteredConfiguration:
+    """The registered configuration of the pack, read and changed through StackStorm's API."""
 
     def __init__(self, stack, values):
         self.stack, self.values = stack, values
 
-    def change(self, **changed):
+    def change(self, **changed_keys):
         """Register the initial configuration with some keys changed."""
-        self.stack.api("/configs/poundcake", "PUT", {**self.values, **changed})
+        self.stack.api("/configs/poundcake", "PUT", {**self.values, **changed_keys})
 
-    def configuration(self, predicate):
-        """Return the configuration in the health view once the predicate holds for it."""
+    def wait_for_configuration(self, predicate):
+        """Return the configuration in the health view as soon as the predicate holds for it."""
         return self.stack.wait_until(
-            lambda: self.stack.get("/health").json()["configuration"], predicate, PROMISED + SLACK
+            lambda: self.stack.get("/health").json()["configuration"],
+            predicate,
+            MAX_SECONDS + TOLERANCE,
         )
 
 
 @pytest.fixture
-def registered(request, kind):
+def registered_configuration(request, kind):
     """Return the configuration of a stack, and restore it afterwards."""
     if kind == "live":
         stack = request.getfixturevalue("stack")
     else:
         stack = request.getfixturevalue("new_stack")()
-    document = stack.api("/configs/poundcake", show_secrets="true") or {"values": {}}
-    registered = Registered(stack, document["values"])
+    registered_configuration = RegisteredConfiguration(stack, stack.registered_values())
     try:
-        registered.change()
+        registered_configuration.change()
     except AssertionError as error:  # the API may not be able to write the file
         if not stack.live:
             raise
         pytest.skip(
-            f"live: the configuration cannot be changed through the API ({error}); {BY_HAND}"
+            f"live: the configuration cannot be changed through the API ({error}); {MANUAL_TEST}"
         )
-    yield registered
-    registered.change()
-    registered.configuration(lambda c: not c["problem"])
+    yield registered_configuration
+    registered_configuration.change()
+    registered_configuration.wait_for_configuration(lambda c: not c["problem"])
 
 
-def test_a_registered_change_takes_effect_within_thirty_seconds(registered):
-    """Actions use it from their next execution, and health shows both."""
-    stack = registered.stack
-    # Only on the stand-in, because a live StackStorm may have hosts that could be changed.
+def test_a_registered_change_takes_effect_within_thirty_seconds(registered_configuration):
+    """Actions use the change from their next execution on, and health shows any difference."""
+    stack = registered_configuration.stack
+    # dry_run is changed only on the stand-in, because a live StackStorm could then change hosts.
     name, value = ("not_cleared_minutes", 17) if stack.live else ("dry_run", False)
-    before = stack.get("/health").json()["configuration"]["in_force"][name]
-    assert before != value
-    registered.change(**{name: value})
+    initial_value = stack.get("/health").json()["configuration"]["in_force"][name]
+    assert initial_value != value
+    registered_configuration.change(**{name: value})
 
     differences = stack.run("poundcake.health")["configuration"]["differences"]
-    assert differences in ({}, {name: {"endpoint": before, "actions": value}})
-    configuration = registered.configuration(lambda c: c["in_force"][name] == value)
+    assert differences in ({}, {name: {"endpoint": initial_value, "actions": value}})
+    configuration = registered_configuration.wait_for_configuration(
+        lambda c: c["in_force"][name] == value
+    )
     assert configuration["problem"] == ""
     assert stack.run("poundcake.health")["configuration"]["differences"] == {}
     assert stack.get("/health").json()["status"] == "ok"
@@ -75,16 +78,16 @@ def test_a_registered_change_takes_effect_within_thirty_seconds(registered):
         assert "allowed_hosts is empty" in stack.run("poundcake.health", format="text")
 
 
-def test_a_misspelt_key_keeps_the_previous_configuration_and_is_named(registered):
-    stack = registered.stack
-    registered.change(allowed_host=["web-1"], not_cleared_minutes=18)
-    configuration = registered.configuration(lambda c: c["problem"])
+def test_a_misspelt_key_keeps_the_previous_configuration_and_is_named(registered_configuration):
+    stack = registered_configuration.stack
+    registered_configuration.change(allowed_host=["web-1"], not_cleared_minutes=18)
+    configuration = registered_configuration.wait_for_configuration(lambda c: c["problem"])
     assert "unknown key allowed_host; did you mean allowed_hosts?" in configuration["problem"]
     assert configuration["in_force"]["not_cleared_minutes"] != 18
     assert stack.get("/health").json()["status"] == "degraded"
-    refused = stack.execute("poundcake.alerts_active")
-    assert refused["status"] == "failed"
-    assert "unknown key allowed_host" in refused["result"]["result"]
-    registered.change()
-    registered.configuration(lambda c: not c["problem"])
+    execution = stack.execute("poundcake.alerts_active")
+    assert execution["status"] == "failed"
+    assert "unknown key allowed_host" in execution["result"]["result"]
+    registered_configuration.change()
+    registered_configuration.wait_for_configuration(lambda c: not c["problem"])
     assert stack.execute("poundcake.alerts_active")["status"] == "succeeded"

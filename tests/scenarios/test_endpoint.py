@@ -11,25 +11,31 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios import stack as stacks
 from tests.scenarios.notifications import alert, name_of, notification, unique
-from tests.scenarios.test_payloads import problem
+from tests.scenarios.test_payloads import check_problem
 
-PATHS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "/health/ready")
+PROTECTED_PATHS = (
+    "/executions/recent",
+    "/alerts/active",
+    "/st2/executions",
+    "/health",
+    "/health/ready",
+)
 
 
-def test_an_unknown_path_is_answered_with_the_routes_that_exist(stack):
-    details = problem(stack.get("/webhooks"), 404)
+def test_an_unknown_path_is_refused_with_the_existing_routes(stack):
+    details = check_problem(stack.get("/webhooks"), 404)
     assert "POST /api/v1/webhook" in details["detail"]
 
 
-def test_a_wrong_method_is_answered_with_the_right_one(stack):
-    answer = stack.get("/webhook")
-    assert problem(answer, 405)["detail"] == "/api/v1/webhook takes POST, not GET"
-    assert answer.headers["Allow"] == "POST"
+def test_a_wrong_method_is_refused_with_the_right_one(stack):
+    response = stack.get("/webhook")
+    assert check_problem(response, 405)["detail"] == "/api/v1/webhook accepts POST, not GET"
+    assert response.headers["Allow"] == "POST"
 
 
 def test_the_status_of_an_unknown_request_is_not_found(stack):
     for request_id in (str(uuid.uuid4()), "1", "%7B%7B%20x%20%7D%7D", "' OR 1=1 --"):
-        problem(stack.get("/status/" + request_id), 404)
+        check_problem(stack.get("/status/" + request_id), 404)
 
 
 @pytest.mark.parametrize("path", ["/executions/recent", "/alerts/active", "/st2/executions"])
@@ -49,7 +55,7 @@ def test_limits_and_offsets_are_bounded_and_unknown_filters_are_named(stack, pat
         {"offset": 10**20},
         {"colour": "red"},
     ):
-        details = problem(stack.get(path, **query), 400)
+        details = check_problem(stack.get(path, **query), 400)
         (parameter,) = query
         assert details["field"] == parameter
         assert parameter in details["detail"]
@@ -57,26 +63,28 @@ def test_limits_and_offsets_are_bounded_and_unknown_filters_are_named(stack, pat
 
 def test_health_names_every_component(stack):
     """Case A16."""
-    stack.recorded(stack.accepted(notification(alert("ScenarioUnmatched"))))
+    stack.wait_until_recorded(stack.send(notification(alert("ScenarioUnmatched"))))
 
     def states():
-        return [each["state"] for each in stack.get("/health").json()["components"].values()]
+        return [
+            component["state"] for component in stack.get("/health").json()["components"].values()
+        ]
 
     # A component is unknown until its first use.
-    stack.wait_until(states, lambda found: set(found) == {"ok"})
-    answer = stack.get("/health")
-    assert answer.status_code == 200
-    health = answer.json()
+    stack.wait_until(states, lambda component_states: set(component_states) == {"ok"})
+    response = stack.get("/health")
+    assert response.status_code == 200
+    health = response.json()
     assert health["status"] == "ok"
-    assert {name: each["state"] for name, each in health["components"].items()} == {
+    assert {name: component["state"] for name, component in health["components"].items()} == {
         "journal": "ok",
         "broker": "ok",
         "database": "ok",
         "stackstorm": "ok",
     }
-    for each in health["components"].values():
-        assert each["since"].endswith("Z")
-        assert each["detail"] == ""
+    for component in health["components"].values():
+        assert component["since"].endswith("Z")
+        assert component["detail"] == ""
     assert health["components"]["journal"]["backlog_limit"] == 100000
     assert health["components"]["stackstorm"]["stuck"] == []
     assert health["version"]
@@ -86,52 +94,54 @@ def test_health_names_every_component(stack):
 
 
 def test_the_action_health_matches_the_route(stack):
-    shown, served = stack.run("poundcake.health"), stack.get("/health").json()
+    result, health = stack.run("poundcake.health"), stack.get("/health").json()
     for name in ("status", "version", "address", "authentication", "database", "dry_run"):
-        assert shown[name] == served[name]
-    assert list(shown["components"]) == list(served["components"])
+        assert result[name] == health[name]
+    assert list(result["components"]) == list(health["components"])
     text = stack.run("poundcake.health", format="text")
-    assert f"PoundCake {served['version']}: ok" in text
-    assert "endpoint " + served["address"] in text
+    assert f"PoundCake {health['version']}: ok" in text
+    assert "endpoint " + health["address"] in text
 
 
 def test_health_names_the_kind_of_database(stack, kind):
-    shown = stack.get("/health").json()["database"]
-    assert shown == {"sqlite": "SQLite", "mariadb": "MariaDB"}.get(kind, shown)
+    database = stack.get("/health").json()["database"]
+    assert database == {"sqlite": "SQLite", "mariadb": "MariaDB"}.get(kind, database)
 
 
 def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
     """Cases A8 and A16."""
     if stack.mariadb is None:
         pytest.skip("no database server that the tests can stop")
-    firing = alert("ScenarioLinked")
+    firing_alert = alert("ScenarioLinked")
     stack.mariadb.stop()
     try:
-        answer = stack.post(notification(firing))
-        assert answer.status_code == 202
-        request_id = answer.json()["request_id"]
+        response = stack.post(notification(firing_alert))
+        assert response.status_code == 202
+        request_id = response.json()["request_id"]
 
         def health():
-            details = stack.get("/health")
-            return dict(details.json(), code=details.status_code)
+            response = stack.get("/health")
+            return dict(response.json(), code=response.status_code)
 
-        down = stack.wait_until(health, lambda h: h["components"]["database"]["state"] == "down")
-        assert (down["status"], down["code"]) == ("degraded", 200)
-        assert down["components"]["database"]["detail"]
-        assert down["components"]["database"]["waiting"] >= 1
-        assert down["components"]["journal"]["state"] == "ok"
-        trail = stack.trail(request_id)
+        degraded_health = stack.wait_until(
+            health, lambda h: h["components"]["database"]["state"] == "down"
+        )
+        assert (degraded_health["status"], degraded_health["code"]) == ("degraded", 200)
+        assert degraded_health["components"]["database"]["detail"]
+        assert degraded_health["components"]["database"]["waiting"] >= 1
+        assert degraded_health["components"]["journal"]["state"] == "ok"
+        trail = stack.get_trail(request_id)
         assert trail["status"] in ("accepted", "announced")
         assert trail["blocked_by"].startswith("database: ")
-        details = problem(stack.get("/alerts/active"), 503)
-        assert "webhooks are still accepted" in details["detail"]
+        response = check_problem(stack.get("/alerts/active"), 503)
+        assert "webhooks are still accepted" in response["detail"]
     finally:
         stack.mariadb.start()
 
-    trail = stack.trail_when(request_id, lambda t: t["stackstorm_executions"], timeout=90)
+    trail = stack.wait_for_trail(request_id, lambda t: t["stackstorm_executions"], timeout=90)
     assert [a["outcome"] for a in trail["alerts"]] == ["admitted"]
-    stack.completed(request_id)
-    assert len(stack.done(trail["alerts"][0]["episode"])) == 1
+    stack.wait_until_completed(request_id)
+    assert len(stack.work_executions(trail["alerts"][0]["episode"])) == 1
     stack.wait_until(lambda: stack.get("/health").json(), lambda h: h["status"] == "ok")
 
 
@@ -149,68 +159,70 @@ def test_webhooks_are_accepted_without_the_database_and_recorded_later(stack):
         "Bearer \xff",
     ],
 )
-def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded, header):
+def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded_stack, header):
     """Case A14."""
-    headers = {} if header is None else {"Authorization": header.format(guarded.token)}
+    headers = {} if header is None else {"Authorization": header.format(guarded_stack.token)}
     headers = {name: value.encode("latin-1") for name, value in headers.items()}
-    firing = alert("ScenarioUnmatched")
-    answer = guarded.post(notification(firing), headers, token=False)
+    firing_alert = alert("ScenarioUnmatched")
+    response = guarded_stack.post(notification(firing_alert), headers, token=False)
 
-    details = problem(answer, 401)
-    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="poundcake"'
-    assert guarded.token not in answer.text
-    for path in (*PATHS, "/status/" + details["request_id"]):
-        assert guarded.get(path, headers, token=False).status_code == 401
-    assert guarded.active(name_of(firing)) == []
-    assert guarded.get("/status/" + details["request_id"]).status_code == 404
+    details = check_problem(response, 401)
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="poundcake"'
+    assert guarded_stack.token not in response.text
+    for path in (*PROTECTED_PATHS, "/status/" + details["request_id"]):
+        assert guarded_stack.get(path, headers, token=False).status_code == 401
+    assert guarded_stack.active_alerts(name_of(firing_alert)) == []
+    assert guarded_stack.get("/status/" + details["request_id"]).status_code == 404
     # The liveness check needs no token.
-    assert guarded.get("/health/live", token=False).status_code == 200
+    assert guarded_stack.get("/health/live", token=False).status_code == 200
 
 
-def test_each_of_several_tokens_is_accepted(guarded):
-    """Case A14: a token can be replaced without an interruption."""
-    tokens = [guarded.token] if guarded.live else conftest.TOKENS
+def test_each_of_several_tokens_is_accepted(guarded_stack):
+    """Case A14: an operator can replace a token without an interruption."""
+    tokens = [guarded_stack.token] if guarded_stack.live else conftest.TOKENS
     for token in tokens:
         for scheme in ("Bearer", "bearer"):
             headers = {"Authorization": f"{scheme} {token}"}
-            answer = guarded.post(notification(), headers, token=False)
-            assert answer.status_code == 202
-    assert guarded.get("/health").json()["authentication"] == "bearer"
+            response = guarded_stack.post(notification(), headers, token=False)
+            assert response.status_code == 202
+    assert guarded_stack.get("/health").json()["authentication"] == "bearer"
     # The action reads the token from the pack's configuration.
-    assert guarded.run("poundcake.health")["components"]["journal"]["state"] == "ok"
+    assert guarded_stack.run("poundcake.health")["components"]["journal"]["state"] == "ok"
 
 
-def test_no_token_is_stored_anywhere(guarded):
+def test_no_token_is_stored_anywhere(guarded_stack):
     """Case A14: not in the tables, in StackStorm or in the log."""
-    firing = alert("ScenarioLinked")
-    began = stacks.now()
-    request_id = guarded.accepted(notification(firing), {"X-Auth-Token": "secret-of-theirs"})
-    guarded.completed(request_id)
+    firing_alert = alert("ScenarioLinked")
+    started_at = stacks.now()
+    request_id = guarded_stack.send(notification(firing_alert), {"X-Auth-Token": "senders-secret"})
+    guarded_stack.wait_until_completed(request_id)
 
-    kept = [guarded.listed("/executions", timestamp_gt=began)]
+    stored = [guarded_stack.list_all("/executions", timestamp_gt=started_at)]
     for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert"):
-        instances = guarded.listed("/triggerinstances", trigger=trigger, timestamp_gt=began)
+        instances = guarded_stack.list_all(
+            "/triggerinstances", trigger=trigger, timestamp_gt=started_at
+        )
         assert instances, trigger
-        kept.append(instances)
-    kept.append(guarded.log())
-    kept += [guarded.get(path).text for path in PATHS]
-    if not guarded.live:
-        rows = guarded.rows("SELECT * FROM poundcake_api_calls")
+        stored.append(instances)
+    stored.append(guarded_stack.log())
+    stored += [guarded_stack.get(path).text for path in PROTECTED_PATHS]
+    if not guarded_stack.live:
+        rows = guarded_stack.rows("SELECT * FROM poundcake_api_calls")
         assert [r for r in rows if r["request_id"] == request_id]
-        kept.append(rows)
-        kept.append(guarded.rows("SELECT * FROM poundcake_alerts"))
-    tokens = [guarded.token] if guarded.live else conftest.TOKENS
-    for secret in [*tokens, "secret-of-theirs"]:
-        assert secret not in json.dumps(kept, default=str)
+        stored.append(rows)
+        stored.append(guarded_stack.rows("SELECT * FROM poundcake_alerts"))
+    tokens = [guarded_stack.token] if guarded_stack.live else conftest.TOKENS
+    for secret in [*tokens, "senders-secret"]:
+        assert secret not in json.dumps(stored, default=str)
 
 
 def test_each_of_a_hundred_simultaneous_requests_has_an_id_and_a_trace(stack):
     name = unique("ScenarioBurst")
-    answers = []
+    responses = []
 
     def send():
         for _ in range(5):
-            answers.append(
+            responses.append(
                 stack.post(notification(alert("ScenarioBurst", labels={"alertname": name})))
             )
 
@@ -220,19 +232,19 @@ def test_each_of_a_hundred_simultaneous_requests_has_an_id_and_a_trace(stack):
     for sender in senders:
         sender.join()
 
-    assert [a.status_code for a in answers] == [202] * 100
-    request_ids = {a.json()["request_id"] for a in answers}
+    assert [r.status_code for r in responses] == [202] * 100
+    request_ids = {r.json()["request_id"] for r in responses}
     assert len(request_ids) == 100
 
-    waiting = set(request_ids)
+    untraced_ids = set(request_ids)
 
-    def without_a_trace():
-        for request_id in list(waiting):
+    def remaining_ids():
+        for request_id in list(untraced_ids):
             if stack.traces(request_id):
-                waiting.discard(request_id)
-        return waiting
+                untraced_ids.discard(request_id)
+        return untraced_ids
 
-    stack.wait_until(without_a_trace, lambda left: not left, timeout=180)
+    stack.wait_until(remaining_ids, lambda untraced: not untraced, timeout=180)
     incidents = stack.get("/alerts/active", alert_name=name, limit=1000).json()
     assert incidents["count"] == 100
     assert {a["request_id"] for a in incidents["active_alerts"]} == request_ids

@@ -1,4 +1,4 @@
-"""Case A11 of docs/CASES.md with a corpus: expressions for a secret in every text of an alert.
+"""Case A11 of docs/CASES.md with a corpus: every text of an alert is an expression for a secret.
 
 The alerts pass through every rule and workflow of the pack, and again by re-run and by replay.
 """
@@ -26,8 +26,8 @@ SECRETS = (
     "config_context.basic_auth",
     f'cycler.__init__.__globals__.os.environ["{VARIABLE}"]',
 )
-# In Jinja and YAQL, nested, incomplete, and hidden from a search for delimiters.
-FORMS = (
+# In Jinja and YAQL: plain, nested, incomplete, and hidden from a search for delimiters.
+TEMPLATES = (
     "{{ %s }}",
     "{{%s}}",
     "{{- %s -}}",
@@ -43,7 +43,7 @@ FORMS = (
     "<%% '<%% ' + str(%s) %%>",
     "{{ '<%% %s %%>' }}",
 )
-OTHERS = (
+OTHER_TEXTS = (
     "<% env() %>",
     "<% ctx() %>",
     "<% ctx(__env) %>",
@@ -75,17 +75,17 @@ OTHERS = (
     "{\u200b{ 7*7 }\u200b}",
     "x\r\nX-Injected: yes",
 )
-TEXTS = tuple(form % secret for secret in SECRETS for form in FORMS) + OTHERS
-NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
+TEXTS = tuple(template % secret for secret in SECRETS for template in TEMPLATES) + OTHER_TEXTS
+ALERT_NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
 TOKEN = "a-token-" + uuid.uuid4().hex
 
 
 @pytest.fixture(scope="module")
 def stack_with_secrets(request, kind):
-    """Plant secrets, and prove that an evaluated text would expose one.
+    """Plant secrets, and prove that evaluating a text would expose one.
 
-    Return the stack, the secrets, the id of the execution that proves it, and the position after
-    which the log no longer mentions that execution.
+    Return the stack, the secrets, the id of the execution that proves this, and the position in the
+    log after this execution.
     """
     if kind == "live":
         stack = request.getfixturevalue("stack")
@@ -102,32 +102,38 @@ def stack_with_secrets(request, kind):
             del os.environ[VARIABLE]
         secrets.append(TOKEN)
     value = "in-the-datastore-" + uuid.uuid4().hex
-    key = "/keys/poundcake_scenario_secret"
-    stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
-    shown = stack.execute("core.echo", message=f"{{{{ {SECRETS[0]} }}}}")
-    assert value in json.dumps(shown["result"])
-    yield stack, [s for s in secrets if s] + [value], shown["id"], stack.wait_until_logged(value)
+    key_path = "/keys/poundcake_scenario_secret"
+    stack.api(key_path, "PUT", {"name": "poundcake_scenario_secret", "value": value})
+    proof = stack.execute("core.echo", message=f"{{{{ {SECRETS[0]} }}}}")
+    assert value in json.dumps(proof["result"])
+    yield stack, [s for s in secrets if s] + [value], proof["id"], stack.wait_until_logged(value)
     if kind == "live":
-        stack.api(key, "DELETE")
+        stack.api(key_path, "DELETE")
 
 
 @pytest.fixture(scope="module")
-def sent(stack_with_secrets):
-    """Send all texts in every place. Return the payload and its trail once it is completed."""
+def sent_corpus(stack_with_secrets):
+    """Send every text in every field. Return the payload, and its trail once it is completed."""
     assert len(set(TEXTS)) == len(TEXTS) >= 60
     stack = stack_with_secrets[0]
     count = 20 if stack.live else 10
     alerts = []
     for i in range(count):
-        # Every text is the value and the name of a label and of an annotation, and the first one is
-        # also the instance.
-        own = [TEXTS[i]] + [t for n, t in enumerate(TEXTS) if n % count == i and n != i]
-        labels = {f"l{n}": text for n, text in enumerate(own)}
-        labels.update(dict.fromkeys(own, "x"), opening="{", closing=own[0][1:])
-        labels.update(alertname=NAMES[i % len(NAMES)], instance=own[0], severity=own[-1])
+        # Every text is the name and the value of a label and of an annotation. The first text of an
+        # alert is also its instance.
+        own_texts = [TEXTS[i]] + [
+            text for number, text in enumerate(TEXTS) if number % count == i and number != i
+        ]
+        labels = {f"l{number}": text for number, text in enumerate(own_texts)}
+        labels.update(dict.fromkeys(own_texts, "x"), opening="{", closing=own_texts[0][1:])
+        labels.update(
+            alertname=ALERT_NAMES[i % len(ALERT_NAMES)],
+            instance=own_texts[0],
+            severity=own_texts[-1],
+        )
         labels["run"] = unique("run")
-        found = alert("Scenario", labels=labels, annotations={text: text for text in own})
-        alerts.append(dict(found, generatorURL=own[0]))
+        new_alert = alert("Scenario", labels=labels, annotations={text: text for text in own_texts})
+        alerts.append(dict(new_alert, generatorURL=own_texts[0]))
     payload = notification(
         *alerts,
         receiver=TEXTS[0],
@@ -139,91 +145,105 @@ def sent(stack_with_secrets):
     )
     headers = {"User-Agent": TEXTS[0], "X-Forwarded-For": TEXTS[10], "X-Request-ID": TEXTS[3]}
     headers["Traceparent"] = TEXTS[11]
-    request_id = stack.accepted(payload, headers)
-    return payload, stack.trail_when(request_id, lambda t: t["completed_at"], timeout=900)
+    request_id = stack.send(payload, headers)
+    return payload, stack.wait_for_trail(request_id, lambda t: t["completed_at"], timeout=900)
 
 
-def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent):
+def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent_corpus):
     stack = stack_with_secrets[0]
-    payload, trail = sent
+    payload, trail = sent_corpus
     executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
     assert len(trail["alerts"]) == len(payload["alerts"])
-    for shown, given in zip(trail["alerts"], payload["alerts"]):
-        name = shown["alert_name"]
-        assert shown["outcome"] == "admitted", shown
-        assert (name, shown["instance"]) == (
-            given["labels"]["alertname"],
-            given["labels"]["instance"],
+    for alert_view, sent_alert in zip(trail["alerts"], payload["alerts"]):
+        name = alert_view["alert_name"]
+        assert alert_view["outcome"] == "admitted", alert_view
+        assert (name, alert_view["instance"]) == (
+            sent_alert["labels"]["alertname"],
+            sent_alert["labels"]["instance"],
         )
         if name == "ScenarioUnmatched":
-            assert shown["reason"].endswith("no rule matched")
+            assert alert_view["reason"].endswith("no rule matched")
             continue
-        execution = executions[shown["id"]]
-        ended = (execution["status"], execution["stage"], execution["mutated"])
+        execution = executions[alert_view["id"]]
+        result = (execution["status"], execution["stage"], execution["mutated"])
         if name == "ScenarioHostileText":
-            assert ended[0] == "succeeded", execution
+            assert result[0] == "succeeded", execution
         else:
-            # A refusal is a failure only if changes are allowed.
+            # A refused workflow fails only if dry_run is off.
             dry_run = stack.get("/health").json()["dry_run"]
-            assert ended == ("succeeded" if dry_run else "failed", "refused", False), execution
+            assert result == ("succeeded" if dry_run else "failed", "refused", False), execution
 
 
-def test_workflows_started_by_hand_by_re_run_and_by_replay(stack_with_secrets, sent):
+def test_text_is_inert_in_workflows_started_by_hand_or_re_run_or_replayed(
+    stack_with_secrets, sent_corpus
+):
     stack = stack_with_secrets[0]
-    _, trail = sent
-    unmatched = next(a for a in trail["alerts"] if a["alert_name"] == "ScenarioUnmatched")
-    same = {"request_id": trail["request_id"], "episode": unmatched["episode"]}
-    by_default = stack.execute("poundcake.default", **same)
-    assert by_default["status"] == "succeeded", by_default["result"]
-    wrapped = stack.execute(
-        "poundcake.remediate", action="core.local", parameters={"cmd": "true"}, **same
+    _, trail = sent_corpus
+    unmatched_alert = next(a for a in trail["alerts"] if a["alert_name"] == "ScenarioUnmatched")
+    parameters = {"request_id": trail["request_id"], "episode": unmatched_alert["episode"]}
+    default_execution = stack.execute("poundcake.default", **parameters)
+    assert default_execution["status"] == "succeeded", default_execution["result"]
+    remediate_execution = stack.execute(
+        "poundcake.remediate", action="core.local", parameters={"cmd": "true"}, **parameters
     )
-    assert wrapped["result"]["output"]["stage"] == "refused"
-    ran = [e["st2_execution_id"] for e in trail["stackstorm_executions"]][:4]
-    for id_ in ran:
-        again = stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
-        assert again["status"] in ("succeeded", "failed")
-        if (
-            again["action"]["ref"] == "poundcake.host_down"
-        ):  # it names no action, so it claims nothing
-            assert again["result"]["output"]["stage"] == "refused"
-    replayed = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
-    stack.trail_when(replayed["request_id"], lambda t: t["completed_at"], timeout=900)
+    assert remediate_execution["result"]["output"]["stage"] == "refused"
+    execution_ids = [e["st2_execution_id"] for e in trail["stackstorm_executions"]][:4]
+    for id_ in execution_ids:
+        re_run = stack.wait_until_ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
+        assert re_run["status"] in ("succeeded", "failed")
+        if re_run["action"]["ref"] == "poundcake.host_down":
+            # Its rule names no action, so the workflow claims nothing.
+            assert re_run["result"]["output"]["stage"] == "refused"
+    replay = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
+    stack.wait_for_trail(replay["request_id"], lambda t: t["completed_at"], timeout=900)
 
 
-def test_hostile_output_of_a_host(stack_with_secrets):
+def test_hostile_output_of_a_host_is_inert_in_results(stack_with_secrets):
     stack = stack_with_secrets[0]
     texts = {"texts": base64.b64encode(json.dumps(TEXTS).encode()).decode()}
-    failing = alert("ScenarioHostPrints", labels=texts)
-    mending = alert("ScenarioMendedHostPrints", labels=texts)
-    request_id = stack.accepted(notification(failing, mending))
-    trail = stack.trail_when(request_id, lambda t: t["completed_at"], timeout=300)
+    failing_alert = alert("ScenarioHostPrints", labels=texts)
+    wrapped_alert = alert("ScenarioRemediatedHostPrints", labels=texts)
+    request_id = stack.send(notification(failing_alert, wrapped_alert))
+    trail = stack.wait_for_trail(request_id, lambda t: t["completed_at"], timeout=300)
 
-    failed, second = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
-    assert (failed["st2_workflow"], failed["status"]) == ("poundcake_scenarios.prints", "failed")
-    if stack.live and second["stage"] == "refused":
-        assert "allowed_actions does not contain poundcake_scenarios.prints" in second["message"]
+    failed_execution, wrapped_execution = sorted(
+        trail["stackstorm_executions"], key=lambda e: e["alert_id"]
+    )
+    assert (failed_execution["st2_workflow"], failed_execution["status"]) == (
+        "poundcake_scenarios.prints",
+        "failed",
+    )
+    if stack.live and wrapped_execution["stage"] == "refused":
+        assert (
+            "allowed_actions does not contain poundcake_scenarios.prints"
+            in wrapped_execution["message"]
+        )
     else:
-        assert (second["stage"], second["message"]) == ("done", "the action succeeded")
-    # The reason is recorded verbatim, and is inert in the result of every action.
+        assert (wrapped_execution["stage"], wrapped_execution["message"]) == (
+            "done",
+            "the action succeeded",
+        )
+    # The reason is recorded verbatim. In the result of every action it is inert.
     [row] = stack.rows(
-        "SELECT error FROM execution_db WHERE id = :id", id=failed["st2_execution_id"]
+        "SELECT error FROM execution_db WHERE id = :id", id=failed_execution["st2_execution_id"]
     )
     assert row["error"].startswith(" ".join(TEXTS[:9]))
     for ref, parameters in (
         ("poundcake.status", {"request_id": request_id}),
-        ("poundcake.why", {"fingerprint": failing["fingerprint"]}),
+        ("poundcake.why", {"fingerprint": failing_alert["fingerprint"]}),
     ):
-        shown = json.dumps(stack.run(ref, format="json", **parameters))
-        assert "poundcake_scenario_secret" in shown
-        assert not [d for d in ("{{", "{%", "{#", "<%") if d in shown], ref
-    for id_ in (failed["st2_execution_id"], second["st2_execution_id"]):
-        assert stack.ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
+        result_text = json.dumps(stack.run(ref, format="json", **parameters))
+        assert "poundcake_scenario_secret" in result_text
+        assert not [
+            delimiter for delimiter in ("{{", "{%", "{#", "<%") if delimiter in result_text
+        ], ref
+    for id_ in (failed_execution["st2_execution_id"], wrapped_execution["st2_execution_id"]):
+        assert stack.wait_until_ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 
-def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent):
+def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent_corpus):
     stack = stack_with_secrets[0]
-    payload, trail = sent
+    payload, trail = sent_corpus
     rows = stack.rows(
         """SELECT a.position, a.labels, a.annotations, a.instance, c.body, c.headers
            FROM poundcake_alerts a JOIN poundcake_api_calls c ON c.id = a.api_call_id
@@ -231,35 +251,39 @@ def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent):
         request=trail["request_id"],
     )
     assert len(rows) == len(payload["alerts"])
-    for row, given in zip(rows, payload["alerts"]):
-        assert json.loads(row["labels"]) == given["labels"]
-        assert json.loads(row["annotations"]) == given["annotations"]
-        assert row["instance"] == given["labels"]["instance"]
+    for row, sent_alert in zip(rows, payload["alerts"]):
+        assert json.loads(row["labels"]) == sent_alert["labels"]
+        assert json.loads(row["annotations"]) == sent_alert["annotations"]
+        assert row["instance"] == sent_alert["labels"]["instance"]
     assert json.loads(rows[0]["body"]) == payload
     headers = json.loads(rows[0]["headers"])
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
 
 
-def test_no_secret_leaks(stack_with_secrets, sent):
-    """This must be the last test of the file, because it searches the results of all others."""
-    stack, secrets, shown, proved = stack_with_secrets
-    _, trail = sent
-    # At log level debug, StackStorm logs the proof itself, and the results of the queries below.
-    text = stack.log(after=proved)
+def test_no_secret_leaks(stack_with_secrets, sent_corpus):
+    """This must be the last test of the file, because it searches the results of all the others."""
+    stack, secrets, proof_id, position = stack_with_secrets
+    _, trail = sent_corpus
+    # At log level debug, StackStorm logs the proof, and the results of the queries below.
+    text = stack.log(after=position)
     assert not any(secret in text for secret in secrets)
-    kept = [e for e in stack.listed("/executions", timestamp_gt=stack.began) if e["id"] != shown]
+    documents = [
+        e
+        for e in stack.list_all("/executions", timestamp_gt=stack.started_at)
+        if e["id"] != proof_id
+    ]
     assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
-        e["action"]["ref"] for e in kept
+        e["action"]["ref"] for e in documents
     }
     # StackStorm emits a trigger for each new key and each ended execution, including the proof.
-    kept += [
+    documents += [
         t
-        for t in stack.listed("/triggerinstances", timestamp_gt=stack.began)
-        if "key_value_pair" not in t["trigger"] and t["payload"].get("execution_id") != shown
+        for t in stack.list_all("/triggerinstances", timestamp_gt=stack.started_at)
+        if "key_value_pair" not in t["trigger"] and t["payload"].get("execution_id") != proof_id
     ]
-    for one in kept:
+    for document in documents:
         # The context of the pack's own executions contains the pack's configuration.
-        text = json.dumps(dict(one, context=None))
+        text = json.dumps(dict(document, context=None))
         assert not any(secret in text for secret in secrets), text[:2000]
     paths = ("/status/" + trail["request_id"], "/executions/recent", "/alerts/active", "/health")
     for path in (*paths, "/st2/executions"):

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from tests.lib.samples import as_inert as inert
+from tests.lib.samples import as_inert
 from tests.scenarios.notifications import alert, notification, unique
 
 KEY = "poundcake_scenario_secret"
-# Each would become the secret or an error in one of the places where StackStorm evaluates text.
+# If StackStorm evaluated one of these, the result would be the secret or an error.
 TEXTS = {
     "jinja": f"{{{{ st2kv.system.{KEY} }}}}",
     "jinja_call": f'{{{{ st2kv("system.{KEY}") }}}}',
@@ -21,7 +21,7 @@ TEXTS = {
     "context": "<% ctx().st2 %>",
     "config": "{{ config_context }}",
     "template": "{{ $labels.instance }} is down {{ $value | humanize }}",
-    # Two labels that a rule joins; neither is an expression by itself.
+    # Two labels that a rule joins; neither alone is an expression.
     "opening": "{",
     "closing": f"{{ st2kv.system.{KEY} }}}}",
     "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
@@ -34,33 +34,33 @@ TEXTS = {
 
 
 @pytest.fixture(scope="module")
-def evaluated(stack, secret):
-    """Prove that an evaluated text would expose the secret.
+def log_position_after_proof(stack, secret):
+    """Prove that evaluating a text would expose the secret.
 
-    Return the position after which the log no longer mentions that proof.
+    Return the position in the log after this proof.
     """
-    shown = stack.execute("core.echo", message=TEXTS["jinja"])
-    assert secret in json.dumps(shown["result"])
+    execution = stack.execute("core.echo", message=TEXTS["jinja"])
+    assert secret in json.dumps(execution["result"])
     return stack.wait_until_logged(secret)
 
 
 @pytest.fixture(scope="module")
-def hostile(stack, evaluated):
-    """Return an alert with all of these texts, and its trail once it is completed."""
-    firing = alert(
+def sent_alert_and_trail(stack, log_position_after_proof):
+    """Send an alert with all of these texts. Return it, and its trail once it is completed."""
+    firing_alert = alert(
         "ScenarioHostileText",
         labels=dict(TEXTS, instance=TEXTS["jinja"], severity=TEXTS["yaql"], job=TEXTS["yaql"]),
         annotations=dict(TEXTS, long=unique("{{ x }} <% y %> ") * 4000),
     )
-    assert len(firing["annotations"]["long"]) > 100000
-    # The first one could cause an early error; this one would pass through every step.
-    quiet = alert(
+    assert len(firing_alert["annotations"]["long"]) > 100000
+    # The first alert could cause an early error. This one would pass through every step.
+    second_alert = alert(
         "ScenarioHostileText",
         labels={"yaql": TEXTS["yaql"], "opening": "{", "closing": TEXTS["jinja_call"][1:]},
     )
     payload = notification(
-        firing,
-        quiet,
+        firing_alert,
+        second_alert,
         receiver=TEXTS["jinja"],
         groupKey=TEXTS["yaql"],
         groupLabels=TEXTS,
@@ -68,24 +68,24 @@ def hostile(stack, evaluated):
         commonAnnotations=TEXTS,
     )
     headers = {"User-Agent": TEXTS["jinja"], "X-Forwarded-For": TEXTS["yaql"]}
-    return firing, stack.completed(stack.accepted(payload, headers))
+    return firing_alert, stack.wait_until_completed(stack.send(payload, headers))
 
 
-def test_the_views_show_the_text_as_it_was_sent(stack, hostile):
-    _, trail = hostile
+def test_the_views_show_the_text_as_it_was_sent(stack, sent_alert_and_trail):
+    _, trail = sent_alert_and_trail
 
     assert trail["receiver"] == TEXTS["jinja"]
     assert len(trail["alerts"]) == 2
-    shown = trail["alerts"][0]
-    assert shown["outcome"] == "admitted"
-    assert shown["instance"] == TEXTS["jinja"]
-    assert shown["severity"] == TEXTS["yaql"]
-    active = stack.active(shown["alert_name"])
-    assert [(a["instance"], a["severity"]) for a in active] == [(TEXTS["jinja"], TEXTS["yaql"])]
+    alert_view = trail["alerts"][0]
+    assert alert_view["outcome"] == "admitted"
+    assert alert_view["instance"] == TEXTS["jinja"]
+    assert alert_view["severity"] == TEXTS["yaql"]
+    incidents = stack.active_alerts(alert_view["alert_name"])
+    assert [(a["instance"], a["severity"]) for a in incidents] == [(TEXTS["jinja"], TEXTS["yaql"])]
 
 
-def test_the_tables_contain_the_text_as_it_was_sent(stack, hostile):
-    firing, trail = hostile
+def test_the_tables_contain_the_text_as_it_was_sent(stack, sent_alert_and_trail):
+    firing_alert, trail = sent_alert_and_trail
 
     rows = stack.rows(
         """SELECT a.labels, a.annotations, a.instance, a.severity, c.receiver, c.group_key,
@@ -97,36 +97,36 @@ def test_the_tables_contain_the_text_as_it_was_sent(stack, hostile):
     )
     assert len(rows) == 1
     row = rows[0]
-    assert json.loads(row["labels"]) == firing["labels"]
-    assert json.loads(row["annotations"]) == firing["annotations"]
+    assert json.loads(row["labels"]) == firing_alert["labels"]
+    assert json.loads(row["annotations"]) == firing_alert["annotations"]
     assert row["instance"] == row["receiver"] == TEXTS["jinja"]
     assert row["severity"] == row["group_key"] == TEXTS["yaql"]
     headers = json.loads(row["headers"])
     assert headers["User-Agent"] == TEXTS["jinja"]
     assert headers["X-Forwarded-For"] == TEXTS["yaql"]
-    assert json.loads(row["body"])["alerts"][0] == firing
+    assert json.loads(row["body"])["alerts"][0] == firing_alert
 
 
-def test_a_careless_workflow_gets_inert_labels(stack, hostile):
-    firing, trail = hostile
+def test_a_careless_workflow_gets_inert_labels(stack, sent_alert_and_trail):
+    firing_alert, trail = sent_alert_and_trail
 
     executions = sorted(trail["stackstorm_executions"], key=lambda e: e["alert_id"])
     assert [e["st2_workflow"] for e in executions] == ["poundcake_scenarios.carry"] * 2
     assert [(e["status"], e["message"]) for e in executions] == [("succeeded", "")] * 2
-    original = stack.api("/executions/" + executions[0]["st2_execution_id"])
-    output = original["result"]["output"]
-    labels = {inert(name): inert(text) for name, text in firing["labels"].items()}
+    execution_document = stack.api("/executions/" + executions[0]["st2_execution_id"])
+    output = execution_document["result"]["output"]
+    labels = {as_inert(name): as_inert(text) for name, text in firing_alert["labels"].items()}
     assert output["labels"] == labels
     assert output["carried"]["details"] == labels
     assert output["joined"] == output["carried"]["note"]
-    assert output["joined"] == inert(TEXTS["opening"]) + inert(TEXTS["closing"])
+    assert output["joined"] == as_inert(TEXTS["opening"]) + as_inert(TEXTS["closing"])
 
 
-def test_actions_return_the_text_inert(stack, hostile):
-    _, trail = hostile
+def test_actions_return_the_text_inert(stack, sent_alert_and_trail):
+    _, trail = sent_alert_and_trail
 
-    shown = stack.run("poundcake.status", request_id=trail["request_id"])
-    assert shown["alerts"][0]["instance"] == inert(TEXTS["jinja"])
+    status = stack.run("poundcake.status", request_id=trail["request_id"])
+    assert status["alerts"][0]["instance"] == as_inert(TEXTS["jinja"])
     episode = trail["alerts"][0]["episode"]
     result = stack.run(
         "poundcake.get_alert",
@@ -135,7 +135,7 @@ def test_actions_return_the_text_inert(stack, hostile):
         needs_host=False,
     )
     assert result["host"] == ""
-    assert result["labels"]["config"] == inert(TEXTS["config"])
+    assert result["labels"]["config"] == as_inert(TEXTS["config"])
     for view, query in (
         ("poundcake.status", {"request_id": trail["request_id"], "format": "text"}),
         ("poundcake.why", {"alert_name": trail["alerts"][0]["alert_name"]}),
@@ -143,24 +143,24 @@ def test_actions_return_the_text_inert(stack, hostile):
         ("poundcake.executions_recent", {}),
         ("poundcake.st2_executions", {"format": "text"}),
     ):
-        seen = json.dumps(stack.run(view, **query))
-        assert KEY in seen
-        assert "{{" not in seen and "<%" not in seen and "{%" not in seen
+        text = json.dumps(stack.run(view, **query))
+        assert KEY in text
+        assert "{{" not in text and "<%" not in text and "{%" not in text
 
 
-def test_the_secret_does_not_leak(stack, hostile, evaluated, secret):
-    _, trail = hostile
+def test_the_secret_does_not_leak(stack, sent_alert_and_trail, log_position_after_proof, secret):
+    _, trail = sent_alert_and_trail
 
-    executions = stack.listed("/executions", timestamp_gt=trail["received_at"])
-    leaks = [e["action"]["ref"] for e in executions if secret in json.dumps(e)]
-    assert leaks == []
+    executions = stack.list_all("/executions", timestamp_gt=trail["received_at"])
+    leaking_actions = [e["action"]["ref"] for e in executions if secret in json.dumps(e)]
+    assert leaking_actions == []
     ids = {e["id"] for e in executions}
-    assert stack.traced(trail["request_id"]) <= ids
+    assert stack.traced_execution_ids(trail["request_id"]) <= ids
     assert {"poundcake.record", "poundcake_scenarios.work"} <= {
         e["action"]["ref"] for e in executions
     }
     for trigger in ("poundcake.alert", "poundcake.webhook", "poundcake.announce"):
-        instances = stack.listed(
+        instances = stack.list_all(
             "/triggerinstances", trigger=trigger, timestamp_gt=trail["received_at"]
         )
         assert instances, trigger
@@ -168,17 +168,22 @@ def test_the_secret_does_not_leak(stack, hostile, evaluated, secret):
     for path in ("/status/" + trail["request_id"], "/executions/recent", "/alerts/active"):
         assert secret not in stack.get(path).text
     assert secret not in stack.get("/st2/executions").text
-    assert secret not in stack.log(after=evaluated)
+    assert secret not in stack.log(after=log_position_after_proof)
 
 
 def test_long_text_is_cut_in_its_column_and_complete_in_the_labels(stack):
-    long = unique("Scenario") + "x" * 5000
-    firing = alert("ScenarioLong", labels={"alertname": long, "instance": long, "severity": long})
-    trail = stack.recorded(stack.accepted(notification(firing, receiver=long, groupKey=long)))
+    long_text = unique("Scenario") + "x" * 5000
+    firing_alert = alert(
+        "ScenarioLong",
+        labels={"alertname": long_text, "instance": long_text, "severity": long_text},
+    )
+    trail = stack.wait_until_recorded(
+        stack.send(notification(firing_alert, receiver=long_text, groupKey=long_text))
+    )
 
-    shown = trail["alerts"][0]
-    assert shown["outcome"] == "admitted"
+    alert_view = trail["alerts"][0]
+    assert alert_view["outcome"] == "admitted"
     for name in ("alert_name", "instance", "severity"):
-        assert long.startswith(shown[name]) and shown[name]
-    row = stack.rows("SELECT labels FROM poundcake_alerts WHERE id = :id", id=shown["id"])[0]
-    assert json.loads(row["labels"]) == firing["labels"]
+        assert long_text.startswith(alert_view[name]) and alert_view[name]
+    row = stack.rows("SELECT labels FROM poundcake_alerts WHERE id = :id", id=alert_view["id"])[0]
+    assert json.loads(row["labels"]) == firing_alert["labels"]

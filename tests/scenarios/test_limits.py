@@ -1,4 +1,4 @@
-"""Nothing is changed beyond the limits or during a pause, and every refusal is explained."""
+"""Limits and pauses prevent changes, and every refusal has an explanation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from poundcake.timestamps import parse_timestamp
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, resolved, unique
 
-# The decisions do not depend on the kind of database, so one is enough.
+# The limits do not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 WORK = "poundcake_scenarios.work"
 LIVE = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": [WORK], "settle_seconds": 0}
-MANY = 50
-STORM = 8
-PATIENCE = 400  # seconds, for fifty workflows on a busy machine
+MANY_HOSTS = 50
+STORM_SIZE = 8
+MAX_WAIT = 400  # seconds, for fifty workflows on a busy machine
 
 
 @pytest.fixture
-def limited(request, kind):
-    """Return a function that returns a stack which may change hosts, with the given limits."""
-    restored = []
+def stack_with_limits(request, kind):
+    """Return a function that returns a stack with limits, which may change hosts."""
+    original_values = []
 
     def start(**limits):
         if kind != "live":
@@ -28,29 +28,28 @@ def limited(request, kind):
         stack = request.getfixturevalue("stack")
         if stack.get("/health").json()["dry_run"]:
             pytest.skip("live: dry_run is true there, and is not changed")
-        values = (stack.api("/configs/poundcake", show_secrets="true") or {"values": {}})["values"]
-        restored.append((stack, values))
+        values = stack.registered_values()
+        original_values.append((stack, values))
         stack.api("/configs/poundcake", "PUT", {**values, **LIVE, **limits})
         return stack
 
     yield start
-    for stack, values in restored:
+    for stack, values in original_values:
         stack.api("/configs/poundcake", "PUT", values)
 
 
-def fire(stack, name, count, **labels):
-    """Post one notification about several hosts that are down, and return its request_id."""
-    named = unique(name)
-    return stack.accepted(
+def fire(stack, name, count):
+    """Post one notification about several silent hosts, and return its request_id."""
+    alert_name = unique(name)
+    return stack.send(
         notification(
             *(
                 alert(
                     name,
                     labels={
-                        "alertname": named,
+                        "alertname": alert_name,
                         "instance": unique("silent") + ".test:9100",
-                        "run": named,
-                        **labels,
+                        "run": alert_name,
                     },
                 )
                 for _ in range(count)
@@ -59,73 +58,77 @@ def fire(stack, name, count, **labels):
     )
 
 
-def decisions(stack, request_id, count, timeout=PATIENCE):
-    """Return the decisions about all changes of a request, once its workflows have ended."""
-    trail = stack.trail_when(
+def wait_for_decisions(stack, request_id, count):
+    """Wait until all changes of a request are decided and have ended. Return the trail and them."""
+    trail = stack.wait_for_trail(
         request_id,
         lambda t: (
             len(t.get("changes", [])) == count
             and not [c for c in t["changes"] if c["result"] == "in_flight"]
         ),
-        timeout,
+        MAX_WAIT,
     )
     return trail, trail["changes"]
 
 
-def done(stack, trail):
-    """Return the executions of the changing action for the alerts of a request."""
-    return [e for shown in trail["alerts"] for e in stack.done(shown["episode"])]
+def work_executions(stack, trail):
+    """Return the executions of the action `work` for the alerts of a request."""
+    return [
+        e for alert_view in trail["alerts"] for e in stack.work_executions(alert_view["episode"])
+    ]
 
 
-def test_nothing_is_changed_during_a_storm(limited):
-    stack = limited(storm_limit=5)
-    request_id = fire(stack, "ScenarioWrapped", STORM)
-    trail, changes = decisions(stack, request_id, STORM)
+def test_nothing_is_changed_during_a_storm(stack_with_limits):
+    stack = stack_with_limits(storm_limit=5)
+    request_id = fire(stack, "ScenarioWrapped", STORM_SIZE)
+    trail, changes = wait_for_decisions(stack, request_id, STORM_SIZE)
     assert {change["refusal"] for change in changes} == {"storm"}
     assert "storm_limit is 5" in changes[0]["reason"]
-    assert done(stack, trail) == []
-    ran = stack.completed(request_id)["stackstorm_executions"]
-    assert {(e["status"], e["stage"], e["mutated"]) for e in ran} == {
+    assert work_executions(stack, trail) == []
+    executions = stack.wait_until_completed(request_id)["stackstorm_executions"]
+    assert {(e["status"], e["stage"], e["mutated"]) for e in executions} == {
         ("succeeded", "refused", False)
     }
-    assert all("storm_limit is 5" in e["message"] for e in ran)
+    assert all("storm_limit is 5" in e["message"] for e in executions)
 
 
-def test_fifty_hosts_down_at_once_are_changed_up_to_the_limits(limited):
-    stack = limited(max_in_flight=3, max_changes_per_remediation_per_hour=5)
-    request_id = fire(stack, "ScenarioWrapped", MANY)
-    trail, changes = decisions(stack, request_id, MANY)
-    changed = [change for change in changes if "refusal" not in change]
-    refused = [change for change in changes if "refusal" in change]
-    assert 1 <= len(changed) <= 5
-    assert len(done(stack, trail)) == len(changed)
-    assert {change["refusal"] for change in refused} <= {"site_in_flight", "hourly_limit"}
-    shown = stack.run("poundcake.status", request_id=request_id, format="text")
-    assert shown.count(": refused, ") == len(refused)
-    # Each episode says why.
-    first = refused[0]
-    instance = next(a["instance"] for a in trail["alerts"] if a["episode"] == first["episode"])
+def test_fifty_hosts_down_at_once_are_changed_up_to_the_limits(stack_with_limits):
+    stack = stack_with_limits(max_in_flight=3, max_changes_per_remediation_per_hour=5)
+    request_id = fire(stack, "ScenarioWrapped", MANY_HOSTS)
+    trail, changes = wait_for_decisions(stack, request_id, MANY_HOSTS)
+    granted = [change for change in changes if "refusal" not in change]
+    refusals = [change for change in changes if "refusal" in change]
+    assert 1 <= len(granted) <= 5
+    assert len(work_executions(stack, trail)) == len(granted)
+    assert {change["refusal"] for change in refusals} <= {"site_in_flight", "hourly_limit"}
+    status_text = stack.run("poundcake.status", request_id=request_id, format="text")
+    assert status_text.count(": refused, ") == len(refusals)
+    # The history of each episode gives the reason.
+    first_refusal = refusals[0]
+    instance = next(
+        a["instance"] for a in trail["alerts"] if a["episode"] == first_refusal["episode"]
+    )
     why = stack.run("poundcake.why", instance=instance, format="text")
-    assert f": refused, {first['refusal']}: {first['reason']}" in why
+    assert f": refused, {first_refusal['refusal']}: {first_refusal['reason']}" in why
 
 
-def test_nothing_is_changed_while_changes_are_paused(limited):
-    stack = limited()
+def test_nothing_is_changed_while_changes_are_paused(stack_with_limits):
+    stack = stack_with_limits()
     stack.run("poundcake.pause", reason="maintenance of rack 12", minutes=30)
     try:
         request_id = fire(stack, "ScenarioWrapped", 1)
-        trail, (change,) = decisions(stack, request_id, 1)
+        trail, (change,) = wait_for_decisions(stack, request_id, 1)
         assert (change["result"], change["refusal"]) == ("refused", "paused")
         assert "maintenance of rack 12" in change["reason"]
-        assert done(stack, trail) == []
+        assert work_executions(stack, trail) == []
         instance = trail["alerts"][0]["instance"]
-        for shown in (
+        for text in (
             stack.run("poundcake.why", instance=instance, format="text"),
             stack.run("poundcake.alerts_active", format="text"),
             stack.run("poundcake.health", format="text"),
         ):
-            assert shown.lstrip().startswith("PAUSED by ")
-            assert "maintenance of rack 12" in shown
+            assert text.lstrip().startswith("PAUSED by ")
+            assert "maintenance of rack 12" in text
         assert stack.get("/alerts/active").json()["paused"]["reason"] == "maintenance of rack 12"
         stack.wait_until(lambda: stack.get("/health").json()["paused"])
         metrics = stack._endpoint.get(stack.url + "/metrics", timeout=30).text
@@ -133,45 +136,45 @@ def test_nothing_is_changed_while_changes_are_paused(limited):
     finally:
         assert stack.run("poundcake.resume")["resumed"] is True
     request_id = fire(stack, "ScenarioWrapped", 1)
-    trail, (change,) = decisions(stack, request_id, 1)
+    trail, (change,) = wait_for_decisions(stack, request_id, 1)
     assert change["result"] == "succeeded"
-    assert len(done(stack, trail)) == 1
+    assert len(work_executions(stack, trail)) == 1
     assert "PAUSED" not in stack.run("poundcake.alerts_active", format="text")
 
 
-def test_an_incident_is_changed_only_after_it_has_settled(limited):
-    stack = limited(settle_seconds=8)
+def test_an_incident_is_changed_only_after_it_has_settled(stack_with_limits):
+    stack = stack_with_limits(settle_seconds=8)
     request_id = fire(stack, "ScenarioWrapped", 1)
-    trail, (change,) = decisions(stack, request_id, 1)
+    trail, (change,) = wait_for_decisions(stack, request_id, 1)
     assert change["result"] == "succeeded"
     received_at, decided_at = trail["received_at"], change["decided_at"]
     waited = parse_timestamp(decided_at) - parse_timestamp(received_at)
     assert waited.total_seconds() >= 8
-    assert len(done(stack, trail)) == 1
+    assert len(work_executions(stack, trail)) == 1
 
 
-def test_an_alert_that_is_resolved_while_it_settles_is_not_changed(limited):
-    stack = limited(settle_seconds=15)
+def test_an_alert_that_is_resolved_while_it_settles_is_not_changed(stack_with_limits):
+    stack = stack_with_limits(settle_seconds=15)
     labels = {"instance": unique("silent") + ".test:9100"}
-    firing = alert("ScenarioWrapped", labels=labels)
-    request_id = stack.accepted(notification(firing))
-    stack.trail_when(request_id, lambda t: t["stackstorm_executions"])
-    stack.recorded(stack.accepted(notification(resolved(firing))))
-    trail, (change,) = decisions(stack, request_id, 1)
+    firing_alert = alert("ScenarioWrapped", labels=labels)
+    request_id = stack.send(notification(firing_alert))
+    stack.wait_for_trail(request_id, lambda t: t["stackstorm_executions"])
+    stack.wait_until_recorded(stack.send(notification(resolved(firing_alert))))
+    trail, (change,) = wait_for_decisions(stack, request_id, 1)
     assert change["refusal"] == "incident_ended"
-    assert done(stack, trail) == []
+    assert work_executions(stack, trail) == []
 
 
-def test_a_failing_remediation_stops_until_it_is_released(limited):
-    stack = limited(breaker_failures=2)
+def test_a_failing_remediation_stops_until_it_is_released(stack_with_limits):
+    stack = stack_with_limits(breaker_failures=2)
     if stack.live:
         pytest.skip("live: no known host there is silent")
     for _ in range(2):
-        _, (change,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
+        _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
         assert change["result"] == "not_verified"
-    _, (change,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
+    _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
     assert change["refusal"] == "breaker"
     assert f"poundcake.release remediation={WORK}" in change["reason"]
     assert stack.run("poundcake.release", remediation=WORK)["failures"] == 2
-    _, (change,) = decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
+    _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
     assert change["result"] == "not_verified"

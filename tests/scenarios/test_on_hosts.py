@@ -1,4 +1,4 @@
-"""The checks and changes on a host, through StackStorm's SSH runner, on a test host."""
+"""The pack's checks and changes of a host, run on a test host by StackStorm's SSH runner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 
 SYSTEMCTL = """\
 #!/bin/sh
-# systemd for one service, oven.service, which a file on the host keeps from starting.
+# systemd with one service, oven.service. While /run/broken exists, it does not start.
 case $1 in
 show)
     case $* in *" oven.service") ;; *) echo LoadState=not-found; exit ;; esac
@@ -33,7 +33,7 @@ esac
 
 @pytest.fixture
 def host(test_host):
-    """Return the host, as it was at first."""
+    """Return the test host, and clean it up afterwards."""
     yield test_host
     test_host.run(
         "rm -rf /srv/app/* /run/broken /run/systemd /usr/local/bin/systemctl;"
@@ -57,13 +57,13 @@ def execute(stack, host):
     return execute
 
 
-def printed(execution):
-    """Return what the script printed on the only host."""
+def script_output(execution):
+    """Return the output of the script on the only host."""
     (entry,) = execution["result"].values()
     return entry["stdout"]
 
 
-def test_a_full_disk_is_shown_with_its_largest_directories(host, execute):
+def test_check_disk_shows_a_full_disk_with_its_largest_directories(host, execute):
     host.run("mkdir /srv/app/logs && head -c 12000000 /dev/zero >/srv/app/logs/old.log")
     execution = execute("check_disk", path="/srv/app")
     facts = host_facts.read_disk(execution["result"])
@@ -81,16 +81,16 @@ def test_a_disk_is_cleaned_and_a_dry_run_leaves_it_alone(host, execute):
         "ln -s /etc/passwd link; touch -h -d '10 days ago' link"
     )
     parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
-    promised = host_facts.read_cleaned_disk(
+    dry_run = host_facts.read_cleaned_disk(
         execute("clean_disk", dry_run=True, **parameters)["result"]
     )
-    assert (promised.dry_run, promised.files) == (True, 1)
-    assert promised.examples == ("/srv/app/logs/old.log",)
+    assert (dry_run.dry_run, dry_run.files) == (True, 1)
+    assert dry_run.examples == ("/srv/app/logs/old.log",)
     assert host.run("ls /srv/app/logs").split() == ["link", "new.log", "old.log"]
     execution = execute("clean_disk", **parameters)
-    done = host_facts.read_cleaned_disk(execution["result"])
+    result = host_facts.read_cleaned_disk(execution["result"])
     assert execution["status"] == "succeeded"
-    assert (done.files, done.bytes) == (1, promised.bytes)
+    assert (result.files, result.bytes) == (1, dry_run.bytes)
     assert host.run("ls /srv/app/logs").split() == ["link", "new.log"]
     assert host_facts.read_disk(execute("check_disk", path="/srv")["result"]).used_percent < 10
 
@@ -98,7 +98,9 @@ def test_a_disk_is_cleaned_and_a_dry_run_leaves_it_alone(host, execute):
 def test_a_system_directory_is_refused(execute):
     execution = execute("clean_disk", directories=["/etc/nginx"], older_than_days=1)
     assert execution["status"] == "failed"
-    assert printed(execution) == {"error": "directories: nothing in /etc/nginx may be deleted"}
+    assert script_output(execution) == {
+        "error": "directories: nothing in /etc/nginx may be deleted"
+    }
 
 
 def test_a_runaway_process_is_found(host, execute):
@@ -128,14 +130,14 @@ def test_the_largest_process_is_found(host, execute):
 
 def test_a_service_is_restarted(host, execute):
     host.run(f"/etc/init.d/{hosts.SERVICE} stop")
-    before = host_facts.read_service(execute("check_service", service=hosts.SERVICE)["result"])
-    assert (before.state, before.manager) == ("inactive", "sysv")
+    service = host_facts.read_service(execute("check_service", service=hosts.SERVICE)["result"])
+    assert (service.state, service.manager) == ("inactive", "sysv")
     execution = execute("restart_service", service=hosts.SERVICE)
-    done = host_facts.read_restarted_service(execution["result"])
+    result = host_facts.read_restarted_service(execution["result"])
     assert execution["status"] == "succeeded"
-    assert (done.before, done.after, done.exit_code) == ("inactive", "active", 0)
+    assert (result.before, result.after, result.exit_code) == ("inactive", "active", 0)
     assert host.run(f"/etc/init.d/{hosts.SERVICE} status && echo runs").strip() == "runs"
-    # The service gets the umask and the directory of a boot, and not those of the script.
+    # The service has the umask and working directory that it has after a boot, not the script's.
     assert (
         host.run("stat -c %a /run/oven.pid; readlink /proc/$(cat /run/oven.pid)/cwd") == "644\n/\n"
     )
@@ -144,14 +146,14 @@ def test_a_service_is_restarted(host, execute):
 def test_a_service_that_does_not_start_fails_the_restart(host, execute):
     host.run(f"/etc/init.d/{hosts.SERVICE} stop; touch /run/broken")
     execution = execute("restart_service", service=hosts.SERVICE)
-    done = host_facts.read_restarted_service(execution["result"])
+    result = host_facts.read_restarted_service(execution["result"])
     assert execution["status"] == "failed"
-    assert (done.succeeded, done.after) == (False, "inactive")
-    assert "cannot bake" in done.message
+    assert (result.succeeded, result.after) == (False, "inactive")
+    assert "cannot bake" in result.message
     assert "{{" not in json.dumps(execution["result"])
 
 
-def test_a_service_of_systemd(host, execute):
+def test_a_systemd_service_is_checked_and_restarted(host, execute):
     """With a stand-in for systemd, which the test host does not run."""
     host.run(
         "mkdir -p /run/systemd/system; rm -f /run/oven; cat >/usr/local/bin/systemctl <<'END'\n"
@@ -159,22 +161,24 @@ def test_a_service_of_systemd(host, execute):
     )
     facts = host_facts.read_service(execute("check_service", service="oven")["result"])
     assert (facts.service, facts.state, facts.restarts) == ("oven.service", "failed", 3)
-    failed = execute("restart_service", service="oven.target", wait=5)
-    assert printed(failed) == {"error": "the host has no service oven.target.service"}
-    done = host_facts.read_restarted_service(execute("restart_service", service="oven")["result"])
-    assert (done.succeeded, done.before, done.after) == (True, "failed", "active")
+    failed_execution = execute("restart_service", service="oven.target", wait=5)
+    assert script_output(failed_execution) == {
+        "error": "the host has no service oven.target.service"
+    }
+    result = host_facts.read_restarted_service(execute("restart_service", service="oven")["result"])
+    assert (result.succeeded, result.before, result.after) == (True, "failed", "active")
     host.run("touch /run/broken")
     execution = execute("restart_service", service="oven")
-    done = host_facts.read_restarted_service(execution["result"])
+    result = host_facts.read_restarted_service(execution["result"])
     assert execution["status"] == "failed"
-    assert (done.exit_code, done.after) == (1, "active")  # the old process still runs
-    assert done.message == "Job failed: __ 7_7 __"
+    assert (result.exit_code, result.after) == (1, "active")  # the old process still runs
+    assert result.message == "Job failed: __ 7_7 __"
 
 
 class TestPermissions:
-    """An ordinary account, with the lines in sudoers that the documentation shows."""
+    """An ordinary account with the sudoers lines from the documentation."""
 
-    def test_every_check_works_without_root(self, execute):
+    def test_each_check_works_without_root(self, execute):
         for action, parameters in (
             ("check_disk", {"path": "/srv"}),
             ("check_memory", {}),
@@ -189,7 +193,7 @@ class TestPermissions:
             execute("restart_service", hosts.USER, service=hosts.SERVICE)["status"] == "succeeded"
         )
 
-    def test_an_account_deletes_only_what_it_may_delete(self, host, execute):
+    def test_an_account_without_sudo_cannot_delete_the_files_of_others(self, host, execute):
         host.run("mkdir /srv/app/logs; touch -d '10 days ago' /srv/app/logs/old.log")
         parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
         execution = execute("clean_disk", hosts.USER, **parameters)
@@ -200,7 +204,7 @@ class TestPermissions:
         assert host_facts.read_cleaned_disk(execution["result"]).files == 1
 
 
-def test_a_host_that_does_not_answer(stack):
+def test_a_check_of_an_unreachable_host_fails_with_the_reason(stack):
     address = "198.51.100.3" if stack.live else "silent-1.invalid"
     execution = stack.execute("poundcake.check_disk", host=address, timeout=20)
     assert execution["status"] == "failed"
@@ -208,6 +212,6 @@ def test_a_host_that_does_not_answer(stack):
         host_facts.read_disk(execution["result"])
 
 
-def test_nothing_stays_on_the_host(host, execute):
+def test_a_check_leaves_no_files_on_the_host(host, execute):
     execute("check_disk")
     assert host.run("ls -A /tmp") == ""

@@ -1,4 +1,4 @@
-"""The life of one alert: it fires, is repeated, ends, and fires again."""
+"""One alert from its first notification on: it fires, is repeated, ends, and fires again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.scenarios.stack import ActionFailed
 UUID_LENGTH = 36
 
 
-def only(found):
+def only(elements):
     """Return the only element of a list."""
-    assert len(found) == 1, found
-    return found[0]
+    assert len(elements) == 1, elements
+    return elements[0]
 
 
 def has_succeeded(trail):
@@ -25,77 +25,77 @@ def has_succeeded(trail):
     return [e["status"] for e in trail["stackstorm_executions"]] == ["succeeded"]
 
 
-def remediate(stack, firing):
-    """Post a firing alert of ScenarioLinked, wait for its workflow, and return its trail."""
-    request_id = stack.accepted(notification(firing))
-    return stack.trail_when(request_id, has_succeeded)
+def remediate(stack, firing_alert):
+    """Post an alert of ScenarioLinked, wait until its workflow succeeds, and return its trail."""
+    request_id = stack.send(notification(firing_alert))
+    return stack.wait_for_trail(request_id, has_succeeded)
 
 
 def test_a_firing_alert_is_recorded_and_remediated_under_its_request_id(stack):
     """Case A1 of docs/CASES.md."""
-    firing = alert(
+    firing_alert = alert(
         "ScenarioLinked", labels={"severity": "warning"}, startsAt="2026-01-14T12:00:00Z"
     )
-    answer = stack.post(notification(firing, receiver="web\\.hook"))
+    response = stack.post(notification(firing_alert, receiver="web\\.hook"))
 
-    assert answer.status_code == 202
-    request_id = answer.json()["request_id"]
-    assert answer.json() == {
+    assert response.status_code == 202
+    request_id = response.json()["request_id"]
+    assert response.json() == {
         "status": "accepted",
         "request_id": request_id,
         "alerts_received": 1,
         "message": "1 alert accepted",
     }
-    assert answer.headers["X-Request-ID"] == request_id and len(request_id) == UUID_LENGTH
+    assert response.headers["X-Request-ID"] == request_id and len(request_id) == UUID_LENGTH
 
-    trail = stack.trail_when(request_id, has_succeeded)
+    trail = stack.wait_for_trail(request_id, has_succeeded)
     assert trail["request_id"] == request_id
     assert trail["receiver"] == "web\\.hook"
     assert trail["received_at"].endswith("Z")
     assert trail["truncated_alerts"] == 0
-    shown = only(trail["alerts"])
-    assert shown.pop("id") > 0
-    assert shown == {
-        "fingerprint": firing["fingerprint"],
-        "episode": firing["fingerprint"] + "-1768392000000",
-        "alert_name": name_of(firing),
+    alert_view = only(trail["alerts"])
+    assert alert_view.pop("id") > 0
+    assert alert_view == {
+        "fingerprint": firing_alert["fingerprint"],
+        "episode": firing_alert["fingerprint"] + "-1768392000000",
+        "alert_name": name_of(firing_alert),
         "severity": "warning",
-        "instance": firing["labels"]["instance"],
+        "instance": firing_alert["labels"]["instance"],
         "status": "firing",
         "outcome": "admitted",
-        "reason": shown["reason"],
+        "reason": alert_view["reason"],
         "starts_at": "2026-01-14T12:00:00Z",
         "ends_at": None,
-        "st2_rule": shown["st2_rule"],
+        "st2_rule": alert_view["st2_rule"],
         "st2_workflow": "poundcake_scenarios.linked",
     }
     # StackStorm's part of the reason is complete when the request is completed.
-    assert shown["reason"].startswith("new incident")
+    assert alert_view["reason"].startswith("new incident")
     execution = only(trail["stackstorm_executions"])
     assert execution["st2_workflow"] == "poundcake_scenarios.linked"
     assert execution["duration_seconds"] > 0
     assert execution["started_at"] < execution["ended_at"]
     assert execution["stage"] == "done"
 
-    trail = stack.completed(request_id)
+    trail = stack.wait_until_completed(request_id)
     assert trail["status"] == "completed"
     assert only(trail["alerts"])["reason"] == "new incident"
     assert only(trail["alerts"])["st2_rule"] == "poundcake_scenarios.linked"
     assert only(trail["stackstorm_executions"])["st2_rule"] == "poundcake_scenarios.linked"
 
-    # StackStorm itself has the same data.
-    assert execution["st2_execution_id"] in stack.traced(request_id)
-    original = stack.api("/executions/" + execution["st2_execution_id"])
-    assert original["status"] == "succeeded"
-    assert original["rule"]["ref"] == "poundcake_scenarios.linked"
-    assert original["context"]["trace_context"]["trace_tag"] == request_id
-    assert len(stack.done(only(trail["alerts"])["episode"])) == 1
+    # StackStorm has the same data.
+    assert execution["st2_execution_id"] in stack.traced_execution_ids(request_id)
+    execution_document = stack.api("/executions/" + execution["st2_execution_id"])
+    assert execution_document["status"] == "succeeded"
+    assert execution_document["rule"]["ref"] == "poundcake_scenarios.linked"
+    assert execution_document["context"]["trace_context"]["trace_tag"] == request_id
+    assert len(stack.work_executions(only(trail["alerts"])["episode"])) == 1
 
 
 def test_the_tables_hold_the_trail(stack):
     """Cases A1 and A21: a join of the tables returns the whole trail."""
-    firing = alert("ScenarioLinked")
-    trail = stack.completed(remediate(stack, firing)["request_id"])
+    firing_alert = alert("ScenarioLinked")
+    trail = stack.wait_until_completed(remediate(stack, firing_alert)["request_id"])
 
     row = only(
         stack.rows(
@@ -116,9 +116,9 @@ def test_the_tables_hold_the_trail(stack):
         "method": "POST",
         "path": "/api/v1/webhook",
         "status_code": 202,
-        "alert_name": name_of(firing),
+        "alert_name": name_of(firing_alert),
         "outcome": "admitted",
-        "open_fingerprint": firing["fingerprint"],
+        "open_fingerprint": firing_alert["fingerprint"],
         "st2_rule_ref": "poundcake_scenarios.linked",
         "st2_action_ref": "poundcake_scenarios.linked",
         "st2_execution_id": only(trail["stackstorm_executions"])["st2_execution_id"],
@@ -129,216 +129,236 @@ def test_the_tables_hold_the_trail(stack):
 
 def test_a_repeated_notification_starts_nothing(stack):
     """Case A2."""
-    firing = alert("ScenarioLinked")
-    first = remediate(stack, firing)
-    again = stack.recorded(stack.accepted(notification(firing)))
+    firing_alert = alert("ScenarioLinked")
+    first_trail = remediate(stack, firing_alert)
+    repeat_trail = stack.wait_until_recorded(stack.send(notification(firing_alert)))
 
-    assert again["request_id"] != first["request_id"]
-    assert again["status"] == "completed" and again["completed_at"]
-    shown = only(again["alerts"])
-    assert shown["outcome"] == "duplicate"
-    assert shown["reason"] == "duplicate of " + first["request_id"]
-    assert shown["episode"] == only(first["alerts"])["episode"]
-    assert again["stackstorm_executions"] == []
-    active = only(stack.active(name_of(firing)))
-    assert active["notifications"] == 2
-    assert active["request_id"] == first["request_id"]
-    assert active["episode"] == shown["episode"]
-    assert active["stale"] is False
-    assert len(stack.done(shown["episode"])) == 1
+    assert repeat_trail["request_id"] != first_trail["request_id"]
+    assert repeat_trail["status"] == "completed" and repeat_trail["completed_at"]
+    alert_view = only(repeat_trail["alerts"])
+    assert alert_view["outcome"] == "duplicate"
+    assert alert_view["reason"] == "duplicate of " + first_trail["request_id"]
+    assert alert_view["episode"] == only(first_trail["alerts"])["episode"]
+    assert repeat_trail["stackstorm_executions"] == []
+    incident = only(stack.active_alerts(name_of(firing_alert)))
+    assert incident["notifications"] == 2
+    assert incident["request_id"] == first_trail["request_id"]
+    assert incident["episode"] == alert_view["episode"]
+    assert incident["stale"] is False
+    assert len(stack.work_executions(alert_view["episode"])) == 1
 
 
 def test_an_earlier_start_of_the_same_alert_is_the_same_incident(stack):
     """The second of two redundant Prometheus servers may have seen the alert earlier."""
-    firing = alert("ScenarioUnmatched", minutes=5)
-    first = stack.recorded(stack.accepted(notification(firing)))
-    earlier = stack.recorded(stack.accepted(notification(dict(firing, startsAt=ago(9)))))
+    firing_alert = alert("ScenarioUnmatched", minutes=5)
+    first_trail = stack.wait_until_recorded(stack.send(notification(firing_alert)))
+    second_trail = stack.wait_until_recorded(
+        stack.send(notification(dict(firing_alert, startsAt=ago(9))))
+    )
 
-    assert only(earlier["alerts"])["outcome"] == "duplicate"
-    assert only(earlier["alerts"])["episode"] == only(first["alerts"])["episode"]
-    assert len(stack.active(name_of(firing))) == 1
+    assert only(second_trail["alerts"])["outcome"] == "duplicate"
+    assert only(second_trail["alerts"])["episode"] == only(first_trail["alerts"])["episode"]
+    assert len(stack.active_alerts(name_of(firing_alert))) == 1
 
 
-def test_a_resolved_alert_starts_only_the_rule_on_resolves(stack):
+def test_a_resolved_alert_starts_only_the_rule_for_resolved_alerts(stack):
     """Case A3."""
-    firing = alert("ScenarioLinked")
-    first = remediate(stack, firing)
-    assert len(stack.active(name_of(firing))) == 1
+    firing_alert = alert("ScenarioLinked")
+    first_trail = remediate(stack, firing_alert)
+    assert len(stack.active_alerts(name_of(firing_alert))) == 1
 
-    ended = resolved(firing)
-    trail = stack.trail_when(stack.accepted(notification(ended)), has_succeeded)
-    shown = only(trail["alerts"])
-    assert shown["status"] == "resolved"
-    assert shown["outcome"] == "resolved"
-    assert shown["episode"] == only(first["alerts"])["episode"]
-    assert shown["ends_at"] == ended["endsAt"].replace("Z", "000Z")
+    resolved_alert = resolved(firing_alert)
+    trail = stack.wait_for_trail(stack.send(notification(resolved_alert)), has_succeeded)
+    alert_view = only(trail["alerts"])
+    assert alert_view["status"] == "resolved"
+    assert alert_view["outcome"] == "resolved"
+    assert alert_view["episode"] == only(first_trail["alerts"])["episode"]
+    assert alert_view["ends_at"] == resolved_alert["endsAt"].replace("Z", "000Z")
     assert only(trail["stackstorm_executions"])["st2_workflow"] == "poundcake_scenarios.cleared"
-    assert stack.active(name_of(firing)) == []
+    assert stack.active_alerts(name_of(firing_alert)) == []
 
     # The resolve arrives again, as if from the peer of an Alertmanager.
-    again = stack.recorded(stack.accepted(notification(ended)))
-    assert only(again["alerts"])["outcome"] == "duplicate"
-    assert only(again["alerts"])["reason"] == "no open incident"
-    assert again["stackstorm_executions"] == []
+    repeat_trail = stack.wait_until_recorded(stack.send(notification(resolved_alert)))
+    assert only(repeat_trail["alerts"])["outcome"] == "duplicate"
+    assert only(repeat_trail["alerts"])["reason"] == "no open incident"
+    assert repeat_trail["stackstorm_executions"] == []
 
-    done = stack.done(shown["episode"])
-    parents = [stack.api("/executions/" + e["parent"])["action"]["ref"] for e in done]
-    assert sorted(parents) == ["poundcake_scenarios.cleared", "poundcake_scenarios.linked"]
+    work = stack.work_executions(alert_view["episode"])
+    workflows = [stack.api("/executions/" + e["parent"])["action"]["ref"] for e in work]
+    assert sorted(workflows) == ["poundcake_scenarios.cleared", "poundcake_scenarios.linked"]
 
 
 def test_an_alert_that_fires_again_after_its_resolve_is_a_new_episode(stack):
     """Case A4."""
-    firing = alert("ScenarioLinked", minutes=20)
-    first = remediate(stack, firing)
-    ended = stack.recorded(stack.accepted(notification(resolved(firing, minutes=10))))
-    second = remediate(stack, dict(firing, startsAt=ago(3)))
+    firing_alert = alert("ScenarioLinked", minutes=20)
+    first_trail = remediate(stack, firing_alert)
+    resolve_trail = stack.wait_until_recorded(
+        stack.send(notification(resolved(firing_alert, minutes=10)))
+    )
+    second_trail = remediate(stack, dict(firing_alert, startsAt=ago(3)))
 
-    episodes = [only(trail["alerts"])["episode"] for trail in (first, ended, second)]
+    episodes = [
+        only(trail["alerts"])["episode"] for trail in (first_trail, resolve_trail, second_trail)
+    ]
     assert episodes[0] == episodes[1] != episodes[2]
-    assert only(second["alerts"])["outcome"] == "admitted"
-    executions = [only(t["stackstorm_executions"])["st2_execution_id"] for t in (first, second)]
+    assert only(second_trail["alerts"])["outcome"] == "admitted"
+    executions = [
+        only(t["stackstorm_executions"])["st2_execution_id"] for t in (first_trail, second_trail)
+    ]
     assert executions[0] != executions[1]
-    assert only(stack.active(name_of(firing)))["episode"] == episodes[2]
+    assert only(stack.active_alerts(name_of(firing_alert)))["episode"] == episodes[2]
 
-    history = stack.run("poundcake.why", alert_name=name_of(firing))
+    history = stack.run("poundcake.why", alert_name=name_of(firing_alert))
     assert history["count"] == 2
     alerts = [[(a["request_id"], a["outcome"]) for a in e["alerts"]] for e in history["episodes"]]
     assert alerts == [
-        [(second["request_id"], "admitted")],
-        [(first["request_id"], "admitted"), (ended["request_id"], "resolved")],
+        [(second_trail["request_id"], "admitted")],
+        [(first_trail["request_id"], "admitted"), (resolve_trail["request_id"], "resolved")],
     ]
 
 
 def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(stack):
-    """Case A24: it may be a stale copy from another Alertmanager."""
-    firing = alert("ScenarioLinked")
-    first = remediate(stack, firing)
-    stack.completed(stack.accepted(notification(resolved(firing))))
+    """Case A24: the alert may be a stale copy from another Alertmanager."""
+    firing_alert = alert("ScenarioLinked")
+    first_trail = remediate(stack, firing_alert)
+    stack.wait_until_completed(stack.send(notification(resolved(firing_alert))))
     for _ in range(2):
-        again = stack.recorded(stack.accepted(notification(firing)))
-        assert only(again["alerts"])["outcome"] == "unconfirmed"
-        assert only(again["alerts"])["reason"].startswith("fires ")
-        assert again["stackstorm_executions"] == []
-    active = only(stack.active(name_of(firing)))
-    assert (active["outcome"], active["notifications"]) == ("unconfirmed", 2)
-    assert active["episode"] != only(first["alerts"])["episode"]
-    text = stack.run("poundcake.why", alert_name=name_of(firing), format="text")
+        repeat_trail = stack.wait_until_recorded(stack.send(notification(firing_alert)))
+        assert only(repeat_trail["alerts"])["outcome"] == "unconfirmed"
+        assert only(repeat_trail["alerts"])["reason"].startswith("fires ")
+        assert repeat_trail["stackstorm_executions"] == []
+    incident = only(stack.active_alerts(name_of(firing_alert)))
+    assert (incident["outcome"], incident["notifications"]) == ("unconfirmed", 2)
+    assert incident["episode"] != only(first_trail["alerts"])["episode"]
+    text = stack.run("poundcake.why", alert_name=name_of(firing_alert), format="text")
     assert "firing (unconfirmed) since" in text
 
-    # The resolve from the other Alertmanager closes it, and no rule is notified.
-    ended = stack.recorded(stack.accepted(notification(resolved(firing))))
-    assert only(ended["alerts"])["outcome"] == "unconfirmed"
-    assert ended["status"] == "completed" and ended["stackstorm_executions"] == []
-    assert stack.active(name_of(firing)) == []
+    # The resolve from the other Alertmanager closes the incident, and no rule is notified.
+    resolve_trail = stack.wait_until_recorded(stack.send(notification(resolved(firing_alert))))
+    assert only(resolve_trail["alerts"])["outcome"] == "unconfirmed"
+    assert resolve_trail["status"] == "completed" and resolve_trail["stackstorm_executions"] == []
+    assert stack.active_alerts(name_of(firing_alert)) == []
 
 
 def test_an_unconfirmed_alert_is_admitted_after_six_minutes(stack):
     """Case A24."""
     if not stack.live and not os.environ.get("POUNDCAKE_SLOW"):
         pytest.skip("takes six minutes (POUNDCAKE_SLOW=1); see tests/lib/trail/test_confirm.py")
-    firing = alert("ScenarioLinked")
-    stack.completed(stack.accepted(notification(firing)))
-    stack.completed(stack.accepted(notification(resolved(firing))))
-    unconfirmed = stack.recorded(stack.accepted(notification(firing)))
-    episode = only(unconfirmed["alerts"])["episode"]
-    active = only(
+    firing_alert = alert("ScenarioLinked")
+    stack.wait_until_completed(stack.send(notification(firing_alert)))
+    stack.wait_until_completed(stack.send(notification(resolved(firing_alert))))
+    unconfirmed_trail = stack.wait_until_recorded(stack.send(notification(firing_alert)))
+    episode = only(unconfirmed_trail["alerts"])["episode"]
+    incident = only(
         stack.wait_until(
-            lambda: stack.active(name_of(firing)), lambda found: "outcome" not in found[0], 500
+            lambda: stack.active_alerts(name_of(firing_alert)),
+            lambda incidents: "outcome" not in incidents[0],
+            500,
         )
     )
-    trail = stack.completed(active["request_id"])
-    assert trail["replay_of"] == unconfirmed["request_id"]
-    assert (active["episode"], len(stack.done(episode))) == (episode, 1)
+    trail = stack.wait_until_completed(incident["request_id"])
+    assert trail["replay_of"] == unconfirmed_trail["request_id"]
+    assert (incident["episode"], len(stack.work_executions(episode))) == (episode, 1)
 
 
 def test_alerts_are_distinguished_by_their_labels(stack):
     """Case A25: a relay gives three instances the same fingerprint."""
     name = unique("ScenarioUnmatched")
-    several = [
+    alerts = [
         dict(alert("any", labels={"alertname": name}), fingerprint="3f1dc6a0b7e94d52")
         for _ in range(3)
     ]
-    trail = stack.recorded(stack.accepted(notification(*several)))
+    trail = stack.wait_until_recorded(stack.send(notification(*alerts)))
     assert [a["outcome"] for a in trail["alerts"]] == ["admitted"] * 3
-    ended = stack.recorded(stack.accepted(notification(resolved(several[2]))))
-    assert only(ended["alerts"])["outcome"] == "resolved"
-    open_ones = {a["instance"] for a in stack.active(name)}
-    assert open_ones == {sent["labels"]["instance"] for sent in several[:2]}
+    resolve_trail = stack.wait_until_recorded(stack.send(notification(resolved(alerts[2]))))
+    assert only(resolve_trail["alerts"])["outcome"] == "resolved"
+    open_instances = {a["instance"] for a in stack.active_alerts(name)}
+    assert open_instances == {sent_alert["labels"]["instance"] for sent_alert in alerts[:2]}
 
 
 def test_clocks_of_different_machines_are_not_compared(stack):
-    """Case A25: without a start, and with an end from a clock that is behind."""
-    firing = alert("ScenarioUnmatched", startsAt=None)
-    stack.recorded(stack.accepted(notification(firing)))
-    ended = stack.recorded(stack.accepted(notification(resolved(firing, minutes=60))))
-    assert only(ended["alerts"])["outcome"] == "resolved"
-    ahead = alert("ScenarioUnmatched", startsAt="2999-01-01T00:00:00Z")
-    trail = stack.recorded(stack.accepted(notification(ahead)))
+    """Case A25: the start is missing or in the future, and the end is by a clock that is behind."""
+    firing_alert = alert("ScenarioUnmatched", startsAt=None)
+    stack.wait_until_recorded(stack.send(notification(firing_alert)))
+    resolve_trail = stack.wait_until_recorded(
+        stack.send(notification(resolved(firing_alert, minutes=60)))
+    )
+    assert only(resolve_trail["alerts"])["outcome"] == "resolved"
+    future_alert = alert("ScenarioUnmatched", startsAt="2999-01-01T00:00:00Z")
+    trail = stack.wait_until_recorded(stack.send(notification(future_alert)))
     assert only(trail["alerts"])["starts_at"] == trail["received_at"]
     assert "in the future" in only(trail["alerts"])["notes"]
-    ended = stack.recorded(stack.accepted(notification(dict(ahead, status="resolved"))))
-    assert only(ended["alerts"])["outcome"] == "resolved"
+    resolve_trail = stack.wait_until_recorded(
+        stack.send(notification(dict(future_alert, status="resolved")))
+    )
+    assert only(resolve_trail["alerts"])["outcome"] == "resolved"
 
 
 def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
     """Case A26."""
-    firing = alert("ScenarioLinked")
-    trail = remediate(stack, firing)
+    firing_alert = alert("ScenarioLinked")
+    trail = remediate(stack, firing_alert)
     episode = only(trail["alerts"])["episode"]
-    done = stack.run("poundcake.acknowledge", episode=episode, comment="the disk is on order")
-    assert (done["state"], done["episode"]) == ("acknowledged", episode)
-    assert done["by"]
-    active = only(stack.active(name_of(firing)))
-    assert active["acknowledged_comment"] == "the disk is on order"
+    acknowledgement = stack.run(
+        "poundcake.acknowledge", episode=episode, comment="the disk is on order"
+    )
+    assert (acknowledgement["state"], acknowledgement["episode"]) == ("acknowledged", episode)
+    assert acknowledgement["by"]
+    incident = only(stack.active_alerts(name_of(firing_alert)))
+    assert incident["acknowledged_comment"] == "the disk is on order"
 
     # No workflow begins until the acknowledgement is withdrawn.
     stack.run("poundcake.release", episode=episode)
-    ids = {"request_id": trail["request_id"], "episode": episode}
-    refused = stack.execute("poundcake_scenarios.linked", **ids)
-    assert refused["result"]["output"]["message"] == f"acknowledged by {done['by']}"
-    stack.run("poundcake.acknowledge", alert_name=name_of(firing), undo=True)
-    assert "acknowledged_by" not in only(stack.active(name_of(firing)))
+    parameters = {"request_id": trail["request_id"], "episode": episode}
+    execution = stack.execute("poundcake_scenarios.linked", **parameters)
+    assert execution["result"]["output"]["message"] == f"acknowledged by {acknowledgement['by']}"
+    stack.run("poundcake.acknowledge", alert_name=name_of(firing_alert), undo=True)
+    assert "acknowledged_by" not in only(stack.active_alerts(name_of(firing_alert)))
 
-    closed = stack.run("poundcake.close", alert_name=name_of(firing), comment="it is gone")
-    assert (closed["state"], closed["by"]) == ("closed", done["by"])
-    assert stack.active(name_of(firing)) == []
-    (shown,) = stack.run("poundcake.why", alert_name=name_of(firing))["episodes"]
-    assert (shown["state"], shown["ended_by"]) == ("closed", "closed")
-    actions = [entry["action"] for entry in shown["audit"]]
+    closed_incident = stack.run(
+        "poundcake.close", alert_name=name_of(firing_alert), comment="the host is gone"
+    )
+    assert (closed_incident["state"], closed_incident["by"]) == ("closed", acknowledgement["by"])
+    assert stack.active_alerts(name_of(firing_alert)) == []
+    (history_entry,) = stack.run("poundcake.why", alert_name=name_of(firing_alert))["episodes"]
+    assert (history_entry["state"], history_entry["ended_by"]) == ("closed", "closed")
+    actions = [entry["action"] for entry in history_entry["audit"]]
     assert actions == ["acknowledge", "release", "acknowledge", "close"]
-    assert {entry["st2_user"] for entry in shown["audit"]} == {done["by"]}
-    ids = {entry["execution_id"] for entry in shown["audit"]}
-    assert len(ids) == 4 and all(stack.api("/executions/" + execution_id) for execution_id in ids)
-    assert stack.trail(trail["request_id"])["audit"] == shown["audit"]
-    for wrong in ({"episode": episode}, {"alert_name": name_of(firing)}):
+    assert {entry["st2_user"] for entry in history_entry["audit"]} == {acknowledgement["by"]}
+    execution_ids = {entry["execution_id"] for entry in history_entry["audit"]}
+    assert len(execution_ids) == 4 and all(stack.api("/executions/" + id_) for id_ in execution_ids)
+    assert stack.get_trail(trail["request_id"])["audit"] == history_entry["audit"]
+    for filters in ({"episode": episode}, {"alert_name": name_of(firing_alert)}):
         with pytest.raises(ActionFailed, match="no open incident matches"):
-            stack.run("poundcake.close", comment="again", **wrong)
+            stack.run("poundcake.close", comment="again", **filters)
 
 
 def test_a_resolve_of_an_unknown_alert_is_recorded_and_starts_nothing(stack):
     """Case A5."""
-    ended = resolved(alert("ScenarioLinked"))
-    trail = stack.recorded(stack.accepted(notification(ended)))
+    resolved_alert = resolved(alert("ScenarioLinked"))
+    trail = stack.wait_until_recorded(stack.send(notification(resolved_alert)))
 
     assert trail["status"] == "completed"
-    shown = only(trail["alerts"])
-    assert shown["outcome"] == "duplicate"
-    assert shown["reason"] == "no open incident"
+    alert_view = only(trail["alerts"])
+    assert alert_view["outcome"] == "duplicate"
+    assert alert_view["reason"] == "no open incident"
     assert trail["stackstorm_executions"] == []
-    assert stack.active(name_of(ended)) == []
+    assert stack.active_alerts(name_of(resolved_alert)) == []
 
 
 def test_each_alert_of_a_payload_gets_its_own_outcome(stack):
     """Case A6."""
-    before = alert("ScenarioLinked")
-    stack.recorded(stack.accepted(notification(before)))
-    firing, unmatched = alert("ScenarioLinked"), alert("ScenarioUnmatched")
-    nameless = alert("ScenarioLinked")
-    nameless["labels"] = {"alertname": None}
-    request_id = stack.accepted(
-        notification("no alert at all", firing, resolved(before), nameless, unmatched)
+    open_alert = alert("ScenarioLinked")
+    stack.wait_until_recorded(stack.send(notification(open_alert)))
+    firing_alert, unmatched_alert = alert("ScenarioLinked"), alert("ScenarioUnmatched")
+    nameless_alert = alert("ScenarioLinked")
+    nameless_alert["labels"] = {"alertname": None}
+    request_id = stack.send(
+        notification(
+            "no alert at all", firing_alert, resolved(open_alert), nameless_alert, unmatched_alert
+        )
     )
-    trail = stack.completed(request_id)
+    trail = stack.wait_until_completed(request_id)
 
     assert [a["outcome"] for a in trail["alerts"]] == [
         "malformed",
@@ -352,8 +372,8 @@ def test_each_alert_of_a_payload_gets_its_own_outcome(stack):
     assert reasons[1] == "new incident"
     assert reasons[3] == "alerts[3].labels: no label has a value"
     assert reasons[4] == "new incident; no rule matched"
-    ran = {e["alert_id"]: e["st2_workflow"] for e in trail["stackstorm_executions"]}
-    assert ran == {
+    started_workflows = {e["alert_id"]: e["st2_workflow"] for e in trail["stackstorm_executions"]}
+    assert started_workflows == {
         trail["alerts"][1]["id"]: "poundcake_scenarios.linked",
         trail["alerts"][2]["id"]: "poundcake_scenarios.cleared",
     }
@@ -361,12 +381,11 @@ def test_each_alert_of_a_payload_gets_its_own_outcome(stack):
 
 def test_simultaneous_notifications_run_one_execution(stack):
     """Case A7."""
-    firing = alert("ScenarioLinked")
-    payload = notification(firing)
+    firing_alert = alert("ScenarioLinked")
+    payload = notification(firing_alert)
     request_ids = []
     senders = [
-        threading.Thread(target=lambda: request_ids.append(stack.accepted(payload)))
-        for _ in range(8)
+        threading.Thread(target=lambda: request_ids.append(stack.send(payload))) for _ in range(8)
     ]
     for sender in senders:
         sender.start()
@@ -374,92 +393,92 @@ def test_simultaneous_notifications_run_one_execution(stack):
         sender.join()
 
     assert len(set(request_ids)) == 8
-    trails = [stack.recorded(request_id) for request_id in request_ids]
+    trails = [stack.wait_until_recorded(request_id) for request_id in request_ids]
     outcomes = sorted(only(trail["alerts"])["outcome"] for trail in trails)
     assert outcomes == ["admitted"] + ["duplicate"] * 7
-    assert only(stack.active(name_of(firing)))["notifications"] == 8
+    assert only(stack.active_alerts(name_of(firing_alert)))["notifications"] == 8
     for trail in trails:
-        stack.completed(trail["request_id"])
-    assert len(stack.done(only(trails[0]["alerts"])["episode"])) == 1
+        stack.wait_until_completed(trail["request_id"])
+    assert len(stack.work_executions(only(trails[0]["alerts"])["episode"])) == 1
 
 
 def test_a_workflow_handles_an_episode_once_until_its_claim_is_released(stack):
     trail = remediate(stack, alert("ScenarioLinked"))
     episode = only(trail["alerts"])["episode"]
-    ids = {"request_id": trail["request_id"], "episode": episode}
+    parameters = {"request_id": trail["request_id"], "episode": episode}
     holder = only(trail["stackstorm_executions"])["st2_execution_id"]
 
-    again = stack.execute("poundcake_scenarios.linked", **ids)
-    assert again["status"] == "succeeded"
-    assert again["result"]["output"]["stage"] == "not_claimed"
-    assert again["result"]["output"]["message"] == (
+    second_execution = stack.execute("poundcake_scenarios.linked", **parameters)
+    assert second_execution["status"] == "succeeded"
+    assert second_execution["result"]["output"]["stage"] == "not_claimed"
+    assert second_execution["result"]["output"]["message"] == (
         f"execution {holder} of poundcake_scenarios.linked holds the claim on this episode; if it "
         "ended without doing its work, release the claim with `st2 run poundcake.release "
         f"episode={episode}`"
     )
-    assert len(stack.done(episode)) == 1
-    assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 1
+    assert len(stack.work_executions(episode)) == 1
+    assert len(stack.get_trail(trail["request_id"])["stackstorm_executions"]) == 1
 
     assert stack.run("poundcake.release", episode=episode) == {
         "released": [{"st2_execution_id": holder, "st2_workflow": "poundcake_scenarios.linked"}],
         "count": 1,
         "failures": 0,
     }
-    released = stack.execute("poundcake_scenarios.linked", **ids)
-    assert released["result"]["output"]["stage"] == "done"
-    assert len(stack.done(episode)) == 2
-    assert len(stack.trail(trail["request_id"])["stackstorm_executions"]) == 2
+    third_execution = stack.execute("poundcake_scenarios.linked", **parameters)
+    assert third_execution["result"]["output"]["stage"] == "done"
+    assert len(stack.work_executions(episode)) == 2
+    assert len(stack.get_trail(trail["request_id"])["stackstorm_executions"]) == 2
 
 
 def test_a_retry_with_the_same_request_id_is_harmless(stack):
     """Case A15."""
-    own = str(uuid.uuid4())
+    senders_id = str(uuid.uuid4())
     payload = notification(alert("ScenarioUnmatched"))
-    answers = [stack.post(payload, {"X-Request-ID": own}) for _ in range(3)]
+    responses = [stack.post(payload, {"X-Request-ID": senders_id}) for _ in range(3)]
 
-    assert [a.status_code for a in answers] == [202] * 3
-    assert [a.json() for a in answers] == [answers[0].json()] * 3
-    assert answers[0].json()["request_id"] == own
-    assert answers[0].headers["X-Request-ID"] == own
-    trail = stack.recorded(own)
-    assert trail["request_id"] == own
+    assert [r.status_code for r in responses] == [202] * 3
+    assert [r.json() for r in responses] == [responses[0].json()] * 3
+    assert responses[0].json()["request_id"] == senders_id
+    assert responses[0].headers["X-Request-ID"] == senders_id
+    trail = stack.wait_until_recorded(senders_id)
+    assert trail["request_id"] == senders_id
     assert "client_request_id" not in trail
-    assert stack.post(payload, {"X-Request-ID": own}).json() == answers[0].json()
-    seen = stack.run("poundcake.why", alert_name=only(trail["alerts"])["alert_name"])
-    alerts = only(seen["episodes"])["alerts"]
-    assert [(a["request_id"], a["outcome"]) for a in alerts] == [(own, "admitted")]
-    assert only(stack.active(only(trail["alerts"])["alert_name"]))["notifications"] == 1
+    assert stack.post(payload, {"X-Request-ID": senders_id}).json() == responses[0].json()
+    history = stack.run("poundcake.why", alert_name=only(trail["alerts"])["alert_name"])
+    alerts = only(history["episodes"])["alerts"]
+    assert [(a["request_id"], a["outcome"]) for a in alerts] == [(senders_id, "admitted")]
+    assert only(stack.active_alerts(only(trail["alerts"])["alert_name"]))["notifications"] == 1
 
 
 def test_no_request_is_lost_if_a_proxy_sends_a_fixed_request_id(stack):
     """Case A15: the same id with a different body is a different request."""
-    fixed = str(uuid.uuid4())
-    first = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
-    second = stack.accepted(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed})
+    fixed_id = str(uuid.uuid4())
+    first_id = stack.send(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed_id})
+    second_id = stack.send(notification(alert("ScenarioUnmatched")), {"X-Request-ID": fixed_id})
 
-    assert first == fixed != second
-    trail = stack.recorded(second)
-    assert trail["client_request_id"] == fixed
+    assert first_id == fixed_id != second_id
+    trail = stack.wait_until_recorded(second_id)
+    assert trail["client_request_id"] == fixed_id
     assert only(trail["alerts"])["outcome"] == "admitted"
 
 
 def test_an_invalid_request_id_is_ignored(stack):
     """Case A15."""
     payload = notification()
-    invalid_id = str(uuid.uuid4())
-    for invalid in (
+    valid_id = str(uuid.uuid4())
+    for header in (
         "",
         "1",
-        invalid_id.upper(),
-        invalid_id.replace("-", ""),
-        f"{{{invalid_id}}}",
-        invalid_id + "0" * 4000,
+        valid_id.upper(),
+        valid_id.replace("-", ""),
+        f"{{{valid_id}}}",
+        valid_id + "0" * 4000,
         "{{ st2kv.system.poundcake_scenario_secret }}",
         "'; DROP TABLE poundcake_api_calls; --",
         "../../etc/passwd",
     ):
-        answer = stack.post(payload, {"X-Request-ID": invalid})
-        assert answer.status_code == 202, invalid
-        request_id = answer.json()["request_id"]
+        response = stack.post(payload, {"X-Request-ID": header})
+        assert response.status_code == 202, header
+        request_id = response.json()["request_id"]
         assert str(uuid.UUID(request_id)) == request_id
-        assert request_id != invalid_id
+        assert request_id != valid_id

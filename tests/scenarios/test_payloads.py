@@ -1,4 +1,4 @@
-"""Usable and unusable payloads of senders, and the endpoint's responses."""
+"""Which payloads the endpoint accepts, and how it refuses the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAMPLES = sorted((pathlib.Path(__file__).parent / "samples").glob("*.json"))
 
 
 def sample(path):
-    """Return a sample with a new alert name and, if its alerts have fingerprints, new ones."""
+    """Return a sample with a new alert name, and with matching fingerprints if it has any."""
     payload = json.loads(path.read_text())
     name = unique("ScenarioSample")
     for item in payload["alerts"]:
@@ -26,114 +26,123 @@ def sample(path):
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_payloads_of_real_senders_are_accepted(stack, path):
     payload = sample(path)
-    answer = stack.post(payload)
+    response = stack.post(payload)
 
-    assert answer.status_code == 202
-    assert answer.json()["alerts_received"] == len(payload["alerts"])
-    trail = stack.recorded(answer.json()["request_id"])
+    assert response.status_code == 202
+    assert response.json()["alerts_received"] == len(payload["alerts"])
+    trail = stack.wait_until_recorded(response.json()["request_id"])
     assert trail["receiver"] == payload["receiver"]
     assert len(trail["alerts"]) == len(payload["alerts"])
-    for sent, shown in zip(payload["alerts"], trail["alerts"]):
-        assert shown["alert_name"] == sent["labels"]["alertname"]
-        assert shown["instance"] == sent["labels"].get("instance", "")
-        assert shown["severity"] == sent["labels"].get("severity", "")
-        if sent.get("status", payload["status"]) == "firing":
-            assert (shown["status"], shown["outcome"]) == ("firing", "admitted")
-            assert shown["ends_at"] is None
+    for sent_alert, alert_view in zip(payload["alerts"], trail["alerts"]):
+        assert alert_view["alert_name"] == sent_alert["labels"]["alertname"]
+        assert alert_view["instance"] == sent_alert["labels"].get("instance", "")
+        assert alert_view["severity"] == sent_alert["labels"].get("severity", "")
+        if sent_alert.get("status", payload["status"]) == "firing":
+            assert (alert_view["status"], alert_view["outcome"]) == ("firing", "admitted")
+            assert alert_view["ends_at"] is None
         else:
-            assert shown["status"] == "resolved"
-            assert (shown["outcome"], shown["reason"]) == ("duplicate", "no open incident")
-            assert shown["ends_at"] == sent["endsAt"].replace("Z", "000Z")
-        assert shown["fingerprint"] == fingerprint(sent["labels"])
+            assert alert_view["status"] == "resolved"
+            assert (alert_view["outcome"], alert_view["reason"]) == (
+                "duplicate",
+                "no open incident",
+            )
+            assert alert_view["ends_at"] == sent_alert["endsAt"].replace("Z", "000Z")
+        assert alert_view["fingerprint"] == fingerprint(sent_alert["labels"])
 
 
 def test_times_of_every_form_become_utc(stack):
     """Case A18 of docs/CASES.md."""
-    given = {
+    utc_times = {
         "2026-01-14T12:00:00Z": "2026-01-14T12:00:00Z",
         "2026-01-14T12:00:00.123456789Z": "2026-01-14T12:00:00.123456Z",
         "2026-01-14T12:00:00.5+05:30": "2026-01-14T06:30:00.500000Z",
         "2026-01-14T23:59:59-03:00": "2026-01-15T02:59:59Z",
         "1969-12-31T23:59:59Z": "1969-12-31T23:59:59Z",
     }
-    alerts = [alert("ScenarioTimes", startsAt=text) for text in given]
-    ended = alert("ScenarioTimes", status="resolved", endsAt="2026-01-14T12:00:00.25+01:00")
-    trail = stack.recorded(stack.accepted(notification(*alerts, ended)))
+    alerts = [alert("ScenarioTimes", startsAt=text) for text in utc_times]
+    resolved_alert = alert(
+        "ScenarioTimes", status="resolved", endsAt="2026-01-14T12:00:00.25+01:00"
+    )
+    trail = stack.wait_until_recorded(stack.send(notification(*alerts, resolved_alert)))
 
-    shown = trail["alerts"]
-    assert [a["outcome"] for a in shown] == ["admitted"] * len(given) + ["duplicate"]
-    assert [a["starts_at"] for a in shown[:-1]] == list(given.values())
-    assert [a["ends_at"] for a in shown] == [None] * len(given) + ["2026-01-14T11:00:00.250000Z"]
-    assert shown[4]["episode"] == alerts[4]["fingerprint"] + "--1000"
+    alert_views = trail["alerts"]
+    assert [a["outcome"] for a in alert_views] == ["admitted"] * len(utc_times) + ["duplicate"]
+    assert [a["starts_at"] for a in alert_views[:-1]] == list(utc_times.values())
+    assert [a["ends_at"] for a in alert_views] == [None] * len(utc_times) + [
+        "2026-01-14T11:00:00.250000Z"
+    ]
+    assert alert_views[4]["episode"] == alerts[4]["fingerprint"] + "--1000"
 
 
 def test_missing_fields_are_not_an_error(stack):
     """Case A18."""
     name = unique("ScenarioBare")
-    bare = {"labels": {"alertname": name}}
-    trail = stack.recorded(stack.accepted({"status": "firing", "alerts": [bare]}))
+    bare_alert = {"labels": {"alertname": name}}
+    trail = stack.wait_until_recorded(stack.send({"status": "firing", "alerts": [bare_alert]}))
 
     assert trail["receiver"] == ""
     assert len(trail["alerts"]) == 1
-    shown = trail["alerts"][0]
-    assert shown["alert_name"] == name
-    assert shown["severity"] == shown["instance"] == ""
-    assert (shown["status"], shown["outcome"]) == ("firing", "admitted")
-    assert shown["starts_at"] == trail["received_at"]
-    assert shown["ends_at"] is None
+    alert_view = trail["alerts"][0]
+    assert alert_view["alert_name"] == name
+    assert alert_view["severity"] == alert_view["instance"] == ""
+    assert (alert_view["status"], alert_view["outcome"]) == ("firing", "admitted")
+    assert alert_view["starts_at"] == trail["received_at"]
+    assert alert_view["ends_at"] is None
 
-    again = stack.recorded(stack.accepted({"status": "firing", "alerts": [bare]}))
-    assert again["alerts"][0]["outcome"] == "duplicate"
-    assert again["alerts"][0]["fingerprint"] == shown["fingerprint"]
-    assert again["alerts"][0]["episode"] == shown["episode"]
+    repeat_trail = stack.wait_until_recorded(
+        stack.send({"status": "firing", "alerts": [bare_alert]})
+    )
+    assert repeat_trail["alerts"][0]["outcome"] == "duplicate"
+    assert repeat_trail["alerts"][0]["fingerprint"] == alert_view["fingerprint"]
+    assert repeat_trail["alerts"][0]["episode"] == alert_view["episode"]
 
-    end = {"status": "resolved", "alerts": [bare]}
-    ended = stack.recorded(stack.accepted(end))
-    assert ended["alerts"][0]["outcome"] == "resolved"
-    assert ended["alerts"][0]["episode"] == shown["episode"]
-    assert stack.active(name) == []
+    resolve = {"status": "resolved", "alerts": [bare_alert]}
+    resolve_trail = stack.wait_until_recorded(stack.send(resolve))
+    assert resolve_trail["alerts"][0]["outcome"] == "resolved"
+    assert resolve_trail["alerts"][0]["episode"] == alert_view["episode"]
+    assert stack.active_alerts(name) == []
 
 
 def test_an_alert_twice_in_one_payload_is_one_incident(stack):
-    """Case A18: the alert has two rows."""
-    firing = alert("ScenarioTwice")
-    trail = stack.recorded(stack.accepted(notification(firing, firing)))
+    """Case A18: the trail has two rows for the alert."""
+    firing_alert = alert("ScenarioTwice")
+    trail = stack.wait_until_recorded(stack.send(notification(firing_alert, firing_alert)))
 
-    shown = trail["alerts"]
-    assert [a["outcome"] for a in shown] == ["admitted", "duplicate"]
-    assert shown[1]["reason"] == "duplicate of " + trail["request_id"]
-    assert shown[0]["id"] != shown[1]["id"]
-    active = stack.active(name_of(firing))
-    assert [a["notifications"] for a in active] == [2]
+    alert_views = trail["alerts"]
+    assert [a["outcome"] for a in alert_views] == ["admitted", "duplicate"]
+    assert alert_views[1]["reason"] == "duplicate of " + trail["request_id"]
+    assert alert_views[0]["id"] != alert_views[1]["id"]
+    incidents = stack.active_alerts(name_of(firing_alert))
+    assert [a["notifications"] for a in incidents] == [2]
 
 
 def test_truncated_alerts_are_shown(stack):
     """Case A22."""
-    request_id = stack.accepted(notification(alert("ScenarioTruncated"), truncatedAlerts=7))
-    assert stack.recorded(request_id)["truncated_alerts"] == 7
+    request_id = stack.send(notification(alert("ScenarioTruncated"), truncatedAlerts=7))
+    assert stack.wait_until_recorded(request_id)["truncated_alerts"] == 7
     text = stack.run("poundcake.status", request_id=request_id, format="text")
     assert "Alertmanager left out 7 alerts of this group" in text
 
 
 def test_a_notification_without_alerts_is_accepted(stack):
-    answer = stack.post(notification())
-    assert answer.status_code == 202
-    assert answer.json()["alerts_received"] == 0
-    assert answer.json()["message"] == "0 alerts accepted"
-    trail = stack.recorded(answer.json()["request_id"])
+    response = stack.post(notification())
+    assert response.status_code == 202
+    assert response.json()["alerts_received"] == 0
+    assert response.json()["message"] == "0 alerts accepted"
+    trail = stack.wait_until_recorded(response.json()["request_id"])
     assert (trail["status"], trail["alerts"]) == ("completed", [])
 
 
 def test_unknown_fields_are_accepted(stack):
     """Case A13."""
-    more = {"payload": {"ours": [1, {"two": None}]}, "newer": True}
-    firing = alert("ScenarioNewer", newer={"still": "fine"})
-    trail = stack.recorded(stack.accepted(notification(firing, **more)))
+    unknown_fields = {"payload": {"ours": [1, {"two": None}]}, "newer": True}
+    firing_alert = alert("ScenarioNewer", newer={"still": "fine"})
+    trail = stack.wait_until_recorded(stack.send(notification(firing_alert, **unknown_fields)))
     assert trail["alerts"][0]["outcome"] == "admitted"
 
 
 GROUP = notification()
-BAD = {
+UNUSABLE_BODIES = {
     "empty": (b"", 400, "body"),
     "no json": (b"alerts", 400, "body"),
     "half": (b'{"alerts": [', 400, "body"),
@@ -144,27 +153,27 @@ BAD = {
     "a string": ("alerts", 400, "body"),
     "null": (None, 400, "body"),
     "no alerts": ({"status": "firing"}, 400, "alerts"),
-    "alerts of an object": (dict(GROUP, alerts={}), 400, "alerts"),
-    "alerts of null": (dict(GROUP, alerts=None), 400, "alerts"),
+    "alerts is an object": (dict(GROUP, alerts={}), 400, "alerts"),
+    "alerts is null": (dict(GROUP, alerts=None), 400, "alerts"),
 }
 
 
-def problem(answer, status):
-    """Return the problem document of a response with this status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    details = answer.json()
+def check_problem(response, status):
+    """Check that a response is a problem document with a status, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    details = response.json()
     assert details["status"] == status
     assert details["title"] and details["detail"]
-    assert details["request_id"] == answer.headers["X-Request-ID"]
+    assert details["request_id"] == response.headers["X-Request-ID"]
     return details
 
 
-@pytest.mark.parametrize("case", sorted(BAD))
+@pytest.mark.parametrize("case", sorted(UNUSABLE_BODIES))
 def test_an_unusable_body_is_refused_with_the_reason(stack, case):
-    """Case A13: never with a 5xx, because the sender would retry that."""
-    body, status, field = BAD[case]
-    details = problem(stack.post(body), status)
+    """Case A13: the status is never a 5xx, because the sender would retry."""
+    body, status, field = UNUSABLE_BODIES[case]
+    details = check_problem(stack.post(body), status)
 
     if field:
         assert details["field"] == field
@@ -187,21 +196,23 @@ UNUSABLE_ALERTS = [
 
 
 @pytest.fixture(scope="module")
-def malformed(stack):
-    """Return the trail of the unusable alerts, which are sent together with a usable one."""
-    usable = alert("ScenarioUnmatched")
-    trail = stack.recorded(stack.accepted(notification(*UNUSABLE_ALERTS, usable)))
+def malformed_alerts(stack):
+    """Send unusable alerts with a usable one, and return how the trail shows each."""
+    usable_alert = alert("ScenarioUnmatched")
+    trail = stack.wait_until_recorded(stack.send(notification(*UNUSABLE_ALERTS, usable_alert)))
     assert trail["alerts"][-1]["outcome"] == "admitted"
-    return dict(zip([json.dumps(each) for each in UNUSABLE_ALERTS], trail["alerts"]))
+    return dict(
+        zip([json.dumps(unusable_alert) for unusable_alert in UNUSABLE_ALERTS], trail["alerts"])
+    )
 
 
 @pytest.mark.parametrize("unusable", UNUSABLE_ALERTS, ids=json.dumps)
-def test_an_unusable_alert_is_malformed_with_the_reason(malformed, unusable):
+def test_an_unusable_alert_is_malformed_with_the_reason(malformed_alerts, unusable):
     """Case A13."""
-    shown = malformed[json.dumps(unusable)]
-    assert shown["outcome"] == "malformed"
-    assert shown["reason"].startswith("alerts[")
-    assert shown["episode"] == ""
+    alert_view = malformed_alerts[json.dumps(unusable)]
+    assert alert_view["outcome"] == "malformed"
+    assert alert_view["reason"].startswith("alerts[")
+    assert alert_view["episode"] == ""
 
 
 @pytest.mark.parametrize(
@@ -215,22 +226,25 @@ def test_an_unusable_alert_is_malformed_with_the_reason(malformed, unusable):
     ],
     ids=json.dumps,
 )
-def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
+def test_malformed_optional_fields_cause_no_refusal(stack, group):
     """Case A23."""
-    odd = [
+    odd_alerts = [
         alert("ScenarioOdd", labels={"port": 8080, "up": True, "team": None, "zone": ""}),
         alert("ScenarioOdd", status="FIRING", annotations={"value": 91.4, "summary": None}),
         dict(alert("ScenarioOdd"), annotations=None, fingerprint=["of", "a", "relay"]),
         alert("ScenarioOdd", startsAt="yesterday", endsAt=1768392000),
     ]
-    trail = stack.recorded(stack.accepted(notification(*odd, **group)))
-    shown = trail["alerts"]
-    assert [a["outcome"] for a in shown] == ["admitted"] * 4
-    for sent, row in zip(odd[1:], shown[1:]):
-        assert row["fingerprint"] == fingerprint(sent["labels"])
-    assert ["notes" in row for row in shown] == [False, False, False, True]
-    assert shown[3]["notes"] == "startsAt: not a time: 'yesterday'; endsAt: not a time: 1768392000"
-    assert shown[3]["starts_at"] == trail["received_at"]
+    trail = stack.wait_until_recorded(stack.send(notification(*odd_alerts, **group)))
+    alert_views = trail["alerts"]
+    assert [a["outcome"] for a in alert_views] == ["admitted"] * 4
+    for sent_alert, alert_view in zip(odd_alerts[1:], alert_views[1:]):
+        assert alert_view["fingerprint"] == fingerprint(sent_alert["labels"])
+    assert ["notes" in alert_view for alert_view in alert_views] == [False, False, False, True]
+    assert (
+        alert_views[3]["notes"]
+        == "startsAt: not a time: 'yesterday'; endsAt: not a time: 1768392000"
+    )
+    assert alert_views[3]["starts_at"] == trail["received_at"]
     text = stack.run("poundcake.status", request_id=trail["request_id"], format="text")
     assert "not read: startsAt: not a time: " in text
 
@@ -238,16 +252,16 @@ def test_fields_that_affect_no_decision_cause_no_refusal(stack, group):
 def test_another_media_type_is_refused(stack):
     """Case A13."""
     payload = notification()
-    details = problem(stack.post(payload, {"Content-Type": "text/plain"}), 415)
+    details = check_problem(stack.post(payload, {"Content-Type": "text/plain"}), 415)
     assert "application/json" in details["detail"]
-    problem(stack.post(payload, {"Content-Type": "application/json; charset=latin-1"}), 415)
-    problem(stack.post(payload, {"Content-Encoding": "gzip"}), 415)
+    check_problem(stack.post(payload, {"Content-Type": "application/json; charset=latin-1"}), 415)
+    check_problem(stack.post(payload, {"Content-Encoding": "gzip"}), 415)
     assert stack.post(payload, {"Content-Type": "application/json; charset=UTF-8"}).ok
 
 
 def test_a_body_that_is_too_large_is_refused(stack):
     """Case A13: a body without a Content-Length is refused as well."""
-    details = problem(stack.post(b"x" * (7340032 + 1)), 413)
+    details = check_problem(stack.post(b"x" * (7340032 + 1)), 413)
     assert "7340032" in details["detail"] and "max_body_bytes" in details["detail"]
-    details = problem(stack.post(iter([b'{"alerts":', b"[]}"])), 411)
+    details = check_problem(stack.post(iter([b'{"alerts":', b"[]}"])), 411)
     assert "Content-Length" in details["detail"]

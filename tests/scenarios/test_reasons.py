@@ -1,4 +1,4 @@
-"""Each outcome with its reason, in `status` and in `why`."""
+"""The reason for each outcome, as `status` and `why` show it."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import pytest
 from tests.lib.samples import as_inert
 from tests.scenarios.notifications import ago, alert, name_of, notification, resolved
 
-LIMIT = 100  # max_remediations_per_hour, without any configuration
+HOURLY_LIMIT = 100  # the default of max_remediations_per_hour
 
 
 @pytest.fixture(scope="module")
-def sent(stack):
+def sent_cases(stack):
     """Return {case: (request_id, fingerprint, outcome, reason)}, one for each reason."""
-    found = {}
+    cases = {}
 
-    def send(case, one, outcome, reason):
-        request_id = stack.accepted(notification(one))
-        stack.recorded(request_id)  # the decision about the next one depends on it
-        found[case] = (request_id, one.get("fingerprint"), outcome, reason)
+    def send(case, sent_alert, outcome, reason):
+        request_id = stack.send(notification(sent_alert))
+        stack.wait_until_recorded(request_id)  # the decision about the next alert depends on it
+        cases[case] = (request_id, sent_alert.get("fingerprint"), outcome, reason)
         return request_id
 
-    fires = alert("ScenarioLinked", minutes=30)
-    first = send("new", fires, "admitted", "new incident")
-    send("repeat", fires, "duplicate", "duplicate of " + first)
-    send("end", resolved(fires), "resolved", f"ends the incident of {first}")
-    send("ended again", resolved(fires), "duplicate", "no open incident")
-    send("unconfirmed", fires, "unconfirmed", "fires * s after its resolve*")
-    again = alert("ScenarioLinked", minutes=60, fingerprint=fires["fingerprint"])
-    again.update(labels=fires["labels"], startsAt=ago(2))
-    send("again", again, "admitted", "new incident, supersedes *")
+    firing_alert = alert("ScenarioLinked", minutes=30)
+    first_id = send("new", firing_alert, "admitted", "new incident")
+    send("repeat", firing_alert, "duplicate", "duplicate of " + first_id)
+    send("end", resolved(firing_alert), "resolved", f"ends the incident of {first_id}")
+    send("ended again", resolved(firing_alert), "duplicate", "no open incident")
+    send("unconfirmed", firing_alert, "unconfirmed", "fires * s after its resolve*")
+    superseding_alert = alert("ScenarioLinked", minutes=60, fingerprint=firing_alert["fingerprint"])
+    superseding_alert.update(labels=firing_alert["labels"], startsAt=ago(2))
+    send("again", superseding_alert, "admitted", "new incident, supersedes *")
 
-    moved = alert("ScenarioUnmatched", minutes=50)
-    send("unmatched", moved, "admitted", "new incident; no rule matched")
-    episode = f"{moved['fingerprint']}-"
+    unmatched_alert = alert("ScenarioUnmatched", minutes=50)
+    send("unmatched", unmatched_alert, "admitted", "new incident; no rule matched")
+    episode = f"{unmatched_alert['fingerprint']}-"
     send(
         "superseding",
-        dict(moved, startsAt=ago(10)),
+        dict(unmatched_alert, startsAt=ago(10)),
         "admitted",
         f"new incident, supersedes {episode}*; no rule matched",
     )
-    send("old end", resolved(moved, minutes=30), "duplicate", f"ended before {episode}*")
-    missing = alert("ScenarioMissing")
+    send("old end", resolved(unmatched_alert, minutes=30), "duplicate", f"ended before {episode}*")
+    alert_without_action = alert("ScenarioMissing")
     send(
         "missing",
-        missing,
+        alert_without_action,
         "admitted",
         "new incident; rule poundcake_scenarios.missing could not start its action: *",
     )
     send("malformed", dict(alert("Scenario"), status="?"), "malformed", "alerts[0].status: *")
-    return found
+    return cases
 
 
 def matches(reason, pattern):
-    """Return True if a reason matches a pattern in which `*` stands for any text."""
+    """Return True if a reason matches a pattern. `*` matches any text."""
     return fnmatch.fnmatchcase(reason.replace("[", "("), pattern.replace("[", "("))
 
 
@@ -67,58 +67,60 @@ CASES = (
 
 
 @pytest.mark.parametrize("case", CASES.split("|"))
-def test_each_reason_is_shown_in_status_and_in_why(stack, sent, case):
-    request_id, _, outcome, reason = sent[case]
-    (shown,) = stack.trail_when(
+def test_each_reason_is_shown_in_status_and_in_why(stack, sent_cases, case):
+    request_id, _, expected_outcome, reason = sent_cases[case]
+    (alert_view,) = stack.wait_for_trail(
         request_id, lambda t: t["completed_at"] and matches(t["alerts"][0]["reason"], reason)
     )["alerts"]
-    assert shown["outcome"] == outcome
+    assert alert_view["outcome"] == expected_outcome
 
-    viewed = stack.run("poundcake.why", fingerprint=shown["fingerprint"])
-    alerts = [a for e in viewed["episodes"] for a in e["alerts"]]
-    (same,) = [a for a in alerts if a["request_id"] == request_id]
-    assert (same["outcome"], same["reason"]) == (outcome, as_inert(shown["reason"]))
-    text = stack.run("poundcake.why", fingerprint=shown["fingerprint"], format="text")
-    assert as_inert(shown["reason"]) in text and request_id in text
+    history = stack.run("poundcake.why", fingerprint=alert_view["fingerprint"])
+    alerts = [a for e in history["episodes"] for a in e["alerts"]]
+    (row,) = [a for a in alerts if a["request_id"] == request_id]
+    assert row["outcome"] == expected_outcome
+    assert row["reason"] == as_inert(alert_view["reason"])
+    text = stack.run("poundcake.why", fingerprint=alert_view["fingerprint"], format="text")
+    assert as_inert(alert_view["reason"]) in text and request_id in text
 
 
 def test_alerts_of_one_name_beyond_the_hourly_limit_are_rate_limited(stack):
-    storm = [alert("ScenarioStorm") for _ in range(LIMIT + 2)]
-    for sent_alert in storm:
-        sent_alert["labels"]["alertname"] = name_of(storm[0])
-    trail = stack.completed(stack.accepted(notification(*storm)))
+    alerts = [alert("ScenarioStorm") for _ in range(HOURLY_LIMIT + 2)]
+    for sent_alert in alerts:
+        sent_alert["labels"]["alertname"] = name_of(alerts[0])
+    trail = stack.wait_until_completed(stack.send(notification(*alerts)))
     limited = [a for a in trail["alerts"] if a["outcome"] == "rate_limited"]
     assert len(limited) == 2
     assert {a["outcome"] for a in trail["alerts"]} == {"admitted", "rate_limited"}
-    reason = f"limit of {LIMIT} an hour for this alert name until "
+    reason = f"limit of {HOURLY_LIMIT} an hour for this alert name until "
     assert all(a["reason"].startswith(reason) for a in limited)
-    viewed = stack.run("poundcake.why", alert_name=name_of(storm[0]), outcome="rate_limited")
-    assert sorted(e["alerts"][0]["reason"] for e in viewed["episodes"]) == sorted(
+    history = stack.run("poundcake.why", alert_name=name_of(alerts[0]), outcome="rate_limited")
+    assert sorted(e["alerts"][0]["reason"] for e in history["episodes"]) == sorted(
         a["reason"] for a in limited
     )
-    active = stack.get("/alerts/active", alert_name=name_of(storm[0]), outcome="rate_limited")
-    assert {a["remediation_status"] for a in active.json()["active_alerts"]} == {
+    incidents = stack.get("/alerts/active", alert_name=name_of(alerts[0]), outcome="rate_limited")
+    assert {a["remediation_status"] for a in incidents.json()["active_alerts"]} == {
         a["reason"] for a in limited
     }
 
 
-def test_an_alert_that_fires_again_within_the_cooldown_is_not_admitted(cooled):
-    stack = cooled
-    fires = alert("ScenarioUnmatched", minutes=30)
-    stack.completed(stack.accepted(notification(fires)))
-    stack.recorded(stack.accepted(notification(resolved(fires))))
-    refused = stack.completed(stack.accepted(notification(dict(fires, startsAt=ago(1)))))
-    (shown,) = refused["alerts"]
-    assert shown["outcome"] == "cooldown"
-    assert shown["reason"].startswith("cooldown until ")
-    assert refused["stackstorm_executions"] == []
-    viewed = stack.run("poundcake.why", fingerprint=fires["fingerprint"])
-    newest = viewed["episodes"][0]
-    assert (newest["state"], newest["alerts"][-1]["reason"]) == ("firing", shown["reason"])
+def test_an_alert_that_fires_again_within_the_cooldown_is_not_admitted(stack_with_cooldown):
+    stack = stack_with_cooldown
+    firing_alert = alert("ScenarioUnmatched", minutes=30)
+    stack.wait_until_completed(stack.send(notification(firing_alert)))
+    stack.wait_until_recorded(stack.send(notification(resolved(firing_alert))))
+    repeated_alert = dict(firing_alert, startsAt=ago(1))
+    trail = stack.wait_until_completed(stack.send(notification(repeated_alert)))
+    (alert_view,) = trail["alerts"]
+    assert alert_view["outcome"] == "cooldown"
+    assert alert_view["reason"].startswith("cooldown until ")
+    assert trail["stackstorm_executions"] == []
+    history = stack.run("poundcake.why", fingerprint=firing_alert["fingerprint"])
+    newest = history["episodes"][0]
+    assert (newest["state"], newest["alerts"][-1]["reason"]) == ("firing", alert_view["reason"])
 
 
 @pytest.fixture(scope="module")
-def cooled(kind, request):
+def stack_with_cooldown(kind, request):
     """Return a stack with a cooldown."""
     if kind == "live":
         shared_stack = request.getfixturevalue("stack")
@@ -129,45 +131,45 @@ def cooled(kind, request):
     return request.getfixturevalue("new_stack")({"cooldown_seconds": 3600})
 
 
-def test_why_shows_each_episode_from_start_to_end(stack, sent):
-    _, fingerprint, _, _ = sent["new"]
-    stack.completed(sent["again"][0])
-    viewed = stack.run("poundcake.why", fingerprint=fingerprint)
-    newest = viewed["episodes"][0]
-    assert (newest["state"], newest["notifications"]) == ("firing", 1)
-    assert len(newest["stackstorm_executions"]) == 1
-    (first,) = [e for e in viewed["episodes"] if e["state"] == "resolved"]
-    assert first["notifications"] == 2
-    assert first["ends_at"] > first["starts_at"]
-    # The rule on resolved alerts has an execution as well.
-    linked = [
+def test_why_shows_each_episode_from_start_to_end(stack, sent_cases):
+    _, fingerprint, _, _ = sent_cases["new"]
+    stack.wait_until_completed(sent_cases["again"][0])
+    history = stack.run("poundcake.why", fingerprint=fingerprint)
+    newest_episode = history["episodes"][0]
+    assert (newest_episode["state"], newest_episode["notifications"]) == ("firing", 1)
+    assert len(newest_episode["stackstorm_executions"]) == 1
+    (resolved_episode,) = [e for e in history["episodes"] if e["state"] == "resolved"]
+    assert resolved_episode["notifications"] == 2
+    assert resolved_episode["ends_at"] > resolved_episode["starts_at"]
+    # The rule for resolved alerts has an execution as well.
+    statuses = [
         e["status"]
-        for e in first["stackstorm_executions"]
+        for e in resolved_episode["stackstorm_executions"]
         if e["st2_workflow"] == "poundcake_scenarios.linked"
     ]
-    assert linked == ["succeeded"]
+    assert statuses == ["succeeded"]
 
 
 def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
     name = name_of(alert("ScenarioPaged"))
 
     def send():
-        one = alert("ScenarioPaged")
-        one["labels"]["alertname"] = name
-        return stack.recorded(stack.accepted(notification(one)))["request_id"]
+        sent_alert = alert("ScenarioPaged")
+        sent_alert["labels"]["alertname"] = name
+        return stack.wait_until_recorded(stack.send(notification(sent_alert)))["request_id"]
 
-    sent = [send() for _ in range(5)]
-    seen, before = [], ""
+    initial_ids = [send() for _ in range(5)]
+    listed_ids, cursor = [], ""
     while True:
-        page = stack.get("/executions/recent", alert_name=name, limit=2, before=before).json()
-        seen += [e["request_id"] for e in page["executions"]]
+        page = stack.get("/executions/recent", alert_name=name, limit=2, before=cursor).json()
+        listed_ids += [e["request_id"] for e in page["executions"]]
         if "next" not in page:
             break
-        before = page["next"]
+        cursor = page["next"]
         send()
-    assert seen == sent[::-1]
-    last = stack.get("/executions/recent", alert_name=name, since="1h", limit=1).json()
-    assert last["total"] == 7
+    assert listed_ids == initial_ids[::-1]
+    newest_page = stack.get("/executions/recent", alert_name=name, since="1h", limit=1).json()
+    assert newest_page["total"] == 7
     assert stack.get("/executions/recent", alert_name=name, until="1h").json()["total"] == 0
 
 
@@ -179,78 +181,79 @@ def test_pages_neither_repeat_nor_skip_while_new_requests_arrive(stack):
         ("/executions/recent", {"status": "broken"}, "status: must be one of firing, resolved"),
         ("/alerts/active", {"before": "x"}, "before: must be the `next` of the previous page"),
         ("/alerts/active", {"since": "1h", "until": "2h"}, "until: must be later than since"),
-        ("/st2/executions", {"offset": "1001"}, "offset: a whole number from 0 to 1000"),
+        ("/st2/executions", {"offset": "1001"}, "offset: must be a whole number from 0 to 1000"),
     ],
 )
-def test_an_unusable_filter_is_named(stack, path, query, detail):
-    answer = stack.get(path, **query)
-    assert answer.status_code == 400
-    assert answer.json()["detail"].startswith(detail)
-    assert answer.json()["field"] == detail.split(":")[0]
+def test_an_invalid_filter_is_refused_and_named(stack, path, query, detail):
+    response = stack.get(path, **query)
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith(detail)
+    assert response.json()["field"] == detail.split(":")[0]
 
 
-def test_stats_count_what_ran(stack, sent):
-    trails = [stack.completed(sent[case][0]) for case in ("new", "end", "again")]
+def test_stats_count_alerts_and_workflows(stack, sent_cases):
+    trails = [stack.wait_until_completed(sent_cases[case][0]) for case in ("new", "end", "again")]
     name = trails[0]["alerts"][0]["alert_name"]
-    ran = [e["st2_workflow"] for t in trails for e in t["stackstorm_executions"]]
-    viewed = stack.run("poundcake.stats", alert_name=name, since="1h")
-    (row,) = viewed["alerts"]
+    workflows = [e["st2_workflow"] for t in trails for e in t["stackstorm_executions"]]
+    stats = stack.run("poundcake.stats", alert_name=name, since="1h")
+    (row,) = stats["alerts"]
     assert (row["alert_name"], row["count"], row["succeeded"], row["failed"]) == (name, 3, 3, 0)
     assert row["success_rate"] == 1 and row["p95_seconds"] >= row["mean_seconds"] > 0
-    assert {w["workflow"]: w["count"] for w in viewed["workflows"]} == Counter(ran)
+    assert {w["workflow"]: w["count"] for w in stats["workflows"]} == Counter(workflows)
     assert name in stack.run("poundcake.stats", alert_name=name, since="1h", format="text")
 
 
 def test_a_replay_remediates_again_only_with_force(stack):
-    fires = alert("ScenarioLinked")
-    first = stack.completed(stack.accepted(notification(fires)))
-    (ran,) = first["stackstorm_executions"]
+    firing_alert = alert("ScenarioLinked")
+    first_trail = stack.wait_until_completed(stack.send(notification(firing_alert)))
+    (first_execution,) = first_trail["stackstorm_executions"]
 
-    viewed = stack.run("poundcake.replay", request_id=first["request_id"])
-    assert (viewed["replay_of"], viewed["outcomes"]) == (first["request_id"], {"duplicate": 1})
-    trail = stack.completed(viewed["request_id"])
-    assert trail["replay_of"] == first["request_id"]
+    replay = stack.run("poundcake.replay", request_id=first_trail["request_id"])
+    assert replay["replay_of"] == first_trail["request_id"]
+    assert replay["outcomes"] == {"duplicate": 1}
+    trail = stack.wait_until_completed(replay["request_id"])
+    assert trail["replay_of"] == first_trail["request_id"]
     assert trail["stackstorm_executions"] == []
-    assert ran["st2_execution_id"] in trail["alerts"][0]["reason"]
+    assert first_execution["st2_execution_id"] in trail["alerts"][0]["reason"]
 
-    viewed = stack.run("poundcake.replay", request_id=first["request_id"], force=True)
-    assert viewed["outcomes"] == {"admitted": 1}
-    trail = stack.completed(viewed["request_id"])
-    (again,) = trail["stackstorm_executions"]
-    assert again["status"] == "succeeded"
-    assert again["st2_execution_id"] != ran["st2_execution_id"]
-    assert trail["alerts"][0]["episode"] == first["alerts"][0]["episode"]
+    replay = stack.run("poundcake.replay", request_id=first_trail["request_id"], force=True)
+    assert replay["outcomes"] == {"admitted": 1}
+    trail = stack.wait_until_completed(replay["request_id"])
+    (second_execution,) = trail["stackstorm_executions"]
+    assert second_execution["status"] == "succeeded"
+    assert second_execution["st2_execution_id"] != first_execution["st2_execution_id"]
+    assert trail["alerts"][0]["episode"] == first_trail["alerts"][0]["episode"]
     # There is still one incident, which the resolve closes.
-    stack.completed(stack.accepted(notification(resolved(fires))))
-    assert stack.active(name_of(fires)) == []
+    stack.wait_until_completed(stack.send(notification(resolved(firing_alert))))
+    assert stack.active_alerts(name_of(firing_alert)) == []
 
 
 def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
     """An operator does this after adding a rule. Here no rule was added, so none matches again."""
-    first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
-    viewed = stack.run("poundcake.replay", request_id=first["request_id"])
-    assert viewed["outcomes"] == {"admitted": 1}
-    (shown,) = stack.completed(viewed["request_id"])["alerts"]
-    assert shown["reason"] == f"replay of {first['request_id']}; no rule matched"
-    assert len(stack.active(shown["alert_name"])) == 1
+    first_trail = stack.wait_until_completed(stack.send(notification(alert("ScenarioUnmatched"))))
+    replay = stack.run("poundcake.replay", request_id=first_trail["request_id"])
+    assert replay["outcomes"] == {"admitted": 1}
+    (alert_view,) = stack.wait_until_completed(replay["request_id"])["alerts"]
+    assert alert_view["reason"] == f"replay of {first_trail['request_id']}; no rule matched"
+    assert len(stack.active_alerts(alert_view["alert_name"])) == 1
 
 
-def test_who_replayed_is_on_record(stack):
-    first = stack.completed(stack.accepted(notification(alert("ScenarioUnmatched"))))
-    execution = stack.execute("poundcake.replay", request_id=first["request_id"])
-    (entry,) = stack.trail(first["request_id"])["audit"]
+def test_a_replay_is_audited_with_its_user(stack):
+    trail = stack.wait_until_completed(stack.send(notification(alert("ScenarioUnmatched"))))
+    execution = stack.execute("poundcake.replay", request_id=trail["request_id"])
+    (entry,) = stack.get_trail(trail["request_id"])["audit"]
     assert entry["action"] == "replay"
     assert entry["st2_user"] == execution["context"]["user"] != ""
     assert entry["execution_id"] == execution["id"]
 
 
-def test_who_purged_is_on_record(stack):
+def test_a_purge_is_audited_with_its_user(stack):
     if stack.live:
-        pytest.skip("live: there is no request that may be deleted")
+        pytest.skip("live: no request there may be deleted")
     columns = "method, path, headers, body, status_code, truncated_alerts, body_sha256"
     values = "'POST', '/', '{}', '{}', 202, 0, ''"
     now = datetime.now(timezone.utc)
-    for request_id, days in (("purged", 100), ("remains", 10)):
+    for request_id, days in (("purged", 100), ("kept", 10)):
         stack.write(
             f"INSERT INTO poundcake_api_calls (request_id, created_at, completed_at, {columns})"
             f" VALUES (:request_id, :at, :at, {values})",
@@ -265,7 +268,7 @@ def test_who_purged_is_on_record(stack):
 
 
 @pytest.mark.parametrize("action", ["acknowledge", "close", "release", "replay", "purge"])
-def test_nobody_acts_under_another_name(stack, action):
+def test_the_audited_user_cannot_be_set_as_a_parameter(stack, action):
     parameters = {"st2_user": "mallory"}
     if action == "release":
         parameters["episode"] = "0123456789abcdef-1"
@@ -278,5 +281,5 @@ def test_nobody_acts_under_another_name(stack, action):
 
 
 def test_a_dry_run_of_purge_reports_what_it_would_delete(stack):
-    viewed = stack.run("poundcake.purge", older_than_days=36500, dry_run=True)
-    assert (viewed["dry_run"], viewed["requests"], viewed["alerts"]) == (True, 0, 0)
+    result = stack.run("poundcake.purge", older_than_days=36500, dry_run=True)
+    assert (result["dry_run"], result["requests"], result["alerts"]) == (True, 0, 0)

@@ -8,7 +8,7 @@ from tests.scenarios.notifications import alert, name_of, notification, resolved
 
 
 @pytest.fixture(scope="module")
-def restricted(kind, request):
+def stack_with_receivers(kind, request):
     """Return a stack on which only one receiver may start a remediation."""
     if kind == "live":
         shared_stack = request.getfixturevalue("stack")
@@ -19,35 +19,35 @@ def restricted(kind, request):
     return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
 
 
-def test_only_a_listed_receiver_starts_a_remediation_in_any_order(restricted):
+def test_only_a_listed_receiver_starts_a_remediation_in_any_order(stack_with_receivers):
     """Case A27."""
-    firing = alert("ScenarioLinked")
+    firing_alert = alert("ScenarioLinked")
 
-    def outcome(receiver, one=firing):
-        request_id = restricted.accepted(notification(one, receiver=receiver))
-        (shown,) = restricted.recorded(request_id)["alerts"]
-        return shown["outcome"]
+    def outcome_for(receiver, sent_alert=firing_alert):
+        request_id = stack_with_receivers.send(notification(sent_alert, receiver=receiver))
+        (alert_view,) = stack_with_receivers.wait_until_recorded(request_id)["alerts"]
+        return alert_view["outcome"]
 
-    assert [outcome("audit-team") for _ in range(2)] == ["observed"] * 2
-    (active,) = restricted.active(name_of(firing))
-    assert (active["outcome"], active["notifications"]) == ("observed", 2)
-    # Alertmanager sends the name as a regular expression.
-    assert outcome("restart\\.team") == "admitted"
-    assert outcome("audit-team") == outcome("restart\\.team") == "duplicate"
-    (active,) = restricted.active(name_of(firing))
-    restricted.completed(active["request_id"])
-    assert len(restricted.done(active["episode"])) == 1
-    assert outcome("audit-team", resolved(firing)) == "resolved"
-    assert restricted.active(name_of(firing)) == []
+    assert [outcome_for("audit-team") for _ in range(2)] == ["observed"] * 2
+    (incident,) = stack_with_receivers.active_alerts(name_of(firing_alert))
+    assert (incident["outcome"], incident["notifications"]) == ("observed", 2)
+    # Alertmanager sends the name escaped for a regular expression.
+    assert outcome_for("restart\\.team") == "admitted"
+    assert outcome_for("audit-team") == outcome_for("restart\\.team") == "duplicate"
+    (incident,) = stack_with_receivers.active_alerts(name_of(firing_alert))
+    stack_with_receivers.wait_until_completed(incident["request_id"])
+    assert len(stack_with_receivers.work_executions(incident["episode"])) == 1
+    assert outcome_for("audit-team", resolved(firing_alert)) == "resolved"
+    assert stack_with_receivers.active_alerts(name_of(firing_alert)) == []
 
 
-def test_without_a_list_any_receiver_starts_it(stack):
+def test_without_a_list_any_receiver_starts_a_remediation(stack):
     """Case A27."""
-    firing = alert("ScenarioUnmatched")
+    firing_alert = alert("ScenarioUnmatched")
     outcomes = []
     for receiver in ("audit-team", "restart.team"):
-        request_id = stack.accepted(notification(firing, receiver=receiver))
-        outcomes.append(stack.recorded(request_id)["alerts"][0]["outcome"])
+        request_id = stack.send(notification(firing_alert, receiver=receiver))
+        outcomes.append(stack.wait_until_recorded(request_id)["alerts"][0]["outcome"])
     if stack.live and "observed" in outcomes:
         pytest.skip("live: receivers is set there")
     assert outcomes == ["admitted", "duplicate"]

@@ -1,4 +1,4 @@
-"""The pack's own workflows: their changes, refusals and reports."""
+"""The workflows of the pack: what they change, refuse and report."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 DRY_RUN = "dry run: nothing was changed"
 
 
-def remediated(stack, firing):
+def remediate(stack, firing_alert):
     """Post an alert, wait until its execution has ended, and return its trail."""
-    request_id = stack.accepted(notification(firing))
-    trail = stack.trail_when(
+    request_id = stack.send(notification(firing_alert))
+    trail = stack.wait_for_trail(
         request_id,
         lambda t: [e for e in t["stackstorm_executions"] if e["status"] in ("succeeded", "failed")],
     )
@@ -23,7 +23,7 @@ def remediated(stack, firing):
     return trail
 
 
-def host_down(instance):
+def host_down_alert(instance):
     labels = {"alertname": "HostDown", "instance": instance, "run": unique("run")}
     return alert("HostDown", labels=labels)
 
@@ -39,16 +39,16 @@ def dry_run_stack(stack):
 def require_stand_in(stack):
     """Skip a test that needs the hosts of the stand-in's network."""
     if stack.live:
-        pytest.skip("live: no known host there answers, refuses or is silent")
+        pytest.skip("live: the behaviour of the hosts there is unknown")
 
 
-def instance_of(does):
-    """Return an instance on the stand-in's network. Its first word defines its behaviour."""
-    return unique(does) + ".test:9100"
+def instance_of(behaviour):
+    """Return an instance on the stand-in's network, where the first word defines its behaviour."""
+    return unique(behaviour) + ".test:9100"
 
 
-def ran(stack, execution):
-    """Return the actions that a workflow's tasks ran."""
+def executed_actions(stack, execution):
+    """Return the actions that the tasks of a workflow ran."""
     children = stack.api(f"/executions/{execution['st2_execution_id']}/children")
     return [child["action"]["ref"] for child in children]
 
@@ -56,7 +56,7 @@ def ran(stack, execution):
 def test_a_host_that_answers_is_not_changed(dry_run_stack):
     require_stand_in(dry_run_stack)
     instance = instance_of("answers")
-    trail = remediated(dry_run_stack, host_down(instance))
+    trail = remediate(dry_run_stack, host_down_alert(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["st2_workflow"] == "poundcake.host_down"
@@ -70,12 +70,12 @@ def test_a_host_that_answers_is_not_changed(dry_run_stack):
 
 @pytest.mark.parametrize("instance", ["localhost:9182", "127.0.0.1", "[::ffff:127.0.0.1]:1"])
 def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
-    trail = remediated(dry_run_stack, host_down(instance))
+    trail = remediate(dry_run_stack, host_down_alert(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["stage"], execution["verified"]) == ("refused", False)
     assert "StackStorm" in execution["message"]
-    assert ran(dry_run_stack, execution) == [
+    assert executed_actions(dry_run_stack, execution) == [
         "poundcake.link",
         "poundcake.get_alert",
         "poundcake.report",
@@ -83,26 +83,28 @@ def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
 
 
 @pytest.mark.parametrize(
-    "does, message",
+    "behaviour, message",
     [
         ("answers", "answers on port 22"),
         ("refuses", "is up and refuses connections on port 22, so nothing was changed"),
         ("missing", "could not be resolved, so nothing was changed"),
     ],
 )
-def test_only_a_host_that_does_not_answer_is_remediated(armed, does, message):
-    require_stand_in(armed)
-    trail = remediated(armed, alert("ScenarioReboot", labels={"instance": instance_of(does)}))
+def test_only_a_host_that_does_not_answer_is_remediated(armed_stack, behaviour, message):
+    require_stand_in(armed_stack)
+    trail = remediate(
+        armed_stack, alert("ScenarioReboot", labels={"instance": instance_of(behaviour)})
+    )
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["stage"], execution["mutated"]) == ("evidence", False)
-    assert execution["status"] == ("succeeded" if does == "answers" else "failed")
+    assert execution["status"] == ("succeeded" if behaviour == "answers" else "failed")
     assert execution["message"].endswith(message)
-    assert armed.done(trail["alerts"][0]["episode"]) == []
+    assert armed_stack.work_executions(trail["alerts"][0]["episode"]) == []
 
 
 def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
-    trail = remediated(dry_run_stack, host_down(unique("host") + ".invalid"))
+    trail = remediate(dry_run_stack, host_down_alert(unique("host") + ".invalid"))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "dry_run")
@@ -110,29 +112,31 @@ def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
     assert execution["mutated"] is False
     assert execution["verified"] is False
     assert execution["message"].startswith(DRY_RUN)
-    trail = dry_run_stack.completed(trail["request_id"])
-    shown = trail["stackstorm_executions"][0]
-    assert shown["message"] == execution["message"]
+    trail = dry_run_stack.wait_until_completed(trail["request_id"])
+    execution_view = trail["stackstorm_executions"][0]
+    assert execution_view["message"] == execution["message"]
     for view, query in (
         ("poundcake.status", {"request_id": trail["request_id"]}),
         ("poundcake.why", {"instance": trail["alerts"][0]["instance"]}),
         ("poundcake.alerts_active", {"instance": trail["alerts"][0]["instance"]}),
     ):
         assert DRY_RUN in dry_run_stack.run(view, format="text", **query)
-    active = dry_run_stack.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
-    assert [a["remediation_status"] for a in active["active_alerts"]] == [f"succeeded ({DRY_RUN})"]
+    incidents = dry_run_stack.get("/alerts/active", instance=trail["alerts"][0]["instance"]).json()
+    assert [a["remediation_status"] for a in incidents["active_alerts"]] == [
+        f"succeeded ({DRY_RUN})"
+    ]
 
 
 @pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
 def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
-    trail = remediated(dry_run_stack, host_down(instance))
+    trail = remediate(dry_run_stack, host_down_alert(instance))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
     assert "the label instance of the alert contains no host" in execution["message"]
-    assert ran(dry_run_stack, execution) == [
+    assert executed_actions(dry_run_stack, execution) == [
         "poundcake.link",
         "poundcake.get_alert",
         "poundcake.report",
@@ -140,13 +144,13 @@ def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
 
 
 def test_another_label_may_name_the_host(new_stack, kind):
-    """The instance is that of an exporter on another machine."""
+    """The label `instance` may name an exporter on another machine."""
     if kind == "live":
         pytest.skip("live: host_label is not changed there")
     stack = new_stack({"host_label": "node"})
-    exporter = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
+    exporter_labels = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
     node = unique("answers") + ".test"
-    trail = remediated(stack, alert("HostDown", labels={**exporter, "node": node}))
+    trail = remediate(stack, alert("HostDown", labels={**exporter_labels, "node": node}))
     execution = trail["stackstorm_executions"][0]
     assert execution["message"].endswith(f"{node} answers on port 22")
     result = stack.run(
@@ -154,28 +158,32 @@ def test_another_label_may_name_the_host(new_stack, kind):
         request_id=trail["request_id"],
         episode=trail["alerts"][0]["episode"],
     )
-    assert (result["host"], result["port"], result["instance"]) == (node, 0, exporter["instance"])
+    assert (result["host"], result["port"], result["instance"]) == (
+        node,
+        0,
+        exporter_labels["instance"],
+    )
 
-    trail = remediated(stack, alert("HostDown", labels=exporter))
+    trail = remediate(stack, alert("HostDown", labels=exporter_labels))
     execution = trail["stackstorm_executions"][0]
     assert execution["stage"] == "refused"
     assert "the label node of the alert contains no host" in execution["message"]
 
 
 def test_a_dry_run_runs_no_action_of_another_pack(dry_run_stack):
-    trail = remediated(dry_run_stack, alert("ScenarioWrapped"))
+    trail = remediate(dry_run_stack, alert("ScenarioWrapped"))
 
     execution = trail["stackstorm_executions"][0]
     assert execution["status"] == "succeeded"
     assert execution["stage"] == "refused"
     assert execution["mutated"] is False
     assert "allowed_actions does not contain poundcake_scenarios.work" in execution["message"]
-    assert dry_run_stack.done(trail["alerts"][0]["episode"]) == []
+    assert dry_run_stack.work_executions(trail["alerts"][0]["episode"]) == []
 
 
-def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
-    firing = alert("ScenarioWrapped")
-    trail = remediated(armed, firing)
+def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed_stack):
+    firing_alert = alert("ScenarioWrapped")
+    trail = remediate(armed_stack, firing_alert)
     episode = trail["alerts"][0]["episode"]
 
     execution = trail["stackstorm_executions"][0]
@@ -183,63 +191,68 @@ def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed):
     assert execution["dry_run"] is False
     assert execution["mutated"] is True
     assert execution["message"] == "the action succeeded"
-    # It is linked and claimed under the action's name, although the action does not use this pack.
+    # The claim has the action's name, although the action does not use this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
-    assert len(armed.done(episode)) == 1
+    assert len(armed_stack.work_executions(episode)) == 1
 
-    again = armed.execute(
+    second_execution = armed_stack.execute(
         "poundcake.remediate",
         request_id=trail["request_id"],
         episode=episode,
         action="poundcake_scenarios.work",
         parameters={"note": episode},
     )
-    assert again["status"] == "succeeded"
-    assert again["result"]["output"]["stage"] == "not_claimed"
-    assert len(armed.done(episode)) == 1
+    assert second_execution["status"] == "succeeded"
+    assert second_execution["result"]["output"]["stage"] == "not_claimed"
+    assert len(armed_stack.work_executions(episode)) == 1
 
 
-def test_nothing_is_changed_for_an_ended_incident(armed):
-    firing = alert("ScenarioUnmatched")
-    trail = armed.recorded(armed.accepted(notification(firing)))
-    armed.recorded(armed.accepted(notification(resolved(firing))))
+def test_nothing_is_changed_for_an_ended_incident(armed_stack):
+    firing_alert = alert("ScenarioUnmatched")
+    trail = armed_stack.wait_until_recorded(armed_stack.send(notification(firing_alert)))
+    armed_stack.wait_until_recorded(armed_stack.send(notification(resolved(firing_alert))))
     episode = trail["alerts"][0]["episode"]
-    late = armed.execute(
+    execution = armed_stack.execute(
         "poundcake.remediate",
         request_id=trail["request_id"],
         episode=episode,
         action="poundcake_scenarios.work",
         parameters={"note": episode},
     )
-    assert late["status"] == "succeeded"
-    output = late["result"]["output"]
+    assert execution["status"] == "succeeded"
+    output = execution["result"]["output"]
     assert (output["stage"], output["mutated"]) == ("ended", False)
     assert output["message"].startswith("the incident ended at 20")
-    assert armed.done(episode) == []
+    assert armed_stack.work_executions(episode) == []
 
 
-def test_an_action_that_is_not_allowed_is_refused(armed):
-    trail = armed.recorded(armed.accepted(notification(alert("ScenarioUnmatched"))))
-    refused = armed.execute(
+def test_an_action_that_is_not_allowed_is_refused(armed_stack):
+    trail = armed_stack.wait_until_recorded(
+        armed_stack.send(notification(alert("ScenarioUnmatched")))
+    )
+    execution = armed_stack.execute(
         "poundcake.remediate",
         request_id=trail["request_id"],
         episode=trail["alerts"][0]["episode"],
         action="core.local",
         parameters={"cmd": "true"},
     )
-    assert refused["status"] == "failed"
-    output = refused["result"]["output"]
+    assert execution["status"] == "failed"
+    output = execution["result"]["output"]
     assert (output["stage"], output["mutated"]) == ("refused", False)
     assert output["message"] == (
         "allowed_actions does not contain core.local: add it to allowed_actions"
     )
 
 
-def test_the_workflow_fails_if_the_host_does_not_come_back(armed):
-    require_stand_in(armed)
+def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
+    require_stand_in(armed_stack)
     instance = instance_of("silent")
-    spelling = "HTTP://" + instance.upper() + "/metrics"  # the action gets the canonical host
-    trail = remediated(armed, alert("ScenarioReboot", labels={"instance": spelling}))
+    # The action gets the canonical host.
+    noncanonical_instance = "HTTP://" + instance.upper() + "/metrics"
+    trail = remediate(
+        armed_stack, alert("ScenarioReboot", labels={"instance": noncanonical_instance})
+    )
 
     execution = trail["stackstorm_executions"][0]
     assert execution["st2_workflow"] == "poundcake.host_down"
@@ -249,30 +262,32 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed):
     assert execution["verified"] is False
     host = instance.split(":")[0]
     assert execution["message"].startswith(host + " still does not answer after ")
-    done = armed.done(trail["alerts"][0]["episode"])
-    assert [e["parameters"]["host"] for e in done] == [host]
+    work = armed_stack.work_executions(trail["alerts"][0]["episode"])
+    assert [e["parameters"]["host"] for e in work] == [host]
 
 
-def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed):
-    firing = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
-    trail = remediated(armed, firing)
+def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed_stack):
+    firing_alert = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
+    trail = remediate(armed_stack, firing_alert)
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
     assert execution["mutated"] is False
     assert execution["message"].startswith("the label instance of the alert contains no host: ")
-    assert armed.done(trail["alerts"][0]["episode"]) == []
+    assert armed_stack.work_executions(trail["alerts"][0]["episode"]) == []
 
 
-def test_a_users_own_rule_beside_the_shipped_one_runs_its_action_once_each(armed):
-    """A32: both rules start the same workflow, and one of them only collects evidence."""
-    require_stand_in(armed)
+def test_a_users_rule_beside_the_shipped_rule_runs_its_action_once_per_alert(armed_stack):
+    """A32: both rules start the same workflow, and one of the two only collects evidence."""
+    require_stand_in(armed_stack)
     labels = {"alertname": "HostDown", "owner": "scenario"}
-    firing = [
+    firing_alerts = [
         alert("HostDown", labels={**labels, "instance": instance_of("silent")}) for _ in range(5)
     ]
-    trail = armed.completed(armed.accepted(notification(*firing)))
-    assert [len(armed.done(shown["episode"])) for shown in trail["alerts"]] == [1] * 5
+    trail = armed_stack.wait_until_completed(armed_stack.send(notification(*firing_alerts)))
+    assert [
+        len(armed_stack.work_executions(alert_view["episode"])) for alert_view in trail["alerts"]
+    ] == [1] * 5
     stages = sorted((e["st2_rule"], e["stage"]) for e in trail["stackstorm_executions"])
     assert (
         stages

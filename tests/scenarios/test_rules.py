@@ -1,7 +1,6 @@
-"""Operators' own rules and workflows, and how the trail shows them.
+"""How the trail shows the rules and workflows of operators.
 
-One notification has an alert for each rule, so that all scenarios wait only once for the results
-from StackStorm.
+One notification has an alert for each rule, so that all scenarios wait for StackStorm only once.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import pytest
 
 from tests.scenarios.notifications import alert, name_of, notification, unique
 
-CASES = (
+ALERT_NAMES = (
     "ScenarioPlain",
     "ScenarioFailing",
     "ScenarioMissing",
@@ -24,25 +23,27 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def ran(stack):
+def trail(stack):
     """Return the trail of the notification, once it is complete."""
-    alerts = [alert(name) for name in CASES]
+    alerts = [alert(name) for name in ALERT_NAMES]
     receiver = unique("scenario-webhook")
-    request_id = stack.accepted(notification(*alerts, receiver=receiver))
+    request_id = stack.send(notification(*alerts, receiver=receiver))
 
-    def to_cancel():
-        executions = [stack.api("/executions/" + id_) for id_ in stack.traced(request_id)]
+    def running_ids():
+        executions = [
+            stack.api("/executions/" + id_) for id_ in stack.traced_execution_ids(request_id)
+        ]
         return [
             e["id"]
             for e in executions
             if e["status"] == "running" and e.get("rule", {}).get("name") == "canceled"
         ]
 
-    stack.api("/executions/" + stack.wait_until(to_cancel)[0], "DELETE")
-    return stack.completed(request_id)
+    stack.api("/executions/" + stack.wait_until(running_ids)[0], "DELETE")
+    return stack.wait_until_completed(request_id)
 
 
-def shown_for(trail, name):
+def find_alert_and_executions(trail, name):
     """Return the alert with a name, and its executions."""
     matching = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
     assert len(matching) == 1 and matching[0]["outcome"] == "admitted"
@@ -50,8 +51,8 @@ def shown_for(trail, name):
     return matching[0], [e for e in executions if e["alert_id"] == matching[0]["id"]]
 
 
-def test_a_workflow_without_a_link_task_is_in_the_trail(stack, ran):
-    shown, executions = shown_for(ran, "ScenarioPlain")
+def test_a_workflow_without_a_link_task_is_in_the_trail(stack, trail):
+    alert_view, executions = find_alert_and_executions(trail, "ScenarioPlain")
 
     assert len(executions) == 1
     execution = executions[0]
@@ -59,17 +60,17 @@ def test_a_workflow_without_a_link_task_is_in_the_trail(stack, ran):
     assert execution["st2_rule"] == "poundcake_scenarios.plain"
     assert execution["status"] == "succeeded"
     assert execution["duration_seconds"] > 0
-    assert shown["st2_rule"] == "poundcake_scenarios.plain"
-    assert shown["st2_workflow"] == "poundcake_scenarios.plain"
-    assert shown["reason"] == "new incident"
-    original = stack.api("/executions/" + execution["st2_execution_id"])
-    assert original["action"]["ref"] == "poundcake_scenarios.plain"
-    assert original["parameters"]["host"] == shown["instance"]
+    assert alert_view["st2_rule"] == "poundcake_scenarios.plain"
+    assert alert_view["st2_workflow"] == "poundcake_scenarios.plain"
+    assert alert_view["reason"] == "new incident"
+    execution_document = stack.api("/executions/" + execution["st2_execution_id"])
+    assert execution_document["action"]["ref"] == "poundcake_scenarios.plain"
+    assert execution_document["parameters"]["host"] == alert_view["instance"]
 
 
-def test_a_failed_workflow_is_shown_with_its_reason(ran):
+def test_a_failed_workflow_is_shown_with_its_reason(trail):
     """Case A10 of docs/CASES.md."""
-    _, executions = shown_for(ran, "ScenarioFailing")
+    _, executions = find_alert_and_executions(trail, "ScenarioFailing")
 
     assert len(executions) == 1
     assert executions[0]["st2_workflow"] == "poundcake_scenarios.failing"
@@ -81,9 +82,9 @@ def test_a_failed_workflow_is_shown_with_its_reason(ran):
 @pytest.mark.parametrize(
     "name, status", [("ScenarioSlow", "timeout"), ("ScenarioCanceled", "canceled")]
 )
-def test_timeout_and_cancellation_are_distinguished_from_failure(ran, name, status):
+def test_timeout_and_cancellation_are_distinguished_from_failure(trail, name, status):
     """Case A10."""
-    _, executions = shown_for(ran, name)
+    _, executions = find_alert_and_executions(trail, name)
 
     assert [(e["st2_workflow"], e["status"]) for e in executions] == [
         ("poundcake_scenarios.slow", status)
@@ -100,82 +101,88 @@ def test_timeout_and_cancellation_are_distinguished_from_failure(ran, name, stat
     ],
 )
 def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
-    stack, ran, name, rule, reason
+    stack, trail, name, rule, reason
 ):
     """Case A9: the alert is not emitted again."""
-    shown, executions = shown_for(ran, name)
+    alert_view, executions = find_alert_and_executions(trail, name)
 
-    assert "poundcake_scenarios." + rule in shown["reason"]
-    assert reason in shown["reason"]
-    assert shown["st2_rule"] == "poundcake_scenarios." + rule
+    assert "poundcake_scenarios." + rule in alert_view["reason"]
+    assert reason in alert_view["reason"]
+    assert alert_view["st2_rule"] == "poundcake_scenarios." + rule
     assert [e for e in executions if e["status"] != "failed"] == []
-    instances = stack.listed(
-        "/triggerinstances", trigger="poundcake.alert", timestamp_gt=ran["received_at"]
+    instances = stack.list_all(
+        "/triggerinstances", trigger="poundcake.alert", timestamp_gt=trail["received_at"]
     )
-    emitted = [i for i in instances if i["payload"]["episode"] == shown["episode"]]
+    emitted = [i for i in instances if i["payload"]["episode"] == alert_view["episode"]]
     assert len(emitted) == 1
 
 
-def test_an_alert_without_a_matching_rule_is_explained(ran):
+def test_an_alert_without_a_matching_rule_is_explained(trail):
     """Case A12."""
-    shown, executions = shown_for(ran, "ScenarioUnmatched")
+    alert_view, executions = find_alert_and_executions(trail, "ScenarioUnmatched")
 
-    assert shown["reason"] == "new incident; no rule matched"
-    assert shown["st2_rule"] == "" and shown["st2_workflow"] == ""
+    assert alert_view["reason"] == "new incident; no rule matched"
+    assert alert_view["st2_rule"] == "" and alert_view["st2_workflow"] == ""
     assert executions == []
 
 
-def test_the_trigger_webhook_is_emitted_once_for_a_notification(stack, ran):
-    def done():
-        return stack.done(ran["request_id"])
+def test_the_trigger_webhook_is_emitted_once_for_a_notification(stack, trail):
+    def work_executions():
+        return stack.work_executions(trail["request_id"])
 
-    executions = stack.wait_until(done, lambda found: found and found[0]["status"] == "succeeded")
+    executions = stack.wait_until(
+        work_executions, lambda executions: executions and executions[0]["status"] == "succeeded"
+    )
     assert len(executions) == 1
     assert executions[0]["rule"]["ref"] == "poundcake_scenarios.webhook"
     details = executions[0]["result"]["result"]["details"]
     assert details["group_status"] == "firing"
-    assert int(details["alerts_received"]) == len(CASES)
+    assert int(details["alerts_received"]) == len(ALERT_NAMES)
     assert "admitted" in str(details["outcomes"])
 
 
-def test_why_explains_each_alert(stack, ran):
+def test_why_explains_each_alert(stack, trail):
     for name, explanation in (
         ("ScenarioPlain", "poundcake_scenarios.plain ("),
         ("ScenarioFailing", "): failed after "),
         ("ScenarioMissing", "firing: admitted, new incident; rule poundcake_scenarios.missing"),
         ("ScenarioUnmatched", "no rule matched\n    request"),
     ):
-        shown, _ = shown_for(ran, name)
-        text = stack.run("poundcake.why", alert_name=shown["alert_name"], format="text")
+        alert_view, _ = find_alert_and_executions(trail, name)
+        text = stack.run("poundcake.why", alert_name=alert_view["alert_name"], format="text")
         assert explanation in text
-        assert ran["request_id"] in text
+        assert trail["request_id"] in text
 
 
 def test_an_alert_that_never_fired_has_no_history(stack):
-    never = name_of(alert("ScenarioNever"))
-    assert stack.run("poundcake.why", alert_name=never) == {"episodes": [], "count": 0}
-    text = stack.run("poundcake.why", alert_name=never, format="text")
+    unused_name = name_of(alert("ScenarioNever"))
+    assert stack.run("poundcake.why", alert_name=unused_name) == {"episodes": [], "count": 0}
+    text = stack.run("poundcake.why", alert_name=unused_name, format="text")
     assert text.strip() == "no matching alert is recorded"
 
 
 def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
-    firing = alert("ScenarioAsks")
-    request_id = stack.accepted(notification(firing))
+    firing_alert = alert("ScenarioAsks")
+    request_id = stack.send(notification(firing_alert))
 
-    def shown():
+    def shown_executions():
         trail = stack.run("poundcake.status", request_id=request_id, format="json")
         return trail["stackstorm_executions"]
 
-    [waits] = stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["paused"])
-    assert waits["st2_workflow"] == "poundcake_scenarios.asks"
-    why = stack.run("poundcake.why", fingerprint=firing["fingerprint"], format="json")
+    [paused_execution] = stack.wait_until(
+        shown_executions, lambda executions: [e["status"] for e in executions] == ["paused"]
+    )
+    assert paused_execution["st2_workflow"] == "poundcake_scenarios.asks"
+    why = stack.run("poundcake.why", fingerprint=firing_alert["fingerprint"], format="json")
     assert why["episodes"][0]["stackstorm_executions"][0]["status"] == "paused"
-    assert not stack.trail(request_id)["completed_at"]
+    assert not stack.get_trail(request_id)["completed_at"]
 
-    children = stack.listed("/executions", parent=waits["st2_execution_id"])
-    [inquiry] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
-    answer = {"id": inquiry, "response": {"go_on": True}}
-    stack.api("/inquiries/" + inquiry, "PUT", answer)
-    # The view queries StackStorm. The tables follow later, because pending work is polled rarely.
-    stack.wait_until(shown, lambda found: [e["status"] for e in found] == ["succeeded"])
-    assert len(stack.done(why["episodes"][0]["episode"])) == 1
+    children = stack.list_all("/executions", parent=paused_execution["st2_execution_id"])
+    [inquiry_id] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
+    body = {"id": inquiry_id, "response": {"go_on": True}}
+    stack.api("/inquiries/" + inquiry_id, "PUT", body)
+    # The view queries StackStorm. The tables follow later, because waiting work is polled rarely.
+    stack.wait_until(
+        shown_executions, lambda executions: [e["status"] for e in executions] == ["succeeded"]
+    )
+    assert len(stack.work_executions(why["episodes"][0]["episode"])) == 1

@@ -1,4 +1,4 @@
-"""Remediations with conditions and a verification, beside a real Prometheus."""
+"""Remediations with conditions and a verification, checked in a real Prometheus."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ ENTRIES = [
 
 @pytest.fixture(scope="module")
 def exporter():
-    found = Exporter(HOSTS)
-    yield found
-    found.close()
+    new_exporter = Exporter(HOSTS)
+    yield new_exporter
+    new_exporter.close()
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +57,19 @@ def prometheus(exporter):
 
 
 @pytest.fixture(scope="module")
-def stack(armed, prometheus):
+def stack(armed_stack, prometheus):
     """Return a stack with these remediations and this Prometheus."""
-    values = (armed.api("/configs/poundcake", show_secrets="true") or {"values": {}})["values"]
-    changed = {"remediations": ENTRIES, "prometheus": [{"url": prometheus}]}
-    with armed.configured(**changed):
-        armed.wait_until(
-            lambda: armed.get("/health").json()["configuration"]["in_force"],
-            lambda found: len(found.get("remediations", [])) == len(ENTRIES),
+    values = armed_stack.registered_values()
+    changed_keys = {"remediations": ENTRIES, "prometheus": [{"url": prometheus}]}
+    with armed_stack.configured(**changed_keys):
+        armed_stack.wait_until(
+            lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
+            lambda configuration: len(configuration.get("remediations", [])) == len(ENTRIES),
         )
-        yield armed
-    armed.wait_until(
-        lambda: armed.get("/health").json()["configuration"]["in_force"],
-        lambda found: found["remediations"] == values.get("remediations", []),
+        yield armed_stack
+    armed_stack.wait_until(
+        lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
+        lambda configuration: configuration["remediations"] == values.get("remediations", []),
     )
 
 
@@ -81,30 +81,35 @@ def host(exporter):
     return name
 
 
-def wait_until_firing(stack, prometheus, host, fires=True):
-    def states():
+def wait_until_firing(stack, prometheus, host, is_firing=True):
+    def hosts_with_the_alert():
         groups = requests.get(prometheus + "/api/v1/rules", timeout=10).json()["data"]["groups"]
-        alerts = [one for group in groups for rule in group["rules"] for one in rule["alerts"]]
-        return [one["labels"]["instance"] for one in alerts]
+        alerts = [
+            alert_state
+            for group in groups
+            for rule in group["rules"]
+            for alert_state in rule["alerts"]
+        ]
+        return [alert_state["labels"]["instance"] for alert_state in alerts]
 
-    stack.wait_until(states, lambda found: (host in found) == fires)
+    stack.wait_until(hosts_with_the_alert, lambda firing_hosts: (host in firing_hosts) == is_firing)
 
 
 def send(stack, remedy, host):
-    """Send the alert of a host, and return its request_id and its note."""
+    """Send an alert about a host, and return its request_id and note."""
     note = unique("note")
     labels = {"alertname": NAME, "instance": host, "job": "exporter", "note": note}
-    sent = alert(NAME, labels={**labels, "remedy": remedy})
-    return stack.accepted(notification(sent)), note
+    sent_alert = alert(NAME, labels={**labels, "remedy": remedy})
+    return stack.send(notification(sent_alert)), note
 
 
-def outcome(stack, request_id):
+def only_execution(stack, request_id):
     """Return the only execution of a completed request."""
-    (execution,) = stack.completed(request_id)["stackstorm_executions"]
+    (execution,) = stack.wait_until_completed(request_id)["stackstorm_executions"]
     return execution
 
 
-def tasks(stack, execution):
+def executed_actions(stack, execution):
     return [
         child["action"]["ref"]
         for child in stack.api(f"/executions/{execution['st2_execution_id']}/children")
@@ -122,13 +127,13 @@ def test_a_change_that_helps_is_verified(stack, prometheus, exporter, host, reme
     """A34."""
     wait_until_firing(stack, prometheus, host)
     request_id, note = send(stack, remedy, host)
-    stack.wait_until(lambda: stack.done(note))
-    exporter.faulty[host] = False  # the work helped
-    execution = outcome(stack, request_id)
+    stack.wait_until(lambda: stack.work_executions(note))
+    exporter.faulty[host] = False  # the change helped
+    execution = only_execution(stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "done")
     assert (execution["mutated"], execution["verified"]) == (True, True)
     assert message in execution["message"]
-    assert len(stack.done(note)) == 1
+    assert len(stack.work_executions(note)) == 1
     (change,) = stack.rows(
         "SELECT result FROM poundcake_changes WHERE st2_execution_id = :id",
         id=execution["st2_execution_id"],
@@ -137,10 +142,10 @@ def test_a_change_that_helps_is_verified(stack, prometheus, exporter, host, reme
 
 
 def test_a_change_that_does_not_help_is_not_verified(stack, prometheus, host):
-    """A34: the alert fires on."""
+    """A34: the alert keeps firing."""
     wait_until_firing(stack, prometheus, host)
     request_id, _ = send(stack, "not-verified", host)
-    execution = outcome(stack, request_id)
+    execution = only_execution(stack, request_id)
     assert (execution["status"], execution["stage"]) == ("failed", "verify")
     assert (execution["mutated"], execution["verified"]) == (True, False)
     assert f"not verified within 0 s: {prometheus}: the alert is firing" in execution["message"]
@@ -149,50 +154,58 @@ def test_a_change_that_does_not_help_is_not_verified(stack, prometheus, host):
 def test_without_prometheus_nothing_counts_as_verified_or_permitted(stack, prometheus, host):
     """A34, A35: Prometheus does not answer."""
     wait_until_firing(stack, prometheus, host)
-    away = f"http://{services.LOOPBACK}:{services.free_port()}"
-    with stack.configured(prometheus=[{"url": away}]):
-        first, _ = send(stack, "not-verified", host)
-        # Another host: a change to the first one may be in flight.
-        second, note = send(stack, "never", HOSTS.pop())
-        changed, refused = outcome(stack, first), outcome(stack, second)
-    assert (changed["stage"], changed["verified"]) == ("verify", False)
-    assert f"prometheus, {away}: " in changed["message"]
-    assert (refused["stage"], refused["mutated"]) == ("refused", False)
-    assert f"prometheus, {away}: " in refused["message"]
-    assert stack.done(note) == []
+    unreachable_url = f"http://{services.LOOPBACK}:{services.free_port()}"
+    with stack.configured(prometheus=[{"url": unreachable_url}]):
+        first_request_id, _ = send(stack, "not-verified", host)
+        # Another host, because a change to the first host may be in flight.
+        second_request_id, note = send(stack, "never", HOSTS.pop())
+        changed_execution = only_execution(stack, first_request_id)
+        refused_execution = only_execution(stack, second_request_id)
+    assert (changed_execution["stage"], changed_execution["verified"]) == ("verify", False)
+    assert f"prometheus, {unreachable_url}: " in changed_execution["message"]
+    assert (refused_execution["stage"], refused_execution["mutated"]) == ("refused", False)
+    assert f"prometheus, {unreachable_url}: " in refused_execution["message"]
+    assert stack.work_executions(note) == []
 
 
-def test_a_condition_that_is_not_fulfilled_costs_one_task(stack, prometheus, host):
+def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(stack, prometheus, host):
     """A35."""
     wait_until_firing(stack, prometheus, host)
     request_id, note = send(stack, "never", host)
-    execution = outcome(stack, request_id)
+    execution = only_execution(stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert "the expression vector(0) is not true" in execution["message"]
-    assert stack.done(note) == []
-    assert tasks(stack, execution) == ["poundcake.begin"]
+    assert stack.work_executions(note) == []
+    assert executed_actions(stack, execution) == ["poundcake.begin"]
 
 
-def test_a_dry_run_says_that_a_condition_is_not_fulfilled(stack, exporter):
+def test_a_dry_run_reports_an_unfulfilled_condition(stack, exporter):
     """A35: in mode dry_run."""
     request_id, _ = send(stack, "reported", HOSTS.pop())
-    execution = outcome(stack, request_id)
+    execution = only_execution(stack, request_id)
     assert execution["stage"] == "dry_run"
     assert "but not now: the alert is not firing in Prometheus: cleared" in execution["message"]
 
 
 def test_a_condition_that_ends_before_the_change_prevents_it(stack, prometheus, exporter, host):
-    """A35: the alert ends while the incident settles."""
+    """A35: the alert ends during settle_seconds."""
     wait_until_firing(stack, prometheus, host)
     with stack.configured(settle_seconds=15):
         request_id, note = send(stack, "checked-twice", host)
-        trail = stack.trail_when(request_id, lambda t: t["stackstorm_executions"])
+        trail = stack.wait_for_trail(request_id, lambda t: t["stackstorm_executions"])
         (execution,) = trail["stackstorm_executions"]
-        stack.wait_until(lambda: tasks(stack, execution), lambda found: len(found) == 2)
+        stack.wait_until(
+            lambda: executed_actions(stack, execution),
+            lambda executed_tasks: len(executed_tasks) == 2,
+        )
         exporter.faulty[host] = False
-        wait_until_firing(stack, prometheus, host, fires=False)
-        execution = outcome(stack, request_id)
+        wait_until_firing(stack, prometheus, host, is_firing=False)
+        execution = only_execution(stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert "the alert is not firing in Prometheus: cleared" in execution["message"]
-    assert stack.done(note) == []
-    assert tasks(stack, execution) == ["poundcake.begin", "poundcake.reserve", "poundcake.report"]
+    assert stack.work_executions(note) == []
+    assert executed_actions(stack, execution) == [
+        "poundcake.begin",
+        "poundcake.reserve",
+        "poundcake.report",
+    ]

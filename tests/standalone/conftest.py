@@ -22,7 +22,7 @@ ROOT = HERE.parent.parent
 
 
 def make_pack(folder, **files):
-    """Copy the pack, including the stand-in. `files` replaces or adds files by path."""
+    """Copy the probe pack, with links to the stand-in. `files` replaces or adds files by path."""
     shutil.copytree(HERE / "probe", folder, dirs_exist_ok=True)
     for name in ("standalone", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -75,8 +75,8 @@ class Standalone:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.api + path, data, headers or {}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                text, status = answer.read(), answer.status
+            with urllib.request.urlopen(request, timeout=30) as response:
+                text, status = response.read(), response.status
         except urllib.error.HTTPError as error:
             text, status = error.read(), error.code
         try:
@@ -104,11 +104,11 @@ class Standalone:
     def wait_for_status(self, id_, *statuses):
         """Wait for a status of an execution and return the execution."""
 
-        def reached():
+        def execution_with_status():
             execution = self.get(f"/executions/{id_}")
             return execution if execution["status"] in statuses else None
 
-        return wait_for(reached)
+        return wait_for(execution_with_status)
 
     def wait_for_end(self, id_):
         return self.wait_for_status(id_, "succeeded", "failed", "timeout", "canceled")
@@ -119,20 +119,22 @@ class Standalone:
         status, document = self.call("POST", "/webhooks/st2", body, {"St2-Trace-Tag": tag})
         assert status == 202, document
 
-        def processed():
+        def processed_instances():
             instances = self.get("/triggerinstances?status=processed&limit=100")
             return [i for i in instances if tag in self.tags_of(i)]
 
-        return wait_for(processed)[0]
+        return wait_for(processed_instances)[0]
 
     def tags_of(self, instance):
         traces = self.get("/traces?limit=100")
-        of_instance = [
-            t
-            for t in traces
-            if any(c["object_id"] == instance["id"] for c in t["trigger_instances"])
+        matching_traces = [
+            trace
+            for trace in traces
+            if any(
+                component["object_id"] == instance["id"] for component in trace["trigger_instances"]
+            )
         ]
-        return [trace["trace_tag"] for trace in of_instance]
+        return [trace["trace_tag"] for trace in matching_traces]
 
     def enforcements(self, instance):
         return self.get("/ruleenforcements?trigger_instance=" + instance["id"])

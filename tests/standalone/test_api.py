@@ -8,7 +8,7 @@ from st2client.shell import Shell
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def test_filters_pages_and_attributes(standalone):
+def test_executions_are_filtered_paged_and_shown_in_part(standalone):
     ids = [standalone.run("core.echo", message=f"m{n}")["id"] for n in range(3)]
     executions = standalone.get("/executions?action=core.echo&limit=2")
     assert [e["id"] for e in executions] == ids[::-1][:2]
@@ -16,14 +16,14 @@ def test_filters_pages_and_attributes(standalone):
     assert executions[0]["id"] == ids[0]
     executions = standalone.get(f"/executions?id={ids[0]},{ids[2]}")
     assert {e["id"] for e in executions} == {ids[0], ids[2]}
-    began = standalone.get("/executions/" + ids[1])["start_timestamp"]
-    later = standalone.get("/executions?action=core.echo&timestamp_gt=" + began)
-    assert [e["id"] for e in later] == [ids[2]]
-    earlier = standalone.get("/executions?action=core.echo&timestamp_lt=" + began)
-    assert ids[0] in [e["id"] for e in earlier]
-    assert ids[1] not in [e["id"] for e in earlier]
-    only = standalone.get(f"/executions/{ids[0]}?include_attributes=status")
-    assert set(only) == {"id", "action", "runner", "status"}
+    started_at = standalone.get("/executions/" + ids[1])["start_timestamp"]
+    later_executions = standalone.get("/executions?action=core.echo&timestamp_gt=" + started_at)
+    assert [e["id"] for e in later_executions] == [ids[2]]
+    earlier_executions = standalone.get("/executions?action=core.echo&timestamp_lt=" + started_at)
+    assert ids[0] in [e["id"] for e in earlier_executions]
+    assert ids[1] not in [e["id"] for e in earlier_executions]
+    partial_execution = standalone.get(f"/executions/{ids[0]}?include_attributes=status")
+    assert set(partial_execution) == {"id", "action", "runner", "status"}
     assert "result" not in standalone.get("/executions?exclude_attributes=result")[0]
     assert standalone.get("/executions?action=core.echo&status=failed") == []
 
@@ -42,13 +42,13 @@ def test_filters_pages_and_attributes(standalone):
         ("PUT", "/rules/probe.show", 400),
     ],
 )
-def test_errors_are_faultstrings(standalone, method, path, status):
+def test_errors_have_a_faultstring(standalone, method, path, status):
     code, document = standalone.call(method, path, {} if method == "PUT" else None)
     assert code == status
     assert document["faultstring"]
 
 
-def test_content(standalone):
+def test_actions_and_rules_are_shown_and_actions_can_be_enabled(standalone):
     refs = [a["ref"] for a in standalone.get("/actions?pack=probe")]
     assert "probe.show" in refs
     assert "core.noop" not in refs
@@ -65,7 +65,7 @@ def test_content(standalone):
     standalone.call("PUT", url, {"enabled": False})
 
 
-def test_keys_of_the_datastore(standalone):
+def test_keys_of_the_datastore_are_set_rendered_and_deleted(standalone):
     assert standalone.get("/keys/word")["value"] == "TOP-SECRET"
     assert standalone.call("PUT", "/keys/new", {"name": "new", "value": "1"})[0] == 200
     assert standalone.run("core.echo", message="{{ st2kv.system.new }}")["result"]["stdout"] == 1
@@ -83,8 +83,8 @@ def st2(standalone, monkeypatch, capsys):
     def run(*arguments):
         try:
             code = Shell().run(list(arguments))
-        except SystemExit as ended:
-            code = ended.code
+        except SystemExit as exit_request:
+            code = exit_request.code
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

@@ -9,7 +9,10 @@ from tests.waiting import wait_for
 
 @pytest.mark.parametrize(
     "how, names, status",
-    [("value", ["first", "well"], "succeeded"), ("raise", ["first", "badly"], "succeeded")],
+    [
+        ("value", ["first", "report_success"], "succeeded"),
+        ("raise", ["first", "report_failure"], "succeeded"),
+    ],
 )
 def test_a_chain_continues_depending_on_its_task(standalone, how, names, status):
     execution = standalone.run("probe.chain", how=how)
@@ -32,6 +35,6 @@ def test_a_canceled_chain_starts_no_more_tasks(standalone):
     assert standalone.call("DELETE", "/executions/" + id_)[0] == 200
     assert standalone.call("DELETE", "/executions/" + child)[0] == 200
     assert standalone.wait_for_end(id_)["status"] == "canceled"
-    later = standalone.run("probe.chain", how="value")
-    assert later["status"] == "succeeded"
+    later_execution = standalone.run("probe.chain", how="value")
+    assert later_execution["status"] == "succeeded"
     assert standalone.get("/executions/" + id_)["children"] == [child]

@@ -16,22 +16,22 @@ def test_a_python_action_gets_the_same_context_as_in_stackstorm(standalone):
     assert set(execution["result"]) == {"result", "exit_code", "stdout", "stderr"}
     assert execution["result"]["exit_code"] == 0
     assert execution["result"]["stdout"] == "a line on stdout\n"
-    seen = execution["result"]["result"]
-    parameters = dict(seen["parameters"])
+    action_context = execution["result"]["result"]
+    parameters = dict(action_context["parameters"])
     assert parameters.pop("workflow_id") == "" and parameters.pop("tag") == ""
     expected = {"text": "hi", "data": {"a": [1]}, "number": 12, "flag": True}
     assert parameters == dict(expected, items=None, secret=None)
-    assert seen["config"]["greeting"] == "hello"
-    assert seen["lib"] == "probe_lib"
-    environment = seen["environment"]
+    assert action_context["config"]["greeting"] == "hello"
+    assert action_context["lib"] == "probe_lib"
+    environment = action_context["environment"]
     assert environment["ST2_ACTION_EXECUTION_ID"] == execution["id"]
     assert environment["ST2_ACTION_PACK_NAME"] == "probe"
     assert environment["ST2_API_URL"] == environment["ST2_ACTION_API_URL"] == standalone.api
     assert environment["ST2_AUTH_TOKEN"] and environment["ST2_ACTION_AUTH_TOKEN"]
-    assert "open-sesame" not in " ".join(seen["argv"])
+    assert "open-sesame" not in " ".join(action_context["argv"])
 
 
-def test_shape_of_an_execution(standalone):
+def test_an_execution_has_the_fields_of_stackstorm(standalone):
     execution = standalone.run("probe.show", text="hi")
     for key in ("id", "start_timestamp", "end_timestamp", "elapsed_seconds", "web_url", "log"):
         assert execution[key]
@@ -53,7 +53,9 @@ def test_shape_of_an_execution(standalone):
         ("status", "failed", "None", 1, "must either be True or False"),
     ],
 )
-def test_how_a_python_action_ends(standalone, how, status, result, code, error):
+def test_the_result_of_a_python_action_depends_on_how_it_ends(
+    standalone, how, status, result, code, error
+):
     execution = standalone.run("probe.behave", how=how)
     assert execution["status"] == status
     output = execution["result"]
@@ -65,14 +67,14 @@ def test_a_result_that_is_not_json_becomes_text(standalone):
     assert execution["status"] == "succeeded" and "object object" in execution["result"]["result"]
 
 
-def test_timeout_kills_the_action(standalone, tmp_path):
+def test_a_timeout_kills_the_action(standalone, tmp_path):
     path = tmp_path / "notes"
-    # The process has to start within that time.
+    # The timeout includes the start of the process.
     execution = standalone.run("probe.behave", how="sleep", seconds=60, timeout=4, path=str(path))
     assert execution["status"] == "timeout"
     assert execution["result"]["error"] == "Action failed to complete in 4 seconds"
-    what, _, pid = path.read_text().split()
-    assert what == "start" and not is_running(int(pid))
+    event, _, pid = path.read_text().split()
+    assert event == "start" and not is_running(int(pid))
 
 
 @pytest.mark.parametrize(
@@ -90,31 +92,33 @@ def test_timeout_kills_the_action(standalone, tmp_path):
         ([], "'action' is a required property"),
     ],
 )
-def test_refused_requests(standalone, body, text):
+def test_an_invalid_request_is_refused_with_the_reason(standalone, body, text):
     status, document = standalone.call("POST", "/executions", body)
     assert status == 400 and text in document["faultstring"], document
 
 
 def test_parameters_through_the_api_are_rendered(standalone):
-    """StackStorm's hazard: passing alert text on exposes the datastore and the configuration."""
+    """This is why passing alert text on exposes StackStorm's datastore and configuration."""
     text = "{{ st2kv.system.word }} {{ config_context.secret_word }} {{ st2kv.system.none }}."
     execution = standalone.run("probe.show", text=text)
     shown = execution["result"]["result"]["parameters"]["text"]
     assert shown == "TOP-SECRET open-sesame ."
-    raw = standalone.run("probe.show", text="{% raw %}{{ st2kv.system.word }}{% endraw %}")
-    assert raw["result"]["result"]["parameters"]["text"] == "{{ st2kv.system.word }}"
-    _, again = standalone.call("POST", "/executions/{}/re_run".format(raw["id"]), {})
-    again = standalone.wait_for_end(again["id"])
-    assert again["result"]["result"]["parameters"]["text"] == "TOP-SECRET"
+    raw_execution = standalone.run(
+        "probe.show", text="{% raw %}{{ st2kv.system.word }}{% endraw %}"
+    )
+    assert raw_execution["result"]["result"]["parameters"]["text"] == "{{ st2kv.system.word }}"
+    _, re_run = standalone.call("POST", "/executions/{}/re_run".format(raw_execution["id"]), {})
+    re_run = standalone.wait_for_end(re_run["id"])
+    assert re_run["result"]["result"]["parameters"]["text"] == "TOP-SECRET"
 
 
-def test_secret_parameters_are_masked(standalone):
+def test_secret_parameters_are_masked_in_the_execution(standalone):
     execution = standalone.run("probe.show", text="x", secret="s3cret")
     assert execution["parameters"]["secret"] == "********"
     assert execution["result"]["result"]["parameters"]["secret"] == "s3cret"
 
 
-def test_shell(standalone):
+def test_shell_actions_return_their_output_and_exit_code(standalone):
     execution = standalone.run("core.local", cmd="echo out; echo err >&2; exit 4")
     assert execution["status"] == "failed"
     assert execution["result"] == {
@@ -131,22 +135,22 @@ def test_shell(standalone):
     assert execution["status"] == "timeout" and "1 seconds" in execution["result"]["error"]
 
 
-def test_a_concurrency_policy_by_attribute(standalone, tmp_path):
+def test_a_concurrency_policy_delays_executions_with_the_same_attribute(standalone, tmp_path):
     path = tmp_path / "notes"
     parameters = {"how": "sleep", "seconds": 0.5, "path": str(path)}
     ids = [standalone.start("probe.behave", host=host, **parameters) for host in "aab"]
-    ended = [standalone.wait_for_end(id_) for id_ in ids]
-    assert [execution["status"] for execution in ended] == ["succeeded"] * 3
+    executions = [standalone.wait_for_end(id_) for id_ in ids]
+    assert [execution["status"] for execution in executions] == ["succeeded"] * 3
     assert [
-        "delayed" in [entry["status"] for entry in execution["log"]] for execution in ended
+        "delayed" in [entry["status"] for entry in execution["log"]] for execution in executions
     ] == [False, True, False]
     notes = [line.split() for line in path.read_text().splitlines()]
     events_of_a = [event for event, host, _ in notes if host == "a"]
     assert events_of_a == ["start", "end", "start", "end"]
 
 
-def test_cancel(standalone, tmp_path):
-    """The action keeps running, as under StackStorm, and its end changes nothing."""
+def test_a_canceled_action_keeps_running_and_stays_canceled(standalone, tmp_path):
+    """StackStorm does not end the process either, and ignores its result."""
     path = tmp_path / "notes"
     id_ = standalone.start("probe.behave", how="sleep", seconds=2, path=str(path))
     pid = int(wait_for(lambda: path.exists() and path.read_text().split())[2])

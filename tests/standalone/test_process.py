@@ -1,4 +1,4 @@
-"""The process: its output, its refusals, and how it ends."""
+"""The process of the stand-in: its output, what it refuses, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.standalone.conftest import ROOT, Standalone, is_running, make_pack
 from tests.waiting import wait_for
 
 
-def test_output_and_orderly_stop(tmp_path):
+def test_the_output_names_the_urls_and_sigterm_stops_the_process(tmp_path):
     port = services.free_port()
     options = ("--port", str(port), "--state-dir", str(tmp_path))
     standalone = Standalone(ROOT, *options, program="standalone")
@@ -33,9 +33,9 @@ def test_output_and_orderly_stop(tmp_path):
 
 def test_an_interrupt_stops_running_actions(tmp_path):
     standalone = Standalone(make_pack(tmp_path / "pack"), "--no-sensor")
-    note = tmp_path / "note"
-    standalone.start("core.local", cmd=f"echo $$ > {note}; sleep 60")
-    pid = int(wait_for(lambda: note.exists() and note.read_text()))
+    pid_file = tmp_path / "note"
+    standalone.start("core.local", cmd=f"echo $$ > {pid_file}; sleep 60")
+    pid = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))
     assert standalone.stop(signal.SIGINT) == 0
     wait_for(lambda: not is_running(pid), 20)
 
@@ -121,7 +121,7 @@ def test_a_configuration_overrides_the_defaults(tmp_path):
         Content([folder], str(config))
 
 
-def test_a_taken_port_is_refused():
+def test_a_port_in_use_is_refused():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

@@ -1,4 +1,4 @@
-"""How triggers become enforcements, executions and traces."""
+"""Triggers lead to enforcements, executions and traces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_rule_starts_its_action(standalone):
     assert [c["ref"] for c in trace["rules"]] == ["probe.show"]
     assert standalone.get("/traces/" + trace["id"]) == trace
     by_instance = standalone.get("/executions?trigger_instance=" + instance["id"])
-    assert [found["id"] for found in by_instance] == [execution["id"]]
+    assert [same_execution["id"] for same_execution in by_instance] == [execution["id"]]
 
 
 def test_each_dispatch_has_its_own_trace(standalone):
@@ -51,7 +51,7 @@ def test_payload_text_is_not_rendered(standalone):
     assert execution["result"]["result"]["parameters"]["text"] == name
 
 
-def test_missing_action_leaves_only_a_failed_enforcement(standalone):
+def test_a_missing_action_leaves_only_a_failed_enforcement(standalone):
     instance = standalone.dispatch("probe.ping", {"name": "missing"}, "tag-4")
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["status"] == "failed" and "execution_id" not in enforcement
@@ -70,7 +70,7 @@ def test_a_parameter_that_does_not_render_leaves_a_failed_execution(standalone):
     assert standalone.get("/executions/" + component["object_id"])["status"] == "failed"
 
 
-def test_wrong_parameters_leave_a_failed_enforcement(standalone):
+def test_invalid_parameters_leave_a_failed_enforcement(standalone):
     instance = standalone.dispatch("probe.ping", {"name": "refused"}, "tag-6")
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["failure_reason"] == "'text' is a required property"
@@ -84,7 +84,7 @@ def test_a_backstop_rule_runs_only_if_no_other_rule_matches(standalone):
 
 
 def test_a_null_value_in_a_criterion_is_a_failed_enforcement(standalone):
-    # The payload's schema would refuse it, but a message on the bus is not checked.
+    # The API checks the payload's schema, but a message on the bus is not checked.
     rule = standalone.get("/rules/probe.show")
     assert rule["criteria"] == {"trigger.name": {"type": "startswith", "pattern": "show"}}
     status, _ = standalone.call(
@@ -95,7 +95,7 @@ def test_a_null_value_in_a_criterion_is_a_failed_enforcement(standalone):
         OPERATORS["startswith"](None, "show")
 
 
-def test_unknown_trigger_and_bad_payload_are_refused(standalone):
+def test_an_unknown_trigger_and_an_invalid_payload_are_refused(standalone):
     for body in (
         {"trigger": "probe.pong", "payload": {}},
         {"trigger": "probe.ping", "payload": {}},
@@ -143,8 +143,8 @@ def test_a_rule_can_be_disabled(standalone):
         ("matchwildcard", "disk_full", "disk*", True),
     ],
 )
-def test_operators(operator, value, pattern, expected):
-    """Those of the standalone runner, and those by which poundcake.plan evaluates criteria."""
+def test_each_operator_of_a_criterion(operator, value, pattern, expected):
+    """The standalone runner and poundcake.plan each implement the operators."""
     for operators in (OPERATORS, catalogue.OPERATORS):
         assert operators[operator](value, pattern) is expected
 

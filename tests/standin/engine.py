@@ -27,7 +27,7 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         if run is None or run.conductor.get_workflow_status() != statuses.RUNNING:
             return
         run.conductor.request_workflow_status(statuses.PAUSED)
-        self._note(execution_id, paused_by=user)
+        self._update_context(execution_id, paused_by=user)
         self.settle(run)
 
     def resume(self, execution_id, user):
@@ -38,17 +38,17 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         run.conductor.request_workflow_status(statuses.RESUMING)
         run.conductor.request_workflow_status(statuses.RUNNING)
         self.advance(run)
-        context = self._note(execution_id, resumed_by=user)
+        context = self._update_context(execution_id, resumed_by=user)
         if "orquesta" not in context:
             return
-        parent_id, where = context["parent"]["execution_id"], context["orquesta"]
+        parent_id, task_context = context["parent"]["execution_id"], context["orquesta"]
         self.resume(parent_id, user)
-        if parent_id in self.runs and where.get("item_id") is None:
+        if parent_id in self.runs and task_context.get("item_id") is None:
             event = self.orquesta.events.ActionExecutionEvent(statuses.RUNNING)
             conductor = self.runs[parent_id].conductor
-            conductor.update_task_state(where["task_id"], where["task_route"], event)
+            conductor.update_task_state(task_context["task_id"], task_context["task_route"], event)
 
-    def _note(self, execution_id, **more):
-        context = {**self.store.executions.get(execution_id)["context"], **more}
+    def _update_context(self, execution_id, **changes):
+        context = {**self.store.executions.get(execution_id)["context"], **changes}
         self.store.executions.change(execution_id, context=context)
         return context

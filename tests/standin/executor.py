@@ -35,7 +35,7 @@ class Executor(executor.Executor):
         self.forks.kill()
         super().stop()
 
-    def ended(self, execution_id):
+    def wait_until_ended(self, execution_id):
         """Wait until an execution has ended, and return it."""
         while not self._stopping:
             execution = self.store.executions.get(execution_id)
@@ -54,28 +54,31 @@ class Executor(executor.Executor):
             elif policy["parameters"].get("action") == "cancel":
                 self.set_status(execution_id, "canceled")
             else:
-                # Only once, because a test may have set another status since.
+                # Only once, because a test may have set another status meanwhile.
                 if "delayed" not in [entry["status"] for entry in execution["log"]]:
                     self.set_status(execution_id, "delayed")
                 self._start_later(execution_id, DELAYED_BY_POLICY)
 
     def _policy_against(self, execution):
         """Return a policy whose threshold is reached, or None."""
-        ref, live = execution["action"]["ref"], execution["parameters"]
+        action_ref, parameters = execution["action"]["ref"], execution["parameters"]
         for policy in self.content.policies:
             # A parameter that was not passed does not count, even if it has a default.
             names = policy["parameters"].get("attributes") or []
-            same = {name: live[name] for name in names if name in live}
+            expected_values = {name: parameters[name] for name in names if name in parameters}
 
-            def is_like_it(other, ref=ref, same=same):
+            def counts(other, action_ref=action_ref, expected_values=expected_values):
                 return (
-                    other["action"]["ref"] == ref
+                    other["action"]["ref"] == action_ref
                     and other["status"] in ("scheduled", "running")
-                    and all(other["parameters"].get(n) == v for n, v in same.items())
+                    and all(
+                        other["parameters"].get(name) == value
+                        for name, value in expected_values.items()
+                    )
                 )
 
-            count, _ = self.store.executions.select(is_like_it, limit=0)
-            if policy["resource_ref"] == ref and count >= policy["parameters"]["threshold"]:
+            count, _ = self.store.executions.select(counts, limit=0)
+            if policy["resource_ref"] == action_ref and count >= policy["parameters"]["threshold"]:
                 return policy
         return None
 
@@ -130,7 +133,7 @@ class Executor(executor.Executor):
         schemas.check(response, execution["result"]["schema"], nulls=True)
         if "orquesta" in execution["context"]:
             parent_id = execution["context"]["parent"]["execution_id"]
-            # The parent resumes first, so that the end of its child finds it running.
+            # The parent resumes first, so that it is running when its child ends.
             self.engine.post(self.engine.resume, parent_id, user).result(10)
         self.set_status(execution_id, "succeeded", {**execution["result"], "response": response})
 
@@ -146,20 +149,22 @@ def action_chain(run):
     """Run the tasks of a chain one by one in this thread, until the last has ended."""
     chain = read_yaml(run.action["file_path"])
     tasks = {task["name"]: task for task in chain["chain"]}
-    name, status, done = chain.get("default") or chain["chain"][0]["name"], "succeeded", []
+    name, status, task_results = chain.get("default") or chain["chain"][0]["name"], "succeeded", []
     parent = {**run.execution["context"], "execution_id": run.execution["id"]}
     context = {"user": run.execution["context"].get("user"), "parent": parent}
     while name:
         task = tasks[name]
-        given = {
+        parameters = {
             name: expressions.render(name, value, run.parameters.get)
             for name, value in (task.get("parameters") or {}).items()
         }
-        child = run.executor.ended(run.executor.request(task["ref"], given, context))
+        child = run.executor.wait_until_ended(
+            run.executor.request(task["ref"], parameters, context)
+        )
         status = child["status"]
         outcome = {"name": name, "execution_id": child["id"], "state": status}
-        done.append({**outcome, "action": task["ref"], "result": child["result"]})
+        task_results.append({**outcome, "action": task["ref"], "result": child["result"]})
         name = task.get("on-success" if status == "succeeded" else "on-failure")
         if run.executor.store.executions.get(run.execution["id"])["status"] in COMPLETED:
-            break  # canceled meanwhile
-    return status, {"tasks": done, "published": {}}
+            break  # it was canceled meanwhile
+    return status, {"tasks": task_results, "published": {}}

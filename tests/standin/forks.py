@@ -97,8 +97,8 @@ def read_task(streams):
     for number, file in enumerate(streams):
         os.dup2(file, number)
         os.close(file)
-    with open(0, "rb", closefd=False) as given:
-        message = json.loads(given.read().decode())
+    with open(0, "rb", closefd=False) as task_file:
+        message = json.loads(task_file.read().decode())
     os.environ.clear()
     os.environ.update(message["environment"])
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
@@ -106,11 +106,11 @@ def read_task(streams):
 
 
 if __name__ == "__main__":
-    here = os.path.dirname(os.path.realpath(__file__))
-    root = os.path.dirname(os.path.dirname(here))
+    this_directory = os.path.dirname(os.path.realpath(__file__))
+    root = os.path.dirname(os.path.dirname(this_directory))
     actions = os.path.join(root, "actions")
     # The modules of the tests are not on an action's path.
-    sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
+    sys.path[:] = [path for path in sys.path if os.path.realpath(path) != this_directory]
     sys.path.insert(0, root)
     from tests import forks
     from tests.standin import network

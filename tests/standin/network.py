@@ -20,12 +20,14 @@ REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
 
 def install():
-    """Put these hosts in front of the real network, in this process."""
+    """Make the functions of `socket` in this process use the fake hosts."""
     resolve, connect = socket.getaddrinfo, socket.create_connection
 
     def getaddrinfo(host, port, *args, **kwargs):
-        does = host.partition("-")[0] if isinstance(host, str) and host.endswith(DOMAIN) else ""
-        return resolve(ADDRESSES.get(does, host), port, *args, **kwargs)
+        behaviour = (
+            host.partition("-")[0] if isinstance(host, str) and host.endswith(DOMAIN) else ""
+        )
+        return resolve(ADDRESSES.get(behaviour, host), port, *args, **kwargs)
 
     def create_connection(address, *args, **kwargs):
         if address[0] == ADDRESSES["answers"]:

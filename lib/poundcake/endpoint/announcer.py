@@ -20,7 +20,7 @@ from poundcake.stackstorm import StackStorm, StackStormError
 RECORD = "poundcake.record"
 """The name of the rule that matches announcements, and of the action that the rule runs."""
 BATCH_BYTES = 1 << 20
-"""Maximum size of a packed announcement. A larger request is announced alone."""
+"""Maximum size of a packed announcement, in bytes. A larger request is announced alone."""
 POLL_WAITS = (0.05, 0.3)
 """Shortest and longest wait between polls of the tracking database, in seconds."""
 
@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         entries: Its requests that are not recorded yet, by entry id.
-        size: The number of requests that it was sent with.
+        size: The number of requests in it when it was published.
         sent_at: Monotonic time at which it was published.
     """
 
@@ -54,7 +54,7 @@ class Announcer:
         self._pace = Pace()
         self._poll_wait = POLL_WAITS[0]
         self._poll_at = 0.0
-        self._failed_first = False
+        self._prefers_failed = False
         self.stuck_reason = ""
         by_batch: dict[str, list[Entry]] = {}
         for entry in dependencies.journal.announced():
@@ -64,15 +64,15 @@ class Announcer:
 
     # -- the step that polls for recorded requests
 
-    def settle(self) -> float | None:
-        """Find out which announced requests are recorded, and plan a retry for late batches."""
+    def poll_recorded(self) -> float | None:
+        """Find out which announced requests are recorded, and schedule retries of late batches."""
         if not self._in_flight:
             return None
         remaining = self._poll_at - monotonic()
         if remaining > 0:
             return remaining
-        waiting = [e for batch in self._in_flight.values() for e in batch.entries.values()]
-        recorded = self._mark_recorded(waiting)
+        unrecorded = [e for batch in self._in_flight.values() for e in batch.entries.values()]
+        recorded = self._mark_recorded(unrecorded)
         for batch_id, batch in list(self._in_flight.items()):
             for entry in recorded:
                 batch.entries.pop(entry.id, None)
@@ -80,45 +80,47 @@ class Announcer:
                 del self._in_flight[batch_id]
             elif monotonic() - batch.sent_at > retry.RECORD_WAIT:
                 del self._in_flight[batch_id]
-                self._missed(batch)
+                self._retry_missed(batch)
         self._poll_next(POLL_WAITS[0] if recorded else min(self._poll_wait * 1.5, POLL_WAITS[1]))
         return self._poll_wait if self._in_flight else 0.0
 
     def _mark_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
         """Mark the requests that are in the tracking database as recorded, and return them."""
-        found = self._dependencies.reader.read(recorded_ids, entries)
+        request_ids = self._dependencies.reader.read(recorded_ids, entries)
         self._dependencies.components.database.ok()
-        recorded = [entry for entry in entries if entry.id in found]
+        recorded = [entry for entry in entries if entry.id in request_ids]
         if recorded:
             self._dependencies.journal.mark_recorded([entry.id for entry in recorded])
             if self._pace.misses:
                 self._dependencies.journal.clear_waits()
             self._pace = retry.pace_after_record(self._pace, monotonic())
             self._dependencies.components.stackstorm.ok()
-            self._dependencies.metrics.recorded(entry.received_at for entry in recorded)
+            self._dependencies.metrics.count_recorded(entry.received_at for entry in recorded)
         return recorded
 
-    def _missed(self, batch: Batch) -> None:
-        """Plan the next announcement of a batch that was not recorded in time."""
+    def _retry_missed(self, batch: Batch) -> None:
+        """Schedule the next announcement of a batch that was not recorded in time."""
         self._dependencies.metrics.announcement_misses.inc()
         entries = list(batch.entries.values())
         plan = retry.plan_missed(self._failed_attempt(entries, batch.size))
-        self._apply(plan, entries)
+        self._schedule(plan, entries)
         if plan.is_stuck:
-            self.stuck_reason = why_not_recorded(self._dependencies.stackstorm)
+            self.stuck_reason = explain_not_recorded(self._dependencies.stackstorm)
             return
         self._dependencies.reader.forget()
         self._pace = retry.pace_after_miss(self._pace, monotonic())
         self._dependencies.components.stackstorm.down(
-            why_not_recorded(self._dependencies.stackstorm)
+            explain_not_recorded(self._dependencies.stackstorm)
         )
 
     def _failed_attempt(self, entries: Sequence[Entry], size: int) -> FailedAttempt:
         # The entry was read before this attempt, so state_since is when the previous one failed.
-        first = entries[0]
-        return FailedAttempt(size, first.attempts, self._pace.recorded_at > first.state_since)
+        first_entry = entries[0]
+        return FailedAttempt(
+            size, first_entry.attempts, self._pace.recorded_at > first_entry.state_since
+        )
 
-    def _apply(self, plan: retry.RetryPlan, entries: Sequence[Entry]) -> None:
+    def _schedule(self, plan: retry.RetryPlan, entries: Sequence[Entry]) -> None:
         ids = [entry.id for entry in entries]
         wait = retry.jittered(plan.wait)
         self._dependencies.journal.mark_missed(ids, wait, plan.batch_limit, plan.is_stuck)
@@ -135,7 +137,7 @@ class Announcer:
         entries = self._next_batch()
         if not entries:
             return None
-        # A batch that missed its deadline may have been recorded since then.
+        # A batch that missed its deadline may have been recorded since.
         if entries[0].attempts and self._mark_recorded(entries):
             return 0.0
         batch_id = str(uuid.uuid4())
@@ -143,11 +145,11 @@ class Announcer:
         requests = self._dependencies.journal.load_requests(entries)
         try:
             offset = self._dependencies.reader.clock_offset()
-            payload = pack_within(requests, database_id, batch_id, offset)
+            payload = pack_batch(requests, database_id, batch_id, offset)
             entries = entries[: payload["count"]]
             self._dependencies.bus.publish(ANNOUNCE, payload, batch_id)
         except Exception as error:
-            self._refused(entries, error)
+            self._retry_refused(entries, error)
             raise
         self._dependencies.components.broker.ok()
         self._pace = retry.pace_after_publish(self._pace)
@@ -161,21 +163,21 @@ class Announcer:
 
         Failed and fresh requests take turns, so that neither kind holds up the other.
         """
-        self._failed_first = not self._failed_first
+        self._prefers_failed = not self._prefers_failed
         journal, limit = self._dependencies.journal, self._pace.batch_requests
-        if self._failed_first:
+        if self._prefers_failed:
             return journal.failed(limit) or journal.fresh(limit)
         return journal.fresh(limit) or journal.failed(limit)
 
-    def _refused(self, entries: list[Entry], error: Exception) -> None:
-        """Plan the retry of a batch that could not be published.
+    def _retry_refused(self, entries: list[Entry], error: Exception) -> None:
+        """Schedule the retry of a batch that could not be published.
 
         Either the broker is down or one of the requests cannot be published. The next batch is a
         single request. If that request fails as well, it backs off and the next one is tried.
         """
         if len(entries) == 1:
             plan = retry.plan_refused(self._failed_attempt(entries, 1))
-            self._apply(plan, entries)
+            self._schedule(plan, entries)
             if plan.is_stuck:
                 self.stuck_reason = f"it cannot be published: {error}"
         self._pace = retry.pace_after_refusal(self._pace)
@@ -185,7 +187,7 @@ class Announcer:
         self._poll_at = monotonic() + wait
 
 
-def pack_within(
+def pack_batch(
     requests: Sequence[Request], database_id: str, batch_id: str, clock_offset: float
 ) -> dict[str, Any]:
     """Return the payload of poundcake.announce with as many of the first requests as fit.
@@ -201,8 +203,8 @@ def pack_within(
         requests = requests[: len(requests) // 2]
 
 
-def why_not_recorded(stackstorm: StackStorm) -> str:
-    """Ask StackStorm why announced requests are not recorded, and return a sentence."""
+def explain_not_recorded(stackstorm: StackStorm) -> str:
+    """Return a sentence on why announced requests are not recorded, with StackStorm's reason."""
     since = datetime.now(timezone.utc) - timedelta(seconds=2 * retry.RECORD_WAIT)
     try:
         reason = (
@@ -211,5 +213,5 @@ def why_not_recorded(stackstorm: StackStorm) -> str:
             or stackstorm.last_failure(RECORD, since)
         )
     except StackStormError as error:
-        return f"announced requests are not recorded; its API: {error}"
+        return f"announced requests are not recorded, and StackStorm's API gives no reason: {error}"
     return f"announced requests are not recorded: {reason or 'StackStorm gives no reason'}"

@@ -75,8 +75,8 @@ class Receiver:
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),
-            Route("GET", "/api/v1/openapi.json", self._describe),
-            Route("GET", "/metrics", self._scrape),
+            Route("GET", "/api/v1/openapi.json", self._openapi),
+            Route("GET", "/metrics", self._metrics),
         ]
 
     def __call__(self, request: HTTPRequest) -> HTTPResponse:
@@ -101,24 +101,26 @@ class Receiver:
             self._log.exception("request %s failed", request_id)
             response = ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "the endpoint itself failed; its log has the reason under this request_id",
+                "the endpoint failed unexpectedly; its log has the reason under this request_id",
             ).response(request_id)
-        return self._finished(response, request.method, request.path, time.monotonic() - began)
+        return self._finish(response, request.method, request.path, time.monotonic() - began)
 
     def refuse(self, error: FramingError, client_host: str) -> HTTPResponse:
         """Return the response to bytes that are not a valid request."""
         problem = ProblemError(error.status, error.detail)
         path = error.target.partition("?")[0]
         if path == WEBHOOK_PATH:
-            self._note_refusal(RefusalReason.of_framing(error.status), problem, client_host)
-        return self._finished(problem.response(str(uuid.uuid4())), error.method, path, None)
+            self._note_refusal(
+                RefusalReason.from_framing_status(error.status), problem, client_host
+            )
+        return self._finish(problem.response(str(uuid.uuid4())), error.method, path, None)
 
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
             authentication = self._authentication  # read once: it may be replaced
-            needed = routes.needed_scope(request.path)
-            request = authentication.authenticate(request, needed)
+            needed_scope = routes.needed_scope(request.path)
+            request = authentication.authenticate(request, needed_scope)
             if not authentication.is_required:
                 browser_guard.check_not_from_another_site(request)
         try:
@@ -141,11 +143,11 @@ class Receiver:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return None
         if request.path != WEBHOOK_PATH:
-            # Only webhooks are posted, so the sender has a wrong URL. Without a valid credential,
-            # it may be a scanner that posts to any path.
+            # Only webhooks are posted, so the sender has a wrong URL. A sender without a valid
+            # credential may be a scanner that posts to any path.
             is_posted = request.method == "POST" and status != HTTPStatus.UNAUTHORIZED
             return RefusalReason.WRONG_PATH if is_posted else None
-        reason = RefusalReason.of_status(status)
+        reason = RefusalReason.from_status(status)
         if reason is RefusalReason.CROSS_SITE and self._authentication_methods:
             return RefusalReason.WRONG_SCOPE
         return reason
@@ -153,12 +155,12 @@ class Receiver:
     def _note_refusal(self, reason: RefusalReason, problem: ProblemError, sender: str) -> None:
         self.refused_webhooks.add(reason, problem.status, problem.detail, sender)
 
-    def _finished(
+    def _finish(
         self, response: HTTPResponse, method: str, path: str, seconds: float | None
     ) -> HTTPResponse:
         """Count a response, and return it with the headers that all responses have."""
         template = routes.template(self.routes, path) or metrics.OTHER
-        self._service.metrics.answered(template, method, response.status.value, seconds)
+        self._service.metrics.count_response(template, method, response.status.value, seconds)
         return replace(response, headers={**_SAFETY_HEADERS, **response.headers})
 
     def _health(self, request: HTTPRequest, _: str) -> HTTPResponse:
@@ -170,10 +172,10 @@ class Receiver:
     def _live(self, request: HTTPRequest, _: str) -> HTTPResponse:
         return HTTPResponse.json(HTTPStatus.OK, {"status": "alive"})
 
-    def _describe(self, request: HTTPRequest, _: str) -> HTTPResponse:
+    def _openapi(self, request: HTTPRequest, _: str) -> HTTPResponse:
         description = openapi.description(self._authentication_methods, self._has_scopes)
         return HTTPResponse.json(HTTPStatus.OK, description)
 
-    def _scrape(self, request: HTTPRequest, _: str) -> HTTPResponse:
+    def _metrics(self, request: HTTPRequest, _: str) -> HTTPResponse:
         text, media_type = self._service.metrics.text(request.headers.get("accept", ""))
         return HTTPResponse(HTTPStatus.OK, text, {"Content-Type": media_type})

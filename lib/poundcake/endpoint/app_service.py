@@ -46,7 +46,7 @@ class Service(Protocol):
     def journal_failed(self, reason: str) -> None:
         """Note that the journal could not be written."""
 
-    def accepted(self) -> None:
+    def note_accepted(self) -> None:
         """Note that a request was stored in the journal."""
 
     def read(self, view: Callable[..., dict[str, Any]], **query: Any) -> dict[str, Any]:

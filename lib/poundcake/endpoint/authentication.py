@@ -18,12 +18,12 @@ from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 
 # The methods in Config.authentication that are also HTTP authentication schemes.
-_SCHEMES = ("bearer", "basic")
+_HTTP_SCHEMES = ("bearer", "basic")
 _KINDS = {"bearer": Kind.TOKEN, "basic": Kind.BASIC}
 
 
 class Authentication:
-    """Check requests against the configured credentials. A request needs one with the right scope.
+    """Check that each request has a configured credential with the scope that it needs.
 
     Args:
         config: The configuration with the credentials.
@@ -46,16 +46,16 @@ class Authentication:
 
     @property
     def is_required(self) -> bool:
-        """Whether requests must authenticate, because an authentication method is set."""
+        """Whether requests must authenticate, because an authentication method is configured."""
         return bool(self._methods)
 
-    def authenticate(self, request: HTTPRequest, needed: Scope) -> HTTPRequest:
-        """Return a request with the name of the credential that allows it.
+    def authenticate(self, request: HTTPRequest, needed_scope: Scope) -> HTTPRequest:
+        """Return the request with the name of the credential that allows it.
 
         If no credentials are configured, every request is allowed.
 
         Args:
-            needed: The scope that the request needs.
+            needed_scope: The scope that the request needs.
 
         Raises:
             ProblemError: The request has no valid credential, or none with the needed scope.
@@ -63,16 +63,18 @@ class Authentication:
         """
         if not self._methods:
             return request
-        valid = self._valid_credentials(request)
-        allowing = [credential for credential in valid if credential.scope.allows(needed)]
-        if allowing:
-            return replace(request, credential=allowing[0].name)
+        valid_credentials = self._valid_credentials(request)
+        sufficient = [
+            credential for credential in valid_credentials if credential.scope.allows(needed_scope)
+        ]
+        if sufficient:
+            return replace(request, credential=sufficient[0].name)
         if request.certificate_name:
             return replace(request, credential=request.certificate_name)
-        if needed == Scope.POST and self._signatures.is_signed(request):
-            return self._verified(request)
-        if valid:
-            raise self._forbidden(request, valid[0], needed)
+        if needed_scope == Scope.POST and self._signatures.is_signed(request):
+            return self._verify_signature(request)
+        if valid_credentials:
+            raise self._forbidden(request, valid_credentials[0], needed_scope)
         raise self._unauthenticated(
             request,
             "missing or invalid credentials; this endpoint accepts: " + ", ".join(self._methods),
@@ -82,29 +84,29 @@ class Authentication:
         """Return the configured credentials that match the Authorization field."""
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         kind = _KINDS.get(scheme.lower())
-        given = text.strip().encode("latin-1")
+        secret = text.strip().encode("latin-1")
         if kind == Kind.BASIC:
             try:
-                given = base64.b64decode(given, validate=True)
+                secret = base64.b64decode(secret, validate=True)
             except ValueError:
-                given = b""
+                secret = b""
         # Compare with every credential, each in constant time, to prevent timing attacks.
         return [
-            known
-            for known in self._header_credentials
-            if hmac.compare_digest(given, known.secret.encode()) and kind == known.kind
+            credential
+            for credential in self._header_credentials
+            if hmac.compare_digest(secret, credential.secret.encode()) and kind == credential.kind
         ]
 
-    def _verified(self, request: HTTPRequest) -> HTTPRequest:
+    def _verify_signature(self, request: HTTPRequest) -> HTTPRequest:
         try:
-            verified = self._signatures.verify(request)
+            signed_request = self._signatures.verify(request)
         except StaleSignatureError as error:
             raise self._unauthenticated(request, str(error)) from None
-        if verified is None:
+        if signed_request is None:
             raise self._unauthenticated(
                 request, "the signature does not match the body for any hmac_sha256 in credentials"
             )
-        return verified
+        return signed_request
 
     def _unauthenticated(self, request: HTTPRequest, detail: str) -> ProblemError:
         self._metrics.failed_authentications.inc()
@@ -112,7 +114,7 @@ class Authentication:
         challenges = [
             f'{method.capitalize()} realm="poundcake"'
             for method in self._methods
-            if method in _SCHEMES
+            if method in _HTTP_SCHEMES
         ]
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,
@@ -121,7 +123,7 @@ class Authentication:
         )
 
     def _forbidden(
-        self, request: HTTPRequest, credential: Credential, needed: Scope
+        self, request: HTTPRequest, credential: Credential, needed_scope: Scope
     ) -> ProblemError:
         self._log.warning(
             "%s used the credential %s without the scope that the request needs",
@@ -131,5 +133,5 @@ class Authentication:
         return ProblemError(
             HTTPStatus.FORBIDDEN,
             f"the credential {credential.name} has the scope {credential.scope}, but this needs "
-            f"{needed}: use a credential with the scope {needed} or both",
+            f"{needed_scope}: use a credential with the scope {needed_scope} or both",
         )

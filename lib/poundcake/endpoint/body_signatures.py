@@ -1,4 +1,4 @@
-"""Verify webhooks that are signed with a shared secret, in the format of Grafana.
+"""Verify webhooks that are signed with a shared secret, in Grafana's format.
 
 The signature is the HMAC-SHA256 of the body, in lower-case hex. If the request has a timestamp
 header, the signature is the HMAC-SHA256 of `timestamp:body`, and an attacker who intercepted a
@@ -67,7 +67,7 @@ class BodySignatures:
     ) -> None:
         self._credentials = [c for c in credentials if c.kind == Kind.HMAC]
         self._check_before_body = check_before_body
-        self._room = threading.BoundedSemaphore(MAX_UNVERIFIED)
+        self._unverified_slots = threading.BoundedSemaphore(MAX_UNVERIFIED)
 
     def is_signed(self, request: HTTPRequest) -> bool:
         """Return True if a webhook has a signature and an HMAC credential is configured."""
@@ -83,7 +83,7 @@ class BodySignatures:
             ClientGoneError: The body did not arrive.
         """
         self._check_before_body(request)
-        if not self._room.acquire(blocking=False):
+        if not self._unverified_slots.acquire(blocking=False):
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 f"{MAX_UNVERIFIED} signed bodies are being read; send the request again",
@@ -91,37 +91,37 @@ class BodySignatures:
         try:
             body = request.body.read()
         finally:
-            self._room.release()
-        credential = self._matching(request, body)
+            self._unverified_slots.release()
+        credential = self._matching_credential(request, body)
         if credential is None:
             return None
         _check_time(request.headers.get(TIMESTAMP_HEADER.lower()))
         return replace(request, body=_ReadBody(body), credential=credential.name)
 
-    def _matching(self, request: HTTPRequest, body: bytes) -> Credential | None:
-        given = request.headers[SIGNATURE_HEADER.lower()].strip().encode("latin-1")
+    def _matching_credential(self, request: HTTPRequest, body: bytes) -> Credential | None:
+        signature = request.headers[SIGNATURE_HEADER.lower()].strip().encode("latin-1")
         timestamp = request.headers.get(TIMESTAMP_HEADER.lower())
         prefix = b"" if timestamp is None else timestamp.strip().encode("latin-1") + b":"
         # Compare with every credential, each in constant time, to prevent timing attacks.
         matches = [
             credential
             for credential in self._credentials
-            if hmac.compare_digest(given, _signature(credential.secret, prefix, body))
+            if hmac.compare_digest(signature, _signature(credential.secret, prefix, body))
         ]
         return matches[0] if matches else None
 
 
 def _signature(secret: str, prefix: bytes, body: bytes) -> bytes:
     if len(body) > _LARGE_BODY:
-        signature: bytes = native.run_in_native_thread(_compute, secret, prefix, body)
+        signature: bytes = native.run_in_native_thread(_compute_signature, secret, prefix, body)
         return signature
-    return _compute(secret, prefix, body)
+    return _compute_signature(secret, prefix, body)
 
 
-def _compute(secret: str, prefix: bytes, body: bytes) -> bytes:
-    computed = hmac.new(secret.encode(), prefix, "sha256")
-    computed.update(body)
-    return computed.hexdigest().encode()
+def _compute_signature(secret: str, prefix: bytes, body: bytes) -> bytes:
+    digest = hmac.new(secret.encode(), prefix, "sha256")
+    digest.update(body)
+    return digest.hexdigest().encode()
 
 
 def _check_time(timestamp: str | None) -> None:

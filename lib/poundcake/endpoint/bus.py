@@ -3,7 +3,7 @@
 StackStorm's own `sensor_service.dispatch` returns None whether or not the trigger arrived, and
 stops working for good after one broken connection. Here every publish waits for the broker's
 confirm (https://www.rabbitmq.com/docs/confirms), is `mandatory` (the broker returns a message that
-no queue takes), has a time limit, and reconnects after any failure.
+it cannot route to a queue), has a time limit, and reconnects after any failure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kombu.serialization import dumps
 from poundcake.errors import PoundCakeError
 
 _PACK = "poundcake"
-_TIMEOUT = 5  # seconds, once for the write and once for the confirm
+_TIMEOUT = 5  # seconds, for the write and again for the confirm
 _CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish in progress
 _PERSISTENT = 2
 
@@ -26,7 +26,7 @@ class BusError(PoundCakeError):
 
 
 class Publisher(Protocol):
-    """Something that publishes triggers."""
+    """A publisher of triggers."""
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
         """Publish a trigger; return once the broker has it on a queue. Raises BusError."""
@@ -74,7 +74,7 @@ class Bus:
                 # kombu, amqp and sockets raise many exception types. After any of them, the broker
                 # may not have the trigger.
                 except Exception as error:
-                    self._drop()
+                    self._disconnect()
                     if not is_reused:
                         raise _bus_error(error) from None
 
@@ -88,14 +88,14 @@ class Bus:
             try:
                 self._open()
             except Exception as error:
-                self._drop()
+                self._disconnect()
                 raise _bus_error(error) from None
 
     def close(self) -> None:
         """Close the connection without waiting for the broker."""
         has_lock = self._lock.acquire(timeout=_CLOSE_TIMEOUT)
         # Closing the socket wakes a publish that still waits for its confirm.
-        self._drop()
+        self._disconnect()
         if has_lock:
             self._lock.release()
 
@@ -125,7 +125,7 @@ class Bus:
             confirm_timeout=_TIMEOUT,
         )
 
-    def _drop(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             try:
@@ -144,10 +144,10 @@ def registered_config() -> dict[str, Any]:
     """
     from st2common.util.config_loader import ContentPackConfigLoader
 
-    found: dict[str, Any] = ContentPackConfigLoader(_PACK).get_config()
-    if not found:  # even the defaults are missing while the pack is removed or reregistered
+    config: dict[str, Any] = ContentPackConfigLoader(_PACK).get_config()
+    if not config:  # the defaults are missing too while the pack is removed or reregistered
         raise LookupError("the schema of the pack is not registered")
-    return found
+    return config
 
 
 def _bus_error(error: Exception) -> BusError:

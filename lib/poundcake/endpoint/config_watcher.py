@@ -47,8 +47,8 @@ class ConfigWatcher:
         """Stop polling, without waiting for a poll in progress."""
         self._stopping.set()
 
-    def take(self) -> bool:
-        """Return True once after each poll."""
+    def consume_poll(self) -> bool:
+        """Return True if there was a poll since the last call."""
         is_new, self._is_new = self._is_new, False
         return is_new
 

@@ -1,4 +1,4 @@
-"""The objects that the steps of the pipeline share."""
+"""Bundle the objects that the steps of the pipeline share."""
 
 from __future__ import annotations
 

@@ -30,20 +30,20 @@ class EmissionClaims:
     def claim(self, request_ids: Sequence[str]) -> set[str]:
         """Claim requests or extend their claims. Return those that this endpoint may emit now."""
         now = monotonic()
-        fresh = {i for i in request_ids if self._is_fresh(i, now)}
-        old = [i for i in request_ids if i not in fresh]
-        if not old:
-            return fresh
+        fresh_ids = {i for i in request_ids if self._is_fresh(i, now)}
+        ids_to_claim = [i for i in request_ids if i not in fresh_ids]
+        if not ids_to_claim:
+            return fresh_ids
         try:
-            granted = self._reader.write(emissions.claim, old, self.endpoint_id)
+            granted_ids = self._reader.write(emissions.claim, ids_to_claim, self.endpoint_id)
         except DatabaseError as error:
             self.problem = f"requests that another endpoint may emit cannot be claimed: {error}"
-            return fresh
+            return fresh_ids
         self.problem = ""
-        # Drop old claims that were not extended: their requests are done.
-        kept = {i: at for i, at in self._claimed_at.items() if self._is_fresh(i, now)}
-        self._claimed_at = {**kept, **dict.fromkeys(granted, now)}
-        return fresh | granted
+        # Forget old claims that were not extended, because their requests are done.
+        kept_claims = {i: at for i, at in self._claimed_at.items() if self._is_fresh(i, now)}
+        self._claimed_at = {**kept_claims, **dict.fromkeys(granted_ids, now)}
+        return fresh_ids | granted_ids
 
     def _is_fresh(self, request_id: str, now: float) -> bool:
         claimed_at = self._claimed_at.get(request_id)

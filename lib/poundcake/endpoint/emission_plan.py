@@ -15,7 +15,7 @@ class Item(NamedTuple):
 
     Attributes:
         trigger: The reference of the trigger.
-        row_id: The row id of the trigger's alert, 0 if it has none.
+        row_id: The row id of the trigger's alert, 0 for the trigger of a whole request.
     """
 
     trigger: str
@@ -29,7 +29,7 @@ class Emission:
     Attributes:
         entry: The request in the journal.
         request: The request in the tracking database.
-        is_first: Whether to publish the request's own triggers too, not only those of its alerts.
+        is_first: Whether to publish the triggers of the request itself too.
         alerts: The alerts to emit.
     """
 
@@ -44,7 +44,7 @@ class Emission:
         return not self.is_first and not self.alerts
 
     @property
-    def lost(self) -> set[int]:
+    def lost_ids(self) -> set[int]:
         """The row ids of the alerts that StackStorm lost."""
         return {alert.id for alert in self.alerts if alert.is_lost}
 
@@ -52,7 +52,7 @@ class Emission:
         """Yield the triggers to publish, in order."""
         if self.is_first:
             yield Item(triggers.WEBHOOK, 0)
-            for limited in summary.limited:
+            for limited in summary.limited_alerts:
                 yield Item(triggers.LIMIT_REACHED, limited.id)
         for alert in self.alerts:
             yield Item(triggers.ALERT, alert.id)
@@ -67,13 +67,13 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         endpoint_id: The id of this endpoint.
         now: The monotonic time.
     """
-    is_others = request.emitter not in ("", endpoint_id)
+    is_claimed_elsewhere = request.emitter not in ("", endpoint_id)
     if entry.emit_after is None:
-        due = request.unexplained
+        due_alerts = request.unexplained_alerts
     elif entry.emit_after <= now:
-        due = [alert for alert in request.unexplained if alert.is_lost]
+        due_alerts = [alert for alert in request.unexplained_alerts if alert.is_lost]
     else:
-        due = []
-    # If another endpoint claimed the request, it has published the request's own triggers.
-    is_first = entry.emit_after is None and not (entry.is_shared and is_others)
-    return Emission(entry, request, is_first, due)
+        due_alerts = []
+    # An endpoint that claims a request publishes the triggers of the request itself.
+    is_first = entry.emit_after is None and not (entry.is_shared and is_claimed_elsewhere)
+    return Emission(entry, request, is_first, due_alerts)

@@ -36,8 +36,8 @@ class Attempt:
 
     Attributes:
         sent_at: When each trigger was last published, by the monotonic clock.
-        is_counted: All triggers were published and counted in the metrics; only the journal has
-            not been updated.
+        is_counted: Whether all triggers were published and counted in the metrics, and only the
+            journal has not been updated.
         failures: Failed attempts in a row.
         error: The error of the last failed attempt.
     """
@@ -55,30 +55,30 @@ class Emitter:
         self,
         dependencies: Dependencies,
         keep_going: Callable[[], bool],
-        emitted: Callable[[], None],
+        on_emitted: Callable[[], None],
     ):
         """Create an emitter.
 
         Args:
             dependencies: The objects that the steps of the pipeline share.
             keep_going: Called between triggers; the step ends early if it returns False.
-            emitted: Called after alerts were published.
+            on_emitted: Called after alerts were published.
         """
         self._dependencies = dependencies
         self._keep_going = keep_going
-        self._emitted = emitted
+        self._on_emitted = on_emitted
         self._claims = EmissionClaims(dependencies.reader, dependencies.journal.endpoint_id)
-        # {entry id: progress of an emission that is not complete}
+        # {entry id: progress of the request's emission, until it is complete}
         self._attempts: dict[int, Attempt] = {}
         self._failures_in_a_row = 0
 
     def problem(self) -> str:
         """Return a sentence about requests that cannot be emitted, '' if there are none."""
-        failed = [attempt for attempt in self._attempts.values() if attempt.failures]
-        if not failed:
+        failed_attempts = [attempt for attempt in self._attempts.values() if attempt.failures]
+        if not failed_attempts:
             return self._claims.problem
-        requests = "1 request" if len(failed) == 1 else f"{len(failed)} requests"
-        return f"the triggers of {requests} cannot be published: {failed[-1].error}"
+        requests = "1 request" if len(failed_attempts) == 1 else f"{len(failed_attempts)} requests"
+        return f"the triggers of {requests} cannot be published: {failed_attempts[-1].error}"
 
     def emit(self) -> float | None:
         """Emit the due triggers of one page of recorded requests."""
@@ -87,23 +87,25 @@ class Emitter:
             return None
         requests = self._dependencies.reader.read(_read_page, entries)
         self._dependencies.components.database.ok()
-        missing = [entry for entry in entries if entry.id not in requests]
-        if missing:
-            self._announce_again(missing)
+        missing_entries = [entry for entry in entries if entry.id not in requests]
+        if missing_entries:
+            self._announce_again(missing_entries)
         plans = [
             plan_emission(entry, requests[entry.id], self._claims.endpoint_id, monotonic())
             for entry in entries
             if entry.id in requests
         ]
-        done = [p.entry for p in plans if p.is_empty and not p.request.unexplained]
-        if done:
-            self._mark_done(done)
-        waiting = [plan for plan in plans if plan.is_empty and plan.request.unexplained]
-        due = [plan for plan in plans if not plan.is_empty]
-        mine = self._claimed([*waiting, *due])
-        others = [plan for plan in due if plan.entry.id not in mine]
-        self._postpone([plan.entry for plan in waiting + others])
-        self._publish([plan for plan in due if plan.entry.id in mine])
+        done_entries = [p.entry for p in plans if p.is_empty and not p.request.unexplained_alerts]
+        if done_entries:
+            self._mark_done(done_entries)
+        waiting_plans = [
+            plan for plan in plans if plan.is_empty and plan.request.unexplained_alerts
+        ]
+        due_plans = [plan for plan in plans if not plan.is_empty]
+        claimed_ids = self._claim([*waiting_plans, *due_plans])
+        unclaimed_plans = [plan for plan in due_plans if plan.entry.id not in claimed_ids]
+        self._postpone([plan.entry for plan in waiting_plans + unclaimed_plans])
+        self._publish([plan for plan in due_plans if plan.entry.id in claimed_ids])
         return 0.0
 
     def _announce_again(self, entries: Sequence[Entry]) -> None:
@@ -127,24 +129,24 @@ class Emitter:
         for entry in entries:
             self._attempts.pop(entry.id, None)
 
-    def _claimed(self, plans: Sequence[Emission]) -> set[int]:
-        """Return the entry ids of the requests that this endpoint may emit now."""
-        shared = [plan.request.request_id for plan in plans if plan.entry.is_shared]
-        granted = self._claims.claim(shared)
+    def _claim(self, plans: Sequence[Emission]) -> set[int]:
+        """Claim shared requests. Return the entry ids of all requests that may be emitted now."""
+        shared_ids = [plan.request.request_id for plan in plans if plan.entry.is_shared]
+        granted_ids = self._claims.claim(shared_ids)
         return {
             plan.entry.id
             for plan in plans
-            if not plan.entry.is_shared or plan.request.request_id in granted
+            if not plan.entry.is_shared or plan.request.request_id in granted_ids
         }
 
-    def _publish(self, due: Sequence[Emission]) -> None:
+    def _publish(self, plans: Sequence[Emission]) -> None:
         """Publish the due triggers. A request that fails does not hold up the others."""
-        first = [plan.request.call_id for plan in due if plan.is_first]
-        decided = self._dependencies.reader.read(summaries, first) if first else {}
-        loader = AlertLoader(self._dependencies.reader, [a for plan in due for a in plan.alerts])
+        call_ids = [plan.request.call_id for plan in plans if plan.is_first]
+        by_call = self._dependencies.reader.read(summaries, call_ids) if call_ids else {}
+        loader = AlertLoader(self._dependencies.reader, [a for plan in plans for a in plan.alerts])
         self._failures_in_a_row = 0
-        for plan in due:
-            summary = decided.get(plan.request.call_id, Summary())
+        for plan in plans:
+            summary = by_call.get(plan.request.call_id, Summary())
             if not self._publish_one(plan, summary, loader):
                 return
         if self._failures_in_a_row:
@@ -156,10 +158,10 @@ class Emitter:
         if plan.entry.is_shared and not self._claims.claim([plan.request.request_id]):
             return True  # the claim has expired; the next check tries again
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
-        lost = plan.lost
-        failed: Exception | None = None
+        lost_ids = plan.lost_ids
+        failure: Exception | None = None
         for item in plan.items(summary):
-            if not _is_due(item, lost, attempt):
+            if not _is_due(item, lost_ids, attempt):
                 continue
             if not self._keep_going():
                 return False
@@ -169,16 +171,16 @@ class Emitter:
             except (DatabaseError, JournalError):
                 raise
             except Exception as error:
-                failed = error
+                failure = error
                 self._failures_in_a_row += isinstance(error, BusError)
                 if self._is_broker_down():
                     break
-        if failed is None:
+        if failure is None:
             self._complete(plan, attempt, summary)
             return True
-        self._failed(plan, attempt, failed)
+        self._schedule_retry(plan, attempt, failure)
         if self._is_broker_down():
-            raise failed
+            raise failure
         return True
 
     def _send(
@@ -188,7 +190,7 @@ class Emitter:
         if item.trigger == triggers.WEBHOOK:
             payload = triggers.webhook_payload(request, summary)
         elif item.trigger == triggers.LIMIT_REACHED:
-            limited = next(alert for alert in summary.limited if alert.id == item.row_id)
+            limited = next(alert for alert in summary.limited_alerts if alert.id == item.row_id)
             payload = triggers.limit_reached_payload(request, limited)
         else:
             alert = loader.get(item.row_id)
@@ -205,19 +207,19 @@ class Emitter:
 
     def _complete(self, plan: Emission, attempt: Attempt, summary: Summary) -> None:
         if not attempt.is_counted:
-            self._dependencies.metrics.emitted(
-                dict(summary.outcomes), len(plan.alerts), again=not plan.is_first
+            self._dependencies.metrics.count_emission(
+                dict(summary.outcomes), len(plan.alerts), is_repeat=not plan.is_first
             )
             attempt.is_counted = True
-        if not plan.request.unexplained:
+        if not plan.request.unexplained_alerts:
             self._mark_done([plan.entry])
             return
         wait = retry.doubled(retry.EMIT_WAITS, plan.entry.attempts)
         self._dependencies.journal.mark_emitted([plan.entry.id], RECHECK_WAIT, wait)
         self._attempts.pop(plan.entry.id, None)
-        self._emitted()
+        self._on_emitted()
 
-    def _failed(self, plan: Emission, attempt: Attempt, error: Exception) -> None:
+    def _schedule_retry(self, plan: Emission, attempt: Attempt, error: Exception) -> None:
         """Log a failed attempt and schedule the next one."""
         wait = retry.jittered(retry.doubled(retry.REFUSED_WAITS, attempt.failures))
         attempt.failures += 1
@@ -232,15 +234,15 @@ class Emitter:
         self._dependencies.journal.postpone([plan.entry.id], wait)
 
 
-def _is_due(item: Item, lost: set[int], attempt: Attempt) -> bool:
+def _is_due(item: Item, lost_ids: set[int], attempt: Attempt) -> bool:
     """Return True if a trigger was not published yet, or was published and StackStorm lost it.
 
-    A request whose emission never completes would otherwise keep its lost alerts forever.
+    Otherwise, a request whose emission never completes would never re-emit its lost alerts.
     """
     sent_at = attempt.sent_at.get(item)
     if sent_at is None:
         return True
-    is_lost = item.trigger == triggers.ALERT and item.row_id in lost
+    is_lost = item.trigger == triggers.ALERT and item.row_id in lost_ids
     return is_lost and monotonic() - sent_at >= retry.doubled(retry.EMIT_WAITS, attempt.failures)
 
 

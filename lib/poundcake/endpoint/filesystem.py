@@ -10,27 +10,29 @@ _MOUNTS = "/proc/self/mounts"
 
 def volatile_filesystem(path: str) -> str:
     """Return the type of a path's file system if it is kept in memory only, otherwise ''."""
-    kind = _filesystem(os.path.realpath(path))
+    kind = _filesystem_type(os.path.realpath(path))
     return kind if kind in _VOLATILE else ""
 
 
-def _filesystem(path: str) -> str:
+def _filesystem_type(path: str) -> str:
     """Return the type of the file system that a path is on, '' if it is unknown."""
-    found, longest = "", -1
+    innermost_kind, longest_mount_point = "", -1
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 # device, mount point (with octal escapes), type, ...
-                _, point, kind = line.split(" ", 3)[:3]
-                point = _unescaped(point)
-                is_above = path == point or path.startswith(point.rstrip("/") + "/")
-                if is_above and len(point) >= longest:
-                    found, longest = kind, len(point)
+                _, mount_point, kind = line.split(" ", 3)[:3]
+                mount_point = _unescape(mount_point)
+                contains_path = path == mount_point or path.startswith(
+                    mount_point.rstrip("/") + "/"
+                )
+                if contains_path and len(mount_point) >= longest_mount_point:
+                    innermost_kind, longest_mount_point = kind, len(mount_point)
     except (OSError, ValueError):
         return ""
-    return found
+    return innermost_kind
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     raw = text.encode("utf-8", "surrogateescape").decode("unicode_escape").encode("latin-1")
     return raw.decode("utf-8", "surrogateescape")

@@ -60,15 +60,15 @@ class NewRow(NamedTuple):
 class GroupCommit:
     """Commit requests to a journal file. May be used by any (green) thread."""
 
-    def __init__(self, file: JournalFile, added: Callable[[int], None]):
+    def __init__(self, file: JournalFile, on_added: Callable[[int], None]):
         """Create a group commit for a file.
 
         Args:
             file: The file to write to.
-            added: Called after each commit with the number of new requests.
+            on_added: Called after each commit with the number of new requests.
         """
         self._file = file
-        self._added = added
+        self._on_added = on_added
         self._pending: list[Acceptance] = []
         self._pending_lock = threading.Lock()
 
@@ -93,32 +93,32 @@ class GroupCommit:
             batch, self._pending = self._pending, []
         try:
             self._file.run_locked(self._commit, batch)
-            self._file.succeeded()
+            self._file.note_success()
         # After any error, no request of the batch is known to be stored: fail all of them.
         except Exception as error:
-            failure = self._file.failed(error, sum(len(a.request.body) for a in batch))
-            for waiting in batch:
-                waiting.error = failure
+            failure = self._file.note_failure(error, sum(len(a.request.body) for a in batch))
+            for acceptance in batch:
+                acceptance.error = failure
 
     def _commit(self, connection: sqlite3.Connection, batch: Sequence[Acceptance]) -> None:
-        ids = in_transaction(connection, self._insert_all, batch)
-        for acceptance, (request_id, _) in zip(batch, ids):
+        results = in_transaction(connection, self._insert_all, batch)
+        for acceptance, (request_id, _) in zip(batch, results):
             acceptance.request_id = request_id
-        self._added(sum(is_new for _, is_new in ids))
+        self._on_added(sum(is_new for _, is_new in results))
 
     def _insert_all(
         self, connection: sqlite3.Connection, batch: Sequence[Acceptance]
     ) -> list[tuple[str, bool]]:
-        ids = []
+        results = []
         for acceptance in batch:
-            request_id, is_new = _id_for(connection, acceptance)
+            request_id, is_new = _choose_id(connection, acceptance)
             if is_new:
                 is_shared = request_id == acceptance.wanted_id
                 insert(
                     connection, acceptance, NewRow(request_id, is_shared, self._file.clock.now())
                 )
-            ids.append((request_id, is_new))
-        return ids
+            results.append((request_id, is_new))
+        return results
 
 
 def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) -> None:
@@ -153,8 +153,8 @@ def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) 
     journal_schema.insert(connection, tuple(values[column] for column in COLUMNS), body)
 
 
-def _id_for(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str, bool]:
-    """Return the request_id of a request, and whether the request is new."""
+def _choose_id(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str, bool]:
+    """Return the request_id for a request, and whether the request is new."""
     if not acceptance.wanted_id:
         return str(uuid.uuid4()), True
     statement = "SELECT body_sha256 FROM requests WHERE request_id = ?"

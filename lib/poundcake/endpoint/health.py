@@ -53,13 +53,13 @@ class Component:
 
     def ok(self) -> None:
         """Note that the component works."""
-        self._become(State.OK, "")
+        self._change_state(State.OK, "")
 
     def down(self, detail: str) -> None:
         """Note that the component does not work, and why."""
-        self._become(State.DOWN, detail)
+        self._change_state(State.DOWN, detail)
 
-    def _become(self, state: State, detail: str) -> None:
+    def _change_state(self, state: State, detail: str) -> None:
         if state != self.state:
             self.since = datetime.now(timezone.utc)
             if state == State.DOWN:
@@ -76,13 +76,13 @@ class Components:
         self.broker = Component(log, "broker")
         self.database = Component(log, "database")
         self.stackstorm = Component(log, "stackstorm")
-        # No request passes through the Alertmanagers. Sync asks them.
+        # Sync queries the Alertmanagers; no request passes through them.
         self.monitoring = Component(log, "monitoring")
 
     def first_down(self) -> Component | None:
         """Return the first component that is down, or None if none is."""
-        parts = (self.database, self.broker, self.stackstorm)
-        return next((part for part in parts if part.state == State.DOWN), None)
+        components = (self.database, self.broker, self.stackstorm)
+        return next((component for component in components if component.state == State.DOWN), None)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class DownstreamReport(ComponentReport):
 
     Attributes:
         waiting: The number of requests that wait for the component.
-        pending: For the database, the migrations that wait for the action migrate.
+        pending: For the database, the migrations for which an operator has to run `migrate`.
         stuck: For StackStorm, the requests that cannot be recorded.
     """
 
@@ -118,13 +118,13 @@ class JournalReport(ComponentReport):
     """The report on the journal. Every number is None while the journal cannot be read.
 
     Attributes:
-        waiting: Requests that wait to be recorded, without the stuck ones.
+        waiting: Requests that wait to be recorded, excluding stuck ones.
         backlog_limit: The limit of `waiting`, from the configuration.
         oldest_seconds: How long the oldest waiting request has waited.
         accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
-        stuck: Number of requests that cannot be recorded although others can.
+        stuck: Number of requests that cannot be recorded although others can be.
         stuck_requests: The request ids of the first stuck requests.
-        set_aside: The damaged journals in quarantine.
+        set_aside: The reports on the damaged journals in quarantine.
     """
 
     waiting: int | None = None
@@ -145,7 +145,7 @@ class ConfigurationReport:
 
     Attributes:
         applied_at: When it came into force.
-        problem: Why a newer configuration is not in force, '' if there is none.
+        problem: Why the newest configuration is not in force, '' if it is.
         warnings: Valid settings that are probably mistakes.
         remediation_errors: The entries of `remediations` that are invalid and not in force.
         in_force: The keys that are not secret, with their values.
@@ -188,7 +188,7 @@ class HealthReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON."""
-        components = {name: part.as_dict() for name, part in self.components.items()}
+        components = {name: report.as_dict() for name, report in self.components.items()}
         return {**asdict(self), "components": components}
 
 
@@ -201,17 +201,17 @@ def assemble(
         installation: The parts of the endpoint.
         address: The URL that it listens on, '' while it does not listen.
         applied_at: When its configuration came into force.
-        config_problem: Why a newer configuration is not in force, '' if there is none.
+        config_problem: Why the newest configuration is not in force, '' if it is.
     """
     config, keeper = installation.config, installation.keeper
-    journal, problems = _journal(keeper, config.backlog_limit)
+    journal, problems = _journal_report(keeper, config.backlog_limit)
     components: dict[str, ComponentReport] = {"journal": journal}
     if keeper.pipeline:
-        components.update(_downstream(keeper.pipeline, journal))
+        components.update(_downstream_reports(keeper.pipeline, journal))
         if config.alertmanagers:
-            components["monitoring"] = _monitoring(keeper.pipeline.components.monitoring)
+            components["monitoring"] = _monitoring_report(keeper.pipeline.components.monitoring)
     return HealthReport(
-        status=_overall(
+        status=_overall_status(
             components,
             [*problems, *filter(None, [config_problem]), *config.remediation_errors],
         ),
@@ -235,29 +235,34 @@ def assemble(
     )
 
 
-def _journal(keeper: JournalKeeper, backlog_limit: int) -> tuple[JournalReport, list[str]]:
-    """Return the journal's report, and a sentence for each problem that means degraded health."""
-    quarantined = keeper.quarantined()
-    set_aside = [report.as_dict() for report in quarantined]
-    journal, problems = keeper.journal, [str(report) for report in quarantined]
+def _journal_report(keeper: JournalKeeper, backlog_limit: int) -> tuple[JournalReport, list[str]]:
+    """Return the journal's report, and a sentence for each problem that degrades health."""
+    quarantine_reports = keeper.quarantine_reports()
+    set_aside = [report.as_dict() for report in quarantine_reports]
+    problems = [str(report) for report in quarantine_reports]
+    journal = keeper.journal
     details: dict[str, Any] = {}
     if journal:
         try:
             counts = journal.counts()
             details = _journal_details(journal, counts, backlog_limit)
-            problems += _late(counts)
+            problems += _lateness_problems(counts)
         except JournalError as error:
-            keeper.failed(str(error))
+            keeper.note_failure(str(error))
     if keeper.pipeline and keeper.pipeline.problem():
         problems.append(keeper.pipeline.problem())
-    part = keeper.component
+    component = keeper.component
     report = JournalReport(
-        part.state, format_timestamp(part.since), part.detail, set_aside=set_aside, **details
+        component.state,
+        format_timestamp(component.since),
+        component.detail,
+        set_aside=set_aside,
+        **details,
     )
     if journal and journal.backlog >= backlog_limit:
         report.state, report.detail = State.FULL, "backlog_limit is reached"
     elif report.state == State.OK:
-        report.detail = "; ".join(filter(None, [*problems, keeper.volatile()]))
+        report.detail = "; ".join(filter(None, [*problems, keeper.volatility_warning()]))
     return report, problems
 
 
@@ -275,41 +280,43 @@ def _journal_details(journal: Journal, counts: JournalCounts, backlog_limit: int
     }
 
 
-def _late(counts: JournalCounts) -> list[str]:
+def _lateness_problems(counts: JournalCounts) -> list[str]:
     """Return a sentence for each kind of request that has waited too long."""
-    found = []
+    problems = []
     if counts.oldest_seconds > LATE_SECONDS:
         minutes = counts.oldest_seconds / 60
-        found.append(f"the oldest request has waited {minutes:.0f} min to be recorded")
+        problems.append(f"the oldest request has waited {minutes:.0f} min to be recorded")
     if counts.overdue_seconds > LATE_SECONDS:
         minutes = counts.overdue_seconds / 60
-        found.append(f"the triggers of recorded requests are {minutes:.0f} min late")
-    return found
+        problems.append(f"the triggers of recorded requests are {minutes:.0f} min late")
+    return problems
 
 
-def _downstream(pipeline: Pipeline, journal: JournalReport) -> dict[str, ComponentReport]:
+def _downstream_reports(pipeline: Pipeline, journal: JournalReport) -> dict[str, ComponentReport]:
     """Return the reports on the components that requests pass through after the journal."""
-    parts = pipeline.components
-    broker = _downstream_report(parts.broker, journal.accepted)
-    tables = _downstream_report(parts.database, journal.waiting)
-    tables.pending = pipeline.pending_migrations or None
-    stackstorm = _downstream_report(parts.stackstorm, journal.recorded)
+    components = pipeline.components
+    broker = _downstream_report(components.broker, journal.accepted)
+    tracking_database = _downstream_report(components.database, journal.waiting)
+    tracking_database.pending = pipeline.pending_migrations or None
+    stackstorm = _downstream_report(components.stackstorm, journal.recorded)
     stackstorm.stuck = journal.stuck_requests or []
-    return {"broker": broker, "database": tables, "stackstorm": stackstorm}
+    return {"broker": broker, "database": tracking_database, "stackstorm": stackstorm}
 
 
-def _monitoring(part: Component) -> ComponentReport:
-    return ComponentReport(part.state, format_timestamp(part.since), part.detail)
+def _monitoring_report(component: Component) -> ComponentReport:
+    return ComponentReport(component.state, format_timestamp(component.since), component.detail)
 
 
-def _downstream_report(part: Component, waiting: int | None) -> DownstreamReport:
-    return DownstreamReport(part.state, format_timestamp(part.since), part.detail, waiting or 0)
+def _downstream_report(component: Component, waiting: int | None) -> DownstreamReport:
+    return DownstreamReport(
+        component.state, format_timestamp(component.since), component.detail, waiting or 0
+    )
 
 
-def _overall(components: dict[str, ComponentReport], problems: list[str]) -> str:
+def _overall_status(components: dict[str, ComponentReport], problems: list[str]) -> str:
     journal = components["journal"]
     if journal.state != State.OK:
         return "unavailable"
-    is_down = any(part.state == State.DOWN for part in components.values())
+    is_down = any(component.state == State.DOWN for component in components.values())
     is_stuck = isinstance(journal, JournalReport) and journal.stuck_requests
     return "degraded" if is_down or is_stuck or problems else "ok"

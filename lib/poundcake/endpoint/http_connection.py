@@ -31,7 +31,7 @@ BODY_TIME = 30
 ANSWER_TIME = 30
 LINGER_TIME = 2
 # A body that is refused for its size is already in transit. If the server closed the connection
-# without reading it, the sender would see a reset instead of the response.
+# without reading the body, the sender would see a reset instead of the response.
 LINGER_BYTES = 16 << 20
 _CHUNK = 65536
 
@@ -42,8 +42,8 @@ class Client:
 
     Attributes:
         host: The IP address.
-        certificate_name: The name of the client's certificate, if it authenticated with one of
-            the configured client CA; otherwise empty.
+        certificate_name: The name of the client's certificate, if the client authenticated with
+            one that the configured client CA signed; otherwise empty.
         refusal: Why all of its requests are refused, or an empty string.
     """
 
@@ -91,7 +91,7 @@ class HTTPConnection:
         if not self._slot.enter(Phase.BUSY):
             return False
         response = self._application(request)
-        # The unread rest of a body would be parsed as the next request.
+        # The unread part of a body would be parsed as the next request.
         has_unread_body = self._http.their_state is h11.SEND_BODY
         must_close = has_unread_body or self._slot.is_last_request
         return self._respond(response, request.method, must_close)

@@ -33,15 +33,15 @@ class HTTPRequest:
 
     Attributes:
         method: As the client wrote it; methods are case-sensitive.
-        path: As the client wrote it, not percent-decoded. `*` for OPTIONS of the server as a
-            whole, empty for CONNECT.
+        path: As the client wrote it, not percent-decoded. `*` for OPTIONS on the whole server,
+            empty for CONNECT.
         query: The part after the `?`, not decoded.
         host: The authority that the client asked for: from the target if that is a URL, otherwise
-            from the Host field. Empty if an HTTP/1.0 client sent none.
+            from the Host field. Empty if an HTTP/1.0 client sent neither.
         headers: By lower-case name. The values of repeated fields are joined with a comma.
         client_host: The IP address of the client.
-        certificate_name: The name of the client's certificate, if it authenticated with one of
-            the configured client CA; otherwise empty.
+        certificate_name: The name of the client's certificate, if the client authenticated with
+            one that the configured client CA signed; otherwise empty.
         body: The body, not received yet.
         credential: The name of the credential that allows the request. Empty until the request is
             authenticated, or if it needs no credential.
@@ -68,10 +68,10 @@ class HTTPResponse:
 
     @classmethod
     def json(
-        cls, status: HTTPStatus, answer: Any, headers: Mapping[str, str] | None = None
+        cls, status: HTTPStatus, document: Any, headers: Mapping[str, str] | None = None
     ) -> HTTPResponse:
-        """Return a response whose body is `answer` as JSON."""
-        body = json.dumps(answer).encode() + b"\n"
+        """Return a response whose body is `document` as JSON."""
+        body = json.dumps(document).encode() + b"\n"
         return cls(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 

@@ -1,7 +1,7 @@
 """The HTTP server: a thread for each connection, over plain TCP or TLS.
 
 It uses only threads and sockets, so it runs on native threads, and on green threads in a process
-that eventlet has patched. StackStorm patches its sensors today and is moving away from that.
+that eventlet has patched. StackStorm patches its sensors today, but is moving away from eventlet.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ except ImportError:  # not on POSIX
 _RESERVED_FILES = 64  # for the journal, the database and the broker
 _BACKLOG = 1024
 # Seconds.
-_ACCEPT_TIME = 0.5
+_ACCEPT_TIMEOUT = 0.5
 _RETRY_WAIT = 0.1
 _STOP_TICK = 0.02
 
@@ -40,8 +40,8 @@ class Server:
         host: The address to listen on, an IP address or a name.
         port: The port to listen on.
         application: Answers the requests.
-        max_connections: The limit of open connections, lowered to what the process's limit of
-            open files allows.
+        max_connections: The limit of open connections. It is lowered if the process may not open
+            that many files.
         log: The logger for failures.
         certificates: The certificates of a TLS server; None for plain HTTP.
         predecessor: The server that this one replaces. If it listens on the same address, its
@@ -66,7 +66,7 @@ class Server:
         self._log = log
         self._rate_limited_log = RateLimitedLogger(log)
         self.certificates = certificates
-        self._open = OpenConnections(_allowed_connections(max_connections))
+        self._open_connections = OpenConnections(_allowed_connections(max_connections))
         self._lock = threading.Lock()
         # The number of connections whose TLS handshake failed.
         self.failed_handshakes = 0
@@ -84,16 +84,16 @@ class Server:
     @property
     def connections(self) -> int:
         """Number of open connections."""
-        return len(self._open)
+        return len(self._open_connections)
 
     @property
     def evicted(self) -> int:
         """Number of connections that were closed because there were too many."""
-        return self._open.evicted
+        return self._open_connections.evicted
 
     def limit_connections(self, limit: int) -> None:
         """Change the limit of open connections."""
-        self._open.limit = _allowed_connections(limit)
+        self._open_connections.limit = _allowed_connections(limit)
 
     def serve(self) -> None:
         """Accept connections until `stop()` is called."""
@@ -102,21 +102,20 @@ class Server:
             self._listener.close()  # the successor has a copy
 
     def _accept_connections(self) -> None:
-        while not self._open.is_stopping:
+        while not self._open_connections.is_stopping:
             try:
-                connected, address = self._listener.accept()
+                client_socket, address = self._listener.accept()
             except socket.timeout:
                 continue
             except OSError as error:
-                if self._open.is_stopping:
+                if self._open_connections.is_stopping:
                     return
-                # The process may have reached its limit of open files. Closed connections free
-                # some of them.
+                # The process may have too many open files. Closing connections frees some.
                 self._rate_limited_log.warning("cannot accept a connection: %s", error)
                 time.sleep(_RETRY_WAIT)
                 continue
             server = self._successor or self
-            server._start_connection(connected, str(address[0]))
+            server._start_connection(client_socket, str(address[0]))
 
     def close(self) -> None:
         """Stop listening."""
@@ -130,55 +129,55 @@ class Server:
         Args:
             timeout: How long to wait for the requests in flight, in seconds.
         """
-        self._open.stop()
+        self._open_connections.stop()
         if not self._successor:
             self.close()
         deadline = time.monotonic() + timeout
-        while self._open.abort_idle() and time.monotonic() < deadline:
+        while self._open_connections.abort_idle() and time.monotonic() < deadline:
             time.sleep(_STOP_TICK)
 
-    def _start_connection(self, connected: socket.socket, client_host: str) -> None:
-        slot = self._open.admit(lambda: _shut_down(connected))
+    def _start_connection(self, client_socket: socket.socket, client_host: str) -> None:
+        slot = self._open_connections.admit(lambda: _shut_down(client_socket))
         if slot is None:
-            connected.close()
+            client_socket.close()
             return
         thread = threading.Thread(
             target=self._serve_connection,
-            args=(connected, slot, client_host),
+            args=(client_socket, slot, client_host),
             name="poundcake-connection",
             daemon=True,
         )
         try:
             thread.start()
-        except RuntimeError as error:  # the machine has no more threads
+        except RuntimeError as error:  # the machine is out of threads
             self._rate_limited_log.warning("cannot serve a connection: %s", error)
-            self._open.leave(slot)
-            connected.close()
+            self._open_connections.leave(slot)
+            client_socket.close()
 
-    def _serve_connection(self, connected: socket.socket, slot: Slot, client_host: str) -> None:
+    def _serve_connection(self, client_socket: socket.socket, slot: Slot, client_host: str) -> None:
         try:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream, client = self._secure(TimedSocket(connected), client_host)
+            client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            stream, client = self._secure(TimedSocket(client_socket), client_host)
             HTTPConnection(stream, self._application, slot, client).serve()
         except OSError:
             pass  # the client went away or was too slow
         except Exception:
             self._log.exception("the connection of %s failed", client_host)
         finally:
-            self._open.leave(slot)
-            connected.close()
+            self._open_connections.leave(slot)
+            client_socket.close()
 
-    def _secure(self, plain: TimedSocket, client_host: str) -> tuple[ByteStream, Client]:
+    def _secure(self, plain_stream: TimedSocket, client_host: str) -> tuple[ByteStream, Client]:
         """Do the TLS handshake, if this is a TLS server."""
         if not self.certificates:
-            return plain, Client(client_host)
+            return plain_stream, Client(client_host)
         try:
-            plain.expire_in(http_connection.HEADER_TIME)
-            if plain.peek() != HANDSHAKE:
+            plain_stream.expire_in(http_connection.HEADER_TIME)
+            if plain_stream.peek() != HANDSHAKE:
                 refusal = "this port speaks TLS: use https://"
-                return plain, Client(client_host, refusal=refusal)
-            secured = TLSStream(plain, self.certificates.context())
-            return secured, Client(client_host, certificate_name=secured.shake_hands())
+                return plain_stream, Client(client_host, refusal=refusal)
+            tls_stream = TLSStream(plain_stream, self.certificates.context())
+            return tls_stream, Client(client_host, certificate_name=tls_stream.shake_hands())
         except OSError as error:
             with self._lock:
                 self.failed_handshakes += 1
@@ -193,7 +192,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(_BACKLOG)
-        listener.settimeout(_ACCEPT_TIME)
+        listener.settimeout(_ACCEPT_TIMEOUT)
     except BaseException:
         listener.close()
         raise
@@ -205,16 +204,16 @@ def _url(scheme: str, listener: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _allowed_connections(wanted: int) -> int:
+def _allowed_connections(limit: int) -> int:
     if resource is None:
-        return wanted
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, soft - _RESERVED_FILES))
+        return limit
+    soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft_limit == resource.RLIM_INFINITY:
+        return limit
+    return max(1, min(limit, soft_limit - _RESERVED_FILES))
 
 
 def _shut_down(sock: socket.socket) -> None:
-    """Shut down a socket, which wakes the thread that waits for it."""
+    """Shut down a socket, to wake the thread that waits for it."""
     with suppress(OSError):  # it is already closed
         sock.shutdown(socket.SHUT_RDWR)

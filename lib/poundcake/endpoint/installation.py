@@ -23,7 +23,7 @@ from poundcake.trail import database, queries, refresh
 from poundcake.trail.database import DatabaseError
 
 VIEW_SECONDS = 5
-"""Time limit of one statement in seconds. It is short because a person waits for the view."""
+"""Time limit of one statement, in seconds. It is short because a person waits for the view."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Installation:
         Raises:
             DatabaseError: The database cannot be read now.
         """
-        answer = self.reader.read_view(lambda connection: view(connection, **query))
-        if not answer:
-            return answer
+        document = self.reader.read_view(lambda connection: view(connection, **query))
+        if not document:
+            return document
         minutes = self.config.approval_minutes
-        return refresh.refresh_open_executions(self.stackstorm, answer, minutes)
+        return refresh.refresh_open_executions(self.stackstorm, document, minutes)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Return the status view of a request, recorded or not; None if it is unknown.
@@ -59,19 +59,19 @@ class Installation:
         entry, problem = self._find(request_id)
         web_url = self.config.st2_web_url
         try:
-            answer: dict[str, Any] | None = self.read(
+            document: dict[str, Any] | None = self.read(
                 queries.status, request_id=request_id, web_url=web_url
             )
         except DatabaseError as error:
             if entry is None:
                 raise
             return pending_status(entry, f"database: {error}")
-        if answer is None and entry:
+        if document is None and entry:
             pipeline = self.keeper.pipeline
             return pending_status(entry, pipeline.blocked_by(entry) if pipeline else "")
-        if answer is None and problem:
+        if document is None and problem:
             raise JournalError(problem)
-        return answer
+        return document
 
     def _find(self, request_id: str) -> tuple[Entry | None, str]:
         """Return the journal's entry of a request, and why the journal cannot be read, or ''."""
@@ -90,7 +90,7 @@ def install(
     stackstorm: StackStorm,
     metrics: Metrics,
     log: logging.Logger,
-    in_force: Callable[[], Config],
+    config_in_force: Callable[[], Config],
 ) -> Installation:
     """Create the parts that a configuration describes, without opening any of them.
 
@@ -100,7 +100,7 @@ def install(
         stackstorm: StackStorm's API.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        in_force: Returns the configuration that is in force when it is called.
+        config_in_force: Returns the configuration that is in force when it is called.
 
     Raises:
         DatabaseError: The database URL cannot be used.
@@ -118,7 +118,7 @@ def install(
                 components=Components(log),
                 metrics=metrics,
                 log=log,
-                config=in_force,
+                config=config_in_force,
             )
         )
 
@@ -130,7 +130,7 @@ def open_engine(config: Config) -> Engine:
     return database.open_engine(config.tracking_url, VIEW_SECONDS)
 
 
-def log_as_configured(config: Config, log: logging.Logger) -> None:
+def apply_log_settings(config: Config, log: logging.Logger) -> None:
     """Set the log level, and log a warning for each setting that is probably a mistake."""
     log.setLevel(config.log_level.upper())
     for warning in [*config.warnings, *config.remediation_errors]:
@@ -148,9 +148,9 @@ def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
 
     Args:
         entry: The journal's entry of the request.
-        blocked_by: Why it is not recorded, '' if nothing is wrong.
+        blocked_by: Why it is not recorded yet, '' if nothing is wrong.
     """
-    answer: dict[str, Any] = {
+    document: dict[str, Any] = {
         "request_id": entry.request_id,
         "received_at": format_timestamp(entry.received_at),
         "completed_at": None,
@@ -161,7 +161,7 @@ def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
         "stackstorm_executions": [],
     }
     if entry.credential:
-        answer["credential"] = entry.credential
+        document["credential"] = entry.credential
     if blocked_by:
-        answer["blocked_by"] = blocked_by
-    return answer
+        document["blocked_by"] = blocked_by
+    return document

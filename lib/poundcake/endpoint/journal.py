@@ -1,4 +1,4 @@
-"""Store accepted requests and their progress in a local SQLite file, before they are answered.
+"""Store accepted requests in a local SQLite file before answering them, and track their progress.
 
     accepted -> announced -> recorded -> done, then pruned a day later
 
@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence, Type
 
 from poundcake.announcement import Request
 from poundcake.endpoint.group_commit import Acceptance, GroupCommit, NewRow, insert
-from poundcake.endpoint.journal_entry import Entry, entry_of, request_of
+from poundcake.endpoint.journal_entry import Entry, read_entry, read_request
 from poundcake.endpoint.journal_file import (
     JournalError,
     JournalFile,
@@ -34,7 +34,7 @@ KEEP_DONE = 86400.0  # seconds
 BATCH_BYTES = 4 << 20
 # Maximum number of alerts in the requests that due() returns.
 PAGE_ALERTS = 10_000
-# Maximum requests to prune in one transaction. No request can be accepted during it.
+# Maximum number of requests to prune in one transaction, during which none can be accepted.
 _PRUNE_BATCH = 200
 _MAX_VARIABLES = 500  # in one statement; SQLite before 3.32 allows 999
 
@@ -79,7 +79,7 @@ class Journal:
     def __init__(self, path: str, damage: str = ""):
         """Open or create the journal; see JournalFile for arguments and errors."""
         self._file = JournalFile(path, damage)
-        self._group_commit = GroupCommit(self._file, self._added)
+        self._group_commit = GroupCommit(self._file, self._count_accepted)
         try:
             (row,) = self._file.run(fetch, "SELECT endpoint_id FROM journal")
             self.endpoint_id = str(row["endpoint_id"])
@@ -95,7 +95,7 @@ class Journal:
         self._file.close()
 
     def check(self) -> None:
-        """Raise JournalError if the journal still cannot be written. Changes nothing."""
+        """Raise JournalError if the journal still cannot be written. This changes nothing."""
         self._file.check()
 
     @property
@@ -105,12 +105,12 @@ class Journal:
 
     @property
     def is_damaged(self) -> bool:
-        """Return True if the file is damaged. It is replaced when it is opened again."""
+        """Return True if the file is damaged. It will be replaced when it is opened again."""
         return self._file.is_damaged
 
     @property
     def backlog(self) -> int:
-        """Number of requests that wait to be recorded, without the stuck ones."""
+        """Number of requests that wait to be recorded, excluding stuck ones."""
         return (
             self._counts[_CountKey(RequestState.ACCEPTED, False)]
             + self._counts[_CountKey(RequestState.ANNOUNCED, False)]
@@ -132,13 +132,13 @@ class Journal:
         """
         return self._group_commit.accept(Acceptance(request, wanted_id, sha256, alerts))
 
-    def _added(self, count: int) -> None:
+    def _count_accepted(self, count: int) -> None:
         self._counts[_CountKey(RequestState.ACCEPTED, False)] += count
 
     def import_recorded(self, request: Request, sha256: str, alerts: int) -> None:
         """Import a replay that another process recorded, so that this endpoint emits it.
 
-        Does nothing if the journal already has the request.
+        Do nothing if the journal already has the request.
         """
         if self.find(request.request_id) is None:
             row = NewRow(request.request_id, True, self._now(), RequestState.RECORDED)
@@ -157,17 +157,17 @@ class Journal:
 
     def find_unknown_ids(self, request_ids: Sequence[str]) -> list[str]:
         """Return the request_ids that the journal does not have, in the same order."""
-        known: set[str] = set()
+        known_ids: set[str] = set()
         for chunk in _chunks(request_ids):
-            marks = ",".join("?" * len(chunk))
-            statement = f"SELECT request_id FROM requests WHERE request_id IN ({marks})"
-            known.update(row["request_id"] for row in self._file.run(fetch, statement, chunk))
-        return [request_id for request_id in request_ids if request_id not in known]
+            placeholders = ",".join("?" * len(chunk))
+            statement = f"SELECT request_id FROM requests WHERE request_id IN ({placeholders})"
+            known_ids.update(row["request_id"] for row in self._file.run(fetch, statement, chunk))
+        return [request_id for request_id in request_ids if request_id not in known_ids]
 
     def fresh(self, limit: int) -> list[Entry]:
         """Return requests that were never announced, oldest first, up to BATCH_BYTES of bodies."""
         where = f"WHERE state = '{RequestState.ACCEPTED}' AND due_at = 0 ORDER BY id LIMIT ?"
-        return _within_bytes(self._entries(where, limit))
+        return _take_batch(self._entries(where, limit))
 
     def failed(self, limit: int) -> list[Entry]:
         """Return the requests of one failed batch that are due for a retry, oldest first."""
@@ -175,16 +175,16 @@ class Journal:
             f"WHERE state = '{RequestState.ACCEPTED}' AND due_at > 0 AND due_at <= ?"
             " ORDER BY due_at, id LIMIT 1"
         )
-        first = self._entries(where, self._now())
-        if not first:
+        oldest = self._entries(where, self._now())
+        if not oldest:
             return []
-        limit = min(limit, first[0].batch_limit or limit)
+        limit = min(limit, oldest[0].batch_limit or limit)
         where = (
             f"WHERE batch_id = ? AND batch_limit = ? AND state = '{RequestState.ACCEPTED}'"
             " AND due_at > 0 AND due_at <= ? ORDER BY id LIMIT ?"
         )
-        batch = self._entries(where, first[0].batch_id, first[0].batch_limit, self._now(), limit)
-        return _within_bytes(batch)
+        batch = self._entries(where, oldest[0].batch_id, oldest[0].batch_limit, self._now(), limit)
+        return _take_batch(batch)
 
     def announced(self) -> list[Entry]:
         """Return the requests that were published and are not known to be recorded."""
@@ -196,27 +196,27 @@ class Journal:
             f"WHERE state = '{RequestState.RECORDED}' AND due_at <= ? ORDER BY due_at, id LIMIT ?"
         )
         entries = self._entries(where, self._now(), limit)
-        return _within(entries, [entry.alert_count for entry in entries], PAGE_ALERTS)
+        return _take_up_to(entries, [entry.alert_count for entry in entries], PAGE_ALERTS)
 
     def load_requests(self, entries: Sequence[Entry]) -> list[Request]:
         """Return the requests of entries, with their bodies, in the order of the entries."""
-        found: dict[int, Request] = {}
+        requests: dict[int, Request] = {}
         for chunk in _chunks([entry.id for entry in entries]):
             statement = (
                 "SELECT requests.*, bodies.body FROM requests JOIN bodies USING (id)"
                 f" WHERE id IN ({','.join('?' * len(chunk))})"
             )
             for row in self._file.run(fetch, statement, chunk):
-                found[row["id"]] = self._readable(request_of, row)
-        return [found[entry.id] for entry in entries if entry.id in found]
+                requests[row["id"]] = self._convert(read_request, row)
+        return [requests[entry.id] for entry in entries if entry.id in requests]
 
     def counts(self) -> JournalCounts:
         """Return how many requests are in each state, and how long the oldest has waited."""
-        states = Counter(dict.fromkeys(RequestState, 0))
-        for slot, number in self._counts.items():
-            states[slot.state] += number
+        by_state = Counter(dict.fromkeys(RequestState, 0))
+        for key, number in self._counts.items():
+            by_state[key.state] += number
         now = self._now()
-        oldest = self._file.run(
+        oldest_rows = self._file.run(
             fetch,
             f"SELECT accepted_at FROM requests INDEXED BY ix_requests_waiting WHERE {_WAITING}"
             " AND stuck = 0 ORDER BY id LIMIT 1",
@@ -225,12 +225,12 @@ class Journal:
             fetch, f"SELECT min(due_at) FROM requests WHERE state = '{RequestState.RECORDED}'"
         )
         return JournalCounts(
-            accepted=states[RequestState.ACCEPTED],
-            announced=states[RequestState.ANNOUNCED],
-            recorded=states[RequestState.RECORDED],
-            done=states[RequestState.DONE],
-            stuck=sum(number for slot, number in self._counts.items() if slot.stuck),
-            oldest_seconds=max(0.0, now - oldest[0][0]) if oldest else 0.0,
+            accepted=by_state[RequestState.ACCEPTED],
+            announced=by_state[RequestState.ANNOUNCED],
+            recorded=by_state[RequestState.RECORDED],
+            done=by_state[RequestState.DONE],
+            stuck=sum(number for key, number in self._counts.items() if key.stuck),
+            oldest_seconds=max(0.0, now - oldest_rows[0][0]) if oldest_rows else 0.0,
             overdue_seconds=0.0 if due_at is None else max(0.0, now - due_at),
         )
 
@@ -260,7 +260,7 @@ class Journal:
         Args:
             ids: The ids of the entries.
             wait: Seconds until they may be announced again.
-            batch_limit: How many of them may be announced together, 0 for any number.
+            batch_limit: How many of them may be announced together, 0 for no limit.
             is_stuck: Whether each of them failed alone while others were recorded.
         """
         now = self._now()
@@ -335,21 +335,21 @@ class Journal:
     def _entries(self, where: str, *args: object) -> list[Entry]:
         rows = self._file.run(fetch, f"SELECT {_ENTRY_COLUMNS} FROM requests {where}", args)
         to_monotonic = self._file.clock.to_monotonic
-        return [self._readable(entry_of, row, to_monotonic) for row in rows]
+        return [self._convert(read_entry, row, to_monotonic) for row in rows]
 
-    def _readable(self, convert: Callable[..., T], row: sqlite3.Row, *args: Any) -> T:
+    def _convert(self, convert: Callable[..., T], row: sqlite3.Row, *args: Any) -> T:
         try:
             return convert(row, *args)
         except (ValueError, TypeError, AttributeError) as error:
             # SQLite does not detect data that was overwritten within a page.
             damage = sqlite3.DatabaseError(f"a request cannot be read: {error}")
-            raise self._file.failed(damage) from None
+            raise self._file.note_failure(damage) from None
 
     def _update(self, ids: Sequence[int], assignments: str, args: Sequence[object]) -> None:
         for chunk in _chunks(ids):
-            self._file.run(self._update_some, chunk, assignments, args)
+            self._file.run(self._update_chunk, chunk, assignments, args)
 
-    def _update_some(
+    def _update_chunk(
         self,
         connection: sqlite3.Connection,
         ids: Sequence[int],
@@ -376,14 +376,14 @@ def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Co
     statement = f"SELECT state, stuck, count(*) FROM requests {where} GROUP BY state, stuck"
     return Counter(
         {
-            _CountKey(RequestState(s), bool(stuck)): n
-            for s, stuck, n in connection.execute(statement, ids)
+            _CountKey(RequestState(state), bool(stuck)): number
+            for state, stuck, number in connection.execute(statement, ids)
         }
     )
 
 
 def _count_all(connection: sqlite3.Connection) -> Counter[_CountKey]:
-    """Count all requests using only indexes, because the rows of the table are large."""
+    """Count all requests, using only indexes because the table's rows are large."""
     counts = Counter(
         {_CountKey(state, stuck): 0 for state in RequestState for stuck in (False, True)}
     )
@@ -405,7 +405,7 @@ def _prune(connection: sqlite3.Connection, now: float) -> int:
         (now, _PRUNE_BATCH),
     )
     # Removing a body of several MiB takes as long as removing hundreds of small ones.
-    ids = [row["id"] for row in _within(rows, [row["body_bytes"] for row in rows], BATCH_BYTES)]
+    ids = [row["id"] for row in _take_up_to(rows, [row["body_bytes"] for row in rows], BATCH_BYTES)]
     for table in ("bodies", "requests"):
         connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(i,) for i in ids])
     return len(ids)
@@ -415,12 +415,12 @@ def _execute(connection: sqlite3.Connection, statement: str, args: Sequence[obje
     connection.execute(statement, args)
 
 
-def _within_bytes(entries: list[Entry]) -> list[Entry]:
-    return _within(entries, [entry.body_bytes for entry in entries], BATCH_BYTES)
+def _take_batch(entries: list[Entry]) -> list[Entry]:
+    return _take_up_to(entries, [entry.body_bytes for entry in entries], BATCH_BYTES)
 
 
-def _within(items: list[Any], sizes: Iterable[int], limit: int) -> list[Any]:
-    """Return the longest prefix of items whose sizes stay within a limit, but at least one item."""
+def _take_up_to(items: list[Any], sizes: Iterable[int], limit: int) -> list[Any]:
+    """Return the longest prefix of items within a total size, but at least one item."""
     total = 0
     for count, size in enumerate(sizes):
         total += size

@@ -31,7 +31,7 @@ class Entry:
         state_since: When it entered its state.
         attempts: Failed attempts at the current step.
         batch_id: The id of its last announcement, '' if it was never announced.
-        batch_limit: How many requests may be announced together with it, 0 for any number.
+        batch_limit: How many requests may be announced with it, including itself; 0 for no limit.
         is_stuck: Whether it failed alone while others were recorded.
         is_shared: Whether another endpoint may have the same request.
         emit_after: When its alerts may be emitted again, None if they were never emitted.
@@ -55,8 +55,8 @@ class Entry:
     credential: str
 
 
-def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
-    """Return a row of `requests` as an Entry.
+def read_entry(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
+    """Convert a row of `requests` to an Entry.
 
     Args:
         row: The row.
@@ -89,15 +89,15 @@ def entry_of(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entry:
 def is_intact(row: sqlite3.Row) -> bool:
     """Return True if a row of a damaged file is intact."""
     try:
-        entry = entry_of(row, lambda moment: moment + 0.0)
+        entry = read_entry(row, lambda moment: moment + 0.0)
         headers = json.loads(row["headers"])
         return sha256(row["body"]).hexdigest() == entry.body_sha256 and isinstance(headers, dict)
     except (ValueError, TypeError, AttributeError, IndexError):
         return False
 
 
-def request_of(row: sqlite3.Row) -> Request:
-    """Return a row of `requests`, joined with its body, as the request that was received.
+def read_request(row: sqlite3.Row) -> Request:
+    """Convert a row of `requests`, joined with its body, to the request that was received.
 
     Raises:
         ValueError: The row is damaged.

@@ -41,12 +41,12 @@ class JournalFile:
     def __init__(self, path: str, damage: str = ""):
         """Open or create the journal.
 
-        A damaged file is put into quarantine, and a new one continues with the requests that can
-        still be read.
+        Put a damaged file into quarantine, and continue with a new one that has the requests that
+        can still be read.
 
         Args:
             path: The path of the file; its folder must exist.
-            damage: The damage that was found when the file was last open, '' for none.
+            damage: The damage that was found while the file was last open, '' for none.
 
         Raises:
             JournalError: The folder cannot be used, another process has the journal open, another
@@ -55,33 +55,33 @@ class JournalFile:
         self._path = path
         self.problem = ""
         self.is_damaged = False
-        # The space that the last failed commit needed. With less, the disk still counts as full.
+        # The bytes that the last failed commit needed. With less free space, the disk is full.
         self._needed_bytes = 0
         # Green threads wait for this lock, so it must be a patched one.
         self.lock = threading.Lock()
-        # Native threads wait for this one: if a green thread was killed, its native thread may
+        # Native threads wait for this one. If a green thread was killed, its native thread may
         # still be using the connection when the next one starts.
         self._connection_lock = native.native_lock()
-        self._lock_file = self._lock_folder()
+        self._lock_file = self._open_lock_file()
         try:
             self._connection, self.clock = native.run_in_native_thread(_open, path, damage)
         except BaseException:
             os.close(self._lock_file)
             raise
 
-    def _lock_folder(self) -> int:
+    def _open_lock_file(self) -> int:
         try:
-            file = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+            lock_file = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         except OSError as error:
             raise JournalError(f"{self._path}.lock: {error.strerror}") from None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(file)
+            os.close(lock_file)
             raise JournalError(
                 f"{self._path}: another endpoint uses this state_dir; give each its own"
             ) from None
-        return file
+        return lock_file
 
     def close(self) -> None:
         """Wait for the commit in progress and close the file."""
@@ -105,7 +105,7 @@ class JournalFile:
             try:
                 return self.run_locked(work, *args)
             except sqlite3.Error as error:
-                raise self.failed(error) from None
+                raise self.note_failure(error) from None
 
     def write(self, work: Callable[..., T], *args: Any) -> T:
         """Return work(connection, *args), run in one transaction. Raises JournalError."""
@@ -114,10 +114,10 @@ class JournalFile:
 
     def run_locked(self, work: Callable[..., T], *args: Any) -> T:
         """Return work(connection, *args), for a caller that holds `lock`. Raises sqlite3.Error."""
-        result: T = native.run_in_native_thread(self._exclusively, work, *args)
+        result: T = native.run_in_native_thread(self._run_exclusively, work, *args)
         return result
 
-    def _exclusively(self, work: Callable[..., T], *args: Any) -> T:
+    def _run_exclusively(self, work: Callable[..., T], *args: Any) -> T:
         with self._connection_lock:
             return work(self._connection, *args)
 
@@ -131,13 +131,13 @@ class JournalFile:
         if shutil.disk_usage(os.path.dirname(self._path)).free < self._needed_bytes:
             raise JournalError(self.problem)
         self.run(_write_nothing)
-        self.succeeded()
+        self.note_success()
 
-    def succeeded(self) -> None:
+    def note_success(self) -> None:
         """Note that a write succeeded."""
         self.problem, self._needed_bytes = "", 0
 
-    def failed(self, error: BaseException, body_bytes: int = 0) -> JournalError:
+    def note_failure(self, error: BaseException, body_bytes: int = 0) -> JournalError:
         """Note an error and return it as a JournalError.
 
         Args:
@@ -175,7 +175,7 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
             close_to_others(file)
         quarantine.finish(path)
         if not damage and quarantine.has_orphaned_wal(path):
-            damage = "it is empty, and its -wal is not"
+            damage = "it is empty, but its -wal file is not"
         if not damage:
             try:
                 return _connect(path)
@@ -185,7 +185,7 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
                 damage = str(error)
         if quarantine.seconds_until_allowed(path) > 0:
             raise JournalError(
-                f"{path}: {damage}; the journal before it was damaged too, so this one is not "
+                f"{path}: {damage}; the previous journal was damaged too, so this one is not "
                 "replaced yet: check the disk"
             )
         quarantine.replace(path, time.time(), is_intact, damage)
@@ -197,7 +197,7 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
 
 
 def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
-    # SQLite would open a read-only file, and leave a -shm file that is read-only as well.
+    # SQLite would open a read-only file, and leave a read-only -shm file behind.
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise JournalError(f"cannot write {path}: permission denied (run: chown st2: {path})")
     create_file(path)
@@ -207,7 +207,7 @@ def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
         db.text_factory = quarantine.strict_text
         version = _check_version(db, path)
         if version == 0 and fetch(db, "SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise sqlite3.DatabaseError("it is the database of another program")
+            raise sqlite3.DatabaseError("it is another program's database")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         if version == 0:
@@ -226,7 +226,7 @@ def _check_version(db: sqlite3.Connection, path: str) -> int:
     if version != 0 and not journal_schema.is_known(version):
         raise JournalError(
             f"{path}: written by another release of the pack (version {version}, this one has "
-            f"{VERSION}); install that release again until no request waits in it"
+            f"{VERSION}); install that release again until the journal has no waiting requests"
         )
     return version
 
@@ -239,7 +239,7 @@ def _start_clock(db: sqlite3.Connection) -> JournalClock:
     """
     row = db.execute("SELECT endpoint_id, clock FROM journal").fetchone()
     if row is None or not isinstance(row["clock"], (int, float)):
-        raise sqlite3.DatabaseError("the table journal has no row that can be read")
+        raise sqlite3.DatabaseError("the table journal has no readable row")
     clock = JournalClock(row["clock"])
     in_transaction(db, _cap_times, clock.now())
     return clock

@@ -18,7 +18,7 @@ STOP_SECONDS = 1.0
 
 
 class JournalKeeper:
-    """Own the journal of an endpoint and the pipeline that processes it.
+    """Own the journal of an endpoint and the pipeline that processes its requests.
 
     Attributes:
         component: The state of the journal, for the health view.
@@ -36,11 +36,11 @@ class JournalKeeper:
         self._config = config
         self._make_pipeline = make_pipeline
         self._log = log
-        # The damage that was found when the file was last open.
+        # The damage that was found while the file was last open.
         self._damage = ""
-        self._reported: set[str] = set()
+        self._logged: set[str] = set()
 
-    def keep(self) -> bool:
+    def ensure_open(self) -> bool:
         """Open the journal if it is not open, and check that it can be written.
 
         A damaged journal is replaced first.
@@ -50,17 +50,17 @@ class JournalKeeper:
         """
         try:
             if self.journal and self.journal.is_damaged:
-                self._drop(self.journal)
+                self._close_damaged(self.journal)
             if self.journal is None:
                 self._open()
             elif self.journal.problem or self.component.state != State.OK:
                 self.journal.check()
                 self.component.ok()
         except JournalError as error:
-            self.failed(str(error))
+            self.note_failure(str(error))
             return False
         except OSError as error:
-            self.failed(f"{error.filename}: {error.strerror}")
+            self.note_failure(f"{error.filename}: {error.strerror}")
             return False
         self._restart_worker()
         return True
@@ -72,8 +72,8 @@ class JournalKeeper:
         if self.journal:
             self.journal.close()
 
-    def accepted(self) -> None:
-        """Wake the pipeline: a request was added to the journal."""
+    def note_accepted(self) -> None:
+        """Note that a request was added to the journal, and wake the pipeline."""
         self.component.ok()
         if self.pipeline:
             self.pipeline.wake()
@@ -82,18 +82,18 @@ class JournalKeeper:
         """Return why the journal is not open."""
         return f"the journal cannot be opened: {self.component.detail or 'starting'}"
 
-    def failed(self, reason: str) -> None:
+    def note_failure(self, reason: str) -> None:
         """Note that the journal could not be written or read."""
         component = self.component
         if component.state == State.DOWN and component.detail != reason:
             self._log.warning("journal: still down: %s", reason)
         component.down(reason)
 
-    def quarantined(self) -> list[quarantine.Report]:
+    def quarantine_reports(self) -> list[quarantine.Report]:
         """Return the reports on the damaged journals that are still in quarantine."""
         return quarantine.reports(self._config.journal_path)
 
-    def volatile(self) -> str:
+    def volatility_warning(self) -> str:
         """Return a warning if the folder does not survive a reboot, otherwise ''."""
         kind = volatile_filesystem(self._config.state_dir)
         if not kind:
@@ -103,8 +103,8 @@ class JournalKeeper:
             "that still wait would be lost; set state_dir to a folder on a disk"
         )
 
-    def _drop(self, journal: Journal) -> None:
-        self.failed(journal.problem)
+    def _close_damaged(self, journal: Journal) -> None:
+        self.note_failure(journal.problem)
         self.journal = None
         self._damage = journal.problem
         if self.pipeline:
@@ -122,19 +122,19 @@ class JournalKeeper:
             journal.close()
             raise
         self._damage = ""
-        self._log_findings(journal)
+        self._log_state(journal)
         self.component.ok()
         self.pipeline = pipeline
         self.journal = journal
 
-    def _log_findings(self, journal: Journal) -> None:
-        for report in self.quarantined():
-            if report.file not in self._reported:
-                self._reported.add(report.file)
+    def _log_state(self, journal: Journal) -> None:
+        for report in self.quarantine_reports():
+            if report.file not in self._logged:
+                self._logged.add(report.file)
                 self._log.error("%s", report)
-        warning = self.volatile()
-        if warning and warning not in self._reported:
-            self._reported.add(warning)
+        warning = self.volatility_warning()
+        if warning and warning not in self._logged:
+            self._logged.add(warning)
             self._log.warning("%s", warning)
         waiting = journal.backlog
         if waiting:

@@ -84,10 +84,10 @@ CREATE TABLE requests (
     due_at REAL NOT NULL,  -- when the next step is due; 0: accepted and never announced
     attempts INTEGER NOT NULL,  -- failed attempts at the current step
     batch_id TEXT NOT NULL,  -- id of the last announcement
-    batch_limit INTEGER NOT NULL,  -- most requests in its next announcement; 0: no limit
+    batch_limit INTEGER NOT NULL,  -- maximum requests in its next announcement; 0: no limit
     stuck INTEGER NOT NULL,  -- 1: failed alone while others were recorded
-    emit_after REAL,  -- its alerts may be emitted again from then on; NULL: never emitted
-    credential TEXT NOT NULL DEFAULT ''  -- the name of the one of the sender; '' if it needed none
+    emit_after REAL,  -- when its alerts may be emitted again; NULL: never emitted
+    credential TEXT NOT NULL DEFAULT ''  -- name of the sender's credential; '' if none was needed
 )""",
     """
 CREATE TABLE bodies (
@@ -142,18 +142,18 @@ def upgrade(connection: sqlite3.Connection, version: int) -> None:
         connection.execute("ALTER TABLE requests ADD COLUMN credential TEXT NOT NULL DEFAULT ''")
         connection.execute(f"PRAGMA user_version={VERSION}")
     else:
-        _upgrade_first(connection)
+        _upgrade_version_1(connection)
 
 
-def _upgrade_first(connection: sqlite3.Connection) -> None:
+def _upgrade_version_1(connection: sqlite3.Connection) -> None:
     """Convert the tables of version 1 to the current version."""
-    # Version 1 stored wall-clock times. The journal's clock continues from the newest of them:
-    # when a state began, or when the next check of a recorded request, every 5 seconds, was due.
-    newest = connection.execute(
+    # Version 1 stored wall-clock times. The journal's clock continues from the newest of them: the
+    # start of a state, or the next check of a recorded request (one every 5 seconds).
+    newest_time = connection.execute(
         "SELECT max(CASE WHEN state = 'recorded' THEN max(state_at, next_at) ELSE state_at END)"
         " FROM entries"
     ).fetchone()[0]
-    create(connection, newest or 0.0)
+    create(connection, newest_time or 0.0)
     columns = ", ".join(COLUMNS)
     connection.execute(f"INSERT INTO bodies SELECT id, body FROM ({_SELECTS[1]})")
     connection.execute(f"INSERT INTO requests ({columns}) SELECT {columns} FROM ({_SELECTS[1]})")
@@ -168,8 +168,8 @@ def insert(connection: sqlite3.Connection, values: tuple[object, ...], body: byt
         values: The values in the order of COLUMNS; the id may be None.
         body: The body.
     """
-    marks = ", ".join("?" * len(COLUMNS))
-    cursor = connection.execute(f"INSERT INTO requests VALUES ({marks})", values)
+    placeholders = ", ".join("?" * len(COLUMNS))
+    cursor = connection.execute(f"INSERT INTO requests VALUES ({placeholders})", values)
     connection.execute("INSERT INTO bodies VALUES (?, ?)", (cursor.lastrowid, body))
 
 
@@ -179,7 +179,7 @@ def select_one(version: int) -> str:
 
 
 def select_ids(version: int) -> list[str]:
-    """Return several statements that each select all ids.
+    """Return statements that each select all ids.
 
     They read the table and an index, each from both ends, so that damage in one place hides as few
     ids as possible.

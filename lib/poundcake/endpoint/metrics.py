@@ -1,7 +1,7 @@
 """The endpoint's Prometheus metrics, in their own registry.
 
 No client or alert can choose the value of a label: routes are templates; methods, outcomes and
-reasons come from fixed sets; triggers and components are named by the pack.
+reasons come from fixed sets; the pack names the triggers and components.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from datetime import datetime, timezone
-from typing import Any, Callable, Iterable, Iterator, Mapping, Protocol, Tuple
+from typing import Any, Callable, Iterable, Iterator, Mapping, Tuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +24,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 import poundcake
+from poundcake.endpoint.bus import Publisher
 from poundcake.endpoint.routes import WEBHOOK_PATH
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail.outcomes import Outcome
@@ -34,15 +35,15 @@ OTHER = "other"
 
 _NAMESPACE = "poundcake"
 _JOURNAL_STATES = ("accepted", "announced", "recorded", "done")
-# {key in the journal's health: (name after poundcake_journal_, help)}
+# {key in the journal's health report: (name after poundcake_journal_, help)}
 _JOURNAL_GAUGES = {
     "oldest_seconds": ("oldest_waiting_seconds", "Age of the oldest request not recorded yet."),
     "stuck": ("stuck_requests", "Requests that cannot be recorded although others are."),
-    "waiting": ("backlog_requests", "Requests that wait to be recorded, without the stuck ones."),
+    "waiting": ("backlog_requests", "Requests that wait to be recorded, excluding stuck ones."),
     "backlog_limit": ("backlog_limit_requests", "Backlog at which webhooks are refused."),
 }
 # Seconds.
-_ANSWER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_RESPONSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _HEALTH_AGE = 1.0
 # Counting a journal with millions of requests takes a while, and blocks new requests. This factor
@@ -58,7 +59,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the function is un
 
 
 class Metrics:
-    """The metrics that are counted, and those that are read at each scrape.
+    """The counters, and the metrics that are read at each scrape.
 
     All methods may be called from any (green) thread, but not from a function that
     `native.run_in_native_thread` runs.
@@ -87,7 +88,7 @@ class Metrics:
         self._durations = self._histogram(
             "http_request_duration_seconds",
             "Time from the end of a request's header to its response, by route.",
-            _ANSWER_BUCKETS,
+            _RESPONSE_BUCKETS,
             "route",
         )
         self.failed_authentications = self._counter(
@@ -116,12 +117,12 @@ class Metrics:
         )
         self._alerts_emitted = self._counter(
             "alerts_emitted",
-            "Alerts handed to StackStorm's rules: first, or again because StackStorm lost them.",
+            "Alerts handed to StackStorm's rules, first or again after StackStorm lost them.",
             "emission",
         )
         self._publishes = self._counter(
             "publishes",
-            "Triggers published to RabbitMQ, by trigger and whether it confirmed them.",
+            "Triggers published to RabbitMQ, by trigger and by whether RabbitMQ confirmed them.",
             "trigger",
             "result",
         )
@@ -135,8 +136,8 @@ class Metrics:
         self._registry.register(_HealthCollector(health))
         self._registry.register(_ConnectionCollector(connections))
 
-    def answered(self, route: str, method: str, code: int, seconds: float | None) -> None:
-        """Count a request that was answered.
+    def count_response(self, route: str, method: str, code: int, seconds: float | None) -> None:
+        """Count a response.
 
         Args:
             route: The template that the request's path matches, or OTHER.
@@ -149,31 +150,31 @@ class Metrics:
         if seconds is not None:
             self._durations.labels(route).observe(seconds)
 
-    def recorded(self, received_at: Iterable[datetime]) -> None:
-        """Count requests that were found in the tracking database, received at these times."""
+    def count_recorded(self, received_at: Iterable[datetime]) -> None:
+        """Count requests that were found in the tracking database, and how long that took."""
         now = datetime.now(timezone.utc)
-        for accepted in received_at:
+        for moment in received_at:
             self._requests_recorded.inc()
             # The clock may have been set back.
-            self._record_times.observe(max(0.0, (now - accepted).total_seconds()))
+            self._record_times.observe(max(0.0, (now - moment).total_seconds()))
 
-    def emitted(self, outcomes: Mapping[str, int], count: int, again: bool) -> None:
+    def count_emission(self, outcomes: Mapping[str, int], count: int, is_repeat: bool) -> None:
         """Count the emission of a request.
 
         Args:
             outcomes: How many of its alerts have each outcome. Counted on the first emission only.
             count: How many of its alerts were emitted.
-            again: Whether the request was emitted before.
+            is_repeat: Whether the request was emitted before.
         """
-        self._alerts_emitted.labels("again" if again else "first").inc(count)
-        if not again:
+        self._alerts_emitted.labels("again" if is_repeat else "first").inc(count)
+        if not is_repeat:
             for outcome, number in outcomes.items():
-                known = str(outcome) if outcome in OUTCOMES else OTHER
-                self._alerts_recorded.labels(known).inc(number)
+                label = str(outcome) if outcome in OUTCOMES else OTHER
+                self._alerts_recorded.labels(label).inc(number)
 
-    def published(self, trigger: str, taken: bool) -> None:
-        """Count a trigger that was published, and whether the broker accepted it."""
-        self._publishes.labels(trigger, "ok" if taken else "failed").inc()
+    def count_publish(self, trigger: str, is_confirmed: bool) -> None:
+        """Count an attempt to publish a trigger."""
+        self._publishes.labels(trigger, "ok" if is_confirmed else "failed").inc()
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their media type, in a format that the Accept header allows."""
@@ -208,16 +209,6 @@ class Metrics:
             self._alerts_emitted.labels(emission)
 
 
-class Publisher(Protocol):
-    """The interface of `bus.Bus`."""
-
-    def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """Publish a trigger, or raise."""
-
-    def close(self) -> None:
-        """Close the connection to the broker."""
-
-
 class CountedBus:
     """A bus that counts what it publishes."""
 
@@ -226,13 +217,13 @@ class CountedBus:
         self._metrics = metrics
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """Publish a trigger, and count whether the broker accepted it."""
+        """Publish a trigger, and count whether the broker confirmed it."""
         try:
             self._bus.publish(trigger, payload, trace_tag)
         except Exception:
-            self._metrics.published(trigger, False)
+            self._metrics.count_publish(trigger, False)
             raise
-        self._metrics.published(trigger, True)
+        self._metrics.count_publish(trigger, True)
 
     def close(self) -> None:
         """Close the bus."""
@@ -244,8 +235,8 @@ class _ConnectionCollector(Collector):
         self._connections = connections
 
     def collect(self) -> Iterator[Metric]:
-        is_open, evicted, failed_handshakes = self._connections()
-        yield GaugeMetricFamily("poundcake_connections", "Connections that are open.", is_open)
+        open_count, evicted, failed_handshakes = self._connections()
+        yield GaugeMetricFamily("poundcake_connections", "Connections that are open.", open_count)
         yield CounterMetricFamily(
             "poundcake_connections_evicted",
             "Connections closed because there were too many.",

@@ -1,4 +1,4 @@
-"""Run calls that block in C without stopping the green threads of the sensor process.
+"""Run calls that block in C, without stopping the green threads of the sensor process.
 
 StackStorm patches its sensors with eventlet: all threads share one native thread, and a call into
 SQLite, zlib or a large json.loads stops all of them until it returns.

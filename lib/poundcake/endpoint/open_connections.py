@@ -12,11 +12,11 @@ class Phase(IntEnum):
     """What a connection is doing. Connections in the lowest phase are evicted first."""
 
     LINGERING = 0
-    """Its last response was sent; anything the client still sends is discarded."""
+    """Its last response was sent, and anything that the client still sends is discarded."""
     WAITING = 1
     """It has not sent a complete header: it is idle, slow, or in the TLS handshake."""
     ANSWERING = 2
-    """Its response is being sent. A client that does not read it would keep the connection."""
+    """Its response is being sent. A client that never reads it could otherwise stay forever."""
     BUSY = 3
     """A request is being processed. A busy connection is never evicted."""
 
@@ -80,10 +80,10 @@ class OpenConnections:
         with self._lock:
             if len(self._slots) >= self.limit:
                 self.evicted += 1
-                idle = [other for other in self._slots if other.phase < Phase.BUSY]
-                if not idle:
+                evictable = [other for other in self._slots if other.phase < Phase.BUSY]
+                if not evictable:
                     return None
-                victim = min(idle, key=lambda other: (other.phase, other.since))
+                victim = min(evictable, key=lambda other: (other.phase, other.since))
                 # Remove it now, because its thread takes some time to end.
                 self._slots.remove(victim)
             self._slots.add(slot)

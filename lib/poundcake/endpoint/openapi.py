@@ -19,7 +19,7 @@ _PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "openapi.yaml")
 # Prefer the C loader: the Python loader takes 0.1 s, during which no green thread runs.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # The authentication methods that every operation accepts. The schemes have the same names.
-_SENT = ("bearer", "basic")
+_COMMON_METHODS = ("bearer", "basic")
 _UNAUTHENTICATED = str(HTTPStatus.UNAUTHORIZED.value)
 _FORBIDDEN = str(HTTPStatus.FORBIDDEN.value)
 
@@ -35,19 +35,19 @@ def description(authentication: Sequence[str], has_scopes: bool) -> dict[str, An
     document: dict[str, Any] = json.loads(_as_json())
     schemes = document["components"]["securitySchemes"]
     document["info"]["version"] = __version__
-    document["security"] = [{method: []} for method in _SENT if method in authentication]
+    document["security"] = [{method: []} for method in _COMMON_METHODS if method in authentication]
     if any(method not in schemes for method in authentication):
         document["security"].append({})
     if "hmac" in authentication:
-        webhook = document["paths"][WEBHOOK_PATH]["post"]
-        webhook["security"] = [*document["security"], {"hmac": []}]
+        webhook_operation = document["paths"][WEBHOOK_PATH]["post"]
+        webhook_operation["security"] = [*document["security"], {"hmac": []}]
     # Without credentials, 401 cannot occur. With them, 403 occurs only if they have scopes.
-    impossible = set() if authentication else {_UNAUTHENTICATED}
+    impossible_statuses = set() if authentication else {_UNAUTHENTICATED}
     if authentication and not has_scopes:
-        impossible.add(_FORBIDDEN)
+        impossible_statuses.add(_FORBIDDEN)
     for operations in document["paths"].values():
         for operation in operations.values():
-            for status in impossible:
+            for status in impossible_statuses:
                 operation["responses"].pop(status, None)
     return document
 

@@ -23,11 +23,11 @@ PRUNE_PAUSE = 0.1
 """Seconds between two pruning transactions, so that requests are accepted in between."""
 MIGRATIONS_WAIT = 30.0
 PAUSE_WAIT = 5.0
-"""Seconds between two reads of the pause, which health and the metrics show."""
+"""Seconds between two reads of the pause, which the health view and the metrics show."""
 
 
 class Pipeline:
-    """Process the requests of a journal until StackStorm has reported their outcome.
+    """Process the requests of a journal until StackStorm has reported their outcomes.
 
     Attributes:
         announcer: The step that announces requests.
@@ -40,7 +40,7 @@ class Pipeline:
     """
 
     def __init__(self, dependencies: Dependencies):
-        """Create a pipeline. start() resumes the requests that the journal has."""
+        """Create a pipeline. start() resumes the requests in the journal."""
         self._dependencies = dependencies
         self.announcer = Announcer(dependencies)
         self.sync_timer = SyncTimer(dependencies)
@@ -54,16 +54,16 @@ class Pipeline:
         self.worker = Worker(
             [
                 ("checking the broker", self._check_broker),
-                ("polling for recorded requests", self.announcer.settle),
+                ("polling for recorded requests", self.announcer.poll_recorded),
                 ("announcing", self.announcer.announce),
                 ("importing replays", ReplayImporter(dependencies).import_replays),
                 ("emitting", self.emitter.emit),
                 ("requesting a sync", self.sync_timer.request_sync),
-                ("looking for migrations", self._find_migrations),
-                ("looking for a pause", self._find_pause),
+                ("checking for migrations", self._read_migrations),
+                ("reading the pause", self._read_pause),
                 ("pruning the journal", self._prune),
             ],
-            self._failed,
+            self._note_failure,
         )
 
     @property
@@ -93,15 +93,15 @@ class Pipeline:
         if entry.is_stuck:
             reason = self.announcer.stuck_reason or "it is retried every 10 minutes"
             return f"this request alone cannot be recorded: {reason}"
-        part = self.components.first_down()
-        return f"{part.name}: {part.detail}" if part else ""
+        component = self.components.first_down()
+        return f"{component.name}: {component.detail}" if component else ""
 
-    def _failed(self, step: str, error: Exception) -> None:
+    def _note_failure(self, step: str, error: Exception) -> None:
         if isinstance(error, BusError):
             self.components.broker.down(str(error))
         elif isinstance(error, DatabaseError):
             self.components.database.down(str(error))
-        elif not isinstance(error, JournalError):  # the journal keeper reports those
+        elif not isinstance(error, JournalError):  # the journal keeper reports journal errors
             self._dependencies.log.error("%s failed, retrying", step, exc_info=error)
 
     def _keep_going(self) -> bool:
@@ -113,7 +113,7 @@ class Pipeline:
             self._dependencies.broker.check()
             self.components.broker.ok()
 
-    def _find_migrations(self) -> None:
+    def _read_migrations(self) -> None:
         if monotonic() < self._migrations_at:
             return
         reader, config = self._dependencies.reader, self._dependencies.config()
@@ -123,7 +123,7 @@ class Pipeline:
         self.pending_migrations = reader.read(uncopied.pending, config, request_ids)
         self._migrations_at = monotonic() + MIGRATIONS_WAIT
 
-    def _find_pause(self) -> None:
+    def _read_pause(self) -> None:
         if monotonic() >= self._pause_at:
             self.pause = self._dependencies.reader.read(read_pause)
             self._pause_at = monotonic() + PAUSE_WAIT
@@ -131,6 +131,6 @@ class Pipeline:
     def _prune(self) -> float | None:
         if monotonic() < self._prune_at:
             return None
-        pause = PRUNE_PAUSE if self._dependencies.journal.prune() else PRUNE_WAIT
-        self._prune_at = monotonic() + pause
-        return pause
+        wait = PRUNE_PAUSE if self._dependencies.journal.prune() else PRUNE_WAIT
+        self._prune_at = monotonic() + wait
+        return wait

@@ -1,7 +1,7 @@
 """Put a damaged journal into quarantine, and salvage the requests that plain SQL can still read.
 
 journal.sqlite                  the damaged file
-journal.sqlite.salvage          the new journal while it is filled
+journal.sqlite.salvage          the new journal while it is being filled
 journal.sqlite.salvaged-TIME    the complete new journal; it replaces the old one even after a crash
 journal.sqlite.corrupt-TIME     the damaged file in quarantine, with its -wal and -shm and a report
 """
@@ -24,7 +24,7 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 _DAY = 86400
 _FIRST_WAIT = 60  # seconds
 _MAX_ID = 1 << 62
-_FOREIGN = ("no such ", "already exists", "unsupported file format")
+_FOREIGN_FILE_ERRORS = ("no such ", "already exists", "unsupported file format")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def is_damage(error: BaseException) -> bool:
     # SQLITE_NOTADB.
     if type(error) is sqlite3.DatabaseError:
         return True
-    return type(error) is sqlite3.OperationalError and any(s in str(error) for s in _FOREIGN)
+    return type(error) is sqlite3.OperationalError and any(
+        text in str(error) for text in _FOREIGN_FILE_ERRORS
+    )
 
 
 def has_orphaned_wal(path: str) -> bool:
@@ -77,15 +79,15 @@ def has_orphaned_wal(path: str) -> bool:
 
     SQLite would delete that -wal file as soon as the journal is opened.
     """
-    return not _size(path) and bool(_size(path + "-wal"))
+    return not _file_size(path) and bool(_file_size(path + "-wal"))
 
 
 def strict_text(raw: bytes) -> str:
-    """Decode a text column. Bytes that are not UTF-8 mean that the file is damaged."""
+    """Decode a text column. Text that is not UTF-8 means that the file is damaged."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise sqlite3.DatabaseError(f"a text cannot be read: {error}") from None
+        raise sqlite3.DatabaseError(f"a text column cannot be decoded: {error}") from None
 
 
 def seconds_until_allowed(path: str) -> float:
@@ -104,7 +106,7 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
 
     Args:
         path: The path of the damaged journal.
-        clock: The time of the journal's clock, in case the damaged file has lost it.
+        clock: The time for the journal's clock, used if the damaged file has lost it.
         is_intact: Returns True if a row of `journal_schema.select_one` is intact.
         reason: What is wrong, for the report.
 
@@ -113,27 +115,27 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
             The old one is unchanged.
         OSError: The same as for sqlite3.Error.
     """
-    new, now = path + ".salvage", time.time()
-    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    _remove(new)
+    new_path, now = path + ".salvage", time.time()
+    timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    _remove(new_path)
     create_file(path)  # the file may be missing if only its -wal is left
     try:
-        saved, lost, free = _fill(new, path, clock, is_intact)
-        size = _size(path) + _size(path + "-wal")
+        saved, lost, unused_bytes = _salvage(new_path, path, clock, is_intact)
+        size = _file_size(path) + _file_size(path + "-wal")
         report = Report(
-            file=f"{path}.corrupt-{when}",
+            file=f"{path}.corrupt-{timestamp}",
             at=now,
             reason=reason,
             saved=saved,
             lost=lost,
-            unread_bytes=max(0, size - free - _size(new)) if saved else size,
+            unread_bytes=max(0, size - unused_bytes - _file_size(new_path)) if saved else size,
         )
         create_file(report.file + ".json")
         with open(report.file + ".json", "w", encoding="utf-8") as file:
             json.dump(report.as_dict(), file)
-        os.rename(new, f"{path}.salvaged-{when}")
+        os.rename(new_path, f"{path}.salvaged-{timestamp}")
     finally:
-        _remove(new)
+        _remove(new_path)
     finish(path)
 
 
@@ -144,8 +146,8 @@ def finish(path: str) -> None:
     """
     for salvaged in glob.glob(glob.escape(path) + ".salvaged-*"):
         corrupt = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"
-        # Move the file itself last. Otherwise, after a kill, the new journal would use the side
-        # files of the old one.
+        # Move the file itself last. Otherwise, after a kill, the new journal would use the old
+        # side files.
         for suffix in (*_SIDE_FILES, ""):
             if os.path.exists(path + suffix):
                 os.rename(path + suffix, corrupt + suffix)
@@ -154,47 +156,49 @@ def finish(path: str) -> None:
 
 def reports(path: str) -> list[Report]:
     """Return the reports on the journals that are still in quarantine, oldest first."""
-    found = []
+    quarantine_reports = []
     for name in sorted(glob.glob(glob.escape(path) + ".corrupt-*Z")):
         try:
             with open(name + ".json", encoding="utf-8") as file:
-                found.append(Report(**json.load(file)))
+                quarantine_reports.append(Report(**json.load(file)))
         except (OSError, ValueError, TypeError):
             pass  # an operator removed the report
-    return found
+    return quarantine_reports
 
 
-def _fill(
-    new: str, path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool]
+def _salvage(
+    new_path: str, path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool]
 ) -> tuple[int, int, int]:
     """Fill a new journal from a damaged one.
 
     Returns:
-        The number of saved requests, of lost requests, and of unused bytes in the damaged file.
+        The numbers of saved requests, lost requests, and unused bytes in the damaged file.
     """
-    create_file(new)
-    with closing(sqlite3.connect(new, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode=OFF")  # nobody opens the file before it is complete
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("BEGIN")
-        journal_schema.create(db, clock)
-        if not _size(path):
-            db.execute("COMMIT")
+    create_file(new_path)
+    with closing(sqlite3.connect(new_path, isolation_level=None)) as new_db:
+        # No other process opens the file before it is complete.
+        new_db.execute("PRAGMA journal_mode=OFF")
+        new_db.execute("PRAGMA synchronous=FULL")
+        new_db.execute("BEGIN")
+        journal_schema.create(new_db, clock)
+        if not _file_size(path):
+            new_db.execute("COMMIT")
             return 0, 0, 0
-        with closing(_open(path)) as old:
-            version = _value(old, "PRAGMA user_version")
+        with closing(_open(path)) as old_db:
+            version = _read_number(old_db, "PRAGMA user_version")
             ids: set[int] = set()
             saved = 0
             if journal_schema.is_known(version):
-                ids = _ids(old, version)
-                for row in _rows(old, version, ids):
+                ids = _find_ids(old_db, version)
+                for row in _read_rows(old_db, version, ids):
                     if is_intact(row):
-                        journal_schema.insert(db, tuple(row)[:-1], row["body"])
+                        journal_schema.insert(new_db, tuple(row)[:-1], row["body"])
                         saved += 1
-            _keep_identity(db, old)
-            free = _value(old, "PRAGMA freelist_count") * _value(old, "PRAGMA page_size")
-        db.execute("COMMIT")
-    return saved, len(ids) - saved, free
+            _copy_identity(new_db, old_db)
+            page_size = _read_number(old_db, "PRAGMA page_size")
+            unused_bytes = page_size * _read_number(old_db, "PRAGMA freelist_count")
+        new_db.execute("COMMIT")
+    return saved, len(ids) - saved, unused_bytes
 
 
 def _open(path: str) -> sqlite3.Connection:
@@ -204,41 +208,43 @@ def _open(path: str) -> sqlite3.Connection:
     return connection
 
 
-def _value(old: sqlite3.Connection, statement: str) -> int:
+def _read_number(old_db: sqlite3.Connection, statement: str) -> int:
     """Return the single number that a statement selects, or 0 if it cannot be read."""
-    rows = list(_readable(old, statement))
+    rows = list(_read_undamaged(old_db, statement))
     return int(rows[0][0]) if rows else 0
 
 
-def _ids(old: sqlite3.Connection, version: int) -> set[int]:
-    """Return the ids of all requests that can still be found in the table or an index."""
-    found: set[object] = set()
+def _find_ids(old_db: sqlite3.Connection, version: int) -> set[int]:
+    """Return the ids that can still be read from the table or an index."""
+    values: set[object] = set()
     for statement in journal_schema.select_ids(version):
-        found.update(row[0] for row in _readable(old, statement))
-    return {i for i in found if isinstance(i, int) and 0 < i < _MAX_ID}
+        values.update(row[0] for row in _read_undamaged(old_db, statement))
+    return {value for value in values if isinstance(value, int) and 0 < value < _MAX_ID}
 
 
-def _rows(old: sqlite3.Connection, version: int, ids: set[int]) -> Iterator[sqlite3.Row]:
+def _read_rows(old_db: sqlite3.Connection, version: int, ids: set[int]) -> Iterator[sqlite3.Row]:
     for i in sorted(ids):
-        yield from _readable(old, journal_schema.select_one(version), i)
+        yield from _read_undamaged(old_db, journal_schema.select_one(version), i)
 
 
-def _keep_identity(db: sqlite3.Connection, old: sqlite3.Connection) -> None:
+def _copy_identity(new_db: sqlite3.Connection, old_db: sqlite3.Connection) -> None:
     """Copy the endpoint's id and the clock from the old journal to the new one."""
-    for row in _readable(old, "SELECT endpoint_id, clock FROM journal"):
-        db.execute("UPDATE journal SET endpoint_id = ?, clock = ?", tuple(row))
+    for row in _read_undamaged(old_db, "SELECT endpoint_id, clock FROM journal"):
+        new_db.execute("UPDATE journal SET endpoint_id = ?, clock = ?", tuple(row))
 
 
-def _readable(old: sqlite3.Connection, statement: str, *args: object) -> Iterator[sqlite3.Row]:
+def _read_undamaged(
+    old_db: sqlite3.Connection, statement: str, *args: object
+) -> Iterator[sqlite3.Row]:
     """Yield the rows of a statement up to the first damage."""
     try:
-        yield from old.execute(statement, args)
+        yield from old_db.execute(statement, args)
     except sqlite3.Error as error:
         if not is_damage(error):
             raise
 
 
-def _size(path: str) -> int:
+def _file_size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 

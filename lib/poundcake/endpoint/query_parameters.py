@@ -21,12 +21,12 @@ class PageQuery:
     Attributes:
         limit: The maximum number of rows.
         offset: How many rows to skip.
-        texts: The text parameters by name; missing ones are empty.
+        text_values: The values of the text parameters by name; missing ones are empty.
     """
 
     limit: int
     offset: int
-    texts: dict[str, str]
+    text_values: dict[str, str]
 
 
 def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> PageQuery:
@@ -34,17 +34,17 @@ def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> Pag
 
     Args:
         query: The query string.
-        text_names: The text parameters that the list takes besides `limit` and `offset`.
+        text_names: The text parameters that the list accepts besides `limit` and `offset`.
         default_limit: The limit if the query has none.
 
     Raises:
         ProblemError: A parameter is unknown, or `limit` or `offset` is out of range.
     """
-    given = _parse(query, ["limit", "offset", *text_names])
+    parameters = _parse(query, ["limit", "offset", *text_names])
     return PageQuery(
-        limit=_whole_number(given, "limit", default_limit, 1, search.MAX_ROWS),
-        offset=_whole_number(given, "offset", 0, 0, search.MAX_OFFSET),
-        texts={name: given.get(name, "")[:_MAX_CHARACTERS] for name in text_names},
+        limit=_whole_number(parameters, "limit", default_limit, 1, search.MAX_ROWS),
+        offset=_whole_number(parameters, "offset", 0, 0, search.MAX_OFFSET),
+        text_values={name: parameters.get(name, "")[:_MAX_CHARACTERS] for name in text_names},
     )
 
 
@@ -53,7 +53,7 @@ def refuse_parameters(query: str) -> None:
     _parse(query, [])
 
 
-def _parse(query: str, known: Sequence[str]) -> dict[str, str]:
+def _parse(query: str, known_names: Sequence[str]) -> dict[str, str]:
     """Return the parameters by name. If one is repeated, the last value wins."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
@@ -62,24 +62,24 @@ def _parse(query: str, known: Sequence[str]) -> dict[str, str]:
             HTTPStatus.BAD_REQUEST, f"the query has more than {_MAX_PARAMETERS} parameters"
         ) from None
     for name, _ in pairs:
-        if name not in known:
+        if name not in known_names:
             raise ProblemError(
                 HTTPStatus.BAD_REQUEST,
-                f"{name[:40]}: unknown parameter; known: {', '.join(known) or 'none'}",
+                f"{name[:40]}: unknown parameter; known: {', '.join(known_names) or 'none'}",
                 field=name[:40],
             )
     return dict(pairs)
 
 
 def _whole_number(
-    given: dict[str, str], name: str, default: int, minimum: int, maximum: int
+    parameters: dict[str, str], name: str, default: int, minimum: int, maximum: int
 ) -> int:
-    text = given.get(name, str(default))
+    text = parameters.get(name, str(default))
     is_number = text.isascii() and text.isdigit() and len(text) <= 10
     if not is_number or not minimum <= int(text) <= maximum:
         raise ProblemError(
             HTTPStatus.BAD_REQUEST,
-            f"{name}: a whole number from {minimum} to {maximum} is expected",
+            f"{name}: must be a whole number from {minimum} to {maximum}",
             field=name,
         )
     return int(text)

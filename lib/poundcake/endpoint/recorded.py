@@ -17,8 +17,8 @@ class RecordedRequest:
         receiver: The receiver of Alertmanager's notification.
         group_status: The status of the notification's alert group.
         emitter: The id of the endpoint that has claimed it, '' if none has.
-        unexplained: Its alerts to emit, and its emitted alerts whose outcome StackStorm has not
-            reported yet.
+        unexplained_alerts: Its alerts to emit, and its emitted alerts whose outcome StackStorm
+            has not reported yet.
     """
 
     call_id: int
@@ -26,7 +26,7 @@ class RecordedRequest:
     receiver: str
     group_status: str
     emitter: str
-    unexplained: list[UnexplainedAlert] = field(default_factory=list)
+    unexplained_alerts: list[UnexplainedAlert] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class LimitedAlert:
 
 @dataclass
 class Summary:
-    """What was decided about the alerts of a request.
+    """The decisions about the alerts of a request.
 
     Attributes:
         outcomes: The number of alerts by outcome.
-        limited: For each name that reached its limit, the first alert that was held back.
+        limited_alerts: For each name that reached its limit, the first alert that was held back.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    limited: list[LimitedAlert] = field(default_factory=list)
+    limited_alerts: list[LimitedAlert] = field(default_factory=list)

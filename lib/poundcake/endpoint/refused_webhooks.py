@@ -30,17 +30,17 @@ class RefusalReason(StringEnum):
     MEDIA_TYPE = "media_type"
 
     @classmethod
-    def of_status(cls, status: HTTPStatus) -> RefusalReason:
+    def from_status(cls, status: HTTPStatus) -> RefusalReason:
         """Return the reason for which the application refuses a webhook with this status."""
-        return _OF_STATUS.get(status, cls.INVALID_HTTP)
+        return _REASONS.get(status, cls.INVALID_HTTP)
 
     @classmethod
-    def of_framing(cls, status: HTTPStatus) -> RefusalReason:
+    def from_framing_status(cls, status: HTTPStatus) -> RefusalReason:
         """Return the reason for which the server refuses a malformed request with this status."""
-        return cls.INVALID_HTTP if status == HTTPStatus.BAD_REQUEST else cls.of_status(status)
+        return cls.INVALID_HTTP if status == HTTPStatus.BAD_REQUEST else cls.from_status(status)
 
 
-_OF_STATUS = {
+_REASONS = {
     HTTPStatus.BAD_REQUEST: RefusalReason.INVALID_PAYLOAD,
     HTTPStatus.UNAUTHORIZED: RefusalReason.UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: RefusalReason.CROSS_SITE,
@@ -84,10 +84,10 @@ class RefusedWebhooks:
 
     def add(self, reason: RefusalReason, status: HTTPStatus, detail: str, sender: str) -> None:
         """Count and log a webhook that was just refused."""
-        refused = RefusedWebhook(reason, status, detail, sender, datetime.now(timezone.utc))
+        webhook = RefusedWebhook(reason, status, detail, sender, datetime.now(timezone.utc))
         with self._lock:
             self._count += 1
-            self._last = refused
+            self._last = webhook
         self._counter.labels(reason.value).inc()
         # One format string per reason, so that a frequent reason does not suppress the others.
         self._log.warning(

@@ -9,7 +9,7 @@ from poundcake.endpoint.tracking_queries import load_request, open_replays
 
 POLL_WAIT = 5.0
 """Seconds between polls for replays."""
-IMPORTED_TOGETHER = 100
+MAX_IMPORTED_AT_ONCE = 100
 
 
 class ReplayImporter:
@@ -25,13 +25,13 @@ class ReplayImporter:
         if remaining > 0:
             return remaining
         journal, reader = self._dependencies.journal, self._dependencies.reader
-        unknown = journal.find_unknown_ids(reader.read(open_replays))
+        unknown_ids = journal.find_unknown_ids(reader.read(open_replays))
         self._dependencies.components.database.ok()
-        for request_id in unknown[:IMPORTED_TOGETHER]:
+        for request_id in unknown_ids[:MAX_IMPORTED_AT_ONCE]:
             # Load one at a time, because each may be several MiB.
-            found = reader.read(load_request, request_id)
-            if found:
-                journal.import_recorded(*found)
-        wait = 0.0 if len(unknown) > IMPORTED_TOGETHER else POLL_WAIT
+            replay = reader.read(load_request, request_id)
+            if replay:
+                journal.import_recorded(*replay)
+        wait = 0.0 if len(unknown_ids) > MAX_IMPORTED_AT_ONCE else POLL_WAIT
         self._poll_at = monotonic() + wait
         return wait

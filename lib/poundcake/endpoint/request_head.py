@@ -1,8 +1,8 @@
 """Parse the head of a request (request line and header) as strictly as RFC 9112 allows.
 
 h11 does the parsing, but it also serves clients and is lenient where the RFC leaves a choice. A
-server behind a proxy must refuse anything that the proxy may have read differently. So this module
-refuses, before h11: lines that end with LF only, continuation lines, and control characters.
+server behind a proxy must refuse anything that the proxy may have read differently. So before
+h11, this module refuses lines that end with LF only, continuation lines, and control characters.
 After h11, it refuses what h11 does not check: other major versions, a missing Host in HTTP/1.2
 and later, a malformed Host, any Transfer-Encoding, and malformed targets.
 """
@@ -20,7 +20,7 @@ from poundcake.endpoint.http_messages import FramingError
 MAX_HEAD_BYTES = 64 << 10
 MAX_FIELDS = 100
 
-_END = re.compile(rb"\n\r?\n")
+_HEAD_END = re.compile(rb"\n\r?\n")
 # Each line begins with a visible character, has no control character but HTAB, and ends with CRLF.
 _LINES = re.compile(rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*\r\n)+\r\n")
 _METHOD_START = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]")
@@ -60,7 +60,7 @@ def find_end(received: bytearray, searched: int = 0) -> int:
     """
     if received and not _METHOD_START.match(received):
         raise FramingError(HTTPStatus.BAD_REQUEST, "a request begins with its method (RFC 9112)")
-    match = _END.search(received, max(0, searched - 2))
+    match = _HEAD_END.search(received, max(0, searched - 2))
     end = match.end() if match else 0
     if end > MAX_HEAD_BYTES or (not end and len(received) > MAX_HEAD_BYTES):
         line_end = received.find(b"\n", 0, MAX_HEAD_BYTES)
@@ -86,7 +86,7 @@ def parse(head: bytes, connection: h11.Connection) -> RequestHead:
         event = connection.next_event()
         if not isinstance(event, h11.Request):
             raise FramingError(HTTPStatus.BAD_REQUEST, "the request line is missing")
-        return _checked(event)
+        return _validate(event)
     except h11.RemoteProtocolError as error:
         if error.error_status_hint == HTTPStatus.NOT_IMPLEMENTED:
             raise _transfer_encoding_error(head) from None
@@ -116,16 +116,16 @@ def _check_lines(head: bytes) -> None:
         )
 
 
-def _checked(request: h11.Request) -> RequestHead:
+def _validate(request: h11.Request) -> RequestHead:
     if not request.http_version.startswith(b"1."):
         raise FramingError(HTTPStatus.BAD_REQUEST, "only HTTP/1.0 and HTTP/1.1 are understood")
-    headers = _joined(request)
+    headers = _join_repeated(request)
     if "transfer-encoding" in headers:
         # RFC 9112, section 6.1: with Content-Length, or in HTTP/1.0, it may be request smuggling.
         if "content-length" in headers or request.http_version == b"1.0":
             raise FramingError(
                 HTTPStatus.BAD_REQUEST,
-                "Transfer-Encoding is not allowed beside Content-Length, nor in HTTP/1.0",
+                "Transfer-Encoding is not allowed with Content-Length or in HTTP/1.0",
             )
         raise _transfer_encoding_error()
     host = headers.get("host", "")
@@ -155,7 +155,7 @@ def _transfer_encoding_error(head: bytes = b"") -> FramingError:
     )
 
 
-def _joined(request: h11.Request) -> dict[str, str]:
+def _join_repeated(request: h11.Request) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in request.headers:
         name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")

@@ -1,6 +1,6 @@
 """Plan retries: when to run a step again, and with how many requests.
 
-These are pure functions on small values; the callers read the clock and update the journal.
+These are pure functions on small values. The callers read the clock and update the journal.
 Durations are in seconds.
 
 An announcement that is not recorded in time is retried with a doubled wait. From its second
@@ -30,7 +30,7 @@ REFUSED_WAITS = (1.0, 60.0)
 FAILURE_WAITS = (1.0, 30.0)
 """First and longest wait before a step that failed as a whole is retried."""
 SYNC_WAITS = (5.0, 60.0)
-"""Wait between rounds of sync: after an emission, and the longest while open work progresses."""
+"""First and longest wait between rounds of sync. An emission resets it to the first."""
 SYNC_IDLE_WAIT = 600.0
 """Wait between rounds of sync while all open work waits for people."""
 
@@ -54,7 +54,7 @@ class FailedAttempt:
     Attributes:
         size: The number of requests in the batch.
         attempts: Number of earlier failures of its first request.
-        others_recorded: Whether other requests were recorded since that request last failed.
+        others_recorded: Whether other requests were recorded since that first request last failed.
     """
 
     size: int
@@ -68,7 +68,7 @@ class RetryPlan:
 
     Attributes:
         wait: Seconds until the next announcement.
-        batch_limit: How many of them may be announced together, 0 for any number.
+        batch_limit: How many of them may be announced together, 0 for no limit.
         is_stuck: Whether the batch is a single request that fails while others are recorded.
     """
 
@@ -159,24 +159,24 @@ class ObservedSync:
 
 
 def observe_sync(
-    seen: ObservedSync | None, synced_at: datetime | None, claimed_age: float, elapsed: float
+    previous: ObservedSync | None, synced_at: datetime | None, database_age: float, elapsed: float
 ) -> ObservedSync:
     """Return how long ago the last round of sync ended, even if the hosts' clocks disagree.
 
     Args:
-        seen: The result of the previous call, or None for the first.
+        previous: The result of the previous call, or None for the first.
         synced_at: When a round last ended, by the clock of the host that ran it.
-        claimed_age: How long ago that was, by the clock of the database.
+        database_age: How long ago that was, by the database's clock.
         elapsed: Seconds since the previous call, by the monotonic clock.
     """
     if synced_at is None:
         return ObservedSync(None, float("inf"))
-    if seen is None:
-        return ObservedSync(synced_at, max(0.0, claimed_age))
-    if seen.synced_at == synced_at:
-        return ObservedSync(synced_at, seen.age + elapsed)
+    if previous is None:
+        return ObservedSync(synced_at, max(0.0, database_age))
+    if previous.synced_at == synced_at:
+        return ObservedSync(synced_at, previous.age + elapsed)
     # The round ended between the two calls.
-    return ObservedSync(synced_at, min(max(0.0, claimed_age), elapsed))
+    return ObservedSync(synced_at, min(max(0.0, database_age), elapsed))
 
 
 def sync_wait(wait: float, can_proceed_unattended: bool) -> float:

@@ -40,18 +40,18 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
     """Return the response of the route that matches a request.
 
     Raises:
-        ProblemError: No route has this path, or none with this path accepts this method.
+        ProblemError: No route has this path, or no route with this path accepts this method.
     """
     if not request.path.startswith("/"):
         return _answer_without_path(request)
-    fitting = [route for route in routes if route.argument(request.path) is not None]
-    if not fitting:
-        known = ", ".join(f"{route.method} {route.template}" for route in routes)
-        raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown path; known: {known}")
-    for route in fitting:
+    matching_routes = [route for route in routes if route.argument(request.path) is not None]
+    if not matching_routes:
+        known_routes = ", ".join(f"{route.method} {route.template}" for route in routes)
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown path; known: {known_routes}")
+    for route in matching_routes:
         if route.accepts(request.method):
             return route.handler(request, route.argument(request.path) or "")
-    raise _wrong_method(request.path, request.method, [route.method for route in fitting])
+    raise _wrong_method(request.path, request.method, [route.method for route in matching_routes])
 
 
 def needed_scope(path: str) -> Scope:
@@ -73,9 +73,9 @@ def _answer_without_path(request: HTTPRequest) -> HTTPResponse:
     )
 
 
-def _wrong_method(what: str, method: str, allowed: Sequence[str]) -> ProblemError:
+def _wrong_method(target: str, method: str, allowed: Sequence[str]) -> ProblemError:
     return ProblemError(
         HTTPStatus.METHOD_NOT_ALLOWED,
-        f"{what} takes {' and '.join(allowed)}, not {method[:20]}",
+        f"{target} accepts {' and '.join(allowed)}, not {method[:20]}",
         {"Allow": ", ".join(allowed)},
     )

@@ -17,8 +17,8 @@ from poundcake.endpoint.config_watcher import ConfigWatcher
 from poundcake.endpoint.http_server import Server
 from poundcake.endpoint.installation import (
     Installation,
+    apply_log_settings,
     install,
-    log_as_configured,
     open_engine,
 )
 from poundcake.endpoint.journal import Journal
@@ -42,7 +42,7 @@ class ListenError(PoundCakeError):
     """The endpoint cannot listen on the configured address.
 
     Attributes:
-        is_taken: Whether another socket listens there.
+        is_taken: Whether another socket listens on that address.
     """
 
     def __init__(self, config: Config, error: Exception) -> None:
@@ -58,7 +58,7 @@ class Endpoint:
         self,
         pack_config: Any,
         bus: Broker,
-        stackstorm: Callable[[Callable[[], Config]], StackStorm],
+        connect_stackstorm: Callable[[Callable[[], Config]], StackStorm],
         log: logging.Logger,
         registered_config: Callable[[], Any] | None = None,
     ):
@@ -67,16 +67,16 @@ class Endpoint:
         Args:
             pack_config: The configuration that StackStorm passes to the sensor.
             bus: Publishes triggers.
-            stackstorm: Returns a client of StackStorm's API, given a function that returns the
-                configuration in force.
+            connect_stackstorm: Returns a client of StackStorm's API, given a function that returns
+                the configuration in force.
             log: The endpoint's logger.
             registered_config: Returns the currently registered configuration, and may raise any
                 exception. By default, `pack_config` is used, and only its secret files can change.
         """
         self._bus = bus
-        self._connect = stackstorm
+        self._connect_stackstorm = connect_stackstorm
         self._log = log
-        self._supervisor = Supervisor(self._bring_up, log)
+        self._supervisor = Supervisor(self._start_parts, log)
         self._watcher = ConfigWatcher(
             pack_config, registered_config or (lambda: pack_config), self._supervisor.wake
         )
@@ -88,7 +88,7 @@ class Endpoint:
         self.metrics = Metrics(self.health, self._connections)
 
     def run(self) -> None:
-        """Serve until stop() is called. Parts that cannot start are retried."""
+        """Serve until stop() is called. Keep retrying the parts that cannot start."""
         self._watcher.start()
         self._supervisor.run(self._shut_down)
 
@@ -100,12 +100,12 @@ class Endpoint:
         """Make run() return, without waiting for it; safe to call in a signal handler."""
         self._supervisor.request_stop()
 
-    def _bring_up(self) -> list[str]:
+    def _start_parts(self) -> list[str]:
         """Start the parts that are not running yet.
 
         Returns:
-            A sentence for each problem. An empty string stands for a problem of the journal, which
-            the journal keeper logs.
+            A sentence for each problem. An empty string is a problem with the journal, which the
+            journal keeper logs.
         """
         problems = self._configure()
         if self._installation is None:
@@ -113,30 +113,30 @@ class Endpoint:
         # Open the journal first, so that a client that finds the port open can post. Open the port
         # even without a journal, so that the health view can report what is wrong.
         try:
-            if not self._installation.keeper.keep():
+            if not self._installation.keeper.ensure_open():
                 problems.append("")
         finally:
             problems += self._listen(self._installation.config)
         return problems
 
     def _configure(self) -> list[str]:
-        """Use the newest configuration. Return a list with the problem, empty if there is none."""
+        """Use the newest configuration. Return a list with the problem, or an empty list."""
         if self._installation is None:
             try:
                 config = load(self._watcher.latest)
-                stackstorm = self._connect(self._in_force)
+                stackstorm = self._connect_stackstorm(self._config_in_force)
                 self._installation = install(
-                    config, self._bus, stackstorm, self.metrics, self._log, self._in_force
+                    config, self._bus, stackstorm, self.metrics, self._log, self._config_in_force
                 )
             except (ConfigError, DatabaseError) as error:
                 return [f"configuration: {error}"]
             self._applied_at = datetime.now(timezone.utc)
-            log_as_configured(config, self._log)
-        elif self._watcher.take():
+            apply_log_settings(config, self._log)
+        elif self._watcher.consume_poll():
             self._config_problem = self._reconfigure(self._installation)
         return [self._config_problem] if self._config_problem else []
 
-    def _in_force(self) -> Config:
+    def _config_in_force(self) -> Config:
         return self._installed.config
 
     def _reconfigure(self, installation: Installation) -> str:
@@ -148,20 +148,20 @@ class Endpoint:
         failures, notes = [self._watcher.problem], []
         try:
             # Load it even if it has not changed, because the secret files may have.
-            wanted = load(self._watcher.latest)
+            new_config = load(self._watcher.latest)
             # Keep the folder, because its journal may have pending requests.
-            config = replace(wanted, state_dir=installation.config.state_dir)
+            config = replace(new_config, state_dir=installation.config.state_dir)
             if config != installation.config:
                 self._apply(config, installation)
-            if wanted.state_dir != config.state_dir:
-                notes = [f"state_dir: {wanted.state_dir} is used after a restart of the sensor"]
+            if new_config.state_dir != config.state_dir:
+                notes = [f"state_dir: {new_config.state_dir} is used after a restart of the sensor"]
         except (ConfigError, DatabaseError, TLSError, ListenError) as error:
             failures.append(str(error))
         if self._server and self._server.certificates:
             self._server.certificates.context()  # reloads changed files, and logs errors
         failure = "; ".join(filter(None, failures))
-        kept = [f"keeping the previous configuration: {failure}"] if failure else []
-        return "; ".join([*kept, *notes])
+        errors = [f"keeping the previous configuration: {failure}"] if failure else []
+        return "; ".join([*errors, *notes])
 
     def _apply(self, config: Config, installation: Installation) -> None:
         """Switch to a new configuration. If this raises, the previous one stays in force.
@@ -169,9 +169,9 @@ class Endpoint:
         Raises:
             DatabaseError, TLSError, ListenError: The configuration cannot be used.
         """
-        before, engine = installation.config, installation.reader.engine
-        changed = changed_keys(before, config)
-        if config.tracking_url != before.tracking_url:
+        previous, engine = installation.config, installation.reader.engine
+        changed = changed_keys(previous, config)
+        if config.tracking_url != previous.tracking_url:
             engine = open_engine(config)
         if self._server and self._receiver:
             if set(changed) & set(_SERVER_KEYS):
@@ -183,9 +183,9 @@ class Endpoint:
         self._installation = replace(installation, config=config)
         self._applied_at = datetime.now(timezone.utc)
         self._log.info("using the changed configuration: %s", ", ".join(changed))
-        log_as_configured(config, self._log)
+        apply_log_settings(config, self._log)
 
-    def _replace_server(self, config: Config, old: Server, old_receiver: Receiver) -> None:
+    def _replace_server(self, config: Config, old_server: Server, old_receiver: Receiver) -> None:
         """Replace the server with one for a new configuration, and let requests in flight finish.
 
         If this raises, the old server still serves, or `_listen` starts another one.
@@ -193,12 +193,12 @@ class Endpoint:
         receiver = Receiver(config, self, self._log, old_receiver.refused_webhooks)
         server = None
         try:
-            server = self._new_server(config, receiver, old)
+            server = self._new_server(config, receiver, old_server)
         except ListenError as error:
             # 0.0.0.0 conflicts with each address of this host: stop the old server first.
-            if not (error.is_taken and old.bound_to[1] == config.port):
+            if not (error.is_taken and old_server.bound_to[1] == config.port):
                 raise
-        old.stop(0)
+        old_server.stop(0)
         self._server = None
         self._start_server(server or self._new_server(config, receiver), receiver, config)
 
@@ -223,22 +223,29 @@ class Endpoint:
             TLSError, ListenError: The configuration cannot be used.
         """
         certificates = Certificates(config, self._log) if config.tls_certificate else None
-        host, port, most = config.host, config.port, config.max_connections
         try:
-            return Server(host, port, receiver, most, self._log, certificates, predecessor)
+            return Server(
+                config.host,
+                config.port,
+                receiver,
+                config.max_connections,
+                self._log,
+                certificates,
+                predecessor,
+            )
         except (OSError, UnicodeError) as error:
             raise ListenError(config, error) from None
 
     def _start_server(self, server: Server, receiver: Receiver, config: Config) -> None:
-        serving = threading.Thread(target=server.serve, name="poundcake-server", daemon=True)
+        thread = threading.Thread(target=server.serve, name="poundcake-server", daemon=True)
         try:
-            serving.start()
-        except RuntimeError:  # no more threads; close the port, or the next attempt fails
+            thread.start()
+        except RuntimeError:  # out of threads; close the port, or the next attempt fails
             server.close()
             raise
         self._server, self._receiver = server, receiver
-        how = ", ".join(config.authentication) or "no authentication, loopback only"
-        self._log.info("webhooks at %s/api/v1/webhook (%s)", server.address, how)
+        authentication = ", ".join(config.authentication) or "no authentication, loopback only"
+        self._log.info("webhooks at %s/api/v1/webhook (%s)", server.address, authentication)
 
     def _shut_down(self) -> None:
         self._watcher.stop()
@@ -268,9 +275,9 @@ class Endpoint:
         """The journal, or None while it cannot be opened."""
         return self._installation.keeper.journal if self._installation else None
 
-    def accepted(self) -> None:
-        """Wake the pipeline: a request was added to the journal."""
-        self._installed.keeper.accepted()
+    def note_accepted(self) -> None:
+        """Note that a request was added to the journal, and wake the pipeline."""
+        self._installed.keeper.note_accepted()
 
     def journal_problem(self) -> str:
         """Return why the journal is not open."""
@@ -278,7 +285,7 @@ class Endpoint:
 
     def journal_failed(self, reason: str) -> None:
         """Note that the journal could not be written or read."""
-        self._installed.keeper.failed(reason)
+        self._installed.keeper.note_failure(reason)
 
     def read(self, view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Raises DatabaseError."""

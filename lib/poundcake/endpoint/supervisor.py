@@ -1,7 +1,7 @@
 """Start the endpoint and keep it running for as long as the sensor runs.
 
-StackStorm restarts a sensor at most twice. So the endpoint never exits because of an
-error: it logs each problem once and retries.
+StackStorm restarts a sensor at most twice. So the endpoint never exits because of an error: it logs
+each problem once and retries.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ TICK_SECONDS = 0.2
 class Supervisor:
     """Repeatedly call a function that starts whatever is not running, until stopped."""
 
-    def __init__(self, bring_up: Callable[[], list[str]], log: logging.Logger):
+    def __init__(self, start_parts: Callable[[], list[str]], log: logging.Logger):
         """Create a supervisor.
 
         Args:
-            bring_up: Starts the parts that are not running, and returns a sentence for each
+            start_parts: Starts the parts that are not running, and returns a sentence for each
                 problem; an empty list if everything runs. Empty sentences are not logged.
             log: The logger for problems.
         """
-        self._bring_up = bring_up
+        self._start_parts = start_parts
         self._log = log
         # A plain flag, not an Event, because a signal handler sets it: the handler may run while
         # its own thread holds the lock of the Event.
@@ -43,9 +43,10 @@ class Supervisor:
         try:
             while not self._is_stopping:
                 self._is_woken = False
-                wait = RETRY_SECONDS if self._is_up() else min(wait * 2, 10 * RETRY_SECONDS)
-                until = monotonic() + wait
-                while not (self._is_stopping or self._is_woken) and monotonic() < until:
+                is_up = self._start_missing_parts()
+                wait = RETRY_SECONDS if is_up else min(wait * 2, 10 * RETRY_SECONDS)
+                deadline = monotonic() + wait
+                while not (self._is_stopping or self._is_woken) and monotonic() < deadline:
                     time.sleep(TICK_SECONDS)
         finally:
             shut_down()
@@ -64,15 +65,15 @@ class Supervisor:
         self.request_stop()
         self._ended.wait(timeout)
 
-    def _is_up(self) -> bool:
+    def _start_missing_parts(self) -> bool:
         """Start the missing parts and log each new problem. Return True if everything runs."""
         try:
-            problems = self._bring_up()
+            problems = self._start_parts()
         # A bug. The next attempt may succeed, and exiting would not help.
         except Exception as error:
             problems = [f"{type(error).__name__}: {error}"]
             if problems[0] not in self._logged:
-                self._log.exception("the endpoint cannot be brought up")
+                self._log.exception("the endpoint cannot be started")
         for problem in problems:
             if problem and problem not in self._logged:
                 self._log.error("%s; retrying until it works", problem)

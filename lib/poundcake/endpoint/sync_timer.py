@@ -19,8 +19,8 @@ class SyncTimer:
         self._dependencies = dependencies
         self._wait = retry.SYNC_WAITS[0]
         self._check_at = 0.0
-        self._seen: ObservedSync | None = None
-        self._seen_at = 0.0
+        self._last_sync: ObservedSync | None = None
+        self._observed_at = 0.0
 
     def sync_soon(self) -> None:
         """Return to short waits, because alerts were emitted."""
@@ -41,12 +41,12 @@ class SyncTimer:
         )
         self._dependencies.components.database.ok()
         self._report_monitoring(work.monitoring_problem)
-        seen = self._observe(work)
+        last_sync = self._observe(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
         wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
-        remaining = wait - seen.age
+        remaining = wait - last_sync.age
         if remaining <= 0:
             payload = SyncDuePayload(open=work.count)
             self._dependencies.bus.publish(
@@ -68,9 +68,11 @@ class SyncTimer:
 
     def _observe(self, work: OpenWork) -> ObservedSync:
         now = monotonic()
-        age = 0.0
+        database_age = 0.0
         if work.synced_at and work.read_at:
-            age = (work.read_at - work.synced_at).total_seconds()
-        seen = retry.observe_sync(self._seen, work.synced_at, age, now - self._seen_at)
-        self._seen, self._seen_at = seen, now
-        return seen
+            database_age = (work.read_at - work.synced_at).total_seconds()
+        last_sync = retry.observe_sync(
+            self._last_sync, work.synced_at, database_age, now - self._observed_at
+        )
+        self._last_sync, self._observed_at = last_sync, now
+        return last_sync

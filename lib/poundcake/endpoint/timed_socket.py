@@ -1,6 +1,7 @@
 """A connected socket whose reads and writes share one deadline.
 
-With a time limit per read, a client could hold a connection forever by sending a byte at a time.
+If each read had its own time limit, a client could hold a connection forever by sending one byte at
+a time.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class ByteStream(Protocol):
 class TimedSocket:
     """A ByteStream over a plain socket."""
 
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
         self._deadline = 0.0
 
     def expire_in(self, seconds: float) -> None:
@@ -45,21 +46,21 @@ class TimedSocket:
 
     def peek(self) -> bytes:
         """Return the next byte without consuming it."""
-        self._limit()
+        self._apply_deadline()
         return self._socket.recv(1, socket.MSG_PEEK)
 
     def receive(self, size: int) -> bytes:
         """Return 1 to `size` bytes, or b"" if the client has closed its side."""
-        self._limit()
+        self._apply_deadline()
         return self._socket.recv(size)
 
     def send(self, data: bytes) -> None:
         """Send all of `data`."""
         # Not sendall(): under eventlet, the timeout would apply to each chunk separately.
-        rest = memoryview(data)
-        while rest:
-            self._limit()
-            rest = rest[self._socket.send(rest) :]
+        unsent = memoryview(data)
+        while unsent:
+            self._apply_deadline()
+            unsent = unsent[self._socket.send(unsent) :]
 
     def linger(self, seconds: float, max_bytes: int) -> None:
         """Close the sending side, and discard what the client still sends for a while.
@@ -75,7 +76,7 @@ class TimedSocket:
                 return
             max_bytes -= len(chunk)
 
-    def _limit(self) -> None:
+    def _apply_deadline(self) -> None:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
             raise socket.timeout("the client was too slow")

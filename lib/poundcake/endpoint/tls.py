@@ -1,6 +1,6 @@
 """TLS for the endpoint: the server side of a connection, and the certificate files.
 
-TLS 1.2 and later, with the ciphers that Python's ssl chooses. Changed files are used without a
+TLS 1.2 and later, with the ciphers that Python's ssl chooses. Changed files are loaded without a
 restart.
 """
 
@@ -24,11 +24,11 @@ _CHUNK = 65536
 
 _Result = TypeVar("_Result")
 # Inode, modification time in nanoseconds and size of each file; None if the file is missing.
-_Versions = List[Optional[Tuple[int, int, int]]]
+_FileVersions = List[Optional[Tuple[int, int, int]]]
 
 
 class TLSError(PoundCakeError):
-    """A certificate, key or CA file cannot be used. The message names its configuration key."""
+    """A certificate, key or CA file cannot be used. The message names the configuration key."""
 
 
 class TLSStream:
@@ -48,8 +48,8 @@ class TLSStream:
         """Do the handshake.
 
         Returns:
-            The name of the client's certificate, if it authenticated with one of the client CA;
-            otherwise "".
+            The name of the client's certificate, if the client authenticated with one that the
+            client CA signed; otherwise "".
 
         Raises:
             ssl.SSLError: The handshake failed.
@@ -57,11 +57,11 @@ class TLSStream:
             OSError: The connection was lost.
         """
         try:
-            self._retried(self._tls.do_handshake)
+            self._run_step(self._tls.do_handshake)
         finally:
             self._flush()  # if the handshake failed, this tells the client why
         certificate = self._tls.getpeercert()
-        return _name(certificate) if certificate else ""
+        return _certificate_name(certificate) if certificate else ""
 
     def expire_in(self, seconds: float) -> None:
         """Set the deadline for all calls that follow, including the handshake."""
@@ -70,7 +70,7 @@ class TLSStream:
     def receive(self, size: int) -> bytes:
         """Return 1 to `size` bytes, or b"" if the client has closed its side."""
         try:
-            return self._retried(lambda: self._tls.read(size))
+            return self._run_step(lambda: self._tls.read(size))
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
@@ -81,14 +81,14 @@ class TLSStream:
 
     def linger(self, seconds: float, max_bytes: int) -> None:
         """Send the closing alert, and discard what the client still sends for a while."""
-        # unwrap() writes our alert, then raises because the client's alert has not arrived yet.
+        # unwrap() writes the server's alert, then raises because the client's has not arrived yet.
         with suppress(ssl.SSLError):
             self._tls.unwrap()
         self._flush()
         self._plain.linger(seconds, max_bytes)
 
-    def _retried(self, step: Callable[[], _Result]) -> _Result:
-        """Return step(), receiving more data and retrying for as long as it needs some."""
+    def _run_step(self, step: Callable[[], _Result]) -> _Result:
+        """Return step(). While it needs more data, receive some and call it again."""
         while True:
             try:
                 return step()
@@ -110,7 +110,7 @@ class Certificates:
     """The certificate, key and client CA files of the configuration, as an `ssl.SSLContext`.
 
     Attributes:
-        problem: Why the files cannot be used as they are now; empty if they can.
+        problem: Why the current files cannot be used; empty if they can.
 
     Raises:
         TLSError: A file cannot be used when the endpoint starts.
@@ -122,7 +122,7 @@ class Certificates:
         self._log = log
         self._lock = threading.Lock()
         self._versions = self._current_versions()
-        self._context = _load(self._paths)
+        self._context = _load_context(self._paths)
         self.problem = ""
 
     def context(self) -> ssl.SSLContext:
@@ -132,7 +132,7 @@ class Certificates:
             if versions != self._versions:
                 self._versions = versions
                 try:
-                    self._context = _load(self._paths)
+                    self._context = _load_context(self._paths)
                     self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
@@ -140,8 +140,8 @@ class Certificates:
                     self._log.error("%s", self.problem)
             return self._context
 
-    def _current_versions(self) -> _Versions:
-        versions: _Versions = []
+    def _current_versions(self) -> _FileVersions:
+        versions: _FileVersions = []
         for path in self._paths.values():
             try:
                 status = os.stat(path)
@@ -151,7 +151,7 @@ class Certificates:
         return versions
 
 
-def _load(paths: dict[str, str]) -> ssl.SSLContext:
+def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
     for key, path in paths.items():
         try:
             open(path, "rb").close()
@@ -183,7 +183,7 @@ def _load(paths: dict[str, str]) -> ssl.SSLContext:
     return context
 
 
-def _name(certificate: Mapping[str, Any]) -> str:
+def _certificate_name(certificate: Mapping[str, Any]) -> str:
     """Return the name under which the trail shows the owner of a certificate, as `CN=name`.
 
     The equals sign distinguishes it from the names of other credentials, whatever the CA signs.

@@ -25,46 +25,46 @@ from poundcake.trail.open_work import unexplained
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls
 
-# If no alert was held back for this long, the next one counts as reaching the limit again.
+# If no alert is held back for this long, the next one counts as reaching the limit again.
 _LIMIT_RESET = timedelta(hours=1)
 
 
 def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
     """Return {entry id: the request_id under which it is recorded} for the recorded requests."""
-    wanted = {entry.request_id: entry for entry in entries}
-    bodies = _bodies(connection, list(wanted))
+    entries_by_id = {entry.request_id: entry for entry in entries}
+    hashes = _body_hashes(connection, list(entries_by_id))
     # Another endpoint may already have recorded a different body under the same X-Request-ID.
     collisions = {
         collision_id(request_id, entry.body_sha256): entry
-        for request_id, entry in wanted.items()
-        if bodies.get(request_id, entry.body_sha256) != entry.body_sha256
+        for request_id, entry in entries_by_id.items()
+        if hashes.get(request_id, entry.body_sha256) != entry.body_sha256
     }
-    bodies.update(_bodies(connection, list(collisions)))
+    hashes.update(_body_hashes(connection, list(collisions)))
     return {
         entry.id: request_id
-        for request_id, entry in [*wanted.items(), *collisions.items()]
-        if bodies.get(request_id) == entry.body_sha256
+        for request_id, entry in [*entries_by_id.items(), *collisions.items()]
+        if hashes.get(request_id) == entry.body_sha256
     }
 
 
-def _bodies(connection: Connection, request_ids: Sequence[str]) -> dict[str, str]:
+def _body_hashes(connection: Connection, request_ids: Sequence[str]) -> dict[str, str]:
     """Return {request_id: body_sha256} for the recorded requests."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for chunk in database.batched(request_ids):
         rows = connection.execute(
             select(api_calls.c.request_id, api_calls.c.body_sha256).where(
                 api_calls.c.request_id.in_(chunk)
             )
         )
-        found.update({request_id: sha256 for request_id, sha256 in rows})
-    return found
+        hashes.update({request_id: sha256 for request_id, sha256 in rows})
+    return hashes
 
 
 def recorded_requests(
     connection: Connection, request_ids: Sequence[str]
 ) -> dict[str, RecordedRequest]:
     """Return recorded requests by request_id, each with its unexplained alerts in row order."""
-    found: dict[int, RecordedRequest] = {}
+    requests: dict[int, RecordedRequest] = {}
     for chunk in database.batched(request_ids):
         calls = connection.execute(
             select(
@@ -76,14 +76,14 @@ def recorded_requests(
             ).where(api_calls.c.request_id.in_(chunk))
         )
         for call in calls:
-            found[call.id] = RecordedRequest(
+            requests[call.id] = RecordedRequest(
                 call_id=call.id,
                 request_id=call.request_id,
                 receiver=call.receiver or "",
                 group_status=call.group_status or "",
                 emitter=call.emitter or "",
             )
-    for ids in database.batched(list(found)):
+    for ids in database.batched(list(requests)):
         rows = connection.execute(
             select(
                 alerts.c.api_call_id,
@@ -96,13 +96,13 @@ def recorded_requests(
         )
         for call_id, alert_id, size, explanation in rows:
             is_lost = explanation == Explanation.RETRY
-            found[call_id].unexplained.append(UnexplainedAlert(alert_id, size, is_lost))
-    return {request.request_id: request for request in found.values()}
+            requests[call_id].unexplained_alerts.append(UnexplainedAlert(alert_id, size, is_lost))
+    return {request.request_id: request for request in requests.values()}
 
 
 def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
     """Return the summaries of requests by the row ids of the requests."""
-    found = {call_id: Summary() for call_id in call_ids}
+    by_call = {call_id: Summary() for call_id in call_ids}
     for ids in database.batched(call_ids):
         counts = connection.execute(
             select(alerts.c.api_call_id, alerts.c.outcome, func.count())
@@ -110,10 +110,10 @@ def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summ
             .group_by(alerts.c.api_call_id, alerts.c.outcome)
         )
         for call_id, outcome, number in counts:
-            found[call_id].outcomes[outcome] = number
+            by_call[call_id].outcomes[outcome] = number
         for call_id, limited in _limits_reached(connection, ids):
-            found[call_id].limited.append(limited)
-    return found
+            by_call[call_id].limited_alerts.append(limited)
+    return by_call
 
 
 def _limits_reached(
@@ -135,9 +135,9 @@ def _limits_reached(
         .where(alerts.c.api_call_id.in_(call_ids), alerts.c.outcome == Outcome.RATE_LIMITED)
         .order_by(alerts.c.id)
     )
-    first: dict[tuple[int, str], Row[tuple[object, ...]]] = {}
+    first_rows: dict[tuple[int, str], Row[tuple[object, ...]]] = {}
     for row in rows:
-        first.setdefault((row.api_call_id, row.alert_name), row)
+        first_rows.setdefault((row.api_call_id, row.alert_name), row)
     return [
         (
             row.api_call_id,
@@ -151,7 +151,7 @@ def _limits_reached(
                 held_until=row.held_until,
             ),
         )
-        for row in first.values()
+        for row in first_rows.values()
         if not _was_limited_before(connection, row)
     ]
 
@@ -174,7 +174,7 @@ def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) ->
 
 def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, RecordedAlert]:
     """Return alerts by id, with everything that their triggers contain."""
-    found: dict[int, RecordedAlert] = {}
+    loaded: dict[int, RecordedAlert] = {}
     for chunk in database.batched(ids):
         rows = connection.execute(
             select(
@@ -195,8 +195,8 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
                 ),
             ).where(alerts.c.id.in_(chunk))
         )
-        found.update({row[0]: RecordedAlert(*row) for row in rows})
-    return found
+        loaded.update({row[0]: RecordedAlert(*row) for row in rows})
+    return loaded
 
 
 def open_replays(connection: Connection) -> list[str]:

@@ -23,7 +23,7 @@ that reads many views at once could delay the emission of every alert.
 """
 
 MAX_WAITING_VIEWS = 32
-"""Maximum number of views that are being read or wait for that.
+"""Maximum number of views that are being read or waiting to be read.
 
 Each keeps a connection busy, and the endpoint needs the other connections for webhooks.
 """
@@ -49,8 +49,8 @@ class TrackingReader:
         self._create = create
         self._database_id = ""
         self._lock = threading.Lock()
-        self._waiting_views = threading.BoundedSemaphore(MAX_WAITING_VIEWS)
-        self._views = threading.BoundedSemaphore(MAX_VIEWS)
+        self._queued_views = threading.BoundedSemaphore(MAX_WAITING_VIEWS)
+        self._active_views = threading.BoundedSemaphore(MAX_VIEWS)
         self._clock_offset = 0.0
         self._compared_at: float | None = None
 
@@ -65,18 +65,18 @@ class TrackingReader:
         return result
 
     def read_view(self, query: Callable[..., T], *args: Any) -> T:
-        """Return query(connection, *args) for a client, after the views that others wait for.
+        """Return query(connection, *args), once fewer than MAX_VIEWS other views are being read.
 
         Raises:
             DatabaseError: The database cannot be read now, or too many views are waiting.
         """
-        if not self._waiting_views.acquire(blocking=False):
+        if not self._queued_views.acquire(blocking=False):
             raise DatabaseError(f"{MAX_WAITING_VIEWS} views are waiting for it; try again")
         try:
-            with self._views:
+            with self._active_views:
                 return self.read(query, *args)
         finally:
-            self._waiting_views.release()
+            self._queued_views.release()
 
     def write(self, statement: Callable[..., T], *args: Any) -> T:
         """Return statement(engine, *args), which writes to the database.
@@ -111,14 +111,14 @@ class TrackingReader:
 
     def use(self, engine: Engine, create: bool) -> None:
         """Use another engine from now on. Reads in progress finish on the previous one."""
-        before, self.engine, self._create = self.engine, engine, create
-        if engine is not before:
+        previous, self.engine, self._create = self.engine, engine, create
+        if engine is not previous:
             self.forget()
             self._clock_offset, self._compared_at = 0.0, None
-            before.dispose()
+            previous.dispose()
 
     def forget(self) -> None:
-        """Read the id again next time, because the database may have been replaced."""
+        """Forget the id, so that it is read again: the database may have been replaced."""
         self._database_id = ""
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
@@ -137,7 +137,7 @@ class TrackingReader:
         try:
             holds.check_usable(connection)
         except DatabaseError:
-            # Nothing is announced any more, because announcements need the id.
+            # Without the id, nothing is announced.
             self.forget()
             raise
 
@@ -147,8 +147,8 @@ class TrackingReader:
             return
         if self.engine.dialect.name == "sqlite":
             return
-        before = clock.local_now()
+        started_at = clock.local_now()
         database_time = clock.database_now(connection)
-        local_time = before + (clock.local_now() - before) / 2
+        local_time = started_at + (clock.local_now() - started_at) / 2
         self._clock_offset = round((local_time - database_time).total_seconds(), 6)
         self._compared_at = now

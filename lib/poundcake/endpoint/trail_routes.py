@@ -13,7 +13,7 @@ from poundcake.endpoint.query_parameters import PageQuery, parse_page, refuse_pa
 from poundcake.endpoint.routes import Route
 from poundcake.trail import queries, search
 
-# A page that would be larger has fewer rows; its `next` continues after them.
+# A page that would be larger has fewer rows, and its `next` continues after them.
 MAX_PAGE_BYTES = 2 << 20
 _FILTERS = (
     "since",
@@ -49,10 +49,10 @@ class TrailRoutes:
 
     def _status(self, request: HTTPRequest, request_id: str) -> HTTPResponse:
         refuse_parameters(request.query)
-        answer = self._service.status(request_id.lower())
-        if answer is None:
+        trail = self._service.status(request_id.lower())
+        if trail is None:
             raise ProblemError(HTTPStatus.NOT_FOUND, "no request with this request_id is known")
-        return HTTPResponse.json(HTTPStatus.OK, answer)
+        return HTTPResponse.json(HTTPStatus.OK, trail)
 
     def _recent_requests(self, request: HTTPRequest, _: str) -> HTTPResponse:
         page = parse_page(request.query, _FILTERS, 20)
@@ -71,7 +71,7 @@ class TrailRoutes:
             queries.st2_executions,
             page,
             _EXECUTION_FILTERS,
-            status=page.texts["status"],
+            status=page.text_values["status"],
             web_url=self._config.st2_web_url,
         )
 
@@ -80,16 +80,16 @@ class TrailRoutes:
         view: Callable[..., dict[str, Any]],
         page: PageQuery,
         filter_names: tuple[str, ...],
-        **more: Any,
+        **view_arguments: Any,
     ) -> HTTPResponse:
         """Return a page of a list, with at most MAX_PAGE_BYTES unless it is a single row."""
-        filters = search.parse(None, **{name: page.texts[name] for name in filter_names})
+        filters = search.parse(None, **{name: page.text_values[name] for name in filter_names})
         limit = page.limit
         while True:
-            answer = self._service.read(
-                view, filters=filters, limit=limit, offset=page.offset, **more
+            document = self._service.read(
+                view, filters=filters, limit=limit, offset=page.offset, **view_arguments
             )
-            response = HTTPResponse.json(HTTPStatus.OK, answer)
+            response = HTTPResponse.json(HTTPStatus.OK, document)
             size = len(response.body)
             if size <= MAX_PAGE_BYTES or limit == 1:
                 return response

@@ -111,8 +111,8 @@ def alert_payload(
             job=labels.get("job", ""),
             labels=labels,
             receiver=request.receiver,
-            starts_at=_text(alert.starts_at),
-            ends_at=_text(alert.ends_at),
+            starts_at=_timestamp_or_empty(alert.starts_at),
+            ends_at=_timestamp_or_empty(alert.ends_at),
             remediation=matching.name if matching else "",
         )
     )
@@ -129,11 +129,11 @@ def limit_reached_payload(request: RecordedRequest, alert: LimitedAlert) -> Limi
             instance=alert.instance,
             episode=alert.episode,
             reason=alert.reason,
-            until=_text(alert.held_until),
+            until=_timestamp_or_empty(alert.held_until),
         )
     )
     return payload
 
 
-def _text(moment: datetime | None) -> str:
+def _timestamp_or_empty(moment: datetime | None) -> str:
     return format_timestamp(moment) if moment else ""

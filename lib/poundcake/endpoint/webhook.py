@@ -39,15 +39,15 @@ class WebhookReceiver:
     def __init__(self, config: Config, service: Service) -> None:
         self._config = config
         self._service = service
-        # Python parses one body at a time anyway. Several threads that parse would only take more
-        # memory, and more of the time that the other connections need.
+        # Python parses one body at a time anyway. Parsing in several threads would only take more
+        # memory, and more time from the other connections.
         self._parsing_large_body = threading.Lock()
 
     def accept(self, request: HTTPRequest, _: str) -> HTTPResponse:
         """Store a notification in the journal.
 
         Raises:
-            ProblemError: The webhook can never be accepted (4xx), or not at present (503).
+            ProblemError: The webhook is invalid (4xx), or cannot be accepted at present (503).
             ClientGoneError: The body did not arrive. No response is sent, so that Alertmanager
                 retries; after a 408 it would not.
         """
@@ -55,7 +55,7 @@ class WebhookReceiver:
         received_at = datetime.now(timezone.utc)
         raw = request.body.read()
         webhook = self._parse(raw)
-        stored = Request(
+        new_request = Request(
             request_id="",
             received_at=received_at,
             client_host=request.client_host,
@@ -66,16 +66,16 @@ class WebhookReceiver:
             body=raw.decode("utf-8-sig"),  # without a byte order mark
             credential=request.credential,
         )
-        alerts = len(webhook.alerts)
-        request_id = self._store(stored, _sender_request_id(request.headers), alerts)
-        self._service.metrics.alerts_received.inc(alerts)
+        alert_count = len(webhook.alerts)
+        request_id = self._store(new_request, _sender_request_id(request.headers), alert_count)
+        self._service.metrics.alerts_received.inc(alert_count)
         return HTTPResponse.json(
             HTTPStatus.ACCEPTED,
             {
                 "status": "accepted",
                 "request_id": request_id,
-                "alerts_received": alerts,
-                "message": f"{alerts} alert{'' if alerts == 1 else 's'} accepted",
+                "alerts_received": alert_count,
+                "message": f"{alert_count} alert{'' if alert_count == 1 else 's'} accepted",
             },
             {"X-Request-ID": request_id},
         )
@@ -114,7 +114,7 @@ class WebhookReceiver:
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise ProblemError(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "send the body as it is, without Content-Encoding",
+                "send the body uncompressed, without Content-Encoding",
             )
 
     def _check_backlog(self) -> None:
@@ -127,18 +127,18 @@ class WebhookReceiver:
                 f"{journal.backlog} requests wait to be recorded, and backlog_limit is {limit}",
             )
 
-    def _store(self, request: Request, wanted_id: str, alerts: int) -> str:
+    def _store(self, request: Request, wanted_id: str, alert_count: int) -> str:
         journal = self._service.journal
         if journal is None:  # closed while the body was read
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, self._service.journal_problem())
         try:
-            request_id = journal.accept(request, wanted_id, body_sha256(request.body), alerts)
+            request_id = journal.accept(request, wanted_id, body_sha256(request.body), alert_count)
         except JournalError as error:
             self._service.journal_failed(str(error))
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE, f"the journal cannot be written now: {error}"
             ) from None
-        self._service.accepted()
+        self._service.note_accepted()
         return request_id
 
 
@@ -160,9 +160,9 @@ def _sender_request_id(headers: Mapping[str, str]) -> str:
     A UUID of version 5 is ignored as well. `request_ids` derives the ids of later requests in that
     version, so a sender could take the id of another sender's replay or confirmation.
     """
-    given = headers.get("x-request-id", "")
+    sender_id = headers.get("x-request-id", "")
     try:
-        parsed = uuid.UUID(given)
+        parsed = uuid.UUID(sender_id)
     except ValueError:
         return ""
-    return given if str(parsed) == given and parsed.version != 5 else ""
+    return sender_id if str(parsed) == sender_id and parsed.version != 5 else ""

@@ -18,11 +18,11 @@ HUNG_SECONDS = 120.0
 
 
 @dataclass
-class _Scheduled:
+class _ScheduledStep:
     """A step and its state.
 
     Attributes:
-        name: The step, for log lines, as in "emitting".
+        name: What the step does, for log lines, such as "emitting".
         run: The function to call.
         failures: Failed runs in a row.
         waits_until: Monotonic time of the next attempt after a failure.
@@ -37,15 +37,17 @@ class _Scheduled:
 class Worker:
     """Run steps one after the other in a loop. A step that fails is retried after a backoff."""
 
-    def __init__(self, steps: Sequence[tuple[str, Step]], failed: Callable[[str, Exception], None]):
+    def __init__(
+        self, steps: Sequence[tuple[str, Step]], on_failure: Callable[[str, Exception], None]
+    ):
         """Create a worker that is not running yet.
 
         Args:
             steps: The name and function of each step. Each step has its own backoff.
-            failed: Called with the name of a step and the exception that it raised.
+            on_failure: Called with the name of a step and the exception that it raised.
         """
-        self._steps = [_Scheduled(name, run) for name, run in steps]
-        self._failed = failed
+        self._steps = [_ScheduledStep(name, run) for name, run in steps]
+        self._on_failure = on_failure
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
@@ -95,27 +97,27 @@ class Worker:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            pause = IDLE_WAIT
+            shortest_wait = IDLE_WAIT
             for step in self._steps:
-                wanted = self._run_step(step)
-                if wanted is not None:
-                    pause = min(pause, wanted)
-            self._wake.wait(pause)
+                wait = self._run_step(step)
+                if wait is not None:
+                    shortest_wait = min(shortest_wait, wait)
+            self._wake.wait(shortest_wait)
             self._wake.clear()
 
-    def _run_step(self, step: _Scheduled) -> float | None:
+    def _run_step(self, step: _ScheduledStep) -> float | None:
         """Run a step unless it is backing off. Return the seconds until it has to run again."""
         remaining = step.waits_until - monotonic()
         if remaining > 0:
             return remaining
         self._progress_at, self._step = monotonic(), step.name
         try:
-            wanted = step.run()
+            next_wait = step.run()
             step.failures = 0
-            return wanted
-        # No error of a step may end the thread that has to retry it.
+            return next_wait
+        # No error in a step may end the thread, which has to retry the step.
         except Exception as error:
-            self._failed(step.name, error)
+            self._on_failure(step.name, error)
         finally:
             self._step = ""
         wait = retry.jittered(retry.doubled(retry.FAILURE_WAITS, step.failures))

@@ -35,7 +35,7 @@ def test_a_registered_configuration_is_returned_once_per_poll(watcher):
     wait_for(lambda: watcher.latest == {"port": 2})
     assert watcher.polled.wait(10)
     watcher.stop()
-    wait_for(lambda: not watcher.take())
+    wait_for(lambda: not watcher.consume_poll())
     assert watcher.problem == ""
 
 

@@ -425,7 +425,7 @@ class TestReplays:
         assert rig.state(replay_id) == "done"
 
     def test_replays_are_emitted_even_if_they_are_imported_one_by_one(self, rig, monkeypatch):
-        monkeypatch.setattr("poundcake.endpoint.replay_importer.IMPORTED_TOGETHER", 1)
+        monkeypatch.setattr("poundcake.endpoint.replay_importer.MAX_IMPORTED_AT_ONCE", 1)
         ids = [rig.accept(*named_alerts(name)) for name in "abc"]
         rig.advance()
         replay_ids = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}

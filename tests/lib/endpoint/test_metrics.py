@@ -470,7 +470,7 @@ class TestPipelineMetrics:
 class TestMetrics:
     def test_an_outcome_of_another_release_is_counted_as_other(self):
         endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
-        endpoint_metrics.emitted({"admitted": 2, "eaten": 3}, 2, again=False)
+        endpoint_metrics.count_emission({"admitted": 2, "eaten": 3}, 2, is_repeat=False)
         values = parse_metrics(endpoint_metrics)
         assert values.get("alerts_recorded_total", outcome="admitted") == 2
         assert values.get("alerts_recorded_total", outcome="other") == 3
@@ -478,7 +478,7 @@ class TestMetrics:
 
     def test_a_clock_set_back_records_no_negative_duration(self):
         endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
-        endpoint_metrics.recorded([later(10**9)])
+        endpoint_metrics.count_recorded([later(10**9)])
         assert parse_metrics(endpoint_metrics).get("accept_to_record_seconds_sum") == 0
 
     def test_health_that_is_slow_to_compute_is_cached_longer(self, monkeypatch):

@@ -83,7 +83,7 @@ def test_a_refusal_resets_the_batch_size_which_then_doubles():
 
 
 @pytest.mark.parametrize(
-    "previous, synced_at, claimed_age, elapsed, age",
+    "previous, synced_at, database_age, elapsed, age",
     [
         # The first poll relies on the clocks, by which at most one wait has passed.
         (None, None, 0, 0, float("inf")),
@@ -99,9 +99,9 @@ def test_a_refusal_resets_the_batch_size_which_then_doubles():
     ],
 )
 def test_the_age_of_the_last_sync_does_not_depend_on_wrong_clocks(
-    previous, synced_at, claimed_age, elapsed, age
+    previous, synced_at, database_age, elapsed, age
 ):
-    assert retry.observe_sync(previous, synced_at, claimed_age, elapsed) == ObservedSync(
+    assert retry.observe_sync(previous, synced_at, database_age, elapsed) == ObservedSync(
         synced_at, age
     )
 

@@ -548,7 +548,7 @@ class TestInternalFaults:
 
         monkeypatch.setattr(module, name, fail_three_times)
         self.run_until(endpoint_service, lambda: endpoint_service.journal and len(attempts) == 4)
-        assert caplog.text.count("cannot be brought up") == 1  # with a traceback
+        assert caplog.text.count("cannot be started") == 1  # with a traceback
         assert caplog.text.count("retrying until it works") == 1
 
     @pytest.mark.parametrize("error", [JournalError, RuntimeError])
@@ -625,7 +625,7 @@ class TestInternalFaults:
             attempts.append(1)
             if len(attempts) == 1:
                 file = pipeline._dependencies.journal._file
-                raise file.failed(sqlite3.DatabaseError("malformed"))
+                raise file.note_failure(sqlite3.DatabaseError("malformed"))
             return original_start(pipeline)
 
         monkeypatch.setattr(Pipeline, "start", fail_once)
@@ -637,15 +637,15 @@ class TestInternalFaults:
         """Requests once waited for a dead thread while health was ok."""
         service, port = self.start(tmp_path)
         probe = InThreads(tmp_path, port=port)
-        settle, killed = Announcer.settle, []
+        poll_recorded, killed = Announcer.poll_recorded, []
 
         def kill(announcer):
             if not killed:
                 killed.append(1)
                 raise SystemExit  # as when eventlet kills a green thread
-            return settle(announcer)
+            return poll_recorded(announcer)
 
-        monkeypatch.setattr(Announcer, "settle", kill)
+        monkeypatch.setattr(Announcer, "poll_recorded", kill)
 
         def request_is_recorded():
             if not killed or not services.accepts_connections(port):

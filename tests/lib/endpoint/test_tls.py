@@ -364,4 +364,4 @@ class TestNames:
         ],
     )
     def test_a_name_is_printable_and_fits_into_its_column(self, certificate, name):
-        assert tls._name(certificate) == name
+        assert tls._certificate_name(certificate) == name

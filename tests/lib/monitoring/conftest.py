@@ -1,4 +1,4 @@
-"""A server that answers as a test says."""
+"""A fake server whose responses a test defines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.lib.monitoring.servers import FakeServer
 
 
 @pytest.fixture
-def fake():
+def fake_server():
     server = FakeServer()
     yield server
     server.close()

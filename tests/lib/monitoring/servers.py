@@ -1,4 +1,4 @@
-"""A server that answers like Alertmanager or Prometheus, or not."""
+"""A server that answers like Alertmanager or Prometheus, or with errors."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class FakeServer:
 
     def __init__(self):
         self.responses, self.status, self.headers, self.requests = {}, 200, {}, []
-        fake = self
+        fake_server = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def answer(self):
                 length = int(self.headers.get("Content-Length") or 0)
                 document = json.loads(self.rfile.read(length)) if length else None
-                fake.requests.append((self.command, self.path, dict(self.headers), document))
-                body = fake.responses.get(self.path.partition("?")[0], b"")
+                fake_server.requests.append((self.command, self.path, dict(self.headers), document))
+                body = fake_server.responses.get(self.path.partition("?")[0], b"")
                 if callable(body):
                     body(self)
                     return
                 body = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response_only(fake.status)
+                self.send_response_only(fake_server.status)
                 headers = {"Date": self.date_time_string(), "Content-Length": len(body)}
-                for name, value in {**headers, **fake.headers}.items():
+                for name, value in {**headers, **fake_server.headers}.items():
                     if value is not None:
                         self.send_header(name, str(value))
                 self.end_headers()

@@ -1,4 +1,4 @@
-"""Prometheus's API, against a real Prometheus and against a server of ours."""
+"""Prometheus's API, against a real Prometheus and a fake server."""
 
 from __future__ import annotations
 
@@ -27,34 +27,38 @@ def exporter():
     new_exporter.close()
 
 
-def test_the_state_of_an_alert_in_a_real_prometheus(exporter):
+def test_the_client_reads_the_state_of_an_alert_in_a_real_prometheus(exporter):
     server = start(PrometheusServer, "HostDown", exporter.port, [])
     try:
         url = f"http://127.0.0.1:{server.port}"
         (client,) = monitoring.prometheus_servers(Config(prometheus=(MonitoringServer(url),)))
 
-        def state():
-            return client.alert_state({"alertname": "HostDown", "instance": "web-1", "job": "x"})
-
-        def state_of(instance):
-            labels = {"alertname": "HostDown", "instance": instance, "job": "exporter"}
+        def read_state(instance, job="exporter"):
+            labels = {"alertname": "HostDown", "instance": instance, "job": job}
             return client.alert_state(labels)
 
-        wait_for(lambda: state_of("web-1").state == AlertState.CLEARED, 30)
+        def wait_for_state(state):
+            return wait_for(lambda: (reading := read_state("web-1")).state == state and reading, 30)
+
+        wait_for_state(AlertState.CLEARED)
         exporter.faulty["web-1"] = True
-        firing = wait_for(lambda: (one := state_of("web-1")).state == AlertState.FIRING and one, 30)
-        assert firing.evaluated_at and firing.now
-        assert state_of("web-2").state == AlertState.CLEARED
-        assert state().state == AlertState.CLEARED  # another value of a label
+        firing_reading = wait_for_state(AlertState.FIRING)
+        assert firing_reading.evaluated_at and firing_reading.now
+        assert read_state("web-2").state == AlertState.CLEARED
+        assert read_state("web-1", job="x").state == AlertState.CLEARED
         assert client.alert_state({"alertname": "Other"}).state == AlertState.ABSENT
         exporter.faulty["web-1"] = False
-        cleared = wait_for(lambda: (o := state_of("web-1")).state == AlertState.CLEARED and o, 30)
-        assert cleared.evaluated_at > firing.evaluated_at
+        cleared_reading = wait_for_state(AlertState.CLEARED)
+        assert cleared_reading.evaluated_at > firing_reading.evaluated_at
 
-        up = client.query('up{job="exporter"}')
-        assert [(one.labels["job"], one.value) for one in up] == [("exporter", 1.0)]
+        up_samples = client.query('up{job="exporter"}')
+        assert [(sample.labels["job"], sample.value) for sample in up_samples] == [
+            ("exporter", 1.0)
+        ]
         assert client.query("absent(up)") == []
-        assert [(one.labels, one.value) for one in client.query("scalar(vector(2))")] == [({}, 2.0)]
+        assert [(sample.labels, sample.value) for sample in client.query("scalar(vector(2))")] == [
+            ({}, 2.0)
+        ]
         with pytest.raises(MonitoringError, match=f"prometheus, {url}: GET /api/v1/query: 400 inv"):
             client.query("up{")
         with pytest.raises(
@@ -69,7 +73,7 @@ def alert(state="firing", **labels):
     return {"state": state, "labels": {**LABELS, **labels}}
 
 
-def rule(*alerts, health="ok", evaluated=NOON, **more):
+def rule(*alerts, health="ok", evaluated=NOON, **fields):
     return {
         "name": "HostDown",
         "type": "alerting",
@@ -77,14 +81,14 @@ def rule(*alerts, health="ok", evaluated=NOON, **more):
         "health": health,
         "lastEvaluation": evaluated if isinstance(evaluated, str) else iso(evaluated),
         "alerts": list(alerts),
-        **more,
+        **fields,
     }
 
 
-def read(fake, *rules, labels=LABELS):
+def read_alert_state(fake_server, *rules, labels=LABELS):
     groups = [{"rules": [item]} for item in rules]
-    fake.responses[RULES] = {"status": "success", "data": {"groups": groups}}
-    return Prometheus(MonitoringServer(fake.url)).alert_state(labels)
+    fake_server.responses[RULES] = {"status": "success", "data": {"groups": groups}}
+    return Prometheus(MonitoringServer(fake_server.url)).alert_state(labels)
 
 
 @pytest.mark.parametrize(
@@ -104,30 +108,37 @@ def read(fake, *rules, labels=LABELS):
         ([rule(alert(), health="err")], "firing"),
     ],
 )
-def test_states(fake, rules, state):
-    assert read(fake, *rules).state == state
+def test_the_state_of_an_alert_depends_on_all_its_rules(fake_server, rules, state):
+    assert read_alert_state(fake_server, *rules).state == state
 
 
-def test_why_a_state_is_unknown(fake):
-    assert read(fake, rule(health="err", lastError="no data")).detail == "no data"
-    never = rule(evaluated="0001-01-01T00:00:00Z", health="unknown")
-    assert read(fake, never).detail == "its rule has not been evaluated yet"
+def test_an_unknown_state_has_a_reason(fake_server):
+    assert (
+        read_alert_state(fake_server, rule(health="err", lastError="no data")).detail == "no data"
+    )
+    unevaluated_rule = rule(evaluated="0001-01-01T00:00:00Z", health="unknown")
+    assert (
+        read_alert_state(fake_server, unevaluated_rule).detail
+        == "its rule has not been evaluated yet"
+    )
 
 
-def test_the_earliest_evaluation_of_several_rules_counts(fake):
-    assert read(fake, rule(), rule(evaluated=later(-30))).evaluated_at == later(-30)
+def test_the_earliest_evaluation_of_several_rules_counts(fake_server):
+    assert read_alert_state(fake_server, rule(), rule(evaluated=later(-30))).evaluated_at == later(
+        -30
+    )
 
 
-def test_external_labels_of_prometheus_do_not_hide_an_alert(fake):
+def test_external_labels_of_prometheus_do_not_hide_an_alert(fake_server):
     labels = {**LABELS, "cluster": "eu-1"}
-    assert read(fake, rule(alert()), labels=labels).state == AlertState.FIRING
+    assert read_alert_state(fake_server, rule(alert()), labels=labels).state == AlertState.FIRING
 
 
 @pytest.mark.parametrize("value", ["NaN", "+Inf", "1.5"])
-def test_values_of_a_query(fake, value):
+def test_special_values_of_a_query_are_read(fake_server, value):
     data = {"resultType": "vector", "result": [{"metric": {"a": "b"}, "value": [1.0, value]}]}
-    fake.responses["/api/v1/query"] = {"status": "success", "data": data}
-    (sample,) = Prometheus(MonitoringServer(fake.url)).query("x")
+    fake_server.responses["/api/v1/query"] = {"status": "success", "data": data}
+    (sample,) = Prometheus(MonitoringServer(fake_server.url)).query("x")
     assert sample.labels == {"a": "b"}
     assert sample.value == float(value) or math.isnan(sample.value)
 
@@ -145,9 +156,9 @@ def test_values_of_a_query(fake, value):
         {"status": "success", "data": {"groups": [{"rules": [rule(alerts=[{}])]}]}},
     ],
 )
-def test_another_answer_is_an_error_and_not_a_cleared_alert(fake, document):
-    fake.responses[RULES] = fake.responses["/api/v1/query"] = document
-    client = Prometheus(MonitoringServer(fake.url))
-    for ask in (lambda: client.alert_state(LABELS), lambda: client.query("up")):
+def test_another_response_is_an_error_and_not_a_cleared_alert(fake_server, document):
+    fake_server.responses[RULES] = fake_server.responses["/api/v1/query"] = document
+    client = Prometheus(MonitoringServer(fake_server.url))
+    for call in (lambda: client.alert_state(LABELS), lambda: client.query("up")):
         with pytest.raises(MonitoringError, match="not a response of Prometheus's API"):
-            ask()
+            call()

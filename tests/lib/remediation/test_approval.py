@@ -11,13 +11,13 @@ APPROVERS = ("anna", "ben")
 
 
 class Api:
-    """StackStorm's API with a workflow that has asked."""
+    """StackStorm's API with a workflow that has asked for an approval."""
 
-    def __init__(self, response=None, by="anna", status="succeeded", error=None, **given):
+    def __init__(self, response=None, by="anna", status="succeeded", error=None, **overrides):
         result = {"response": response, "route": "poundcake.approval"}
-        asked = Execution("i1", status, "core.ask", task_name="approve", result=result)
-        self.children, self.error = given.get("children", [asked]), error
-        self.workflow = given.get("workflow", Execution("w1", "running", resumed_by=by))
+        inquiry = Execution("i1", status, "core.ask", task_name="approve", result=result)
+        self.children, self.error = overrides.get("children", [inquiry]), error
+        self.workflow = overrides.get("workflow", Execution("w1", "running", resumed_by=by))
 
     def get_children(self, execution_id):
         if self.error:
@@ -31,7 +31,7 @@ class Api:
 YES, NO = {"approve": True}, {"approve": False}
 
 
-def test_an_approver_approves():
+def test_the_approval_of_an_approver_permits_the_change():
     assert read_approval(Api(YES), "w1", APPROVERS) == Approval("", "anna")
 
 
@@ -52,10 +52,10 @@ def test_an_approver_approves():
         (Api(error=StackStormError("503")), "the answer to the request for approval could not be"),
     ],
 )
-def test_every_other_answer_permits_nothing(api, problem):
-    found = read_approval(api, "w1", APPROVERS)
-    assert found.problem.startswith(problem)
-    assert found.by == ""
+def test_every_other_answer_prevents_the_change(api, problem):
+    approval = read_approval(api, "w1", APPROVERS)
+    assert approval.problem.startswith(problem)
+    assert approval.by == ""
 
 
 def test_without_approvers_nobody_can_approve():

@@ -1,4 +1,4 @@
-"""Whether a host answers by TCP."""
+"""Whether a host answers over TCP."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def loopback_is_another_host(monkeypatch):
 
 @pytest.fixture
 def network(monkeypatch):
-    """Return a function that defines the result of each connection and each name."""
+    """Return a function that defines the outcome of each connection and the addresses of names."""
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: None)
 
     def network(*connections, addresses=("198.51.100.7",)):
-        """Set the connections, each an error or None for success; the last one repeats."""
-        given, tried = list(connections), []
+        """Set the outcomes: errors, or None for success. The last outcome repeats."""
+        outcomes, attempts = list(connections), []
 
         def connect(address, timeout):
-            tried.append(address)
-            outcome = given.pop(0) if len(given) > 1 else given[0]
+            attempts.append(address)
+            outcome = outcomes.pop(0) if len(outcomes) > 1 else outcomes[0]
             if outcome is not None:
                 raise outcome
             return socket.socket()
@@ -42,7 +42,7 @@ def network(monkeypatch):
 
         monkeypatch.setattr(checks.socket, "create_connection", connect)
         monkeypatch.setattr(checks.socket, "getaddrinfo", resolve)
-        return tried
+        return attempts
 
     return network
 
@@ -74,19 +74,19 @@ class TestRealSockets:
 
     def test_a_connection_that_nobody_accepts_times_out(self, monkeypatch):
         monkeypatch.setattr(checks, "CONNECT_TIMEOUT", 0.3)
-        with socket.socket() as full:
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            port = full.getsockname()[1]
-            others = [socket.socket() for _ in range(3)]
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            port = listener.getsockname()[1]
+            clients = [socket.socket() for _ in range(3)]
             try:
-                for other in others:  # they fill the backlog, so that the next SYN is not answered
-                    other.setblocking(False)
-                    other.connect_ex(("127.0.0.1", port))
+                for client in clients:  # fill the backlog, so that the next SYN is not answered
+                    client.setblocking(False)
+                    client.connect_ex(("127.0.0.1", port))
                 assert check_host("127.0.0.1", [port], 0).state is TcpState.NO_ANSWER
             finally:
-                for other in others:
-                    other.close()
+                for client in clients:
+                    client.close()
 
     def test_a_name_without_an_address_is_unresolvable(self):
         result = check_host("no-such-host.invalid", [22], 0)
@@ -109,16 +109,16 @@ class TestRealSockets:
     ],
 )
 def test_the_best_of_all_ports_counts(network, connections, state, port):
-    tried = network(*connections)
+    attempts = network(*connections)
     result = check_host("web-1", [22, 80], 0)
     assert (str(result.state), result.port) == (state, port)
-    assert tried == [("198.51.100.7", 22), ("198.51.100.7", 80)][: len(tried)]
+    assert attempts == [("198.51.100.7", 22), ("198.51.100.7", 80)][: len(attempts)]
 
 
 def test_every_address_of_a_name_is_tried(network):
-    tried = network(NO_NETWORK, None, addresses=("2001:db8::7", "198.51.100.7"))
+    attempts = network(NO_NETWORK, None, addresses=("2001:db8::7", "198.51.100.7"))
     assert check_host("web-1", [22], 0).state is TcpState.ANSWERS
-    assert tried == [("2001:db8::7", 22), ("198.51.100.7", 22)]
+    assert attempts == [("2001:db8::7", 22), ("198.51.100.7", 22)]
 
 
 @pytest.mark.parametrize("error", [NO_NETWORK, NOT_PERMITTED])
@@ -158,27 +158,27 @@ def test_an_invalid_host_is_refused(host):
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.0.0.1", "::1", "::", "fe80::1"])
 def test_stackstorm_does_not_check_itself(network, host):
-    tried = network(None)
+    attempts = network(None)
     with pytest.raises(RemediationError, match="host: "):
         check_host(host, [22], 0)
-    assert tried == []
+    assert attempts == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "fe80::1%eth0"])
 def test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it(network, address):
-    tried = network(None, addresses=("198.51.100.7", address))
+    attempts = network(None, addresses=("198.51.100.7", address))
     with pytest.raises(RemediationError, match="host: web-1 resolves to "):
         check_host("web-1", [22], 0)
-    assert tried == []
+    assert attempts == []
 
 
-def test_ssh_and_the_port_of_the_metrics_are_checked():
+def test_the_ports_of_ssh_and_of_the_metrics_are_checked():
     assert checks.ports_to_check(0) == [22]
     assert checks.ports_to_check(22) == [22]
     assert checks.ports_to_check(9100) == [22, 9100]
 
 
-def test_the_result_matches_that_of_the_action():
+def test_the_result_as_a_dict_is_that_of_the_action():
     result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
     assert result == {"state": "answers", "port": 22, "seconds": 0.1}
     assert type(result["state"]) is str

@@ -1,4 +1,4 @@
-"""The conditions of an entry, before its change."""
+"""The conditions of an entry are checked before its change."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.lib.fake_prometheus import LABELS, FakePrometheus
 SERIES = {"instance": "web-1:9100", "job": "node"}
 
 
-def objection(*servers, labels=LABELS, **keys):
+def objection_to_change(*servers, labels=LABELS, **keys):
     entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", **keys}
-    (found,), errors = read_remediations([entry])
+    (remediation,), errors = read_remediations([entry])
     assert not errors
-    return find_objection(found, Subject.of(labels, "instance"), lambda: servers)
+    return find_objection(remediation, Subject.of(labels, "instance"), lambda: servers)
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def objection(*servers, labels=LABELS, **keys):
     ],
 )
 def test_the_alert_has_to_fire_now(servers, expected):
-    found = objection(*servers, check=["alert"])
-    assert expected in found
-    assert bool(found) == bool(expected)
+    objection = objection_to_change(*servers, check=["alert"])
+    assert expected in objection
+    assert bool(objection) == bool(expected)
 
 
 @pytest.mark.parametrize(
@@ -50,26 +50,30 @@ def test_an_expression_is_true_with_a_value_other_than_0_and_nan(values, is_true
     prometheus = FakePrometheus()
     prometheus.results["a < 1"] = values
     keys = {"only_if": "a < 1"} if key == "only_if" else {"check": ["expression:a < 1"]}
-    found = objection(prometheus, **keys)
-    assert ("the expression a < 1 is not true in http://prometheus.example" in found) != is_true
-    assert bool(found) != is_true
+    objection = objection_to_change(prometheus, **keys)
+    assert ("the expression a < 1 is not true in http://prometheus.example" in objection) != is_true
+    assert bool(objection) != is_true
 
 
 def test_an_expression_has_to_be_true_in_every_prometheus():
-    yes, no = FakePrometheus(), FakePrometheus()
-    yes.results["a"], no.results["a"] = [1], []
-    assert objection(yes, yes, only_if="a") == ""
-    assert "is not true" in objection(yes, no, only_if="a")
-    assert objection(yes, FakePrometheus(error="refused"), only_if="a") == "refused"
+    true_server, false_server = FakePrometheus(), FakePrometheus()
+    true_server.results["a"], false_server.results["a"] = [1], []
+    assert objection_to_change(true_server, true_server, only_if="a") == ""
+    assert "is not true" in objection_to_change(true_server, false_server, only_if="a")
+    assert (
+        objection_to_change(true_server, FakePrometheus(error="refused"), only_if="a") == "refused"
+    )
 
 
 @pytest.mark.parametrize(
     "series, is_true",
     [(SERIES, True), ({**SERIES, "replica": "a"}, False), ({"instance": "web-2:9100"}, False)],
 )
-def test_the_expression_of_the_alert_itself(series, is_true):
-    found = objection(FakePrometheus("pending", series=[series]), check=["expression"])
-    assert (found == "") == is_true
+def test_the_expression_of_the_alert_has_to_be_true_for_its_labels(series, is_true):
+    objection = objection_to_change(
+        FakePrometheus("pending", series=[series]), check=["expression"]
+    )
+    assert (objection == "") == is_true
 
 
 @pytest.mark.parametrize(
@@ -82,27 +86,29 @@ def test_the_expression_of_the_alert_itself(series, is_true):
     ],
 )
 def test_only_a_host_that_does_not_answer_permits_a_change(monkeypatch, state, expected):
-    asked = []
+    calls = []
 
     def check_host(host, ports, wait):
-        asked.append((host, ports, wait))
+        calls.append((host, ports, wait))
         return TcpResult(state, 22, 0.1)
 
     monkeypatch.setattr("poundcake.remediation.conditions.check_host", check_host)
-    assert objection(check=["tcp:2222"]) == expected
-    assert objection(check=["tcp"]) == expected
-    assert asked == [("web-1", [2222], 0), ("web-1", [22, 9100], 0)]
+    assert objection_to_change(check=["tcp:2222"]) == expected
+    assert objection_to_change(check=["tcp"]) == expected
+    assert calls == [("web-1", [2222], 0), ("web-1", [22, 9100], 0)]
 
 
 def test_an_alert_without_a_host_permits_no_change_that_needs_one():
-    assert "must be a host name" in objection(check=["tcp:22"], labels={"alertname": "x"})
+    assert "must be a host name" in objection_to_change(check=["tcp:22"], labels={"alertname": "x"})
 
 
 def test_all_conditions_have_to_agree():
-    firing = FakePrometheus("firing")
-    firing.results["a"] = [0]
-    assert objection(firing, check=["alert"]) == ""
-    assert "the expression a is not true" in objection(firing, check=["alert"], only_if="a")
+    firing_server = FakePrometheus("firing")
+    firing_server.results["a"] = [0]
+    assert objection_to_change(firing_server, check=["alert"]) == ""
+    assert "the expression a is not true" in objection_to_change(
+        firing_server, check=["alert"], only_if="a"
+    )
 
 
 def test_a_secret_that_cannot_be_read_permits_no_change():
@@ -112,5 +118,5 @@ def test_a_secret_that_cannot_be_read_permits_no_change():
     (entry,), _ = read_remediations(
         [{"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", "check": ["alert"]}]
     )
-    found = find_objection(entry, Subject.of(LABELS, "instance"), servers)
-    assert found == "prometheus, entry 1: /etc/secret: permission denied"
+    objection = find_objection(entry, Subject.of(LABELS, "instance"), servers)
+    assert objection == "prometheus, entry 1: /etc/secret: permission denied"

@@ -1,3 +1,5 @@
+"""The output of the host scripts is read strictly, and its texts are made inert."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -91,118 +93,133 @@ READERS = {
     "clean_disk": (host_facts.read_cleaned_disk, CLEANED),
     "restart_service": (host_facts.read_restarted_service, RESTARTED),
 }
-each = pytest.mark.parametrize(("read", "document"), READERS.values(), ids=READERS)
+for_each_reader = pytest.mark.parametrize(("read", "document"), READERS.values(), ids=READERS)
 
 
-def result(stdout, **entry):
+def execution_result(stdout, **entry):
     """Return the result of an execution on one host. StackStorm parses JSON on stdout."""
     return {"web-1": {"stdout": stdout, "stderr": "", "return_code": 0, "succeeded": True, **entry}}
 
 
 class TestSummaries:
     def test_disk(self):
-        assert host_facts.read_disk(result(DISK)).summary == (
+        assert host_facts.read_disk(execution_result(DISK)).summary == (
             "/var is 93% full, 1.5 GB of 20.0 GB free; 7% of the inodes used; "
             "largest: /var/log 9.4 GB, /var/log/app 9.0 GB"
         )
 
     def test_memory(self):
-        assert host_facts.read_memory(result(MEMORY)).summary == (
+        assert host_facts.read_memory(execution_result(MEMORY)).summary == (
             "420 MB of 8.0 GB available; largest: java (812) 6.1 GB; "
             "2 killed for lack of memory since boot"
         )
 
     def test_cpu(self):
-        assert host_facts.read_cpu(result(CPU)).summary == (
+        assert host_facts.read_cpu(execution_result(CPU)).summary == (
             "4 processors 97% busy, load 9.50; 2% waiting for disks; busiest: spin (4711) 388%"
         )
 
     def test_service(self):
-        facts = host_facts.read_service(result(SERVICE))
+        facts = host_facts.read_service(execution_result(SERVICE))
         assert not facts.is_active
         assert facts.summary == (
             "nginx.service is failed (failed) since Thu 2026-11-26 19:41:39 UTC"
         )
 
     def test_cleaned_disk(self):
-        done = host_facts.read_cleaned_disk(result(CLEANED))
-        assert done.summary == "deleted 12 files, 3.2 GB; left 1 that are open"
-        promised = host_facts.read_cleaned_disk(result({**CLEANED, "dry_run": True, "files": 1}))
-        assert promised.summary.startswith("would delete 1 file, 3.2 GB")
+        facts = host_facts.read_cleaned_disk(execution_result(CLEANED))
+        assert facts.summary == "deleted 12 files, 3.2 GB; left 1 that are open"
+        dry_run_facts = host_facts.read_cleaned_disk(
+            execution_result({**CLEANED, "dry_run": True, "files": 1})
+        )
+        assert dry_run_facts.summary.startswith("would delete 1 file, 3.2 GB")
 
     def test_restarted_service(self):
-        done = host_facts.read_restarted_service(result(RESTARTED))
-        assert done.succeeded
-        assert done.summary == "restarted nginx.service: was failed, is active"
+        facts = host_facts.read_restarted_service(execution_result(RESTARTED))
+        assert facts.succeeded
+        assert facts.summary == "restarted nginx.service: was failed, is active"
 
 
 @pytest.mark.parametrize(
     "change", [{"after": "failed"}, {"exit_code": 1}, {"exit_code": None, "after": "inactive"}]
 )
 def test_a_restart_succeeds_only_if_the_service_is_active_afterwards(change):
-    done = host_facts.read_restarted_service(result({**RESTARTED, **change}, succeeded=False))
-    assert not done.succeeded
-    assert done.summary.startswith("could not restart nginx.service")
+    facts = host_facts.read_restarted_service(
+        execution_result({**RESTARTED, **change}, succeeded=False)
+    )
+    assert not facts.succeeded
+    assert facts.summary.startswith("could not restart nginx.service")
 
 
-@each
-def test_output_as_text_and_as_parsed_by_stackstorm(read, document):
-    assert read(result(json.dumps(document))) == read(result(document))
+@for_each_reader
+def test_output_is_read_as_text_and_as_parsed_by_stackstorm(read, document):
+    assert read(execution_result(json.dumps(document))) == read(execution_result(document))
 
 
-@each
-def test_output_after_warnings_of_the_terminal(read, document):
+@for_each_reader
+def test_warnings_before_the_output_are_ignored(read, document):
     text = f"lastlog_openseek: Couldn't stat /var/log/lastlog\n{json.dumps(document)}\n"
-    assert read(result(text)) == read(result(document))
+    assert read(execution_result(text)) == read(execution_result(document))
 
 
-@each
+@for_each_reader
 def test_every_missing_or_wrong_field_is_named(read, document):
     """Also the fields of the first object in a list."""
     for name in document:
         if name in ("check", "change", "manager", "before_since", "after_since"):
-            continue  # not read by every reader
-        for wrong in ([], {}, True, "x", -1, float("nan"), float("inf"), 2**70, ["x", 1], [{}]):
-            damaged = {**document, name: wrong}
+            continue  # some readers ignore these fields
+        for wrong_value in (
+            [],
+            {},
+            True,
+            "x",
+            -1,
+            float("nan"),
+            float("inf"),
+            2**70,
+            ["x", 1],
+            [{}],
+        ):
+            damaged_document = {**document, name: wrong_value}
             try:
-                read(result(damaged))
+                read(execution_result(damaged_document))
             except RemediationError as error:
                 assert "the host printed" in str(error)
             else:
-                # It is of the right type after all.
-                assert isinstance(wrong, type(document[name])) or document[name] is None
+                # The value has the right type for this field.
+                assert isinstance(wrong_value, type(document[name])) or document[name] is None
 
 
-@each
+@for_each_reader
 @given(text=st.text(max_size=2000))
 def test_every_text_is_inert_and_short(read, document, text):
-    def replaced(value):
+    def replace_texts(value):
         if isinstance(value, str):
             return text
         if isinstance(value, list):
-            return [replaced(inner) for inner in value]
+            return [replace_texts(inner) for inner in value]
         if isinstance(value, dict):
-            return {name: replaced(inner) for name, inner in value.items()}
+            return {name: replace_texts(inner) for name, inner in value.items()}
         return value
 
-    facts = dataclasses.asdict(read(result(replaced(document))))
-    for shown in texts_in(facts):
-        assert make_inert(shown) == shown
-        assert len(shown) <= 500
+    facts = dataclasses.asdict(read(execution_result(replace_texts(document))))
+    for fact_text in iterate_texts(facts):
+        assert make_inert(fact_text) == fact_text
+        assert len(fact_text) <= 500
 
 
-def texts_in(value):
+def iterate_texts(value):
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for inner in value.values():
-            yield from texts_in(inner)
+            yield from iterate_texts(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from texts_in(inner)
+            yield from iterate_texts(inner)
 
 
-@each
+@for_each_reader
 @given(
     stdout=st.one_of(
         st.text(max_size=300),
@@ -214,32 +231,38 @@ def texts_in(value):
 )
 def test_any_other_output_is_an_error(read, document, stdout):
     with pytest.raises(RemediationError) as caught:
-        read(result(stdout))
+        read(execution_result(stdout))
     assert make_inert(str(caught.value)) == str(caught.value)
 
 
-@each
+@for_each_reader
 def test_too_much_output_is_an_error(read, document):
     with pytest.raises(RemediationError, match="too long"):
-        read(result(json.dumps({**document, "more": "x" * host_facts.LONGEST_OUTPUT})))
+        read(execution_result(json.dumps({**document, "more": "x" * host_facts.LONGEST_OUTPUT})))
     with pytest.raises(RemediationError, match="too long"):
-        read(result("[" * 5000))
+        read(execution_result("[" * 5000))
 
 
-@each
-def test_why_a_check_failed(read, document):
-    refused = {"error": "path: /x is not a directory on this host"}
-    unreachable = {"error": "Unable to connect to any one of the hosts: ['web-1'].\n{{ x }}"}
-    for failed, expected in (
-        (result(refused, succeeded=False), "path: /x is not a directory on this host"),
-        ({**unreachable, "traceback": "…", "failed": True}, "Unable to connect to any one"),
-        (result("", timeout=True, error="timed out"), "did not answer in time"),
-        (result("sh: not found", succeeded=False), "no JSON: sh: not found"),
-        (result("", stderr="Permission denied", succeeded=False), "no JSON: Permission denied"),
+@for_each_reader
+def test_an_error_says_why_a_check_failed(read, document):
+    refusal = {"error": "path: /x is not a directory on this host"}
+    connection_error = {"error": "Unable to connect to any one of the hosts: ['web-1'].\n{{ x }}"}
+    for output, expected in (
+        (execution_result(refusal, succeeded=False), "path: /x is not a directory on this host"),
+        ({**connection_error, "traceback": "…", "failed": True}, "Unable to connect to any one"),
+        (execution_result("", timeout=True, error="timed out"), "did not answer in time"),
+        (execution_result("sh: not found", succeeded=False), "no JSON: sh: not found"),
+        (
+            execution_result("", stderr="Permission denied", succeeded=False),
+            "no JSON: Permission denied",
+        ),
         ({}, "no result, or results of several"),
-        ({**result(document), "web-2": {"stdout": document}}, "no result, or results of several"),
+        (
+            {**execution_result(document), "web-2": {"stdout": document}},
+            "no result, or results of several",
+        ),
     ):
         with pytest.raises(RemediationError) as caught:
-            read(failed)
+            read(output)
         assert expected in str(caught.value)
         assert "{{" not in str(caught.value)

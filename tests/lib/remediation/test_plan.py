@@ -1,4 +1,4 @@
-"""A plan says what would happen for an alert, and records nothing."""
+"""A plan shows what would happen for an alert, and records nothing."""
 
 from __future__ import annotations
 
@@ -77,20 +77,20 @@ class Api:
         return self.actions.get(path.rpartition("/")[2])
 
 
-def planned(labels=None, api=None, config=None, entries=(ENTRY,), ended=None, **alert):
+def make_plan(labels=None, api=None, config=None, entries=(ENTRY,), ended=None, **alert):
     configuration = load({**OPEN, "remediations": list(entries), **(config or {})})
     labels = {**LABELS, **(labels or {})}
     reader = situation_reader(labels, alert.get("status", "firing"), ended)
-    of_alert = PlannedAlert(labels, **{"read_situation": reader, **alert})
-    return plan_alert(configuration, api or Api(), of_alert)
+    planned_alert = PlannedAlert(labels, **{"read_situation": reader, **alert})
+    return plan_alert(configuration, api or Api(), planned_alert)
 
 
-def stops(**changed):
-    return planned(**changed)["remediation"]["stopped_by"]
+def reasons_against(**overrides):
+    return make_plan(**overrides)["remediation"]["stopped_by"]
 
 
-def test_an_alert_that_would_be_remediated():
-    plan_view = planned()
+def test_a_plan_for_an_alert_that_would_be_remediated():
+    plan_view = make_plan()
     assert plan_view["remediation"] == {
         "name": "nginx",
         "mode": "live",
@@ -115,7 +115,7 @@ def test_an_alert_that_would_be_remediated():
 
 
 @pytest.mark.parametrize(
-    "changed, expected",
+    "overrides, expected",
     [
         ({"config": {"dry_run": True}}, ["dry_run is on; set dry_run: false"]),
         (
@@ -146,24 +146,24 @@ def test_an_alert_that_would_be_remediated():
         ),
     ],
 )
-def test_what_would_stop_a_change(changed, expected):
-    plan_view = planned(**changed)
+def test_a_plan_names_what_would_stop_a_change(overrides, expected):
+    plan_view = make_plan(**overrides)
     assert plan_view["remediation"]["stopped_by"] == expected
     assert plan_view["remediation"]["would_change"] is False
     assert "WOULD CHANGE" not in as_text(plan_view)
 
 
 def test_a_change_that_needs_an_approval_names_the_approvers():
-    found = planned(entries=[{**ENTRY, "mode": "ask", "approvers": ["anna", "ben"]}])
-    assert found["remediation"]["would_change"] is True
-    lines = as_text(found).splitlines()
+    plan_view = make_plan(entries=[{**ENTRY, "mode": "ask", "approvers": ["anna", "ben"]}])
+    assert plan_view["remediation"]["would_change"] is True
+    lines = as_text(plan_view).splitlines()
     assert lines[1].startswith("WOULD ASK  ServiceDown")
     assert "  asks first: anna, ben" in lines
 
 
 def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
     entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "disk:/var"]}
-    assert stops(entries=[entry]) == [
+    assert reasons_against(entries=[entry]) == [
         "mode is dry_run; set mode: live",
         "check: disk is not available in this release; set mode: dry_run",
     ]
@@ -171,7 +171,7 @@ def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
 
 def test_an_alert_that_nothing_matches_shows_what_nearly_matched():
     entry = {**ENTRY, "match": ["alertname=ServiceDown", "instance=~db-.*"]}
-    plan_view = planned(
+    plan_view = make_plan(
         entries=[{**ENTRY, "name": "other", "match": ["alertname=X", "a=b"]}, entry]
     )
     assert (plan_view["remediation"], plan_view["rules"]) == (None, [])
@@ -183,7 +183,7 @@ def test_an_alert_that_nothing_matches_shows_what_nearly_matched():
     ]
 
 
-def test_the_rules_that_match():
+def test_a_plan_lists_matching_disabled_and_failing_rules():
     rules = [
         SHIPPED,
         rule("mypack.own", alert_name=equal("ServiceDown"), host=equal("web-1")),
@@ -194,7 +194,7 @@ def test_the_rules_that_match():
         rule("mypack.missing", **{"labels.rack": equal("r", "startswith")}),
         rule("mypack.last", kind="backstop"),
     ]
-    plan_view = planned(api=Api(rules))
+    plan_view = make_plan(api=Api(rules))
     assert [(r["rule"], r["doubt"]) for r in plan_view["rules"]] == [
         ("mypack.own", ""),
         ("mypack.template", "trigger.alert_name: only StackStorm renders its pattern"),
@@ -207,28 +207,30 @@ def test_the_rules_that_match():
 
 def test_a_backstop_rule_matches_if_no_other_rule_does():
     rules = [rule("mypack.last", kind="backstop"), SHIPPED]
-    assert [r["rule"] for r in planned(api=Api(rules), entries=[])["rules"]] == ["mypack.last"]
-    assert planned(api=Api(rules))["rules"] == []
+    assert [r["rule"] for r in make_plan(api=Api(rules), entries=[])["rules"]] == ["mypack.last"]
+    assert make_plan(api=Api(rules))["rules"] == []
 
 
-def test_a_pause_stops_a_change():
+def test_a_plan_during_a_pause_names_the_pause():
     def paused(request):
         return Situation(now=NOON, named_host="web-1", pause=Pause(NOON, "anna", "maintenance"))
 
-    plan_view = planned(read_situation=paused)
+    plan_view = make_plan(read_situation=paused)
     assert as_text(plan_view).splitlines()[1].startswith("WOULD BE REFUSED")
     assert "paused by anna (maintenance)" in " ".join(plan_view["remediation"]["stopped_by"])
 
 
-def test_a_rule_that_names_its_own_action_says_what_it_would_do():
-    own = rule(
+def test_a_plan_shows_what_a_rule_with_its_own_action_would_do():
+    own_rule = rule(
         "mypack.own",
         "poundcake.remediate",
         parameters={"action": "linux.service", "parameters": {"act": "stop"}},
     )
-    (rule_view,) = planned(api=Api([own]), entries=[])["rules"]
+    (rule_view,) = make_plan(api=Api([own_rule]), entries=[])["rules"]
     assert rule_view["note"] == "would run linux.service with act=stop on web-1"
-    (rule_view,) = planned(api=Api([own]), entries=[], config={"allowed_actions": []})["rules"]
+    (rule_view,) = make_plan(api=Api([own_rule]), entries=[], config={"allowed_actions": []})[
+        "rules"
+    ]
     assert rule_view["note"] == (
         "allowed_actions does not contain linux.service: add it to allowed_actions"
     )
@@ -236,13 +238,13 @@ def test_a_rule_that_names_its_own_action_says_what_it_would_do():
 
 def test_a_plan_reads_every_page_of_rules():
     rules = [rule(f"mypack.r{n}", alert_name=equal("X")) for n in range(150)]
-    assert planned(api=Api([*rules, SHIPPED]))["remediation"]["started_by"] == [
+    assert make_plan(api=Api([*rules, SHIPPED]))["remediation"]["started_by"] == [
         "poundcake.remediate"
     ]
 
 
 def test_without_stackstorm_the_plan_knows_the_remediation_but_no_rule():
-    plan_view = planned(api=Api(error="no route"))
+    plan_view = make_plan(api=Api(error="no route"))
     assert (plan_view["remediation"]["name"], plan_view["stackstorm"]) == ("nginx", "no route")
     assert "rules unknown: StackStorm cannot be queried: no route" in as_text(plan_view)
 
@@ -255,23 +257,23 @@ def test_the_payload_of_a_plan_has_the_fields_of_the_trigger():
 
 def test_no_line_of_a_plan_is_wider_than_80_columns_or_forged():
     labels = {"alertname": "Some words " * 20, "instance": "web-1\nFORGED", "service": "x"}
-    text = as_text(planned(labels=labels))
+    text = as_text(make_plan(labels=labels))
     assert max(map(len, text.splitlines())) <= 80
     assert not any(line.startswith("FORGED") for line in text.splitlines())
 
 
 class TestChecks:
-    def checked(self, *entries, api=None, **config):
+    def check(self, *entries, api=None, **config):
         configuration = load({**OPEN, "remediations": list(entries), **config})
         return check_entries(configuration, api or Api())
 
-    def problems(self, **changed):
-        (entry_view,) = self.checked({**ENTRY, **changed})["remediations"]
+    def problems_of(self, **changed):
+        (entry_view,) = self.check({**ENTRY, **changed})["remediations"]
         return entry_view["problems"]
 
-    def test_a_valid_entry(self):
-        checked = self.checked(ENTRY)
-        assert checked == {
+    def test_a_valid_entry_has_no_problems(self):
+        check_view = self.check(ENTRY)
+        assert check_view == {
             "remediations": [
                 {
                     "name": "nginx",
@@ -284,7 +286,7 @@ class TestChecks:
             ],
             "errors": [],
         }
-        assert as_text(checked).splitlines() == [
+        assert as_text(check_view).splitlines() == [
             "",
             "ok     nginx  live, linux.service",
             '       matches alertname="ServiceDown"',
@@ -314,22 +316,22 @@ class TestChecks:
             ({"check": ["action:mypack.look"]}, "StackStorm has no action mypack.look"),
         ],
     )
-    def test_what_stackstorm_would_refuse(self, changed, problem):
-        assert [text[: len(problem)] for text in self.problems(**changed)][:1] == [problem]
+    def test_a_parameter_that_stackstorm_would_refuse_is_a_problem(self, changed, problem):
+        assert [text[: len(problem)] for text in self.problems_of(**changed)][:1] == [problem]
 
     @pytest.mark.parametrize(
         "values", [{"act": "$action"}, {"act": "stop", "timeout": "30"}, {"act": "stop"}]
     )
-    def test_values_that_stackstorm_accepts(self, values):
-        assert self.problems(**{"with": values}) == []
+    def test_values_that_stackstorm_accepts_are_no_problem(self, values):
+        assert self.problems_of(**{"with": values}) == []
 
-    def test_a_disabled_action(self):
+    def test_a_disabled_action_is_a_problem(self):
         api = Api(actions={"linux.service": {**SERVICE, "enabled": False}})
-        (entry_view,) = self.checked(ENTRY, api=api)["remediations"]
+        (entry_view,) = self.check(ENTRY, api=api)["remediations"]
         assert entry_view["problems"] == ["linux.service is disabled"]
 
-    def test_what_stops_every_change_of_an_entry(self):
-        (entry_view,) = self.checked(ENTRY, dry_run=True, allowed_hosts=[], allowed_actions=[])[
+    def test_a_check_names_what_stops_every_change_of_an_entry(self):
+        (entry_view,) = self.check(ENTRY, dry_run=True, allowed_hosts=[], allowed_actions=[])[
             "remediations"
         ]
         assert entry_view["stopped_by"] == [
@@ -340,11 +342,11 @@ class TestChecks:
 
     def test_invalid_entries_and_a_disabled_rule_are_errors(self):
         disabled_rule = {**SHIPPED, "enabled": False}
-        checked = self.checked(ENTRY, {"name": "x"}, api=Api([disabled_rule]))
-        assert checked["errors"] == [
+        check_view = self.check(ENTRY, {"name": "x"}, api=Api([disabled_rule]))
+        assert check_view["errors"] == [
             "remediations, entry 2 (x): match: is missing; write match: ['alertname=\"DiskFull\"']",
             "no enabled rule starts remediations: st2 rule enable poundcake.remediate",
         ]
 
-    def test_without_any_entry(self):
-        assert "no remediation is configured" in as_text(self.checked())
+    def test_a_configuration_without_entries_is_reported(self):
+        assert "no remediation is configured" in as_text(self.check())

@@ -1,4 +1,4 @@
-"""What a remediation workflow reports, from the executions of its tasks."""
+"""A remediation workflow's report is built from the executions of its tasks."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ class Executions:
 
     def get_children(self, execution_id):
         assert execution_id == "the-workflow"
-        return [Execution.parse(self._execution(task, given)) for task, given in self.tasks.items()]
+        return [
+            Execution.parse(self._execution(task, definition))
+            for task, definition in self.tasks.items()
+        ]
 
     @staticmethod
-    def _execution(task, given):
+    def _execution(task, definition):
         execution = {
             "id": task,
             "status": "succeeded",
             "context": {"orquesta": {"task_name": task}},
             "action": {"ref": "poundcake.x"},
-            "result": {"result": given},
+            "result": {"result": definition},
         }
-        if isinstance(given, str):
-            execution["status"] = given
-        elif "status" in given:
-            execution.update(given)
+        if isinstance(definition, str):
+            execution["status"] = definition
+        elif "status" in definition:
+            execution.update(definition)
         return execution
 
 
@@ -172,10 +175,10 @@ def report(**tasks):
         ),
     ],
 )
-def test_a_workflow_that_changed_nothing(tasks, status, stage, message):
-    found = report(**tasks)
-    assert (found["status"], found["stage"], found["message"]) == (status, stage, message)
-    assert (found["mutated"], found["verified"]) == (False, False)
+def test_the_report_of_a_workflow_that_changed_nothing(tasks, status, stage, message):
+    result = report(**tasks)
+    assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
+    assert (result["mutated"], result["verified"]) == (False, False)
 
 
 def test_a_host_that_answers_needs_no_change():
@@ -222,16 +225,18 @@ def test_a_host_that_answers_needs_no_change():
         ),
     ],
 )
-def test_a_workflow_that_changed_something(change, check, status, stage, message, verified):
+def test_the_report_of_a_workflow_that_changed_something(
+    change, check, status, stage, message, verified
+):
     checks = {"verify": check} if check else {}
-    found = report(link=LINKED, alert=ALLOWED, remediate=change, **checks)
-    assert (found["status"], found["stage"], found["message"]) == (status, stage, message)
-    assert (found["mutated"], found["dry_run"], found["verified"]) == (True, False, verified)
+    result = report(link=LINKED, alert=ALLOWED, remediate=change, **checks)
+    assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
+    assert (result["mutated"], result["dry_run"], result["verified"]) == (True, False, verified)
 
 
 def test_the_evidence_of_both_checks_is_kept():
-    found = report(link=LINKED, alert=ALLOWED, evidence=DOWN, remediate=RAN, verify=UP)
-    assert found["evidence"] == {"before": DOWN, "after": UP}
+    result = report(link=LINKED, alert=ALLOWED, evidence=DOWN, remediate=RAN, verify=UP)
+    assert result["evidence"] == {"before": DOWN, "after": UP}
 
 
 def test_the_result_of_another_packs_action_is_not_passed_on():
@@ -240,8 +245,8 @@ def test_the_result_of_another_packs_action_is_not_passed_on():
         "action": {"ref": "core.remote"},
         "result": {"result": {"state": "answers", "port": "{{ st2kv.system.x }}"}},
     }
-    found = report(link=LINKED, alert=ALLOWED, evidence=hostile, remediate=RAN)
-    assert "st2kv" not in repr(found) and "{{" not in repr(found)
+    result = report(link=LINKED, alert=ALLOWED, evidence=hostile, remediate=RAN)
+    assert "st2kv" not in repr(result) and "{{" not in repr(result)
 
 
 @pytest.mark.parametrize(
@@ -255,43 +260,45 @@ def test_the_result_of_another_packs_action_is_not_passed_on():
         ),
     ],
 )
-def test_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
-    found = report(begin=BEGUN, **tasks)
-    assert (found["status"], found["stage"], found["message"]) == expected
-    assert (found["mutated"], found["dry_run"]) == (True, False)
+def test_the_report_of_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
+    result = report(begin=BEGUN, **tasks)
+    assert (result["status"], result["stage"], result["message"]) == expected
+    assert (result["mutated"], result["dry_run"]) == (True, False)
 
 
 GRANTED = {"may_change": True, "stage": "remediate", "message": ""}
 STORM = {"may_change": False, "stage": "refused", "message": "7 incidents are open: wait"}
-OVER = {"may_change": False, "stage": "ended", "message": "the incident ended at 12:00"}
+INCIDENT_ENDED = {"may_change": False, "stage": "ended", "message": "the incident ended at 12:00"}
 
 
 @pytest.mark.parametrize(
     "decision, stage, message",
     [
         (STORM, "refused", "web-1 does not answer; 7 incidents are open: wait"),
-        (OVER, "ended", "web-1 does not answer; the incident ended at 12:00"),
+        (INCIDENT_ENDED, "ended", "web-1 does not answer; the incident ended at 12:00"),
     ],
 )
 def test_a_change_that_a_limit_refuses_is_no_failure(decision, stage, message):
-    found = report(link=LINKED, alert=ALLOWED, evidence=DOWN, reserve=decision)
-    assert (found["status"], found["stage"], found["mutated"]) == ("succeeded", stage, False)
-    assert found["message"] == message
+    result = report(link=LINKED, alert=ALLOWED, evidence=DOWN, reserve=decision)
+    assert (result["status"], result["stage"], result["mutated"]) == ("succeeded", stage, False)
+    assert result["message"] == message
 
 
-def test_a_workflow_that_could_not_ask_is_a_failure():
-    found = report(begin=BEGUN, approve="failed")
-    assert (found["status"], found["stage"], found["mutated"]) == ("failed", "refused", False)
-    assert found["message"].startswith("nobody could be asked for approval, so nothing was changed")
+def test_a_workflow_that_could_not_ask_for_approval_is_a_failure():
+    result = report(begin=BEGUN, approve="failed")
+    assert (result["status"], result["stage"], result["mutated"]) == ("failed", "refused", False)
+    assert result["message"].startswith(
+        "nobody could be asked for approval, so nothing was changed"
+    )
 
 
-def test_who_approved_a_change_is_in_its_report():
-    found = report(begin=BEGUN, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
-    assert found["message"] == "approved by anna; the action succeeded"
+def test_the_report_names_who_approved_the_change():
+    result = report(begin=BEGUN, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
+    assert result["message"] == "approved by anna; the action succeeded"
 
 
 @pytest.mark.parametrize(
-    "poll, ending",
+    "poll, expected",
     [
         ({"done": True, "cleared": True, "detail": "gone"}, ("succeeded", "done", "gone", True)),
         ({"done": True, "cleared": False, "detail": "fires"}, ("failed", "verify", "fires", False)),
@@ -307,16 +314,16 @@ def test_who_approved_a_change_is_in_its_report():
         ),
     ],
 )
-def test_a_change_that_was_polled(poll, ending):
-    found = report(begin=BEGUN, reserve=GRANTED, remediate=RAN, verify=poll)
-    assert (found["status"], found["stage"], found["message"], found["verified"]) == ending
-    assert found["mutated"] is True
+def test_the_last_poll_decides_whether_a_change_is_verified(poll, expected):
+    result = report(begin=BEGUN, reserve=GRANTED, remediate=RAN, verify=poll)
+    assert (result["status"], result["stage"], result["message"], result["verified"]) == expected
+    assert result["mutated"] is True
 
 
 def test_a_change_that_could_not_be_reserved_is_a_failure():
-    found = report(link=LINKED, alert=ALLOWED, reserve="failed")
-    assert (found["status"], found["stage"], found["mutated"]) == ("failed", "refused", False)
-    assert found["message"] == (
+    result = report(link=LINKED, alert=ALLOWED, reserve="failed")
+    assert (result["status"], result["stage"], result["mutated"]) == ("failed", "refused", False)
+    assert result["message"] == (
         "the change could not be reserved, so nothing was changed; the task reserve says why"
     )
 
@@ -335,8 +342,8 @@ def test_a_change_that_could_not_be_reserved_is_a_failure():
         ({}, None),
     ],
 )
-def test_how_the_change_ended(tasks, expected):
+def test_the_result_of_a_change_for_the_tracking_database(tasks, expected):
     """The action poundcake.report writes this to the tracking database."""
-    found = build_report(Executions(link=LINKED, alert=ALLOWED, **tasks), "the-workflow")
-    assert found.change_result == expected
-    assert "change_result" not in found.as_dict()
+    result = build_report(Executions(link=LINKED, alert=ALLOWED, **tasks), "the-workflow")
+    assert result.change_result == expected
+    assert "change_result" not in result.as_dict()

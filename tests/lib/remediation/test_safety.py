@@ -53,47 +53,47 @@ def test_an_allowed_action_on_an_allowed_host_may_change_it():
 
 
 def test_an_alert_without_a_usable_host_has_an_empty_host_and_port_0():
-    found = decide_about({"named_host": "$(reboot)"}, needs_host=False).as_dict()
-    assert (found["host"], found["port"]) == ("", 0)
+    decision = decide_about({"named_host": "$(reboot)"}, needs_host=False).as_dict()
+    assert (decision["host"], decision["port"]) == ("", 0)
 
 
 def test_without_any_configuration_nothing_may_be_changed():
-    found = decide(load({}), ChangeRequest(action="linux.service"), FIRING)
-    assert found.may_change is False
-    assert found.dry_run is True
+    decision = decide(load({}), ChangeRequest(action="linux.service"), FIRING)
+    assert decision.may_change is False
+    assert decision.dry_run is True
 
 
 def test_a_dry_run_reports_what_it_would_run():
-    found = decide_about(dry_run=True)
-    assert (found.may_change, found.stage) == (False, "dry_run")
-    assert found.message == "would run linux.service for web-1"
+    decision = decide_about(dry_run=True)
+    assert (decision.may_change, decision.stage) == (False, "dry_run")
+    assert decision.message == "would run linux.service for web-1"
 
 
 def test_a_dry_run_reports_that_no_host_is_allowed():
-    found = decide_about(dry_run=True, allowed_hosts=[])
-    assert (found.may_change, found.stage) == (False, "dry_run")
-    assert found.message == (
+    decision = decide_about(dry_run=True, allowed_hosts=[])
+    assert (decision.may_change, decision.stage) == (False, "dry_run")
+    assert decision.message == (
         "would run linux.service for web-1, but allowed_hosts is empty: with dry_run: false it "
         "allows no host"
     )
 
 
 def test_a_dry_run_reports_a_missing_action():
-    found = decide_about(dry_run=True, action="")
-    assert (found.may_change, found.stage) == (False, "dry_run")
-    assert "the rule names no action" in found.message
+    decision = decide_about(dry_run=True, action="")
+    assert (decision.may_change, decision.stage) == (False, "dry_run")
+    assert "the rule names no action" in decision.message
 
 
 def test_without_an_action_only_evidence_is_collected():
     for needs_host in (True, False):
-        found = decide_about(action="", needs_host=needs_host)
-        assert (found.may_change, found.stage) == (False, "evidence")
-        assert "the rule names no action" in found.message
+        decision = decide_about(action="", needs_host=needs_host)
+        assert (decision.may_change, decision.stage) == (False, "evidence")
+        assert "the rule names no action" in decision.message
 
 
 def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
-    found = decide_about({"named_host": ""}, "", needs_host=False, allowed_hosts=["db-*"])
-    assert found.stage == "evidence"
+    decision = decide_about({"named_host": ""}, "", needs_host=False, allowed_hosts=["db-*"])
+    assert decision.stage == "evidence"
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,15 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
         ),
     ],
 )
-def test_a_refusal_explains_itself(alert, action, config, message):
-    found = decide_about(alert, action, **config)
-    assert (found.may_change, found.stage, found.reason) == (False, "refused", message)
-    assert found.message == f"{message}: {found.how_to_lift}"
+def test_a_refusal_names_its_reason_and_a_remedy(alert, action, config, message):
+    decision = decide_about(alert, action, **config)
+    assert (decision.may_change, decision.stage, decision.reason) == (False, "refused", message)
+    assert decision.message == f"{message}: {decision.how_to_lift}"
 
 
 def test_a_refusal_names_the_label_that_should_name_the_host():
-    found = decide_about({"named_host": ""}, host_label="node")
-    assert found.reason == "the label node of the alert contains no host"
+    decision = decide_about({"named_host": ""}, host_label="node")
+    assert decision.reason == "the label node of the alert contains no host"
 
 
 @pytest.mark.parametrize("pattern", ["web-1", "WEB-*", "*", "web-?", "web-[12]"])
@@ -168,15 +168,15 @@ def test_allowed_hosts_are_patterns(pattern):
 
 
 def test_an_address_wildcard_matches_no_name():
-    found = decide_about({"named_host": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
-    assert found.reason == "allowed_hosts does not contain 10.0.0.attacker.net"
+    decision = decide_about({"named_host": "10.0.0.attacker.net"}, allowed_hosts=["10.0.0.*"])
+    assert decision.reason == "allowed_hosts does not contain 10.0.0.attacker.net"
 
 
 @pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
 def test_a_host_is_the_same_in_each_spelling(instance):
-    found = decide_about({"named_host": instance}, allowed_hosts=["web-1"])
-    assert found.may_change is True
-    assert found.as_dict()["host"] == "web-1"
+    decision = decide_about({"named_host": instance}, allowed_hosts=["web-1"])
+    assert decision.may_change is True
+    assert decision.as_dict()["host"] == "web-1"
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ def test_a_host_is_the_same_in_each_spelling(instance):
 )
 @pytest.mark.parametrize("action", ["linux.service", ""])
 def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
-    """Even if allowed_hosts contains every host."""
-    found = decide_about({"named_host": instance}, action, allowed_hosts=["*"])
-    assert (found.may_change, found.may_check, found.stage) == (False, False, "refused")
-    assert why in found.message
+    """This holds even if allowed_hosts contains every host."""
+    decision = decide_about({"named_host": instance}, action, allowed_hosts=["*"])
+    assert (decision.may_change, decision.may_check, decision.stage) == (False, False, "refused")
+    assert why in decision.message
 
 
 def test_a_host_that_is_not_allowed_is_not_checked():
@@ -209,21 +209,21 @@ def test_a_host_that_is_not_allowed_is_not_checked():
 
 
 def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
-    for allowed in (["*"], ["db-*", "*"]):
-        found = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
-        assert found.may_change is True
+    for allowed_hosts in (["*"], ["db-*", "*"]):
+        decision = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed_hosts)
+        assert decision.may_change is True
     # A list of allowed hosts cannot contain an unknown host.
-    for allowed in (["?*"], ["db-*"], []):
-        found = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed)
-        assert found.may_change is False
+    for allowed_hosts in (["?*"], ["db-*"], []):
+        decision = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed_hosts)
+        assert decision.may_change is False
 
 
 @pytest.mark.parametrize("needs_host", [True, False])
 def test_without_allowed_hosts_no_host_may_be_changed(needs_host):
     """Before 0.3.0, an empty list allowed every host."""
-    found = decide_about(allowed_hosts=[], needs_host=needs_host)
-    assert (found.may_change, found.stage) == (False, "refused")
-    assert found.message == (
+    decision = decide_about(allowed_hosts=[], needs_host=needs_host)
+    assert (decision.may_change, decision.stage) == (False, "refused")
+    assert decision.message == (
         'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'
     )
 
@@ -233,38 +233,41 @@ def test_without_allowed_hosts_evidence_is_still_collected():
 
 
 def test_nothing_is_changed_for_an_ended_incident():
-    found = decide_about({"incident_ended_at": NOON})
-    assert (found.may_change, found.stage) == (False, "ended")
-    assert found.message == "the incident ended at 2026-01-14T12:00:00Z"
+    decision = decide_about({"incident_ended_at": NOON})
+    assert (decision.may_change, decision.stage) == (False, "ended")
+    assert decision.message == "the incident ended at 2026-01-14T12:00:00Z"
 
 
 def test_a_change_needs_every_condition():
-    for dry_run, status, host, action, allowed in itertools.product(
+    for dry_run, status, host, action, allowed_hosts in itertools.product(
         (True, False),
         ("firing", "resolved"),
         ("web-1", "a b", ""),
         ("linux.service", "linux.other", ""),
         ([], ["*"], ["web-*"], ["db-*"]),
     ):
-        found = decide_about(
-            {"status": status, "named_host": host}, action, dry_run=dry_run, allowed_hosts=allowed
+        decision = decide_about(
+            {"status": status, "named_host": host},
+            action,
+            dry_run=dry_run,
+            allowed_hosts=allowed_hosts,
         )
         may_change = (
             not dry_run
             and status == "firing"
             and host == "web-1"
             and action == "linux.service"
-            and allowed in (["*"], ["web-*"])
+            and allowed_hosts in (["*"], ["web-*"])
         )
-        assert found.may_change is may_change
-        assert (found.stage == "remediate") is may_change
-        assert bool(found.message) is not may_change
+        assert decision.may_change is may_change
+        assert (decision.stage == "remediate") is may_change
+        assert bool(decision.message) is not may_change
 
 
 # -- controls that depend on other incidents and changes
 
 
-def change(execution="e1", target="web-1", ended=None, result="", **more):
+def change(execution="e1", target="web-1", ended=None, result="", **fields):
     """Return a change that was granted 5 minutes before noon."""
     values = {
         "id": 1,
@@ -283,13 +286,13 @@ def change(execution="e1", target="web-1", ended=None, result="", **more):
         "refusal": "",
         "reason": "",
     }
-    return Change(**{**values, **more})
+    return Change(**{**values, **fields})
 
 
 FAILED = [change(f"e{i}", ended=later(-7200), result="failed") for i in range(3)]
 
-# {refusal: (situation, request, configuration, part of the reason, part of how to lift it)}
-PASSING = {
+# {refusal: (situation, request, configuration, part of the reason, part of the remedy)}
+TEMPORARY_REFUSALS = {
     "paused": (
         {"pause": Pause(NOON, "anna", "maintenance")},
         {},
@@ -404,7 +407,7 @@ PASSING = {
         "poundcake.release remediation=linux.service",
     ),
 }
-OFF = {
+DISABLED_CONTROLS = {
     "storm": {"storm_limit": 0},
     "settling": {"settle_seconds": 0},
     "stale": {"fresh_minutes": 0},
@@ -418,25 +421,27 @@ OFF = {
 
 
 def decide_in(situation, request=None, **config):
-    asked = ChangeRequest(action="linux.service", **(request or {}))
-    return decide(load({**LIVE, **config}), asked, replace(FIRING, **situation))
+    request = ChangeRequest(action="linux.service", **(request or {}))
+    return decide(load({**LIVE, **config}), request, replace(FIRING, **situation))
 
 
-@pytest.mark.parametrize("refusal", sorted(PASSING))
-def test_each_control_refuses_and_says_its_value_and_how_to_lift_it(refusal):
-    situation, request, config, reason, lift = PASSING[refusal]
-    found = decide_in(situation, request, **config)
-    assert (found.may_change, found.refusal) == (False, refusal)
-    assert (found.stage, found.may_reserve) == ("refused", True)
-    assert reason in found.reason
-    assert lift in found.how_to_lift
-    assert found.message == f"{found.reason}: {found.how_to_lift}"
+@pytest.mark.parametrize("refusal", sorted(TEMPORARY_REFUSALS))
+def test_each_control_refuses_and_names_its_value_and_a_remedy(refusal):
+    situation, request, config, expected_reason, expected_remedy = TEMPORARY_REFUSALS[refusal]
+    decision = decide_in(situation, request, **config)
+    assert (decision.may_change, decision.refusal) == (False, refusal)
+    assert (decision.stage, decision.may_reserve) == ("refused", True)
+    assert expected_reason in decision.reason
+    assert expected_remedy in decision.how_to_lift
+    assert decision.message == f"{decision.reason}: {decision.how_to_lift}"
 
 
-@pytest.mark.parametrize("refusal", sorted(OFF))
+@pytest.mark.parametrize("refusal", sorted(DISABLED_CONTROLS))
 def test_a_limit_of_zero_turns_the_control_off(refusal):
-    situation, request, config, _, _ = PASSING[refusal]
-    assert decide_in(situation, request, **{**config, **OFF[refusal]}).may_change is True
+    situation, request, config, _, _ = TEMPORARY_REFUSALS[refusal]
+    assert (
+        decide_in(situation, request, **{**config, **DISABLED_CONTROLS[refusal]}).may_change is True
+    )
 
 
 @pytest.mark.parametrize(
@@ -460,31 +465,41 @@ def test_below_each_limit_a_change_is_allowed(situation):
 
 
 def test_every_refusal_is_tested_here():
-    """The others are refusals of the configuration or the alert, above and below."""
-    tested = {*PASSING, "no_action", "action_invalid", "action_not_allowed", "incident_ended"}
+    """The other refusals depend only on the configuration or the alert. Other tests check them."""
+    tested = {
+        *TEMPORARY_REFUSALS,
+        "no_action",
+        "action_invalid",
+        "action_not_allowed",
+        "incident_ended",
+    }
     tested |= {"resolved", "no_host", "no_target", "host_not_allowed", "host_denied"}
     tested |= {"stackstorm_host", "dry_run", "database_unavailable", "not_claimed"}
     assert tested == {str(refusal) for refusal in Refusal}
 
 
 def test_a_denied_host_is_refused_even_if_it_is_allowed():
-    found = decide_about(allowed_hosts=["*"], denied_hosts=["web-*"])
-    assert (found.refusal, found.may_check, found.may_reserve) == ("host_denied", False, False)
-    assert found.reason == "denied_hosts contains web-1"
+    decision = decide_about(allowed_hosts=["*"], denied_hosts=["web-*"])
+    assert (decision.refusal, decision.may_check, decision.may_reserve) == (
+        "host_denied",
+        False,
+        False,
+    )
+    assert decision.reason == "denied_hosts contains web-1"
     assert decide_about(denied_hosts=["db-*"]).may_change is True
     assert decide_about(action="", denied_hosts=["web-*"]).may_check is False
 
 
 def test_a_target_that_a_label_should_name_must_be_complete():
-    found = decide_in({"missing_label": "deployment"}, {"target_labels": ("deployment",)})
-    assert (found.refusal, found.may_reserve) == ("no_target", False)
-    assert "lacks the label deployment" in found.reason
+    decision = decide_in({"missing_label": "deployment"}, {"target_labels": ("deployment",)})
+    assert (decision.refusal, decision.may_reserve) == ("no_target", False)
+    assert "lacks the label deployment" in decision.reason
 
 
-def test_a_check_just_now_replaces_a_recent_notification():
-    old = {"last_seen_at": later(-86_400)}
-    assert decide_in(old).refusal == "stale"
-    assert decide_in(old, {"check_failed": True}).may_change is True
+def test_a_check_that_just_failed_replaces_a_recent_notification():
+    old_notification = {"last_seen_at": later(-86_400)}
+    assert decide_in(old_notification).refusal == "stale"
+    assert decide_in(old_notification, {"check_failed": True}).may_change is True
 
 
 @pytest.mark.parametrize(
@@ -492,11 +507,13 @@ def test_a_check_just_now_replaces_a_recent_notification():
 )
 def test_a_power_action_has_a_longer_cooldown(action):
     assert is_power_action(action)
-    last = change(ended=later(-2000), result="verified", action=action)
-    found = decide_in({"last_of_target": last})
-    assert found.refusal == "cooldown"
-    assert "until 2026-01-14T12:26:40Z (power_cooldown_seconds)" in found.reason
-    assert decide_in({"last_of_target": last}, power_cooldown_seconds=1999).may_change is True
+    last_change = change(ended=later(-2000), result="verified", action=action)
+    decision = decide_in({"last_of_target": last_change})
+    assert decision.refusal == "cooldown"
+    assert "until 2026-01-14T12:26:40Z (power_cooldown_seconds)" in decision.reason
+    assert (
+        decide_in({"last_of_target": last_change}, power_cooldown_seconds=1999).may_change is True
+    )
 
 
 def test_other_actions_are_not_power_actions():
@@ -505,14 +522,14 @@ def test_other_actions_are_not_power_actions():
 
 def test_the_storm_of_a_remediation_counts_alerts_with_the_same_label():
     situation = {"similar": 3, "similar_per_value": 3, "per_value": "rack=r12"}
-    found = decide_in(situation, {"per_label": "rack", "storm": 2, "remediation": "dead-host"})
-    assert found.refusal == "storm"
-    assert "3 incidents of HostDown with rack=r12" in found.reason
-    assert "`storm` of dead-host is 2" in found.reason
+    decision = decide_in(situation, {"per_label": "rack", "storm": 2, "remediation": "dead-host"})
+    assert decision.refusal == "storm"
+    assert "3 incidents of HostDown with rack=r12" in decision.reason
+    assert "`storm` of dead-host is 2" in decision.reason
     assert decide_in(situation, {"per_label": "rack", "storm": 3}).may_change is True
 
 
-def test_several_changes_at_once_for_one_label():
+def test_at_once_allows_several_changes_for_one_label():
     situation = {
         "in_flight": [change("e2", "web-2", per_value="rack=r12")],
         "per_value": "rack=r12",
@@ -521,52 +538,67 @@ def test_several_changes_at_once_for_one_label():
     assert decide_in(situation, {"per_label": "rack", "at_once": 0}).may_change is True
 
 
-def test_an_execution_gets_its_own_change_again():
-    own = change("e1")
-    full = [change(f"e{i}", f"web-{i}") for i in range(2, 9)]
-    assert decide_in({"own": own, "holder": own, "in_flight": full}).may_change is True
-    paused = {"own": own, "holder": own, "pause": Pause(NOON, "anna", "stop")}
-    assert decide_in(paused).refusal == "paused"
-    ended = change("e1", ended=NOON, result="verified")
-    assert decide_in({"own": ended, "holder": ended}).refusal == "episode_taken"
+def test_an_execution_may_reserve_its_own_change_again():
+    own_change = change("e1")
+    changes_in_flight = [change(f"e{i}", f"web-{i}") for i in range(2, 9)]
+    assert (
+        decide_in(
+            {"own": own_change, "holder": own_change, "in_flight": changes_in_flight}
+        ).may_change
+        is True
+    )
+    paused_situation = {
+        "own": own_change,
+        "holder": own_change,
+        "pause": Pause(NOON, "anna", "stop"),
+    }
+    assert decide_in(paused_situation).refusal == "paused"
+    ended_change = change("e1", ended=NOON, result="verified")
+    assert decide_in({"own": ended_change, "holder": ended_change}).refusal == "episode_taken"
 
 
-def test_a_dry_run_says_what_would_stop_the_change_now():
-    found = decide_in({"similar": 6}, dry_run=True)
-    assert (found.refusal, found.stage, found.may_reserve) == ("dry_run", "dry_run", False)
-    assert found.message.startswith("would run linux.service for web-1, but not now: 6 incidents")
+def test_a_dry_run_reports_what_would_stop_the_change_now():
+    decision = decide_in({"similar": 6}, dry_run=True)
+    assert (decision.refusal, decision.stage, decision.may_reserve) == ("dry_run", "dry_run", False)
+    assert decision.message.startswith(
+        "would run linux.service for web-1, but not now: 6 incidents"
+    )
 
 
-def test_a_preview_says_how_long_to_wait_until_the_incident_has_settled():
+def test_a_preview_gives_the_seconds_until_the_incident_has_settled():
     situation = replace(FIRING, opened_at=later(-20))
     request = ChangeRequest(action="linux.service")
-    found = preview(load(LIVE), request, situation)
-    assert (found.may_change, found.settle_seconds) == (True, 40)
+    decision = preview(load(LIVE), request, situation)
+    assert (decision.may_change, decision.settle_seconds) == (True, 40)
     assert decide(load(LIVE), request, situation).settle_seconds == 40
     assert preview(load({**LIVE, "dry_run": True}), request, situation).settle_seconds == 0
-    storm = preview(load(LIVE), request, replace(situation, similar=6))
-    assert (storm.refusal, storm.may_reserve, storm.settle_seconds) == ("storm", True, 40)
+    storm_preview = preview(load(LIVE), request, replace(situation, similar=6))
+    assert (storm_preview.refusal, storm_preview.may_reserve, storm_preview.settle_seconds) == (
+        "storm",
+        True,
+        40,
+    )
 
 
-def test_a_pause_until_a_time_says_so():
+def test_a_refusal_during_a_pause_names_its_end():
     pause = Pause(NOON, "anna", "maintenance", later(600))
     assert "until 2026-01-14T12:10:00Z" in decide_in({"pause": pause}).reason
 
 
-def entry(**keys):
-    given = {"name": "nginx", "match": ["alertname=HostDown"], "mode": "live", "action": "a.b"}
-    (found,), errors = read_remediations([{**given, **keys}])
+def entry(**changed_fields):
+    fields = {"name": "nginx", "match": ["alertname=HostDown"], "mode": "live", "action": "a.b"}
+    (remediation,), errors = read_remediations([{**fields, **changed_fields}])
     assert not errors
-    return found
+    return remediation
 
 
 def test_conditions_that_agree_replace_a_recent_notification():
-    asked = ChangeRequest(action="linux.service")
-    checked = entry(check=["alert"])
-    assert with_conditions(asked, checked, "").check_failed is True
-    assert with_conditions(asked, checked, "no").check_failed is False
-    # It says nothing about the alert itself.
-    assert with_conditions(asked, entry(only_if="up"), "").check_failed is False
+    request = ChangeRequest(action="linux.service")
+    entry_with_check = entry(check=["alert"])
+    assert with_conditions(request, entry_with_check, "").check_failed is True
+    assert with_conditions(request, entry_with_check, "no").check_failed is False
+    # The expression of only_if says nothing about the alert itself.
+    assert with_conditions(request, entry(only_if="up"), "").check_failed is False
 
 
 @pytest.mark.parametrize(

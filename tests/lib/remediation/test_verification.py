@@ -1,4 +1,4 @@
-"""Whether a change helped, as Prometheus and the host show."""
+"""Whether a change helped, according to Prometheus and the host."""
 
 from __future__ import annotations
 
@@ -20,39 +20,43 @@ from tests.lib.samples import NOON, iso, later
 SINCE = timedelta(seconds=100)
 
 
-def look(*servers, check="alert", age=SINCE, wait=300, before=(), labels=LABELS):
+def poll_alert(*servers, check="alert", age=SINCE, wait=300, before=(), labels=LABELS):
     return poll(check, wait, Subject(labels, "web-1"), servers, Change(age, before))
 
 
-def looked_twice(first, second, check="alert"):
+def second_poll(first_prometheus, second_prometheus, check="alert"):
     """Return the second of two polls."""
-    return look(second, check=check, before=look(first, check=check).evaluations)
+    return poll_alert(
+        second_prometheus, check=check, before=poll_alert(first_prometheus, check=check).evaluations
+    )
 
 
 @pytest.mark.parametrize("check", ["alert", "expression"])
 def test_two_evaluations_without_the_alert_confirm_a_change(check):
-    first = look(FakePrometheus(evaluated=40), check=check)
-    assert (first.done, first.cleared) == (False, False)
-    assert "in one evaluation, at " in first.detail
-    found = looked_twice(FakePrometheus(evaluated=40), FakePrometheus(evaluated=10), check)
-    assert (found.done, found.cleared) == (True, True)
-    assert found.detail.endswith(f"in two evaluations, the last at {iso(later(-10))}")
+    first_result = poll_alert(FakePrometheus(evaluated=40), check=check)
+    assert (first_result.done, first_result.cleared) == (False, False)
+    assert "in one evaluation, at " in first_result.detail
+    result = second_poll(FakePrometheus(evaluated=40), FakePrometheus(evaluated=10), check)
+    assert (result.done, result.cleared) == (True, True)
+    assert result.detail.endswith(f"in two evaluations, the last at {iso(later(-10))}")
 
 
 def test_the_same_evaluation_twice_does_not_confirm_a_change():
-    found = looked_twice(FakePrometheus(evaluated=10), FakePrometheus(evaluated=10))
-    assert (found.done, found.cleared) == (False, False)
+    result = second_poll(FakePrometheus(evaluated=10), FakePrometheus(evaluated=10))
+    assert (result.done, result.cleared) == (False, False)
 
 
 def test_an_alert_that_came_back_between_two_polls_starts_over():
-    gone = look(FakePrometheus(evaluated=60))
-    back = look(FakePrometheus("pending", evaluated=40), before=gone.evaluations)
-    again = look(FakePrometheus(evaluated=20), before=back.evaluations)
-    assert (again.done, again.cleared) == (False, False)
+    first_result = poll_alert(FakePrometheus(evaluated=60))
+    second_result = poll_alert(
+        FakePrometheus("pending", evaluated=40), before=first_result.evaluations
+    )
+    third_result = poll_alert(FakePrometheus(evaluated=20), before=second_result.evaluations)
+    assert (third_result.done, third_result.cleared) == (False, False)
 
 
 @pytest.mark.parametrize(
-    "first, detail",
+    "prometheus, detail",
     [
         (FakePrometheus("firing"), "the alert is firing"),
         (FakePrometheus("pending"), "the alert is pending"),
@@ -64,33 +68,37 @@ def test_an_alert_that_came_back_between_two_polls_starts_over():
         (FakePrometheus(error="prometheus, x: refused"), "prometheus, x: refused"),
     ],
 )
-def test_what_is_no_cure(first, detail):
-    """Nor is it one if a second Prometheus says that the alert is gone."""
-    for servers in ([first], [first, FakePrometheus()], [FakePrometheus(), first]):
-        if first.state == "absent" and len(servers) == 2:
+def test_no_other_result_confirms_a_change(prometheus, detail):
+    """A second Prometheus in which the alert is cleared changes nothing."""
+    for servers in ([prometheus], [prometheus, FakePrometheus()], [FakePrometheus(), prometheus]):
+        if prometheus.state == "absent" and len(servers) == 2:
             continue
-        found = look(*servers)
-        assert (found.done, found.cleared, found.evaluations) == (False, False, ())
-        assert found.detail.endswith(detail)
-        late = look(*servers, wait=100)
-        assert (late.done, late.cleared) == (True, False)
-        assert late.detail == f"not verified within 100 s: {found.detail}"
+        result = poll_alert(*servers)
+        assert (result.done, result.cleared, result.evaluations) == (False, False, ())
+        assert result.detail.endswith(detail)
+        last_result = poll_alert(*servers, wait=100)
+        assert (last_result.done, last_result.cleared) == (True, False)
+        assert last_result.detail == f"not verified within 100 s: {result.detail}"
 
 
-def test_a_prometheus_without_the_rule_does_not_matter_beside_one_that_has_it():
-    other = FakePrometheus("absent")
-    before = look(other, FakePrometheus(evaluated=40)).evaluations
-    assert look(other, FakePrometheus(), before=before).cleared
+def test_a_prometheus_without_the_rule_is_ignored_if_another_has_it():
+    prometheus_without_rule = FakePrometheus("absent")
+    previous_evaluations = poll_alert(
+        prometheus_without_rule, FakePrometheus(evaluated=40)
+    ).evaluations
+    assert poll_alert(
+        prometheus_without_rule, FakePrometheus(), before=previous_evaluations
+    ).cleared
 
 
 def test_a_prometheus_without_up_for_the_target_confirms_a_change():
-    assert looked_twice(FakePrometheus(evaluated=40, up=None), FakePrometheus(up=None)).cleared
+    assert second_poll(FakePrometheus(evaluated=40, up=None), FakePrometheus(up=None)).cleared
 
 
 def test_without_a_prometheus_nothing_is_verified():
-    found = look(age=timedelta(seconds=300))
-    assert (found.done, found.cleared) == (True, False)
-    assert "no Prometheus is configured" in found.detail
+    result = poll_alert(age=timedelta(seconds=300))
+    assert (result.done, result.cleared) == (True, False)
+    assert "no Prometheus is configured" in result.detail
 
 
 @pytest.mark.parametrize(
@@ -103,25 +111,25 @@ def test_without_a_prometheus_nothing_is_verified():
         ({"instance": "web-2:9100", "job": "node"}, False),
     ],
 )
-def test_the_expression_is_that_of_the_alerts_own_series(series, is_still_true):
+def test_only_series_with_the_labels_of_the_alert_count(series, is_still_true):
     prometheus = FakePrometheus(series=[series])
-    found = look(prometheus, check="expression")
-    assert ("the expression of the alert is still true" in found.detail) == is_still_true
+    result = poll_alert(prometheus, check="expression")
+    assert ("the expression of the alert is still true" in result.detail) == is_still_true
     assert prometheus.expressions[0] == RULE.expression
 
 
-def test_up_is_asked_for_the_target_of_the_alert():
+def test_up_is_queried_for_the_target_of_the_alert():
     labels = {"alertname": "DiskFull", "instance": 'a"b\\c', "job": "ü"}
     prometheus = FakePrometheus()
     prometheus.alert_state = lambda _: AlertReading(AlertState.CLEARED, later(-1), NOON)
-    look(prometheus, labels=labels)
+    poll_alert(prometheus, labels=labels)
     assert prometheus.expressions == ['up{job="ü",instance="a\\"b\\\\c"}']
 
 
 @pytest.fixture
 def listener():
-    with socket.create_server((services.LOOPBACK, 0)) as found:
-        yield found
+    with socket.create_server((services.LOOPBACK, 0)) as server:
+        yield server
 
 
 def test_a_host_that_answers_confirms_a_change(listener, monkeypatch):
@@ -129,19 +137,19 @@ def test_a_host_that_answers_confirms_a_change(listener, monkeypatch):
     monkeypatch.setattr("poundcake.remediation.checks.refusal_of_address", lambda address: "")
     port = listener.getsockname()[1]
     subject = Subject(LABELS, services.LOOPBACK)
-    found = poll(f"tcp:{port}", 60, subject, [], Change(SINCE))
-    assert (found.done, found.cleared) == (True, True)
-    assert found.detail == f"{services.LOOPBACK} answers on port {port}"
-    closed = services.free_port()
-    refused = poll(f"tcp:{closed}", 300, subject, [], Change(SINCE))
-    assert (refused.done, refused.cleared) == (False, False)
-    assert "refuses connections" in refused.detail
+    result = poll(f"tcp:{port}", 60, subject, [], Change(SINCE))
+    assert (result.done, result.cleared) == (True, True)
+    assert result.detail == f"{services.LOOPBACK} answers on port {port}"
+    closed_port = services.free_port()
+    refused_result = poll(f"tcp:{closed_port}", 300, subject, [], Change(SINCE))
+    assert (refused_result.done, refused_result.cleared) == (False, False)
+    assert "refuses connections" in refused_result.detail
 
 
 def test_a_host_that_must_not_be_checked_is_not_verified():
-    found = poll("tcp:22", 60, Subject(LABELS, "localhost"), [], Change(SINCE))
-    assert (found.done, found.cleared) == (True, False)
-    assert "not verified within 60 s: host:" in found.detail
+    result = poll("tcp:22", 60, Subject(LABELS, "localhost"), [], Change(SINCE))
+    assert (result.done, result.cleared) == (True, False)
+    assert "not verified within 60 s: host:" in result.detail
 
 
 class Api:
@@ -162,15 +170,19 @@ class Api:
         ]
 
 
-def test_the_change_of_a_workflow_and_the_poll_before():
-    ended = ("remediate_host", "succeeded", later(-30), {})
-    earlier = ("verify", "succeeded", later(-20), {"evaluations": ["a"]})
-    last = ("verify", "succeeded", later(-10), {"evaluations": ["b"]})
-    running = ("verify", "running", None, None)
-    assert read_change(Api(ended), "w") == Change(timedelta(seconds=30), ())
-    assert read_change(Api(ended, earlier, last, running), "w").evaluations == ["b"]
-    failed = ("verify", "failed", later(-5), "no database")
-    assert read_change(Api(ended, last, failed, running), "w").evaluations == ()
+def test_the_change_of_a_workflow_is_read_with_the_last_successful_poll():
+    change_task = ("remediate_host", "succeeded", later(-30), {})
+    first_poll = ("verify", "succeeded", later(-20), {"evaluations": ["a"]})
+    last_poll = ("verify", "succeeded", later(-10), {"evaluations": ["b"]})
+    running_poll = ("verify", "running", None, None)
+    assert read_change(Api(change_task), "w") == Change(timedelta(seconds=30), ())
+    assert read_change(Api(change_task, first_poll, last_poll, running_poll), "w").evaluations == [
+        "b"
+    ]
+    failed_poll = ("verify", "failed", later(-5), "no database")
+    assert (
+        read_change(Api(change_task, last_poll, failed_poll, running_poll), "w").evaluations == ()
+    )
     with pytest.raises(RemediationError, match="has made no change that has ended"):
         read_change(Api(("remediate", "running", None, None)), "w")
 
@@ -186,20 +198,20 @@ def test_the_change_of_a_workflow_and_the_poll_before():
         ({"action": "linux.service", "wait": 3600}, 3600),
     ],
 )
-def test_the_time_that_a_verification_may_take(keys, wait):
+def test_the_default_wait_depends_on_the_action(keys, wait):
     entry = {"name": "x", "match": ["a=b"], "mode": "live", "verify": "alert", **keys}
-    (found,), errors = read_remediations([entry])
+    (remediation,), errors = read_remediations([entry])
     assert not errors
-    verification = Verification.of(found)
+    verification = Verification.of(remediation)
     assert verification.wait == wait
-    # The polls last longer than the time, and end it.
+    # The polls last at least as long as the wait, so that the last poll ends it.
     assert verification.pause * verification.polls >= wait
     assert 2 <= verification.pause <= 30
 
 
 @pytest.mark.parametrize("verify", [None, "none"])
-def test_an_entry_that_is_not_verified(verify):
+def test_an_entry_without_verify_is_not_verified(verify):
     entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", "verify": verify}
-    (found,), errors = read_remediations([entry])
+    (remediation,), errors = read_remediations([entry])
     assert not errors
-    assert Verification.of(found).check == ""
+    assert Verification.of(remediation).check == ""

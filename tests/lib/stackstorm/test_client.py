@@ -1,4 +1,4 @@
-"""The requests to StackStorm's API, and how its responses are interpreted."""
+"""The client sends the right requests to StackStorm's API, and interprets its responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lib.samples import NOON, iso, later
 LINKING = "tasks:\n  link:\n    action: poundcake.link\n"
 
 
-class Answer:
+class FakeResponse:
     def __init__(self, status, body=None, **headers):
         self.status_code, self._body, self.text = status, body, str(body)
         self.headers = headers
@@ -34,17 +34,17 @@ class Answer:
 def api():
     """Return a fake of the API.
 
-    Its `answers` contains a response or an exception for each request, `requests` the path and the
+    `responses` contains a response or an exception for each request, `requests` the path and the
     parameters of each request, and `fresh` whether a new token was requested.
     """
-    api = types.SimpleNamespace(answers=[], requests=[], fresh=[])
+    api = types.SimpleNamespace(responses=[], requests=[], fresh=[])
 
-    def get(path, params, **more):
+    def get(path, params, **options):
         api.requests.append((path, params))
-        answer = api.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        response = api.responses.pop(0)
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     def connect(fresh):
         api.fresh.append(fresh)
@@ -57,7 +57,7 @@ def api():
 
 class TestRequesting:
     @pytest.mark.parametrize(
-        "given, path",
+        "execution_id, path",
         [
             ("5f0c", "/executions/5f0c"),
             ("../keys", "/executions/..%2Fkeys"),
@@ -65,22 +65,22 @@ class TestRequesting:
             ("{{ x }}", "/executions/%7B%7B%20x%20%7D%7D"),
         ],
     )
-    def test_an_id_cannot_change_the_path(self, api, given, path):
-        api.answers = [Answer(404)]
-        assert api.stackstorm.get_execution(given) is None
+    def test_an_id_cannot_change_the_path(self, api, execution_id, path):
+        api.responses = [FakeResponse(404)]
+        assert api.stackstorm.get_execution(execution_id) is None
         assert api.requests == [(path, {})]
 
     def test_an_expired_token_is_renewed_once(self, api):
-        api.answers = [Answer(401), Answer(200, {"id": "e1"})]
+        api.responses = [FakeResponse(401), FakeResponse(200, {"id": "e1"})]
         assert api.stackstorm.get_execution("e1") == Execution("e1")
         assert api.fresh == [False, True]
-        api.answers = [Answer(401, {"faultstring": "Unauthorized"})] * 2
+        api.responses = [FakeResponse(401, {"faultstring": "Unauthorized"})] * 2
         with pytest.raises(StackStormError, match="401") as caught:
             api.stackstorm.get_execution("e1")
-        assert caught.value.status == 401 and caught.value.is_outage and not api.answers
+        assert caught.value.status == 401 and caught.value.is_outage and not api.responses
 
     def test_an_error_is_one_line(self, api):
-        api.answers = [Answer(500, {"faultstring": "oh\nno"})]
+        api.responses = [FakeResponse(500, {"faultstring": "oh\nno"})]
         with pytest.raises(StackStormError) as caught:
             api.stackstorm.get_execution("e1")
         assert str(caught.value) == "GET /executions/e1: 500 oh"
@@ -88,7 +88,7 @@ class TestRequesting:
 
     @pytest.mark.parametrize("status", [502, 503, 504])
     def test_a_gateway_error_is_an_outage(self, api, status):
-        api.answers = [Answer(status)]
+        api.responses = [FakeResponse(status)]
         with pytest.raises(StackStormError) as caught:
             api.stackstorm.get_execution("e1")
         assert caught.value.is_outage
@@ -97,8 +97,10 @@ class TestRequesting:
     def test_a_timeout_is_distinguished_from_an_outage(self, api, in_body):
         from requests.exceptions import ConnectionError, ReadTimeout
 
-        late = ConnectionError("HTTPConnectionPool: Read timed out.") if in_body else ReadTimeout()
-        api.answers = [late, ConnectionError("refused")]
+        read_timeout = (
+            ConnectionError("HTTPConnectionPool: Read timed out.") if in_body else ReadTimeout()
+        )
+        api.responses = [read_timeout, ConnectionError("refused")]
         for timed_out in (True, False):
             with pytest.raises(StackStormError) as caught:
                 api.stackstorm.get_execution("e1")
@@ -107,56 +109,61 @@ class TestRequesting:
 
 class TestClock:
     def test_the_clock_is_that_of_the_last_response(self, api):
-        api.answers = [Answer(404, Date="Wed, 14 Jan 2026 12:00:00 GMT")]
+        api.responses = [FakeResponse(404, Date="Wed, 14 Jan 2026 12:00:00 GMT")]
         api.stackstorm.get_execution("e1")
         assert NOON <= api.stackstorm.now() < later(60)
 
     def test_the_clock_is_requested_if_there_is_no_response_yet(self, api):
-        api.answers = [Answer(200, [], Date="Wed, 14 Jan 2026 12:00:00 GMT")]
+        api.responses = [FakeResponse(200, [], Date="Wed, 14 Jan 2026 12:00:00 GMT")]
         assert NOON <= api.stackstorm.now() < later(60)
 
     @pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}, {"Date": None}])
     def test_without_a_date_header_the_local_clock_is_used(self, api, headers):
-        api.answers = [Answer(200, [], **headers)]
+        api.responses = [FakeResponse(200, [], **headers)]
         assert abs(api.stackstorm.now() - datetime.now(timezone.utc)) < timedelta(minutes=1)
 
 
 class TestExecutions:
     def test_an_invalid_id_is_not_found(self, api):
-        api.answers = [Answer(400, {"faultstring": "Invalid ObjectId"})]
+        api.responses = [FakeResponse(400, {"faultstring": "Invalid ObjectId"})]
         assert api.stackstorm.get_execution("x") is None
 
     def test_an_invalid_id_does_not_hide_the_others(self, api):
-        refused = Answer(400, {"faultstring": "Invalid"})
-        api.answers = [refused, Answer(400), Answer(200, {"id": "e2"})]
+        refusal = FakeResponse(400, {"faultstring": "Invalid"})
+        api.responses = [refusal, FakeResponse(400), FakeResponse(200, {"id": "e2"})]
         assert api.stackstorm.get_executions(["x", "e2"]) == {"e2": Execution("e2")}
 
     def test_100_executions_are_read_in_one_request(self, api):
         ids = [f"e{n}" for n in range(150)]
-        api.answers = [Answer(200, [{"id": "e1"}, {"no": "id"}, 5]), Answer(200, None)]
+        api.responses = [
+            FakeResponse(200, [{"id": "e1"}, {"no": "id"}, 5]),
+            FakeResponse(200, None),
+        ]
         assert set(api.stackstorm.get_executions(ids)) == {"e1"}
         assert [len(params["id"].split(",")) for _, params in api.requests] == [100, 50]
 
     def test_children_are_listed_oldest_first(self, api):
-        late, early = ({"id": i, "start_timestamp": iso(later(s))} for i, s in (("b", 9), ("a", 1)))
-        api.answers = [Answer(200, [late, early])]
+        later_child, earlier_child = (
+            {"id": i, "start_timestamp": iso(later(s))} for i, s in (("b", 9), ("a", 1))
+        )
+        api.responses = [FakeResponse(200, [later_child, earlier_child])]
         assert [child.id for child in api.stackstorm.get_children("e1")] == ["a", "b"]
         assert api.requests[0][1]["parent"] == "e1"
 
 
-def instance(n, **more):
+def instance(n, **fields):
     return {
         "id": f"t{n}",
         "status": "processed",
         "occurrence_time": iso(later(n)),
         "payload": {"episode": "e"},
-        **more,
+        **fields,
     }
 
 
 class TestTriggers:
     def test_a_page_is_selected_by_time(self, api):
-        api.answers = [Answer(200, [instance(2), instance(1)])]
+        api.responses = [FakeResponse(200, [instance(2), instance(1)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, later(3))
         assert [item.id for item in page.items] == ["t2", "t1"]
         assert (page.older, page.unreadable) == (None, 0)
@@ -170,19 +177,19 @@ class TestTriggers:
 
     def test_the_next_page_begins_at_the_oldest_time_of_a_full_page(self, api):
         """With an offset, the last pages of a long list timed out."""
-        api.answers = [Answer(200, [instance(200 - n) for n in range(100)])]
+        api.responses = [FakeResponse(200, [instance(200 - n) for n in range(100)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert page.older == later(101.001)
         assert "offset" not in api.requests[0][1]
 
     def test_a_full_page_of_equal_times_does_not_repeat_forever(self, api):
-        api.answers = [Answer(200, [instance(1)] * 100)] * 2
-        first = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
-        second = api.stackstorm.list_triggers("poundcake.alert", NOON, first.older)
-        assert second.older < first.older
+        api.responses = [FakeResponse(200, [instance(1)] * 100)] * 2
+        first_page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
+        second_page = api.stackstorm.list_triggers("poundcake.alert", NOON, first_page.older)
+        assert second_page.older < first_page.older
 
     @pytest.mark.parametrize(
-        "odd",
+        "malformed_entry",
         [
             5,
             None,
@@ -194,54 +201,61 @@ class TestTriggers:
             instance(1, payload=None),
         ],
     )
-    def test_a_malformed_entry_is_skipped_and_counted(self, api, odd):
-        api.answers = [Answer(200, [instance(2), odd])]
+    def test_a_malformed_entry_is_skipped_and_counted(self, api, malformed_entry):
+        api.responses = [FakeResponse(200, [instance(2), malformed_entry])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert [item.id for item in page.items] == ["t2"] and page.unreadable == 1
 
-    def test_by_id(self, api):
+    def test_triggers_are_selected_by_id(self, api):
         """An API that ignores the filter returns other triggers."""
-        api.answers = [Answer(200, [instance(1), instance(2), 5])]
+        api.responses = [FakeResponse(200, [instance(1), instance(2), 5])]
         assert set(api.stackstorm.get_triggers(["t2", "t3"])) == {"t2"}
         assert api.requests[0][1]["id"] == "t2,t3"
 
-    @pytest.mark.parametrize("answer", [None, {}, "text"])
-    def test_a_response_that_is_not_a_list(self, api, answer):
-        api.answers = [Answer(200, answer)] * 2
+    @pytest.mark.parametrize("response", [None, {}, "text"])
+    def test_a_response_that_is_not_a_list_counts_as_empty(self, api, response):
+        api.responses = [FakeResponse(200, response)] * 2
         assert api.stackstorm.list_triggers("poundcake.alert", NOON, None).items == []
         assert api.stackstorm.get_enforcements("t1") == []
 
 
 class TestEnforcements:
-    ANSWER = {
+    DOCUMENT = {
         "trigger_instance_id": "t1",
         "rule": {"ref": "pack.rule"},
         "execution_id": "e1",
         "enforced_at": iso(later(1)),
     }
-    FOUND = RuleEnforcement("t1", "pack.rule", "e1", "", later(1))
+    ENFORCEMENT = RuleEnforcement("t1", "pack.rule", "e1", "", later(1))
 
     def test_enforcements_of_one_trigger(self, api):
-        failed = {"trigger_instance_id": "t1", "rule": None, "failure_reason": "no action"}
-        api.answers = [Answer(200, [self.ANSWER, failed, {}])]
+        failed_enforcement = {
+            "trigger_instance_id": "t1",
+            "rule": None,
+            "failure_reason": "no action",
+        }
+        api.responses = [FakeResponse(200, [self.DOCUMENT, failed_enforcement, {}])]
         assert api.stackstorm.get_enforcements("t1") == [
-            self.FOUND,
+            self.ENFORCEMENT,
             RuleEnforcement("t1", "", failure_reason="no action"),
         ]
         assert api.requests[0][1]["trigger_instance"] == "t1"
 
     def test_enforcements_of_all_rules_in_a_time_span(self, api):
-        api.answers = [Answer(200, [self.ANSWER] * 100), Answer(200, [self.ANSWER, {}])]
+        api.responses = [
+            FakeResponse(200, [self.DOCUMENT] * 100),
+            FakeResponse(200, [self.DOCUMENT, {}]),
+        ]
         page = api.stackstorm.list_enforcements(NOON, None)
         assert page.older == later(1.000001) and len(page.items) == 100
         page = api.stackstorm.list_enforcements(NOON, page.older)
-        assert (page.items, page.older, page.unreadable) == ([self.FOUND], None, 1)
+        assert (page.items, page.older, page.unreadable) == ([self.ENFORCEMENT], None, 1)
         assert api.requests[1][1]["enforced_at_lt"] == "2026-01-14T12:00:01.000001Z"
 
 
 class TestContent:
     @pytest.mark.parametrize(
-        "answer, expected",
+        "response, expected",
         [
             (LINKING, True),
             ("tasks: {begin: {action: poundcake.begin}}", True),
@@ -251,22 +265,22 @@ class TestContent:
             (None, False),
         ],
     )
-    def test_a_workflow_with_a_link_task_is_recognized(self, api, answer, expected):
-        api.answers = [Answer(200 if answer else 404, answer)]
+    def test_a_workflow_with_a_link_task_is_recognized(self, api, response, expected):
+        api.responses = [FakeResponse(200 if response else 404, response)]
         assert api.stackstorm.runs_link_task("pack.flow") is expected
         assert api.requests == [("/actions/views/entry_point/pack.flow", {})]
 
     def test_an_action_without_an_entry_point_has_no_link_task(self, api):
-        api.answers = [Answer(500, {"faultstring": "no entry point"})]
+        api.responses = [FakeResponse(500, {"faultstring": "no entry point"})]
         assert api.stackstorm.runs_link_task("core.noop") is False
 
     def test_an_outage_does_not_mean_that_there_is_no_link_task(self, api):
-        api.answers = [Answer(503)]
+        api.responses = [FakeResponse(503)]
         with pytest.raises(StackStormError):
             api.stackstorm.runs_link_task("pack.flow")
 
     @pytest.mark.parametrize(
-        "rule, action, word",
+        "rule, action, expected_words",
         [
             (None, None, "rule p.r is missing"),
             ({"enabled": False}, None, "st2 rule enable p.r"),
@@ -275,13 +289,15 @@ class TestContent:
             ({"enabled": True}, {"enabled": True}, ""),
         ],
     )
-    def test_why_a_rule_cannot_start_its_action(self, api, rule, action, word):
-        api.answers = [
-            Answer(200, explanation) if explanation else Answer(404)
+    def test_a_rule_that_cannot_start_its_action_is_explained(
+        self, api, rule, action, expected_words
+    ):
+        api.responses = [
+            FakeResponse(200, explanation) if explanation else FakeResponse(404)
             for explanation in (rule, action)
         ]
         explanation = api.stackstorm.problem_with("p.r", "p.a")
-        assert word in explanation and bool(word) == bool(explanation)
+        assert expected_words in explanation and bool(expected_words) == bool(explanation)
 
     @pytest.mark.parametrize(
         "status, process",
@@ -293,16 +309,18 @@ class TestContent:
         ],
     )
     def test_the_process_that_does_not_start_an_execution_is_named(self, api, status, process):
-        api.answers = [Answer(200, [{"id": "e1", "status": status}] if status else [])]
+        api.responses = [FakeResponse(200, [{"id": "e1", "status": status}] if status else [])]
         explanation = api.stackstorm.stuck_execution("poundcake.record", NOON)
-        wanted = f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
-        assert explanation == (f"{wanted} {process}" if process else "")
+        expected_start = (
+            f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
+        )
+        assert explanation == (f"{expected_start} {process}" if process else "")
         assert api.requests[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
 
-    def test_the_last_failure(self, api):
-        api.answers = [
-            Answer(200, [{"id": "e1", "result": {"stderr": "no disk"}}]),
-            Answer(200, []),
+    def test_the_last_failure_is_the_reason_of_the_failed_execution(self, api):
+        api.responses = [
+            FakeResponse(200, [{"id": "e1", "result": {"stderr": "no disk"}}]),
+            FakeResponse(200, []),
         ]
         assert api.stackstorm.last_failure("poundcake.record", NOON) == "no disk"
         assert api.stackstorm.last_failure("poundcake.record", NOON) == ""

@@ -17,7 +17,7 @@ from poundcake.stackstorm import (
 )
 from tests.lib.samples import iso, later
 
-ANSWER = {
+DOCUMENT = {
     "id": "e1",
     "status": "succeeded",
     "action": {"ref": "pack.flow"},
@@ -33,7 +33,7 @@ ANSWER = {
 
 
 def test_an_execution_is_read():
-    assert Execution.parse(ANSWER) == Execution(
+    assert Execution.parse(DOCUMENT) == Execution(
         id="e1",
         status="succeeded",
         action="pack.flow",
@@ -48,17 +48,19 @@ def test_an_execution_is_read():
     )
 
 
-@pytest.mark.parametrize("odd", [None, 5.5j, ["x"], {"ref": 5, "orquesta": "x"}])
-def test_malformed_and_missing_fields_are_empty(odd):
-    odd_fields = {name: odd for name in ANSWER if name not in ("id", "result", "parameters")}
-    assert Execution.parse({"id": "e1", "parameters": "x", **odd_fields}) == Execution("e1")
+@pytest.mark.parametrize("malformed_value", [None, 5.5j, ["x"], {"ref": 5, "orquesta": "x"}])
+def test_malformed_and_missing_fields_are_empty(malformed_value):
+    malformed_fields = {
+        name: malformed_value for name in DOCUMENT if name not in ("id", "result", "parameters")
+    }
+    assert Execution.parse({"id": "e1", "parameters": "x", **malformed_fields}) == Execution("e1")
     assert Execution.parse({"id": "e1"}) == Execution("e1")
     assert Execution.parse({"id": "e1", "start_timestamp": "yesterday"}) == Execution("e1")
 
 
-@pytest.mark.parametrize("answer", [None, [], "e1", {}, {"id": None}, {"id": 5}, {"id": ""}])
-def test_a_response_without_an_id_is_not_an_execution(answer):
-    assert Execution.parse(answer) is None
+@pytest.mark.parametrize("document", [None, [], "e1", {}, {"id": None}, {"id": 5}, {"id": ""}])
+def test_a_response_without_an_id_is_not_an_execution(document):
+    assert Execution.parse(document) is None
 
 
 def test_the_statuses_are_those_of_stackstorm():
@@ -105,7 +107,7 @@ def test_an_unknown_status_counts_as_open():
         ({"stderr": "x" * 5000}, "x" * 1000),
     ],
 )
-def test_why_an_execution_failed(result, reason):
+def test_the_reason_of_a_failed_execution_is_read_from_its_result(result, reason):
     assert failure_reason(result) == reason
 
 
@@ -118,10 +120,10 @@ def test_why_an_execution_failed(result, reason):
         ({"mutated": 1, "verified": None, "message": ["m"]}, {}),
     ],
 )
-def test_the_report_of_a_workflow(output, expected):
+def test_only_valid_fields_of_a_workflows_report_are_read(output, expected):
     assert workflow_output({"output": output}) == expected
 
 
 @pytest.mark.parametrize("result", [None, 5, "text", []])
-def test_a_result_without_an_output(result):
+def test_a_result_without_an_output_has_no_report(result):
     assert workflow_output(result) == {}

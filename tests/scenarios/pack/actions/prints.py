@@ -16,5 +16,5 @@ class Prints(Action):
         for text in texts:
             print(text)
         print(" ".join(" ".join(texts).splitlines()), file=sys.stderr)
-        found = {"stdout": "\n".join(texts), "files": texts, "processes": {t: t for t in texts}}
-        return not fails, found
+        output = {"stdout": "\n".join(texts), "files": texts, "processes": {t: t for t in texts}}
+        return not fails, output

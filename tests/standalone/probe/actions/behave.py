@@ -9,7 +9,7 @@ from st2common.runners.base_action import Action
 
 class ZetaHelper:
     def run(self):
-        raise RuntimeError("this class is not the action; the first one by name is")
+        raise RuntimeError("this class is not the action: StackStorm takes the first class by name")
 
 
 class Behave(Action):
