@@ -96,7 +96,7 @@ def rows(alerts: int, end: datetime) -> Iterator[Rows]:
         request = _Request(number, call_count - number, end, links)
         for position in range(PER_REQUEST):
             request.add(position, current[first_place + position], notification)
-        links = request.links
+        link_count = request.links
         yield request.rows()
 
 

@@ -406,7 +406,7 @@ INPUT_LIMITS = [
         FRAMING,
     ),
     Defence(
-        "a missing Host is refused in all later versions",
+        "a missing Host is refused except in HTTP/1.0",
         Edit(HEAD + "_validate", "'host' not in headers and _", "False"),
         FRAMING,
     ),
