@@ -61,24 +61,47 @@ SLOW_FILES = (
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestLists",
 )
-# `make test` leaves these to `make test-long`, because they take long, or because they repeat on
-# MariaDB the checks of other tests. (An asterisk stands for any text, as in a shell.)
+# `make test` leaves these to `make test-long`, because they take long, or because they repeat the
+# checks of other tests on another database, another runtime or another proxy. (An asterisk stands
+# for any text and [[] for a bracket, as in a shell.)
 LONG_TESTS = (
     "tests/faults/test_faults.py::*",
     "tests/fuzz/test_admission.py::*",
     "tests/fuzz/test_flood.py::*",
     "tests/lib/endpoint/test_bus.py::*_broker_*",
     "tests/lib/endpoint/test_through_proxies.py::*-not reusing*",
+    "tests/lib/endpoint/test_through_proxies.py::*[[]Apache*",
+    "tests/lib/endpoint/test_through_proxies.py::*[[]nginx*",
     "tests/lib/trail/queries/test_bounded_search.py::*mariadb*",
+    "tests/lib/trail/queries/test_bounded_search.py::*test_next_continues_*",
+    "tests/lib/trail/queries/test_bounded_search.py::*test_new_rows_between_pages_*",
+    "tests/lib/trail/test_copy_trail.py::*[[]mariadb to sqlite*",
+    "tests/lib/trail/test_copy_trail.py::TestInUse::*",
     "tests/lib/trail/test_copy_trail.py::TestKilled::*",
+    "tests/lib/trail/test_copy_trail.py::TestOneDatabaseInUse::*",
     "tests/lib/trail/test_copy_trail.py::test_a_long_history_is_copied_in_bounded_memory",
+    "tests/lib/trail/test_database.py::*test_concurrent_processes_*",
+    "tests/lib/trail/test_expire.py::TestOutage::*mariadb*",
+    "tests/lib/trail/test_limits.py::*_hourly_limit_*",
+    "tests/lib/trail/test_limits.py::TestSimultaneous::*sqlite*",
+    "tests/lib/trail/test_migrations.py::TestConcurrentMigrations::*",
     "tests/lib/trail/test_migrations.py::TestKilled::*",
+    "tests/lib/trail/test_migrations.py::TestProcesses::*mariadb*",
+    "tests/lib/trail/test_purge.py::TestBatches::*_killed_*",
+    "tests/lib/trail/test_purge.py::TestConcurrentRecording::*mariadb*",
     "tests/lib/trail/test_purge.py::TestPlans::*",
+    "tests/lib/trail/test_record.py::TestLists::*mariadb*",
+    "tests/lib/trail/test_record.py::TestLists::test_a_batch_is_recorded_like_*",
+    "tests/lib/trail/test_settle_changes.py::*mariadb*",
     "tests/scenarios/test_another_database.py::*",
     "tests/scenarios/test_clustered_alertmanagers.py::*",
+    "tests/scenarios/test_limits.py::test_fifty_hosts_*",
     "tests/scenarios/test_one_alert.py::*mariadb*",
     "tests/scenarios/test_statuses.py::test_a_paused_workflow_*",
 )
+# StackStorm runs a sensor in a process that eventlet has patched. What is slow on threads as well
+# is a long test there.
+THREADS = ("threads", "Unpatched")
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
 # These scenarios wait most of the time, so each file gets its own stand-in and process.
@@ -105,7 +128,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("processes")
         if item.nodeid.startswith(SLOW_FILES):
             item.add_marker("slow")
-        if any(fnmatchcase(item.nodeid, pattern) for pattern in LONG_TESTS):
+        if takes_long(item):
             item.add_marker("long")
         item.add_marker(pytest.mark.xdist_group(find_group(item)))
     items.sort(key=lambda item: find_position(item.nodeid))
@@ -117,6 +140,12 @@ def get_parameters(item):
     return callspec.params if callspec else {}
 
 
+def list_parameters(item):
+    """Return the parameters of a test that are texts, and the names of those that are classes."""
+    values = [getattr(value, "__name__", value) for value in get_parameters(item).values()]
+    return [value for value in values if isinstance(value, str)]
+
+
 def needs_services(item):
     """Return True if a test needs a server. `-m "not services"` skips it."""
     on_mariadb = get_parameters(item).get("database_url") == "mariadb"
@@ -125,11 +154,18 @@ def needs_services(item):
 
 def starts_processes(item):
     """Return True if a test starts a process of the pack."""
-    values = [getattr(v, "__name__", v) for v in get_parameters(item).values()]
-    if any(value in PROCESS_PARAMETERS for value in values if isinstance(value, str)):
+    if any(name in PROCESS_PARAMETERS for name in list_parameters(item)):
         return True
     name = item.nodeid.partition("::")[2].lower()
     return item.nodeid.startswith(PROCESS_FILES) or any(word in name for word in PROCESS_WORDS)
+
+
+def takes_long(item):
+    """Return True if only `make test-long` runs a test."""
+    on_threads = any(name in THREADS for name in list_parameters(item))
+    return any(fnmatchcase(item.nodeid, pattern) for pattern in LONG_TESTS) or (
+        on_threads and (starts_processes(item) or item.nodeid.startswith(SLOW_FILES))
+    )
 
 
 def find_group(item):

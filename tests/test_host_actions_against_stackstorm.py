@@ -178,7 +178,7 @@ def test_a_hostile_text_is_refused_by_every_parameter(action, text):
             validate(action, {**valid_parameters(action), name: value})
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash", "dash"])
+@pytest.mark.parametrize("shell", ["bash", "dash"])
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tmp_path):
     """Even without the patterns, StackStorm's quoting would keep it a single argument."""

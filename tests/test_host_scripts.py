@@ -21,7 +21,8 @@ from poundcake.remediation import host_facts
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "actions" / "hosts"
 DAY = 86_400
-SHELLS = ("sh", "dash", "bash", "busybox")
+# Debian's sh is dash.
+SHELLS = ("dash", "bash", "busybox")
 HOSTILE = (
     "$(touch {canary})",
     "`touch {canary}`",
