@@ -116,7 +116,9 @@ def cases() -> dict[str, Prepare]:
     """Return the calls of every view with its filters, by the name of the line."""
     prepared: dict[str, Prepare] = {
         "status": lambda c, s: partial(queries.status, c, s.alert.request_id),
-        "get_alert": lambda c, s: partial(queries.alert_of, c, s.link.request_id, s.link.episode),
+        "get_alert": lambda c, s: partial(
+            queries.alert_of_request, c, s.link.request_id, s.link.episode
+        ),
         "executions_recent offset": lambda c, s: partial(
             queries.executions_recent, c, offset=s.offset
         ),

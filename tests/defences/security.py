@@ -767,7 +767,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "an episode is not released while its change may run",
-        Edit(CLAIMS + "release", "unfinished and not force", "False"),
+        Edit(CLAIMS + "release", "unfinished_changes and not force", "False"),
         test(
             LIMITS_TESTS + "TestEpisodes::test_release_refuses_while_the_change_may_run", "sqlite"
         ),
@@ -1078,7 +1078,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a clock that jumped ahead makes purge delete nothing",
-        Edit("poundcake.trail.purge:_check_clocks", "min(_UNPROVEN, age / 2)", "timedelta(0)"),
+        Edit("poundcake.trail.purge:_check_clocks", "min(_PROOF_AGE, age / 2)", "timedelta(0)"),
         test(
             "tests/lib/trail/test_purge.py::TestRefused::"
             "test_requests_received_after_the_clock_jumped_are_no_proof"

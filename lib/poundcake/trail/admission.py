@@ -1,9 +1,9 @@
 """Decide which alerts may start a remediation, and give the reason for each decision.
 
-An episode is one occurrence of one label set. It is named ``<fingerprint>-<startsAt in ms>`` when
-it is first seen. Alertmanager may change startsAt later (the servers of a Prometheus HA pair post
-different ones), so an alert belongs to the open incident of its fingerprint even if its startsAt
-is earlier.
+An episode is one occurrence of one label set. Its name, ``<fingerprint>-<startsAt in ms>``, is
+chosen when it is first seen. Alertmanager may change startsAt later, because the servers of a
+Prometheus HA pair post different ones. So an alert belongs to the open incident of its fingerprint
+even if its startsAt is earlier.
 
 Never compare times from different clocks. Times of receipt come from the database's clock. startsAt
 and endsAt come from the sender's clock, and are compared only with each other.
@@ -22,7 +22,7 @@ from poundcake.alertmanager import FIRING, Alert, episode_name
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.outcomes import EndedBy, Outcome
 
-LATE = timedelta(minutes=10)
+CLAIM_GRACE = timedelta(minutes=10)
 """How long after the end of an incident a workflow may still claim its episode."""
 REFIRE_GRACE = timedelta(seconds=90)
 """How long after a resolve a firing notification may be a stale copy.
@@ -35,7 +35,8 @@ CONFIRM_AFTER = timedelta(minutes=6)
 
 The peer that sent a stale copy sends its resolve up to group_interval (5 min by default) later.
 """
-_SILENT = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
+# The outcomes of incidents for which no trigger was emitted.
+_WITHOUT_TRIGGER = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class OpenIncident:
     """The open incident of a fingerprint, from the row of poundcake_alerts that opened it.
 
     Attributes:
-        starts_at: When it began, never later than the time its first notification was received.
+        starts_at: When it began, or when its first notification was received if that is earlier.
         outcome: The outcome of the alert that opened it.
         last_seen_at: When its last notification was received.
         sender_starts_at: The first startsAt in its notifications, or None if none had one.
@@ -165,7 +166,11 @@ def decide(alert: Alert, received_at: datetime, situation: Situation) -> Decisio
 
 
 def decide_replay(
-    alert: Alert, original: Original, situation: Situation, work: Mapping[str, Work], force: bool
+    alert: Alert,
+    original: Original,
+    situation: Situation,
+    work_by_episode: Mapping[str, Work],
+    force: bool,
 ) -> Decision:
     """Return the decision about an alert of a replayed request.
 
@@ -173,34 +178,34 @@ def decide_replay(
         alert: The alert.
         original: The recorded alert.
         situation: The recorded state of its label set.
-        work: The previous work on episodes, by episode.
+        work_by_episode: The previous work on the episodes.
         force: Admit the alert even if its episode was claimed before or has ended.
     """
-    why = f"replay of {original.request_id}"
+    reason = f"replay of {original.request_id}"
     incident = situation.incident
     if alert.status != FIRING:
-        # If the original resolve ended an incident, that is not the incident that is open now.
-        has_ended_one = original.outcome in (Outcome.RESOLVED, *_SILENT)
-        if incident and (has_ended_one or original.received_at < incident.last_seen_at):
+        # If the original resolve ended an incident, another incident is open now.
+        has_ended_incident = original.outcome in (Outcome.RESOLVED, *_WITHOUT_TRIGGER)
+        if incident and (has_ended_incident or original.received_at < incident.last_seen_at):
             return Decision(
                 Outcome.DUPLICATE,
-                f"{why}: the open incident has a later notification",
+                f"{reason}: the open incident has a later notification",
                 starts_at=alert.starts_at,
             )
         return _decide_resolve(alert, original.received_at, incident)
     if incident and _belongs_to(alert, incident, situation.skew):
-        done = work.get(incident.episode, Work())
-        return _replay_open(alert, incident, done, why, situation, force)
+        previous_work = work_by_episode.get(incident.episode, Work())
+        return _replay_open(alert, incident, previous_work, reason, situation, force)
     if not force:
         return Decision(
             Outcome.DUPLICATE,
-            f"{why}: the incident has ended",
+            f"{reason}: the incident has ended",
             original.episode,
             original.starts_at,
         )
     # Do not open an incident: the alert is not firing, so no resolve would ever close it.
-    attempt = work.get(original.episode, Work()).attempt + 1
-    return Decision(Outcome.ADMITTED, why, original.episode, original.starts_at, attempt=attempt)
+    attempt = work_by_episode.get(original.episode, Work()).attempt + 1
+    return Decision(Outcome.ADMITTED, reason, original.episode, original.starts_at, attempt=attempt)
 
 
 def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
@@ -222,7 +227,7 @@ def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
     )
 
 
-_NO_START = "its receiver is not one of those that may start a remediation (receivers)"
+_NO_START = "its receiver is not listed in receivers, so it may not start a remediation"
 
 
 def first_start(alert: Alert, received_at: datetime) -> datetime:
@@ -233,7 +238,7 @@ def first_start(alert: Alert, received_at: datetime) -> datetime:
 def _belongs_to(alert: Alert, incident: OpenIncident, skew: timedelta) -> bool:
     if alert.starts_at is None or incident.sender_starts_at is None:
         return True
-    # Not incident.starts_at: it is database time if the sender's clock is ahead.
+    # Do not compare incident.starts_at, which is database time if the sender's clock is ahead.
     return alert.starts_at - incident.sender_starts_at <= skew
 
 
@@ -266,7 +271,7 @@ def _decide_repeat(
             opens=takes_over,
         )
     if situation.limit:
-        return _held_back(situation.limit, incident.episode, starts_at)
+        return _decide_limited(situation.limit, incident.episode, starts_at)
     return Decision(
         Outcome.ADMITTED,
         f"first notification after {incident.outcome.replace('_', ' ')}",
@@ -279,13 +284,13 @@ def _decide_repeat(
 
 def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
     starts_at = first_start(alert, received_at)
-    superseded = situation.incident
+    superseded_incident = situation.incident
     refire = _judge_refire(alert, received_at, situation.resolves)
     if refire and refire[0] == Outcome.DUPLICATE:
         return Decision(*refire, episode_name(alert.fingerprint, starts_at), starts_at)
     outcome, reason, limit = Outcome.ADMITTED, "new incident", situation.limit
-    if superseded:
-        reason = f"new incident, supersedes {superseded.episode}"
+    if superseded_incident:
+        reason = f"new incident, supersedes {superseded_incident.episode}"
     if limit:
         outcome, reason = limit.outcome, limit.reason
     if refire:
@@ -297,19 +302,19 @@ def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> De
         reason,
         _new_name(alert.fingerprint, starts_at, received_at, situation.known_episodes),
         starts_at,
-        closes=bool(superseded),
+        closes=bool(superseded_incident),
         opens=True,
-        ended_by=EndedBy.SUPERSEDED if superseded else None,
+        ended_by=EndedBy.SUPERSEDED if superseded_incident else None,
         held_until=limit.held_until if limit and outcome == limit.outcome else None,
     )
 
 
 def _new_name(
-    fingerprint: str, starts_at: datetime, received_at: datetime, known: Container[str]
+    fingerprint: str, starts_at: datetime, received_at: datetime, known_names: Container[str]
 ) -> str:
     """Return a name for a new episode that no recorded episode has."""
     name = episode_name(fingerprint, starts_at)
-    while name in known:
+    while name in known_names:
         # The alert fires again with the startsAt of an episode that has ended.
         name = episode_name(fingerprint, received_at)
         received_at += timedelta(milliseconds=1)
@@ -324,15 +329,17 @@ def _judge_refire(
     Returns:
         An outcome and the reason, or None if no recent resolve matches the notification.
     """
-    received = [r.received_at for r in resolves if _is_same_occurrence(alert, r)]
-    last = max(received, default=None)
-    if last is None or received_at - last >= REFIRE_GRACE:
+    received_times = [
+        resolve.received_at for resolve in resolves if _is_same_occurrence(alert, resolve)
+    ]
+    last_received_at = max(received_times, default=None)
+    if last_received_at is None or received_at - last_received_at >= REFIRE_GRACE:
         return None
-    if last > received_at:
+    if last_received_at > received_at:
         return Outcome.DUPLICATE, "late: its resolve is already recorded"
-    seconds = int((received_at - last).total_seconds())
+    seconds = int((received_at - last_received_at).total_seconds())
     return Outcome.UNCONFIRMED, (
-        f"fires {seconds} s after its resolve, which a stale copy does as well; waits for another "
+        f"fires {seconds} s after its resolve, so it may be a stale copy; waits for another "
         "notification, or for 6 min without a resolve"
     )
 
@@ -352,20 +359,20 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
             f"{incident.episode} has a later notification",
             starts_at=alert.starts_at,
         )
-    began = incident.sender_starts_at
-    if alert.ends_at and began and alert.ends_at < began:
+    began_at = incident.sender_starts_at
+    if alert.ends_at and began_at and alert.ends_at < began_at:
         return Decision(
             Outcome.DUPLICATE,
-            f"ended before {incident.episode} began at {format_timestamp(began)}",
+            f"ended before {incident.episode} began at {format_timestamp(began_at)}",
             starts_at=alert.starts_at,
         )
-    outcome, kind = Outcome.RESOLVED, "the incident"
-    if incident.outcome in _SILENT:
+    outcome, ended_incident = Outcome.RESOLVED, "the incident"
+    if incident.outcome in _WITHOUT_TRIGGER:
         # Rules received no trigger for this incident, so its end is not emitted either.
-        outcome, kind = Outcome(incident.outcome), f"the {incident.outcome} incident"
+        outcome, ended_incident = Outcome(incident.outcome), f"the {incident.outcome} incident"
     return Decision(
         outcome,
-        f"ends {kind} of {incident.request_id}",
+        f"ends {ended_incident} of {incident.request_id}",
         incident.episode,
         alert.starts_at or incident.starts_at,
         closes=True,
@@ -376,42 +383,44 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
 def _replay_open(
     alert: Alert,
     incident: OpenIncident,
-    done: Work,
-    why: str,
+    previous_work: Work,
+    reason: str,
     situation: Situation,
     force: bool,
 ) -> Decision:
     """Return the decision about a replayed alert that may take over its open incident."""
     starts_at = alert.starts_at or incident.starts_at
-    refused = "" if force else _why_not_replayed(incident, done)
-    if refused:
+    refusal = "" if force else _replay_refusal(incident, previous_work)
+    if refusal:
         return Decision(
             Outcome.DUPLICATE,
-            f"{why}: {refused}; force=true runs it again",
+            f"{reason}: {refusal}; force=true runs it again",
             incident.episode,
             starts_at,
         )
     if not situation.may_start and not force:
-        return Decision(Outcome.OBSERVED, f"{why}: {_NO_START}", incident.episode, starts_at)
+        return Decision(Outcome.OBSERVED, f"{reason}: {_NO_START}", incident.episode, starts_at)
     if situation.limit and not force:
-        return _held_back(situation.limit, incident.episode, starts_at)
+        return _decide_limited(situation.limit, incident.episode, starts_at)
     return Decision(
         Outcome.ADMITTED,
-        why,
+        reason,
         incident.episode,
         incident.starts_at,
         closes=True,
         opens=True,
         # If nobody has claimed the last attempt, one of its executions may still do so.
-        attempt=done.attempt + 1 if done.claimed_by else done.attempt,
+        attempt=previous_work.attempt + 1 if previous_work.claimed_by else previous_work.attempt,
     )
 
 
-def _why_not_replayed(incident: OpenIncident, done: Work) -> str:
+def _replay_refusal(incident: OpenIncident, previous_work: Work) -> str:
     if incident.acknowledged_by:
         return f"acknowledged by {incident.acknowledged_by}"
-    return f"{done.claimed_by} has worked on this episode" if done.claimed_by else ""
+    return (
+        f"{previous_work.claimed_by} has worked on this episode" if previous_work.claimed_by else ""
+    )
 
 
-def _held_back(limit: Limit, episode: str, starts_at: datetime) -> Decision:
+def _decide_limited(limit: Limit, episode: str, starts_at: datetime) -> Decision:
     return Decision(limit.outcome, limit.reason, episode, starts_at, held_until=limit.held_until)

@@ -20,9 +20,10 @@ from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import alerts, cut
 
 _HOUR = timedelta(hours=1)
-# The indexes contain the time an alert was received, by the endpoint's clock, not the later time at
-# which it was recorded. The two differ by the time in the journal and by the clocks' offset.
-_LONGEST_DELAY = timedelta(days=1)
+# The indexes contain the time at which an alert was received, by the endpoint's clock. Limits count
+# from the time at which it was recorded. The two differ by the time in the journal and by the
+# offset between the clocks.
+_MAX_DELAY = timedelta(days=1)
 
 
 class AdmissionLimits:
@@ -36,20 +37,22 @@ class AdmissionLimits:
         self._last_admitted: dict[str, datetime] = {}
         self._admissions: dict[str, list[datetime]] = defaultdict(list)
 
-    def read(self, connection: Connection, firing: Sequence[Alert], received_at: datetime) -> None:
+    def read(
+        self, connection: Connection, firing_alerts: Sequence[Alert], received_at: datetime
+    ) -> None:
         """Read the recent admissions that limit the given alerts.
 
         Args:
             connection: A transaction.
-            firing: The firing alerts of a batch of requests.
+            firing_alerts: The firing alerts of a batch of requests.
             received_at: When the first of the requests was received.
         """
-        earliest = min(received_at, self._now) - _LONGEST_DELAY
+        earliest = min(received_at, self._now) - _MAX_DELAY
         if self._cooldown:
-            fingerprints = sorted({alert.fingerprint for alert in firing})
+            fingerprints = sorted({alert.fingerprint for alert in firing_alerts})
             self._read_last_admitted(connection, fingerprints, earliest - self._cooldown)
         if self._per_hour:
-            names = sorted({_name(alert) for alert in firing})
+            names = sorted({_name(alert) for alert in firing_alerts})
             self._read_admissions(connection, names, earliest - _HOUR)
 
     def limit(self, alert: Alert) -> Limit | None:
@@ -62,20 +65,20 @@ class AdmissionLimits:
         bisect.insort(self._admissions[_name(alert)], self._now)
 
     def _cooldown_of(self, alert: Alert) -> Limit | None:
-        last = self._last_admitted.get(alert.fingerprint)
-        if not self._cooldown or not last or last + self._cooldown <= self._now:
+        last_admitted = self._last_admitted.get(alert.fingerprint)
+        if not self._cooldown or not last_admitted or last_admitted + self._cooldown <= self._now:
             return None
-        until = last + self._cooldown
+        until = last_admitted + self._cooldown
         return Limit(Outcome.COOLDOWN, f"cooldown until {format_deadline(until)}", until)
 
     def _rate_limit_of(self, alert: Alert) -> Limit | None:
         if not self._per_hour:
             return None
-        times = self._admissions[_name(alert)]
-        if len(times) - bisect.bisect_right(times, self._now - _HOUR) < self._per_hour:
+        admissions = self._admissions[_name(alert)]
+        if len(admissions) - bisect.bisect_right(admissions, self._now - _HOUR) < self._per_hour:
             return None
-        # There may be more admissions than the limit: it was lowered, or replays were forced.
-        until = times[-self._per_hour] + _HOUR
+        # There may be more admissions than the limit if it was lowered, or if replays were forced.
+        until = admissions[-self._per_hour] + _HOUR
         return Limit(
             Outcome.RATE_LIMITED,
             f"limit of {self._per_hour} an hour for this alert name until {format_deadline(until)}",
@@ -111,17 +114,17 @@ class AdmissionLimits:
                 self._admissions[name].append(admitted_at)
 
 
-def _admitted_since(moment: datetime, earliest: datetime) -> tuple[ColumnElement[Any], ...]:
+def _admitted_since(since: datetime, earliest: datetime) -> tuple[ColumnElement[Any], ...]:
     """Return the conditions for alerts that were admitted after a time.
 
     Args:
-        moment: The time, by the database's clock.
+        since: The time, by the database's clock.
         earliest: The earliest possible time of receipt of such an alert.
     """
     return (
         alerts.c.outcome == Outcome.ADMITTED,
         alerts.c.created_at > earliest,
-        alerts.c.recorded_at > moment,
+        alerts.c.recorded_at > since,
     )
 
 

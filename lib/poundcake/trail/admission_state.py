@@ -1,4 +1,4 @@
-"""The state that admission decisions depend on, read once and then updated in memory."""
+"""The state that admission decisions depend on. It is read once and then updated in memory."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class AlertBatch:
 
     @property
     def alerts(self) -> list[Alert]:
-        """Return the alerts."""
+        """Return the alerts, without their times."""
         return [received.alert for received in self.received]
 
     @property
-    def firing(self) -> list[Alert]:
+    def firing_alerts(self) -> list[Alert]:
         """Return the firing alerts."""
         return [alert for alert in self.alerts if alert.status == alertmanager.FIRING]
 
@@ -79,7 +79,7 @@ class StoredIncident:
 
     def count_notification(self, notification: AlertRow) -> None:
         """Count a notification, given its row."""
-        self.incident = _with_notification(self.incident, notification)
+        self.incident = _add_notification(self.incident, notification)
         self.new_notifications += 1
 
 
@@ -96,7 +96,7 @@ class NewIncident:
 
     def count_notification(self, notification: AlertRow) -> None:
         """Count a notification, given its row."""
-        self.incident = _with_notification(self.incident, notification)
+        self.incident = _add_notification(self.incident, notification)
         self.row.last_seen_at = self.incident.last_seen_at
         self.row.sender_starts_at = self.incident.sender_starts_at
         self.row.external_url = self.incident.external_url
@@ -119,11 +119,11 @@ class AdmissionState:
         self._stored = _read_incidents(connection, batch.alerts)
         self._open: dict[str, AnyIncident] = dict(self._stored)
         self._resolves = _read_resolves(
-            connection, batch.firing, batch.received_at - admission.REFIRE_GRACE
+            connection, batch.firing_alerts, batch.received_at - admission.REFIRE_GRACE
         )
         self._episodes = self._read_episodes(connection, batch)
         self._limits = AdmissionLimits(config, batch.now)
-        self._limits.read(connection, batch.firing, batch.received_at)
+        self._limits.read(connection, batch.firing_alerts, batch.received_at)
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
         """Return the decision about an alert. Apply it with apply() before the next decision."""
@@ -131,9 +131,9 @@ class AdmissionState:
 
     def situation(self, alert: Alert, receiver: str) -> Situation:
         """Return the current state of an alert's label set."""
-        held = self._open.get(alert.fingerprint)
+        open_incident = self._open.get(alert.fingerprint)
         return Situation(
-            held.incident if held else None,
+            open_incident.incident if open_incident else None,
             self._skew,
             self._resolves[alert.fingerprint],
             self._limits.limit(alert) if alert.status == alertmanager.FIRING else None,
@@ -143,24 +143,24 @@ class AdmissionState:
 
     def open_episodes(self) -> set[str]:
         """Return the episodes of the open incidents of the batch."""
-        return {held.incident.episode for held in self._open.values()}
+        return {open_incident.incident.episode for open_incident in self._open.values()}
 
     def apply(self, request_id: str, alert: Alert, decision: Decision, row: AlertRow) -> None:
         """Apply the decision about an alert to this state and to the alert's new row."""
         received_at = row.created_at
         row.last_seen_at = self._notified_at(alert, received_at)
-        held = self._open.get(alert.fingerprint)
-        if held and decision.closes:
-            held.close(received_at, decision.ended_by)
+        open_incident = self._open.get(alert.fingerprint)
+        if open_incident and decision.closes:
+            open_incident.close(received_at, decision.ended_by)
             del self._open[alert.fingerprint]
-        elif held and _is_notification(alert, decision, held.incident):
-            held.count_notification(row)
+        elif open_incident and _is_notification(alert, decision, open_incident.incident):
+            open_incident.count_notification(row)
         if decision.opens and row.starts_at:
-            if held and held.incident.episode == decision.episode:
-                taken = _with_notification(held.incident, row)
-                row.last_seen_at = taken.last_seen_at
-                row.sender_starts_at = taken.sender_starts_at
-                row.external_url = taken.external_url
+            if open_incident and open_incident.incident.episode == decision.episode:
+                continued_incident = _add_notification(open_incident.incident, row)
+                row.last_seen_at = continued_incident.last_seen_at
+                row.sender_starts_at = continued_incident.sender_starts_at
+                row.external_url = continued_incident.external_url
             incident = OpenIncident(
                 request_id,
                 decision.episode,
@@ -185,62 +185,66 @@ class AdmissionState:
     def _may_start(self, receiver: str) -> bool:
         # Alertmanager escapes characters of a receiver's name that are special in regular
         # expressions (template.Data of notify/util.go).
-        plain = _ESCAPED.sub(r"\1", receiver)
-        return not self._receivers or not self._receivers.isdisjoint((receiver, plain))
+        unescaped_receiver = _ESCAPED.sub(r"\1", receiver)
+        return not self._receivers or not self._receivers.isdisjoint((receiver, unescaped_receiver))
 
     def _read_episodes(self, connection: Connection, batch: AlertBatch) -> set[str]:
         """Return the recorded episode names that new episodes of the batch must not reuse."""
-        known = self.open_episodes()
-        by_start: set[str] = set()
-        by_receipt: dict[str, str] = {}
+        open_names = self.open_episodes()
+        start_names: set[str] = set()
+        receipt_names: dict[str, str] = {}
         for alert, received_at in batch.received:
             if alert.status == alertmanager.FIRING:
                 starts_at = admission.first_start(alert, received_at)
                 name = alertmanager.episode_name(alert.fingerprint, starts_at)
-                by_start.add(name)
-                by_receipt[name] = alertmanager.episode_name(alert.fingerprint, received_at)
+                start_names.add(name)
+                receipt_names[name] = alertmanager.episode_name(alert.fingerprint, received_at)
         # Most notifications repeat an open incident and need no new name.
-        ended = _read_episodes(connection, by_start - known)
-        others = _read_episodes(connection, {by_receipt[name] for name in ended})
-        return known | ended | others
+        used_names = _read_episodes(connection, start_names - open_names)
+        other_used_names = _read_episodes(connection, {receipt_names[name] for name in used_names})
+        return open_names | used_names | other_used_names
 
     def write_changes(self, connection: Connection) -> None:
         """Update the stored rows of incidents that were closed or received notifications."""
-        stored = self._stored.values()
-        closed = [
-            {"id": s.alert_id, "closed_at": s.closed_at, "ended_by": s.ended_by}
-            for s in stored
-            if s.closed_at
-        ]
-        for chunk in batched(closed, ROWS):
-            connection.execute(close_statement(len(chunk)), bind_params(chunk))
-        seen = [
+        stored_incidents = self._stored.values()
+        closed_rows = [
             {
-                "id": s.alert_id,
-                "last_seen_at": s.incident.last_seen_at,
-                "sender_starts_at": s.incident.sender_starts_at,
-                "external_url": s.incident.external_url,
-                "notifications": s.new_notifications,
+                "id": stored_incident.alert_id,
+                "closed_at": stored_incident.closed_at,
+                "ended_by": stored_incident.ended_by,
             }
-            for s in stored
-            if s.new_notifications
+            for stored_incident in stored_incidents
+            if stored_incident.closed_at
         ]
-        for chunk in batched(seen, ROWS):
+        for chunk in batched(closed_rows, ROWS):
+            connection.execute(close_statement(len(chunk)), bind_params(chunk))
+        notified_rows = [
+            {
+                "id": stored_incident.alert_id,
+                "last_seen_at": stored_incident.incident.last_seen_at,
+                "sender_starts_at": stored_incident.incident.sender_starts_at,
+                "external_url": stored_incident.incident.external_url,
+                "notifications": stored_incident.new_notifications,
+            }
+            for stored_incident in stored_incidents
+            if stored_incident.new_notifications
+        ]
+        for chunk in batched(notified_rows, ROWS):
             connection.execute(count_statement(len(chunk)), bind_params(chunk))
 
 
-def _with_notification(incident: OpenIncident, notification: AlertRow) -> OpenIncident:
+def _add_notification(incident: OpenIncident, notification: AlertRow) -> OpenIncident:
     """Return the incident, updated for another notification."""
-    at = notification.last_seen_at
+    received_at = notification.last_seen_at
     # A delayed request is recorded after requests that were received later.
-    is_newest = at > incident.last_seen_at or not incident.external_url
+    is_newest = received_at > incident.last_seen_at or not incident.external_url
     return replace(
         incident,
-        last_seen_at=max(incident.last_seen_at, at),
+        last_seen_at=max(incident.last_seen_at, received_at),
         external_url=notification.external_url if is_newest else incident.external_url,
         # Keep the first startsAt. A second Prometheus server or a late copy may report an earlier
-        # one. If that replaced it, the next notification with the first startsAt would look like a
-        # new occurrence, and a late resolve of the previous occurrence would end this one.
+        # one. If the earlier one replaced it, the next notification with the first startsAt would
+        # look like a new occurrence. A late resolve of the previous occurrence would end this one.
         sender_starts_at=incident.sender_starts_at or notification.sender_starts_at,
     )
 
@@ -249,10 +253,12 @@ def _is_notification(alert: Alert, decision: Decision, incident: OpenIncident) -
     return alert.status == alertmanager.FIRING and decision.episode == incident.episode
 
 
-def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str, StoredIncident]:
+def _read_incidents(
+    connection: Connection, received_alerts: Sequence[Alert]
+) -> dict[str, StoredIncident]:
     """Lock and return the open incidents of these alerts, by fingerprint."""
-    found = {}
-    for chunk in batched(sorted({alert.fingerprint for alert in wanted})):
+    incidents = {}
+    for chunk in batched(sorted({alert.fingerprint for alert in received_alerts})):
         rows = connection.execute(
             select(
                 alerts.c.open_fingerprint,
@@ -281,16 +287,16 @@ def _read_incidents(connection: Connection, wanted: Sequence[Alert]) -> dict[str
                 row.acknowledged_by or "",
                 row.external_url,
             )
-            found[row.open_fingerprint] = StoredIncident(incident, row.id)
-    return found
+            incidents[row.open_fingerprint] = StoredIncident(incident, row.id)
+    return incidents
 
 
 def _read_resolves(
-    connection: Connection, firing: Sequence[Alert], since: datetime
+    connection: Connection, firing_alerts: Sequence[Alert], since: datetime
 ) -> dict[str, list[Resolve]]:
     """Return the resolves of these alerts that were received since a time, by fingerprint."""
-    found: dict[str, list[Resolve]] = defaultdict(list)
-    for chunk in batched(sorted({alert.fingerprint for alert in firing})):
+    resolves: dict[str, list[Resolve]] = defaultdict(list)
+    for chunk in batched(sorted({alert.fingerprint for alert in firing_alerts})):
         rows = connection.execute(
             select(alerts.c.fingerprint, alerts.c.ends_at, alerts.c.created_at)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
@@ -298,20 +304,20 @@ def _read_resolves(
                 alerts.c.fingerprint.in_(chunk),
                 alerts.c.status == alertmanager.RESOLVED,
                 alerts.c.created_at >= since,
-                # Ignore replays: their alerts were received long before the replay was recorded.
+                # Ignore replays, whose alerts were received long before the replay was recorded.
                 api_calls.c.replay_of.is_(None),
             )
         )
         for fingerprint, ends_at, received_at in rows:
-            found[fingerprint].append(Resolve(ends_at, received_at))
-    return found
+            resolves[fingerprint].append(Resolve(ends_at, received_at))
+    return resolves
 
 
 def _read_episodes(connection: Connection, names: Collection[str]) -> set[str]:
     """Return the names that are already used by recorded episodes."""
-    found: set[str] = set()
+    used_names: set[str] = set()
     for chunk in batched(sorted(names)):
-        found.update(
+        used_names.update(
             connection.scalars(select(alerts.c.episode).where(alerts.c.episode.in_(chunk)))
         )
-    return found
+    return used_names

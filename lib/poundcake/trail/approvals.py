@@ -1,7 +1,7 @@
-"""Requests for approval: the inquiries with which workflows ask people before their change.
+"""Requests for approval: the inquiries with which workflows ask people before a change.
 
-StackStorm's own expiry of an inquiry would let its workflow succeed, so inquiries have no time
-limit of their own, and sync answers no when an approval has expired.
+If StackStorm expired an inquiry, its workflow would succeed. So the inquiries have no expiry in
+StackStorm, and sync answers no when a request has expired.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.sync_round import SyncRound
 
 TASK = "approve"
-"""The task that asks."""
+"""The name of the task that asks."""
 ANSWER = "approve"
 """The field of the answer, a boolean."""
 ROUTE = "poundcake.approval"
@@ -31,18 +31,22 @@ def expire_approvals(sync_round: SyncRound, api: StackStormApi, config: Config) 
     Raises:
         StackStormError: The API is unavailable.
     """
-    oldest = api.now() - timedelta(minutes=config.approval_minutes)
-    due = [
+    started_before = api.now() - timedelta(minutes=config.approval_minutes)
+    expired_inquiries = [
         inquiry
         for inquiry in api.pending_inquiries()
-        if is_approval(inquiry) and inquiry.started_at and inquiry.started_at <= oldest
+        if is_approval(inquiry) and inquiry.started_at and inquiry.started_at <= started_before
     ]
     # The inquiry of a cancelled workflow stays pending, and cannot be answered.
-    parents = api.get_executions([inquiry.parent_id for inquiry in due]) if due else {}
+    workflows = (
+        api.get_executions([inquiry.parent_id for inquiry in expired_inquiries])
+        if expired_inquiries
+        else {}
+    )
     count = 0
-    for inquiry in due:
-        parent = parents.get(inquiry.parent_id)
-        if parent is None or parent.is_terminal or parent.status == ExecutionStatus.CANCELING:
+    for inquiry in expired_inquiries:
+        workflow = workflows.get(inquiry.parent_id)
+        if workflow is None or workflow.is_terminal or workflow.status == ExecutionStatus.CANCELING:
             continue
         try:
             api.respond(inquiry.id, {ANSWER: False})
@@ -55,7 +59,7 @@ def expire_approvals(sync_round: SyncRound, api: StackStormApi, config: Config) 
 
 
 def is_approval(inquiry: Execution) -> bool:
-    """Return whether an inquiry is a request for approval."""
+    """Return True if an inquiry is a request for approval."""
     result = inquiry.result if isinstance(inquiry.result, dict) else {}
     return inquiry.task_name == TASK and result.get("route") == ROUTE
 
@@ -77,11 +81,11 @@ def describe(inquiry: Execution, approval_minutes: int) -> str:
     """
     result = inquiry.result if isinstance(inquiry.result, dict) else {}
     users = result.get("users")
-    # The last one is the service user, which answers no when the approval has expired.
-    people = ", ".join(map(str, users[:-1])) if isinstance(users, list) else ""
+    # The last user is the service user, which answers no when the request has expired.
+    approvers = ", ".join(map(str, users[:-1])) if isinstance(users, list) else ""
     until = ""
     if inquiry.started_at:
         deadline = inquiry.started_at + timedelta(minutes=approval_minutes)
         until = f" until {format_timestamp(deadline.replace(microsecond=0))}"
-    who = people or "nobody"
-    return f"waits for the approval of {who}{until}: st2 inquiry respond {inquiry.id}"
+    approvers = approvers or "nobody"
+    return f"waits for the approval of {approvers}{until}: st2 inquiry respond {inquiry.id}"

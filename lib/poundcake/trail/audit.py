@@ -32,7 +32,7 @@ class AuditEntry:
     """One manual change.
 
     Attributes:
-        action: acknowledge, close, silence, unsilence, release, replay or purge.
+        action: acknowledge, close, silence, unsilence, release, replay, purge, pause or resume.
         target: The episode or request_id that was changed, or empty if there is none.
         details: The details of the change.
     """
@@ -90,17 +90,17 @@ def change_details(
     Returns:
         False if there is no such entry, because its transaction was not committed.
     """
-    changed = connection.execute(
+    updated = connection.execute(
         update(audit)
         .where(audit.c.id == entry_id, audit.c.action == action)
         .values(details=json.dumps(details))
     )
-    return changed.rowcount > 0
+    return updated.rowcount > 0
 
 
-def entries_of(connection: Connection, targets: Sequence[str]) -> dict[str, list[AuditEntry]]:
+def read_entries(connection: Connection, targets: Sequence[str]) -> dict[str, list[AuditEntry]]:
     """Return the audit entries of episodes and requests, by target, oldest first."""
-    found: dict[str, list[AuditEntry]] = {}
+    entries: dict[str, list[AuditEntry]] = {}
     for chunk in database.batched(sorted({target for target in targets if target})):
         rows = connection.execute(
             select(audit).where(audit.c.target.in_(chunk)).order_by(audit.c.id)
@@ -115,5 +115,5 @@ def entries_of(connection: Connection, targets: Sequence[str]) -> dict[str, list
                 row.comment,
                 json.loads(row.details),
             )
-            found.setdefault(row.target, []).append(entry)
-    return found
+            entries.setdefault(row.target, []).append(entry)
+    return entries

@@ -1,8 +1,9 @@
 """The rows of poundcake_changes: the changes that remediations made, and those that were refused.
 
 A change is in flight from the decision that grants it until the workflow reports its end. If the
-workflow is cancelled or killed, its change may still be running, so sync ends the row only once
-StackStorm reports that all of its executions have ended. Until then, sync extends the lease.
+workflow is cancelled or killed, its change may still be running. So sync ends the change only once
+StackStorm reports that all executions of the workflow have ended. Until then, sync extends the
+lease.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class ChangeResult(StringEnum):
     RELEASED = "released"
     """A person released it with poundcake.release, although it may still have been running."""
     UNKNOWN = "unknown"
-    """Its workflow was cancelled, or StackStorm has deleted it, before it reported a result."""
+    """Its workflow was cancelled or deleted from StackStorm before it reported a result."""
 
 
 NOT_CLAIMED = "not_claimed"
@@ -51,15 +52,15 @@ FAILURES = (ChangeResult.FAILED, ChangeResult.NOT_VERIFIED, ChangeResult.NOT_CLE
 SUCCESSES = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED, ChangeResult.CLEARED)
 """The results that reset the breaker."""
 UNDECIDED = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED)
-"""The results that sync replaces by CLEARED or NOT_CLEARED."""
+"""The results that sync replaces with CLEARED or NOT_CLEARED."""
 
 
-_POWER = ("power", "reboot", "cycle", "reset")
+_POWER_WORDS = ("power", "reboot", "cycle", "reset")
 
 
 def is_power_action(action: str) -> bool:
     """Return True if the reference of an action contains power, reboot, cycle or reset."""
-    return any(word in action.lower() for word in _POWER)
+    return any(word in action.lower() for word in _POWER_WORDS)
 
 
 class Change(NamedTuple):
@@ -139,12 +140,12 @@ def finish(connection: Connection, execution_id: str, result: ChangeResult) -> i
     Returns:
         The number of changes that were ended.
     """
-    ended = connection.execute(
+    updated = connection.execute(
         update(changes)
         .where(changes.c.st2_execution_id == execution_id, is_unfinished())
         .values(ended_at=clock.database_now(connection), result=result)
     )
-    return ended.rowcount
+    return updated.rowcount
 
 
 def finish_change(engine: Engine, execution_id: str, result: ChangeResult) -> int:
@@ -186,11 +187,11 @@ def write_decision(
 
     Args:
         connection: A transaction.
-        execution_id: The execution that asked.
+        execution_id: The execution that asked for the change.
         episode: The episode for which it asked.
-        values: The other columns.
+        values: The values of the other columns.
     """
-    changed = connection.execute(
+    updated = connection.execute(
         update(changes)
         .where(
             changes.c.st2_execution_id == execution_id,
@@ -198,7 +199,7 @@ def write_decision(
         )
         .values(**values)
     )
-    if not changed.rowcount:
+    if not updated.rowcount:
         connection.execute(
             changes.insert().values(
                 st2_execution_id=cut(execution_id, changes.c.st2_execution_id),
@@ -214,7 +215,7 @@ def release_remediation(connection: Connection, remediation: str) -> int:
     Returns:
         The number of failures that no longer count.
     """
-    released = connection.execute(
+    updated = connection.execute(
         update(changes)
         .where(
             changes.c.remediation == remediation,
@@ -223,4 +224,4 @@ def release_remediation(connection: Connection, remediation: str) -> int:
         )
         .values(released_at=clock.database_now(connection))
     )
-    return released.rowcount
+    return updated.rowcount

@@ -62,14 +62,14 @@ class LinkResult(TypedDict):
 
 
 class ReleasedClaim(TypedDict):
-    """A claim that was released, and the execution that held it."""
+    """A released claim: the execution that held it, and its workflow."""
 
     st2_execution_id: str
     st2_workflow: str
 
 
 class HostClaim(NamedTuple):
-    """The execution that claimed an alert of a host, and when the cooldown that it began ends."""
+    """The execution that claimed an alert of a host, and the end of the cooldown after that."""
 
     st2_execution_id: str
     until: datetime
@@ -79,30 +79,31 @@ class HostCooldown(NamedTuple):
     """How long a workflow is refused another claim for the same host.
 
     Attributes:
-        usual: After its last claim and, if it made a change, after the end of that change.
-        power: After the end of a change by a power action, instead.
+        duration: The time after its last claim and, if it made a change, after that change ended.
+        power_duration: The time after a change by a power action ended, instead of `duration`.
     """
 
-    usual: timedelta = timedelta(0)
-    power: timedelta = timedelta(0)
+    duration: timedelta = timedelta(0)
+    power_duration: timedelta = timedelta(0)
 
     @classmethod
     def of(cls, host_seconds: int, power_seconds: int = 0) -> HostCooldown:
-        """Return the cooldown with the values of the configuration. 0 for `host` turns it off."""
-        power = power_seconds if host_seconds else 0
-        return cls(timedelta(seconds=host_seconds), timedelta(seconds=power))
+        """Return the cooldown with these durations. If `host_seconds` is 0, there is none."""
+        if not host_seconds:
+            return cls()
+        return cls(timedelta(seconds=host_seconds), timedelta(seconds=power_seconds))
 
     @classmethod
     def configured(cls, config: Config) -> HostCooldown:
-        """Return the cooldown of a configuration."""
+        """Return the cooldown that a configuration sets."""
         return cls.of(config.host_cooldown_seconds, config.power_cooldown_seconds)
 
 
 NO_COOLDOWN = HostCooldown()
-"""No cooldown of a host."""
+"""The cooldown that never refuses a claim."""
 
 
-class AlertOfEpisode(Protocol):
+class EpisodeAlert(Protocol):
     """The columns of poundcake_alerts that ended_at() needs."""
 
     @property
@@ -158,8 +159,8 @@ def link(
     """Claim an episode for a workflow, and link the execution to the alert.
 
     The execution that already holds the claim is granted it again. Any other execution is refused
-    and not linked. An execution that changes nothing is linked without a claim, so that it never
-    takes the claim from one that does.
+    and not linked. An execution that changes nothing is linked without a claim, so that it
+    never takes the claim from an execution that changes something.
 
     Args:
         engine: The tracking database.
@@ -196,8 +197,8 @@ def link(
         try:
             return database.retry_deadlocks(link_once)
         except IntegrityError:
-            # Another execution claimed the episode first. The next attempt finds its claim, unless
-            # the claim was released in the meantime.
+            # Another execution claimed the episode first. The next attempt reads that claim, unless
+            # it was released in the meantime.
             if attempt == database.ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
@@ -233,29 +234,29 @@ def release(
     """
     database.prepare(engine, create=False)
     with database.reading(engine) as connection:
-        held = _claims_on(connection, episode, workflow)
-        made = _changes_of(connection, episode, held if workflow else None)
-    running = {} if force else _running(held, statuses)
+        claims = _read_claims(connection, episode, workflow)
+        claimed_changes = _read_changes(connection, episode, claims if workflow else None)
+    running = {} if force else _find_running(claims, statuses)
     if running:
-        raise TrackingError(_still_running(held, running))
-    unfinished = [change for change in made if change.ended_at is None]
-    if unfinished and not force:
-        raise TrackingError(_not_ended(unfinished[0]))
+        raise TrackingError(_running_message(claims, running))
+    unfinished_changes = [change for change in claimed_changes if change.ended_at is None]
+    if unfinished_changes and not force:
+        raise TrackingError(_unfinished_message(unfinished_changes[0]))
     with database.transaction(engine) as connection:
-        changes.release_claims(connection, [change.id for change in made])
+        changes.release_claims(connection, [change.id for change in claimed_changes])
         connection.execute(
             update(links)
-            .where(links.c.id.in_([row.id for row in held]))
+            .where(links.c.id.in_([row.id for row in claims]))
             .values(claim=None, released_at=clock.database_now(connection))
         )
-        released = [
+        released_claims = [
             ReleasedClaim(st2_execution_id=row.st2_execution_id, st2_workflow=row.st2_action_ref)
-            for row in held
+            for row in claims
         ]
-        if released:
-            details = {"released": released, "force": force}
+        if released_claims:
+            details = {"released": released_claims, "force": force}
             write_entry(connection, "release", actor, episode, details=details)
-    return released
+    return released_claims
 
 
 def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> int:
@@ -298,7 +299,7 @@ def find_alert(
 
 
 def read_alert(connection: Connection, request_id: str, episode: str, *columns: Any) -> Row[Any]:
-    """Return what find_alert() returns.
+    """Return the result of find_alert().
 
     Raises:
         TrackingError: The alert is not recorded.
@@ -314,13 +315,13 @@ def unknown_alert(request_id: str, episode: str) -> TrackingError:
     return TrackingError(f"no alert of episode {episode} in request {request_id} is recorded")
 
 
-def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
+def ended_at(connection: Connection, alert: EpisodeAlert) -> datetime | None:
     """Return when the incident that an alert opened ended, or None while it is open."""
     if alert.closed_at is None:
         return None
     # The alert that closed the row may have taken over the incident, as a replay does. So use the
     # last row of the episode that opened an incident.
-    last = (
+    last_closed_at = (
         select(alerts.c.closed_at)
         .where(
             alerts.c.episode == alert.episode,
@@ -331,13 +332,13 @@ def ended_at(connection: Connection, alert: AlertOfEpisode) -> datetime | None:
         .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
         .limit(1)
     )
-    return connection.scalar(last)
+    return connection.scalar(last_closed_at)
 
 
 def last_host_claim(
     connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
-    """Return the workflow's claim on an alert of a host whose cooldown ends last, or None.
+    """Return the workflow's claim on a host whose cooldown ends last, or None if none is left.
 
     The claim of an execution that succeeded and reported that it changed nothing does not count.
 
@@ -348,20 +349,23 @@ def last_host_claim(
         cooldown: How long the workflow is refused another claim.
         now: The time by the database's clock.
     """
-    made = change_rows
     since = now - max(cooldown)
     rows = connection.execute(
         select(
-            links.c.st2_execution_id, links.c.created_at, made.c.id, made.c.action, made.c.ended_at
+            links.c.st2_execution_id,
+            links.c.created_at,
+            change_rows.c.id,
+            change_rows.c.action,
+            change_rows.c.ended_at,
         )
         .join(alerts, alerts.c.id == links.c.alert_id)
         .join(executions, executions.c.id == links.c.st2_execution_id)
         .outerjoin(
-            made,
+            change_rows,
             and_(
-                made.c.st2_execution_id == links.c.st2_execution_id,
+                change_rows.c.st2_execution_id == links.c.st2_execution_id,
                 changes.is_granted(),
-                made.c.released_at.is_(None),
+                change_rows.c.released_at.is_(None),
             ),
         )
         .where(
@@ -373,8 +377,8 @@ def last_host_claim(
             links.c.claim.is_not(None),
             or_(
                 links.c.created_at > since,
-                made.c.ended_at > since,
-                and_(made.c.id.is_not(None), changes.is_unfinished()),
+                change_rows.c.ended_at > since,
+                and_(change_rows.c.id.is_not(None), changes.is_unfinished()),
             ),
             # An execution that is running, was canceled or failed may have changed the host even
             # if it reports mutated=false: its output is only what it had published by then.
@@ -386,17 +390,21 @@ def last_host_claim(
         .order_by(links.c.created_at.desc())
         .limit(_MAX_CLAIMS)
     )
-    found = [HostClaim(row.st2_execution_id, _cooldown_end(row, cooldown, now)) for row in rows]
-    last = max(found, key=lambda claim: claim.until, default=None)
-    return last if last and last.until > now else None
+    host_claims = [
+        HostClaim(row.st2_execution_id, _cooldown_end(row, cooldown, now)) for row in rows
+    ]
+    last_claim = max(host_claims, key=lambda claim: claim.until, default=None)
+    return last_claim if last_claim and last_claim.until > now else None
 
 
 def _cooldown_end(row: Row[Any], cooldown: HostCooldown, now: datetime) -> datetime:
-    """Return when the cooldown ends that a claim, and the change that was made with it, began."""
-    until: datetime = row.created_at + cooldown.usual
+    """Return when the cooldown after a claim and after its change, if it made one, ends."""
+    until: datetime = row.created_at + cooldown.duration
     if row.id is None:
         return until
-    after_change = cooldown.power if changes.is_power_action(row.action) else cooldown.usual
+    after_change = (
+        cooldown.power_duration if changes.is_power_action(row.action) else cooldown.duration
+    )
     # The end of a change that is in flight is not known yet.
     return max(until, (row.ended_at or now) + after_change)
 
@@ -404,9 +412,9 @@ def _cooldown_end(row: Row[Any], cooldown: HostCooldown, now: datetime) -> datet
 def add_execution(
     connection: Connection, execution_id: str, action: str, status: str, started_at: datetime
 ) -> None:
-    """Insert the row of an execution if it is missing. Every link needs one."""
-    known = connection.scalar(select(executions.c.id).where(executions.c.id == execution_id))
-    if known is None:
+    """Insert the row of an execution if it is missing. Every link refers to such a row."""
+    existing_id = connection.scalar(select(executions.c.id).where(executions.c.id == execution_id))
+    if existing_id is None:
         connection.execute(
             executions.insert().values(
                 id=execution_id,
@@ -430,7 +438,7 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
         if not reason:
             _write_link(connection, claimant, alert, key if claimant.changes else None, now)
         elif holder:
-            _write_loser(connection, claimant, alert, reason, now)
+            _write_refused_claim(connection, claimant, alert, reason, now)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
@@ -456,38 +464,38 @@ def _refusal_reason(
     acknowledged_by = _acknowledged_by(connection, claimant.episode)
     if acknowledged_by:
         return f"acknowledged by {acknowledged_by}"
-    ended = ended_at(connection, alert)
-    if ended and now - ended > admission.LATE:
+    incident_ended_at = ended_at(connection, alert)
+    if incident_ended_at and now - incident_ended_at > admission.CLAIM_GRACE:
         return (
-            f"the incident ended at {format_timestamp(ended)}; to work on it anyway, run `st2 run "
-            f"poundcake.replay request_id={claimant.request_id} force=true`"
+            f"the incident ended at {format_timestamp(incident_ended_at)}; to work on it anyway, "
+            f"run `st2 run poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.changes and claimant.cooldown.usual and alert.host:
-        return _host_cooldown(connection, claimant, alert.host, now)
+    if claimant.changes and claimant.cooldown.duration and alert.host:
+        return _cooldown_reason(connection, claimant, alert.host, now)
     return ""
 
 
 def _acknowledged_by(connection: Connection, episode: str) -> str:
     """Return who acknowledged the open incident of an episode, or '' if nobody did."""
-    found = connection.scalar(
+    user = connection.scalar(
         select(alerts.c.acknowledged_by).where(
             alerts.c.episode == episode,
             alerts.c.open_fingerprint.is_not(None),
             alerts.c.acknowledged_at.is_not(None),
         )
     )
-    return found or ""
+    return user or ""
 
 
-def _host_cooldown(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
+def _cooldown_reason(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    busy = last_host_claim(connection, host, claimant.workflow, claimant.cooldown, now)
-    if not busy:
+    blocking_claim = last_host_claim(connection, host, claimant.workflow, claimant.cooldown, now)
+    if not blocking_claim:
         return ""
     return (
-        f"cooldown of this host until {format_deadline(busy.until)}: execution "
-        f"{busy.st2_execution_id} of {claimant.workflow} was started for it"
+        f"cooldown of this host until {format_deadline(blocking_claim.until)}: execution "
+        f"{blocking_claim.st2_execution_id} of {claimant.workflow} was started for it"
     )
 
 
@@ -495,13 +503,15 @@ def _write_link(
     connection: Connection, claimant: _Claimant, alert: Row[Any], key: str | None, now: datetime
 ) -> None:
     add_execution(connection, claimant.execution_id, claimant.workflow, "running", now)
-    own = (links.c.st2_execution_id == claimant.execution_id, links.c.alert_id == alert.id)
+    is_own_link = (links.c.st2_execution_id == claimant.execution_id, links.c.alert_id == alert.id)
     if key is None:
-        is_linked = connection.scalar(select(links.c.id).where(*own)) is not None
+        is_linked = connection.scalar(select(links.c.id).where(*is_own_link)) is not None
     else:
         is_unclaimed = links.c.claim.is_(None)
-        claimed = connection.execute(update(links).where(*own, is_unclaimed).values(claim=key))
-        is_linked = bool(claimed.rowcount)
+        updated = connection.execute(
+            update(links).where(*is_own_link, is_unclaimed).values(claim=key)
+        )
+        is_linked = bool(updated.rowcount)
     if not is_linked:
         connection.execute(
             links.insert().values(
@@ -517,10 +527,10 @@ def _write_link(
         _reopen(connection, alert.id, claimant.request_id)
 
 
-def _write_loser(
+def _write_refused_claim(
     connection: Connection, claimant: _Claimant, alert: Row[Any], reason: str, now: datetime
 ) -> None:
-    """Record an execution whose claim another one holds, so that the views show who lost."""
+    """Record that another execution holds the claim, so that the views show the refusal."""
     values = {
         "request_id": claimant.request_id,
         "attempt": alert.attempt,
@@ -551,9 +561,9 @@ def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
     )
 
 
-def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[Row[Any]]:
+def _read_claims(connection: Connection, episode: str, workflow: str) -> Sequence[Row[Any]]:
     """Return the claims on an episode, with the statuses of their executions."""
-    held = (
+    statement = (
         select(links.c.id, links.c.st2_execution_id, links.c.st2_action_ref, executions.c.status)
         .join(alerts, alerts.c.id == links.c.alert_id)
         .outerjoin(executions, executions.c.id == links.c.st2_execution_id)
@@ -561,44 +571,54 @@ def _claims_on(connection: Connection, episode: str, workflow: str) -> Sequence[
         .order_by(links.c.id)
     )
     if workflow:
-        held = held.where(links.c.st2_action_ref == workflow)
-    return connection.execute(held).all()
+        statement = statement.where(links.c.st2_action_ref == workflow)
+    return connection.execute(statement).all()
 
 
-def _changes_of(
-    connection: Connection, episode: str, held: Sequence[Row[Any]] | None
+def _read_changes(
+    connection: Connection, episode: str, claims: Sequence[Row[Any]] | None
 ) -> list[changes.Change]:
     """Return the changes for an episode, of all executions or of those that hold claims."""
-    found = changes.find(connection, changes.of_episode(episode), changes.is_granted())
-    ids = None if held is None else {row.st2_execution_id for row in held}
-    return [change for change in found if ids is None or change.st2_execution_id in ids]
+    granted_changes = changes.find(connection, changes.of_episode(episode), changes.is_granted())
+    execution_ids = None if claims is None else {row.st2_execution_id for row in claims}
+    return [
+        change
+        for change in granted_changes
+        if execution_ids is None or change.st2_execution_id in execution_ids
+    ]
 
 
-def _not_ended(change: changes.Change) -> str:
+def _unfinished_message(change: changes.Change) -> str:
     return (
         f"nothing was released, because the change that execution {change.st2_execution_id} made "
-        f"with {change.action} has not ended as far as is known; sync finds that out within a "
-        "minute or two once it has ended; or pass force=true"
+        f"with {change.action} is not recorded as ended; wait until sync has recorded its end, "
+        "which takes a minute or two, or pass force=true"
     )
 
 
-def _running(held: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:
+def _find_running(claims: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:
     """Return {execution id: status} of the executions that hold claims and have not ended."""
-    recorded = {row.st2_execution_id: row.status for row in held}
-    running = {key: value for key, value in recorded.items() if value and value not in TERMINAL}
+    recorded_statuses = {row.st2_execution_id: row.status for row in claims}
+    running = {
+        execution_id: status
+        for execution_id, status in recorded_statuses.items()
+        if status and status not in TERMINAL
+    }
     if running and statuses:
         running.update(statuses(sorted(running)))
-    return {key: value for key, value in running.items() if value not in TERMINAL}
+    return {
+        execution_id: status for execution_id, status in running.items() if status not in TERMINAL
+    }
 
 
-def _still_running(held: Sequence[Row[Any]], running: Mapping[str, str]) -> str:
-    named = ", ".join(
+def _running_message(claims: Sequence[Row[Any]], running: Mapping[str, str]) -> str:
+    running_executions = ", ".join(
         f"execution {row.st2_execution_id} of {row.st2_action_ref} is "
         f"{running[row.st2_execution_id]}"
-        for row in held
+        for row in claims
         if row.st2_execution_id in running
     )
     return (
-        f"nothing was released, because {named}: a second execution would work on the episode at "
-        "the same time; wait until it has ended, or cancel it, or pass force=true"
+        f"nothing was released, because {running_executions}: a second execution would work on the "
+        "episode at the same time; wait until it has ended, or cancel it, or pass force=true"
     )

@@ -31,6 +31,6 @@ def local_now() -> datetime:
 
 
 def format_deadline(moment: datetime) -> str:
-    """Return a time formatted for people, rounded up to whole seconds."""
-    whole = moment.replace(microsecond=0)
-    return format_timestamp(whole if whole == moment else whole + timedelta(seconds=1))
+    """Return a time formatted for people, rounded up to a whole second."""
+    truncated = moment.replace(microsecond=0)
+    return format_timestamp(truncated if truncated == moment else truncated + timedelta(seconds=1))

@@ -20,18 +20,20 @@ def complete_requests(sync_round: SyncRound) -> int:
     Returns:
         The number of requests that were completed.
     """
-    waits = exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained())
-    runs = exists().where(
+    has_unexplained_alert = exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained())
+    has_running_execution = exists().where(
         links.c.request_id == api_calls.c.request_id,
         executions.c.id == links.c.st2_execution_id,
         executions.c.status.not_in(TERMINAL),
     )
-    done = select(api_calls.c.id).where(api_calls.c.completed_at.is_(None), ~waits, ~runs)
+    finished_ids = select(api_calls.c.id).where(
+        api_calls.c.completed_at.is_(None), ~has_unexplained_alert, ~has_running_execution
+    )
     # Select the ids before the update. On MariaDB, a single UPDATE with these conditions could
     # complete a request that is being recorded: it sees the row of the request, but its subqueries
     # do not see the alerts yet.
     with database.reading(sync_round.engine) as connection:
-        ids = connection.scalars(done.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
+        ids = connection.scalars(finished_ids.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
     for chunk in database.batched(ids):
         with sync_round.writing() as connection:
             connection.execute(

@@ -31,7 +31,7 @@ from poundcake.trail.sync_round import SyncRound
 
 METHOD = "ADMIT"
 """The method of a request that admits an unconfirmed incident."""
-_AT_ONCE = 50
+_MAX_INCIDENTS = 50
 _CALL_COLUMNS = [api_calls.c[name] for name in ("request_id", "path", "headers", "body")]
 
 
@@ -39,20 +39,20 @@ def admit_unconfirmed(sync_round: SyncRound, config: Config) -> int:
     """Admit incidents that were unconfirmed for CONFIRM_AFTER, unless they are acknowledged.
 
     Returns:
-        The number of incidents that were decided.
+        The number of incidents about which this round decided.
     """
     with database.reading(sync_round.engine) as connection:
-        due = clock.database_now(connection) - admission.CONFIRM_AFTER
+        recorded_before = clock.database_now(connection) - admission.CONFIRM_AFTER
         ids = connection.scalars(
             select(alerts.c.id)
             .where(
                 *unconfirmed(),
                 # Do not use the time of receipt: after an outage, the resolve of an old alert may
                 # still be waiting to be recorded.
-                alerts.c.recorded_at <= due,
+                alerts.c.recorded_at <= recorded_before,
             )
             .order_by(alerts.c.id)
-            .limit(_AT_ONCE)
+            .limit(_MAX_INCIDENTS)
         ).all()
     for alert_id in ids:
         with sync_round.writing() as connection:
@@ -76,7 +76,7 @@ def _request(row: Row[Any], connection: Connection) -> Request:
     payload = alertmanager.decode(row.body.encode())
     payload["alerts"] = [payload["alerts"][row.position]]
     return Request(
-        # The id is the same in every round, so that the request is recorded only once.
+        # Every round uses the same id, so that the request is recorded only once.
         request_id=confirmation_id(row.request_id, row.position),
         received_at=clock.database_now(connection),
         client_host="",
@@ -100,6 +100,6 @@ class _ConfirmationState(AdmissionState):
         return admission.decide_confirmed(incident, situation)
 
     def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
-        """Return when the last notification was received. Sync created this request itself."""
-        held = self._open.get(alert.fingerprint)
-        return held.incident.last_seen_at if held else received_at
+        """Return when the last notification was received, because this request is none."""
+        open_incident = self._open.get(alert.fingerprint)
+        return open_incident.incident.last_seen_at if open_incident else received_at

@@ -1,13 +1,13 @@
 """Move the trail to another database: copy it, verify it, and stop the use of the old database.
 
 The source may stay in use while most of the trail is copied. Then writers are locked out of the
-source, the changes since the first pass are copied, every row is verified, and the source is marked
-as moved: nothing can be written to it any more. Until then, the target is marked as incomplete, so
-that nothing is recorded in it. So only one of the two is in use at any time, and an alert that is
-known to one is never new to the other.
+source, the changes since the first pass are copied, and every row is verified. Finally, the source
+is marked as moved, after which nothing can be written to it. Until then, the target is marked as
+incomplete, so that nothing is recorded in it. So only one of the two is in use at any time, and an
+alert that one of them knows is never new to the other.
 
 If `database_url` was changed first, the target is already in use, and the source no longer is. Then
-rows that the target lacks are added, and its own rows are not changed.
+rows that the target lacks are added, and its existing rows are not changed.
 
 Each page of rows is one transaction. A copy that was killed can run again: it skips the rows that
 the target already has.
@@ -34,9 +34,9 @@ from poundcake.trail.copy_rows import (
     EXECUTIONS,
     LINKS,
     TABLES,
-    CopiedTable,
     Row,
     RowWriter,
+    TableSpec,
     WrittenRows,
 )
 from poundcake.trail.database import holds
@@ -44,12 +44,12 @@ from poundcake.trail.errors import CopyError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.schema import alerts, api_calls, links
 
-# The maximum rows of a page, and the maximum characters of its requests: a body may have 7 MiB.
+# Maximum rows of a page, and maximum characters of its requests. A body may have 7 MiB.
 _PAGE_ROWS = 500
 _PAGE_SIZE = 8 << 20
 # How long a page is retried while a database is unavailable, in seconds.
 _RETRY_SECONDS = 60
-_LOG_EVERY = 20  # pages
+_PAGES_PER_LOG_LINE = 20
 
 Log = Callable[[str], None]
 
@@ -59,10 +59,10 @@ class TableResult(TypedDict):
 
     Attributes:
         rows: The rows of the source.
-        inserted: How many of them were inserted.
-        updated: How many of them had been copied before and have changed since.
-        kept: How many of them the target already had.
-        verified: How many of them were read back from the target and compared with the source.
+        inserted: How many of these rows were inserted.
+        updated: How many had been copied before and have changed since.
+        kept: How many the target already had.
+        verified: How many were read back from the target and compared with the source.
         sha256: The checksum of the verified rows, the same in both databases.
     """
 
@@ -80,7 +80,7 @@ class CopyResult(TypedDict):
     Attributes:
         source: The URL of the source, without its password.
         target: The URL of the target, without its password.
-        complete: Always true: an incomplete copy raises an error.
+        complete: Always true, because an incomplete copy raises an error.
         already_moved: Whether an earlier copy was complete, so that nothing was done.
         tables: The results by table. Empty if nothing was done.
     """
@@ -109,14 +109,14 @@ class _Total:
             self._hash.update(line.encode() + b"\n")
         self._verified += len(written.lines)
 
-    def as_dict(self, earlier: _Total | None) -> TableResult:
-        """Return the result, with the rows that an earlier pass has inserted or updated."""
-        before = earlier._counts if earlier else WrittenRows()
-        inserted = self._counts.inserted + before.inserted
+    def as_dict(self, first_total: _Total | None) -> TableResult:
+        """Return the result, including the rows that an earlier pass inserted or updated."""
+        earlier_counts = first_total._counts if first_total else WrittenRows()
+        inserted = self._counts.inserted + earlier_counts.inserted
         return TableResult(
             rows=self._counts.rows,
             inserted=inserted,
-            updated=self._counts.updated + before.updated,
+            updated=self._counts.updated + earlier_counts.updated,
             # Purge may have deleted rows of the source since they were copied.
             kept=max(0, self._counts.rows - inserted),
             verified=self._verified,
@@ -156,7 +156,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
         DatabaseError: A database is unavailable. What was copied is kept, and the next call with
             the same arguments continues.
     """
-    with _opened(source, target, log) as databases:
+    with _open_databases(source, target, log) as databases:
         result = CopyResult(
             source=database.public_url(databases.source.url),
             target=database.public_url(databases.target.url),
@@ -166,19 +166,19 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
         )
         if result["already_moved"]:
             return result
-        source_wins = holds.COPYING_FROM in _marks(databases.target)
-        # The source of a target in use is not in use itself, so it can be locked from the start.
-        earlier = _Pass(databases, source_wins, log, verify=False).run() if source_wins else {}
-        with database.transaction(databases.source, check=False) as lock:
-            holds.lock_out_writers(lock)
-            _check_source(databases, holds.read_marks(lock))
+        source_wins = holds.COPYING_FROM in _read_marks(databases.target)
+        # If the target is in use, the source is not, so it can be locked from the start.
+        first_totals = _Pass(databases, source_wins, log, verify=False).run() if source_wins else {}
+        with database.transaction(databases.source, check=False) as locked_source:
+            holds.lock_out_writers(locked_source)
+            _check_source(databases, holds.read_marks(locked_source))
             log("writers are locked out of the source; copying what has changed since")
             totals = _Pass(databases, source_wins, log).run()
-            _copy_pause(lock, databases.target)
-            holds.set_mark(lock, holds.MOVED_TO, databases.target_id, result["target"])
+            _copy_pause(locked_source, databases.target)
+            holds.set_mark(locked_source, holds.MOVED_TO, databases.target_id, result["target"])
         _release(databases.target)
         result["tables"] = {
-            name: total.as_dict(earlier.get(name)) for name, total in totals.items()
+            name: total.as_dict(first_totals.get(name)) for name, total in totals.items()
         }
         return result
 
@@ -187,7 +187,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
 
 
 @contextmanager
-def _opened(source: str, target: str, log: Log) -> Iterator[_Databases]:
+def _open_databases(source: str, target: str, log: Log) -> Iterator[_Databases]:
     """Open and check both databases, and upgrade their tables. Close them at the end."""
     engines = [
         database.open_engine(source, read_only=True),
@@ -211,26 +211,26 @@ def _opened(source: str, target: str, log: Log) -> Iterator[_Databases]:
 
 
 def _identify_source(reader: Engine) -> str:
-    where = database.public_url(reader.url)
+    url = database.public_url(reader.url)
     path = reader.url.database or ""
     if reader.dialect.name == "sqlite" and not os.path.isfile(path):
-        raise CopyError(f"nothing was copied: {where}: no such file")
+        raise CopyError(f"nothing was copied: {url}: no such file")
     source_id = database.identify(reader)
     if not source_id:
-        raise CopyError(f"nothing was copied: {where} has no tables of PoundCake")
+        raise CopyError(f"nothing was copied: {url} has no tables of PoundCake")
     return source_id
 
 
-def _marks(engine: Engine) -> dict[str, str]:
+def _read_marks(engine: Engine) -> dict[str, str]:
     with database.reading(engine) as connection:
         return holds.read_marks(connection)
 
 
 def _check_source(databases: _Databases, marks: dict[str, str]) -> None:
-    """Raise CopyError if the source does not have the whole trail."""
+    """Raise CopyError if the source does not contain the whole trail."""
     moved_to = holds.marked_id(marks, holds.MOVED_TO)
     if holds.COPYING_FROM in marks or moved_to not in ("", databases.target_id):
-        raise CopyError(f"nothing was copied from the source: {holds.why_held(marks)}")
+        raise CopyError(f"nothing was copied from the source: {holds.hold_reason(marks)}")
 
 
 def _begin(databases: _Databases, is_target_in_use: bool) -> bool:
@@ -239,7 +239,7 @@ def _begin(databases: _Databases, is_target_in_use: bool) -> bool:
     Returns:
         False if an earlier copy was complete.
     """
-    source_marks = _marks(databases.source)
+    source_marks = _read_marks(databases.source)
     _check_source(databases, source_marks)
     with database.transaction(databases.target, check=False) as connection:
         holds.lock_out_writers(connection)
@@ -247,8 +247,8 @@ def _begin(databases: _Databases, is_target_in_use: bool) -> bool:
         copying_from = holds.marked_id(marks, holds.COPYING_FROM)
         if copying_from not in ("", databases.source_id):
             raise CopyError(
-                f"nothing was copied, because an earlier one is not complete: "
-                f"{holds.why_held(marks)}. To start with an empty target, drop its tables."
+                f"nothing was copied, because an earlier copy is not complete: "
+                f"{holds.hold_reason(marks)}. To start with an empty target, drop its tables."
             )
         if holds.MOVED_TO in source_marks and not copying_from:
             return False
@@ -276,7 +276,10 @@ def _release(target: Engine) -> None:
 
 
 class _Pass:
-    """Copy all rows that the target lacks. If the source wins, also update changed ones."""
+    """One pass, which copies all rows that the target lacks.
+
+    If the source wins, it also updates the rows that differ.
+    """
 
     def __init__(self, databases: _Databases, source_wins: bool, log: Log, verify: bool = True):
         self._verify = verify
@@ -292,19 +295,21 @@ class _Pass:
         self._copy_table(EXECUTIONS)
         if not self._source_wins:
             # A repeated notification must find its open incident as soon as possible.
-            self._copy_requests(_with_open_incident(), is_repeated=True)
+            self._copy_requests(_has_open_incident(), is_repeated=True)
         self._copy_requests(None)
         self._copy_table(AUDIT)
         self._copy_table(CHANGES)
         return self._totals
 
-    def _copy_table(self, kind: CopiedTable) -> None:
-        def copy_page(after: Any) -> Any:
+    def _copy_table(self, spec: TableSpec) -> None:
+        def copy_page(last_id: Any) -> Any:
             with database.reading(self._databases.reader) as connection:
-                rows = _rows(connection, _after(select(kind.table), kind.table.c.id, after))
+                rows = _fetch_rows(
+                    connection, _page_after(select(spec.table), spec.table.c.id, last_id)
+                )
             if not rows:
                 return None
-            self._write_page(lambda writer: writer.write(kind, rows))
+            self._write_page(lambda writer: writer.write(spec, rows))
             return rows[-1]["id"]
 
         self._run_pages(copy_page)
@@ -319,9 +324,9 @@ class _Pass:
             is_repeated: Whether a later call copies the same requests and counts them.
         """
 
-        def copy_page(after: Any) -> Any:
+        def copy_page(last_id: Any) -> Any:
             with database.reading(self._databases.reader) as connection:
-                ids = _next_requests(connection, after, condition)
+                ids = _next_requests(connection, last_id, condition)
                 requests = _read_requests(connection, ids)
             if not ids:
                 return None
@@ -337,18 +342,18 @@ class _Pass:
             copy_page: Copies the page after an id, and returns the id of its last row, or None if
                 there are no more rows.
         """
-        last: Any = None
+        last_id: Any = None
         while True:
-            copy = partial(database.retry_deadlocks, partial(copy_page, last))
-            last = database.retry_while_unavailable(copy, _RETRY_SECONDS)
-            if last is None:
+            copy_next_page = partial(database.retry_deadlocks, partial(copy_page, last_id))
+            last_id = database.retry_while_unavailable(copy_next_page, _RETRY_SECONDS)
+            if last_id is None:
                 return
             self._pages += 1
-            if self._pages % _LOG_EVERY == 0:
+            if self._pages % _PAGES_PER_LOG_LINE == 0:
                 self._log(f"copied {self._pages} pages of up to {_PAGE_ROWS} rows")
 
     def _write_page(self, write: Callable[[RowWriter], object], is_repeated: bool = False) -> None:
-        """Write a page in one transaction. Retry if the target got a conflicting row meanwhile."""
+        """Write a page in one transaction. Retry if another writer inserted a conflicting row."""
         for attempt in range(database.ATTEMPTS):
             try:
                 with self._writing() as connection:
@@ -387,32 +392,32 @@ class _Requests(NamedTuple):
     links: Sequence[Row]
 
 
-def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
+def _fetch_rows(connection: Connection, statement: Select[Any]) -> list[Row]:
     return [dict(row._mapping) for row in connection.execute(statement)]
 
 
-def _after(statement: Select[Any], column: Any, after: Any) -> Select[Any]:
-    """Return a statement that reads the page of rows after an id."""
-    if after is not None:
-        statement = statement.where(column > after)
+def _page_after(statement: Select[Any], column: Any, last_id: Any) -> Select[Any]:
+    """Return the statement that reads the page of rows after an id, or the first page."""
+    if last_id is not None:
+        statement = statement.where(column > last_id)
     return statement.order_by(column).limit(_PAGE_ROWS)
 
 
-def _with_open_incident() -> ColumnElement[bool]:
+def _has_open_incident() -> ColumnElement[bool]:
     return api_calls.c.id.in_(select(alerts.c.api_call_id).where(is_open()))
 
 
 def _next_requests(
-    connection: Connection, after: Any, condition: ColumnElement[bool] | None
+    connection: Connection, last_id: Any, condition: ColumnElement[bool] | None
 ) -> list[int]:
-    """Return the ids of the next requests that together fit into memory, at least one."""
+    """Return the ids of the next requests that fit into one page, at least one if any are left."""
     size = func.length(api_calls.c.body) + func.length(api_calls.c.headers)
     statement = select(api_calls.c.id, size)
     if condition is not None:
         statement = statement.where(condition)
     ids: list[int] = []
     total = 0
-    for call_id, length in connection.execute(_after(statement, api_calls.c.id, after)):
+    for call_id, length in connection.execute(_page_after(statement, api_calls.c.id, last_id)):
         total += length
         if ids and total > _PAGE_SIZE:
             break
@@ -421,14 +426,14 @@ def _next_requests(
 
 
 def _read_requests(connection: Connection, ids: Sequence[int]) -> _Requests:
-    calls = _rows(
+    calls = _fetch_rows(
         connection, select(api_calls).where(api_calls.c.id.in_(ids)).order_by(api_calls.c.id)
     )
-    alert_rows = _rows(
+    alert_rows = _fetch_rows(
         connection, select(alerts).where(alerts.c.api_call_id.in_(ids)).order_by(alerts.c.id)
     )
     alert_ids = select(alerts.c.id).where(alerts.c.api_call_id.in_(ids))
-    link_rows = _rows(
+    link_rows = _fetch_rows(
         connection, select(links).where(links.c.alert_id.in_(alert_ids)).order_by(links.c.id)
     )
     return _Requests(calls, alert_rows, link_rows)
@@ -436,20 +441,21 @@ def _read_requests(connection: Connection, ids: Sequence[int]) -> _Requests:
 
 def _write_requests(requests: _Requests, writer: RowWriter) -> None:
     """Write requests with their alerts and links, and translate the references between them."""
-    calls = writer.write(CALLS, requests.calls)
-    requests_by_id = {call["id"]: call["request_id"] for call in calls.values()}
+    calls_by_source_id = writer.write(CALLS, requests.calls)
+    request_ids = {call["id"]: call["request_id"] for call in calls_by_source_id.values()}
     alert_rows = [
-        {**row, "api_call_id": calls[row["api_call_id"]]["id"]} for row in requests.alerts
+        {**row, "api_call_id": calls_by_source_id[row["api_call_id"]]["id"]}
+        for row in requests.alerts
     ]
-    written = writer.write(ALERTS, alert_rows, requests_by_id)
+    alerts_by_source_id = writer.write(ALERTS, alert_rows, request_ids)
     alert_keys = {
-        alert["id"]: [requests_by_id[alert["api_call_id"]], alert["position"]]
-        for alert in written.values()
+        alert["id"]: [request_ids[alert["api_call_id"]], alert["position"]]
+        for alert in alerts_by_source_id.values()
     }
-    # A link that was made while this page was read may belong to an alert of the next pass.
+    # A link that was created while this page was read may belong to an alert of the next pass.
     link_rows = [
-        {**row, "alert_id": written[row["alert_id"]]["id"]}
+        {**row, "alert_id": alerts_by_source_id[row["alert_id"]]["id"]}
         for row in requests.links
-        if row["alert_id"] in written
+        if row["alert_id"] in alerts_by_source_id
     ]
     writer.write(LINKS, link_rows, alert_keys)

@@ -17,7 +17,7 @@ from poundcake.trail import clock, database
 from poundcake.trail.schema import api_calls
 
 LEASE = timedelta(minutes=10)
-"""How long a claim lasts, by the database's clock. A dead endpoint loses its claims after that."""
+"""How long a claim lasts, by the database's clock, unless its endpoint extends it."""
 
 
 def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
@@ -36,19 +36,19 @@ def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[s
         DatabaseError: The database is unavailable.
     """
     # Every endpoint locks the rows in the same order, so that no two endpoints can deadlock.
-    wanted = sorted(set(request_ids))
-    return database.retry_deadlocks(lambda: _claim(engine, wanted, endpoint_id))
+    sorted_ids = sorted(set(request_ids))
+    return database.retry_deadlocks(lambda: _claim(engine, sorted_ids, endpoint_id))
 
 
 def _claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
-    claimed: set[str] = set()
+    claimed_ids: set[str] = set()
     with database.transaction(engine) as connection:
         for chunk in database.batched(request_ids):
-            claimed.update(_claim_some(connection, chunk, endpoint_id))
-    return claimed
+            claimed_ids.update(_claim_chunk(connection, chunk, endpoint_id))
+    return claimed_ids
 
 
-def _claim_some(
+def _claim_chunk(
     connection: Connection, request_ids: Sequence[str], endpoint_id: str
 ) -> Sequence[str]:
     now = clock.database_now(connection)

@@ -64,17 +64,19 @@ class TrailFacts:
     def __init__(self, sync_round: SyncRound, batch: Sequence[OpenAlert]):
         self._links: dict[tuple[int, str], OwnLink] = {}
         self._claims: set[tuple[str, int, int, str]] = set()
-        is_held = or_(links.c.claim.is_not(None), links.c.released_at.is_not(None))
-        own = select(links.c.alert_id, links.c.st2_execution_id, is_held.label("is_held"))
+        is_claimed = or_(links.c.claim.is_not(None), links.c.released_at.is_not(None))
+        alert_links = select(
+            links.c.alert_id, links.c.st2_execution_id, is_claimed.label("is_claimed")
+        )
         claims = (
             select(alerts.c.episode, alerts.c.attempt, links.c.alert_id, links.c.st2_action_ref)
             .join(alerts, alerts.c.id == links.c.alert_id)
-            .where(is_held)
+            .where(is_claimed)
         )
         with database.reading(sync_round.engine) as connection:
             for ids in database.batched([alert.id for alert in batch]):
-                for row in connection.execute(own.where(links.c.alert_id.in_(ids))):
-                    link = OwnLink.CLAIMED if row.is_held else OwnLink.UNCLAIMED
+                for row in connection.execute(alert_links.where(links.c.alert_id.in_(ids))):
+                    link = OwnLink.CLAIMED if row.is_claimed else OwnLink.UNCLAIMED
                     self._links[row.alert_id, row.st2_execution_id] = link
             for episodes in database.batched(sorted({alert.episode for alert in batch})):
                 for row in connection.execute(claims.where(alerts.c.episode.in_(episodes))):
@@ -88,7 +90,7 @@ class TrailFacts:
         """Return True if an execution claimed the episode through this alert."""
         return any(alert_id == alert.id for _, _, alert_id, _ in self._claims)
 
-    def claimed_through(self, alert: OpenAlert, workflow: str) -> set[int]:
+    def claiming_alert_ids(self, alert: OpenAlert, workflow: str) -> set[int]:
         """Return the alerts through which a workflow claimed the attempt at the episode."""
         name = cut(workflow, links.c.st2_action_ref)
         return {
@@ -104,7 +106,7 @@ class _UnknownError(Exception):
 
 
 class EvidenceReader:
-    """Read the evidence about a batch of alerts from StackStorm, in lists where possible."""
+    """Reads the evidence about a batch of alerts from StackStorm, from lists where possible."""
 
     def __init__(
         self,
@@ -128,66 +130,72 @@ class EvidenceReader:
         self,
         batch: Sequence[OpenAlert],
         facts: TrailFacts,
-        seen: Mapping[str, TriggerInstance],
+        known_instances: Mapping[str, TriggerInstance],
     ) -> dict[int, Evidence]:
         """Return the evidence by alert id.
 
         Args:
             batch: The alerts.
             facts: The links and claims of these alerts.
-            seen: Trigger instances that this round has already read.
+            known_instances: Trigger instances that this round has already read, by id.
 
         Raises:
             StackStormError: The API is unavailable.
         """
-        self._read_triggers(batch, seen)
+        self._read_triggers(batch, known_instances)
         self._read_enforcements(batch)
         self._read_executions(batch, facts)
         return {alert.id: self._evidence(alert, facts) for alert in batch}
 
     def _read_triggers(
-        self, batch: Sequence[OpenAlert], seen: Mapping[str, TriggerInstance]
+        self, batch: Sequence[OpenAlert], known_instances: Mapping[str, TriggerInstance]
     ) -> None:
-        wanted = [i for alert in batch for i in alert.trigger_ids[:_NEWEST_TRIGGERS]]
-        self._triggers.update((i, seen[i]) for i in wanted if i in seen)
-        missing = [i for i in wanted if i not in seen]
-        found = read_triggers(self._api, missing, self._deadline, self._round.note)
-        self._triggers.update(found)
+        ids = [trigger_id for alert in batch for trigger_id in alert.trigger_ids[:_NEWEST_TRIGGERS]]
+        self._triggers.update(
+            (trigger_id, known_instances[trigger_id])
+            for trigger_id in ids
+            if trigger_id in known_instances
+        )
+        missing_ids = [trigger_id for trigger_id in ids if trigger_id not in known_instances]
+        read_instances = read_triggers(self._api, missing_ids, self._deadline, self._round.note)
+        self._triggers.update(read_instances)
 
     def _read_enforcements(self, batch: Sequence[OpenAlert]) -> None:
-        decided = []
+        decided_instances = []
         for alert in batch:
             instances = self._known_instances(alert)
             if instances and is_decided(instances[0], self._clocks):
-                decided += instances
-        self._enforcements = read_enforcements(self._api, decided, self._deadline, self._round.note)
+                decided_instances += instances
+        self._enforcements = read_enforcements(
+            self._api, decided_instances, self._deadline, self._round.note
+        )
 
     def _read_executions(self, batch: Sequence[OpenAlert], facts: TrailFacts) -> None:
-        wanted = []
+        ids = []
         for alert in batch:
             for enforcement in self._newest_by_rule(self._known_instances(alert)):
                 execution_id = enforcement.execution_id
                 # An execution that claimed the episode explains the alert in any state.
                 if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
-                    wanted.append(execution_id)
-        for start in range(0, len(wanted), _PAGE):
+                    ids.append(execution_id)
+        for start in range(0, len(ids), _PAGE):
             # Always read at least one page. Otherwise no alert might ever be explained.
             if start and self._deadline.has_passed:
                 break
-            page = wanted[start : start + _PAGE]
-            found = read_executions(self._api, page, self._deadline, self._round.note)
-            self._executions.update(found)
+            page_ids = ids[start : start + _PAGE]
+            read_by_id = read_executions(self._api, page_ids, self._deadline, self._round.note)
+            self._executions.update(read_by_id)
 
     def _known_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
         """Return the newest readable triggers of an alert, newest first."""
-        found = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST_TRIGGERS])
-        return sorted((i for i in found if i), key=lambda i: i.occurred_at, reverse=True)
+        instances = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST_TRIGGERS])
+        return sorted((i for i in instances if i), key=lambda i: i.occurred_at, reverse=True)
 
     def _newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
         """Return each rule's enforcement of the newest trigger that it matched."""
         by_rule: dict[str, RuleEnforcement] = {}
         for instance in instances:
-            for enforcement in self._enforcements.found.get(instance.id, []):
+            for enforcement in self._enforcements.by_instance.get(instance.id, []):
                 by_rule.setdefault(enforcement.rule, enforcement)
         return list(by_rule.values())
 
@@ -204,8 +212,8 @@ class EvidenceReader:
         if not instances or not is_decided(instances[0], self._clocks):
             return Evidence(instances)
         for instance in instances:
-            if instance.id not in self._enforcements.found:
-                reason = self._enforcements.failed.get(instance.id, "not read in time")
+            if instance.id not in self._enforcements.by_instance:
+                reason = self._enforcements.failures.get(instance.id, "not read in time")
                 raise _UnknownError(f"the enforcements of trigger {instance.id}: {reason}")
         results = [
             self._result(alert, enforcement, facts)
@@ -232,14 +240,14 @@ class EvidenceReader:
         if execution is None:
             return StartedExecution(execution_id, None, link)
         workflow = claiming_workflow(execution, self._config)
-        claimed_through = facts.claimed_through(alert, workflow)
+        claiming_alert_ids = facts.claiming_alert_ids(alert, workflow)
         return StartedExecution(
             execution_id,
             execution,
             link,
             runs_link_task=self._links_itself(execution.action),
-            episode_claimed=bool(claimed_through),
-            claimed_for_alert=alert.id in claimed_through,
+            episode_claimed=bool(claiming_alert_ids),
+            claimed_for_alert=alert.id in claiming_alert_ids,
             cooldown_until=self._cooldown_until(alert, execution, workflow),
         )
 
@@ -257,24 +265,24 @@ class EvidenceReader:
     def _cooldown_until(
         self, alert: OpenAlert, execution: Execution, workflow: str
     ) -> datetime | None:
-        """Return the end of the cooldown that may have caused the refusal of the claim, or None."""
+        """Return the end of the cooldown that may have caused the refusal, or None."""
         config = self._config
         cooldown = HostCooldown.configured(config)
         is_refused = workflow_output(execution.result).get("stage") == NOT_CLAIMED
-        if not cooldown.usual or not alert.host or not is_refused:
+        if not cooldown.duration or not alert.host or not is_refused:
             return None
         with database.reading(self._round.engine) as connection:
-            busy = last_host_claim(
+            blocking_claim = last_host_claim(
                 connection, alert.host, workflow, cooldown, self._clocks.database
             )
-        return busy.until if busy else None
+        return blocking_claim.until if blocking_claim else None
 
 
 def claiming_workflow(execution: Execution, config: Config) -> str:
     """Return the name under which an execution claims an episode.
 
-    poundcake.remediate claims under the name of the action that it runs, which its parameters or
-    the entry of `remediations` name.
+    poundcake.remediate claims under the name of the action that it runs. Its parameters or its
+    entry of `remediations` name that action.
     """
     if execution.action != REMEDIATE:
         return execution.action

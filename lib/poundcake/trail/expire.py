@@ -11,7 +11,7 @@ from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.schema import alerts
 from poundcake.trail.sync_round import SyncRound
 
-_AT_ONCE = 1000
+_MAX_INCIDENTS = 1000
 
 
 def expire_incidents(sync_round: SyncRound, config: Config) -> int:
@@ -22,17 +22,19 @@ def expire_incidents(sync_round: SyncRound, config: Config) -> int:
     """
     if not config.expire_stale_hours:
         return 0
-    closed = 0
+    closed_count = 0
     with database.reading(sync_round.engine) as connection:
         now = clock.database_now(connection)
-        stale = is_stale(connection, now, config.expire_stale_hours)
-        ids = connection.scalars(select(alerts.c.id).where(*stale).limit(_AT_ONCE)).all()
+        is_stale_incident = is_stale(connection, now, config.expire_stale_hours)
+        ids = connection.scalars(
+            select(alerts.c.id).where(*is_stale_incident).limit(_MAX_INCIDENTS)
+        ).all()
     for chunk in database.batched(ids):
         with sync_round.writing() as connection:
             # Check again, because a notification may have arrived in the meantime.
-            closed += connection.execute(
+            closed_count += connection.execute(
                 update(alerts)
-                .where(alerts.c.id.in_(chunk), *stale)
+                .where(alerts.c.id.in_(chunk), *is_stale_incident)
                 .values(open_fingerprint=None, closed_at=now, ended_by=EndedBy.EXPIRED)
             ).rowcount
-    return closed
+    return closed_count

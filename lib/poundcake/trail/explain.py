@@ -33,7 +33,7 @@ from poundcake.trail.verdict import (
     judge_missing_trigger,
 )
 
-# Seconds for reading triggers from StackStorm, and for then reading the evidence about alerts.
+# Seconds to read triggers from StackStorm, and to read the evidence about alerts after that.
 TRIGGER_SECONDS = 10
 EVIDENCE_SECONDS = 15
 _BATCH_ALERTS = 200
@@ -54,56 +54,60 @@ _COLUMNS = (
 )
 
 
-class Explained(NamedTuple):
-    """The numbers of alerts that the round explained and left unexplained."""
+class ExplainCounts(NamedTuple):
+    """How many alerts the round explained, and how many it left unexplained."""
 
     explained: int
     unexplained: int
 
 
-def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) -> Explained:
+def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) -> ExplainCounts:
     """Explain a batch of emitted alerts, least recently checked first.
 
-    The round that checks an alert older than give_up_hours gives it up, even if StackStorm is
-    unavailable.
+    Give up alerts that are unexplained after give_up_hours, even if StackStorm is unavailable.
 
     Raises:
         StackStormError: The API is unavailable, or cannot list the triggers. Verdicts that do not
             depend on it were written.
     """
-    given_up = give_up_overdue(sync_round, config)
+    given_up_count = give_up_overdue(sync_round, config)
     triggers = find_triggers(sync_round, api, Deadline(TRIGGER_SECONDS))
     batch = _take_batch(sync_round)
     try:
         verdicts = _Explainer(sync_round, api, config).verdicts(batch, triggers)
     except StackStormError as error:
-        reason = f"StackStorm cannot be queried: {error}"
-        unchanged = {alert.id: Verdict(alert.explanation, reason) for alert in batch}
-        _write_verdicts(sync_round, config, batch, unchanged)
+        reason = f"StackStorm could not be queried: {error}"
+        unchanged_verdicts = {alert.id: Verdict(alert.explanation, reason) for alert in batch}
+        _write_verdicts(sync_round, config, batch, unchanged_verdicts)
         raise
-    explained = _write_verdicts(sync_round, config, batch, verdicts)
+    explained_count = _write_verdicts(sync_round, config, batch, verdicts)
     if triggers.failure:
         raise triggers.failure
-    return Explained(given_up + explained, len(batch) - explained)
+    return ExplainCounts(given_up_count + explained_count, len(batch) - explained_count)
 
 
 def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
     """Give up alerts that an earlier round began to check after give_up_hours had passed.
 
-    That round never finished: StackStorm killed it, or its machine failed. So this step runs first
-    and does not need StackStorm. Alerts whose episodes have been claimed since are checked again.
+    That round did not finish, because StackStorm killed it or its machine failed. So this step runs
+    first and does not need StackStorm. Alerts whose episodes have been claimed since are checked
+    again.
 
     Returns:
         The number of alerts that were given up.
     """
     limit = timedelta(hours=config.give_up_hours)
     with database.reading(sync_round.engine) as connection:
-        due = database_now(connection) - limit
-        recorded = _open_alerts(connection, alerts.c.recorded_at < due)
-    overdue = [a for a in recorded if a.checked_at and a.checked_at > a.recorded_at + limit]
-    facts = TrailFacts(sync_round, overdue)
-    overdue = [alert for alert in overdue if not facts.has_claim(alert)]
-    return _write_verdicts(sync_round, config, overdue, {})
+        recorded_before = database_now(connection) - limit
+        old_alerts = _open_alerts(connection, alerts.c.recorded_at < recorded_before)
+    overdue_alerts = [
+        alert
+        for alert in old_alerts
+        if alert.checked_at and alert.checked_at > alert.recorded_at + limit
+    ]
+    facts = TrailFacts(sync_round, overdue_alerts)
+    overdue_alerts = [alert for alert in overdue_alerts if not facts.has_claim(alert)]
+    return _write_verdicts(sync_round, config, overdue_alerts, {})
 
 
 def _take_batch(sync_round: SyncRound) -> list[OpenAlert]:
@@ -159,34 +163,34 @@ class _Explainer:
         self._config = config
 
     def verdicts(self, batch: Sequence[OpenAlert], triggers: FoundTriggers) -> dict[int, Verdict]:
-        """Return the verdicts by alert id, without the alerts for which there was no time.
+        """Return the verdicts by alert id, without alerts for which there was no time.
 
         Raises:
             StackStormError: The API is unavailable.
         """
         facts = TrailFacts(self._round, batch)
         verdicts: dict[int, Verdict] = {}
-        checked: list[OpenAlert] = []
+        alerts_to_check: list[OpenAlert] = []
         for alert in batch:
-            # The alert waits to be emitted again. Only its next trigger or a claim can change that.
+            # The alert waits to be emitted again. Only a new trigger or a claim can change that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
-                checked.append(alert)
-        if not checked:
+                alerts_to_check.append(alert)
+        if not alerts_to_check:
             return verdicts
         clocks = self._clocks()
         deadline = Deadline(EVIDENCE_SECONDS)
         reader = EvidenceReader(self._round, self._api, self._config, clocks, deadline)
-        evidence = reader.read(checked, facts, triggers.seen)
-        judgements = self._judgements(checked, evidence, clocks)
-        for alert in checked:
-            found = evidence[alert.id]
-            if found.problem:
-                self._round.note(f"alert {alert.id}: {found.problem}")
-            if not found.is_deferred:
+        evidence = reader.read(alerts_to_check, facts, triggers.instances)
+        judgements = self._judgements(alerts_to_check, evidence, clocks)
+        for alert in alerts_to_check:
+            alert_evidence = evidence[alert.id]
+            if alert_evidence.problem:
+                self._round.note(f"alert {alert.id}: {alert_evidence.problem}")
+            if not alert_evidence.is_deferred:
                 is_unread = may_be_unread(alert, triggers.unread, clocks)
-                verdict = _verdict(alert, found, judgements[alert.id], is_unread, clocks)
+                verdict = _verdict(alert, alert_evidence, judgements[alert.id], is_unread, clocks)
                 verdicts[alert.id] = verdict
         return verdicts
 
@@ -200,13 +204,13 @@ class _Explainer:
     ) -> dict[int, list[Judgement]]:
         """Judge the executions of each alert, and link those that do not link themselves."""
         judgements: dict[int, list[Judgement]] = {alert.id: [] for alert in batch}
-        for chunk in _parts(batch):
+        for chunk in _split_batch(batch):
             with self._round.writing() as connection:
                 for alert in chunk:
                     for result in evidence[alert.id].results:
                         if result.started:
-                            found = self._judge(connection, alert, result.started, clocks)
-                            judgements[alert.id].append(found)
+                            judgement = self._judge(connection, alert, result.started, clocks)
+                            judgements[alert.id].append(judgement)
         return judgements
 
     def _judge(
@@ -228,14 +232,14 @@ def _verdict(
     clocks: Clocks,
 ) -> Verdict:
     if evidence.problem:
-        return Verdict(None, f"StackStorm gave no answer: {evidence.problem}")
+        return Verdict(None, f"StackStorm could not be queried: {evidence.problem}")
     if not evidence.instances:
         return judge_missing_trigger(alert, may_be_unread, clocks)
     return judge_alert(evidence.instances, evidence.results, judgements, clocks)
 
 
 def link_execution(connection: Connection, alert: OpenAlert, execution: Execution) -> bool:
-    """Link an execution that does not link itself. Return False if it was linked already."""
+    """Link an execution that does not link itself. Return False if it is linked already."""
     now = database_now(connection)
     try:
         with connection.begin_nested():
@@ -260,8 +264,8 @@ def may_be_unread(alert: OpenAlert, unread: Span | None, clocks: Clocks) -> bool
     """Return True if one of the alert's triggers may not have been read yet."""
     if unread is None or unread.before is None:
         return unread is not None
-    # The alert was emitted after it was recorded. Convert recorded_at to StackStorm's clock by
-    # means of its age.
+    # The alert was emitted after it was recorded. Use its age to convert recorded_at to
+    # StackStorm's clock.
     earliest = clocks.stackstorm - (clocks.database - alert.recorded_at) - CLOCK_ALLOWANCE
     return unread.before > earliest
 
@@ -278,34 +282,34 @@ def _write_verdicts(
         sync_round: The round.
         config: The configuration.
         batch: The alerts.
-        verdicts: The verdicts by alert id. An alert without a verdict is left unchanged, unless it
-            is too old, and the next round checks it first.
+        verdicts: The verdicts by alert id. An alert without a verdict is only given up if it is
+            too old. Otherwise it is left unchanged, and the next round checks it first.
 
     Returns:
         The number of alerts explained by this call.
     """
-    explained = 0
-    for chunk in _parts(batch):
+    explained_count = 0
+    for chunk in _split_batch(batch):
         with sync_round.writing() as connection:
             for alert in chunk:
                 verdict = verdicts.get(alert.id)
-                explained += _write_verdict(connection, config, alert, verdict)
-    return explained
+                explained_count += _write_verdict(connection, config, alert, verdict)
+    return explained_count
 
 
 def _write_verdict(
-    connection: Connection, config: Config, alert: OpenAlert, decided: Verdict | None
+    connection: Connection, config: Config, alert: OpenAlert, new_verdict: Verdict | None
 ) -> bool:
     """Write the verdict on one alert. Return True if the alert is explained now."""
     now = database_now(connection)
-    verdict = decided or Verdict(alert.explanation, alert.reason)
+    verdict = new_verdict or Verdict(alert.explanation, alert.reason)
     is_retry = verdict.explanation is Explanation.RETRY
-    ended = ended_at(connection, alert) if is_retry else None
-    verdict = apply_time_limits(verdict, alert, ended, config.give_up_hours, now)
+    incident_ended_at = ended_at(connection, alert) if is_retry else None
+    verdict = apply_time_limits(verdict, alert, incident_ended_at, config.give_up_hours, now)
     values: dict[str, Any] = {
         "explanation": verdict.explanation,
         "explanation_reason": cut(verdict.reason, alerts.c.explanation_reason),
-        "checked_at": now if decided else alert.checked_at,
+        "checked_at": now if new_verdict else alert.checked_at,
     }
     if verdict.rules:
         values["st2_rule_matched"] = cut(verdict.rules, alerts.c.st2_rule_matched)
@@ -313,7 +317,7 @@ def _write_verdict(
     return verdict.explanation not in (None, Explanation.RETRY)
 
 
-def _parts(batch: Sequence[OpenAlert]) -> Iterator[Sequence[OpenAlert]]:
-    """Yield parts of a batch, one per transaction, so that no transaction blocks others long."""
+def _split_batch(batch: Sequence[OpenAlert]) -> Iterator[Sequence[OpenAlert]]:
+    """Yield parts of a batch, one per transaction, so that no transaction takes long."""
     for start in range(0, len(batch), _TRANSACTION_ALERTS):
         yield batch[start : start + _TRANSACTION_ALERTS]

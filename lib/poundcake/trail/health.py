@@ -17,7 +17,7 @@ from poundcake.trail.pause import read_pause
 
 
 class State(StringEnum):
-    """The known state of a component."""
+    """The state of a component, as far as it is known."""
 
     UNKNOWN = "unknown"
     """Only the endpoint can check the component."""
@@ -28,7 +28,7 @@ class State(StringEnum):
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """A component that PoundCake depends on.
 
     Attributes:
@@ -43,8 +43,8 @@ class Part:
 
     def as_json(self) -> dict[str, Any]:
         """Return the component as JSON. `since` is empty, because only the endpoint knows it."""
-        answer = {"state": self.state.value, "since": "", "detail": self.detail}
-        return {**answer, "pending": self.pending} if self.pending else answer
+        fields = {"state": self.state.value, "since": "", "detail": self.detail}
+        return {**fields, "pending": self.pending} if self.pending else fields
 
 
 def without_endpoint(
@@ -60,7 +60,7 @@ def without_endpoint(
         stackstorm: StackStorm's API.
         endpoint_problem: Why the endpoint did not answer. It is shown as the address.
     """
-    unknown = Part(State.UNKNOWN, "unknown from this host")
+    unknown = Component(State.UNKNOWN, "unknown from this host")
     components = {
         "journal": unknown,
         "broker": unknown,
@@ -76,11 +76,11 @@ def without_endpoint(
         "dry_run": config.dry_run,
         "literal_secrets": list(config.literal_secrets),
         "configuration": {"remediation_errors": list(config.remediation_errors)},
-        "components": {name: part.as_json() for name, part in components.items()},
+        "components": {name: component.as_json() for name, component in components.items()},
     }
 
 
-def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
+def with_differences(view: dict[str, Any], config: Config) -> dict[str, Any]:
     """Return the endpoint's health, with the configuration keys that differ for actions.
 
     StackStorm passes an action the configuration that is registered when the action starts. The
@@ -88,24 +88,24 @@ def with_differences(answer: dict[str, Any], config: Config) -> dict[str, Any]:
     current configuration. Secrets are not compared, because no view shows them.
 
     Args:
-        answer: The endpoint's health, as JSON.
+        view: The endpoint's health, as JSON.
         config: The configuration of the running action.
     """
-    configuration = answer.get("configuration")
+    configuration = view.get("configuration")
     if not isinstance(configuration, dict):  # an endpoint of release 0.2.0
-        return answer
+        return view
     # Actions may already use a newer configuration than the endpoint.
     errors = list(dict.fromkeys([*_errors_in(configuration), *config.remediation_errors]))
-    if config.remediation_errors and answer.get("status") == "ok":
-        answer = {**answer, "status": "degraded"}
-    in_force = configuration.get("in_force") or {}
+    if config.remediation_errors and view.get("status") == "ok":
+        view = {**view, "status": "degraded"}
+    endpoint_settings = configuration.get("in_force") or {}
     differences = {
-        name: {"endpoint": in_force[name], "actions": value}
+        name: {"endpoint": endpoint_settings[name], "actions": value}
         for name, value in config.settings.items()
-        if name in in_force and in_force[name] != value
+        if name in endpoint_settings and endpoint_settings[name] != value
     }
-    found = {**configuration, "differences": differences, "remediation_errors": errors}
-    return {**answer, "configuration": found}
+    configuration_view = {**configuration, "differences": differences, "remediation_errors": errors}
+    return {**view, "configuration": configuration_view}
 
 
 def _errors_in(configuration: dict[str, Any]) -> list[str]:
@@ -113,33 +113,33 @@ def _errors_in(configuration: dict[str, Any]) -> list[str]:
     return errors if isinstance(errors, list) else []
 
 
-def with_pause(answer: dict[str, Any], engine: Engine) -> dict[str, Any]:
+def with_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
     """Return the health view with the pause that is in force now.
 
-    The endpoint shows a pause a few seconds later. If the database cannot be read, the view stays
-    as it is.
+    The endpoint shows a new pause only after a few seconds. If the database cannot be read, return
+    the view unchanged.
     """
     try:
         with database.reading(engine) as connection:
             pause = read_pause(connection)
     except DatabaseError:
-        return answer
-    return {**answer, "paused": pause.as_json() if pause else None}
+        return view
+    return {**view, "paused": pause.as_json() if pause else None}
 
 
-def _database(config: Config, engine: Engine) -> Part:
+def _database(config: Config, engine: Engine) -> Component:
     try:
         database.prepare(engine, create=False)
         request_ids = uncopied.open_in_default_file(config, engine)
         with database.reading(engine) as connection:
-            return Part(State.OK, pending=uncopied.pending(connection, config, request_ids))
+            return Component(State.OK, pending=uncopied.pending(connection, config, request_ids))
     except DatabaseError as error:
-        return Part(State.DOWN, str(error))
+        return Component(State.DOWN, str(error))
 
 
-def _stackstorm(stackstorm: StackStorm) -> Part:
+def _stackstorm(stackstorm: StackStorm) -> Component:
     try:
         stackstorm.get("/actions/poundcake.record")
     except StackStormError as error:
-        return Part(State.DOWN, str(error))
-    return Part(State.OK)
+        return Component(State.DOWN, str(error))
+    return Component(State.OK)

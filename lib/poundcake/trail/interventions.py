@@ -16,7 +16,7 @@ from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.schema import alerts, cut
 from poundcake.trail.search import Filters
 
-_NAMED = 5
+_MAX_NAMED = 5
 _FILTERS = ("alert_name", "instance", "severity", "fingerprint")
 
 
@@ -135,13 +135,15 @@ def _close(
 
 def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
     """Lock and return the row of the one open incident that matches."""
-    wanted = filters.alert_filters
-    conditions = [alerts.c[name] == wanted[name] for name in _FILTERS if name in wanted]
+    alert_filters = filters.alert_filters
+    conditions = [
+        alerts.c[name] == alert_filters[name] for name in _FILTERS if name in alert_filters
+    ]
     if episode:
         conditions.append(alerts.c.episode == episode)
     if not conditions:
         raise TrackingError("name the incident: episode=EPISODE, or alert_name, instance, …")
-    found = connection.execute(
+    rows = connection.execute(
         select(
             alerts.c.id,
             alerts.c.episode,
@@ -151,18 +153,18 @@ def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
         )
         .where(is_open(), *conditions)
         .order_by(alerts.c.id)
-        .limit(_NAMED + 1)
+        .limit(_MAX_NAMED + 1)
         .with_for_update()
     ).all()
-    if not found:
+    if not rows:
         raise TrackingError("no open incident matches")
-    if len(found) > 1:
-        named = ", ".join(row.episode for row in found[:_NAMED])
-        more = " and others" if len(found) > _NAMED else ""
+    if len(rows) > 1:
+        episodes = ", ".join(row.episode for row in rows[:_MAX_NAMED])
+        others = " and others" if len(rows) > _MAX_NAMED else ""
         raise TrackingError(
-            f"more than one open incident matches; pass episode= with one of {named}{more}"
+            f"more than one open incident matches; pass episode= with one of {episodes}{others}"
         )
-    return found[0]
+    return rows[0]
 
 
 def _change(connection: Connection, row: Row[Any], **values: Any) -> None:

@@ -1,8 +1,8 @@
 """Reserve changes: read everything that a decision depends on, decide, and record the decision.
 
-This happens in one transaction that waits for all other decisions. So no limit is exceeded, however
-many workflows ask at the same time, on however many machines. The decision itself is
-`poundcake.remediation.safety.decide`, which the caller passes.
+This happens in one transaction that waits for all other decisions. So no limit is exceeded, even if
+many workflows on several machines ask at the same time. The caller passes the function that
+decides, `poundcake.remediation.safety.decide`.
 
 All times are by the database's clock.
 """
@@ -33,7 +33,7 @@ from poundcake.trail.changes import (
     is_granted,
     write_decision,
 )
-from poundcake.trail.claims import AlertOfEpisode, ended_at, read_alert
+from poundcake.trail.claims import EpisodeAlert, ended_at, read_alert
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import Outcome
@@ -56,7 +56,7 @@ class ChangeRequest:
         episode: The alert's episode.
         action: The reference of the action that makes the change; empty to only collect evidence.
         execution_id: The workflow's execution.
-        remediation: The name by which limits count; empty for the action's reference.
+        remediation: The name under which limits count it; empty for the action's reference.
         needs_host: Whether an alert without a usable host is refused.
         check_failed: Whether a check has just confirmed that the alert is true.
         unapproved: Why the change is not approved, or empty.
@@ -86,7 +86,7 @@ class ChangeRequest:
 
     @property
     def remediation_name(self) -> str:
-        """The name that the limits of a remediation and its breaker count by."""
+        """The name under which limits and the breaker count the change."""
         return self.remediation or self.action
 
 
@@ -106,7 +106,7 @@ class Situation:
         acknowledged_by: Who acknowledged the incident, or empty.
         silenced_by: Who silenced its alert in Alertmanager, or empty.
         target: What the change would change: a canonical host, or `label=value,…`.
-        missing_label: A label that should name the target and that the alert lacks, or empty.
+        missing_label: The first of the target labels that the alert lacks, or empty.
         per_value: `label=value` of the label by which changes are limited further, or empty.
         pause: The pause that is in force, or None.
         similar: The number of label sets with the same alert name whose incidents are open, or were
@@ -164,7 +164,7 @@ class Decision(Protocol):
         """Why it is refused, or empty."""
 
 
-class _AlertRow(AlertOfEpisode, Protocol):
+class _AlertRow(EpisodeAlert, Protocol):
     """The columns of poundcake_alerts that a situation depends on."""
 
     @property
@@ -191,19 +191,19 @@ class _PossibleAlert(NamedTuple):
     closed_at: datetime | None = None
 
 
-D = TypeVar("D", bound=Decision)
+DecisionT = TypeVar("DecisionT", bound=Decision)
 
 
 def reserve(
     engine: Engine,
     config: Config,
     request: ChangeRequest,
-    decide: Callable[[Situation], D],
-) -> D:
+    decide: Callable[[Situation], DecisionT],
+) -> DecisionT:
     """Decide about a change, and record the decision.
 
     A granted change counts from now on, and is in flight until its workflow ends. The same
-    execution may ask again: it is granted its change again, and counted once.
+    execution may ask again: it is granted the same change, which counts once.
 
     Raises:
         TrackingError: No such alert is recorded, or the request has no execution.
@@ -215,7 +215,7 @@ def reserve(
         )
     database.prepare(engine, create=False)
 
-    def decide_and_record() -> D:
+    def decide_and_record() -> DecisionT:
         with database.transaction(engine) as connection:
             lock_decisions(connection)
             alert = _find_alert(connection, request)
@@ -228,7 +228,7 @@ def reserve(
 
 
 def read_situation(connection: Connection, config: Config, request: ChangeRequest) -> Situation:
-    """Return what a decision about a change would depend on at this moment.
+    """Return the situation on which a decision about a change would depend now.
 
     Raises:
         TrackingError: No such alert is recorded.
@@ -239,7 +239,7 @@ def read_situation(connection: Connection, config: Config, request: ChangeReques
 def read_situation_of_labels(
     connection: Connection, config: Config, request: ChangeRequest, labels: Mapping[str, str]
 ) -> Situation:
-    """Return what a decision about a change would depend on for an alert with these labels."""
+    """Return the situation for an alert with these labels that has not been received."""
     identity = config_identity(config)
     return _read_situation(
         connection,
@@ -270,11 +270,11 @@ def _read_situation(
     labels: dict[str, str] = json.loads(alert.labels)
     target, missing_label = _find_target(labels, request, config.host_label, alert.fingerprint)
     incident = _read_incident(connection, alert.episode)
-    in_flight_changes = find(connection, *in_flight(now))
-    of_site = is_granted()
-    of_remediation = changes.c.remediation == _remediation_name(request)
-    of_target = changes.c.target == target
-    since_quiet = now - timedelta(minutes=config.storm_quiet_minutes)
+    changes_in_flight = find(connection, *in_flight(now))
+    is_granted_change = is_granted()
+    has_remediation = changes.c.remediation == _remediation_name(request)
+    has_target = changes.c.target == target
+    quiet_since = now - timedelta(minutes=config.storm_quiet_minutes)
     per_value = f"{request.per_label}={labels.get(request.per_label, '')}"
     return Situation(
         now=now,
@@ -291,37 +291,39 @@ def _read_situation(
         missing_label=missing_label,
         per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
         pause=read_pause(connection),
-        similar=_count_similar(connection, alert.alert_name, since_quiet),
-        similar_per_value=_count_similar(connection, alert.alert_name, since_quiet, request, labels)
+        similar=_count_similar(connection, alert.alert_name, quiet_since),
+        similar_per_value=_count_similar(connection, alert.alert_name, quiet_since, request, labels)
         if request.per_label and request.storm
         else 0,
         holder=_find_holder(connection, alert),
         own=_find_own_change(connection, request),
         in_flight=[
-            other for other in in_flight_changes if other.st2_execution_id != request.execution_id
+            change
+            for change in changes_in_flight
+            if change.st2_execution_id != request.execution_id
         ],
         site_hour=_find_newest(
-            connection, config.max_changes_per_hour, of_site, _since(now - HOUR)
+            connection, config.max_changes_per_hour, is_granted_change, _decided_after(now - HOUR)
         ),
         remediation_hour=_find_newest(
             connection,
             config.max_changes_per_remediation_per_hour,
-            of_site,
-            of_remediation,
-            _since(now - HOUR),
+            is_granted_change,
+            has_remediation,
+            _decided_after(now - HOUR),
         ),
         target_day=_find_newest(
             connection,
             config.max_changes_per_target_per_day,
-            of_site,
-            of_target,
-            _since(now - DAY),
+            is_granted_change,
+            has_target,
+            _decided_after(now - DAY),
         ),
-        last_of_target=_find_last_of_target(connection, of_target),
+        last_of_target=_find_last_target_change(connection, has_target),
         outcomes=_find_newest(
             connection,
             config.breaker_failures,
-            of_remediation,
+            has_remediation,
             changes.c.result.in_((*FAILURES, *SUCCESSES)),
             changes.c.released_at.is_(None),
         ),
@@ -331,11 +333,11 @@ def _read_situation(
 def _find_target(
     labels: Mapping[str, str], request: ChangeRequest, host_label: str, fingerprint: str
 ) -> tuple[str, str]:
-    """Return the target of the change, and a label that should name it but is missing, or empty."""
+    """Return the target of the change, and the first target label that the alert lacks, or ''."""
     if request.target_labels:
-        missing = next((name for name in request.target_labels if not labels.get(name)), "")
-        named = ",".join(f"{name}={labels.get(name, '')}" for name in request.target_labels)
-        return cut(named, changes.c.target), missing
+        missing_label = next((name for name in request.target_labels if not labels.get(name)), "")
+        target = ",".join(f"{name}={labels.get(name, '')}" for name in request.target_labels)
+        return cut(target, changes.c.target), missing_label
     # An alert without a host is its own target.
     host = host_or_empty(labels, host_label)
     return cut(host or f"fingerprint={fingerprint}", changes.c.target), ""
@@ -377,7 +379,7 @@ def _count_similar(
     request: ChangeRequest | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> int:
-    """Return how many label sets have an open incident of this name, or one resolved since.
+    """Return how many label sets have an incident of this name that is open or was resolved since.
 
     Args:
         connection: A connection.
@@ -388,21 +390,21 @@ def _count_similar(
     """
     conditions: list[ColumnElement[bool]] = []
     if request and labels is not None and request.per_label in labels:
-        # The label as to_json() writes it. A quote within a value is escaped, so it matches only
-        # the label itself.
-        written = to_json({request.per_label: labels[request.per_label]})[1:-1]
-        conditions.append(func.instr(alerts.c.labels, written) > 0)
-    # Search the open incidents through their index, not the whole history of the name.
+        # The label as to_json() writes it. A quote within a value is escaped, so this text matches
+        # only the label itself.
+        label_json = to_json({request.per_label: labels[request.per_label]})[1:-1]
+        conditions.append(func.instr(alerts.c.labels, label_json) > 0)
+    # Search the open incidents by their index, not the whole history of the name.
     has_name = unindexed(alerts.c.alert_name) == alert_name
-    opened = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
-    resolved = select(alerts.c.fingerprint).where(
+    open_incidents = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
+    resolved_incidents = select(alerts.c.fingerprint).where(
         alerts.c.alert_name == alert_name,
         alerts.c.created_at > since,
         alerts.c.outcome == Outcome.RESOLVED,
         *conditions,
     )
-    distinct = opened.union(resolved).subquery("similar")
-    return connection.scalar(select(func.count()).select_from(distinct)) or 0
+    fingerprints = open_incidents.union(resolved_incidents).subquery("similar")
+    return connection.scalar(select(func.count()).select_from(fingerprints)) or 0
 
 
 def _find_holder(connection: Connection, alert: _AlertRow) -> Change | None:
@@ -411,13 +413,13 @@ def _find_holder(connection: Connection, alert: _AlertRow) -> Change | None:
 
 
 def _find_own_change(connection: Connection, request: ChangeRequest) -> Change | None:
-    own = find(
+    own_changes = find(
         connection,
         changes.c.st2_execution_id == request.execution_id,
         changes.c.episode == request.episode,
         is_granted(),
     )
-    return next(iter(own), None)
+    return next(iter(own_changes), None)
 
 
 def _find_newest(
@@ -434,15 +436,17 @@ def _find_newest(
     return [Change(*row) for row in rows]
 
 
-def _since(moment: datetime) -> ColumnElement[bool]:
+def _decided_after(moment: datetime) -> ColumnElement[bool]:
     return changes.c.decided_at > moment
 
 
-def _find_last_of_target(connection: Connection, of_target: ColumnElement[bool]) -> Change | None:
+def _find_last_target_change(
+    connection: Connection, has_target: ColumnElement[bool]
+) -> Change | None:
     row = connection.execute(
         select(*COLUMNS)
         .where(
-            of_target,
+            has_target,
             is_granted(),
             changes.c.ended_at.is_not(None),
             changes.c.released_at.is_(None),

@@ -19,7 +19,7 @@ from poundcake.stackstorm import (
 from poundcake.trail import database
 from poundcake.trail.clock import database_now
 from poundcake.trail.read_executions import read_executions
-from poundcake.trail.schema import cut, executions, links
+from poundcake.trail.schema import cut, executions, links, storable
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 MIRROR_SECONDS = 15
@@ -36,18 +36,18 @@ def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: 
         The number of executions that were read.
 
     Raises:
-        StackStormError: The API is unavailable. Executions that were read before are stored.
+        StackStormError: The API is unavailable. Executions that were read before that are stored.
     """
     ids = _open_ids(sync_round)
-    mirrored = 0
+    count = 0
     for start in range(0, len(ids), _PAGE):
-        page = ids[start : start + _PAGE]
-        found = read_executions(api, page, deadline, sync_round.note)
-        _write_page(sync_round, page, found)
-        mirrored += len(found)
+        page_ids = ids[start : start + _PAGE]
+        executions_by_id = read_executions(api, page_ids, deadline, sync_round.note)
+        _write_page(sync_round, page_ids, executions_by_id)
+        count += len(executions_by_id)
         if deadline.has_passed:
             break
-    return mirrored
+    return count
 
 
 def _open_ids(sync_round: SyncRound) -> list[str]:
@@ -63,18 +63,18 @@ def _open_ids(sync_round: SyncRound) -> list[str]:
 
 
 def _write_page(
-    sync_round: SyncRound, page: Sequence[str], found: dict[str, Execution | None]
+    sync_round: SyncRound, page_ids: Sequence[str], executions_by_id: dict[str, Execution | None]
 ) -> None:
     with sync_round.writing() as connection:
         now = database_now(connection)
-        gone = {"status": "gone", "error": "StackStorm no longer has this execution"}
-        for execution_id in page:
-            execution = found.get(execution_id)
+        gone_values = {"status": "gone", "error": "StackStorm no longer has this execution"}
+        for execution_id in page_ids:
+            execution = executions_by_id.get(execution_id)
             if execution:
                 write_execution(connection, execution, now)
             else:
                 # Move an execution that could not be read to the end of the queue.
-                values = gone if execution_id in found else {}
+                values = gone_values if execution_id in executions_by_id else {}
                 connection.execute(
                     update(executions)
                     .where(executions.c.id == execution_id, executions.c.status.not_in(TERMINAL))
@@ -124,6 +124,4 @@ def _columns(execution: Execution) -> dict[str, Any]:
 
 
 def _fit(text: str, column: Column[Any]) -> str:
-    # JSON can contain lone surrogates, which neither database accepts.
-    clean = text.encode("utf-8", "replace").decode()
-    return clean[: getattr(column.type, "length", None) or _MAX_TEXT]
+    return storable(text)[: getattr(column.type, "length", None) or _MAX_TEXT]

@@ -20,8 +20,8 @@ SYNCED_AT = "synced_at"
 MONITORING_PROBLEM = "monitoring_problem"
 """The row of poundcake_meta with the problems of the last comparison with the Alertmanagers."""
 _MAX_COUNT = 1000
-# Time for which webhooks must have arrived again after an outage before an incident is stale.
-_ARRIVING_AGAIN = timedelta(hours=1)
+# How long webhooks must have arrived again after an outage before an incident counts as stale.
+_RECOVERY_TIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,35 @@ def open_work(
     statuses = connection.scalars(
         select(executions.c.status).where(executions.c.status.not_in(TERMINAL)).limit(_MAX_COUNT)
     ).all()
-    requests = connection.scalars(
+    open_request_ids = connection.scalars(
         select(api_calls.c.id).where(api_calls.c.completed_at.is_(None)).limit(_MAX_COUNT)
     ).all()
     # Sync admits unconfirmed incidents and closes stale ones.
-    for_sync = list(connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT)))
+    ids_for_sync = list(
+        connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT))
+    )
     if expire_stale_hours:
         stale = is_stale(connection, now, expire_stale_hours)
-        for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
+        ids_for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
     problem = None
     if reconciles:
         incidents = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
-        for_sync += incidents
+        ids_for_sync += incidents
         # Without open incidents, no round queries the Alertmanagers.
         problem = read_meta(connection, MONITORING_PROBLEM) if incidents else None
     # Sync ends changes whose workflow did not report, and decides whether they cleared the alert.
-    due = is_undecided(now - timedelta(minutes=not_cleared_minutes))
-    for conditions in ((is_unfinished(),), due):
-        for_sync += connection.scalars(select(changes.c.id).where(*conditions).limit(_MAX_COUNT))
+    is_due = is_undecided(now - timedelta(minutes=not_cleared_minutes))
+    for conditions in ((is_unfinished(),), is_due):
+        ids_for_sync += connection.scalars(
+            select(changes.c.id).where(*conditions).limit(_MAX_COUNT)
+        )
     unexplained_id = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
-    only_people = bool(statuses) and all(status in WAITING for status in statuses)
+    waits_for_people_only = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
-        count=min(_MAX_COUNT, max(len(statuses), len(requests), len(for_sync))),
-        can_proceed_unattended=unexplained_id is not None or bool(for_sync) or not only_people,
+        count=min(_MAX_COUNT, max(len(statuses), len(open_request_ids), len(ids_for_sync))),
+        can_proceed_unattended=unexplained_id is not None
+        or bool(ids_for_sync)
+        or not waits_for_people_only,
         synced_at=last_synced(connection),
         read_at=now,
         monitoring_problem=problem or "",
@@ -116,9 +122,9 @@ def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnE
     """Return the conditions of incidents that received no notification for a number of hours.
 
     Other webhooks must have arrived during these hours. After an outage of the endpoint or of the
-    database, the notifications of all incidents are missing or not recorded yet, and an incident
-    that was closed would be remediated again. So the hours are counted back from the newest
-    recorded webhook, and another webhook must have arrived in that time.
+    database, the notifications of all incidents are missing or not recorded yet. An incident that
+    was closed then would be remediated again. So the hours are counted back from the newest
+    recorded webhook, and another webhook must have arrived during them.
 
     Args:
         connection: The tracking database.
@@ -127,11 +133,11 @@ def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnE
     """
     received = api_calls.c.created_at
     webhooks = select(received).where(api_calls.c.replay_of.is_(None), received <= now)
-    newest = connection.scalar(webhooks.order_by(received.desc()).limit(1))
-    if newest is None:
+    newest_received_at = connection.scalar(webhooks.order_by(received.desc()).limit(1))
+    if newest_received_at is None:
         return (false(),)
-    since = newest - timedelta(hours=hours)
-    until = newest - min(_ARRIVING_AGAIN, timedelta(hours=hours) / 2)
+    since = newest_received_at - timedelta(hours=hours)
+    until = newest_received_at - min(_RECOVERY_TIME, timedelta(hours=hours) / 2)
     earlier_webhook = webhooks.where(received >= since, received <= until).limit(1)
     if connection.scalar(earlier_webhook) is None:
         return (false(),)

@@ -25,7 +25,7 @@ class Outcome(StringEnum):
     """Its receiver may not start a remediation. It opened, continued or ended an incident for
     which no remediation was started."""
     UNCONFIRMED = "unconfirmed"
-    """It fires shortly after its resolve, or it ended such an incident. No remediation is started
+    """It fires shortly after its resolve, or ended an incident that did. No remediation is started
     until another notification arrives, or until six minutes pass without a resolve."""
     MALFORMED = "malformed"
     """It cannot be parsed. The reason names the field."""
@@ -41,7 +41,7 @@ class EndedBy(StringEnum):
     RESOLVE = "resolve"
     """A notification reported its alert as resolved."""
     SUPERSEDED = "superseded"
-    """Its alert started again, and no resolve was received in between."""
+    """Its alert started again, although no resolve had been received."""
     CLOSED = "closed"
     """A person closed it with poundcake.close."""
     EXPIRED = "expired"

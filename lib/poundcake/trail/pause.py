@@ -1,7 +1,7 @@
 """The switch that stops all changes at once: the actions poundcake.pause and poundcake.resume.
 
-The pause is in poundcake_meta, because every decision about a change reads the tracking database
-anyway. So it takes effect everywhere as soon as it is committed.
+The pause is stored in poundcake_meta, because every decision about a change reads the tracking
+database anyway. So it takes effect everywhere as soon as it is committed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Pause:
 
     Attributes:
         at: When it began.
-        by: The StackStorm user who paused.
-        reason: Why.
-        until: When it ends by itself, or None if only poundcake.resume ends it.
+        by: The StackStorm user who paused changes.
+        reason: The reason.
+        until: When it ends automatically, or None if only poundcake.resume ends it.
     """
 
     at: datetime
@@ -59,9 +59,9 @@ def pause(
 
     Args:
         engine: The tracking database.
-        actor: Who pauses.
-        reason: Why.
-        minutes: After how many minutes the pause ends by itself; 0 if only resume() ends it.
+        actor: Who pauses changes.
+        reason: The reason.
+        minutes: After how many minutes the pause ends automatically; 0 if only resume() ends it.
         create: Whether to create the tables if no alert has been recorded yet.
 
     Raises:
@@ -115,32 +115,32 @@ def _pause(engine: Engine, actor: Actor, reason: str, minutes: int) -> Pause:
     with database.transaction(engine) as connection:
         lock_decisions(connection)
         now = clock.database_now(connection)
-        previous = read_pause(connection)
+        previous_pause = read_pause(connection)
         until = now + timedelta(minutes=minutes) if minutes else None
-        if previous:
-            ends = (previous.until, until)
-            until = None if None in ends else max(end for end in ends if end)
-        paused = Pause(
-            at=previous.at if previous else now,
+        if previous_pause:
+            end_times = (previous_pause.until, until)
+            until = None if None in end_times else max(end for end in end_times if end)
+        new_pause = Pause(
+            at=previous_pause.at if previous_pause else now,
             by=cut(actor.st2_user or "somebody", meta.c.value),
             reason=cut(reason, meta.c.value),
             until=until,
         )
-        rows = {_AT: format_timestamp(paused.at), _BY: paused.by, _REASON: paused.reason}
+        rows = {_AT: format_timestamp(new_pause.at), _BY: new_pause.by, _REASON: new_pause.reason}
         rows[_UNTIL] = format_timestamp(until) if until else ""
         _write(connection, rows)
         write_entry(connection, "pause", actor, comment=reason, details={"until": rows[_UNTIL]})
-    return paused
+    return new_pause
 
 
 def _resume(engine: Engine, actor: Actor) -> Pause | None:
     with database.transaction(engine) as connection:
         lock_decisions(connection)
-        previous = read_pause(connection)
+        previous_pause = read_pause(connection)
         connection.execute(delete(meta).where(meta.c.name.in_(_ROWS)))
-        if previous:
+        if previous_pause:
             write_entry(connection, "resume", actor)
-    return previous
+    return previous_pause
 
 
 def _read_rows(connection: Connection) -> dict[str, str]:

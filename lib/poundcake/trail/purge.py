@@ -32,22 +32,22 @@ _MAX_ALERTS = 2000
 _RETRY_SECONDS = 60
 # Maximum difference between the clocks of this machine and of the database server.
 _MAX_SKEW = timedelta(hours=1)
-# Requests that are younger than this do not prove that the clock is right: after a clock has jumped
-# ahead, new requests look recent, and all others look old.
-_UNPROVEN = timedelta(days=7)
+# How old a request must be to prove that the clock is right. After a clock has jumped ahead, only
+# new requests look recent, and all others look old.
+_PROOF_AGE = timedelta(days=7)
 
 
 class PurgeResult(TypedDict):
     """The result of the action poundcake.purge.
 
     Attributes:
-        dry_run: Whether it was a dry run. If so, the counts are of rows that would be deleted.
+        dry_run: Whether it was a dry run, whose counts are of rows that would be deleted.
         before: Requests that were received and completed before this time were deleted.
         requests: The number of deleted requests.
         alerts: The number of deleted alerts.
         links: The number of deleted links.
         executions: The number of deleted executions.
-        kept: The number of requests that were received before that time but kept.
+        kept: The number of requests that were received before that time and kept.
     """
 
     dry_run: bool
@@ -99,7 +99,7 @@ def purge(
 
     - one of its alerts is an open incident, or was one during these days,
     - one of its alerts is not explained yet,
-    - one of its executions, or the change that one made, has not ended, or
+    - one of its executions, or a change that it made, has not ended, or
     - one of its executions has a claim on an episode that has not ended. Without the claim, a
       workflow could work on the episode a second time.
 
@@ -111,12 +111,12 @@ def purge(
         config: The configuration.
         older_than_days: 1 to 36500; by default the configuration's retention_days.
         dry_run: Count the rows that would be deleted, and delete nothing.
-        actor: Who purges, for the audit. Audit entries of the same age are deleted, too.
+        actor: Who purges, for the audit. Audit entries of that age are deleted, too.
 
     Raises:
         PurgeError: `older_than_days` is out of range, or a clock is wrong. Nothing was deleted.
         DatabaseError: The database was unavailable for a minute. Transactions that were committed
-            before are kept.
+            before that are kept.
     """
     days = config.retention_days if older_than_days is None else older_than_days
     _check_days(config, days)
@@ -126,7 +126,7 @@ def purge(
     entry = _PurgeAudit(actor, days)
     cursor: _Cursor | None = None
     while True:
-        started = time.monotonic()
+        started_at = time.monotonic()
         page = database.retry_while_unavailable(
             partial(_purge_page, engine, before, cursor, None if dry_run else entry), _RETRY_SECONDS
         )
@@ -137,7 +137,7 @@ def purge(
         entry.counts.update(counts)
         if not dry_run:
             # Pause, so that other writers get the lock: SQLite's lock has no queue.
-            time.sleep(min(time.monotonic() - started, 1))
+            time.sleep(min(time.monotonic() - started_at, 1))
     return PurgeResult(
         dry_run=dry_run,
         before=format_timestamp(before),
@@ -154,9 +154,9 @@ def _check_days(config: Config, days: int) -> None:
         raise PurgeError(f"older_than_days: must be 1 to {MAX_DAYS}")
     cooldown = timedelta(seconds=config.cooldown_seconds)
     if timedelta(days=days) < cooldown:
-        minimum = -(-cooldown // timedelta(days=1))
+        minimum_days = -(-cooldown // timedelta(days=1))
         raise PurgeError(
-            f"older_than_days: must be {minimum} or more, because a cooldown of "
+            f"older_than_days: must be {minimum_days} or more, because a cooldown of "
             f"{config.cooldown_seconds} seconds (cooldown_seconds) looks back that far"
         )
 
@@ -164,33 +164,39 @@ def _check_days(config: Config, days: int) -> None:
 def _check_clocks(engine: Engine, age: timedelta) -> datetime:
     """Return the time before which requests are deleted.
 
-    Raises PurgeError if a clock seems to be wrong. If the clock were months ahead, the whole
-    history would look old. Then no request would be left except those received since the clock
-    jumped, so there has to be an older one.
+    If a clock has jumped months ahead, the whole history looks old, and only requests that were
+    received after the jump look recent. So a recent request that is older than
+    `proof_age` must exist.
+
+    Raises:
+        PurgeError: A clock seems to be wrong.
     """
-    unproven = min(_UNPROVEN, age / 2)
+    proof_age = min(_PROOF_AGE, age / 2)
     with database.reading(engine) as connection:
-        now, here = clock.database_now(connection), clock.local_now()
-        newest = connection.scalar(
-            select(func.max(api_calls.c.created_at)).where(api_calls.c.created_at <= now - unproven)
+        now, local_now = clock.database_now(connection), clock.local_now()
+        newest_received_at = connection.scalar(
+            select(func.max(api_calls.c.created_at)).where(
+                api_calls.c.created_at <= now - proof_age
+            )
         )
-    if abs(now - here) > _MAX_SKEW:
+    if abs(now - local_now) > _MAX_SKEW:
         raise PurgeError(
             f"nothing was deleted, because the clocks disagree: the database's says "
-            f"{clock.format_deadline(now)}, this machine's says {clock.format_deadline(here)}; "
-            "correct them and purge again"
+            f"{clock.format_deadline(now)}, this machine's says "
+            f"{clock.format_deadline(local_now)}; correct them and purge again"
         )
-    if newest is not None and newest < now - age:
+    if newest_received_at is not None and newest_received_at < now - age:
         raise PurgeError(
-            f"nothing was deleted, because no request older than {_in_words(unproven)} would be "
-            f"left: the newest of them was received at {clock.format_deadline(newest)}, and the "
-            f"database's clock says {clock.format_deadline(now)}; if that is right, purge again "
-            f"once a newer one is {_in_words(unproven)} old"
+            f"nothing was deleted, because no request older than {_format_age(proof_age)} would be "
+            f"left: the newest of them was received at "
+            f"{clock.format_deadline(newest_received_at)}, and the database's clock says "
+            f"{clock.format_deadline(now)}; if that is right, purge again once a newer one is "
+            f"{_format_age(proof_age)} old"
         )
     return now - age
 
 
-def _in_words(age: timedelta) -> str:
+def _format_age(age: timedelta) -> str:
     return f"{age.days} days" if age.days > 1 else f"{age // timedelta(hours=1)} hours"
 
 
@@ -202,11 +208,11 @@ def _purge_page(
     Args:
         engine: The tracking database.
         before: Older requests are deleted.
-        after: The end of the previous page, or None for the first page.
+        after: The cursor of the previous page, or None for the first page.
         entry: The audit entry to update, or None for a dry run.
 
     Returns:
-        The counts of the page and its end, or None if there were no requests left.
+        The counts of the page and its cursor, or None if no requests were left.
     """
     dry_run = entry is None
     with (database.reading if dry_run else database.transaction)(engine) as connection:
@@ -217,24 +223,24 @@ def _purge_page(
         ids = {call.id for call in page}
         if not dry_run:
             _lock_alerts(connection, ids)
-        kept = _kept(connection, ids, before)
-        old = ids - kept
-        linked = _links_of(connection, old)
-        ended = {link.st2_execution_id for link in linked}
-        ended -= _linked_elsewhere(connection, ended, old, cursor, before)
+        kept_ids = _find_kept(connection, ids, before)
+        old_ids = ids - kept_ids
+        old_links = _read_links(connection, old_ids)
+        execution_ids = {link.st2_execution_id for link in old_links}
+        execution_ids -= _find_linked_elsewhere(connection, execution_ids, old_ids, cursor, before)
         counts = {
-            "requests": len(old),
-            "alerts": _count_alerts(connection, old),
-            "links": len(linked),
-            "executions": len(ended),
-            "kept": len(kept),
+            "requests": len(old_ids),
+            "alerts": _count_alerts(connection, old_ids),
+            "links": len(old_links),
+            "executions": len(execution_ids),
+            "kept": len(kept_ids),
         }
         if not dry_run:
-            _delete(connection, links.c.id, {link.id for link in linked})
-            _delete(connection, executions.c.id, ended)
-            _delete_changes(connection, old)
-            _delete(connection, alerts.c.api_call_id, old)
-            _delete(connection, api_calls.c.id, old)
+            _delete(connection, links.c.id, {link.id for link in old_links})
+            _delete(connection, executions.c.id, execution_ids)
+            _delete_changes(connection, old_ids)
+            _delete(connection, alerts.c.api_call_id, old_ids)
+            _delete(connection, api_calls.c.id, old_ids)
         if entry:
             connection.execute(delete(audit).where(audit.c.at < before))
             entry.write(connection, counts)
@@ -285,7 +291,7 @@ def _lock_alerts(connection: Connection, call_ids: Collection[int]) -> None:
     )
 
 
-def _links_of(connection: Connection, call_ids: Collection[int]) -> Sequence[Row[Any]]:
+def _read_links(connection: Connection, call_ids: Collection[int]) -> Sequence[Row[Any]]:
     return connection.execute(
         select(links.c.id, links.c.st2_execution_id)
         .join(alerts, alerts.c.id == links.c.alert_id)
@@ -309,45 +315,45 @@ def _delete_changes(connection: Connection, call_ids: Collection[int]) -> None:
 
     A breaker counts the failures since the last success, so there are only a few.
     """
-    later = changes.alias("later")
+    later_changes = changes.alias("later")
     is_counted = and_(
         changes.c.result.in_(FAILURES),
         changes.c.released_at.is_(None),
         ~exists(
-            select(later.c.id).where(
-                later.c.remediation == changes.c.remediation,
-                later.c.result.in_(SUCCESSES),
-                later.c.decided_at > changes.c.decided_at,
+            select(later_changes.c.id).where(
+                later_changes.c.remediation == changes.c.remediation,
+                later_changes.c.result.in_(SUCCESSES),
+                later_changes.c.decided_at > changes.c.decided_at,
             )
         ),
     )
     for chunk in database.batched(sorted(call_ids)):
-        requests = select(api_calls.c.request_id).where(api_calls.c.id.in_(chunk))
+        request_ids = select(api_calls.c.request_id).where(api_calls.c.id.in_(chunk))
         # MariaDB cannot delete from a table that a subquery reads.
         ids = connection.scalars(
             select(changes.c.id).where(
-                changes.c.request_id.in_(requests), ~is_unfinished(), ~is_counted
+                changes.c.request_id.in_(request_ids), ~is_unfinished(), ~is_counted
             )
         ).all()
         _delete(connection, changes.c.id, ids)
 
 
-def _kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
+def _find_kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
     """Return the ids of the requests to keep."""
-    found: set[int] = set()
+    kept_ids: set[int] = set()
     for chunk in database.batched(sorted(call_ids)):
         for statement in (
-            _recent(chunk, before),
-            _unfinished(chunk, before),
-            _running(chunk),
-            _changing(chunk),
-            _claiming(chunk, before),
+            _select_recent(chunk, before),
+            _select_unfinished(chunk, before),
+            _select_running(chunk),
+            _select_changing(chunk),
+            _select_claiming(chunk, before),
         ):
-            found.update(connection.scalars(statement.distinct()))
-    return found
+            kept_ids.update(connection.scalars(statement.distinct()))
+    return kept_ids
 
 
-def _recent(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
+def _select_recent(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     return select(api_calls.c.id).where(
         api_calls.c.id.in_(call_ids),
         or_(
@@ -358,14 +364,14 @@ def _recent(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     )
 
 
-def _unfinished(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
+def _select_unfinished(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     return select(alerts.c.api_call_id).where(
         alerts.c.api_call_id.in_(call_ids),
         or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, unexplained()),
     )
 
 
-def _running(call_ids: Sequence[int]) -> Select[tuple[int]]:
+def _select_running(call_ids: Sequence[int]) -> Select[tuple[int]]:
     return (
         select(alerts.c.api_call_id)
         .join(links, links.c.alert_id == alerts.c.id)
@@ -374,7 +380,7 @@ def _running(call_ids: Sequence[int]) -> Select[tuple[int]]:
     )
 
 
-def _changing(call_ids: Sequence[int]) -> Select[tuple[int]]:
+def _select_changing(call_ids: Sequence[int]) -> Select[tuple[int]]:
     return (
         select(api_calls.c.id)
         .join(changes, changes.c.request_id == api_calls.c.request_id)
@@ -382,16 +388,16 @@ def _changing(call_ids: Sequence[int]) -> Select[tuple[int]]:
     )
 
 
-def _claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
+def _select_claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     """Select requests with a claim on an episode that has not ended."""
-    claimed = alerts.alias()
+    claimed_alerts = alerts.alias()
     # The claim also counts for later requests about the same episode.
     return (
-        select(claimed.c.api_call_id)
-        .join(links, links.c.alert_id == claimed.c.id)
-        .join(alerts, alerts.c.episode == claimed.c.episode)
+        select(claimed_alerts.c.api_call_id)
+        .join(links, links.c.alert_id == claimed_alerts.c.id)
+        .join(alerts, alerts.c.episode == claimed_alerts.c.episode)
         .where(
-            claimed.c.api_call_id.in_(call_ids),
+            claimed_alerts.c.api_call_id.in_(call_ids),
             links.c.claim.is_not(None),
             or_(
                 alerts.c.created_at >= before,
@@ -402,19 +408,19 @@ def _claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     )
 
 
-def _linked_elsewhere(
+def _find_linked_elsewhere(
     connection: Connection,
     execution_ids: set[str],
-    old: set[int],
+    old_ids: set[int],
     cursor: _Cursor,
     before: datetime,
 ) -> set[str]:
-    """Return the executions that are also linked to a remaining request.
+    """Return the executions that are also linked to a request that remains.
 
     A request remains if it is kept or comes after the cursor. All other requests have already been
     deleted, or counted as deleted by a dry run.
     """
-    others: list[Row[Any]] = []
+    other_links: list[Row[Any]] = []
     for chunk in database.batched(sorted(execution_ids)):
         rows = connection.execute(
             select(links.c.st2_execution_id, api_calls.c.id, api_calls.c.created_at)
@@ -422,10 +428,10 @@ def _linked_elsewhere(
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
             .where(links.c.st2_execution_id.in_(chunk))
         )
-        others += [row for row in rows if row.id not in old]
-    kept = _kept(connection, {row.id for row in others}, before)
+        other_links += [row for row in rows if row.id not in old_ids]
+    kept_ids = _find_kept(connection, {row.id for row in other_links}, before)
     return {
         row.st2_execution_id
-        for row in others
-        if row.id in kept or _Cursor(row.created_at, row.id) > cursor
+        for row in other_links
+        if row.id in kept_ids or _Cursor(row.created_at, row.id) > cursor
     }

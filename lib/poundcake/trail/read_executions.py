@@ -21,29 +21,29 @@ def read_executions(
 
     Returns:
         The executions by id. The value is None if StackStorm does not have the execution.
-        Executions that could not be read are missing.
+        Executions that could not be read are left out.
 
     Raises:
         StackStormError: The API is unavailable.
     """
-    found: dict[str, Execution | None] = {}
+    executions: dict[str, Execution | None] = {}
     try:
-        found.update(api.get_executions(ids))
+        executions.update(api.get_executions(ids))
     except StackStormError as error:
         if error.is_outage:
             raise
         note(f"executions could not be listed: {error}")
     for execution_id in ids:
-        if execution_id in found:
+        if execution_id in executions:
             continue
         if deadline.has_passed:
             note("there was no time to read the executions that the list lacks")
             break
         # The list may have been truncated; only a 404 means that the execution is gone.
         try:
-            found[execution_id] = api.get_execution(execution_id)
+            executions[execution_id] = api.get_execution(execution_id)
         except StackStormError as error:
             if error.is_outage:
                 raise
             note(f"execution {execution_id} could not be read: {error}")
-    return found
+    return executions

@@ -1,15 +1,15 @@
 """Compare the open incidents with the alerts that the Alertmanagers hold.
 
 A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, or for an alert
-that it lost. So each round of sync asks every Alertmanager for its alerts. An incident is
-closed if
+that it lost. So each round of sync reads the alerts of every Alertmanager. An incident is closed if
 
 * every Alertmanager answered, and has run for gone_after_seconds, because it starts without alerts
   until Prometheus sends them again;
-* its last notification came from one of them, because other senders may still hold the alert;
-* none of them held an alert with its identity in two rounds that are at least gone_after_seconds
-  apart, or in any complete round in between; and
-* its last notification was received before the first of these rounds.
+* the incident's last notification came from one of them, because other senders may still hold the
+  alert;
+* none of them held an alert with the incident's identity in two rounds that are at least
+  gone_after_seconds apart, or in any complete round in between; and
+* the incident's last notification was received before the first of these rounds.
 
 gone_after_seconds must be longer than group_interval: Alertmanager drops an alert as soon as it has
 ended, but sends the resolve with the next notification of its group.
@@ -36,14 +36,14 @@ from poundcake.trail.schema import alerts, cut, meta
 from poundcake.trail.sync_round import SyncRound, write_meta
 
 MARGIN = timedelta(seconds=5)
-"""How long before a round queries the Alertmanagers the last notification must have arrived.
+"""The minimum time from the last notification to the query of the Alertmanagers.
 
 The time of receipt is converted from the endpoint's clock, which is not exact.
 """
 _MAX_PARALLEL = 8
 
 
-class Reconciled(NamedTuple):
+class ReconcileCounts(NamedTuple):
     """The counts of a comparison.
 
     Attributes:
@@ -75,17 +75,17 @@ class _Answer:
     """The answer of one Alertmanager.
 
     Attributes:
-        held: The silences that mute each alert that it holds, by fingerprint.
+        silences: The silences that mute each alert that it holds, by fingerprint.
         problem: Why the answer is incomplete, or empty.
     """
 
-    held: dict[str, list[Silence]] = field(default_factory=dict)
+    silences: dict[str, list[Silence]] = field(default_factory=dict)
     problem: str = ""
 
 
 def reconcile_incidents(
     sync_round: SyncRound, config: Config, alertmanagers: Sequence[AlertmanagerApi]
-) -> Reconciled:
+) -> ReconcileCounts:
     """Close incidents whose alert no Alertmanager holds any more, and store current silences.
 
     Args:
@@ -95,29 +95,31 @@ def reconcile_incidents(
     """
     if not alertmanagers:
         _clear(sync_round)
-        return Reconciled()
+        return ReconcileCounts()
     with database.reading(sync_round.engine) as connection:
         # Read the time first: a later notification must not be compared with the answers.
         queried_at = clock.database_now(connection)
         incidents = _read(connection)
     if not incidents:
-        return Reconciled()
+        return ReconcileCounts()
     answers = _query_all(alertmanagers, config_identity(config))
     problems = [answer.problem for answer in answers if answer.problem]
     problems += _unknown_senders(incidents, alertmanagers, answers)
     comparison = _Comparison(queried_at, alertmanagers, answers)
     gone_after = timedelta(seconds=config.gone_after_seconds)
-    changes = [change for change in map(comparison.changed_columns, incidents) if change]
-    _write(sync_round, changes)
-    due = [incident.id for incident in incidents if comparison.is_due(incident, gone_after)]
-    gone = 0
-    if due:
-        have_run, failed = _check_uptimes(alertmanagers, gone_after)
-        problems += failed
-        gone = _close(sync_round, due) if have_run else 0
+    changed_rows = [
+        changed_row for changed_row in map(comparison.changed_columns, incidents) if changed_row
+    ]
+    _write(sync_round, changed_rows)
+    due_ids = [incident.id for incident in incidents if comparison.is_due(incident, gone_after)]
+    gone_count = 0
+    if due_ids:
+        have_run, uptime_problems = _check_uptimes(alertmanagers, gone_after)
+        problems += uptime_problems
+        gone_count = _close(sync_round, due_ids) if have_run else 0
     _store_problems(sync_round, problems)
-    silenced = sum(bool(comparison.silence_of(incident)) for incident in incidents)
-    return Reconciled(gone, silenced)
+    silenced_count = sum(bool(comparison.silence_of(incident)) for incident in incidents)
+    return ReconcileCounts(gone_count, silenced_count)
 
 
 class _Comparison:
@@ -132,22 +134,22 @@ class _Comparison:
         self._queried_at = queried_at
         self._external_urls = {alertmanager.external_url for alertmanager in alertmanagers}
         self._is_complete = not any(answer.problem for answer in answers)
-        self._held: dict[str, list[Silence]] = {}
+        self._silences: dict[str, list[Silence]] = {}
         for answer in answers:
-            for fingerprint, silences in answer.held.items():
-                self._held.setdefault(fingerprint, []).extend(silences)
+            for fingerprint, silences in answer.silences.items():
+                self._silences.setdefault(fingerprint, []).extend(silences)
 
     def silence_of(self, incident: _Incident) -> Silence | None:
         """Return the silence that mutes an incident's alert the longest, or None."""
-        silences = self._held.get(incident.open_fingerprint, [])
+        silences = self._silences.get(incident.open_fingerprint, [])
         return max(silences, key=lambda silence: silence.ends_at) if silences else None
 
     def changed_columns(self, incident: _Incident) -> dict[str, Any] | None:
-        """Return the columns of an incident that change, with its `id`, or None."""
-        current = self._missing_since(incident), *self._silence_columns(incident)
-        if current == incident[5:]:
+        """Return the columns of an incident that change, with its `id`, or None if none does."""
+        current_values = self._missing_since(incident), *self._silence_columns(incident)
+        if current_values == incident[5:]:
             return None
-        return {"id": incident.id, **dict(zip(_Incident._fields[5:], current))}
+        return {"id": incident.id, **dict(zip(_Incident._fields[5:], current_values))}
 
     def is_due(self, incident: _Incident, gone_after: timedelta) -> bool:
         """Return True if an incident's alert has been missing for long enough."""
@@ -155,14 +157,14 @@ class _Comparison:
         return self._is_complete and since is not None and self._queried_at - since >= gone_after
 
     def _missing_since(self, incident: _Incident) -> datetime | None:
-        """Return since when an incident's alert is missing, or None if it is not."""
+        """Return the time since which an incident's alert is missing, or None if it is not."""
         since = incident.missing_since
-        if incident.open_fingerprint in self._held:
+        if incident.open_fingerprint in self._silences:
             return None
         if incident.external_url not in self._external_urls:
             return None
         if since is not None and since <= incident.last_seen_at:
-            since = None  # a notification has arrived since
+            since = None  # a notification has arrived since then
         if since is None and self._is_complete:
             is_later = self._queried_at - incident.last_seen_at >= MARGIN
             return self._queried_at if is_later else None
@@ -195,13 +197,21 @@ def _query_all(alertmanagers: Sequence[AlertmanagerApi], identity: Identity) -> 
 def _query(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
     answer = _Answer()
     try:
-        held = alertmanager.alerts()
-        answer.held = {_fingerprint(alert.labels, alertmanager, identity): [] for alert in held}
-        muted = [alert for alert in held if alert.silenced_by]
-        silences = {silence.id: silence for silence in alertmanager.silences()} if muted else {}
-        for alert in muted:
-            muting = [silences[name] for name in alert.silenced_by if name in silences]
-            answer.held[_fingerprint(alert.labels, alertmanager, identity)] += muting
+        alerts_held = alertmanager.alerts()
+        answer.silences = {
+            _fingerprint(alert.labels, alertmanager, identity): [] for alert in alerts_held
+        }
+        muted_alerts = [alert for alert in alerts_held if alert.silenced_by]
+        silences_by_id = (
+            {silence.id: silence for silence in alertmanager.silences()} if muted_alerts else {}
+        )
+        for alert in muted_alerts:
+            muting_silences = [
+                silences_by_id[silence_id]
+                for silence_id in alert.silenced_by
+                if silence_id in silences_by_id
+            ]
+            answer.silences[_fingerprint(alert.labels, alertmanager, identity)] += muting_silences
     except MonitoringError as error:
         answer.problem = str(error)
     return answer
@@ -218,21 +228,25 @@ def _unknown_senders(
     answers: Sequence[_Answer],
 ) -> list[str]:
     """Return a sentence for each Alertmanager whose notifications seem to have another URL."""
-    known = {alertmanager.external_url for alertmanager in alertmanagers}
-    unknown = [
+    known_urls = {alertmanager.external_url for alertmanager in alertmanagers}
+    unknown_incidents = [
         incident
         for incident in incidents
-        if incident.external_url and incident.external_url not in known
+        if incident.external_url and incident.external_url not in known_urls
     ]
     problems = []
     for alertmanager, answer in zip(alertmanagers, answers):
-        held = (incident for incident in unknown if incident.open_fingerprint in answer.held)
-        incident = next(held, None)
+        held_incidents = (
+            incident
+            for incident in unknown_incidents
+            if incident.open_fingerprint in answer.silences
+        )
+        incident = next(held_incidents, None)
         if incident:
             problems.append(
                 f"alertmanagers, {alertmanager.url}: it holds the alert of {incident.episode}, but "
                 f"the notification came from {incident.external_url}: set external_url to that, or "
-                "add that Alertmanager"
+                "add the Alertmanager with that URL"
             )
     return problems
 
@@ -240,7 +254,7 @@ def _unknown_senders(
 def _check_uptimes(
     alertmanagers: Sequence[AlertmanagerApi], duration: timedelta
 ) -> tuple[bool, list[str]]:
-    """Return whether all Alertmanagers have run for a duration, and the errors of the others."""
+    """Return whether all Alertmanagers have run for a duration, and the errors of queries."""
 
     def read_uptime(alertmanager: AlertmanagerApi) -> timedelta | str:
         try:
@@ -255,20 +269,22 @@ def _check_uptimes(
     return have_run, problems
 
 
-def _write(sync_round: SyncRound, changes: Sequence[dict[str, Any]]) -> None:
-    for chunk in database.batched(changes):
+def _write(sync_round: SyncRound, changed_rows: Sequence[dict[str, Any]]) -> None:
+    for chunk in database.batched(changed_rows):
         with sync_round.writing() as connection:
-            for change in chunk:
+            for changed_row in chunk:
                 connection.execute(
-                    update(alerts).where(alerts.c.id == change["id"], is_open()).values(**change)
+                    update(alerts)
+                    .where(alerts.c.id == changed_row["id"], is_open())
+                    .values(**changed_row)
                 )
 
 
 def _close(sync_round: SyncRound, ids: Sequence[int]) -> int:
-    closed = 0
+    closed_count = 0
     for chunk in database.batched(ids):
         with sync_round.writing() as connection:
-            closed += connection.execute(
+            closed_count += connection.execute(
                 update(alerts)
                 .where(
                     alerts.c.id.in_(chunk),
@@ -282,16 +298,16 @@ def _close(sync_round: SyncRound, ids: Sequence[int]) -> int:
                     ended_by=EndedBy.GONE,
                 )
             ).rowcount
-    return closed
+    return closed_count
 
 
 def _clear(sync_round: SyncRound) -> None:
     """Clear what earlier rounds stored, because `alertmanagers` is no longer configured."""
-    stored = or_(alerts.c.missing_since.is_not(None), alerts.c.silence_id.is_not(None))
+    has_stored_values = or_(alerts.c.missing_since.is_not(None), alerts.c.silence_id.is_not(None))
     with database.reading(sync_round.engine) as connection:
-        ids = connection.scalars(select(alerts.c.id).where(is_open(), stored)).all()
-    nothing = dict.fromkeys(_Incident._fields[5:])
-    _write(sync_round, [{"id": row_id, **nothing} for row_id in ids])
+        ids = connection.scalars(select(alerts.c.id).where(is_open(), has_stored_values)).all()
+    cleared_values = dict.fromkeys(_Incident._fields[5:])
+    _write(sync_round, [{"id": row_id, **cleared_values} for row_id in ids])
 
 
 def _store_problems(sync_round: SyncRound, problems: Sequence[str]) -> None:
@@ -300,7 +316,7 @@ def _store_problems(sync_round: SyncRound, problems: Sequence[str]) -> None:
         sync_round.note(problem)
     text = cut("; ".join(problems), meta.c.value)
     with database.reading(sync_round.engine) as connection:
-        stored = read_meta(connection, MONITORING_PROBLEM) or ""
-    if text != stored:
+        stored_text = read_meta(connection, MONITORING_PROBLEM) or ""
+    if text != stored_text:
         with sync_round.writing() as connection:
             write_meta(connection, MONITORING_PROBLEM, text)

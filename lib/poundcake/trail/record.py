@@ -152,8 +152,8 @@ def _record_all(
     engine: Engine, config: Config, requests: Sequence[Request], offset: timedelta
 ) -> RecordCounts:
     with database.transaction(engine) as connection:
-        dated = _by_database_clock(requests, offset, clock.database_now(connection))
-        return record_safely(connection, config, dated).as_dict()
+        converted_requests = _by_database_clock(requests, offset, clock.database_now(connection))
+        return record_safely(connection, config, converted_requests).as_dict()
 
 
 def _by_database_clock(
@@ -166,13 +166,13 @@ def _by_database_clock(
         offset: How far the endpoint's clock is ahead of the database's.
         now: The current time by the database's clock.
     """
-    dated = [
-        # If the clock was set back since, the time of receipt is in the future. The request would
-        # then look newer than every request that is received until that time.
+    converted_requests = [
+        # If the clock has been set back since, the time of receipt is in the future. The request
+        # would then look newer than every request that is received until that time.
         replace(request, received_at=min(request.received_at - offset, now))
         for request in requests
     ]
-    return sorted(dated, key=lambda request: request.received_at)
+    return sorted(converted_requests, key=lambda request: request.received_at)
 
 
 def record_safely(
@@ -208,9 +208,9 @@ def record_safely(
             failure = error
             break
     if len(requests) > 1:
-        half = len(requests) // 2
-        first = record_safely(connection, config, requests[:half])
-        return first + record_safely(connection, config, requests[half:])
+        middle = len(requests) // 2
+        counts = record_safely(connection, config, requests[:middle])
+        return counts + record_safely(connection, config, requests[middle:])
     description = _describe(failure, connection)
     with connection.begin_nested():
         return _record_list(connection, config, requests, make_state, replay_of, description)
@@ -225,30 +225,34 @@ def _record_list(
     error: str = "",
 ) -> Counts:
     """Record a batch, as record_safely() does. With an `error`, record it without alerts."""
-    new = _new_requests(connection, requests)
-    counts = Counts(known=len(requests) - len(new))
-    if not new:
+    new_requests = _new_requests(connection, requests)
+    counts = Counts(known=len(requests) - len(new_requests))
+    if not new_requests:
         return counts
     identity = config_identity(config)
-    for request in new:
+    for request in new_requests:
         _parse(request, error, identity)
     now = clock.database_now(connection)
-    state = make_state(connection, config, _batch(new, now))
-    decided = [DecidedRequest(request, _decide(state, request, now, config)) for request in new]
-    calls = [_call_row(item, now, replay_of) for item in decided]
-    for item, call in zip(decided, calls):
-        _check_size(connection, item, call)
+    state = make_state(connection, config, _batch(new_requests, now))
+    decided_requests = [
+        DecidedRequest(request, _decide(state, request, now, config)) for request in new_requests
+    ]
+    calls = [_call_row(decided_request, now, replay_of) for decided_request in decided_requests]
+    for decided_request, call in zip(decided_requests, calls):
+        _check_size(connection, decided_request, call)
     # Close incidents before new ones are inserted, because open_fingerprint is unique.
     state.write_changes(connection)
-    _insert(connection, decided, calls)
-    counts.failed = sum(bool(request.error) for request in new)
-    counts.recorded = len(new) - counts.failed
-    counts.outcomes.update(row.outcome.value for item in decided for row in item.rows)
+    _insert(connection, decided_requests, calls)
+    counts.failed = sum(bool(request.error) for request in new_requests)
+    counts.recorded = len(new_requests) - counts.failed
+    counts.outcomes.update(
+        row.outcome.value for decided_request in decided_requests for row in decided_request.rows
+    )
     return counts
 
 
 def config_identity(config: Config) -> Identity:
-    """Return what identifies an alert according to the configuration."""
+    """Return the identity of alerts that the configuration defines."""
     return Identity(frozenset(config.ignored_labels), config.identity_source == "external_url")
 
 
@@ -256,100 +260,104 @@ def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[N
     """Return the requests that are not recorded yet, without duplicates."""
     hashes = [body_sha256(request.body) for request in requests]
     ids = [(r.request_id, collision_id(r.request_id, h)) for r, h in zip(requests, hashes)]
-    known: dict[str, str] = {}
+    known_hashes: dict[str, str] = {}
     for chunk in database.batched([name for candidates in ids for name in candidates]):
         statement = select(api_calls.c.request_id, api_calls.c.body_sha256)
         rows = connection.execute(statement.where(api_calls.c.request_id.in_(chunk)))
-        known.update((row.request_id, row.body_sha256) for row in rows)
-    new = []
+        known_hashes.update((row.request_id, row.body_sha256) for row in rows)
+    new_requests = []
     for request, sha256, candidates in zip(requests, hashes, ids):
         for candidate in candidates:
-            if candidate not in known:
-                known[candidate] = sha256
-                new.append(NewRequest(request, candidate, sha256))
-            if known[candidate] == sha256:
+            if candidate not in known_hashes:
+                known_hashes[candidate] = sha256
+                new_requests.append(NewRequest(request, candidate, sha256))
+            if known_hashes[candidate] == sha256:
                 break
-    return new
+    return new_requests
 
 
-def _parse(new: NewRequest, error: str, identity: Identity) -> None:
-    """Parse the payload of a request, unless `error` is why it is recorded without alerts."""
+def _parse(new_request: NewRequest, error: str, identity: Identity) -> None:
+    """Parse the payload of a request. If there is an `error`, store the error instead."""
     if error:
-        new.error = error
+        new_request.error = error
         return
     try:
-        new.webhook = alertmanager.parse(
-            new.request.body.encode("utf-8", "surrogatepass"), identity
+        new_request.webhook = alertmanager.parse(
+            new_request.request.body.encode("utf-8", "surrogatepass"), identity
         )
     except PayloadError as problem:
-        new.error = f"the payload cannot be read: {problem}"
+        new_request.error = f"the payload cannot be read: {problem}"
 
 
-def _batch(new: Sequence[NewRequest], now: datetime) -> AlertBatch:
-    readable = [
-        ReceivedAlert(alert, item.request.received_at)
-        for item in new
-        for alert in item.alerts
+def _batch(new_requests: Sequence[NewRequest], now: datetime) -> AlertBatch:
+    received_alerts = [
+        ReceivedAlert(alert, new_request.request.received_at)
+        for new_request in new_requests
+        for alert in new_request.alerts
         if not alert.problem
     ]
-    return AlertBatch(readable, min(item.request.received_at for item in new), now)
+    return AlertBatch(
+        received_alerts, min(new_request.request.received_at for new_request in new_requests), now
+    )
 
 
 def _decide(
-    state: AdmissionState, new: NewRequest, now: datetime, config: Config
+    state: AdmissionState, new_request: NewRequest, now: datetime, config: Config
 ) -> list[AlertRow]:
     """Decide about each alert of a request, and return the rows."""
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
-    receiver = new.webhook.receiver if new.webhook else ""
-    external_url = new.webhook.external_url if new.webhook else ""
-    for alert in new.alerts:
+    receiver = new_request.webhook.receiver if new_request.webhook else ""
+    external_url = new_request.webhook.external_url if new_request.webhook else ""
+    for alert in new_request.alerts:
         key = (alert.fingerprint, alert.status, alert.starts_at)
         if key in episodes and not alert.problem:
-            decision = Decision(Outcome.DUPLICATE, f"duplicate of {new.request_id}", episodes[key])
+            decision = Decision(
+                Outcome.DUPLICATE, f"duplicate of {new_request.request_id}", episodes[key]
+            )
         else:
-            decision = state.decide(alert, new.request.received_at, receiver)
+            decision = state.decide(alert, new_request.request.received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
-        received_at = new.request.received_at
+        received_at = new_request.request.received_at
         row = alert_row(alert, decision, received_at, now, config.host_label, external_url)
-        state.apply(new.request_id, alert, decision, row)
+        state.apply(new_request.request_id, alert, decision, row)
         rows.append(row)
     return rows
 
 
-def _call_row(decided: DecidedRequest, now: datetime, replay_of: str | None) -> CallRow:
-    new = decided.new
-    completed_at = None if decided.is_emitted else now
+def _call_row(decided_request: DecidedRequest, now: datetime, replay_of: str | None) -> CallRow:
+    new_request = decided_request.new
+    completed_at = None if decided_request.is_emitted else now
     return call_row(
-        new.request,
-        new.request_id,
-        new.sha256,
-        new.webhook,
-        new.request.received_at if new.error else completed_at,
+        new_request.request,
+        new_request.request_id,
+        new_request.sha256,
+        new_request.webhook,
+        new_request.request.received_at if new_request.error else completed_at,
         replay_of,
-        new.error,
+        new_request.error,
     )
 
 
-def _check_size(connection: Connection, decided: DecidedRequest, call: CallRow) -> None:
+def _check_size(connection: Connection, decided_request: DecidedRequest, call: CallRow) -> None:
     """Raise ValueError if a request's rows are too large for the database server.
 
     If the request is already being recorded with an error, truncate its body instead.
     """
-    longest = database.longest_text(connection)
-    if longest is None or _LARGEST_EXPANSION * len(call.body) <= longest:
+    max_length = database.longest_text(connection)
+    if max_length is None or _LARGEST_EXPANSION * len(call.body) <= max_length:
         return
-    if decided.new.error:
-        call.body = call.body[: longest - len(call.error or "") - len(call.headers)]
+    if decided_request.new.error:
+        call.body = call.body[: max_length - len(call.error or "") - len(call.headers)]
         return
     database.check_size(connection, "the request", vars(call))
-    for row in decided.rows:
+    for row in decided_request.rows:
         database.check_size(connection, f"alerts[{row.position}]", vars(row))
 
 
 def _insert(
-    connection: Connection, decided: Sequence[DecidedRequest], calls: Sequence[CallRow]
+    connection: Connection, decided_requests: Sequence[DecidedRequest], calls: Sequence[CallRow]
 ) -> None:
     connection.execute(api_calls.insert(), [vars(call) for call in calls])
     ids: dict[str, int] = {}
@@ -357,12 +365,12 @@ def _insert(
         statement = select(api_calls.c.request_id, api_calls.c.id)
         rows = connection.execute(statement.where(api_calls.c.request_id.in_(chunk)))
         ids.update((row.request_id, row.id) for row in rows)
-    for item in decided:
-        for row in item.rows:
-            row.api_call_id = ids[item.new.request_id]
-    inserted = [vars(row) for item in decided for row in item.rows]
-    if inserted:
-        connection.execute(alerts.insert(), inserted)
+    for decided_request in decided_requests:
+        for row in decided_request.rows:
+            row.api_call_id = ids[decided_request.new.request_id]
+    alert_rows = [vars(row) for decided_request in decided_requests for row in decided_request.rows]
+    if alert_rows:
+        connection.execute(alerts.insert(), alert_rows)
 
 
 def _describe(failure: Exception, connection: Connection) -> str:

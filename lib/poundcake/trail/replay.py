@@ -45,7 +45,7 @@ class _Replay:
 
     Attributes:
         request_id: The request to replay.
-        force: Admit alerts even if their episodes were claimed before or have ended.
+        force: Also admit alerts whose episodes were claimed or have ended.
         execution_id: The execution that requests the replay, or '' if it is not known.
         actor: Who requests the replay, for the audit.
     """
@@ -73,18 +73,17 @@ def replay_request(
     """Record a request again, as a new request whose replay_of is the original's id.
 
     An alert is admitted if its incident is open and no execution has claimed its episode. With
-    force, it is always admitted, as a new attempt at the episode. A request whose alerts could not
-    be recorded is recorded as if it had just been received.
+    force, it is always admitted, as a new attempt at the episode. If the alerts of the request
+    could not be recorded, it is recorded as if it had just been received.
 
     Args:
         engine: The tracking database.
         config: The configuration, with the limits of admission.
         request_id: The request to replay.
-        force: Admit alerts even if their episodes were claimed before or have ended, and ignore
-            limits.
+        force: Also admit alerts whose episodes were claimed or have ended, and ignore limits.
         execution_id: The execution that requests the replay. Repeated calls by the same execution
-            record one replay, because it cannot know whether an interrupted transaction was
-            committed.
+            record one replay, because the execution cannot know whether an interrupted transaction
+            was committed.
         actor: Who requests the replay, for the audit.
 
     Raises:
@@ -99,13 +98,13 @@ def replay_request(
 def _replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
     with database.transaction(engine) as connection:
         original = _read_original(connection, replay.request_id)
-        request = _copy(original, replay.new_id(), clock.database_now(connection))
+        request = _new_request(original, replay.new_id(), clock.database_now(connection))
         counts = record_safely(
             connection,
             config,
             [request],
-            lambda opened, limits, batch: ReplayState(
-                opened, limits, batch, original, request.request_id, replay.force
+            lambda connection, config, batch: ReplayState(
+                connection, config, batch, original, request.request_id, replay.force
             ),
             replay.request_id,
         )
@@ -133,7 +132,7 @@ def _read_original(connection: Connection, request_id: str) -> Row[Any]:
     return call
 
 
-def _copy(original: Row[Any], request_id: str, now: datetime) -> Request:
+def _new_request(original: Row[Any], request_id: str, now: datetime) -> Request:
     return Request(
         request_id=request_id,
         received_at=now,
@@ -177,36 +176,44 @@ class ReplayState(AdmissionState):
         super().__init__(connection, config, batch)
         self._request_id = request_id
         self._force = force
-        self._originals = _read_alerts(connection, original)
-        episodes = {alert.episode for alert in self._originals.values() if alert.episode}
-        self._work = _read_work(connection, sorted(episodes | self.open_episodes()))
-        self._admitted: set[str] = set()
-        self._came_at: datetime = original.created_at
+        self._originals_by_position = _read_alerts(connection, original)
+        episodes = {
+            alert.episode for alert in self._originals_by_position.values() if alert.episode
+        }
+        self._work_by_episode = _read_work(connection, sorted(episodes | self.open_episodes()))
+        self._admitted_episodes: set[str] = set()
+        self._originally_received_at: datetime = original.created_at
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
         """Return the decision about the next alert of the replay."""
-        original = self._originals.get(alert.position)
+        original = self._originals_by_position.get(alert.position)
         if alert.problem or original is None or original.outcome == Outcome.MALFORMED:
-            # A resolve only ends an incident that it could have ended when it was received.
+            # A resolve ends only an incident that it could have ended when it was first received.
             is_resolve = alert.status == RESOLVED
-            return super().decide(alert, self._came_at if is_resolve else received_at, receiver)
+            return super().decide(
+                alert, self._originally_received_at if is_resolve else received_at, receiver
+            )
         decision = admission.decide_replay(
-            alert, original, self.situation(alert, receiver), self._work, self._force
+            alert, original, self.situation(alert, receiver), self._work_by_episode, self._force
         )
         if decision.outcome != Outcome.ADMITTED:
             return decision
-        if decision.episode in self._admitted:
+        if decision.episode in self._admitted_episodes:
             return Decision(
                 Outcome.DUPLICATE,
                 f"duplicate of {self._request_id}",
                 decision.episode,
                 decision.starts_at,
             )
-        self._admitted.add(decision.episode)
+        self._admitted_episodes.add(decision.episode)
         return decision
 
     def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
-        return self._came_at if alert.position in self._originals else received_at
+        return (
+            self._originally_received_at
+            if alert.position in self._originals_by_position
+            else received_at
+        )
 
 
 def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:
@@ -235,19 +242,21 @@ def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Wor
             .group_by(alerts.c.episode)
         )
         attempts.update((row[0], row[1]) for row in last_attempts)
-        claims = connection.execute(
+        link_claims = connection.execute(
             select(alerts.c.episode, links.c.st2_action_ref, links.c.st2_execution_id)
             .join(alerts, alerts.c.id == links.c.alert_id)
             .where(alerts.c.episode.in_(chunk), links.c.claim.is_not(None))
             .order_by(links.c.id)
         )
-        for episode, workflow, execution_id in claims:
+        for episode, workflow, execution_id in link_claims:
             claimants[episode] = f"{workflow} ({execution_id})"
-        made = connection.execute(
+        change_claims = connection.execute(
             select(changes.c.episode, changes.c.action, changes.c.st2_execution_id)
             .where(changes.c.episode.in_(chunk), changes.c.claim.is_not(None))
             .order_by(changes.c.id)
         )
-        for episode, action, execution_id in made:
+        for episode, action, execution_id in change_claims:
             claimants.setdefault(episode, f"{action} ({execution_id})")
-    return {episode: Work(n, claimants.get(episode, "")) for episode, n in attempts.items()}
+    return {
+        episode: Work(attempt, claimants.get(episode, "")) for episode, attempt in attempts.items()
+    }

@@ -100,14 +100,14 @@ def call_row(
         request: The announced request.
         request_id: The id under which it is recorded.
         sha256: The SHA-256 of its body.
-        webhook: Its payload, or None if that cannot be parsed or recorded.
-        completed_at: When it was completed, or None while its alerts are open.
+        webhook: Its payload, or None if the payload cannot be parsed or recorded.
+        completed_at: When it was completed, or None while one of its alerts is unexplained.
         replay_of: The id of the request that it replays, or None.
         error: Why it is recorded without its alerts, or empty.
     """
-    client_id = request.client_request_id
+    client_request_id = request.client_request_id
     if request_id != request.request_id:
-        client_id = client_id or request.request_id
+        client_request_id = client_request_id or request.request_id
     return CallRow(
         request_id=request_id,
         method=cut(request.method, api_calls.c.method),
@@ -117,7 +117,7 @@ def call_row(
         status_code=202,
         created_at=request.received_at,
         completed_at=completed_at,
-        client_request_id=cut(client_id, api_calls.c.client_request_id) or None,
+        client_request_id=cut(client_request_id, api_calls.c.client_request_id) or None,
         client_host=cut(request.client_host, api_calls.c.client_host),
         receiver=cut(webhook.receiver, api_calls.c.receiver) if webhook else None,
         group_key=storable(webhook.group_key) if webhook else None,
@@ -194,4 +194,4 @@ def to_json(value: Mapping[str, Any]) -> str:
     if text.isascii():
         return text
     # JSON may contain lone surrogates as escapes, but neither database can store them.
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return _SURROGATE.sub(lambda surrogate: f"\\u{ord(surrogate.group()):04x}", text)

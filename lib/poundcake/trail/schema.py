@@ -31,12 +31,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
-# The newest revision of the tables in migrations/versions. Every writer needs it.
+# The newest revision of the tables in migrations/versions, which every writer needs.
 VERSION = 9
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. With a long history they take long to build, so they are built last.
 INDEX_REVISIONS = (4, 7)
-# {table: revision} for tables that a later revision than the first one created.
+# The revisions that created tables after the first revision, by table.
 LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9}
 
 metadata = MetaData()
@@ -129,7 +129,7 @@ alerts = Table(
     Column("episode", String(96)),
     Column("outcome", String(16), nullable=False),
     Column("reason", String(512), nullable=False),
-    # What StackStorm did with the alert, see outcomes.Explanation. NULL until it has reported that.
+    # See outcomes.Explanation. NULL until StackStorm has reported what it did with the alert.
     Column("explanation", String(16)),
     Column("explanation_reason", String(512)),
     Column("checked_at", UtcDateTime),
@@ -156,8 +156,8 @@ alerts = Table(
     Column("host", String(255), nullable=False, default="", server_default=""),
     # Fields of the alert that could not be read and were ignored, in one line.
     Column("notes", String(1024)),
-    # How the incident that this row opened ended, see outcomes.EndedBy. NULL while it is open, or
-    # if a later row has taken over the incident.
+    # How the incident of this row ended, see outcomes.EndedBy. NULL while it is open, or if a later
+    # row has taken over the incident.
     Column("ended_by", String(16)),
     # Who acknowledged the open incident, so that no remediation is started for it.
     Column("acknowledged_at", UtcDateTime),
@@ -180,15 +180,15 @@ alerts = Table(
     UniqueConstraint("api_call_id", "position", name="uq_poundcake_alerts_position"),
     Index("ix_poundcake_alerts_by_episode", "episode", "outcome", "id"),
     Index("ix_poundcake_alerts_admitted", "alert_name", "outcome", "created_at"),
-    # Named after the column's former name. SQLite cannot rename an index, and rebuilding it with a
-    # long history would take minutes.
+    # Named after the column's former name. SQLite cannot rename an index, and rebuilding it would
+    # take minutes with a long history.
     Index("ix_poundcake_alerts_fate", "explanation", "checked_at"),
     # The views search one of these indexes, newest first. The index also contains the columns of
     # the other filters, so only the rows of the shown page are read from the table.
     Index("ix_poundcake_alerts_by_time", *_SEARCH),
     Index("ix_poundcake_alerts_by_name", "alert_name", *_SEARCH),
     Index("ix_poundcake_alerts_by_instance", "instance", *_SEARCH, "alert_name"),
-    # The cooldown of a host searches this one.
+    # The cooldown of a host searches this index.
     Index("ix_poundcake_alerts_by_host", "host", "created_at"),
     Index("ix_poundcake_alerts_by_fingerprint", "fingerprint", *_SEARCH),
     Index("ix_poundcake_alerts_by_outcome", "outcome", *[c for c in _SEARCH if c != "outcome"]),
@@ -252,7 +252,7 @@ audit = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    # One of acknowledge, close, silence, unsilence, release, replay and purge.
+    # One of acknowledge, close, silence, unsilence, release, replay, purge, pause and resume.
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),
@@ -286,7 +286,7 @@ changes = Table(
     # `label=value` of the label by which changes are limited further, or empty.
     Column("per_value", String(255), nullable=False),
     Column("decided_at", UtcDateTime, nullable=False),
-    # Until when the change counts as in flight if nothing more is heard of it. Sync extends it.
+    # When the change stops counting as in flight, unless it ends earlier. Sync extends the lease.
     # NULL if the change was refused.
     Column("lease_until", UtcDateTime),
     # When the change and its verification ended. NULL while the change is in flight.
@@ -296,7 +296,7 @@ changes = Table(
     # Why the change was refused: a member of remediation.safety.Refusal, and a sentence.
     Column("refusal", String(32), nullable=False),
     Column("reason", String(512), nullable=False),
-    # When a person decided that its failure no longer counts.
+    # When a person released the change, so that it no longer counts.
     Column("released_at", UtcDateTime),
     UniqueConstraint("st2_execution_id", "episode", name="uq_poundcake_changes_execution"),
     Index("ix_poundcake_changes_target", "target", "decided_at"),
@@ -327,5 +327,5 @@ def cut(text: str, column: ColumnElement[Any]) -> str:
 
 
 def storable(text: str) -> str:
-    """Replace lone surrogates by question marks, because neither database can store them."""
+    """Replace lone surrogates with question marks, because neither database can store them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

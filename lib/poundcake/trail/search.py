@@ -1,6 +1,6 @@
 """The parameters of a view: filters, a time range, and the cursor of a page.
 
-People and URLs pass them as text. This module parses and validates them. The searches are in
+People and URLs pass them as text, which this module parses and validates. The searches are in
 `poundcake.trail.queries`.
 """
 
@@ -133,38 +133,38 @@ class Filters:
     @property
     def alert_filters(self) -> dict[str, str]:
         """Return the filters on columns of poundcake_alerts that are not empty, by column."""
-        named = {name: getattr(self, name) for name in ALERT_FILTERS}
-        return {name: value for name, value in named.items() if value}
+        values = {name: getattr(self, name) for name in ALERT_FILTERS}
+        return {name: value for name, value in values.items() if value}
 
 
-def parse(now: datetime | None = None, **given: str) -> Filters:
-    """Parse filters that are given as text.
+def parse(now: datetime | None = None, **filters: str) -> Filters:
+    """Parse filters from text.
 
     Args:
         now: The time to which ages are relative. The default is the current time.
-        given: Fields of Filters. `since` and `until` are RFC 3339 times, or ages in the format of
+        filters: Fields of Filters. `since` and `until` are RFC 3339 times, or ages in the format of
             Prometheus durations (90s, 1h30m, 7d). `before` is the `next` of the previous page. A
-            text that is longer than its column is truncated, as recording does.
+            text that is longer than its column is truncated, as it is when recorded.
 
     Raises:
         FilterError: A value is invalid; the error names its field.
     """
     now = now or datetime.now(timezone.utc)
-    since = _parse_time("since", given.pop("since", ""), now)
-    until = _parse_time("until", given.pop("until", ""), now)
+    since = _parse_time("since", filters.pop("since", ""), now)
+    until = _parse_time("until", filters.pop("until", ""), now)
     if since and until and since >= until:
         raise FilterError("until", "must be later than since")
-    before = given.pop("before", "").strip()
-    texts = {name: cut(text, alerts.c[name]) for name, text in given.items() if text}
-    require_one_of("status", texts.get("status", ""), (FIRING, RESOLVED))
-    require_one_of("outcome", texts.get("outcome", ""), OUTCOMES)
-    return Filters(since, until, before=Cursor.parse(before) if before else None, **texts)
+    before = filters.pop("before", "").strip()
+    alert_filters = {name: cut(text, alerts.c[name]) for name, text in filters.items() if text}
+    require_one_of("status", alert_filters.get("status", ""), (FIRING, RESOLVED))
+    require_one_of("outcome", alert_filters.get("outcome", ""), OUTCOMES)
+    return Filters(since, until, before=Cursor.parse(before) if before else None, **alert_filters)
 
 
-def require_one_of(field: str, value: str, known: Sequence[str]) -> None:
-    """Raise FilterError if a value is neither empty nor one of the known values."""
-    if value and value not in known:
-        raise FilterError(field, f"must be one of {', '.join(known)}")
+def require_one_of(field: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise FilterError if a value is neither empty nor one of the allowed ones."""
+    if value and value not in allowed:
+        raise FilterError(field, f"must be one of {', '.join(allowed)}")
 
 
 def _parse_time(field: str, text: str, now: datetime) -> datetime | None:

@@ -31,7 +31,7 @@ from poundcake.trail.schema import alerts, changes
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 SETTLE_SECONDS = 10
-"""Time limit of a round for the executions of changes, in seconds."""
+"""Seconds for which a round may read the executions of changes from StackStorm."""
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
@@ -43,32 +43,32 @@ def settle_changes(
     """End the changes whose executions have ended, and extend the leases of the others.
 
     Returns:
-        The number of changes that were ended or whose alert was found cleared or not cleared.
+        The number of changes that were ended, or whose effect on their alert was decided.
 
     Raises:
         StackStormError: The API is unavailable. The leases stay as they are.
     """
-    decided = _decide_outcomes(sync_round, config)
+    count = _decide_results(sync_round, config)
     with database.reading(sync_round.engine) as connection:
-        unfinished = find(connection, is_unfinished())
-    for start in range(0, len(unfinished), _PAGE):
+        unfinished_changes = find(connection, is_unfinished())
+    for start in range(0, len(unfinished_changes), _PAGE):
         if start and deadline.has_passed:
             break
-        decided += _settle_page(sync_round, api, unfinished[start : start + _PAGE], deadline)
-    return decided
+        count += _settle_page(sync_round, api, unfinished_changes[start : start + _PAGE], deadline)
+    return count
 
 
 def _settle_page(
     sync_round: SyncRound, api: StackStormApi, page: Sequence[Change], deadline: Deadline
 ) -> int:
     ids = sorted({change.st2_execution_id for change in page})
-    read = read_executions(api, ids, deadline, sync_round.note)
+    executions_by_id = read_executions(api, ids, deadline, sync_round.note)
     results = {
         execution_id: _result(execution)
-        for execution_id, execution in read.items()
+        for execution_id, execution in executions_by_id.items()
         if execution is None or not _is_running(api, execution, _MAX_DEPTH)
     }
-    _write(sync_round, page, read, results)
+    _write(sync_round, page, executions_by_id, results)
     return sum(change.st2_execution_id in results for change in page)
 
 
@@ -82,7 +82,7 @@ def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
 
 
 def _result(execution: Execution | None) -> ChangeResult:
-    """Return how a change ended, judging by its workflow, which did not report it."""
+    """Return how a change ended, judged by the execution of its workflow."""
     if execution is None or execution.status == ExecutionStatus.CANCELED:
         return ChangeResult.UNKNOWN
     if execution.status != ExecutionStatus.SUCCEEDED:
@@ -94,33 +94,35 @@ def _result(execution: Execution | None) -> ChangeResult:
 def _write(
     sync_round: SyncRound,
     page: Sequence[Change],
-    read: Mapping[str, Execution | None],
+    executions_by_id: Mapping[str, Execution | None],
     results: Mapping[str, ChangeResult],
 ) -> None:
-    running = [
+    running_ids = [
         change.id
         for change in page
-        if change.st2_execution_id in read and change.st2_execution_id not in results
+        if change.st2_execution_id in executions_by_id and change.st2_execution_id not in results
     ]
     with sync_round.writing() as connection:
-        extend(connection, running)
+        extend(connection, running_ids)
         for execution_id, result in results.items():
             finish(connection, execution_id, result)
 
 
-def _decide_outcomes(sync_round: SyncRound, config: Config) -> int:
+def _decide_results(sync_round: SyncRound, config: Config) -> int:
     """Decide for ended changes whether their incidents ended within not_cleared_minutes."""
     with sync_round.writing() as connection:
-        due = is_undecided(database_now(connection) - timedelta(minutes=config.not_cleared_minutes))
+        is_due = is_undecided(
+            database_now(connection) - timedelta(minutes=config.not_cleared_minutes)
+        )
         count = 0
         for condition, result in (
             (_incident_is_open(), ChangeResult.NOT_CLEARED),
             (~_incident_is_open(), ChangeResult.CLEARED),
         ):
-            changed = connection.execute(
-                update(changes).where(*due, condition).values(result=result)
+            updated = connection.execute(
+                update(changes).where(*is_due, condition).values(result=result)
             )
-            count += changed.rowcount
+            count += updated.rowcount
     return count
 
 

@@ -32,13 +32,13 @@ def create_file(path: str) -> None:
     SQLite creates -wal and -shm with the mode of their database.
     """
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     except FileExistsError:
         return
     try:
-        os.fchmod(file, FILE_MODE)  # regardless of the umask
+        os.fchmod(descriptor, FILE_MODE)  # regardless of the umask
     finally:
-        os.close(file)
+        os.close(descriptor)
     give_to_owner_of_folder(path)
 
 

@@ -1,6 +1,6 @@
 """Silence alerts in Alertmanager by hand, and end such silences.
 
-A silence has an exact matcher for each label of the alert, and always ends by itself.
+A silence has an exact matcher for each label of the alert, and always ends automatically.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from poundcake.trail.schema import alerts, cut
 
 MAX_MINUTES = 10_080
 """The longest silence: a week."""
-MARK = " (poundcake.silence)"
+COMMENT_MARK = " (poundcake.silence)"
 """The end of the comment of each silence that the pack creates, by which it recognizes them."""
 # A repeated call asks for a slightly later end, which does not extend the silence.
 _SAME_END = timedelta(minutes=1)
 # A new silence reaches the other members of a cluster by gossip, usually within a second.
 _GOSSIP_TRIES, _GOSSIP_WAIT = 6, 0.5
-_ENDED = SilenceState.EXPIRED
+_EXPIRED = SilenceState.EXPIRED
 
 
 class SilenceChange(TypedDict):
@@ -45,7 +45,7 @@ class SilenceChange(TypedDict):
     Attributes:
         silence_ids: The ids of the silences, one for each Alertmanager or cluster.
         state: `created`, `extended`, `unchanged` (the same silence existed) or `ended`.
-        until: When they end, or ended.
+        until: When the silences end, or ended.
         labels: The labels that an alert must have.
         problems: A sentence for each Alertmanager that could not be changed.
     """
@@ -82,7 +82,7 @@ def silence(
 ) -> SilenceChange:
     """Silence an alert in all Alertmanagers for a number of minutes from now.
 
-    If the same silence exists, it is extended if it would end earlier, and kept otherwise.
+    If the same silence exists and would end earlier, it is extended; otherwise it is kept.
 
     Args:
         engine: The tracking database.
@@ -101,20 +101,29 @@ def silence(
         raise TrackingError(f"minutes: must be from 1 to {MAX_MINUTES}")
     if not comment.strip():
         raise TrackingError("comment: say why the alert is silenced")
-    labels = _labels_of(engine, target)
-    wanted = _WantedSilence(labels, minutes, actor.st2_user or "somebody", comment.strip() + MARK)
+    labels = _read_labels(engine, target)
+    wanted_silence = _WantedSilence(
+        labels, minutes, actor.st2_user or "somebody", comment.strip() + COMMENT_MARK
+    )
     silences: list[Silence] = []
     states: list[str] = []
 
     def ensure(alertmanager: AlertmanagerApi) -> None:
-        ensured, state = _ensure(alertmanager, wanted, bool(silences))
-        silences.append(ensured)
+        active_silence, state = _ensure(alertmanager, wanted_silence, bool(silences))
+        silences.append(active_silence)
         states.append(state)
 
     problems = _call_for_each(alertmanagers, ensure)
-    state = next((name for name in ("created", "extended") if name in states), "unchanged")
+    state = next(
+        (
+            candidate_state
+            for candidate_state in ("created", "extended")
+            if candidate_state in states
+        ),
+        "unchanged",
+    )
     change = _summary(silences, state, labels, problems)
-    _record(engine, actor, "silence", target.episode, comment, change, silences)
+    _record_change(engine, actor, "silence", target.episode, comment, change, silences)
     return change
 
 
@@ -142,79 +151,84 @@ def unsilence(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
-    labels = {} if silence_id else _labels_of(engine, target)
-    ended: list[Silence] = []
-    foreign: list[Silence] = []
+    labels = {} if silence_id else _read_labels(engine, target)
+    ended_silences: list[Silence] = []
+    foreign_silences: list[Silence] = []
 
     def is_selected(candidate: Silence) -> bool:
-        return candidate.id == silence_id if silence_id else _is_exactly(candidate, labels)
+        return candidate.id == silence_id if silence_id else _has_labels(candidate, labels)
 
     def end(alertmanager: AlertmanagerApi) -> None:
-        for selected in filter(is_selected, alertmanager.silences()):
-            if not (force or selected.comment.endswith(MARK)):
-                foreign.append(selected)
+        for selected_silence in filter(is_selected, alertmanager.silences()):
+            if not (force or selected_silence.comment.endswith(COMMENT_MARK)):
+                foreign_silences.append(selected_silence)
                 continue
-            # A peer may have ended it already.
-            if selected.state != _ENDED:
-                alertmanager.expire_silence(selected.id)
-            ended.append(selected)
+            # A peer of this Alertmanager may have ended the silence already.
+            if selected_silence.state != _EXPIRED:
+                alertmanager.expire_silence(selected_silence.id)
+            ended_silences.append(selected_silence)
 
     problems = _call_for_each(alertmanagers, end)
-    if foreign and not ended:
+    if foreign_silences and not ended_silences:
+        foreign = foreign_silences[0]
         raise TrackingError(
-            f"the silence {foreign[0].id} was created by {foreign[0].created_by}, not by "
+            f"the silence {foreign.id} was created by {foreign.created_by}, not by "
             "poundcake.silence: force=true ends it"
         )
-    if not ended:
+    if not ended_silences:
         raise TrackingError("; ".join(["no such silence", *problems]))
-    active = [silence for silence in ended if silence.state != _ENDED]
+    active_silences = [
+        ended_silence for ended_silence in ended_silences if ended_silence.state != _EXPIRED
+    ]
     change = _summary(
-        active or ended,
-        "ended" if active else "unchanged",
-        labels or {matcher.name: matcher.value for matcher in ended[0].matchers},
+        active_silences or ended_silences,
+        "ended" if active_silences else "unchanged",
+        labels or {matcher.name: matcher.value for matcher in ended_silences[0].matchers},
         problems,
     )
-    _record(engine, actor, "unsilence", target.episode, "", change, [])
+    _record_change(engine, actor, "unsilence", target.episode, "", change, [])
     return change
 
 
 @dataclass(frozen=True)
 class _WantedSilence:
-    """The silence that a call asks for."""
+    """The silence that a call requests."""
 
     labels: Mapping[str, str]
     minutes: int
     created_by: str
     comment: str
 
-    def until(self, now: datetime) -> Silence:
+    def starting_at(self, now: datetime) -> Silence:
         matchers = tuple(Matcher(name, value) for name, value in sorted(self.labels.items()))
         ends_at = now + timedelta(minutes=self.minutes)
         return Silence("", matchers, now, ends_at, self.created_by, self.comment)
 
 
-def _labels_of(engine: Engine, target: Target) -> dict[str, str]:
+def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
     """Return the labels that an alert must have to be silenced."""
     database.prepare(engine, create=False)
     if bool(target.episode) == bool(target.labels):
-        raise TrackingError("name the alert: episode=EPISODE, or labels, but not both")
+        raise TrackingError("name the alert: either episode=EPISODE or labels, not both")
     if target.labels:
-        chosen = {name: str(value) for name, value in target.labels.items() if value}
-        if not chosen:
+        labels_with_values = {name: str(value) for name, value in target.labels.items() if value}
+        if not labels_with_values:
             raise TrackingError("labels: must contain a label with a value")
-        return chosen
+        return labels_with_values
     with database.reading(engine) as connection:
-        text = connection.scalar(
+        labels_json = connection.scalar(
             select(alerts.c.labels)
             .where(alerts.c.episode == target.episode)
             .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
             .limit(1)
         )
-    if text is None:
+    if labels_json is None:
         raise TrackingError(f"no episode {target.episode} is on record")
-    labels: dict[str, str] = json.loads(text)
-    stable = {name: value for name, value in labels.items() if name not in target.ignored_labels}
-    return stable or labels
+    labels: dict[str, str] = json.loads(labels_json)
+    stable_labels = {
+        name: value for name, value in labels.items() if name not in target.ignored_labels
+    }
+    return stable_labels or labels
 
 
 def _call_for_each(
@@ -223,7 +237,7 @@ def _call_for_each(
     """Call work() for each Alertmanager, and return the errors of those for which it failed.
 
     Raises:
-        MonitoringError: It failed for all of them.
+        MonitoringError: work() failed for all of them.
     """
     if not alertmanagers:
         raise TrackingError("alertmanagers: list your Alertmanagers in the pack's configuration")
@@ -239,42 +253,45 @@ def _call_for_each(
 
 
 def _ensure(
-    alertmanager: AlertmanagerApi, wanted: _WantedSilence, is_created: bool
+    alertmanager: AlertmanagerApi, wanted_silence: _WantedSilence, is_created: bool
 ) -> tuple[Silence, str]:
-    """Create or extend a silence in an Alertmanager if needed. Return it and what was done.
+    """Create or extend a silence in an Alertmanager if needed. Return it and its new state.
 
     Args:
         alertmanager: The Alertmanager.
-        wanted: The silence.
-        is_created: Whether another Alertmanager, which may be a peer of this one, has it already.
+        wanted_silence: The silence.
+        is_created: Whether another Alertmanager, which may be a peer of this one, already has the
+            silence.
     """
-    new = wanted.until(alertmanager.status().now)
-    existing = None
+    new_silence = wanted_silence.starting_at(alertmanager.status().now)
+    existing_silence = None
     for attempt in range(_GOSSIP_TRIES if is_created else 1):
         if attempt:
             time.sleep(_GOSSIP_WAIT)
-        existing = _existing(alertmanager, wanted)
-        if existing and new.ends_at - existing.ends_at <= _SAME_END:
-            return existing, "unchanged"
-    if existing:
-        new = replace(new, id=existing.id, starts_at=existing.starts_at)
-    silence_id = alertmanager.create_silence(new)
-    return replace(new, id=silence_id), "extended" if existing else "created"
+        existing_silence = _find_existing(alertmanager, wanted_silence)
+        if existing_silence and new_silence.ends_at - existing_silence.ends_at <= _SAME_END:
+            return existing_silence, "unchanged"
+    if existing_silence:
+        new_silence = replace(
+            new_silence, id=existing_silence.id, starts_at=existing_silence.starts_at
+        )
+    silence_id = alertmanager.create_silence(new_silence)
+    return replace(new_silence, id=silence_id), "extended" if existing_silence else "created"
 
 
-def _existing(alertmanager: AlertmanagerApi, wanted: _WantedSilence) -> Silence | None:
+def _find_existing(alertmanager: AlertmanagerApi, wanted_silence: _WantedSilence) -> Silence | None:
     """Return the pack's silence with the same labels that ends last, or None."""
-    same = [
+    same_silences = [
         silence
         for silence in alertmanager.silences()
-        if silence.state != _ENDED
-        and silence.comment.endswith(MARK)
-        and _is_exactly(silence, wanted.labels)
+        if silence.state != _EXPIRED
+        and silence.comment.endswith(COMMENT_MARK)
+        and _has_labels(silence, wanted_silence.labels)
     ]
-    return max(same, key=lambda silence: silence.ends_at) if same else None
+    return max(same_silences, key=lambda silence: silence.ends_at) if same_silences else None
 
 
-def _is_exactly(candidate: Silence, labels: Mapping[str, str]) -> bool:
+def _has_labels(candidate: Silence, labels: Mapping[str, str]) -> bool:
     """Return True if the matchers of a silence are exactly these labels."""
     matchers = {Matcher(name, value) for name, value in labels.items()}
     return set(candidate.matchers) == matchers
@@ -292,7 +309,7 @@ def _summary(
     )
 
 
-def _record(
+def _record_change(
     engine: Engine,
     actor: Actor,
     action: str,
@@ -321,15 +338,15 @@ def _silenced_episode(connection: Connection, silence_ids: Sequence[str]) -> str
     return connection.scalar(episodes.limit(1))
 
 
-def _store_silence(connection: Connection, episode: str, shown: Silence) -> None:
+def _store_silence(connection: Connection, episode: str, active_silence: Silence) -> None:
     connection.execute(
         update(alerts)
         .where(alerts.c.episode == episode, is_open())
         .values(
-            silence_id=cut(shown.id, alerts.c.silence_id),
-            silenced_by=cut(shown.created_by, alerts.c.silenced_by),
-            silenced_until=shown.ends_at,
-            silenced_comment=cut(shown.comment, alerts.c.silenced_comment),
+            silence_id=cut(active_silence.id, alerts.c.silence_id),
+            silenced_by=cut(active_silence.created_by, alerts.c.silenced_by),
+            silenced_until=active_silence.ends_at,
+            silenced_comment=cut(active_silence.comment, alerts.c.silenced_comment),
         )
     )
 

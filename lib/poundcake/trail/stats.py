@@ -53,8 +53,8 @@ class Figures:
     @property
     def success_rate(self) -> float | None:
         """Successes divided by successes plus failures, or None if there are neither."""
-        known = self.succeeded + self.failed
-        return round(self.succeeded / known, 4) if known else None
+        finished = self.succeeded + self.failed
+        return round(self.succeeded / finished, 4) if finished else None
 
     @property
     def mean_seconds(self) -> float | None:
@@ -119,7 +119,7 @@ class Stats:
 
 
 def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> dict[str, Any]:
-    """Return remediation_stats() ready for JSON."""
+    """Return the result of remediation_stats() ready for JSON."""
     return remediation_stats(connection, filters, not_cleared_minutes).as_json()
 
 
@@ -155,7 +155,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
 def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Select[Any]:
     """Return the statement that aggregates executions by workflow, alert name and status.
 
-    Aggregate in the database, because fetching a row per execution takes longer than finding it.
+    It aggregates in the database, because fetching a row per execution would take longer.
     """
     ended = executions.c.end_timestamp
     # An alert that is a resolve opened no incident, so it has no closed_at.
@@ -187,7 +187,7 @@ def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Sele
 def _microseconds_between(
     connection: Connection, start: ColumnElement[Any], end: ColumnElement[Any]
 ) -> ColumnElement[Any]:
-    """Return the expression for the time between two columns, NULL if one of them is NULL."""
+    """Return the expression for the time between two columns. It is NULL if one of them is."""
     if connection.dialect.name != "sqlite":
         return func.timestampdiff(sql_text("MICROSECOND"), start, end)
 
@@ -199,6 +199,6 @@ def _microseconds_between(
     return since_epoch(end) - since_epoch(start)
 
 
-def _as_rows(key: str, found: dict[str, Figures]) -> list[dict[str, Any]]:
-    frequent_first = sorted(found.items(), key=lambda item: (-item[1].count, item[0]))
+def _as_rows(key: str, figures_by_name: dict[str, Figures]) -> list[dict[str, Any]]:
+    frequent_first = sorted(figures_by_name.items(), key=lambda item: (-item[1].count, item[0]))
     return [{key: name, **figures.as_json()} for name, figures in frequent_first]

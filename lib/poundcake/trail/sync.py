@@ -1,7 +1,7 @@
 """One round of sync: poll StackStorm for the outcome of emitted alerts and store it in the trail.
 
-StackStorm may lose a trigger after acknowledging it. Sync detects such a loss, because an alert
-counts as handled only once StackStorm reports that it was.
+StackStorm may lose a trigger after acknowledging it. Sync detects this, because an alert counts as
+handled only once StackStorm reports that it was handled.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SyncCounts:
     completed: int = 0
     """Requests that were completed."""
     confirmed: int = 0
-    """Unconfirmed incidents that were decided."""
+    """Unconfirmed incidents about which the round decided."""
     expired: int = 0
     """Incidents that were closed because no notification arrived for expire_stale_hours."""
     gone: int = 0
@@ -49,11 +49,11 @@ class SyncCounts:
     silenced: int = 0
     """Open incidents whose alert is silenced in Alertmanager."""
     changes: int = 0
-    """Changes that were ended, or found to have cleared their alert or not."""
+    """Changes that were ended, or whose effect on their alert was decided."""
     expired_approvals: int = 0
     """Requests for approval that nobody answered within approval_minutes."""
     problems: tuple[str, ...] = ()
-    """A sentence for each read that failed."""
+    """A sentence for each problem, such as a request to StackStorm that failed."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts as JSON."""

@@ -2,8 +2,8 @@
 
 The lease is a row of poundcake_meta with its holder and its expiry by the database's clock. The
 timeout of the action poundcake.sync is shorter than the lease, so StackStorm ends a round before
-the next round can take over its lease. If a round still runs after that (because its machine slept
-or StackStorm could not kill it), it finds that it has lost the lease and stops writing.
+the next round can take over its lease. A round may still run after that, because its machine slept
+or StackStorm could not kill it. Then it finds that it has lost the lease and stops writing.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ class SyncRound:
         """Open a transaction that only commits if this round still holds its lease.
 
         Raises:
-            LeaseLostError: Another round has taken over, or the lease has run out.
+            LeaseLostError: Another round has taken over, or the lease has expired.
         """
         with database.transaction(self.engine) as connection:
             holder = _parse(_locked_row(connection))
             now = database_now(connection)
             if holder is None or holder.owner != self._owner or now >= holder.until:
-                taken = holder is not None and holder.owner != self._owner
-                other = f": {holder.owner} is running now" if holder and taken else ""
+                is_taken = holder is not None and holder.owner != self._owner
+                successor = f": {holder.owner} is running now" if holder and is_taken else ""
                 raise LeaseLostError(
-                    f"the round took longer than {LEASE.seconds} s and lost its lease{other}"
+                    f"the round took longer than {LEASE.seconds} s and lost its lease{successor}"
                 )
             yield connection
 
@@ -120,15 +120,15 @@ def start_round(engine: Engine, owner: str) -> SyncRound | None:
     for is_last in (False, True):
         try:
             with database.transaction(engine) as connection:
-                lease = _locked_row(connection)
-                holder, now = _parse(lease), database_now(connection)
+                row = _locked_row(connection)
+                holder, now = _parse(row), database_now(connection)
                 # If a lease ends later than now + LEASE, the clock was set back after it was taken.
                 if holder and now < holder.until <= now + LEASE:
                     return None
                 # Do not use write_meta(): it would overwrite the row of a round that starts
                 # concurrently.
                 value = f"{owner} {format_timestamp(now + LEASE)}"
-                if lease is None:
+                if row is None:
                     connection.execute(meta.insert().values(name=_ROUND, value=value))
                 else:
                     connection.execute(update(meta).where(_IS_ROUND).values(value=value))
@@ -141,9 +141,9 @@ def start_round(engine: Engine, owner: str) -> SyncRound | None:
 
 
 def _locked_row(connection: Connection) -> str | None:
-    """Return the value of the lease's row, and lock the row until the commit."""
-    found = connection.scalar(select(meta.c.value).where(_IS_ROUND).with_for_update())
-    return found if found is None else str(found)
+    """Return the value of the lease's row, and lock the row until the transaction ends."""
+    value = connection.scalar(select(meta.c.value).where(_IS_ROUND).with_for_update())
+    return value if value is None else str(value)
 
 
 def _parse(row: str | None) -> _Holder | None:
@@ -157,8 +157,8 @@ def _parse(row: str | None) -> _Holder | None:
 
 def write_meta(connection: Connection, name: str, value: str) -> None:
     """Update a row of poundcake_meta, or insert it if it is missing."""
-    found = connection.scalar(select(meta.c.name).where(meta.c.name == name))
-    if found is None:
+    existing_name = connection.scalar(select(meta.c.name).where(meta.c.name == name))
+    if existing_name is None:
         connection.execute(meta.insert().values(name=name, value=value))
     else:
         connection.execute(update(meta).where(meta.c.name == name).values(value=value))

@@ -15,7 +15,7 @@ from poundcake.timestamps import parse_timestamp
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return the lines of a table whose columns are as wide as they need to be.
+    """Return the lines of a table, with each column as wide as its longest cell.
 
     Args:
         headings: The heading of each column.
@@ -29,31 +29,31 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     ]
 
 
-def status(answer: dict[str, Any]) -> str:
+def status(view: dict[str, Any]) -> str:
     """Format the trail of one request."""
-    answer = _cleaned(answer)
-    receiver = answer["receiver"]
-    received = f"received {answer['received_at']} by {receiver or 'an unnamed receiver'}"
-    completed = f", completed {answer['completed_at']}" if answer["completed_at"] else ""
-    lines = [f"request {answer['request_id']}: {answer['status']}", received + completed]
-    if answer["truncated_alerts"]:
-        left_out = counted(answer["truncated_alerts"], "alert")
+    view = _sanitize(view)
+    receiver = view["receiver"]
+    received = f"received {view['received_at']} by {receiver or 'an unnamed receiver'}"
+    completed = f", completed {view['completed_at']}" if view["completed_at"] else ""
+    lines = [f"request {view['request_id']}: {view['status']}", received + completed]
+    if view["truncated_alerts"]:
+        left_out = counted(view["truncated_alerts"], "alert")
         lines.append(f"Alertmanager left out {left_out} of this group")
     for key in ("credential", "replay_of", "error", "blocked_by", "stackstorm"):
-        if answer.get(key):
-            lines.append(f"{key.replace('_', ' ')}: {answer[key]}")
-    if answer["alerts"]:
+        if view.get(key):
+            lines.append(f"{key.replace('_', ' ')}: {view[key]}")
+    if view["alerts"]:
         columns = ("alert_name", "severity", "instance", "status", "outcome", "reason")
-        cells = [[alert[column] for column in columns] for alert in answer["alerts"]]
+        cells = [[alert[column] for column in columns] for alert in view["alerts"]]
         lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
         lines += ["", "no alerts are recorded for it"]
-    for alert in answer["alerts"]:
+    for alert in view["alerts"]:
         for remark in _remarks(alert):
             lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
-    lines += _changes(answer)
-    lines += _audit(answer)
-    return _text([*lines, "", *_executions(answer["stackstorm_executions"])])
+    lines += _changes(view)
+    lines += _audit(view)
+    return _text([*lines, "", *_executions(view["stackstorm_executions"])])
 
 
 def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -64,31 +64,33 @@ def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(headings, [[e[name] for name in (*columns, "message")] for e in executions])
 
 
-def why(answer: dict[str, Any], stale_after_hours: int, now: datetime | None = None) -> str:
+def why(view: dict[str, Any], stale_after_hours: int, now: datetime | None = None) -> str:
     """Format what was done for an alert, episode by episode.
 
     Args:
-        answer: The view.
+        view: The view, as JSON.
         stale_after_hours: The configuration key: an incident without a notification for this
             long is shown as stale.
         now: The time to which ages are relative. The default is the current time.
     """
     now = now or datetime.now(timezone.utc)
     stale_before = now - timedelta(hours=stale_after_hours)
-    answer = _cleaned(answer)
-    if not answer["episodes"]:
-        found_later = "none of the newest alerts matches"
-        none = found_later if answer.get("next") else "no matching alert is recorded"
-        return _text([*_paused(answer), none, *_footer(answer)])
-    lines = _paused(answer)
-    for episode in answer["episodes"]:
+    view = _sanitize(view)
+    if not view["episodes"]:
+        no_match_so_far = "none of the newest alerts matches"
+        message = no_match_so_far if view.get("next") else "no matching alert is recorded"
+        return _text([*_paused(view), message, *_footer(view)])
+    lines = _paused(view)
+    for episode in view["episodes"]:
         lines += [*_episode(episode, now, stale_before), ""]
-    return _text([*lines, _total(answer, "count", "episode"), *_footer(answer)])
+    return _text([*lines, _total(view, "count", "episode"), *_footer(view)])
 
 
 def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> list[str]:
-    named = [episode[name] for name in ("alert_name", "instance", "severity") if episode[name]]
-    lines = ["  ".join([*named, _summary(episode, now, stale_before)])]
+    title_parts = [
+        episode[name] for name in ("alert_name", "instance", "severity") if episode[name]
+    ]
+    lines = ["  ".join([*title_parts, _summary(episode, now, stale_before)])]
     if episode["episode"]:
         lines.append(f"  episode {episode['episode']}")
     for alert in episode["alerts"]:
@@ -115,57 +117,57 @@ def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) 
     return lines
 
 
-def _remarks(shown: Mapping[str, Any]) -> list[str]:
+def _remarks(incident: Mapping[str, Any]) -> list[str]:
     """Return remarks on what people did to an incident, how it ended, and unreadable fields."""
     remarks = []
-    for done, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
-        if shown.get(f"{done}_by"):
-            why_done = f": {shown[comment]}" if shown.get(comment) else ""
-            remarks.append(f"{done} by {shown[f'{done}_by']}{why_done}")
-    if shown.get("silence_id"):
-        comment = f": {shown['silenced_comment']}" if shown.get("silenced_comment") else ""
-        remarks.append(f"{_silenced(shown)}{comment}")
-    if shown.get("ended_by") == "gone":
+    for verb, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
+        if incident.get(f"{verb}_by"):
+            reason = f": {incident[comment]}" if incident.get(comment) else ""
+            remarks.append(f"{verb} by {incident[f'{verb}_by']}{reason}")
+    if incident.get("silence_id"):
+        comment = f": {incident['silenced_comment']}" if incident.get("silenced_comment") else ""
+        remarks.append(f"{_silenced(incident)}{comment}")
+    if incident.get("ended_by") == "gone":
         remarks.append("gone: no Alertmanager holds the alert any more, and no resolve arrived")
-    if shown.get("ended_by") == "expired":
+    if incident.get("ended_by") == "expired":
         remarks.append("expired: no notification for expire_stale_hours")
-    if shown.get("notes"):
-        remarks.append(f"not read: {shown['notes']}")
+    if incident.get("notes"):
+        remarks.append(f"not read: {incident['notes']}")
     return remarks
 
 
-def _silenced(shown: Mapping[str, Any]) -> str:
+def _silenced(incident: Mapping[str, Any]) -> str:
     """Return by whom and until when an alert is silenced, to the minute."""
-    until = parse_timestamp(shown.get("silenced_until"))
+    until = parse_timestamp(incident.get("silenced_until"))
     end = f" until {until:%Y-%m-%d %H:%MZ}" if until else ""
-    return f"silenced by {shown.get('silenced_by') or 'somebody'}{end}"
+    return f"silenced by {incident.get('silenced_by') or 'somebody'}{end}"
 
 
-def _audit(shown: Mapping[str, Any]) -> list[str]:
+def _audit(view: Mapping[str, Any]) -> list[str]:
     """Return a line for each audit entry."""
     lines = []
-    for entry in shown.get("audit", ()):
+    for entry in view.get("audit", ()):
         undone = " (undone)" if entry["details"].get("undo") else ""
         comment = f": {entry['comment']}" if entry["comment"] else ""
-        who = entry["st2_user"] or "somebody"
-        lines.append(f"{entry['at']}  {entry['action']}{undone} by {who}{comment}")
+        user = entry["st2_user"] or "somebody"
+        lines.append(f"{entry['at']}  {entry['action']}{undone} by {user}{comment}")
     return lines
 
 
-def _changes(shown: Mapping[str, Any]) -> list[str]:
+def _changes(view: Mapping[str, Any]) -> list[str]:
     """Return a line for each change that was made or refused."""
     lines = []
-    for change in shown.get("changes", ()):
-        what = f"{change['action']} on {change['target']} ({change['st2_execution_id']})"
+    for change in view.get("changes", ()):
+        description = f"{change['action']} on {change['target']} ({change['st2_execution_id']})"
         result = change["result"].replace("_", " ")
         refusal = f", {change['refusal']}: {change['reason']}" if change.get("refusal") else ""
-        lines.append(f"{change['decided_at']}  change {what}: {result}{refusal}")
+        lines.append(f"{change['decided_at']}  change {description}: {result}{refusal}")
     return lines
 
 
-def _paused(answer: Mapping[str, Any]) -> list[str]:
+def _paused(view: Mapping[str, Any]) -> list[str]:
     """Return the lines that show a pause at the top of a view."""
-    pause = answer.get("paused")
+    pause = view.get("paused")
     if not pause:
         return []
     until = f" until {pause['until']}" if pause["until"] else ""
@@ -178,74 +180,74 @@ def _paused(answer: Mapping[str, Any]) -> list[str]:
 
 def _age(moment: str, now: datetime) -> str:
     """Return how long ago a time was, for example "12 min ago"."""
-    then = parse_timestamp(moment)
-    seconds = max(0, int((now - then).total_seconds())) if then else 0
-    for unit, size, up_to in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
-        if seconds < up_to:
+    time = parse_timestamp(moment)
+    seconds = max(0, int((now - time).total_seconds())) if time else 0
+    for unit, size, limit in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
+        if seconds < limit:
             return f"{seconds // size} {unit} ago"
     return f"{counted(seconds // 86400, 'day')} ago"
 
 
 def _summary(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> str:
     """Return a summary of an episode: its state, its times, and its number of notifications."""
-    times = episode["notifications"]
-    seen = f"seen {times} times" if times > 1 else "seen once"
+    count = episode["notifications"]
+    seen = f"seen {count} times" if count > 1 else "seen once"
     if episode["state"] == "firing":
         outcome = episode.get("outcome", "").replace("_", " ")
-        seen_at = parse_timestamp(episode["last_seen_at"])
-        stale = "stale" if seen_at and seen_at < stale_before else ""
+        last_seen_at = parse_timestamp(episode["last_seen_at"])
+        stale = "stale" if last_seen_at and last_seen_at < stale_before else ""
         remarks = ", ".join(filter(None, (outcome, stale)))
         firing = f"firing ({remarks})" if remarks else "firing"
-        last = f"last notification {_age(episode['last_seen_at'], now)}"
-        return f"{firing} since {episode['starts_at']}, {seen}, {last}"
+        last_notification = f"last notification {_age(episode['last_seen_at'], now)}"
+        return f"{firing} since {episode['starts_at']}, {seen}, {last_notification}"
     if episode["state"]:
         ended = f" at {episode['ends_at']}" if episode["ends_at"] else ""
         return f"{episode['state']}{ended}, began at {episode['starts_at']}, {seen}"
     return "not an incident"
 
 
-def stats(answer: dict[str, Any]) -> str:
+def stats(view: dict[str, Any]) -> str:
     """Format the statistics on remediations."""
-    answer = _cleaned(answer)
-    lines = [f"{answer['since']} to {answer['until']}"]
+    view = _sanitize(view)
+    lines = [f"{view['since']} to {view['until']}"]
     figures = ["count", "succeeded", "failed", "running", "other", "not_cleared"]
     figures += ["success_rate", "mean_seconds", "p95_seconds"]
-    for key, rows in (("workflow", answer["workflows"]), ("alert_name", answer["alerts"])):
+    for key, rows in (("workflow", view["workflows"]), ("alert_name", view["alerts"])):
         headings = [name.replace("_", " ") for name in (key, *figures)]
         lines += ["", *table(headings, [[row[name] for name in (key, *figures)] for row in rows])]
-    if not answer["workflows"]:
+    if not view["workflows"]:
         lines += ["", "nothing ran for an alert in that time"]
     return _text(lines)
 
 
-def executions_recent(answer: dict[str, Any]) -> str:
+def executions_recent(view: dict[str, Any]) -> str:
     """Format the newest requests with their alerts."""
-    answer = _cleaned(answer)
+    view = _sanitize(view)
     rows: list[Sequence[Any]] = []
-    for call in answer["executions"]:
-        request = (call["received_at"], call["request_id"], call["status"])
-        for alert in call["alerts"]:
-            named = [alert[name] for name in ("alert_name", "instance", "status", "outcome")]
+    for request in view["executions"]:
+        request_cells = (request["received_at"], request["request_id"], request["status"])
+        for alert in request["alerts"]:
+            alert_cells = [alert[name] for name in ("alert_name", "instance", "status", "outcome")]
             what_ran = alert["st2_workflow"] or alert["reason"]
-            for done in ("acknowledged_by", "ended_by"):
-                if alert.get(done):
-                    what_ran += f"; {done.replace('_', ' ')} {alert[done]}"
-            rows.append([*request, *named, what_ran])
-        if call.get("alerts_left_out"):
-            more = counted(call["alerts_left_out"], "more alert")
-            rows.append([*request, more, "", "", "", ""])
-        elif not call["alerts"]:
-            rows.append([*request, "", "", "", "", ""])
+            for event in ("acknowledged_by", "ended_by"):
+                if alert.get(event):
+                    what_ran += f"; {event.replace('_', ' ')} {alert[event]}"
+            rows.append([*request_cells, *alert_cells, what_ran])
+        if request.get("alerts_left_out"):
+            left_out = counted(request["alerts_left_out"], "more alert")
+            rows.append([*request_cells, left_out, "", "", "", ""])
+        elif not request["alerts"]:
+            rows.append([*request_cells, "", "", "", "", ""])
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
-    total = f"{_total(answer, 'total', 'request')} recorded"
-    return _text([*table(headings, rows), "", total, *_footer(answer)])
+    total = f"{_total(view, 'total', 'request')} recorded"
+    return _text([*table(headings, rows), "", total, *_footer(view)])
 
 
-def alerts_active(answer: dict[str, Any]) -> str:
+def alerts_active(view: dict[str, Any]) -> str:
     """Format the open incidents."""
-    answer = _cleaned(answer)
-    if not answer["count"]:
-        return _text([*_paused(answer), "no active alerts"])
+    view = _sanitize(view)
+    if not view["count"]:
+        return _text([*_paused(view), "no active alerts"])
     columns = ("starts_at", "alert_name", "severity", "instance", "notifications", "st2_workflow")
     rows = [
         [
@@ -253,24 +255,24 @@ def alerts_active(answer: dict[str, Any]) -> str:
             _incident_state(incident),
             incident["episode"] + (" (stale)" if incident["stale"] else ""),
         ]
-        for incident in answer["active_alerts"]
+        for incident in view["active_alerts"]
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
-    total = f"{answer['count']} active"
-    return _text([*_paused(answer), *table(headings, rows), "", total, *_footer(answer)])
+    total = f"{view['count']} active"
+    return _text([*_paused(view), *table(headings, rows), "", total, *_footer(view)])
 
 
 def _incident_state(incident: Mapping[str, Any]) -> str:
-    acknowledged = incident.get("acknowledged_by")
-    states = [f"acknowledged by {acknowledged}"] if acknowledged else []
+    user = incident.get("acknowledged_by")
+    states = [f"acknowledged by {user}"] if user else []
     if incident.get("silence_id"):
         states.append(_silenced(incident))
     return "; ".join([*states, str(incident["remediation_status"])])
 
 
-def st2_executions(answer: dict[str, Any]) -> str:
+def st2_executions(view: dict[str, Any]) -> str:
     """Format the executions that were started for alerts."""
-    answer = _cleaned(answer)
+    view = _sanitize(view)
     columns = ("triggered_at", "st2_execution_id", "st2_workflow", "status", "duration_seconds")
     rows = [
         [
@@ -279,24 +281,24 @@ def st2_executions(answer: dict[str, Any]) -> str:
             execution["alert"]["instance"],
             execution["request_id"],
         ]
-        for execution in answer["st2_executions"]
+        for execution in view["st2_executions"]
     ]
     headings = ["triggered", "execution", "workflow", "status", "seconds"]
     headings += ["alert", "instance", "request"]
-    total = _total(answer, "count", "execution")
-    return _text([*table(headings, rows), "", total, *_footer(answer)])
+    total = _total(view, "count", "execution")
+    return _text([*table(headings, rows), "", total, *_footer(view)])
 
 
-def health(answer: dict[str, Any]) -> str:
+def health(view: dict[str, Any]) -> str:
     """Format the health of the endpoint and its components."""
-    answer = _cleaned(answer)
-    components = answer["components"]
+    view = _sanitize(view)
+    components = view["components"]
     lines = [
-        *_paused(answer),
-        f"PoundCake {answer['version']}: {answer['status']}",
-        f"endpoint {answer['address'] or 'not listening'}, authentication "
-        f"{answer['authentication']}, database {answer['database']}, "
-        f"{'dry run' if answer['dry_run'] else 'remediations change hosts'}",
+        *_paused(view),
+        f"PoundCake {view['version']}: {view['status']}",
+        f"endpoint {view['address'] or 'not listening'}, authentication "
+        f"{view['authentication']}, database {view['database']}, "
+        f"{'dry run' if view['dry_run'] else 'remediations change hosts'}",
         "",
     ]
     lines += table(
@@ -307,29 +309,29 @@ def health(answer: dict[str, Any]) -> str:
         ],
     )
     for request_id in components.get("journal", {}).get("stuck_requests", []):
-        lines.append(f"stuck: request {request_id} cannot be recorded; its status says why")
+        lines.append(f"stuck: request {request_id} cannot be recorded; its status gives the reason")
     pending = components.get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
-    refused = answer.get("refused") or {}
-    if refused.get("last"):
-        last = refused["last"]
+    refusals = view.get("refused") or {}
+    if refusals.get("last"):
+        last_refusal = refusals["last"]
         lines.append(
-            f"refused: {counted(refused['count'], 'webhook')} since the start, which Alertmanager"
-            f" does not send again; the last at {last['refused_at']} from {last['sender']}:"
-            f" {last['status']}, {last['detail']}"
+            f"refused: {counted(refusals['count'], 'webhook')} since the start, which Alertmanager"
+            f" does not send again; the last at {last_refusal['refused_at']} from"
+            f" {last_refusal['sender']}: {last_refusal['status']}, {last_refusal['detail']}"
         )
-    lines += _configuration(answer.get("configuration") or {})
-    for key in answer.get("literal_secrets", []):
-        lines.append(f"{key} is written in the configuration itself: use file:/path or env:NAME")
+    lines += _configuration(view.get("configuration") or {})
+    for key in view.get("literal_secrets", []):
+        lines.append(f"{key} is written in the configuration: use file:/path or env:NAME instead")
     return _text(lines)
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:
     """Return a line for each problem of the endpoint's configuration."""
-    texts = [configuration.get("problem"), *configuration.get("warnings", [])]
-    texts += configuration.get("remediation_errors", [])
-    lines = [f"configuration: {text}" for text in texts if text]
+    problems = [configuration.get("problem"), *configuration.get("warnings", [])]
+    problems += configuration.get("remediation_errors", [])
+    lines = [f"configuration: {problem}" for problem in problems if problem]
     for key, values in configuration.get("differences", {}).items():
         lines.append(
             f"configuration: {key} is {json.dumps(values['actions'])} for actions and"
@@ -344,26 +346,26 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _total(answer: Mapping[str, Any], key: str, noun: str) -> str:
-    return f"{'at least ' if answer.get('at_least') else ''}{counted(answer[key], noun)}"
+def _total(view: Mapping[str, Any], key: str, noun: str) -> str:
+    return f"{'at least ' if view.get('at_least') else ''}{counted(view[key], noun)}"
 
 
-def _footer(answer: Mapping[str, Any]) -> list[str]:
+def _footer(view: Mapping[str, Any]) -> list[str]:
     """Return the hint for the next page and the problem with StackStorm's API, if any."""
-    lines = [f"more: before={answer['next']}"] if answer.get("next") else []
-    if answer.get("stackstorm"):
-        lines.append(f"stackstorm: {answer['stackstorm']}")
+    lines = [f"more: before={view['next']}"] if view.get("next") else []
+    if view.get("stackstorm"):
+        lines.append(f"stackstorm: {view['stackstorm']}")
     return lines
 
 
-def _cleaned(value: Any) -> Any:
-    """Return a view in which no text can move the cursor, start a line or fake a column."""
+def _sanitize(value: Any) -> Any:
+    """Return a view whose text cannot move the cursor, start a line or fake a column."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, dict):
-        return {key: _cleaned(item) for key, item in value.items()}
+        return {key: _sanitize(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_cleaned(item) for item in value]
+        return [_sanitize(item) for item in value]
     return value
 
 

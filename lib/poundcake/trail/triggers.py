@@ -2,7 +2,7 @@
 
 StackStorm cannot search trigger instances by payload, only by time. So each instance of
 poundcake.alert is read once, newest first, and its id is stored with the alert for which it was
-emitted. The time span that was not read is stored, and the next round reads it.
+emitted. If a round cannot read a time span, it stores the span for the next round.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ ALERT_TRIGGER = "poundcake.alert"
 _PROGRESS = "sync_triggers"
 _PAGES_AT_ONCE = 100
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# Maximum ids stored with an alert. CLOCK_ALLOWANCE makes rounds read some triggers twice, and their
-# ids must still be stored then. An alert is emitted at most once a minute, so this is enough.
-_IDS_KEPT = 8
+# Maximum ids stored with an alert. Because of CLOCK_ALLOWANCE, rounds read some triggers twice, and
+# the ids of these triggers must still be stored then. An alert is emitted at most once a minute, so
+# this is enough.
+_MAX_IDS = 8
 _ID = re.compile(r"[0-9A-Za-z_-]{1,24}\Z", re.ASCII)
 _NONE = "-"
 
@@ -49,7 +50,7 @@ class Span(NamedTuple):
     """The end of the span, or None if it extends to the current time."""
 
 
-class _Emitted(NamedTuple):
+class _EmittedAlert(NamedTuple):
     """The fields of a trigger's payload that identify the alert for which it was emitted."""
 
     request_id: str
@@ -72,7 +73,7 @@ class Progress(NamedTuple):
 class FoundTriggers(NamedTuple):
     """The triggers that a round read."""
 
-    seen: Mapping[str, TriggerInstance]
+    instances: Mapping[str, TriggerInstance]
     """The instances that were read in this round, by id."""
     unread: Span | None = None
     """The span that may contain unread triggers, or None if all triggers were read."""
@@ -87,21 +88,23 @@ def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline)
     """
     with database.reading(sync_round.engine) as connection:
         progress = _load(connection)
-        oldest = connection.scalar(select(func.min(alerts.c.recorded_at)).where(unexplained()))
+        oldest_recorded_at = connection.scalar(
+            select(func.min(alerts.c.recorded_at)).where(unexplained())
+        )
         now = database_now(connection)
-    if oldest is None:
+    if oldest_recorded_at is None:
         return FoundTriggers({})
     try:
         stackstorm_now = api.now()
     except StackStormError as error:
         return FoundTriggers({}, EVERYTHING, error)
     # Compute the alert's age by the database's clock, and subtract it from StackStorm's time.
-    start = stackstorm_now - (now - oldest) - CLOCK_ALLOWANCE
-    recent, gap = spans_to_read(progress, start, stackstorm_now)
+    start = stackstorm_now - (now - oldest_recorded_at) - CLOCK_ALLOWANCE
+    recent_span, gap = spans_to_read(progress, start, stackstorm_now)
     reader = _Reader(sync_round, api, deadline, progress.newest)
-    if reader.read(recent, gap) and gap:
+    if reader.read(recent_span, gap) and gap:
         reader.read(gap, None)
-    return FoundTriggers(reader.seen, reader.unread, reader.failure)
+    return FoundTriggers(reader.instances, reader.unread, reader.failure)
 
 
 def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[Span, Span | None]:
@@ -123,7 +126,7 @@ def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[S
 
 
 def merge(newer: Span | None, older: Span | None) -> Span | None:
-    """Return one span that covers both."""
+    """Return the smallest span that covers both spans."""
     if newer is None or older is None:
         return newer or older
     open_ended = newer.before is None or older.before is None
@@ -132,7 +135,7 @@ def merge(newer: Span | None, older: Span | None) -> Span | None:
 
 
 class _Reader:
-    """Read time spans page by page, and stores its progress after each page."""
+    """Reads time spans page by page, and stores its progress after each page."""
 
     def __init__(
         self,
@@ -141,11 +144,11 @@ class _Reader:
         deadline: Deadline,
         newest: datetime | None,
     ):
-        self.seen: dict[str, TriggerInstance] = {}
+        self.instances: dict[str, TriggerInstance] = {}
         self.unread: Span | None = None
         self.failure: StackStormError | None = None
         # The trigger ids that this round read, newest first, grouped by alert.
-        self._ids: dict[_Emitted, list[str]] = defaultdict(list)
+        self._ids: dict[_EmittedAlert, list[str]] = defaultdict(list)
         self._newest = newest
         self._round = sync_round
         self._api = api
@@ -157,22 +160,22 @@ class _Reader:
 
         Args:
             span: The span.
-            gap: An older span, which remains unread.
+            gap: An older span that is still unread.
         """
-        left: Span | None = span
-        while left:
-            page = self._page(left)
+        remaining_span: Span | None = span
+        while remaining_span:
+            page = self._page(remaining_span)
             if page is None:
                 break
-            left = Span(span.after, page.older) if page.older else None
-            self._store(page.items, merge(left, gap))
-        self.unread = merge(left, gap)
-        return left is None
+            remaining_span = Span(span.after, page.older) if page.older else None
+            self._store(page.items, merge(remaining_span, gap))
+        self.unread = merge(remaining_span, gap)
+        return remaining_span is None
 
     def _page(self, span: Span) -> Page[TriggerInstance] | None:
         """Return the newest page of a span, or None if this round cannot read it."""
         if self._pages_left <= 0 or self._deadline.has_passed:
-            self._round.note("there was no time to read all triggers; the next round goes on")
+            self._round.note("there was no time to read all triggers; the next round continues")
             return None
         self._pages_left -= 1
         try:
@@ -186,18 +189,18 @@ class _Reader:
 
     def _store(self, instances: Sequence[TriggerInstance], unread: Span | None) -> None:
         for instance in instances:
-            if instance.id not in self.seen:
-                self.seen[instance.id] = instance
-                self._ids[_emitted_for(instance)].append(instance.id)
+            if instance.id not in self.instances:
+                self.instances[instance.id] = instance
+                self._ids[_emitted_alert(instance)].append(instance.id)
         moments = [instance.occurred_at for instance in instances]
         self._newest = max(moments + ([self._newest] if self._newest else []), default=None)
-        request_ids = {_emitted_for(instance).request_id for instance in instances}
+        request_ids = {_emitted_alert(instance).request_id for instance in instances}
         with self._round.writing() as connection:
             self._store_ids(connection, sorted(filter(_is_request_id, request_ids)))
             write_meta(connection, _PROGRESS, _dump(Progress(self._newest, unread)))
 
     def _store_ids(self, connection: Connection, request_ids: Sequence[str]) -> None:
-        """Store the ids that were read with the open alerts of the given requests."""
+        """Store the ids that this round has read with the open alerts of these requests."""
         rows = connection.execute(
             select(
                 alerts.c.id,
@@ -214,30 +217,32 @@ class _Reader:
             )
         ).all()
         for row in rows:
-            known = trigger_ids(row.trigger_instances)
-            found = self._ids.get(_Emitted(row.request_id, row.episode, row.status), [])
-            if not set(found).issubset(known):
-                ids = found + [i for i in known if i not in found]
+            stored_ids = trigger_ids(row.trigger_instances)
+            read_ids = self._ids.get(_EmittedAlert(row.request_id, row.episode, row.status), [])
+            if not set(read_ids).issubset(stored_ids):
+                ids = read_ids + [
+                    trigger_id for trigger_id in stored_ids if trigger_id not in read_ids
+                ]
                 _write_ids(connection, row.id, ids)
 
 
-def _emitted_for(instance: TriggerInstance) -> _Emitted:
+def _emitted_alert(instance: TriggerInstance) -> _EmittedAlert:
     payload = instance.payload
-    return _Emitted(*(str(payload.get(name)) for name in _Emitted._fields))
+    return _EmittedAlert(*(str(payload.get(name)) for name in _EmittedAlert._fields))
 
 
 def _is_request_id(text: str) -> bool:
-    # Any StackStorm user who may emit triggers can emit this one with any payload.
+    # Any StackStorm user who may emit triggers can emit this trigger with any payload.
     return len(text) <= 36 and text.isascii()
 
 
 def _write_ids(connection: Connection, alert_id: int, ids: Sequence[str]) -> None:
-    its_row = alerts.c.id == alert_id
-    value = ",".join([i for i in ids if _ID.match(i)][:_IDS_KEPT])
-    connection.execute(update(alerts).where(its_row).values(trigger_instances=value))
-    # The alert was emitted again, and the outcome is not known yet.
-    waited = alerts.c.explanation == Explanation.RETRY
-    connection.execute(update(alerts).where(its_row, waited).values(explanation=None))
+    is_alert = alerts.c.id == alert_id
+    value = ",".join([trigger_id for trigger_id in ids if _ID.match(trigger_id)][:_MAX_IDS])
+    connection.execute(update(alerts).where(is_alert).values(trigger_instances=value))
+    # The alert was emitted again, and the result is not known yet.
+    waits_for_retry = alerts.c.explanation == Explanation.RETRY
+    connection.execute(update(alerts).where(is_alert, waits_for_retry).values(explanation=None))
 
 
 def read_triggers(
@@ -247,7 +252,7 @@ def read_triggers(
 
     Returns:
         The instances by id. The value is None if StackStorm does not have the instance. Instances
-        that could not be read, or not in time, are missing.
+        that could not be read, or not in time, are left out.
 
     Raises:
         StackStormError: The API is unavailable.
@@ -256,15 +261,15 @@ def read_triggers(
     for start in range(0, len(ids), _PAGE):
         if deadline.has_passed:
             break
-        page = ids[start : start + _PAGE]
+        page_ids = ids[start : start + _PAGE]
         try:
-            answer = api.get_triggers(page)
+            page_instances = api.get_triggers(page_ids)
         except StackStormError as error:
             if error.is_outage:
                 raise
             note(f"triggers could not be read: {error}")
             continue
-        instances.update((trigger_id, answer.get(trigger_id)) for trigger_id in page)
+        instances.update((trigger_id, page_instances.get(trigger_id)) for trigger_id in page_ids)
     return instances
 
 
@@ -274,9 +279,9 @@ def trigger_ids(column: str | None) -> list[str]:
 
 
 def _load(connection: Connection) -> Progress:
-    progress = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
+    stored_progress = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
     moments = [
-        None if word == _NONE else parse_timestamp(word) for word in (progress or "").split()
+        None if text == _NONE else parse_timestamp(text) for text in (stored_progress or "").split()
     ]
     newest, after, before = (*moments, None, None, None)[:3]
     return Progress(newest, Span(after, before) if after and before else None)

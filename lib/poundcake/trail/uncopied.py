@@ -25,7 +25,7 @@ _MAX_INCIDENTS = 1000
 
 
 def open_in_default_file(config: Config, engine: Engine) -> list[str]:
-    """Return the requests that opened the incidents that are open in the default SQLite file.
+    """Return the requests of the incidents that are open in the default SQLite file.
 
     Args:
         config: The configuration.
@@ -35,11 +35,11 @@ def open_in_default_file(config: Config, engine: Engine) -> list[str]:
         At most 1000 request_ids. The list is empty if the file is the tracking database, if its
         trail was moved, or if it does not exist or cannot be read.
     """
-    if not _is_left_behind(config, engine):
+    if not _has_unused_default_file(config, engine):
         return []
-    default = database.open_engine(config.default_tracking_url, read_only=True)
+    default_engine = database.open_engine(config.default_tracking_url, read_only=True)
     try:
-        with database.reading(default) as connection:
+        with database.reading(default_engine) as connection:
             if holds.read_marks(connection):
                 return []
             return list(
@@ -53,10 +53,10 @@ def open_in_default_file(config: Config, engine: Engine) -> list[str]:
     except DatabaseError:
         return []
     finally:
-        default.dispose()
+        default_engine.dispose()
 
 
-def _is_left_behind(config: Config, engine: Engine) -> bool:
+def _has_unused_default_file(config: Config, engine: Engine) -> bool:
     """Return True if the default SQLite file exists, and is not the tracking database."""
     path = config.default_tracking_path
     is_in_use = engine.dialect.name == "sqlite" and engine.url.database == path
@@ -77,18 +77,18 @@ def pending(connection: Connection, config: Config, request_ids: Sequence[str]) 
 
 def _warning(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
     """Return a sentence if the tracking database lacks some of these requests, otherwise ''."""
-    known: set[str] = set()
+    known_ids: set[str] = set()
     for chunk in database.batched(sorted(set(request_ids))):
         column = api_calls.c.request_id
-        known.update(connection.scalars(select(column).where(column.in_(chunk))))
-    count = sum(request_id not in known for request_id in request_ids)
+        known_ids.update(connection.scalars(select(column).where(column.in_(chunk))))
+    count = sum(request_id not in known_ids for request_id in request_ids)
     if not count:
         return ""
     at_least = "at least " if len(request_ids) == _MAX_INCIDENTS else ""
     incidents = "1 open incident" if count == 1 else f"{at_least}{count} open incidents"
     return (
         f"{config.default_tracking_path} has {incidents} that this database does not have: run "
-        f"`{MIGRATE_COMMAND}`, or move the file away to do without them"
+        f"`{MIGRATE_COMMAND}`, or move the file away to ignore them"
     )
 
 
@@ -101,7 +101,7 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         config: The configuration.
         engine: The tracking database, with its tables.
     """
-    if not _is_left_behind(config, engine):
+    if not _has_unused_default_file(config, engine):
         return
     with database.reading(engine) as connection:
         if connection.scalar(select(api_calls.c.id).limit(1)) is not None:

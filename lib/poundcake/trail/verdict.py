@@ -21,7 +21,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.admission import LATE
+from poundcake.trail.admission import CLAIM_GRACE
 from poundcake.trail.outcomes import Explanation
 
 # How long a trigger may take to reach the rules engine, and the engine to process it.
@@ -29,9 +29,9 @@ ARRIVAL_GRACE = timedelta(seconds=60)
 RULES_GRACE = timedelta(minutes=5)
 # A workflow with a link task usually links itself within this time, unless other tasks run first.
 LINK_GRACE = timedelta(seconds=60)
-# A workflow that has not claimed the episode within this time never will: if its runner was
-# killed, StackStorm leaves the execution `running` forever.
-LINK_LATE = timedelta(minutes=10)
+# A workflow that has not claimed the episode within this time is not expected to claim it: if its
+# runner was killed, StackStorm leaves the execution `running` forever.
+CLAIM_TIMEOUT = timedelta(minutes=10)
 LINK_STAGE = "link"
 """The stage that a workflow reports if it ended before it was linked."""
 NOT_CLAIMED = "not_claimed"
@@ -94,7 +94,7 @@ class OwnLink(Enum):
     NONE = "none"
     """It is not linked."""
     UNCLAIMED = "unclaimed"
-    """Sync linked it, or it linked itself to change nothing: without a claim."""
+    """It is linked without a claim: sync linked it, or it changes nothing and linked itself."""
     CLAIMED = "claimed"
     """It claimed the episode. The claim may have been released since."""
 
@@ -131,7 +131,7 @@ class RuleResult:
     Attributes:
         rule: The reference of the rule.
         started: The execution that it started, or None if it could not start its action.
-        failure: Why it could not start its action.
+        failure: Why it could not start its action, or empty.
     """
 
     rule: str
@@ -140,7 +140,7 @@ class RuleResult:
 
 
 class Judgement(NamedTuple):
-    """The conclusion from one execution about its alert.
+    """The conclusion about an alert from one of its executions.
 
     Attributes:
         explanation: EXECUTION, RETRY, or None while it may still claim the episode.
@@ -162,12 +162,14 @@ def judge_execution(
     if started.link is OwnLink.CLAIMED or execution is None:
         return Judgement(Explanation.EXECUTION)
     since_start = clocks.stackstorm - execution.started_at if execution.started_at else None
-    waiting = f"{execution.action} was started ({execution.id}) and has not linked itself yet"
+    waiting_reason = (
+        f"{execution.action} was started ({execution.id}) and has not linked itself yet"
+    )
     output = workflow_output(execution.result)
     if started.runs_link_task:
         is_young = since_start is not None and since_start < LINK_GRACE
         if is_young and not execution.is_terminal:
-            return Judgement(None, waiting)
+            return Judgement(None, waiting_reason)
         # Without a message, the link task itself may have failed, because the database was
         # unavailable or the trail was moved meanwhile.
         was_refused = output.get("message") or execution.status == ExecutionStatus.SUCCEEDED
@@ -176,11 +178,11 @@ def judge_execution(
             return _judge_refused(alert, started, reason, config)
     needs_link = started.link is OwnLink.NONE
     # A workflow that succeeded without running its link task took a branch without that task.
-    succeeded = execution.status == ExecutionStatus.SUCCEEDED
+    has_succeeded = execution.status == ExecutionStatus.SUCCEEDED
     # A workflow that changes nothing links itself without a claim, and may fail after that.
     has_reported = output.get("stage") not in (None, LINK_STAGE)
     has_begun = started.link is OwnLink.UNCLAIMED and has_reported
-    if not started.runs_link_task or succeeded or has_begun or started.episode_claimed:
+    if not started.runs_link_task or has_succeeded or has_begun or started.episode_claimed:
         return Judgement(Explanation.EXECUTION, needs_link=needs_link)
     if execution.is_terminal:
         reason = (
@@ -188,12 +190,12 @@ def judge_execution(
             f"{execution.status}, {failure_reason(execution.result)}"
         )
         return Judgement(Explanation.RETRY, reason, needs_link)
-    if since_start is not None and since_start > LINK_LATE:
+    if since_start is not None and since_start > CLAIM_TIMEOUT:
         reason = (
             f"execution {execution.id} of {execution.action} runs and has not claimed the episode"
         )
         return Judgement(Explanation.RETRY, reason, needs_link)
-    return Judgement(None, waiting, needs_link)
+    return Judgement(None, waiting_reason, needs_link)
 
 
 def _judge_refused(
@@ -218,7 +220,7 @@ def judge_alert(
     judgements: Sequence[Judgement],
     clocks: Clocks,
 ) -> Verdict:
-    """Decide the explanation of an alert whose triggers arrived.
+    """Decide the explanation of an alert whose triggers have arrived.
 
     Args:
         instances: Its trigger instances, newest first; at least one.
@@ -227,36 +229,40 @@ def judge_alert(
         clocks: The current time.
     """
     rules = ", ".join(sorted(filter(None, (result.rule for result in results))))
-    newest = instances[0]
-    in_engine = f"StackStorm's rules engine has it: {newest.status}"
-    if not is_decided(newest, clocks):
-        return Verdict(None, in_engine, rules)  # more rules may still match
-    waiting = [j.reason for j in judgements if j.explanation is None]
-    if waiting:
-        return Verdict(None, waiting[-1], rules)
-    failed = [j.reason for j in judgements if j.explanation is Explanation.RETRY]
-    if failed:
-        return Verdict(Explanation.RETRY, failed[-1], rules)
+    newest_instance = instances[0]
+    engine_status = f"StackStorm's rules engine has it: {newest_instance.status}"
+    if not is_decided(newest_instance, clocks):
+        return Verdict(None, engine_status, rules)  # more rules may still match
+    waiting_reasons = [
+        judgement.reason for judgement in judgements if judgement.explanation is None
+    ]
+    if waiting_reasons:
+        return Verdict(None, waiting_reasons[-1], rules)
+    retry_reasons = [
+        judgement.reason for judgement in judgements if judgement.explanation is Explanation.RETRY
+    ]
+    if retry_reasons:
+        return Verdict(Explanation.RETRY, retry_reasons[-1], rules)
     failures = [
         f"rule {result.rule} could not start its action: {result.failure}"
         for result in results
         if result.started is None
     ]
     if judgements:
-        refusals = [j.reason for j in judgements if j.reason]
-        return Verdict(Explanation.EXECUTION, "; ".join(failures + refusals), rules)
-    if newest.status != TriggerStatus.PROCESSED:
-        return Verdict(Explanation.RETRY, in_engine, rules)
+        refusal_reasons = [judgement.reason for judgement in judgements if judgement.reason]
+        return Verdict(Explanation.EXECUTION, "; ".join(failures + refusal_reasons), rules)
+    if newest_instance.status != TriggerStatus.PROCESSED:
+        return Verdict(Explanation.RETRY, engine_status, rules)
     if failures:
         return Verdict(Explanation.FAILED, "; ".join(failures), rules)
     return Verdict(Explanation.NO_RULE, "no rule matched")
 
 
-def is_decided(newest: TriggerInstance, clocks: Clocks) -> bool:
-    """Return True if the rules engine has finished with a trigger, or never will."""
-    if newest.status in (TriggerStatus.PROCESSED, TriggerStatus.PROCESSING_FAILED):
+def is_decided(instance: TriggerInstance, clocks: Clocks) -> bool:
+    """Return True if the rules engine has processed a trigger, or is not expected to."""
+    if instance.status in (TriggerStatus.PROCESSED, TriggerStatus.PROCESSING_FAILED):
         return True
-    return clocks.stackstorm - newest.occurred_at > RULES_GRACE
+    return clocks.stackstorm - instance.occurred_at > RULES_GRACE
 
 
 def judge_missing_trigger(alert: OpenAlert, may_be_unread: bool, clocks: Clocks) -> Verdict:
@@ -281,7 +287,7 @@ def apply_time_limits(
     give_up_hours: int,
     now: datetime,
 ) -> Verdict:
-    """Return the verdict, or a final one if the alert must not be emitted any more.
+    """Return the verdict, or a final verdict if the alert must no longer be emitted.
 
     Args:
         verdict: The verdict.
@@ -291,7 +297,7 @@ def apply_time_limits(
         now: The time by the database's clock.
     """
     explanation, reason, rules = verdict
-    if explanation is Explanation.RETRY and ended_at and now - ended_at > LATE:
+    if explanation is Explanation.RETRY and ended_at and now - ended_at > CLAIM_GRACE:
         # It is too late for a workflow to claim the episode.
         reason = f"the incident ended at {format_timestamp(ended_at)}; {reason}"
         return Verdict(Explanation.ENDED, reason, rules)

@@ -626,7 +626,7 @@ class TestRefused:
                 copy(sqlite_url("a"), sqlite_url("b"), False, discard)
         self.refusal(sqlite_url("b"), sqlite_url("c"), "is not complete")
         open_database(sqlite_url("d"))
-        self.refusal(sqlite_url("d"), sqlite_url("b"), "an earlier one is not complete")
+        self.refusal(sqlite_url("d"), sqlite_url("b"), "an earlier copy is not complete")
         assert copy(sqlite_url("a"), sqlite_url("b"), False, discard)["complete"]
 
     def test_a_database_whose_trail_was_moved_elsewhere(self, sqlite_url, open_database):

@@ -42,7 +42,7 @@ def test_many_triggers_need_only_a_few_pages(stackstorm):
     storm = triggers(250)
     enforce(stackstorm, storm)
     answer, _ = read(stackstorm, storm)
-    assert {i: len(enforcements) for i, enforcements in answer.found.items()} == {
+    assert {i: len(enforcements) for i, enforcements in answer.by_instance.items()} == {
         t.id: 1 for t in storm
     }
     assert len(stackstorm.calls) == 3
@@ -51,7 +51,7 @@ def test_many_triggers_need_only_a_few_pages(stackstorm):
 def test_triggers_that_no_rule_matched_have_no_enforcements(stackstorm):
     storm = triggers(50)
     answer, _ = read(stackstorm, storm)
-    assert answer.found == {t.id: [] for t in storm} and len(stackstorm.calls) == 1
+    assert answer.by_instance == {t.id: [] for t in storm} and len(stackstorm.calls) == 1
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -59,7 +59,7 @@ def test_a_few_triggers_are_queried_one_by_one(stackstorm, count):
     instances = triggers(count)
     enforce(stackstorm, instances)
     answer, _ = read(stackstorm, instances)
-    assert len(answer.found) == count and stackstorm.count("get_enforcements") == count
+    assert len(answer.by_instance) == count and stackstorm.count("get_enforcements") == count
     assert stackstorm.count("list_enforcements") == 0
 
 
@@ -68,7 +68,7 @@ def test_an_old_trigger_among_many_new_ones_is_queried_separately(stackstorm):
     noise = triggers(2000, gap=40, first=-86000)
     enforce(stackstorm, old + noise + new)
     answer, _ = read(stackstorm, old + new)
-    assert len(answer.found) == 151 and answer.found[old[0].id]
+    assert len(answer.by_instance) == 151 and answer.by_instance[old[0].id]
     assert stackstorm.count("get_enforcements") == 1
     assert stackstorm.count("list_enforcements") < 5
 
@@ -80,7 +80,7 @@ def test_other_rules_do_not_make_the_list_cost_more_than_single_calls(stackstorm
     ]
     enforce(stackstorm, relevant + noise)
     answer, _ = read(stackstorm, relevant)
-    assert all(answer.found[t.id] for t in relevant)
+    assert all(answer.by_instance[t.id] for t in relevant)
     assert len(stackstorm.calls) <= 11
 
 
@@ -89,13 +89,13 @@ def test_an_unreadable_list_falls_back_to_single_calls(stackstorm):
     enforce(stackstorm, storm)
     stackstorm.errors["list_enforcements"] = refusal()
     answer, notes = read(stackstorm, storm)
-    assert len(answer.found) == 20 and "the fault" in notes[0]
+    assert len(answer.by_instance) == 20 and "the fault" in notes[0]
 
 
 def test_an_unreadable_trigger_is_reported_and_the_others_are_read(stackstorm):
     stackstorm.errors["get_enforcements", "t0-1"] = refusal()
     answer, _ = read(stackstorm, triggers(3))
-    assert set(answer.found) == {"t0-0", "t0-2"} and "the fault" in answer.failed["t0-1"]
+    assert set(answer.by_instance) == {"t0-0", "t0-2"} and "the fault" in answer.failures["t0-1"]
 
 
 @pytest.mark.parametrize("call, count", [("list_enforcements", 9), ("get_enforcements", 2)])
@@ -108,8 +108,8 @@ def test_an_outage_stops_the_queries(stackstorm, call, count):
 def test_single_calls_are_bounded(stackstorm):
     stackstorm.errors["list_enforcements"] = refusal()
     answer, _ = read(stackstorm, triggers(250))
-    assert len(answer.found) == 100
-    assert read(stackstorm, triggers(250), seconds=0)[0].found == {}
+    assert len(answer.by_instance) == 100
+    assert read(stackstorm, triggers(250), seconds=0)[0].by_instance == {}
 
 
 @pytest.mark.parametrize(

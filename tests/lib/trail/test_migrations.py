@@ -503,7 +503,7 @@ class TestInconsistentDatabases:
         create_tables(2)
         run(engine, f"DROP TABLE {table}")
         for use in self.USES:
-            with pytest.raises(DatabaseError, match=f"schema 2, and lacks {table}: restore"):
+            with pytest.raises(DatabaseError, match=f"schema 2, but lacks {table}: restore"):
                 use(engine)
         assert table not in sqlalchemy.inspect(engine).get_table_names()
 
@@ -518,7 +518,7 @@ class TestInconsistentDatabases:
     def test_two_backups_in_one_database_are_refused(self, engine, create_tables):
         create_tables(3)
         run(engine, "UPDATE poundcake_meta SET value = '2' WHERE name = 'schema'")
-        with pytest.raises(DatabaseError, match="alembic_version says 0003.*says schema 2"):
+        with pytest.raises(DatabaseError, match="alembic_version has revision 0003.*has schema 2"):
             database.prepare(engine)
 
     def test_a_newer_schema_is_refused(self, engine):

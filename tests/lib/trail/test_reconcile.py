@@ -268,7 +268,7 @@ class TestSilences:
         assert active["active_alerts"][0]["silenced_until"] == "2026-01-14T13:30:00Z"
         row = world.one()
         (call,) = view(world.engine, queries.executions_recent)["executions"]
-        answer = view(world.engine, queries.alert_of, call["request_id"], row.episode)
+        answer = view(world.engine, queries.alert_of_request, call["request_id"], row.episode)
         assert (answer["silenced_by"], answer["silenced_comment"]) == ("anna", "a new disk")
         assert answer["silenced_until"] == "2026-01-14T13:30:00Z"
 

@@ -16,7 +16,7 @@ from poundcake.trail import database, queries, silences, text
 from poundcake.trail.audit import Actor
 from poundcake.trail.schema import alerts, audit
 from poundcake.trail.search import Filters
-from poundcake.trail.silences import MARK, Target, silence, unsilence
+from poundcake.trail.silences import COMMENT_MARK, Target, silence, unsilence
 from tests.lib.fake_alertmanager import FakeAlertmanager
 from tests.lib.samples import alert
 from tests.lib.trails import record, view
@@ -79,7 +79,10 @@ class TestSilence:
         assert set(stored_silence.matchers) == {
             Matcher(name, value) for name, value in LABELS.items()
         }
-        assert (stored_silence.created_by, stored_silence.comment) == ("anna", "a new disk" + MARK)
+        assert (stored_silence.created_by, stored_silence.comment) == (
+            "anna",
+            "a new disk" + COMMENT_MARK,
+        )
 
     def test_a_silence_ends_after_the_minutes_by_alertmanagers_clock(self, world):
         world.primary.now -= timedelta(days=3)
@@ -151,8 +154,11 @@ class TestSilence:
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
             ({"comment": " "}, "comment: say why the alert is silenced"),
             ({"episode": UNKNOWN}, f"no episode {UNKNOWN} is on record"),
-            ({"episode": ""}, "name the alert: episode=EPISODE, or labels, but not both"),
-            ({"episode": "x", "labels": {"a": "b"}}, "name the alert: episode=EPISODE, or labels"),
+            ({"episode": ""}, "name the alert: either episode=EPISODE or labels, not both"),
+            (
+                {"episode": "x", "labels": {"a": "b"}},
+                "name the alert: either episode=EPISODE or labels",
+            ),
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
     )

@@ -42,7 +42,7 @@ def record(config, engine, *alerts, at=0):
 def test_health_warns_of_the_incidents_and_names_the_command(config, engine, old_engine):
     assert pending(config, engine) == (
         f"{config.default_tracking_path} has 2 open incidents that this database does not have: "
-        "run `st2 run poundcake.migrate copy_from=sqlite`, or move the file away to do without them"
+        "run `st2 run poundcake.migrate copy_from=sqlite`, or move the file away to ignore them"
     )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 from poundcake.trail.database import mariadb, sqlite
 from poundcake.trail.errors import DatabaseError
 
-# Seconds. A statement that takes longer fails with an error that gives the reason.
+# In seconds. A statement that takes longer fails with an error that gives the reason.
 STATEMENT_TIMEOUT = 30
 # How many compiled statements an engine caches, each about 20 KB. A view has one statement for
 # each set of filters, and clients choose the filters.
@@ -64,14 +64,16 @@ def _open_sqlite(url: URL, seconds: int, read_only: bool) -> Engine:
         **options,
     )
     limit = seconds if seconds < STATEMENT_TIMEOUT else 0
-    event.listen(engine, "connect", lambda opened, _: sqlite.set_up(opened, limit, read_only))
+    event.listen(
+        engine, "connect", lambda connection, _: sqlite.set_up(connection, limit, read_only)
+    )
     event.listen(engine, "begin", sqlite.begin)
     return engine
 
 
 def _open_mariadb(url: URL, seconds: int, read_only: bool) -> Engine:
     if not url.database:
-        raise DatabaseError("database_url: it names no database (…@host/poundcake)")
+        raise DatabaseError("database_url: the name of the database is missing (…@host/poundcake)")
     engine = create_engine(
         url,
         # After a unique key rejects a row, the next read must see the conflicting row.

@@ -1,7 +1,7 @@
 """Refuse to use a database whose trail was moved to another one or is not completely copied.
 
-Only one database may be in use. If two were, an alert that one of them knows would be new to the
-other, and would be remediated again. `poundcake.migrate` marks both databases in poundcake_meta
+Only one database may be in use. If two were in use, an alert that one of them knows would be new to
+the other, and would be remediated again. `poundcake.migrate` marks both databases in poundcake_meta
 while it copies the trail. Every write transaction reads the marks, and so does every process before
 it uses a database.
 """
@@ -28,7 +28,7 @@ _LOCK = select(meta.c.value).where(meta.c.name == "schema")
 _LOCK_SHARED = _LOCK.with_for_update(read=True)
 
 
-def why_held(rows: Mapping[str, str]) -> str:
+def hold_reason(rows: Mapping[str, str]) -> str:
     """Return why a database must not be used, or '' if it may be.
 
     Args:
@@ -37,7 +37,8 @@ def why_held(rows: Mapping[str, str]) -> str:
     if COPYING_FROM in rows:
         return (
             f"the copy of the trail from {_url(rows[COPYING_FROM])} is not complete: wait until "
-            "poundcake.migrate has ended; if it failed or was killed, run it again in the same way"
+            "poundcake.migrate has ended; if it failed or was killed, run it again with the same "
+            "parameters"
         )
     if MOVED_TO in rows:
         return (
@@ -58,8 +59,8 @@ def check_writable(connection: Connection) -> None:
 
 
 def check_usable(connection: Connection) -> None:
-    """Raise DatabaseError if the database must not be used. Takes no lock."""
-    reason = why_held(read_marks(connection))
+    """Raise DatabaseError if the database must not be used, without taking a lock."""
+    reason = hold_reason(read_marks(connection))
     if reason:
         raise DatabaseError(reason)
 

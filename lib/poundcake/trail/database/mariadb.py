@@ -17,8 +17,8 @@ _SQL_MODE = (
 )
 # PyMySQL packs rows into INSERT statements of up to 1,024,000 bytes.
 _MIN_PACKET = 1 << 20
-# An allowance for the statement itself and for short or non-text values.
-_OTHER_BYTES = 1 << 15
+# An allowance for the statement itself and for values that are not text.
+_OVERHEAD_BYTES = 1 << 15
 _ESCAPED = "\0\n\r\x1a\"'\\"
 _PACKET = "max_allowed_packet"
 
@@ -36,7 +36,7 @@ def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
         "time_zone": "'+00:00'",
         "innodb_lock_wait_timeout": 10,
         "lock_wait_timeout": lock_seconds,
-        # A list of the durations of a whole year must not be truncated.
+        # The statistics concatenate the durations of up to a year, which must not be truncated.
         "group_concat_max_len": 1 << 28,
         "max_statement_time": int(seconds),
     }
@@ -49,12 +49,12 @@ def connect_args(seconds: int, lock_seconds: int) -> dict[str, Any]:
     }
 
 
-def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
-    """Refuse a server that cannot store all data, and remember its maximum packet size.
+def check_server(connection: Any, entry: ConnectionPoolEntry) -> None:
+    """Refuse a server that cannot store all data, and store its maximum packet size.
 
     Called with each new PyMySQL connection. Raises DatabaseError.
     """
-    with opened.cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute("SELECT @@log_bin AND @@binlog_format = 'STATEMENT', @@max_allowed_packet")
         statement_binlog, packet = cursor.fetchone()
     entry.info[_PACKET] = packet
@@ -70,21 +70,21 @@ def check_server(opened: Any, entry: ConnectionPoolEntry) -> None:
             f"configuration (the minimum is {_MIN_PACKET})"
         )
     if problem:
-        opened.close()
+        connection.close()
         raise DatabaseError(f"the database server cannot be used: {problem}")
 
 
-def refuse_writes(opened: Any, entry: ConnectionPoolEntry) -> None:
+def refuse_writes(connection: Any, entry: ConnectionPoolEntry) -> None:
     """Make a new PyMySQL connection read-only."""
-    with opened.cursor() as cursor:
+    with connection.cursor() as cursor:
         cursor.execute("SET SESSION TRANSACTION READ ONLY")
 
 
 def longest_text(connection: Connection) -> int | None:
-    """Return how many characters are sure to fit into one statement, or None if unlimited."""
+    """Return how many characters always fit into one statement, or None if there is no limit."""
     packet = connection.info.get(_PACKET)
     # No character takes more than 4 bytes, escaped or not.
-    return None if packet is None else (packet - _OTHER_BYTES) // 4
+    return None if packet is None else (packet - _OVERHEAD_BYTES) // 4
 
 
 def check_size(
@@ -100,17 +100,17 @@ def check_size(
 
     Args:
         connection: A connection.
-        name: What the row is.
+        name: The name of the row for the message.
         row: The values of the row.
-        next_step: What to do after raising the server's limit.
+        next_step: The instruction to follow after raising the server's limit.
     """
     packet = connection.info.get(_PACKET)
     if packet is None:  # SQLite
         return
     texts = [value for value in row.values() if isinstance(value, str)]
-    if 4 * sum(map(len, texts)) + _OTHER_BYTES <= packet:
+    if 4 * sum(map(len, texts)) + _OVERHEAD_BYTES <= packet:
         return
-    size = sum(map(_escaped_size, texts)) + _OTHER_BYTES
+    size = sum(map(_escaped_size, texts)) + _OVERHEAD_BYTES
     if size > packet:
         raise ValueError(
             f"{name}: too large for the database server, {size} bytes and max_allowed_packet is "

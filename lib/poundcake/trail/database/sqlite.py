@@ -11,25 +11,25 @@ READ_ONLY = "poundcake_read"
 """The execution option of a connection that only reads and so does not wait for writers."""
 
 
-def set_up(opened: sqlite3.Connection, seconds: int, read_only: bool = False) -> None:
+def set_up(connection: sqlite3.Connection, seconds: int, read_only: bool = False) -> None:
     """Configure a new connection.
 
     Args:
-        opened: The driver's connection.
+        connection: The driver's connection.
         seconds: How long all of its statements together may take; 0 for no limit.
         read_only: Whether the file was opened read-only, so that it keeps its journal mode.
     """
     if seconds:
         deadline = time.monotonic() + seconds
-        opened.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
     # The driver must not begin transactions itself. It would begin them as readers. If two such
     # transactions then write, one of them fails instead of waiting.
-    opened.isolation_level = None
+    connection.isolation_level = None
     if read_only:
         return
-    _use_write_ahead_log(opened)
-    opened.execute("PRAGMA synchronous=FULL")
-    opened.execute("PRAGMA foreign_keys=ON")
+    _use_write_ahead_log(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def begin(connection: Connection) -> None:
@@ -38,12 +38,12 @@ def begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if is_reader else "BEGIN IMMEDIATE")
 
 
-def _use_write_ahead_log(opened: sqlite3.Connection) -> None:
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
     # Retry, because SQLite does not wait for the lock that this statement needs, and another
     # process may be opening the new file at the same time.
     for attempt in range(100):
         try:
-            opened.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
             if attempt == 99 or "locked" not in str(error):

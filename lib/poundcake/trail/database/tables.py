@@ -2,8 +2,8 @@
 
 The revisions in migrations/versions form two branches. The revisions of the tables are quick even
 with a long history, and every writer needs them, so the first writer runs them. The revisions that
-only build indexes can take hours. They run automatically while there are few alerts. Otherwise they
-wait for `poundcake.migrate`, so that an upgrade never blocks the recording of alerts.
+only build indexes can take hours. They run automatically if there are few alerts. Otherwise, only
+`poundcake.migrate` runs them, so that an upgrade never blocks the recording of alerts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from poundcake.trail.shared_files import (
 if TYPE_CHECKING:  # Alembic takes longer to import than most actions take to run.
     from poundcake.trail.migrations import Step
 
-# The timeout of `migrate`, in seconds, for one change and for the lock of another migration.
+# How long `migrate` waits, in seconds, for one schema change, and for another migration to end.
 MIGRATION_TIMEOUT = 86400
 # With at most this many alerts, indexes are quick to build, so the first write builds them.
 FEW_ALERTS = 50_000
@@ -58,13 +58,13 @@ class _Version:
         database_id: The database's id, or '' if there are no tables.
         tables: The newest applied revision of the tables, or 0 if none was applied.
         indexes: The newest applied revision of the indexes, or 0 if none was applied.
-        why_held: Why the database must not be used, or '' if it may.
+        hold_reason: Why the database must not be used, or '' if it may.
     """
 
     database_id: str = ""
     tables: int = 0
     indexes: int = 0
-    why_held: str = ""
+    hold_reason: str = ""
 
     @classmethod
     def of(cls, meta: Mapping[str, str]) -> _Version:
@@ -73,13 +73,13 @@ class _Version:
         if tables > schema.VERSION:
             raise DatabaseError(
                 f"the tables have schema {tables}, this release of the pack knows up to "
-                f"{schema.VERSION}: install the release that made them, or a newer one, with "
+                f"{schema.VERSION}: install the release that created them, or a newer one, with "
                 "`st2 pack install`"
             )
-        # Release 0.2.0 counted the revisions of the indexes among those of the tables.
-        counted = tables if tables in schema.INDEX_REVISIONS else 0
-        indexes = int(meta.get("indexes", counted))
-        return cls(meta.get("database_id", ""), tables, indexes, holds.why_held(meta))
+        # Release 0.2.0 stored the revision of the indexes as that of the tables.
+        default_indexes = tables if tables in schema.INDEX_REVISIONS else 0
+        indexes = int(meta.get("indexes", default_indexes))
+        return cls(meta.get("database_id", ""), tables, indexes, holds.hold_reason(meta))
 
     @property
     def has_all_tables(self) -> bool:
@@ -112,8 +112,8 @@ def prepare(engine: Engine, create: bool = True) -> str:
     with _describing_errors(engine):
         _close_files_to_others(engine)
         version = _version_of(engine)
-        if version.why_held:
-            raise DatabaseError(version.why_held)
+        if version.hold_reason:
+            raise DatabaseError(version.hold_reason)
         if not version.has_all_tables:
             if not create:
                 raise DatabaseError(_missing_message(version))
@@ -199,13 +199,13 @@ def pending(bind: Engine | Connection) -> str:
 
 def has_view_indexes(connection: Connection) -> bool:
     """Return True if the indexes that the views use have been built."""
-    return _Version.of(_pairs(connection, _ALL_META)).has_all_indexes
+    return _Version.of(_read_pairs(connection, _ALL_META)).has_all_indexes
 
 
 def _missing_message(version: _Version) -> str:
-    has = f"has schema {version.tables}, this release needs {schema.VERSION}"
+    state = f"has schema {version.tables}, this release needs {schema.VERSION}"
     return (
-        f"the tracking database {has if version.tables else 'has no tables'}: run `st2 run "
+        f"the tracking database {state if version.tables else 'has no tables'}: run `st2 run "
         "poundcake.migrate` (with auto_migrate: true, the first write runs it)"
     )
 
@@ -222,7 +222,7 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
     """Run the pending revisions up to and including `revision`.
 
     On SQLite they run in one transaction. MariaDB commits each change of a table separately. A
-    revision that was killed can be run again and continues where it stopped.
+    revision that was killed can run again, and continues where it stopped.
     """
     from poundcake.trail import migrations
 
@@ -230,14 +230,14 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
     if path:
         make_folder(os.path.dirname(path))
         create_file(path)
-    patient = open_engine(engine.url, seconds)
+    migration_engine = open_engine(engine.url, seconds)
     try:
-        with _only_migration(patient, seconds) as connection:
+        with _only_migration(migration_engine, seconds) as connection:
             version = _Version.of(_read_meta(connection))
             _check_stamp(connection, version)
             steps = migrations.upgrade(connection, revision, log)
     finally:
-        patient.dispose()
+        migration_engine.dispose()
     if path:
         give_to_owner_of_folder(path)
     return steps
@@ -248,11 +248,11 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
     from poundcake.trail import migrations
 
     stamps = _stamps(connection)
-    expected = {migrations.revision(number) for number in version.heads}
-    if stamps and stamps != expected:
+    expected_stamps = {migrations.revision(number) for number in version.heads}
+    if stamps and stamps != expected_stamps:
         raise DatabaseError(
-            f"alembic_version says {', '.join(sorted(stamps))}, poundcake_meta says schema "
-            f"{version.tables}: restore all tables from one backup"
+            f"alembic_version has revision {', '.join(sorted(stamps))}, but poundcake_meta has "
+            f"schema {version.tables}: restore all tables from one backup"
         )
     # The first release wrote no stamps, and a backup may have been restored without them.
     if version.tables > 1 and not stamps:
@@ -263,7 +263,7 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
 def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
     """Open a connection for a migration, and prevent other processes from migrating.
 
-    On SQLite, it is in a transaction. On MariaDB, it holds a lock until it is closed.
+    On SQLite, the connection is in a transaction. On MariaDB, it holds a lock until it is closed.
     """
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
@@ -303,28 +303,29 @@ def _has_few_alerts(engine: Engine) -> bool:
 def _read_meta(connection: Connection) -> dict[str, str]:
     """Return the rows of poundcake_meta, or {} if the first revision is not complete."""
     try:
-        return _pairs(connection, _META)
+        return _read_pairs(connection, _META)
     except DBAPIError:
-        missing = set(schema.metadata.tables) - set(inspect(connection).get_table_names())
-        if not missing:
+        missing_tables = set(schema.metadata.tables) - set(inspect(connection).get_table_names())
+        if not missing_tables:
             raise
     stamps = _stamps(connection)
-    has_meta = schema.meta.name not in missing
-    found = _pairs(connection, _ALL_META) if has_meta else {}
-    # Alembic stores one name for each branch. The name of the tables' branch is not always the
-    # greater one.
-    version = int(found.get("schema") or max(stamps, default="") or 0)
-    missing = {name for name in missing if version >= schema.LATER_TABLES.get(name, 1)}
-    if missing:
+    has_meta = schema.meta.name not in missing_tables
+    rows = _read_pairs(connection, _ALL_META) if has_meta else {}
+    # Alembic stores one name for each branch. The greater name may be that of the index branch.
+    version = int(rows.get("schema") or max(stamps, default="") or 0)
+    missing_tables = {
+        name for name in missing_tables if version >= schema.LATER_TABLES.get(name, 1)
+    }
+    if missing_tables:
         raise DatabaseError(
-            f"the tracking database says that it has schema {version}, and lacks "
-            f"{', '.join(sorted(missing))}: restore all tables from one backup, or drop the "
+            f"the tracking database has schema {version}, but lacks "
+            f"{', '.join(sorted(missing_tables))}: restore all tables from one backup, or drop the "
             "remaining ones (alembic_version is one of them) to start with an empty database"
         )
-    return found if version else {}
+    return rows if version else {}
 
 
-def _pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
+def _read_pairs(connection: Connection, statement: Select[Any]) -> dict[str, str]:
     return {name: value for name, value in connection.execute(statement)}
 
 

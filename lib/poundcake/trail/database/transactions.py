@@ -34,10 +34,10 @@ def transaction(engine: Engine, check: bool = True) -> Iterator[Connection]:
 
     Args:
         engine: The tracking database, with its tables.
-        check: Whether to refuse a database that must not be used. Only the copy does not check.
+        check: Whether to refuse a database that must not be used. Only copy_trail does not check.
 
     Raises:
-        IntegrityError: A unique key rejected a row. The caller has to handle this.
+        IntegrityError: A unique key rejected a row. The caller must handle this.
         DatabaseError: Any other error of the database, or the trail was moved to another one.
     """
     try:
@@ -66,15 +66,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def retry_while_unavailable(work: Callable[[], _T], seconds: float) -> _T:
     """Call work(), retrying while the database is unavailable, for at most `seconds`."""
     deadline = time.monotonic() + seconds
-    pause = 0.2
+    delay = 0.2
     while True:
         try:
             return work()
         except DatabaseError:
-            if time.monotonic() + pause > deadline:
+            if time.monotonic() + delay > deadline:
                 raise
-        time.sleep(pause)
-        pause = min(pause * 2, 5)
+        time.sleep(delay)
+        delay = min(delay * 2, 5)
 
 
 def retry_deadlocks(work: Callable[[], _T]) -> _T:
@@ -91,18 +91,18 @@ def retry_deadlocks(work: Callable[[], _T]) -> _T:
 
 def describe(error: Exception, engine: Engine) -> str:
     """Describe an error in one line, without the statement, its parameters or the password."""
-    where = public_url(engine.url)
+    url = public_url(engine.url)
     if isinstance(error, DBAPIError) and error.orig is not None:
         message = " ".join(str(part) for part in error.orig.args) or type(error.orig).__name__
     else:
         message = str(error).splitlines()[0]
     for secret in _secrets(engine.url):
         message = message.replace(secret, "***")
-    return f"{where}: {message}"
+    return f"{url}: {message}"
 
 
 def public_url(url: URL) -> str:
-    """Return a URL to show to people, without the password, wherever the URL contains it."""
+    """Return a URL to show to people. No part of it contains the password."""
     if url.username:
         url = url.set(username=url.username.partition(":")[0])
     return url.set(query={}).render_as_string(hide_password=True)
@@ -111,15 +111,17 @@ def public_url(url: URL) -> str:
 def _secrets(url: URL) -> list[str]:
     """Return the passwords of a URL, plain and percent-encoded, longest first."""
     passwords = {str(url.password or "")}
-    # In `user%3Apassword@host`, SQLAlchemy parses user and password as the user name.
+    # In `user%3Apassword@host`, SQLAlchemy parses user and password together as the user name.
     passwords.add((url.username or "").partition(":")[2])
     for name, value in url.query.items():
         if "pass" in name.lower():
             passwords.update([value] if isinstance(value, str) else value)
-    forms = {
-        form(password) for password in passwords for form in (str, quote, quote_plus, _quote_all)
+    encoded_passwords = {
+        encode(password)
+        for password in passwords
+        for encode in (str, quote, quote_plus, _quote_all)
     }
-    return sorted(forms - {""}, key=len, reverse=True)
+    return sorted(encoded_passwords - {""}, key=len, reverse=True)
 
 
 def _quote_all(text: str) -> str:

@@ -27,7 +27,7 @@ from alembic import command  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import Script  # noqa: E402
 
-# A running command replaces functions of Alembic's modules, so one thread at a time may run one.
+# A command replaces functions of Alembic's modules while it runs, so only one may run at a time.
 _alembic = threading.Lock()
 
 
@@ -62,15 +62,15 @@ def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> 
     """
     config = _config(connection)
     steps: list[Step] = []
-    began = time.monotonic()
+    step_began_at = time.monotonic()
 
-    def applied(script: Script) -> None:
-        nonlocal began
-        seconds, began = round(time.monotonic() - began, 3), time.monotonic()
+    def record_step(script: Script) -> None:
+        nonlocal step_began_at
+        seconds, step_began_at = round(time.monotonic() - step_began_at, 3), time.monotonic()
         steps.append(Step(script.revision, script.doc, seconds))
         log(f"revision {script.revision}: {script.doc} {seconds:.1f} s")
 
-    config.attributes.update(applied=applied, log=log)
+    config.attributes.update(applied=record_step, log=log)
     with _alembic:
         command.upgrade(config, revision(number))
     return steps

@@ -1,4 +1,4 @@
-"""The schema changes that make up the revisions. A function whose change was made does nothing."""
+"""The schema changes that make up the revisions. Repeating a change does nothing."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def rename_column(table: str, old: str, new: str, type_: TypeEngine[Any]) -> Non
 def add_index(name: str, table: str, *columns: str) -> None:
     """Build an index, and log how long it took."""
     if name not in _indexes(table):
-        began = time.monotonic()
+        started_at = time.monotonic()
         op.create_index(name, table, columns)
-        context.config.attributes["log"](f"index {name}: {time.monotonic() - began:.1f} s")
+        context.config.attributes["log"](f"index {name}: {time.monotonic() - started_at:.1f} s")
 
 
 def drop_index(name: str, table: str) -> None:
@@ -46,8 +46,8 @@ def drop_index(name: str, table: str) -> None:
 
 
 def _columns(table: str) -> set[str]:
-    return {found["name"] for found in inspect(op.get_bind()).get_columns(table)}
+    return {column["name"] for column in inspect(op.get_bind()).get_columns(table)}
 
 
 def _indexes(table: str) -> set[str | None]:
-    return {found["name"] for found in inspect(op.get_bind()).get_indexes(table)}
+    return {index["name"] for index in inspect(op.get_bind()).get_indexes(table)}

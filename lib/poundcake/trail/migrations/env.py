@@ -1,8 +1,8 @@
 """The script in which Alembic runs revisions, on a connection from poundcake.trail.migrations.
 
 After each revision it copies Alembic's version to poundcake_meta, which the pack reads. `schema` is
-the newest revision of the tables; a release that does not know it refuses to write. `indexes` is
-the newest revision that only builds indexes.
+the newest revision of the tables. A release that does not know that revision refuses to write.
+`indexes` is the newest revision that only builds indexes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _write(ctx: MigrationContext, name: str, number: int) -> None:
 
 connection: Connection = context.config.attributes["connection"]
 if connection.dialect.name != "sqlite":
-    # Alembic only commits transactions that it began. On SQLite, all revisions run in the caller's.
+    # Alembic only commits transactions that it began. On SQLite, all revisions run in the
+    # transaction of the caller.
     connection.commit()
 context.configure(
     connection=connection, transaction_per_migration=True, on_version_apply=note_revision

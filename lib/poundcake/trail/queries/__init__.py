@@ -10,7 +10,7 @@ has its own module, which returns typed rows:
 | alerts_active | /api/v1/alerts/active | incidents |
 | st2_executions | /api/v1/st2/executions | executions |
 | why | | episodes |
-| alert_of, alert_of_episode (the actions get_alert and plan) | | alert |
+| alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, and `rows` the rows that they show. The
 functions in this module return the views ready for JSON, as their URLs return them.
@@ -35,8 +35,8 @@ from poundcake.trail.search import Filters
 
 __all__ = [
     "Page",
-    "alert_of",
     "alert_of_episode",
+    "alert_of_request",
     "alerts_active",
     "executions_recent",
     "recorded_alert",
@@ -96,19 +96,21 @@ def why(
     return _with_pause(connection, page.as_json("episodes", "count"))
 
 
-def alert_of(connection: Connection, request_id: str, episode: str) -> dict[str, Any] | None:
+def alert_of_request(
+    connection: Connection, request_id: str, episode: str
+) -> dict[str, Any] | None:
     """Return one alert with its labels and annotations, or None if it is not recorded."""
     details = alert_details(connection, request_id, episode)
     return details.as_json() if details else None
 
 
 def recorded_alert(connection: Connection, request_id: str, episode: str) -> dict[str, Any]:
-    """Return what alert_of() returns.
+    """Return the result of alert_of_request().
 
     Raises:
         TrackingError: The alert is not recorded.
     """
-    alert = alert_of(connection, request_id, episode)
+    alert = alert_of_request(connection, request_id, episode)
     if alert is None:
         raise unknown_alert(request_id, episode)
     return alert
@@ -120,7 +122,7 @@ def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | N
     return details.as_json() if details else None
 
 
-def _with_pause(connection: Connection, answer: dict[str, Any]) -> dict[str, Any]:
+def _with_pause(connection: Connection, view: dict[str, Any]) -> dict[str, Any]:
     """Return a view with the pause of all changes, if one is in force."""
     pause = read_pause(connection)
-    return {"paused": pause.as_json(), **answer} if pause else answer
+    return {"paused": pause.as_json(), **view} if pause else view

@@ -59,7 +59,9 @@ class AlertDetails:
 
 
 def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
-    """Return the newest firing alert of an episode that was emitted, or else the newest one.
+    """Return the newest firing alert of an episode, preferably one that was emitted.
+
+    If no alert is firing, return the newest one that was emitted, or the newest one.
 
     Args:
         connection: A transaction.
@@ -68,18 +70,18 @@ def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
     Raises:
         FilterError: Several episodes begin with the text.
     """
-    is_episode = alerts.c.episode == episode
-    begins = alerts.c.episode.startswith(episode, autoescape=True)
-    for condition in (is_episode, begins):
-        names = connection.scalars(select(alerts.c.episode).where(condition).distinct().limit(2))
-        found = list(names)
-        if len(found) > 1:
+    has_name = alerts.c.episode == episode
+    has_prefix = alerts.c.episode.startswith(episode, autoescape=True)
+    for condition in (has_name, has_prefix):
+        episodes = select(alerts.c.episode).where(condition).distinct().limit(2)
+        names = connection.scalars(episodes).all()
+        if len(names) > 1:
             raise FilterError("episode", f"several episodes begin with {episode}")
-        if found:
+        if names:
             request_id = connection.scalar(
                 select(api_calls.c.request_id)
                 .join(alerts, alerts.c.api_call_id == api_calls.c.id)
-                .where(alerts.c.episode == found[0])
+                .where(alerts.c.episode == names[0])
                 .order_by(
                     (alerts.c.status == FIRING).desc(),
                     alerts.c.outcome.in_(EMITTED).desc(),
@@ -87,7 +89,7 @@ def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
                 )
                 .limit(1)
             )
-            return alert_details(connection, str(request_id), found[0])
+            return alert_details(connection, str(request_id), names[0])
     return None
 
 
@@ -97,7 +99,7 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
     row = find_alert(connection, request_id, episode, *columns)
     if row is None:
         return None
-    opened = connection.execute(
+    open_incident = connection.execute(
         select(alerts.c.silenced_by, alerts.c.silenced_until, alerts.c.silenced_comment)
         .where(alerts.c.episode == episode, is_open())
         .limit(1)
@@ -118,7 +120,7 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
         starts_at=row.starts_at,
         ends_at=row.ends_at or (row.created_at if row.status == RESOLVED else None),
         incident_ended_at=ended_at(connection, row),
-        silenced_by=(opened.silenced_by if opened else None) or "",
-        silenced_until=opened.silenced_until if opened else None,
-        silenced_comment=(opened.silenced_comment if opened else None) or "",
+        silenced_by=(open_incident.silenced_by if open_incident else None) or "",
+        silenced_until=open_incident.silenced_until if open_incident else None,
+        silenced_comment=(open_incident.silenced_comment if open_incident else None) or "",
     )

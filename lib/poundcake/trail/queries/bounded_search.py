@@ -50,8 +50,8 @@ class Candidates(NamedTuple):
     def cursor_of_oldest(self, connection: Connection, *more_ids: int) -> Cursor:
         """Return the cursor with which the search continues after the candidates."""
         moment, row_id = self.rows.c.created_at, self.rows.c.id
-        oldest = select(moment, row_id).order_by(moment, row_id).limit(1)
-        return Cursor.of(*connection.execute(oldest).one(), *more_ids)
+        oldest_row = select(moment, row_id).order_by(moment, row_id).limit(1)
+        return Cursor.of(*connection.execute(oldest_row).one(), *more_ids)
 
 
 def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> Candidates:
@@ -61,18 +61,21 @@ def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> C
         filters: The filters. Their time range applies to the times of receipt.
         after: The created_at and id of an alert. Return only alerts that follow it in the list.
     """
-    wanted = dict(filters.alert_filters)
-    indexed = next((name for name in _INDEXED if name in wanted), "")
+    remaining_filters = dict(filters.alert_filters)
+    indexed_filter = next((name for name in _INDEXED if name in remaining_filters), "")
     rows = select(alerts.c.id, alerts.c.api_call_id, alerts.c.created_at, alerts.c.outcome)
-    if indexed:
-        rows = rows.where(alerts.c[indexed] == wanted.pop(indexed))
-    rows = rows.add_columns(*[alerts.c[name] for name in wanted if name != "outcome"])
+    if indexed_filter:
+        rows = rows.where(alerts.c[indexed_filter] == remaining_filters.pop(indexed_filter))
+    rows = rows.add_columns(*[alerts.c[name] for name in remaining_filters if name != "outcome"])
     rows = rows.where(*time_filters(filters, alerts.c.created_at))
     if after:
         rows = rows.where(*rows_after((alerts.c.created_at, alerts.c.id), after))
     rows = rows.order_by(alerts.c.created_at.desc(), alerts.c.id.desc()).limit(DEPTH + 1)
-    found = rows.subquery("candidates")
-    return Candidates(found, and_(True, *[found.c[name] == wanted[name] for name in wanted]))
+    subquery = rows.subquery("candidates")
+    return Candidates(
+        subquery,
+        and_(True, *[subquery.c[name] == remaining_filters[name] for name in remaining_filters]),
+    )
 
 
 def time_filters(filters: Filters, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
@@ -96,11 +99,11 @@ def rows_after(
     """
     moment, *ids = columns
     last_moment, *last_ids = values
-    last = tuple_(*[literal(value, column.type) for value, column in zip(last_ids, ids)])
+    last_row = tuple_(*[literal(value, column.type) for value, column in zip(last_ids, ids)])
     return [
         # A database can use an index for this condition, but not for the next one.
         moment <= last_moment,
-        or_(moment < last_moment, tuple_(*ids) < last),
+        or_(moment < last_moment, tuple_(*ids) < last_row),
     ]
 
 

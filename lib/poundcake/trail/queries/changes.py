@@ -12,26 +12,28 @@ from poundcake.trail.changes import Change, find
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import changes
 
-_SHOWN = 20
+_MAX_SHOWN = 20
 
 
 def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, list[Change]]:
     """Return the newest changes of each episode, by the name of the episode, oldest first."""
-    found: dict[str, list[Change]] = {}
+    changes_by_episode: dict[str, list[Change]] = {}
     for chunk in database.batched(sorted({name for name in names if name})):
         for change in find(connection, changes.c.episode.in_(chunk)):
-            found.setdefault(change.episode, []).append(change)
-    return {name: of_episode[-_SHOWN:] for name, of_episode in found.items()}
+            changes_by_episode.setdefault(change.episode, []).append(change)
+    return {
+        name: episode_changes[-_MAX_SHOWN:] for name, episode_changes in changes_by_episode.items()
+    }
 
 
 def changes_of_request(connection: Connection, request_id: str) -> list[Change]:
-    """Return the changes that were asked for because of a request, oldest first."""
+    """Return the changes that were requested for the alerts of a request, oldest first."""
     return find(connection, changes.c.request_id == request_id)
 
 
 def as_json(change: Change) -> dict[str, Any]:
     """Return a change as JSON. `result` is `in_flight` until it has ended."""
-    shown = {
+    fields = {
         "decided_at": format_timestamp(change.decided_at),
         "ended_at": format_optional(change.ended_at),
         "episode": change.episode,
@@ -42,5 +44,5 @@ def as_json(change: Change) -> dict[str, Any]:
         "result": change.result or "in_flight",
     }
     if change.refusal:
-        shown.update(refusal=change.refusal, reason=change.reason)
-    return shown
+        fields.update(refusal=change.refusal, reason=change.reason)
+    return fields

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from poundcake.alertmanager import FIRING
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.audit import AuditEntry, entries_of
+from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries import bounded_search
@@ -38,10 +38,10 @@ from poundcake.trail.search import Cursor, Filters
 DEFAULT_LIMIT = 10
 # Maximum matching notifications that one page is built from.
 _MAX_NOTIFICATIONS = 40
-# How many of an episode's newest notifications are shown, and also how many of the newest ones that
+# How many of an episode's newest notifications are shown, and how many of the newest ones that
 # changed something.
-_SHOWN = 3
-_CHANGING = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
+_MAX_SHOWN = 3
+_CHANGING_OUTCOMES = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Notification:
 
     def as_json(self) -> dict[str, Any]:
         """Return the notification as JSON, as the view's URL returns it."""
-        answer = {
+        fields = {
             "request_id": self.row.request_id,
             "received_at": format_timestamp(self.row.received_at),
             "id": self.row.id,
@@ -63,8 +63,8 @@ class Notification:
             "st2_rule": self.st2_rule,
         }
         if self.row.notes:
-            answer["notes"] = self.row.notes
-        return answer
+            fields["notes"] = self.row.notes
+        return fields
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ class Episode:
         severity: The severity of the alert.
         instance: The instance of the alert.
         state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
-            `expired`, or '' if it never was an incident.
+            `expired`, `gone`, or '' if it never was an incident.
         starts_at: When the alert began to fire.
-        ends_at: When the alert ended, or None if it did not.
-        opened: The alert whose row is or was the open incident, or None if there is none.
+        ends_at: When the alert ended, or None if it has not.
+        incident: The alert whose row is or was the open incident, or None if there is none.
         audit: The audit entries of the episode and of the shown requests, oldest first.
         changes: The changes that were made or refused for it, oldest first.
         last_seen_at: When the newest notification was received.
-        notifications: The number of firing notifications that were received.
-        shown: The notifications to show, oldest first: the first one, those that changed
+        notification_count: The number of firing notifications that were received.
+        notifications: The notifications to show, oldest first: the first one, those that changed
             something, and the newest repetitions.
-        executions: The executions that were started for the shown notifications.
-        left_out: The number of counted notifications that are not in `shown`.
+        executions: The executions that were started for these notifications.
+        left_out_count: The number of counted notifications that are not in `notifications`.
     """
 
     name: str
@@ -101,17 +101,17 @@ class Episode:
     starts_at: datetime | None
     ends_at: datetime | None
     last_seen_at: datetime
-    notifications: int
-    shown: list[Notification]
+    notification_count: int
+    notifications: list[Notification]
     executions: list[Execution]
-    left_out: int = 0
-    opened: AlertRow | None = None
+    left_out_count: int = 0
+    incident: AlertRow | None = None
     audit: list[AuditEntry] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Return the episode as JSON, as the view's URL returns it."""
-        answer: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "episode": self.name,
             "fingerprint": self.fingerprint,
             "alert_name": self.alert_name,
@@ -121,21 +121,21 @@ class Episode:
             "starts_at": format_optional(self.starts_at),
             "ends_at": format_optional(self.ends_at),
             "last_seen_at": format_timestamp(self.last_seen_at),
-            "notifications": self.notifications,
-            "alerts": [notification.as_json() for notification in self.shown],
+            "notifications": self.notification_count,
+            "alerts": [notification.as_json() for notification in self.notifications],
             "stackstorm_executions": [execution.as_json() for execution in self.executions],
         }
-        if self.left_out:
-            answer["alerts_left_out"] = self.left_out
-        if self.opened:
-            answer.update(incident_remarks(self.opened))
-            if self.opened.outcome != Outcome.ADMITTED:
-                answer["outcome"] = self.opened.outcome
+        if self.left_out_count:
+            fields["alerts_left_out"] = self.left_out_count
+        if self.incident:
+            fields.update(incident_remarks(self.incident))
+            if self.incident.outcome != Outcome.ADMITTED:
+                fields["outcome"] = self.incident.outcome
         if self.audit:
-            answer["audit"] = [entry.as_json() for entry in self.audit]
+            fields["audit"] = [entry.as_json() for entry in self.audit]
         if self.changes:
-            answer["changes"] = [change_as_json(change) for change in self.changes]
-        return answer
+            fields["changes"] = [change_as_json(change) for change in self.changes]
+        return fields
 
 
 class _Match(NamedTuple):
@@ -153,12 +153,12 @@ class _Search(NamedTuple):
         matches: At most _MAX_NOTIFICATIONS, newest first.
         newest_id: The id of the newest alert when the first page was read. Later alerts are left
             out, so that an episode with a new notification does not move between pages.
-        rest: The cursor of the next matches, or None if there are no more.
+        next_cursor: The cursor of the next matches, or None if there are no more.
     """
 
     matches: list[_Match]
     newest_id: int
-    rest: Cursor | None
+    next_cursor: Cursor | None
 
 
 def find_episodes(
@@ -179,36 +179,36 @@ def find_episodes(
         offset: How many episodes to skip.
         web_url: StackStorm's web UI, for links to the executions.
     """
-    found = _search(connection, filters)
+    search = _search(connection, filters)
     groups: dict[str | int, list[_Match]] = {}
-    for match in found.matches:
+    for match in search.matches:
         groups.setdefault(match.episode or match.id, []).append(match)
     if filters.before:
-        newest = [group[0] for group in groups.values() if group[0].episode]
-        for name in _on_earlier_pages(connection, filters, filters.before, newest):
+        newest_matches = [group[0] for group in groups.values() if group[0].episode]
+        for name in _on_earlier_pages(connection, filters, filters.before, newest_matches):
             del groups[name]
     end = offset + limit
     page = list(groups.values())[offset:end]
-    following = found.rest
+    next_cursor = search.next_cursor
     if len(groups) > end:
-        last = page[-1][0]
-        following = Cursor.of(last.received_at, last.id, found.newest_id)
-    shown = _episodes(connection, page, web_url)
-    return Page(shown, len(groups), found.rest is not None, following)
+        last_match = page[-1][0]
+        next_cursor = Cursor.of(last_match.received_at, last_match.id, search.newest_id)
+    episodes = _episodes(connection, page, web_url)
+    return Page(episodes, len(groups), search.next_cursor is not None, next_cursor)
 
 
 def _search(connection: Connection, filters: Filters) -> _Search:
     if filters.before:
         alert_id, newest_id = filters.before.row_ids(2)
-        searched = candidates(filters, (filters.before.moment, alert_id))
+        search = candidates(filters, (filters.before.moment, alert_id))
     else:
         newest_id = connection.scalar(select(func.max(alerts.c.id))) or 0
-        searched = candidates(filters)
-    scanned = searched.count(connection)
-    moment, row_id = searched.rows.c.created_at, searched.rows.c.id
+        search = candidates(filters)
+    scanned_count = search.count(connection)
+    moment, row_id = search.rows.c.created_at, search.rows.c.id
     newest = (
         select(row_id)
-        .where(searched.matches, row_id <= newest_id)
+        .where(search.matches, row_id <= newest_id)
         .order_by(moment.desc(), row_id.desc())
         .limit(_MAX_NOTIFICATIONS + 1)
         .subquery("newest")
@@ -221,13 +221,13 @@ def _search(connection: Connection, filters: Filters) -> _Search:
             .order_by(alerts.c.created_at.desc(), alerts.c.id.desc())
         )
     ]
-    rest = None
+    next_cursor = None
     if len(matches) > _MAX_NOTIFICATIONS:
-        last = matches[_MAX_NOTIFICATIONS - 1]
-        rest = Cursor.of(last.received_at, last.id, newest_id)
-    elif scanned > bounded_search.DEPTH:
-        rest = searched.cursor_of_oldest(connection, newest_id)
-    return _Search(matches[:_MAX_NOTIFICATIONS], newest_id, rest)
+        last_match = matches[_MAX_NOTIFICATIONS - 1]
+        next_cursor = Cursor.of(last_match.received_at, last_match.id, newest_id)
+    elif scanned_count > bounded_search.DEPTH:
+        next_cursor = search.cursor_of_oldest(connection, newest_id)
+    return _Search(matches[:_MAX_NOTIFICATIONS], newest_id, next_cursor)
 
 
 def _on_earlier_pages(
@@ -237,139 +237,157 @@ def _on_earlier_pages(
 
     Such an episode has a newer matching alert. Only the next alert with the same fingerprint is
     read, which belongs to the same episode or to a new one. If a late alert of another episode
-    lies in between, the episode is shown twice.
+    lies in between, the episode is shown again.
     """
     alert_id, newest_id = before.row_ids(2)
-    later = alerts.alias("later")
-    conditions = time_filters(replace(filters, since=None), later.c.created_at)
+    later_alerts = alerts.alias("later")
+    conditions = time_filters(replace(filters, since=None), later_alerts.c.created_at)
     conditions += [
-        later.c[name] == filters.alert_filters[name]
+        later_alerts.c[name] == filters.alert_filters[name]
         for name in ("severity", "status", "outcome")
         if name in filters.alert_filters
     ]
-    next_one = (
-        select(later.c.id)
+    next_alert_id = (
+        select(later_alerts.c.id)
         .where(
-            later.c.fingerprint == alerts.c.fingerprint,
-            later.c.created_at >= before.moment,
-            or_(later.c.created_at > before.moment, later.c.id >= alert_id),
-            later.c.id <= newest_id,
+            later_alerts.c.fingerprint == alerts.c.fingerprint,
+            later_alerts.c.created_at >= before.moment,
+            or_(later_alerts.c.created_at > before.moment, later_alerts.c.id >= alert_id),
+            later_alerts.c.id <= newest_id,
             *conditions,
         )
-        .order_by(later.c.created_at, later.c.id)
+        .order_by(later_alerts.c.created_at, later_alerts.c.id)
         .limit(1)
         .scalar_subquery()
     )
     names = {match.episode for match in matches}
-    following = connection.scalars(
-        select(next_one).where(alerts.c.id.in_([match.id for match in matches]))
+    next_ids = connection.scalars(
+        select(next_alert_id).where(alerts.c.id.in_([match.id for match in matches]))
     )
-    ids = [row_id for row_id in following if row_id is not None]
-    shown = connection.scalars(select(alerts.c.episode).where(alerts.c.id.in_(ids)))
-    return {name for name in shown if name in names}
+    ids = [row_id for row_id in next_ids if row_id is not None]
+    shown_names = connection.scalars(select(alerts.c.episode).where(alerts.c.id.in_(ids)))
+    return {name for name in shown_names if name in names}
 
 
 def _episodes(
     connection: Connection, groups: Sequence[Sequence[_Match]], web_url: str
 ) -> list[Episode]:
     """Return an episode for each group of notifications. Each group is sorted newest first."""
-    newest = {
+    newest_rows = {
         row.id: row
         for row in alerts_by_id(
-            connection, [match.id for group in groups for match in group[:_SHOWN]]
+            connection, [match.id for group in groups for match in group[:_MAX_SHOWN]]
         )
     }
-    changes = _changes(connection, [group[0].episode for group in groups if group[0].episode])
-    shown: list[list[AlertRow]] = []
+    changing_by_episode = _changing_notifications(
+        connection, [group[0].episode for group in groups if group[0].episode]
+    )
+    shown_rows: list[list[AlertRow]] = []
     for group in groups:
-        changing = changes.get(group[0].episode or "", [])
-        repeated = [newest[match.id] for match in group[:_SHOWN] if match.id in newest]
-        rows = {row.id: row for row in changing[:_SHOWN] + repeated + changing[-1:]}
-        shown.append(sorted(rows.values(), key=lambda row: (row.received_at, row.id)))
+        changing_rows = changing_by_episode.get(group[0].episode or "", [])
+        newest_in_group = [
+            newest_rows[match.id] for match in group[:_MAX_SHOWN] if match.id in newest_rows
+        ]
+        rows = {
+            row.id: row for row in changing_rows[:_MAX_SHOWN] + newest_in_group + changing_rows[-1:]
+        }
+        shown_rows.append(sorted(rows.values(), key=lambda row: (row.received_at, row.id)))
     executions = executions_of_alerts(
-        connection, [row.id for rows in shown for row in rows], web_url
+        connection, [row.id for rows in shown_rows for row in rows], web_url
     )
-    by_target = entries_of(
-        connection, [name for rows in shown for row in rows for name in _targets(row)]
+    by_target = read_entries(
+        connection, [name for rows in shown_rows for row in rows for name in _audit_targets(row)]
     )
-    made = changes_of_episodes(connection, [rows[0].episode or "" for rows in shown if rows])
+    changes_by_episode = changes_of_episodes(
+        connection, [rows[0].episode or "" for rows in shown_rows if rows]
+    )
     episodes = [
-        _episode(rows, changes.get(rows[0].episode or "", rows), executions, by_target)
-        for rows in shown
+        _episode(rows, changing_by_episode.get(rows[0].episode or "", rows), executions, by_target)
+        for rows in shown_rows
         if rows
     ]
-    return [replace(episode, changes=made.get(episode.name, [])) for episode in episodes]
+    return [
+        replace(episode, changes=changes_by_episode.get(episode.name, [])) for episode in episodes
+    ]
 
 
-def _targets(row: AlertRow) -> tuple[str, ...]:
+def _audit_targets(row: AlertRow) -> tuple[str, ...]:
     """Return the possible targets of audit entries: the episode and the request."""
     return (row.episode or "", row.request_id)
 
 
-def _changes(connection: Connection, names: Sequence[str]) -> dict[str, list[AlertRow]]:
+def _changing_notifications(
+    connection: Connection, names: Sequence[str]
+) -> dict[str, list[AlertRow]]:
     """Return the notifications that changed something, newest first, by episode.
 
     Repetitions during a cooldown change nothing. The incident that the first notification opened
     counts them.
     """
-    changed = or_(
+    has_changed_something = or_(
         alerts.c.outcome.in_(EMITTED),
         alerts.c.open_fingerprint.is_not(None),
         alerts.c.closed_at.is_not(None),
     )
-    found: dict[str, list[AlertRow]] = {}
+    notifications: dict[str, list[AlertRow]] = {}
     for chunk in database.batched(names):
         ids = connection.scalars(
             select(alerts.c.id).where(
-                alerts.c.episode.in_(chunk), alerts.c.outcome.in_(_CHANGING), changed
+                alerts.c.episode.in_(chunk),
+                alerts.c.outcome.in_(_CHANGING_OUTCOMES),
+                has_changed_something,
             )
         ).all()
         for row in alerts_by_id(connection, ids):
-            found.setdefault(row.episode or "", []).append(row)
-    return found
+            notifications.setdefault(row.episode or "", []).append(row)
+    return notifications
 
 
 def _episode(
-    shown: list[AlertRow],
-    changes: list[AlertRow],
+    shown_rows: list[AlertRow],
+    changing_rows: list[AlertRow],
     executions: Sequence[Execution],
     audit: Mapping[str, Sequence[AuditEntry]],
 ) -> Episode:
     """Return one episode.
 
     Args:
-        shown: The notifications to show, oldest first.
-        changes: The notifications that changed something, newest first; equal to `shown` if the
-            alert has no episode.
+        shown_rows: The notifications to show, oldest first.
+        changing_rows: The notifications that changed something, newest first; equal to
+            `shown_rows` if the alert has no episode.
         executions: The executions of these and other alerts.
         audit: The audit entries by target.
     """
-    first = shown[0]
-    ids = {row.id for row in shown}
-    own = [execution for execution in executions if execution.alert_id in ids]
-    opened = [row for row in changes if row.status == FIRING]
-    resolved = [row for row in changes if row.outcome == Outcome.RESOLVED]
-    incidents = [row for row in opened if row.open_fingerprint or row.closed_at]
-    targets = {name for row in shown for name in _targets(row)}
-    notifications = sum(row.notifications for row in opened) or len(shown)
+    first_row = shown_rows[0]
+    ids = {row.id for row in shown_rows}
+    own_executions = [execution for execution in executions if execution.alert_id in ids]
+    firing_rows = [row for row in changing_rows if row.status == FIRING]
+    resolve_rows = [row for row in changing_rows if row.outcome == Outcome.RESOLVED]
+    incident_rows = [row for row in firing_rows if row.open_fingerprint or row.closed_at]
+    targets = {name for row in shown_rows for name in _audit_targets(row)}
+    notification_count = sum(row.notifications for row in firing_rows) or len(shown_rows)
     return Episode(
-        name=first.episode or "",
-        fingerprint=first.fingerprint,
-        alert_name=first.alert_name,
-        severity=first.severity,
-        instance=first.instance,
-        state=_state(changes, resolved, incidents),
-        starts_at=(opened or shown)[-1].starts_at,
-        ends_at=_ended_at(incidents, resolved),
-        last_seen_at=max(row.last_seen_at for row in shown),
-        notifications=notifications,
-        shown=[
-            Notification(row, matched_rule(row, [e for e in own if e.alert_id == row.id]))
-            for row in shown
+        name=first_row.episode or "",
+        fingerprint=first_row.fingerprint,
+        alert_name=first_row.alert_name,
+        severity=first_row.severity,
+        instance=first_row.instance,
+        state=_state(changing_rows, resolve_rows, incident_rows),
+        starts_at=(firing_rows or shown_rows)[-1].starts_at,
+        ends_at=_ended_at(incident_rows, resolve_rows),
+        last_seen_at=max(row.last_seen_at for row in shown_rows),
+        notification_count=notification_count,
+        notifications=[
+            Notification(
+                row, matched_rule(row, [e for e in own_executions if e.alert_id == row.id])
+            )
+            for row in shown_rows
         ],
-        executions=own,
-        left_out=notifications - _counted(shown, opened) if opened else 0,
-        opened=incidents[0] if incidents else None,
+        executions=own_executions,
+        left_out_count=notification_count - _count_shown(shown_rows, firing_rows)
+        if firing_rows
+        else 0,
+        incident=incident_rows[0] if incident_rows else None,
         audit=sorted(
             (entry for name in targets for entry in audit.get(name, ())), key=lambda entry: entry.at
         ),
@@ -377,32 +395,36 @@ def _episode(
 
 
 def _state(
-    changes: Sequence[AlertRow], resolved: Sequence[AlertRow], incidents: Sequence[AlertRow]
+    changing_rows: Sequence[AlertRow],
+    resolve_rows: Sequence[AlertRow],
+    incident_rows: Sequence[AlertRow],
 ) -> str:
-    if any(row.open_fingerprint for row in changes):
+    if any(row.open_fingerprint for row in changing_rows):
         return "firing"
-    ended_by = next((row.ended_by for row in incidents if row.ended_by), None)
+    ended_by = next((row.ended_by for row in incident_rows if row.ended_by), None)
     if ended_by:
         return "resolved" if ended_by == EndedBy.RESOLVE else ended_by
     # Release 0.2.0 did not record how an incident ended.
-    if resolved:
+    if resolve_rows:
         return "resolved"
-    return "superseded" if any(row.closed_at for row in changes) else ""
+    return "superseded" if any(row.closed_at for row in changing_rows) else ""
 
 
-def _ended_at(incidents: Sequence[AlertRow], resolved: Sequence[AlertRow]) -> datetime | None:
-    if resolved:
-        return resolved[0].sender_ended_at
-    last = incidents[0] if incidents else None
-    if last is None or last.ended_by in (None, EndedBy.SUPERSEDED):
+def _ended_at(
+    incident_rows: Sequence[AlertRow], resolve_rows: Sequence[AlertRow]
+) -> datetime | None:
+    if resolve_rows:
+        return resolve_rows[0].sender_ended_at
+    last_incident = incident_rows[0] if incident_rows else None
+    if last_incident is None or last_incident.ended_by in (None, EndedBy.SUPERSEDED):
         return None  # it is open, or the time of its end is unknown
-    return last.closed_at
+    return last_incident.closed_at
 
 
-def _counted(shown: Sequence[AlertRow], opened: Sequence[AlertRow]) -> int:
+def _count_shown(shown_rows: Sequence[AlertRow], firing_rows: Sequence[AlertRow]) -> int:
     """Return how many of the notifications that the episode's incidents counted are shown.
 
     A firing notification after the last counted one was recorded late and was not counted.
     """
-    last_counted = max(row.last_seen_at for row in opened)
-    return sum(row.status == FIRING and row.received_at <= last_counted for row in shown)
+    last_counted = max(row.last_seen_at for row in firing_rows)
+    return sum(row.status == FIRING and row.received_at <= last_counted for row in shown_rows)

@@ -87,34 +87,39 @@ def linked_executions(
     """
     require_one_of("status", status, STATUSES)
     end = offset + limit
-    ids, rest = _find(connection, status, filters, max(end, MAX_ROWS) + 1)
+    ids, next_cursor = _find(connection, status, filters, max(end, MAX_ROWS) + 1)
     page = ids[offset:end]
-    found = executions_by_link(connection, page, web_url)
-    by_id = _alerts(connection, [execution.alert_id for execution in found.values()])
+    executions_by_link_id = executions_by_link(connection, page, web_url)
+    alerts_by_id = _read_alerts(
+        connection, [execution.alert_id for execution in executions_by_link_id.values()]
+    )
     # A purge may delete some of the rows while this page is read.
-    shown = [
-        ListedExecution(found[link_id], by_id[found[link_id].alert_id])
+    listed = [
+        ListedExecution(
+            executions_by_link_id[link_id], alerts_by_id[executions_by_link_id[link_id].alert_id]
+        )
         for link_id in page
-        if link_id in found and found[link_id].alert_id in by_id
+        if link_id in executions_by_link_id
+        and executions_by_link_id[link_id].alert_id in alerts_by_id
     ]
-    more = len(ids) > end and shown
+    has_more = len(ids) > end and listed
     return Page(
-        shown,
+        listed,
         min(len(ids), MAX_ROWS),
-        len(ids) > MAX_ROWS or rest is not None,
-        _cursor(shown[-1].execution) if more else rest,
+        len(ids) > MAX_ROWS or next_cursor is not None,
+        _cursor(listed[-1].execution) if has_more else next_cursor,
     )
 
 
-def _alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert]:
+def _read_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert]:
     columns = [alerts.c[name] for name in _Alert._fields]
-    found: dict[int, _Alert] = {}
+    alerts_by_id: dict[int, _Alert] = {}
     for chunk in database.batched(ids):
         for row_id, *values in connection.execute(
             select(alerts.c.id, *columns).where(alerts.c.id.in_(chunk))
         ):
-            found[row_id] = _Alert(*values)
-    return found
+            alerts_by_id[row_id] = _Alert(*values)
+    return alerts_by_id
 
 
 def _find(
@@ -128,22 +133,22 @@ def _find(
     Returns:
         The ids of the links, and the cursor to continue with if the search stopped early.
     """
-    rest = None
+    next_cursor = None
     statement = (
         _select_for_few_alerts(connection, status, filters) if filters.alert_filters else None
     )
     if statement is None:
-        # Select one more, because the last execution of the previous page may have no more links.
+        # Search one more, because the last execution of the previous page may have no more links.
         depth = bounded_search.DEPTH if filters.alert_filters else limit
         newest = _select_newest(status, filters, depth + 1)
         statement = _select_links(newest, filters)
-        rest = _cursor_after(connection, newest, depth) if filters.alert_filters else None
+        next_cursor = _cursor_after(connection, newest, depth) if filters.alert_filters else None
     order = list(statement.selected_columns)
     if filters.before:
         after = (filters.before.moment, *filters.before.execution_and_row_id())
         statement = statement.where(*rows_after(order, after))
-    ids = statement.with_only_columns(order[-1]).order_by(*[column.desc() for column in order])
-    return connection.scalars(ids.limit(limit)).all(), rest
+    link_ids = statement.with_only_columns(order[-1]).order_by(*[column.desc() for column in order])
+    return connection.scalars(link_ids.limit(limit)).all(), next_cursor
 
 
 def _cursor(execution: Execution) -> Cursor:
@@ -155,15 +160,15 @@ def _select_for_few_alerts(
     connection: Connection, status: str, filters: Filters
 ) -> Select[tuple[datetime, str, int]] | None:
     """Select the executions of all matching alerts, or return None if there are too many."""
-    found = candidates(replace(filters, since=None, until=None))
-    if found.count(connection) > bounded_search.DEPTH:
+    search = candidates(replace(filters, since=None, until=None))
+    if search.count(connection) > bounded_search.DEPTH:
         return None
     statement = (
         select(_STARTED_AT, _EXECUTION_ID, _LINK_ID)
-        .select_from(found.rows)
-        .join(links, links.c.alert_id == found.rows.c.id)
+        .select_from(search.rows)
+        .join(links, links.c.alert_id == search.rows.c.id)
         .join(executions, links.c.st2_execution_id == _EXECUTION_ID)
-        .where(found.matches, *time_filters(filters, _STARTED_AT))
+        .where(search.matches, *time_filters(filters, _STARTED_AT))
     )
     return statement.where(unindexed(executions.c.status) == status) if status else statement
 
@@ -197,10 +202,10 @@ def _select_links(newest: Subquery, filters: Filters) -> Select[tuple[datetime, 
 def _cursor_after(connection: Connection, newest: Subquery, depth: int) -> Cursor | None:
     """Return the cursor that continues after these executions, or None if there are no more."""
     started_at, execution_id = newest.c.start_timestamp, newest.c.id
-    last = connection.execute(
+    last_row = connection.execute(
         select(started_at, execution_id)
         .order_by(started_at.desc(), execution_id.desc())
         .offset(depth)
         .limit(1)
     ).one_or_none()
-    return Cursor.of(*last, 0) if last else None
+    return Cursor.of(*last_row, 0) if last_row else None

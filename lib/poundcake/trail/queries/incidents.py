@@ -48,7 +48,7 @@ class Incident:
     def as_json(self) -> dict[str, Any]:
         """Return the incident as JSON, as the view's URL returns it."""
         row, execution = self.row, self.execution
-        answer = {
+        fields = {
             "fingerprint": row.fingerprint,
             "episode": row.episode,
             "alert_name": row.alert_name,
@@ -62,14 +62,14 @@ class Incident:
             "st2_workflow": execution.st2_workflow if execution else "",
             "st2_execution_id": execution.st2_execution_id if execution else "",
             "remediation_status": (
-                execution.noted_status if execution else row.full_reason or row.outcome
+                execution.annotated_status if execution else row.full_reason or row.outcome
             ),
             "st2_execution_status": execution.status if execution else "",
             **incident_remarks(row),
         }
         if row.outcome != Outcome.ADMITTED:
-            answer["outcome"] = row.outcome
-        return answer
+            fields["outcome"] = row.outcome
+        return fields
 
 
 def open_incidents(
@@ -82,32 +82,37 @@ def open_incidents(
     """Return the open incidents, newest first."""
     page = _find(connection, filters, limit, offset)
     rows = alerts_by_id(connection, page.rows)
-    newest = {
+    newest_executions = {
         execution.alert_id: execution
         for execution in executions_of_alerts(connection, [row.id for row in rows])
     }
     stale_before = clock.database_now(connection) - timedelta(hours=stale_after_hours)
     return page.with_rows(
-        [Incident(row, row.last_seen_at < stale_before, newest.get(row.id)) for row in rows]
+        [
+            Incident(row, row.last_seen_at < stale_before, newest_executions.get(row.id))
+            for row in rows
+        ]
     )
 
 
 def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
     """Return the ids of the alerts that opened the incidents, and count all open incidents."""
-    wanted = filters.alert_filters
-    opened = _opened(wanted.get("fingerprint", ""))
-    moment, row_id = opened.c.created_at, opened.c.id
+    alert_filters = filters.alert_filters
+    open_alerts = _select_open(alert_filters.get("fingerprint", ""))
+    moment, row_id = open_alerts.c.created_at, open_alerts.c.id
     conditions = time_filters(filters, moment)
-    conditions += [opened.c[name] == wanted[name] for name in _IN_INDEX if name in wanted]
+    conditions += [
+        open_alerts.c[name] == alert_filters[name] for name in _IN_INDEX if name in alert_filters
+    ]
     if filters.before:
         (last_id,) = filters.before.row_ids(1)
         conditions += rows_after((moment, row_id), (filters.before.moment, last_id))
-    if wanted.get("status") == RESOLVED:
+    if alert_filters.get("status") == RESOLVED:
         conditions.append(false())
     statement = select(row_id, moment).where(*conditions)
-    if "outcome" in wanted:
+    if "outcome" in alert_filters:
         statement = statement.join(alerts, alerts.c.id == row_id).where(
-            unindexed(alerts.c.outcome) == wanted["outcome"]
+            unindexed(alerts.c.outcome) == alert_filters["outcome"]
         )
     total = connection.scalar(select(func.count()).select_from(statement.subquery("matching"))) or 0
     rows = connection.execute(
@@ -117,7 +122,7 @@ def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> 
     return page.with_rows([row.id for row in page.rows])
 
 
-def _opened(fingerprint: str) -> Subquery:
+def _select_open(fingerprint: str) -> Subquery:
     """Select the alerts of open incidents, with the columns that their index contains."""
     is_open = alerts.c.open_fingerprint > ""  # SQLite uses no index for IS NOT NULL
     if fingerprint:

@@ -47,31 +47,31 @@ class Page(Generic[RowT_co]):
             rows: The key of the rows.
             total: The key of the total.
         """
-        answer: dict[str, Any] = {rows: [row.as_json() for row in self.rows], total: self.total}
+        view: dict[str, Any] = {rows: [row.as_json() for row in self.rows], total: self.total}
         if self.at_least:
-            answer["at_least"] = True
+            view["at_least"] = True
         if self.next:
-            answer["next"] = self.next.format()
-        return answer
+            view["next"] = self.next.format()
+        return view
 
 
 def page_of(
-    found: Sequence[OtherT],
+    rows: Sequence[OtherT],
     limit: int,
     total: int,
     cursor: Callable[[OtherT], Cursor],
     at_least: bool = False,
-    rest: Cursor | None = None,
+    continuation: Cursor | None = None,
 ) -> Page[OtherT]:
-    """Return the page of the rows that a search found.
+    """Return the page that shows the rows of a search.
 
     Args:
-        found: The rows. More than `limit` rows mean that there is another page.
+        rows: The rows. More than `limit` rows mean that there is another page.
         limit: The maximum number of rows on a page.
         total: The number of rows on all pages.
         cursor: A function that returns the cursor of a row.
         at_least: Whether `total` is a lower bound.
-        rest: The cursor with which to continue if the search stopped early.
+        continuation: The cursor with which to continue if the search stopped early.
     """
-    following = cursor(found[limit - 1]) if len(found) > limit else rest
-    return Page(found[:limit], total, at_least, following)
+    next_cursor = cursor(rows[limit - 1]) if len(rows) > limit else continuation
+    return Page(rows[:limit], total, at_least, next_cursor)

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.audit import AuditEntry, entries_of
+from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries.changes import as_json as change_as_json
@@ -18,10 +18,10 @@ from poundcake.trail.queries.changes import changes_of_request
 from poundcake.trail.queries.rows import (
     AlertRow,
     Execution,
-    by_alert,
     executions_of_alerts,
     first_workflow,
     format_optional,
+    group_by_alert,
     incident_remarks,
     matched_rule,
     request_state,
@@ -48,7 +48,7 @@ class RequestAlert:
     def as_json(self) -> dict[str, Any]:
         """Return the alert as JSON, as the view's URL returns it."""
         row = self.row
-        answer = {
+        fields = {
             "id": row.id,
             "fingerprint": row.fingerprint,
             "episode": row.episode or "",
@@ -65,8 +65,8 @@ class RequestAlert:
             **incident_remarks(row),
         }
         if row.notes:
-            answer["notes"] = row.notes
-        return answer
+            fields["notes"] = row.notes
+        return fields
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class RequestTrail:
         executions: The executions that were started for these alerts.
         replay_of: The request that it replays.
         client_request_id: The id that its sender chose, if another request already had that id.
-        error: Why it could not be recorded.
+        error: Why its alerts could not be recorded.
         credential: The name of the credential that its sender used, or '' if none was required.
         audit: The audit entries of the request and of its alerts' episodes, oldest first.
         changes: The changes that were made or refused for its alerts, oldest first.
@@ -107,7 +107,7 @@ class RequestTrail:
 
     def as_json(self) -> dict[str, Any]:
         """Return the trail as JSON, as the view's URL returns it."""
-        answer: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "request_id": self.request_id,
             "received_at": format_timestamp(self.received_at),
             "completed_at": format_optional(self.completed_at),
@@ -119,12 +119,12 @@ class RequestTrail:
         }
         for name in ("credential", "replay_of", "client_request_id", "error"):
             if getattr(self, name):
-                answer[name] = getattr(self, name)
+                fields[name] = getattr(self, name)
         if self.audit:
-            answer["audit"] = [entry.as_json() for entry in self.audit]
+            fields["audit"] = [entry.as_json() for entry in self.audit]
         if self.changes:
-            answer["changes"] = [change_as_json(change) for change in self.changes]
-        return answer
+            fields["changes"] = [change_as_json(change) for change in self.changes]
+        return fields
 
 
 def request_trail(
@@ -136,34 +136,36 @@ def request_trail(
     ).one_or_none()
     if call is None:
         return None
-    found = select_alerts(connection, alerts.c.api_call_id, [call.id])
-    found.sort(key=lambda row: row.position)
-    executions = executions_of_alerts(connection, [row.id for row in found], web_url)
-    own = by_alert(executions)
+    alert_rows = select_alerts(connection, alerts.c.api_call_id, [call.id])
+    alert_rows.sort(key=lambda row: row.position)
+    executions = executions_of_alerts(connection, [row.id for row in alert_rows], web_url)
+    executions_by_alert = group_by_alert(executions)
     return RequestTrail(
         request_id=call.request_id,
         received_at=call.created_at,
         completed_at=call.completed_at,
         status=request_state(
             call.error,
-            any(row.explanation == Explanation.LOST for row in found),
+            any(row.explanation == Explanation.LOST for row in alert_rows),
             call.completed_at,
             bool(executions),
         ),
         receiver=call.receiver or "",
         truncated_alerts=call.truncated_alerts,
-        alerts=[RequestAlert(row, own.get(row.id, [])) for row in found],
+        alerts=[RequestAlert(row, executions_by_alert.get(row.id, [])) for row in alert_rows],
         executions=executions,
         replay_of=call.replay_of or "",
         client_request_id=call.client_request_id or "",
         error=call.error or "",
         credential=call.credential,
-        audit=_audit(connection, request_id, found),
+        audit=_audit(connection, request_id, alert_rows),
         changes=changes_of_request(connection, request_id),
     )
 
 
-def _audit(connection: Connection, request_id: str, found: Sequence[AlertRow]) -> list[AuditEntry]:
-    by_target = entries_of(connection, [request_id, *(row.episode or "" for row in found)])
+def _audit(
+    connection: Connection, request_id: str, alert_rows: Sequence[AlertRow]
+) -> list[AuditEntry]:
+    by_target = read_entries(connection, [request_id, *(row.episode or "" for row in alert_rows)])
     entries = [entry for target_entries in by_target.values() for entry in target_entries]
     return sorted(entries, key=lambda entry: entry.at)

@@ -17,9 +17,9 @@ from poundcake.trail.queries.bounded_search import candidates, rows_after, time_
 from poundcake.trail.queries.page import Page, page_of
 from poundcake.trail.queries.rows import (
     Execution,
-    by_alert,
     executions_of_alerts,
     first_workflow,
+    group_by_alert,
     join_reasons,
     request_state,
 )
@@ -27,9 +27,9 @@ from poundcake.trail.schema import alerts, api_calls, links
 from poundcake.trail.search import Cursor, Filters
 
 # A request may have 10,000 alerts, and a page may have 1000 requests. So a page shows at most
-# _ALERTS_OF_REQUEST alerts of each request, and about _ALERTS_ON_PAGE in total.
-_ALERTS_OF_REQUEST = 20
-_ALERTS_ON_PAGE = 2000
+# _MAX_REQUEST_ALERTS alerts of each request, and about _MAX_PAGE_ALERTS in total.
+_MAX_REQUEST_ALERTS = 20
+_MAX_PAGE_ALERTS = 2000
 
 
 class _AlertRow(NamedTuple):
@@ -59,7 +59,7 @@ class RequestAlert:
 
     def as_json(self) -> dict[str, Any]:
         """Return the alert as JSON, as the view's URL returns it."""
-        answer = {
+        fields = {
             "id": self.row.id,
             "alert_name": self.row.alert_name,
             "severity": self.row.severity,
@@ -71,8 +71,8 @@ class RequestAlert:
         }
         for name in ("ended_by", "acknowledged_by"):
             if getattr(self.row, name):
-                answer[name] = getattr(self.row, name)
-        return answer
+                fields[name] = getattr(self.row, name)
+        return fields
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class RequestSummary:
         status: Its state, see rows.request_state().
         alert_count: The number of alerts in the request.
         execution_count: The number of StackStorm executions that were started for these alerts.
-        alerts: Its first alerts in the order of the payload, and the matching alert by which the
-            request was found.
+        alerts: Its first alerts in the order of the payload, and the matching alert for which the
+            request is listed.
     """
 
     request_id: str
@@ -98,7 +98,7 @@ class RequestSummary:
 
     def as_json(self) -> dict[str, Any]:
         """Return the request as JSON, as the view's URL returns it."""
-        answer: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "request_id": self.request_id,
             "received_at": format_timestamp(self.received_at),
             "status": self.status,
@@ -107,8 +107,8 @@ class RequestSummary:
             "alerts": [alert.as_json() for alert in self.alerts],
         }
         if self.alert_count > len(self.alerts):
-            answer["alerts_left_out"] = self.alert_count - len(self.alerts)
-        return answer
+            fields["alerts_left_out"] = self.alert_count - len(self.alerts)
+        return fields
 
 
 class _Match(NamedTuple):
@@ -133,20 +133,22 @@ def recent_requests(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> Page[RequestSummary]:
     """Return the newest requests. With filters on alerts, only those with a matching alert."""
-    find = _requests_with_alerts if filters.alert_filters else _requests
-    page = find(connection, filters, limit, offset)
-    found_by = [found.sort_id for found in page.rows] if filters.alert_filters else []
-    ids = [found.call_id for found in page.rows]
-    return page.with_rows(_summaries(connection, ids, found_by))
+    find_page = _requests_with_alerts if filters.alert_filters else _requests
+    page = find_page(connection, filters, limit, offset)
+    matching_alert_ids = [match.sort_id for match in page.rows] if filters.alert_filters else []
+    ids = [match.call_id for match in page.rows]
+    return page.with_rows(_summaries(connection, ids, matching_alert_ids))
 
 
 def _requests(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[_Match]:
     moment, row_id = api_calls.c.created_at, api_calls.c.id
     conditions = time_filters(filters, moment)
     if filters.before:
-        conditions += rows_after((moment, row_id), _after(filters.before))
-    counted = select(row_id).where(*conditions).limit(bounded_search.DEPTH + 1).subquery("counted")
-    total = connection.scalar(select(func.count()).select_from(counted)) or 0
+        conditions += rows_after((moment, row_id), _cursor_values(filters.before))
+    counted_requests = (
+        select(row_id).where(*conditions).limit(bounded_search.DEPTH + 1).subquery("counted")
+    )
+    total = connection.scalar(select(func.count()).select_from(counted_requests)) or 0
     rows = connection.execute(
         select(row_id, moment, row_id)
         .where(*conditions)
@@ -163,129 +165,135 @@ def _requests_with_alerts(
     connection: Connection, filters: Filters, limit: int, offset: int
 ) -> Page[_Match]:
     """Return the requests with a matching alert, sorted by their newest matching alerts."""
-    after = _after(filters.before) if filters.before else None
-    searched = candidates(filters, after)
-    alert, matches = searched.rows.c, searched.matches
+    after = _cursor_values(filters.before) if filters.before else None
+    search = candidates(filters, after)
+    alert, matches = search.rows.c, search.matches
     if after:
-        shown = _on_earlier_pages(connection, filters, after)
-        matches = and_(matches, alert.api_call_id.not_in(shown))
+        shown_request_ids = _on_earlier_pages(connection, filters, after)
+        matches = and_(matches, alert.api_call_id.not_in(shown_request_ids))
     counts = select(func.count(), func.count(distinct(case((matches, alert.api_call_id)))))
-    scanned, total = connection.execute(counts.select_from(searched.rows)).one()
+    scanned_count, total = connection.execute(counts.select_from(search.rows)).one()
     moment = func.max(alert.created_at, type_=alerts.c.created_at.type)
-    newest = func.max(alert.id)
+    newest_id = func.max(alert.id)
     rows = connection.execute(
-        select(alert.api_call_id, moment, newest)
+        select(alert.api_call_id, moment, newest_id)
         .where(matches)
         .group_by(alert.api_call_id)
-        .order_by(moment.desc(), newest.desc())
+        .order_by(moment.desc(), newest_id.desc())
         .limit(limit + 1)
         .offset(offset)
     )
-    at_least = scanned > bounded_search.DEPTH
-    rest = searched.cursor_of_oldest(connection) if at_least else None
+    at_least = scanned_count > bounded_search.DEPTH
+    next_cursor = search.cursor_of_oldest(connection) if at_least else None
     page_rows = [_Match(*row) for row in rows]
-    return page_of(page_rows, limit, total, _Match.cursor, at_least, rest)
+    return page_of(page_rows, limit, total, _Match.cursor, at_least, next_cursor)
 
 
-def _after(before: Cursor) -> tuple[datetime, int]:
+def _cursor_values(before: Cursor) -> tuple[datetime, int]:
     return before.moment, before.row_ids(1)[0]
 
 
 def _on_earlier_pages(
     connection: Connection, filters: Filters, after: tuple[datetime, int]
 ) -> Sequence[int]:
-    """Return the requests that an earlier page showed but that have more alerts on this page.
+    """Return the requests of an earlier page whose alerts continue on this page.
 
     All alerts of a request have the time of the request, so only requests with the cursor's time
-    can be split across two pages.
+    can be split between two pages.
     """
     moment, alert_id = after
-    earlier = select(distinct(alerts.c.api_call_id)).where(
+    request_ids = select(distinct(alerts.c.api_call_id)).where(
         alerts.c.created_at == moment,
         alerts.c.id >= alert_id,
         *[alerts.c[name] == value for name, value in filters.alert_filters.items()],
     )
-    return connection.scalars(earlier).all()
+    return connection.scalars(request_ids).all()
 
 
 def _summaries(
-    connection: Connection, ids: Sequence[int], found_by: Sequence[int]
+    connection: Connection, ids: Sequence[int], matching_alert_ids: Sequence[int]
 ) -> list[RequestSummary]:
     """Return the rows of the page.
 
     Args:
         connection: A connection to the tracking database.
         ids: The row ids of the requests, in the order of the page.
-        found_by: The row ids of the matching alerts by which the requests were found.
+        matching_alert_ids: The row ids of the matching alerts for which the requests are listed.
     """
-    calls = {row.id: row for row in _calls(connection, ids)}
-    limit = max(1, min(_ALERTS_OF_REQUEST, _ALERTS_ON_PAGE // max(1, len(ids))))
-    shown = _shown_alerts(connection, ids, found_by, limit)
-    shown_ids = [row.id for rows in shown.values() for row in rows]
-    executions = by_alert(executions_of_alerts(connection, shown_ids))
-    large = [calls[i] for i in ids if i in calls and len(shown.get(i, [])) >= limit]
-    totals = _totals(connection, large)
+    requests_by_id = {row.id: row for row in _read_requests(connection, ids)}
+    limit = max(1, min(_MAX_REQUEST_ALERTS, _MAX_PAGE_ALERTS // max(1, len(ids))))
+    shown_alerts = _read_shown_alerts(connection, ids, matching_alert_ids, limit)
+    shown_ids = [row.id for rows in shown_alerts.values() for row in rows]
+    executions = group_by_alert(executions_of_alerts(connection, shown_ids))
+    large_requests = [
+        requests_by_id[i]
+        for i in ids
+        if i in requests_by_id and len(shown_alerts.get(i, [])) >= limit
+    ]
+    totals = _read_totals(connection, large_requests)
     summaries = []
-    for call in (calls[call_id] for call_id in ids if call_id in calls):
-        rows = shown.get(call.id, [])
-        total = totals.get(call.id) or _totals_of_shown(rows, executions)
-        summaries.append(_summary(call, rows, total, executions))
+    for request in (requests_by_id[call_id] for call_id in ids if call_id in requests_by_id):
+        rows = shown_alerts.get(request.id, [])
+        total = totals.get(request.id) or _totals_of_shown(rows, executions)
+        summaries.append(_summary(request, rows, total, executions))
     return summaries
 
 
 def _summary(
-    call: Row[Any],
-    shown: Sequence[_AlertRow],
+    request: Row[Any],
+    shown_alerts: Sequence[_AlertRow],
     total: _Totals,
     executions: Mapping[int, Sequence[Execution]],
 ) -> RequestSummary:
     has_executions = total.executions > 0
     return RequestSummary(
-        request_id=call.request_id,
-        received_at=call.created_at,
-        status=request_state(call.error, total.has_lost, call.completed_at, has_executions),
+        request_id=request.request_id,
+        received_at=request.created_at,
+        status=request_state(request.error, total.has_lost, request.completed_at, has_executions),
         alert_count=total.alerts,
         execution_count=total.executions,
-        alerts=[RequestAlert(row, first_workflow(executions.get(row.id, []))) for row in shown],
+        alerts=[
+            RequestAlert(row, first_workflow(executions.get(row.id, []))) for row in shown_alerts
+        ],
     )
 
 
-def _calls(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
+def _read_requests(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
     names = ("id", "request_id", "created_at", "completed_at", "error")
-    found: list[Row[Any]] = []
+    rows: list[Row[Any]] = []
     for chunk in database.batched(ids):
-        found += connection.execute(
+        rows += connection.execute(
             select(*[api_calls.c[name] for name in names]).where(api_calls.c.id.in_(chunk))
         )
-    return found
+    return rows
 
 
-def _shown_alerts(
-    connection: Connection, ids: Sequence[int], found_by: Sequence[int], limit: int
+def _read_shown_alerts(
+    connection: Connection, ids: Sequence[int], matching_alert_ids: Sequence[int], limit: int
 ) -> dict[int, list[_AlertRow]]:
-    """Return the first `limit` alerts of each request, and the alert by which it was found."""
-    first = _alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < limit)
-    others = sorted(set(found_by) - {row.id for row in first})
-    shown: dict[int, list[_AlertRow]] = {}
-    for row in first + _alerts(connection, alerts.c.id, others):
-        shown.setdefault(row.api_call_id, []).append(row)
-    for rows in shown.values():
+    """Return the first `limit` alerts of each request, and the alert for which it is listed."""
+    first_alerts = _read_alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < limit)
+    other_ids = sorted(set(matching_alert_ids) - {row.id for row in first_alerts})
+    shown_alerts: dict[int, list[_AlertRow]] = {}
+    for row in first_alerts + _read_alerts(connection, alerts.c.id, other_ids):
+        shown_alerts.setdefault(row.api_call_id, []).append(row)
+    for rows in shown_alerts.values():
         rows.sort(key=lambda row: row.position)
-    return shown
+    return shown_alerts
 
 
-def _alerts(
+def _read_alerts(
     connection: Connection,
     column: ColumnElement[int],
     values: Sequence[int],
     *conditions: ColumnElement[bool],
 ) -> list[_AlertRow]:
     columns = [alerts.c[name] for name in _AlertRow._fields]
-    found: list[_AlertRow] = []
+    alert_rows: list[_AlertRow] = []
     for chunk in database.batched(values):
         statement = select(*columns).where(column.in_(chunk), *conditions)
-        found += [_AlertRow(*row) for row in connection.execute(statement)]
-    return found
+        alert_rows += [_AlertRow(*row) for row in connection.execute(statement)]
+    return alert_rows
 
 
 class _Totals(NamedTuple):
@@ -300,27 +308,31 @@ def _totals_of_shown(
     rows: Sequence[_AlertRow], executions: Mapping[int, Sequence[Execution]]
 ) -> _Totals:
     """Return the totals of a request whose alerts are all shown."""
-    started = {e.st2_execution_id for row in rows for e in executions.get(row.id, [])}
+    execution_ids = {
+        execution.st2_execution_id for row in rows for execution in executions.get(row.id, [])
+    }
     has_lost = any(row.explanation == Explanation.LOST for row in rows)
-    return _Totals(len(rows), has_lost, len(started))
+    return _Totals(len(rows), has_lost, len(execution_ids))
 
 
-def _totals(connection: Connection, calls: Sequence[Row[Any]]) -> dict[int, _Totals]:
+def _read_totals(connection: Connection, requests: Sequence[Row[Any]]) -> dict[int, _Totals]:
     """Return the totals of requests whose alerts may not all be shown, by row id."""
     is_lost = case((alerts.c.explanation == Explanation.LOST, 1), else_=0)
-    found: dict[int, _Totals] = {}
-    for chunk in database.batched(calls):
+    totals: dict[int, _Totals] = {}
+    for chunk in database.batched(requests):
         counts = connection.execute(
             select(links.c.request_id, func.count(distinct(links.c.st2_execution_id)))
-            .where(links.c.request_id.in_([call.request_id for call in chunk]))
+            .where(links.c.request_id.in_([request.request_id for request in chunk]))
             .group_by(links.c.request_id)
         )
-        started = {request_id: count for request_id, count in counts}
-        request_ids = {call.id: call.request_id for call in chunk}
-        for call_id, count, lost in connection.execute(
+        execution_counts = {request_id: count for request_id, count in counts}
+        request_ids = {request.id: request.request_id for request in chunk}
+        for call_id, alert_count, has_lost in connection.execute(
             select(alerts.c.api_call_id, func.count(), func.max(is_lost))
             .where(alerts.c.api_call_id.in_(request_ids))
             .group_by(alerts.c.api_call_id)
         ):
-            found[call_id] = _Totals(count, bool(lost), started.get(request_ids[call_id], 0))
-    return found
+            totals[call_id] = _Totals(
+                alert_count, bool(has_lost), execution_counts.get(request_ids[call_id], 0)
+            )
+    return totals

@@ -1,6 +1,6 @@
 """The rows that views share: alerts, and the StackStorm executions that ran for them.
 
-Texts are unchanged since they were received. Sanitize them before passing them to StackStorm.
+Texts are as they were received. Sanitize them before passing them to StackStorm.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class AlertRow(NamedTuple):
 
 
 def incident_remarks(row: AlertRow) -> dict[str, Any]:
-    """Return how an incident ended, who acknowledged or closed it, and by whom it is silenced.
+    """Return how an incident ended, and who acknowledged, closed or silenced it.
 
     Empty fields are left out.
     """
@@ -85,7 +85,7 @@ def incident_remarks(row: AlertRow) -> dict[str, Any]:
         "acknowledged_at": format_optional(row.acknowledged_at),
         "acknowledged_comment": row.acknowledged_comment,
     }
-    if row.open_fingerprint:  # after the end, nothing keeps the silence up to date
+    if row.open_fingerprint:  # once it has ended, nothing updates its silence
         remarks.update(
             silence_id=row.silence_id,
             silenced_by=row.silenced_by,
@@ -117,8 +117,8 @@ class Execution:
         linked_at: When it was linked to the alert.
         status: Its StackStorm status, `gone` if StackStorm has deleted it, or `unknown` if it was
             never read.
-        started_at: When it started.
-        ended_at: When it ended.
+        started_at: When it started, or None if that is not known.
+        ended_at: When it ended, or None if it has not.
         dry_run: Whether the workflow reported a dry run; None if it reported nothing.
         mutated: Whether the workflow reported a change; None if it reported nothing.
         verified: Whether the workflow reported a verified result; None if it reported nothing.
@@ -152,7 +152,7 @@ class Execution:
         return round((self.ended_at - self.started_at).total_seconds(), 3)
 
     @property
-    def noted_status(self) -> str:
+    def annotated_status(self) -> str:
         """Its status, with a note if it was a dry run."""
         return status_with_note(self.status, self.dry_run, self.mutated)
 
@@ -212,15 +212,15 @@ def select_alerts(
     connection: Connection, column: ColumnElement[int], values: Sequence[int]
 ) -> list[AlertRow]:
     """Return the alerts whose `column` has one of the values, in no particular order."""
-    found: list[AlertRow] = []
+    alert_rows: list[AlertRow] = []
     for chunk in database.batched(values):
         rows = connection.execute(
             select(*_ALERT_COLUMNS)
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
             .where(column.in_(chunk))
         )
-        found += [AlertRow(*row) for row in rows]
-    return found
+        alert_rows += [AlertRow(*row) for row in rows]
+    return alert_rows
 
 
 def executions_of_alerts(
@@ -240,22 +240,22 @@ def executions_by_link(
     connection: Connection, link_ids: Sequence[int], web_url: str = ""
 ) -> dict[int, Execution]:
     """Return executions, keyed by the row id of their link to an alert."""
-    found = _executions(connection, links.c.id, link_ids, web_url)
-    return {execution.link_id: execution for execution in found}
+    linked_executions = _executions(connection, links.c.id, link_ids, web_url)
+    return {execution.link_id: execution for execution in linked_executions}
 
 
 def _executions(
     connection: Connection, column: ColumnElement[int], values: Sequence[int], web_url: str
 ) -> list[Execution]:
-    found: list[Execution] = []
+    linked_executions: list[Execution] = []
     for chunk in database.batched(values):
         rows = connection.execute(
             select(*_EXECUTION_COLUMNS)
             .outerjoin(executions, executions.c.id == links.c.st2_execution_id)
             .where(column.in_(chunk))
         )
-        found += [_execution(row, web_url) for row in rows]
-    return sorted(found, key=lambda execution: execution.link_id)
+        linked_executions += [_execution(row, web_url) for row in rows]
+    return sorted(linked_executions, key=lambda execution: execution.link_id)
 
 
 def _execution(row: Row[Any], web_url: str) -> Execution:
@@ -283,22 +283,24 @@ def _url(web_url: str, execution_id: str) -> str:
     return f"{web_url.rstrip('/')}/#/history/{execution_id}" if web_url else ""
 
 
-def by_alert(found: Sequence[Execution]) -> dict[int, list[Execution]]:
+def group_by_alert(linked_executions: Sequence[Execution]) -> dict[int, list[Execution]]:
     """Return executions, grouped by the row id of their alert."""
-    grouped: dict[int, list[Execution]] = {}
-    for execution in found:
-        grouped.setdefault(execution.alert_id, []).append(execution)
-    return grouped
+    executions_by_alert: dict[int, list[Execution]] = {}
+    for execution in linked_executions:
+        executions_by_alert.setdefault(execution.alert_id, []).append(execution)
+    return executions_by_alert
 
 
-def first_workflow(found: Sequence[Execution]) -> str:
+def first_workflow(linked_executions: Sequence[Execution]) -> str:
     """Return the workflow of the first execution that has one, or ''."""
-    return next((e.st2_workflow for e in found if e.st2_workflow), "")
+    return next(
+        (execution.st2_workflow for execution in linked_executions if execution.st2_workflow), ""
+    )
 
 
-def matched_rule(alert: AlertRow, found: Sequence[Execution]) -> str:
+def matched_rule(alert: AlertRow, linked_executions: Sequence[Execution]) -> str:
     """Return the rule that matched an alert, from sync or from its executions, or ''."""
-    rules = [alert.st2_rule_matched or "", *(execution.st2_rule for execution in found)]
+    rules = [alert.st2_rule_matched or "", *(execution.st2_rule for execution in linked_executions)]
     return next((rule for rule in rules if rule), "")
 
 

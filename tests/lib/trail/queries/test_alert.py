@@ -16,23 +16,23 @@ def test_labels_and_annotations_are_verbatim(engine):
     hostile = "{{ st2kv.system.x }} <% x %>"
     hostile_alert = alert(fingerprint="f", labels={"x": hostile}, annotations={"s": hostile})
     request_id = record(engine, hostile_alert)
-    alert_view = view(engine, queries.alert_of, request_id, episode("f"))
+    alert_view = view(engine, queries.alert_of_request, request_id, episode("f"))
     assert alert_view["labels"]["x"] == alert_view["annotations"]["s"] == hostile
     assert list(alert_view)[:5] == ["request_id", "episode", "fingerprint", "status", "outcome"]
     assert (alert_view["starts_at"], alert_view["ends_at"]) == ("2026-01-14T12:00:00Z", None)
-    assert view(engine, queries.alert_of, request_id, "x") is None
-    assert view(engine, queries.alert_of, "x", episode("f")) is None
+    assert view(engine, queries.alert_of_request, request_id, "x") is None
+    assert view(engine, queries.alert_of_request, "x", episode("f")) is None
 
 
 def test_an_alert_shows_when_its_incident_ended(engine):
     request_id = record(engine, alert(fingerprint="f"), received_at=later(5))
-    views = [view(engine, queries.alert_of, request_id, episode("f"))]
+    views = [view(engine, queries.alert_of_request, request_id, episode("f"))]
     # A replay takes over the incident without ending it.
     replay_request(engine, Config(), request_id)
-    views.append(view(engine, queries.alert_of, request_id, episode("f")))
+    views.append(view(engine, queries.alert_of_request, request_id, episode("f")))
     resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
     record(engine, resolve, received_at=later(65))
-    views.append(view(engine, queries.alert_of, request_id, episode("f")))
+    views.append(view(engine, queries.alert_of_request, request_id, episode("f")))
     assert [alert_view["incident_ended_at"] for alert_view in views] == [None, None, iso(later(65))]
 
 

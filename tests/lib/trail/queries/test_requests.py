@@ -80,12 +80,12 @@ class TestLargeRequests:
         assert (request_view["st2_execution_count"], request_view["status"]) == (2, "running")
 
     def test_a_page_with_many_requests_shows_fewer_alerts_of_each(self, engine, monkeypatch):
-        monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 7)
+        monkeypatch.setattr(requests, "_MAX_PAGE_ALERTS", 7)
         for _ in range(3):
             record(engine, *self.alerts(5))
         assert [len(request["alerts"]) for request in recent(engine)] == [2, 2, 2]
         assert [len(request["alerts"]) for request in recent(engine, limit=1)] == [5]
-        monkeypatch.setattr(requests, "_ALERTS_ON_PAGE", 2)
+        monkeypatch.setattr(requests, "_MAX_PAGE_ALERTS", 2)
         assert [request["alerts_left_out"] for request in recent(engine)] == [4, 4, 4]
 
     def test_the_bytes_of_a_page_do_not_grow_with_its_requests(self, engine):

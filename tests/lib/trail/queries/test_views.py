@@ -66,7 +66,7 @@ def test_the_views_of_an_empty_database_are_empty(engine):
     assert view(engine, queries.alerts_active, 24) == {"active_alerts": [], "count": 0}
     assert view(engine, queries.st2_executions) == {"st2_executions": [], "count": 0}
     assert view(engine, queries.why, Filters()) == {"episodes": [], "count": 0}
-    assert view(engine, queries.alert_of, "x", "x") is None
+    assert view(engine, queries.alert_of_request, "x", "x") is None
 
 
 def test_no_list_reads_a_large_column(engine, sample_request_id):

@@ -1,4 +1,4 @@
-"""New names for the explanation; the endpoint that emits a request; the end of a delay."""
+"""New column names for explanations, the emitter of a request, and the end of a limit."""
 
 from __future__ import annotations
 

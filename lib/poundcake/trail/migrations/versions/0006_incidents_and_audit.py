@@ -82,7 +82,7 @@ def upgrade() -> None:
 
 
 def _fill_hosts() -> None:
-    """Set the host of alerts that the cooldown of their host may still depend on.
+    """Set the host of the alerts that the cooldown of a host may still depend on.
 
     These are the open incidents, the alerts that StackStorm has not handled yet, and those for
     which a workflow was started in the last day, the longest cooldown. Reading the whole history
@@ -90,8 +90,10 @@ def _fill_hosts() -> None:
     """
     day_ago = datetime.now(timezone.utc).replace(tzinfo=None) - timedelta(days=1)
     since = bindparam("since", day_ago, _Moment)
-    found = op.get_bind().execute(text(_WITHOUT_HOST).bindparams(since)).all()
-    hosts = ((row.id, host_or_empty({HOST_LABEL: row.instance}, HOST_LABEL)) for row in found)
-    rows = [{"id": row_id, "host": host} for row_id, host in hosts if host]
-    if rows:
-        op.get_bind().execute(text(f"UPDATE {ALERTS} SET host = :host WHERE id = :id"), rows)
+    alert_rows = op.get_bind().execute(text(_WITHOUT_HOST).bindparams(since)).all()
+    hosts_by_alert = (
+        (row.id, host_or_empty({HOST_LABEL: row.instance}, HOST_LABEL)) for row in alert_rows
+    )
+    host_rows = [{"id": row_id, "host": host} for row_id, host in hosts_by_alert if host]
+    if host_rows:
+        op.get_bind().execute(text(f"UPDATE {ALERTS} SET host = :host WHERE id = :id"), host_rows)

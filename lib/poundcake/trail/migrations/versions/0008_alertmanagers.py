@@ -1,4 +1,4 @@
-"""What the Alertmanagers hold: the sender of an incident, its absence, and its silence."""
+"""The sender of an incident, when its alert was first missing there, and its silence."""
 
 from __future__ import annotations
 
