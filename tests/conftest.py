@@ -107,12 +107,14 @@ PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
 # These scenarios wait most of the time, so each file gets its own stand-in and process.
 WAITING_SCENARIOS = (
     "tests/scenarios/test_another_database.py",
+    "tests/scenarios/test_approvals.py",
     "tests/scenarios/test_clustered_alertmanagers.py",
     "tests/scenarios/test_configuration.py",
     "tests/scenarios/test_hostile_corpus.py",
     "tests/scenarios/test_reasons.py",
     "tests/scenarios/test_remediation.py",
     "tests/scenarios/test_statuses.py",
+    "tests/scenarios/test_verified_remediations.py",
 )
 # The longest tests come first, so that none of them runs alone at the end.
 LONGEST_FIRST = ("tests/faults/", "tests/scenarios/", "tests/lib/endpoint/test_service.py")

@@ -60,7 +60,7 @@ def new_stack(request, kind, tmp_path_factory):
     """Return a function that starts another stand-in with a configuration."""
     stacks_to_close, databases_to_drop = [], []
 
-    def start(config=None, token=""):
+    def start(config=None, token="", **options):
         """Start a stand-in. `config` is a dict, or a function of the database's URL."""
         folder = tmp_path_factory.mktemp("stack")
         server = None
@@ -73,7 +73,7 @@ def new_stack(request, kind, tmp_path_factory):
         else:
             url = f"sqlite:///{folder / 'tracking.sqlite'}"
         config = config(url) if callable(config) else config
-        stack = stacks.Standalone(folder, url, config, token)
+        stack = stacks.Standalone(folder, url, config, token, **options)
         stack.mariadb = server
         stacks_to_close.append(stack)
         return stack
@@ -124,14 +124,3 @@ def guarded_stack(request, kind):
     if not shared_stack.token:
         pytest.skip("live: no POUNDCAKE_TOKEN is set")
     return shared_stack
-
-
-@pytest.fixture(scope="package")
-def secret(stack):
-    """Return a value in the datastore that must never leak."""
-    key = "/keys/poundcake_scenario_secret"
-    value = "never-to-be-seen-" + uuid.uuid4().hex
-    stack.api(key, "PUT", {"name": "poundcake_scenario_secret", "value": value})
-    yield value
-    if stack.live:  # the stand-in's datastore disappears with it
-        stack.api(key, "DELETE")

@@ -102,9 +102,24 @@ class Stack:
             request_id, lambda t: t["status"] not in ("accepted", "announced")
         )
 
-    def wait_until_completed(self, request_id):
-        """Return the status view once the request is completed."""
-        return self.wait_for_trail(request_id, lambda t: t["completed_at"])
+    def wait_until_completed(self, request_id, timeout=None):
+        """Return the status view once the request is completed.
+
+        A round of sync completes it. This starts some rounds, because the endpoint starts the next
+        one after 5 seconds or more.
+        """
+        pause = 0.5
+        sync_at = time.monotonic() + pause
+
+        def fetch():
+            nonlocal pause, sync_at
+            if time.monotonic() > sync_at:
+                self.execute("poundcake.sync")
+                pause *= 2
+                sync_at = time.monotonic() + pause
+            return self.get_trail(request_id)
+
+        return self.wait_until(fetch, lambda t: t["completed_at"], timeout)
 
     def active_alerts(self, alert_name):
         """Return the open alerts with a name."""
@@ -189,7 +204,12 @@ class Stack:
     def configured(self, **changed_keys):
         """Register the pack's configuration with some keys changed, and restore it at the end."""
         values = self.registered_values()
-        self.api("/configs/poundcake", "PUT", {**values, **changed_keys})
+        try:
+            self.api("/configs/poundcake", "PUT", {**values, **changed_keys})
+        except AssertionError as error:  # the API may not be able to write the file
+            if not self.live:
+                raise
+            pytest.skip(f"live: the configuration cannot be changed through the API ({error})")
         try:
             yield
         finally:
@@ -251,7 +271,7 @@ class Standalone(Stack):
 
     live = False
 
-    def __init__(self, folder, database, config=None, token=""):
+    def __init__(self, folder, database, config=None, token="", config_poll=1):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
@@ -263,6 +283,8 @@ class Standalone(Stack):
         command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
         command += ["--port", str(port), "--state-dir", str(folder / "state")]
         command += ["--config", str(config_file), "--pack", str(PACK)]
+        if config_poll:
+            command += ["--config-poll", str(config_poll)]
         if "database_url" not in config:
             # A file, because one scenario searches the process list for the password in the URL.
             (folder / "database_url").write_text(database)

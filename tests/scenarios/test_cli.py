@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 import shlex
@@ -71,17 +72,24 @@ def st2(stack, monkeypatch, capsys):
     return st2_runner(stack, monkeypatch, capsys)
 
 
+@functools.lru_cache
+def create_shell():
+    """Create the parsers of all commands, once."""
+    return Shell()
+
+
 def st2_runner(stack, monkeypatch, capsys):
     """Return a function that runs `st2` on a stack.
 
     The command runs in this process, because Python and st2client take half a second to start.
     """
+    shell = create_shell()
     monkeypatch.setenv("ST2_API_URL", stack._api)
     if not stack.live:
         monkeypatch.setenv("ST2_AUTH_TOKEN", "any")
 
     def run(*arguments):
-        code = Shell().run(["--skip-config", *arguments])
+        code = shell.run(["--skip-config", *arguments])
         printed = capsys.readouterr()
         text = printed.out + printed.err
         # The help of an action contains the log level ERROR; an error starts a line with it.

@@ -41,7 +41,8 @@ def registered_configuration(request, kind):
     if kind == "live":
         stack = request.getfixturevalue("stack")
     else:
-        stack = request.getfixturevalue("new_stack")()
+        # The endpoint reads the configuration as often as on a StackStorm.
+        stack = request.getfixturevalue("new_stack")(config_poll=None)
     registered_configuration = RegisteredConfiguration(stack, stack.registered_values())
     try:
         registered_configuration.change()
@@ -57,14 +58,26 @@ def registered_configuration(request, kind):
 
 
 def test_a_registered_change_takes_effect_within_thirty_seconds(registered_configuration):
-    """Actions use the change from their next execution on, and health shows any difference."""
+    """A misspelt key keeps the previous configuration and is named, until it is corrected.
+
+    Actions use a change from their next execution on, and health shows any difference.
+    """
     stack = registered_configuration.stack
+    registered_configuration.change(allowed_host=["web-1"], not_cleared_minutes=18)
+    configuration = registered_configuration.wait_for_configuration(lambda c: c["problem"])
+    assert "unknown key allowed_host; did you mean allowed_hosts?" in configuration["problem"]
+    assert configuration["in_force"]["not_cleared_minutes"] != 18
+    assert stack.get("/health").json()["status"] == "degraded"
+    execution = stack.execute("poundcake.alerts_active")
+    assert execution["status"] == "failed"
+    assert "unknown key allowed_host" in execution["result"]["result"]
+
     # dry_run is changed only on the stand-in, because a live StackStorm could then change hosts.
     name, value = ("not_cleared_minutes", 17) if stack.live else ("dry_run", False)
-    initial_value = stack.get("/health").json()["configuration"]["in_force"][name]
+    initial_value = configuration["in_force"][name]
     assert initial_value != value
     registered_configuration.change(**{name: value})
-
+    assert stack.execute("poundcake.alerts_active")["status"] == "succeeded"
     differences = stack.run("poundcake.health")["configuration"]["differences"]
     assert differences in ({}, {name: {"endpoint": initial_value, "actions": value}})
     configuration = registered_configuration.wait_for_configuration(
@@ -76,18 +89,3 @@ def test_a_registered_change_takes_effect_within_thirty_seconds(registered_confi
     if not stack.live:
         assert stack.get("/health").json()["dry_run"] is False
         assert "allowed_hosts is empty" in stack.run("poundcake.health", format="text")
-
-
-def test_a_misspelt_key_keeps_the_previous_configuration_and_is_named(registered_configuration):
-    stack = registered_configuration.stack
-    registered_configuration.change(allowed_host=["web-1"], not_cleared_minutes=18)
-    configuration = registered_configuration.wait_for_configuration(lambda c: c["problem"])
-    assert "unknown key allowed_host; did you mean allowed_hosts?" in configuration["problem"]
-    assert configuration["in_force"]["not_cleared_minutes"] != 18
-    assert stack.get("/health").json()["status"] == "degraded"
-    execution = stack.execute("poundcake.alerts_active")
-    assert execution["status"] == "failed"
-    assert "unknown key allowed_host" in execution["result"]["result"]
-    registered_configuration.change()
-    registered_configuration.wait_for_configuration(lambda c: not c["problem"])
-    assert stack.execute("poundcake.alerts_active")["status"] == "succeeded"

@@ -12,6 +12,7 @@ import uuid
 
 import pytest
 
+from tests.lib.samples import as_inert
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, unique
 
@@ -77,6 +78,15 @@ OTHER_TEXTS = (
 )
 TEXTS = tuple(template % secret for secret in SECRETS for template in TEMPLATES) + OTHER_TEXTS
 ALERT_NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
+# The first alert of each rule also has these texts, which are odd, but no expressions.
+ODD_TEXTS = {
+    "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
+    "format": "%s %(x)s {0.__class__} {x}",
+    "unicode": "Größe 溫度 🔥 \u202e \u0000 \u2028",
+    "lines": "one\ntwo\r\n\tthree",
+    "dots.and-dashes/and {{ names }}": "a name that is no attribute path",
+}
+LONG_TEXT = "{{ x }} <% y %> " * 7000  # more than 100,000 characters
 TOKEN = "a-token-" + uuid.uuid4().hex
 
 
@@ -132,7 +142,11 @@ def sent_corpus(stack_with_secrets):
             severity=own_texts[-1],
         )
         labels["run"] = unique("run")
-        new_alert = alert("Scenario", labels=labels, annotations={text: text for text in own_texts})
+        annotations = {text: text for text in own_texts}
+        if i < len(ALERT_NAMES):
+            labels.update(ODD_TEXTS)
+            annotations.update(ODD_TEXTS, long=LONG_TEXT)
+        new_alert = alert("Scenario", labels=labels, annotations=annotations)
         alerts.append(dict(new_alert, generatorURL=own_texts[0]))
     payload = notification(
         *alerts,
@@ -146,7 +160,7 @@ def sent_corpus(stack_with_secrets):
     headers = {"User-Agent": TEXTS[0], "X-Forwarded-For": TEXTS[10], "X-Request-ID": TEXTS[3]}
     headers["Traceparent"] = TEXTS[11]
     request_id = stack.send(payload, headers)
-    return payload, stack.wait_for_trail(request_id, lambda t: t["completed_at"], timeout=900)
+    return payload, stack.wait_until_completed(request_id, timeout=900)
 
 
 def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent_corpus):
@@ -195,7 +209,59 @@ def test_text_is_inert_in_workflows_started_by_hand_or_re_run_or_replayed(
             # Its rule names no action, so the workflow claims nothing.
             assert re_run["result"]["output"]["stage"] == "refused"
     replay = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
-    stack.wait_for_trail(replay["request_id"], lambda t: t["completed_at"], timeout=900)
+    stack.wait_until_completed(replay["request_id"], timeout=900)
+
+
+def test_a_careless_workflow_gets_inert_labels(stack_with_secrets, sent_corpus):
+    """The rule of ScenarioHostileText passes labels to a workflow, and joins two of them."""
+    stack = stack_with_secrets[0]
+    payload, trail = sent_corpus
+    index = ALERT_NAMES.index("ScenarioHostileText")
+    sent_labels = payload["alerts"][index]["labels"]
+    (execution,) = [
+        e for e in trail["stackstorm_executions"] if e["alert_id"] == trail["alerts"][index]["id"]
+    ]
+    assert execution["st2_workflow"] == "poundcake_scenarios.carry"
+    assert (execution["status"], execution["message"]) == ("succeeded", "")
+    execution_document = stack.api("/executions/" + execution["st2_execution_id"])
+    output = execution_document["result"]["output"]
+    labels = {as_inert(name): as_inert(text) for name, text in sent_labels.items()}
+    assert output["labels"] == labels
+    assert output["carried"]["details"] == labels
+    assert output["joined"] == output["carried"]["note"]
+    assert output["joined"] == as_inert(sent_labels["opening"]) + as_inert(sent_labels["closing"])
+
+
+def test_the_views_show_the_text_verbatim_and_their_actions_inert(stack_with_secrets, sent_corpus):
+    stack = stack_with_secrets[0]
+    payload, trail = sent_corpus
+    assert trail["receiver"] == payload["receiver"]
+    sent_labels = payload["alerts"][0]["labels"]
+    incidents = stack.get("/alerts/active", instance=sent_labels["instance"]).json()
+    shown = [(a["instance"], a["severity"]) for a in incidents["active_alerts"]]
+    assert (sent_labels["instance"], sent_labels["severity"]) in shown
+    status = stack.run("poundcake.status", request_id=trail["request_id"])
+    assert status["alerts"][0]["instance"] == as_inert(sent_labels["instance"])
+    for view, query in (
+        ("poundcake.status", {"request_id": trail["request_id"], "format": "text"}),
+        ("poundcake.why", {"fingerprint": trail["alerts"][0]["fingerprint"]}),
+        ("poundcake.alerts_active", {"format": "text"}),
+        ("poundcake.executions_recent", {}),
+        ("poundcake.st2_executions", {"format": "text"}),
+    ):
+        text = json.dumps(stack.run(view, **query))
+        assert "poundcake_scenario_secret" in text
+        assert "{{" not in text and "<%" not in text and "{%" not in text
+    alert_view = trail["alerts"][ALERT_NAMES.index("ScenarioHostileText")]
+    result = stack.run(
+        "poundcake.get_alert",
+        request_id=trail["request_id"],
+        episode=alert_view["episode"],
+        needs_host=False,
+    )
+    assert result["host"] == ""
+    name, text = list(ODD_TEXTS.items())[-1]
+    assert result["labels"][as_inert(name)] == as_inert(text)
 
 
 def test_hostile_output_of_a_host_is_inert_in_results(stack_with_secrets):
@@ -204,7 +270,7 @@ def test_hostile_output_of_a_host_is_inert_in_results(stack_with_secrets):
     failing_alert = alert("ScenarioHostPrints", labels=texts)
     wrapped_alert = alert("ScenarioRemediatedHostPrints", labels=texts)
     request_id = stack.send(notification(failing_alert, wrapped_alert))
-    trail = stack.wait_for_trail(request_id, lambda t: t["completed_at"], timeout=300)
+    trail = stack.wait_until_completed(request_id, timeout=300)
 
     failed_execution, wrapped_execution = sorted(
         trail["stackstorm_executions"], key=lambda e: e["alert_id"]
@@ -245,7 +311,8 @@ def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent_corpus):
     stack = stack_with_secrets[0]
     payload, trail = sent_corpus
     rows = stack.rows(
-        """SELECT a.position, a.labels, a.annotations, a.instance, c.body, c.headers
+        """SELECT a.position, a.labels, a.annotations, a.instance, a.severity, c.body, c.headers,
+               c.receiver, c.group_key
            FROM poundcake_alerts a JOIN poundcake_api_calls c ON c.id = a.api_call_id
            WHERE c.request_id = :request ORDER BY a.position""",
         request=trail["request_id"],
@@ -255,9 +322,12 @@ def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent_corpus):
         assert json.loads(row["labels"]) == sent_alert["labels"]
         assert json.loads(row["annotations"]) == sent_alert["annotations"]
         assert row["instance"] == sent_alert["labels"]["instance"]
+        assert row["severity"] == sent_alert["labels"]["severity"]
+        assert (row["receiver"], row["group_key"]) == (payload["receiver"], payload["groupKey"])
     assert json.loads(rows[0]["body"]) == payload
     headers = json.loads(rows[0]["headers"])
     assert (headers["User-Agent"], headers["Traceparent"]) == (TEXTS[0], TEXTS[11])
+    assert headers["X-Forwarded-For"] == TEXTS[10]
 
 
 def test_no_secret_leaks(stack_with_secrets, sent_corpus):
@@ -275,6 +345,7 @@ def test_no_secret_leaks(stack_with_secrets, sent_corpus):
     assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
         e["action"]["ref"] for e in documents
     }
+    assert stack.traced_execution_ids(trail["request_id"]) <= {e["id"] for e in documents}
     # StackStorm emits a trigger for each new key and each ended execution, including the proof.
     documents += [
         t

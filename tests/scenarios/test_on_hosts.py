@@ -213,5 +213,5 @@ def test_a_check_of_an_unreachable_host_fails_with_the_reason(stack):
 
 
 def test_a_check_leaves_no_files_on_the_host(host, execute):
-    execute("check_disk")
+    execute("check_disk", path="/srv")
     assert host.run("ls -A /tmp") == ""

@@ -7,16 +7,11 @@ import pytest
 from tests.scenarios.notifications import alert, name_of, notification, resolved
 
 
-@pytest.fixture(scope="module")
-def stack_with_receivers(kind, request):
+@pytest.fixture
+def stack_with_receivers(stack):
     """Return a stack on which only one receiver may start a remediation."""
-    if kind == "live":
-        shared_stack = request.getfixturevalue("stack")
-        config = shared_stack.api("/configs/poundcake") or {"values": {}}
-        if config["values"].get("receivers") != ["restart.team"]:
-            pytest.skip("live: receivers is not [restart.team] there")
-        return shared_stack
-    return request.getfixturevalue("new_stack")({"receivers": ["restart.team"]})
+    with stack.configured(receivers=["restart.team"]):
+        yield stack
 
 
 def test_only_a_listed_receiver_starts_a_remediation_in_any_order(stack_with_receivers):

@@ -53,24 +53,8 @@ def executed_actions(stack, execution):
     return [child["action"]["ref"] for child in children]
 
 
-def test_a_host_that_answers_is_not_changed(dry_run_stack):
-    require_stand_in(dry_run_stack)
-    instance = instance_of("answers")
-    trail = remediate(dry_run_stack, host_down_alert(instance))
-
-    execution = trail["stackstorm_executions"][0]
-    assert execution["st2_workflow"] == "poundcake.host_down"
-    assert (execution["status"], execution["stage"]) == ("succeeded", "evidence")
-    assert execution["dry_run"] is True
-    assert execution["mutated"] is False
-    assert execution["verified"] is True
-    assert execution["message"].startswith(DRY_RUN)
-    assert f"{instance.split(':')[0]} answers on port 22" in execution["message"]
-
-
-@pytest.mark.parametrize("instance", ["localhost:9182", "127.0.0.1", "[::ffff:127.0.0.1]:1"])
-def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
-    trail = remediate(dry_run_stack, host_down_alert(instance))
+def test_stackstorm_does_not_check_itself(dry_run_stack):
+    trail = remediate(dry_run_stack, host_down_alert("localhost:9182"))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["stage"], execution["verified"]) == ("refused", False)
@@ -82,25 +66,26 @@ def test_stackstorm_does_not_check_itself(dry_run_stack, instance):
     ]
 
 
-@pytest.mark.parametrize(
-    "behaviour, message",
-    [
-        ("answers", "answers on port 22"),
-        ("refuses", "is up and refuses connections on port 22, so nothing was changed"),
-        ("missing", "could not be resolved, so nothing was changed"),
-    ],
-)
-def test_only_a_host_that_does_not_answer_is_remediated(armed_stack, behaviour, message):
+def test_only_a_host_that_does_not_answer_is_remediated(armed_stack):
     require_stand_in(armed_stack)
-    trail = remediate(
-        armed_stack, alert("ScenarioReboot", labels={"instance": instance_of(behaviour)})
-    )
+    messages = {
+        "answers": "answers on port 22",
+        "refuses": "is up and refuses connections on port 22, so nothing was changed",
+        "missing": "could not be resolved, so nothing was changed",
+    }
+    alerts = [
+        alert("ScenarioReboot", labels={"instance": instance_of(behaviour)})
+        for behaviour in messages
+    ]
+    trail = armed_stack.wait_until_completed(armed_stack.send(notification(*alerts)))
 
-    execution = trail["stackstorm_executions"][0]
-    assert (execution["stage"], execution["mutated"]) == ("evidence", False)
-    assert execution["status"] == ("succeeded" if behaviour == "answers" else "failed")
-    assert execution["message"].endswith(message)
-    assert armed_stack.work_executions(trail["alerts"][0]["episode"]) == []
+    executions = {e["alert_id"]: e for e in trail["stackstorm_executions"]}
+    for alert_view, (behaviour, message) in zip(trail["alerts"], messages.items()):
+        execution = executions[alert_view["id"]]
+        assert (execution["stage"], execution["mutated"]) == ("evidence", False)
+        assert execution["status"] == ("succeeded" if behaviour == "answers" else "failed")
+        assert execution["message"].endswith(message)
+        assert armed_stack.work_executions(alert_view["episode"]) == []
 
 
 def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
@@ -127,9 +112,8 @@ def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
     ]
 
 
-@pytest.mark.parametrize("instance", ["web-1; reboot", "{{ 7 * 7 }}"])
-def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
-    trail = remediate(dry_run_stack, host_down_alert(instance))
+def test_an_alert_without_a_usable_host_is_refused(dry_run_stack):
+    trail = remediate(dry_run_stack, host_down_alert("web-1; reboot"))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
@@ -143,29 +127,33 @@ def test_an_alert_without_a_usable_host_is_refused(dry_run_stack, instance):
     ]
 
 
-def test_another_label_may_name_the_host(new_stack, kind):
+def test_another_label_may_name_the_host(dry_run_stack):
     """The label `instance` may name an exporter on another machine."""
-    if kind == "live":
-        pytest.skip("live: host_label is not changed there")
-    stack = new_stack({"host_label": "node"})
+    stack = dry_run_stack
     exporter_labels = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
     node = unique("answers") + ".test"
-    trail = remediate(stack, alert("HostDown", labels={**exporter_labels, "node": node}))
+    with stack.configured(host_label="node"):
+        trail = remediate(stack, alert("HostDown", labels={**exporter_labels, "node": node}))
+        result = stack.run(
+            "poundcake.get_alert",
+            request_id=trail["request_id"],
+            episode=trail["alerts"][0]["episode"],
+        )
+        trail_without_node = remediate(stack, alert("HostDown", labels=exporter_labels))
     execution = trail["stackstorm_executions"][0]
-    assert execution["message"].endswith(f"{node} answers on port 22")
-    result = stack.run(
-        "poundcake.get_alert",
-        request_id=trail["request_id"],
-        episode=trail["alerts"][0]["episode"],
-    )
+    assert execution["st2_workflow"] == "poundcake.host_down"
+    assert (execution["dry_run"], execution["mutated"]) == (True, False)
+    assert execution["message"].startswith(DRY_RUN)
+    if not stack.live:  # no host has this name there
+        assert (execution["status"], execution["stage"]) == ("succeeded", "evidence")
+        assert execution["verified"] is True
+        assert execution["message"].endswith(f"{node} answers on port 22")
     assert (result["host"], result["port"], result["instance"]) == (
         node,
         0,
         exporter_labels["instance"],
     )
-
-    trail = remediate(stack, alert("HostDown", labels=exporter_labels))
-    execution = trail["stackstorm_executions"][0]
+    execution = trail_without_node["stackstorm_executions"][0]
     assert execution["stage"] == "refused"
     assert "the label node of the alert contains no host" in execution["message"]
 
@@ -181,10 +169,8 @@ def test_a_dry_run_runs_no_action_of_another_pack(dry_run_stack):
     assert dry_run_stack.work_executions(trail["alerts"][0]["episode"]) == []
 
 
-def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed_stack):
-    firing_alert = alert("ScenarioWrapped")
-    trail = remediate(armed_stack, firing_alert)
-    episode = trail["alerts"][0]["episode"]
+def test_an_allowed_action_of_another_pack_runs(armed_stack):
+    trail = remediate(armed_stack, alert("ScenarioWrapped"))
 
     execution = trail["stackstorm_executions"][0]
     assert (execution["status"], execution["stage"]) == ("succeeded", "done")
@@ -193,18 +179,7 @@ def test_an_allowed_action_of_another_pack_runs_once_per_episode(armed_stack):
     assert execution["message"] == "the action succeeded"
     # The claim has the action's name, although the action does not use this pack.
     assert execution["st2_workflow"] == "poundcake_scenarios.work"
-    assert len(armed_stack.work_executions(episode)) == 1
-
-    second_execution = armed_stack.execute(
-        "poundcake.remediate",
-        request_id=trail["request_id"],
-        episode=episode,
-        action="poundcake_scenarios.work",
-        parameters={"note": episode},
-    )
-    assert second_execution["status"] == "succeeded"
-    assert second_execution["result"]["output"]["stage"] == "not_claimed"
-    assert len(armed_stack.work_executions(episode)) == 1
+    assert len(armed_stack.work_executions(trail["alerts"][0]["episode"])) == 1
 
 
 def test_nothing_is_changed_for_an_ended_incident(armed_stack):
@@ -266,31 +241,20 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
     assert [e["parameters"]["host"] for e in work] == [host]
 
 
-def test_the_workflow_fails_on_a_hostile_instance_if_changes_are_allowed(armed_stack):
-    firing_alert = alert("ScenarioReboot", labels={"instance": "web-1; reboot"})
-    trail = remediate(armed_stack, firing_alert)
-
-    execution = trail["stackstorm_executions"][0]
-    assert (execution["status"], execution["stage"]) == ("failed", "refused")
-    assert execution["mutated"] is False
-    assert execution["message"].startswith("the label instance of the alert contains no host: ")
-    assert armed_stack.work_executions(trail["alerts"][0]["episode"]) == []
-
-
 def test_a_users_rule_beside_the_shipped_rule_runs_its_action_once_per_alert(armed_stack):
     """A32: both rules start the same workflow, and one of the two only collects evidence."""
     require_stand_in(armed_stack)
     labels = {"alertname": "HostDown", "owner": "scenario"}
     firing_alerts = [
-        alert("HostDown", labels={**labels, "instance": instance_of("silent")}) for _ in range(5)
+        alert("HostDown", labels={**labels, "instance": instance_of("silent")}) for _ in range(2)
     ]
     trail = armed_stack.wait_until_completed(armed_stack.send(notification(*firing_alerts)))
     assert [
         len(armed_stack.work_executions(alert_view["episode"])) for alert_view in trail["alerts"]
-    ] == [1] * 5
+    ] == [1] * 2
     stages = sorted((e["st2_rule"], e["stage"]) for e in trail["stackstorm_executions"])
     assert (
         stages
-        == [("poundcake.host_down", "evidence")] * 5
-        + [("poundcake_scenarios.own_host_down", "verify")] * 5
+        == [("poundcake.host_down", "evidence")] * 2
+        + [("poundcake_scenarios.own_host_down", "verify")] * 2
     )

@@ -112,6 +112,7 @@ def exercised_stack(request, kind, tmp_path_factory):
             del os.environ[VARIABLE]
         headers = {"Authorization": "Basic " + secrets["header"]}
         assert stack.get("/health", headers, token=False).status_code == 200
+    secrets["sender"] = "hush-sender-" + uuid.uuid4().hex
     scanner = ProcessListScanner(secrets.values())
     scanner.start()
     responses = []
@@ -134,7 +135,8 @@ def _use_every_feature(stack, secrets, responses):
     def fetch(path, headers=None, token=True, **query):
         responses.append(stack.get(path, headers, token, **query).text)
 
-    trail = stack.wait_until_completed(stack.send(notification(alert("ScenarioLinked"))))
+    headers = {"X-Auth-Token": secrets["sender"]}
+    trail = stack.wait_until_completed(stack.send(notification(alert("ScenarioLinked")), headers))
     parameters = {"request_id": trail["request_id"]}
     for credential in (
         "Bearer " + secrets["token"][:-1],

@@ -57,7 +57,7 @@ def prometheus(exporter):
 
 
 @pytest.fixture(scope="module")
-def stack(armed_stack, prometheus):
+def verifying_stack(armed_stack, prometheus):
     """Return a stack with these remediations and this Prometheus."""
     values = armed_stack.registered_values()
     changed_keys = {"remediations": ENTRIES, "prometheus": [{"url": prometheus}]}
@@ -123,88 +123,96 @@ def executed_actions(stack, execution):
         ("verified-by-expression", "its expression is false in two evaluations"),
     ],
 )
-def test_a_change_that_helps_is_verified(stack, prometheus, exporter, host, remedy, message):
+def test_a_change_that_helps_is_verified(
+    verifying_stack, prometheus, exporter, host, remedy, message
+):
     """A34."""
-    wait_until_firing(stack, prometheus, host)
-    request_id, note = send(stack, remedy, host)
-    stack.wait_until(lambda: stack.work_executions(note))
+    wait_until_firing(verifying_stack, prometheus, host)
+    request_id, note = send(verifying_stack, remedy, host)
+    verifying_stack.wait_until(lambda: verifying_stack.work_executions(note))
     exporter.faulty[host] = False  # the change helped
-    execution = only_execution(stack, request_id)
+    execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "done")
     assert (execution["mutated"], execution["verified"]) == (True, True)
     assert message in execution["message"]
-    assert len(stack.work_executions(note)) == 1
-    (change,) = stack.rows(
+    assert len(verifying_stack.work_executions(note)) == 1
+    (change,) = verifying_stack.rows(
         "SELECT result FROM poundcake_changes WHERE st2_execution_id = :id",
         id=execution["st2_execution_id"],
     )
     assert change["result"] == "verified"
 
 
-def test_a_change_that_does_not_help_is_not_verified(stack, prometheus, host):
+def test_a_change_that_does_not_help_is_not_verified(verifying_stack, prometheus, host):
     """A34: the alert keeps firing."""
-    wait_until_firing(stack, prometheus, host)
-    request_id, _ = send(stack, "not-verified", host)
-    execution = only_execution(stack, request_id)
+    wait_until_firing(verifying_stack, prometheus, host)
+    request_id, _ = send(verifying_stack, "not-verified", host)
+    execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("failed", "verify")
     assert (execution["mutated"], execution["verified"]) == (True, False)
     assert f"not verified within 0 s: {prometheus}: the alert is firing" in execution["message"]
 
 
-def test_without_prometheus_nothing_counts_as_verified_or_permitted(stack, prometheus, host):
+def test_without_prometheus_nothing_counts_as_verified_or_permitted(
+    verifying_stack, prometheus, host
+):
     """A34, A35: Prometheus does not answer."""
-    wait_until_firing(stack, prometheus, host)
+    wait_until_firing(verifying_stack, prometheus, host)
     unreachable_url = f"http://{services.LOOPBACK}:{services.free_port()}"
-    with stack.configured(prometheus=[{"url": unreachable_url}]):
-        first_request_id, _ = send(stack, "not-verified", host)
+    with verifying_stack.configured(prometheus=[{"url": unreachable_url}]):
+        first_request_id, _ = send(verifying_stack, "not-verified", host)
         # Another host, because a change to the first host may be in flight.
-        second_request_id, note = send(stack, "never", HOSTS.pop())
-        changed_execution = only_execution(stack, first_request_id)
-        refused_execution = only_execution(stack, second_request_id)
+        second_request_id, note = send(verifying_stack, "never", HOSTS.pop())
+        changed_execution = only_execution(verifying_stack, first_request_id)
+        refused_execution = only_execution(verifying_stack, second_request_id)
     assert (changed_execution["stage"], changed_execution["verified"]) == ("verify", False)
     assert f"prometheus, {unreachable_url}: " in changed_execution["message"]
     assert (refused_execution["stage"], refused_execution["mutated"]) == ("refused", False)
     assert f"prometheus, {unreachable_url}: " in refused_execution["message"]
-    assert stack.work_executions(note) == []
+    assert verifying_stack.work_executions(note) == []
 
 
-def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(stack, prometheus, host):
+def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(
+    verifying_stack, prometheus, host
+):
     """A35."""
-    wait_until_firing(stack, prometheus, host)
-    request_id, note = send(stack, "never", host)
-    execution = only_execution(stack, request_id)
+    wait_until_firing(verifying_stack, prometheus, host)
+    request_id, note = send(verifying_stack, "never", host)
+    execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert "the expression vector(0) is not true" in execution["message"]
-    assert stack.work_executions(note) == []
-    assert executed_actions(stack, execution) == ["poundcake.begin"]
+    assert verifying_stack.work_executions(note) == []
+    assert executed_actions(verifying_stack, execution) == ["poundcake.begin"]
 
 
-def test_a_dry_run_reports_an_unfulfilled_condition(stack, exporter):
+def test_a_dry_run_reports_an_unfulfilled_condition(verifying_stack, exporter):
     """A35: in mode dry_run."""
-    request_id, _ = send(stack, "reported", HOSTS.pop())
-    execution = only_execution(stack, request_id)
+    request_id, _ = send(verifying_stack, "reported", HOSTS.pop())
+    execution = only_execution(verifying_stack, request_id)
     assert execution["stage"] == "dry_run"
     assert "but not now: the alert is not firing in Prometheus: cleared" in execution["message"]
 
 
-def test_a_condition_that_ends_before_the_change_prevents_it(stack, prometheus, exporter, host):
+def test_a_condition_that_ends_before_the_change_prevents_it(
+    verifying_stack, prometheus, exporter, host
+):
     """A35: the alert ends during settle_seconds."""
-    wait_until_firing(stack, prometheus, host)
-    with stack.configured(settle_seconds=15):
-        request_id, note = send(stack, "checked-twice", host)
-        trail = stack.wait_for_trail(request_id, lambda t: t["stackstorm_executions"])
+    wait_until_firing(verifying_stack, prometheus, host)
+    with verifying_stack.configured(settle_seconds=15):
+        request_id, note = send(verifying_stack, "checked-twice", host)
+        trail = verifying_stack.wait_for_trail(request_id, lambda t: t["stackstorm_executions"])
         (execution,) = trail["stackstorm_executions"]
-        stack.wait_until(
-            lambda: executed_actions(stack, execution),
+        verifying_stack.wait_until(
+            lambda: executed_actions(verifying_stack, execution),
             lambda executed_tasks: len(executed_tasks) == 2,
         )
         exporter.faulty[host] = False
-        wait_until_firing(stack, prometheus, host, is_firing=False)
-        execution = only_execution(stack, request_id)
+        wait_until_firing(verifying_stack, prometheus, host, is_firing=False)
+        execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert "the alert is not firing in Prometheus: cleared" in execution["message"]
-    assert stack.work_executions(note) == []
-    assert executed_actions(stack, execution) == [
+    assert verifying_stack.work_executions(note) == []
+    assert executed_actions(verifying_stack, execution) == [
         "poundcake.begin",
         "poundcake.reserve",
         "poundcake.report",

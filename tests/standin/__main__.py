@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import types
 
 from standalone.__main__ import PACK, StandIn, arguments, overrides_of, run_and_exit
@@ -34,6 +36,11 @@ class TestStandIn(StandIn):
 
     def start(self, ended):
         """Start every part. The API can emit triggers."""
+        if self.options.config_poll:
+            sys.path.append(os.path.join(PACK, "lib"))
+            from poundcake.endpoint import config_watcher
+
+            config_watcher.POLL_SECONDS = self.options.config_poll
         self.server.api.consumer = self.consumer
         super().start(ended)
 
@@ -42,4 +49,10 @@ if __name__ == "__main__":
     parser = arguments("python -m tests.standin")
     parser.add_argument("--pack", metavar="DIR", action="append", default=[], help="another pack")
     parser.add_argument("--kv", metavar="NAME=VALUE", action="append", default=[])
+    parser.add_argument(
+        "--config-poll",
+        metavar="SECONDS",
+        type=float,
+        help="how often the endpoint reads its configuration",
+    )
     run_and_exit(parser, TestStandIn)
