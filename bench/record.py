@@ -2,10 +2,10 @@
 
     python -m bench.record [--process] [--requests 1000]
 
-It uses a fresh SQLite database and a fresh private MariaDB server, with durable commits as in production. Without
---process, it compares only the work. With --process, each call runs the action in a separate
-process, as StackStorm does, and the calls for single requests are a sample. The exit code is then 1
-if the one call takes more than a twentieth of the time.
+It uses a fresh SQLite database and a fresh private MariaDB server, with durable commits as in
+production. Without --process, it compares only the work. With --process, each call runs the action
+in a separate process, as StackStorm does, and the calls for single requests are a sample. The exit
+code is then 1 if the one call takes more than a twentieth of the time.
 """
 
 from __future__ import annotations

@@ -1033,7 +1033,11 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an evaluation before the change verifies nothing",
-        Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
+        Edit(
+            "poundcake.remediation.polls:_problem",
+            "not _was_evaluated_since_change(_1, _2)",
+            "False",
+        ),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
