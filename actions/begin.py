@@ -30,10 +30,8 @@ class Begin(PackAction):
         request_id: str,
         episode: str,
         execution_id: str,
-        remediation: str = "",
-        action: str = "",
-        parameters: dict[str, Any] | None = None,
         mode: str = "live",
+        **rule: Any,
     ) -> dict[str, Any]:
         recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
 
@@ -50,13 +48,13 @@ class Begin(PackAction):
             return check_conditions(entry, subject, self.prometheus)
 
         alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
-        request = begin.Request(remediation, action, parameters or {}, Mode(mode))
+        request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
         claim = claims.link(
             self.engine(),
             request_id,
             episode,
-            decision.action or begin.REMEDIATE,
+            decision.action or request.action or begin.REMEDIATE,
             execution_id,
             claims.HostCooldown.configured(self.settings),
             decision.may_reserve,

@@ -17,10 +17,16 @@ class Reserve(PackAction):
     """Run poundcake.reserve."""
 
     def work(
-        self, target: Sequence[str] = (), entry: str = "", mode: str = "live", **values: Any
+        self,
+        target: Sequence[str] = (),
+        entry: str = "",
+        mode: str = "live",
+        host_checks: Sequence[str] = (),
+        **values: Any,
     ) -> dict[str, Any]:
         """Return the decision. Without the tracking database, nothing may be changed."""
         request = ChangeRequest(target_labels=tuple(target), **values)
+        request = self._with_host_checks(request, host_checks)
         approved_by = ""
         configured_entry = self.settings.remediation(entry) if entry else None
         if entry and configured_entry is None:
@@ -33,24 +39,38 @@ class Reserve(PackAction):
             request = replace(request, unapproved=problem)
         try:
             decision = self.retry_while_unavailable(
-                lambda: self._reserve(request, configured_entry)
+                lambda: self._reserve(request, configured_entry, host_checks)
             )
         except database.DatabaseError as error:
             decision = safety.without_database(self.settings, request, error)
         return {**decision.as_dict(), "approved_by": approved_by}
 
-    def _reserve(self, request: ChangeRequest, entry: Remediation | None) -> safety.SafetyDecision:
+    def _with_host_checks(self, request: ChangeRequest, checks: Sequence[str]) -> ChangeRequest:
+        """Return a request after the results of the host's checks were read."""
+        if not checks:
+            return request
+        from poundcake.remediation.inspections import read_objection
+
+        objection = read_objection(self.stackstorm(), request.execution_id, checks)
+        return replace(request, objection=objection, check_failed=not objection)
+
+    def _reserve(
+        self, request: ChangeRequest, entry: Remediation | None, host_checks: Sequence[str]
+    ) -> safety.SafetyDecision:
         if entry and not request.unapproved:
-            request = self._with_conditions(request, entry)
+            request = self._with_conditions(request, entry, host_checks)
         return safety.reserve(self.engine(), self.settings, request)
 
-    def _with_conditions(self, request: ChangeRequest, entry: Remediation) -> ChangeRequest:
+    def _with_conditions(
+        self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]
+    ) -> ChangeRequest:
         """Return a request after the conditions of an entry were checked."""
         alert = self.view(
             queries.recorded_alert, request_id=request.request_id, episode=request.episode
         )
         labels = alert["labels"]
-        objection = safety.objection_to(entry, labels, request.action)
+        objection = safety.objection_to(entry, labels, request.action, host_checks)
+        objection = objection or request.objection
         if objection or not entry.has_conditions:
             return replace(request, objection=objection)
         decision = safety.decide(self.settings, request, self.situation(request))

@@ -47,7 +47,7 @@ def shell_arguments(run: Run) -> str:
     """Return the parameters of an action as arguments for a shell, as StackStorm does."""
     arguments = []
     for name, value in run.parameters.items():
-        if value is None or value in ("", False):
+        if value is None or value == "" or value is False:
             continue
         option = run.runner["kwarg_op"] + name
         arguments.append(option if value is True else f"{option}={shlex.quote(str(value))}")

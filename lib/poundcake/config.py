@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 
@@ -24,6 +25,7 @@ TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
 IDENTITY_SOURCES = ("none", "external_url")
 ANY_HOST = "*"
 """The entry of allowed_hosts that allows every host."""
+_SSH_PORT = 22
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 CREDENTIAL_KEYS = ("auth_tokens", "basic_auth", "credentials")
@@ -238,6 +240,11 @@ def _token(value: str) -> None:
     credentials.check_token(value)
 
 
+def _user_name(value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", value):
+        raise ValueError("must be the name of an account")
+
+
 def _host_pattern(value: str) -> None:
     _not_empty(value)
     check_pattern(value)
@@ -269,6 +276,9 @@ class Config:
     denied_hosts: tuple[str, ...] = _strings(_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     remediations: tuple[Remediation, ...] = _key((), _Remediations())
+    ssh_user: str = _string(check=_user_name)
+    ssh_key_file: str = _string(check=_absolute_path)
+    ssh_port: int = _integer(_SSH_PORT, 1, 65_535)
     host_label: str = _string(HOST_LABEL, _label_name)
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _one_of(IDENTITY_SOURCES))
@@ -325,6 +335,16 @@ class Config:
     def settings(self) -> dict[str, Any]:
         """The keys that are not secret, with their values as JSON types."""
         return {name: _as_json(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+
+    @property
+    def ssh_parameters(self) -> dict[str, Any]:
+        """The parameters of the pack's actions over SSH, without StackStorm's defaults."""
+        parameters = {
+            "username": self.ssh_user,
+            "private_key": self.ssh_key_file,
+            "port": self.ssh_port if self.ssh_port != _SSH_PORT else 0,
+        }
+        return {name: value for name, value in parameters.items() if value}
 
     def remediation(self, name: str) -> Remediation | None:
         """Return the valid entry of `remediations` with this name, or None."""

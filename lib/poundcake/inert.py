@@ -57,6 +57,17 @@ def is_evaluated(text: str) -> bool:
     return bool(_EVALUATED.search(text))
 
 
+def keep_fixed(value: Any) -> Any:
+    """Return a JSON value in which make_inert() changes only what StackStorm would evaluate."""
+    if isinstance(value, str):
+        return value if is_evaluated(value) else FixedText(value)
+    if isinstance(value, dict):
+        return {keep_fixed(key): keep_fixed(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [keep_fixed(inner) for inner in value]
+    return value
+
+
 def make_inert(value: Any) -> Any:
     """Return a JSON value in which every string is inert, keys included.
 

@@ -12,27 +12,34 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
+from poundcake.host_checks import (
+    ACTION,
+    KINDS,
+    READ_ONLY_ACTIONS,
+    REFERENCE,
+    HostCheck,
+    is_host_check,
+    label_of,
+    parse_host_check,
+)
 from poundcake.inert import FixedText, is_evaluated, make_inert
 from poundcake.matchers import Matcher, MatchType, find_contradiction, parse_matchers
+from poundcake.shipped_remediations import steps_of
 from poundcake.string_enum import StringEnum
 
 MATCH_ALL = 'alertname=~".*"'
 """A matcher that matches every alert."""
 MAX_WAIT = 3600
 """Maximum value of `wait`, in seconds."""
-CHECKS = ("alert", "expression", "tcp", "disk", "memory", "cpu", "service", "action")
-"""The kinds of checks. Some take an argument after a colon: `tcp:22`."""
-CHECKS_WITH_ARGUMENT = ("disk", "service", "action")
-"""The kinds that need an argument."""
 BUILT_IN_CHECKS = ("alert", "expression", "tcp")
 """The kinds that need no separate task. `tcp` and `expression` may have an argument."""
+CHECKS = (*BUILT_IN_CHECKS, *KINDS)
+"""The kinds of checks. The others run on a host, as actions of StackStorm."""
 NO_VERIFICATION = "none"
 """The value of `verify` for a change that is not verified."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-_ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]+)\})")
 _ESCAPED_DOLLAR = "$$"
 # A value may be a path, a unit, a host, a device or the name of an object. It contains no character
 # that a shell, StackStorm or a list of hosts interprets, does not look like an option, and does not
@@ -134,9 +141,45 @@ class Remediation:
     evidence: tuple[str, ...] = ()
 
     @property
+    def expanded(self) -> Remediation:
+        """The entry with the steps of its action, if that is a shipped remediation.
+
+        The keys `check` and `verify` of the entry replace those of the shipped remediation.
+
+        Raises:
+            ValueError: A parameter of the shipped remediation is missing or invalid. The message
+                begins with its name.
+        """
+        steps = steps_of(self.action, self.parameters)
+        if steps is None:
+            return self
+        own_check = str(parse_host_check(steps.check)) if steps.check else ""
+        return replace(
+            self,
+            action=steps.action,
+            parameters=steps.parameters,
+            host_parameter="host" if steps.action else "",
+            check=self.check or tuple(filter(None, [own_check])),
+            verify=self.verify or own_check,
+            evidence=(*self.evidence, *steps.evidence),
+        )
+
+    @property
     def has_conditions(self) -> bool:
-        """Whether any condition is checked before a change."""
-        return bool(self.check or self.only_if)
+        """Whether any condition is checked before a change, apart from those on the host."""
+        return bool(self.built_in_checks or self.only_if)
+
+    @property
+    def built_in_checks(self) -> tuple[str, ...]:
+        """The checks that need no separate task."""
+        return tuple(check for check in self.check if not is_host_check(check))
+
+    @property
+    def host_actions(self) -> tuple[str, ...]:
+        """The operator's actions that check the host or collect evidence, each once."""
+        texts = [text for text in (*self.check, self.verify) if is_host_check(text)]
+        actions = (*(parse_host_check(text).action for text in texts), *self.evidence)
+        return tuple(dict.fromkeys(a for a in actions if a not in READ_ONLY_ACTIONS))
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Return True if the labels of an alert satisfy all matchers."""
@@ -150,6 +193,22 @@ class Remediation:
         """
         parameters: dict[str, Any] = _resolve(self.parameters, labels)
         return parameters
+
+    def host_checks(self, labels: Mapping[str, str]) -> tuple[HostCheck, ...]:
+        """Return the conditions that are checked on the host of an alert.
+
+        Raises:
+            LabelError: A label is missing, or its value is not a path or the name of a service.
+        """
+        return tuple(_resolve_check(text, labels) for text in self.check if is_host_check(text))
+
+    def host_verification(self, labels: Mapping[str, str]) -> HostCheck | None:
+        """Return the check of the host that verifies the change, or None if something else does.
+
+        Raises:
+            LabelError: A label is missing, or its value is not a path or the name of a service.
+        """
+        return _resolve_check(self.verify, labels) if is_host_check(self.verify) else None
 
     def target_of(self, labels: Mapping[str, str], host: str) -> str:
         """Return what would be changed: `label=value,…`, or the host.
@@ -291,7 +350,10 @@ def _read_entry(entry: Any) -> Remediation:
     values.setdefault("host_parameter", "" if values.get("target") else "host")
     remediation = Remediation(parameters=values.pop("with", {}), **values)
     _check_entry(remediation)
-    return remediation
+    try:
+        return remediation.expanded
+    except ValueError as error:
+        raise ValueError(f"with.{error}") from None
 
 
 _EXAMPLES = {
@@ -385,7 +447,7 @@ def _read_mode(value: Any) -> Mode:
 
 
 def _read_action(value: Any) -> str:
-    if not isinstance(value, str) or not _ACTION.match(value):
+    if not isinstance(value, str) or not ACTION.match(value):
         raise ValueError("must be a reference of the form pack.name, such as linux.service")
     return value
 
@@ -439,18 +501,15 @@ def _read_checks(value: Any) -> tuple[str, ...]:
 
 def _read_check(value: Any) -> str:
     text = _read_text(value)
+    if is_host_check(text):
+        return str(parse_host_check(text))
     kind, colon, argument = text.partition(":")
     if kind not in CHECKS:
         raise ValueError(f"{text} is not a check; the checks are {', '.join(CHECKS)}")
-    needs_argument, may_have_one = kind in CHECKS_WITH_ARGUMENT, kind in ("tcp", "expression")
-    if (needs_argument or colon) and not argument.strip():
-        raise ValueError(f"{text} must have the form {_CHECK_FORMS.get(kind, kind + ':NAME')}")
-    if argument and not needs_argument and not may_have_one:
-        raise ValueError(f"{text} must have the form {kind}")
+    if (colon and not argument.strip()) or (argument and kind == "alert"):
+        raise ValueError(f"{text} must have the form {_CHECK_FORMS[kind]}")
     if kind == "tcp" and argument and not (argument.isdigit() and 0 < int(argument) < 65_536):
         raise ValueError(f"{text} must have the form tcp:22, with a port from 1 to 65535")
-    if kind == "action":
-        _read_action(argument)
     return text
 
 
@@ -468,7 +527,12 @@ def _read_verify(value: Any) -> str:
     return _read_check(text)
 
 
-def _read_parameters(value: Any) -> Mapping[str, Any]:
+def check_parameters(value: Any) -> Mapping[str, Any]:
+    """Return the parameters of an action, which the configuration or a rule contains.
+
+    Raises:
+        ValueError: They are not valid. The message names the parameter.
+    """
     if not isinstance(value, dict):
         raise ValueError("must be a mapping of the action's parameters, such as {act: restart}")
     for name, inner in value.items():
@@ -488,8 +552,8 @@ def _check_value(path: str, value: Any) -> None:
     elif isinstance(value, list):
         for inner in value:
             _check_value(path, inner)
-    elif isinstance(value, str) and not _REFERENCE.fullmatch(value):
-        embedded = _REFERENCE.search(value.replace(_ESCAPED_DOLLAR, ""))
+    elif isinstance(value, str) and not REFERENCE.fullmatch(value):
+        embedded = REFERENCE.search(value.replace(_ESCAPED_DOLLAR, ""))
         if embedded:
             raise ValueError(
                 f"{path}: {_excerpt(value)} embeds a label in a text, but a label must be the "
@@ -515,7 +579,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "mode": _read_mode,
     "approvers": _read_texts,
     "action": _read_action,
-    "with": _read_parameters,
+    "with": check_parameters,
     "host_parameter": _read_host_parameter,
     "check": _read_checks,
     "only_if": _read_text,
@@ -553,9 +617,9 @@ def _find_references(value: Any, parameter: str = "") -> Iterator[_Reference]:
         for inner in value:
             yield from _find_references(inner, parameter)
     elif isinstance(value, str):
-        match = _REFERENCE.fullmatch(value)
-        if match:
-            yield _Reference(parameter, match[1] or match[2])
+        label = label_of(value)
+        if label:
+            yield _Reference(parameter, label)
 
 
 def _resolve(value: Any, labels: Mapping[str, str]) -> Any:
@@ -566,10 +630,23 @@ def _resolve(value: Any, labels: Mapping[str, str]) -> Any:
         return [_resolve(inner, labels) for inner in value]
     if not isinstance(value, str):
         return value
-    match = _REFERENCE.fullmatch(value)
-    if match:
-        return _safe_value(match[1] or match[2], labels)
+    label = label_of(value)
+    if label:
+        return _safe_value(label, labels)
     return FixedText(value.replace(_ESCAPED_DOLLAR, "$"))
+
+
+def _resolve_check(text: str, labels: Mapping[str, str]) -> HostCheck:
+    """Return a check of a host with its label, if it has one, replaced by the label's value."""
+    check = parse_host_check(text)
+    label = label_of(check.subject)
+    if not label:
+        return check
+    value = _safe_value(label, labels)
+    try:
+        return parse_host_check(str(check._replace(subject=value)))
+    except ValueError as error:
+        raise LabelError(f"the label {label}: {error}") from None
 
 
 def _safe_value(name: str, labels: Mapping[str, str]) -> str:

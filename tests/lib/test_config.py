@@ -213,6 +213,8 @@ class TestTypes:
             {"log_level": "INFO"},
             {"log_level": ""},
             {"host_label": ""},
+            {"ssh_user": "root -oProxyCommand=x"},
+            {"ssh_key_file": ".ssh/id_ed25519"},
             {"state_dir": "relative"},
             {"state_dir": ""},
             {"endpoint_url": "ftp://x"},

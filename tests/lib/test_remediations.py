@@ -192,7 +192,12 @@ class TestErrors:
                 "check: tcp:0 must have the form tcp:22, with a port from",
             ),
             (live_entry(check=["alert:x"]), "check: alert:x must have the form alert"),
-            (live_entry(check=["service"]), "check: service must have the form service:NAME"),
+            (live_entry(check=["service"]), "check: service must have the form service:nginx"),
+            (live_entry(check=["disk:/var"]), "check: disk:/var must have the form disk:/var>90"),
+            (live_entry(check=["disk:var>90"]), "check: disk:var>90 must have the form disk:/var"),
+            (live_entry(check=["memory"]), "check: memory must have the form memory>90"),
+            (live_entry(verify="cpu>100"), "verify: cpu>100 must have the form cpu>95"),
+            (live_entry(verify="service:a b"), "verify: service:a b must have the form service:"),
             (live_entry(verify=["alert"]), "verify: must be a string, but is a list"),
             (live_entry(only_if=True), "only_if: must be a string, but is True"),
             (live_entry(per="rack"), "per: must be a mapping such as {label: rack"),
@@ -358,6 +363,57 @@ class TestParameters:
         assert by_labels.target_of(alert_labels, "") == "cluster=eu-1,namespace=shop"
         with pytest.raises(LabelError, match="no label namespace"):
             by_labels.target_of({"cluster": "eu-1"}, "")
+
+
+class TestShippedRemediations:
+    """Actions of the pack that stand for a check, a change and a verification."""
+
+    def test_disk_cleanup_checks_cleans_and_verifies(self):
+        parameters = {"directories": ["$path", "/srv/b"], "older_than_days": 7, "max_files": 10}
+        (remediation,) = read(
+            live_entry(action="poundcake.disk_cleanup", **{"with": {**parameters, "above": 90}})
+        )
+        assert (remediation.action, remediation.parameters) == ("poundcake.clean_disk", parameters)
+        assert (remediation.check, remediation.verify) == (("disk:$path>90",), "disk:$path>90")
+        assert str(*remediation.host_checks({"path": "/var"})) == "disk:/var>90"
+
+    def test_service_restart_checks_restarts_and_verifies(self):
+        (remediation,) = read(
+            live_entry(action="poundcake.service_restart", **{"with": {"service": "nginx"}})
+        )
+        assert remediation.action == "poundcake.restart_service"
+        assert (remediation.check, remediation.verify) == (("service:nginx",), "service:nginx")
+
+    def test_an_entry_may_check_and_verify_in_another_way(self):
+        with_ = {"directories": ["/srv"], "older_than_days": 1, "path": "/"}
+        keys = {"check": ["alert"], "verify": "expression", "with": with_}
+        (remediation,) = read(live_entry(action="poundcake.disk_cleanup", **keys))
+        assert (remediation.check, remediation.verify) == (("alert",), "expression")
+        assert "path" not in remediation.parameters
+
+    @pytest.mark.parametrize("kind", ["memory", "cpu"])
+    def test_memory_check_and_cpu_check_only_collect_evidence(self, kind):
+        (remediation,) = read(live_entry(action=f"poundcake.{kind}_check"))
+        assert (remediation.action, remediation.check, remediation.verify) == ("", (), "")
+        assert remediation.evidence == (f"poundcake.check_{kind}",)
+
+    @pytest.mark.parametrize(
+        "name, parameters, error",
+        [
+            ("disk_cleanup", {"older_than_days": 7}, "with.directories: is missing; write direc"),
+            ("disk_cleanup", {"directories": ["/srv"]}, "with.older_than_days: is missing; write"),
+            (
+                "disk_cleanup",
+                {"directories": ["srv"], "older_than_days": 7},
+                "with.disk:srv>80 must have the form disk:/var>90",
+            ),
+            ("service_restart", {}, "with.service: is missing; write service: nginx"),
+            ("cpu_check", {"top": 5}, "with.top: is unknown; it takes no parameters"),
+        ],
+    )
+    def test_an_error_names_the_parameter(self, name, parameters, error):
+        keys = live_entry(action=f"poundcake.{name}", **{"with": parameters})
+        assert error_of(keys).startswith(error)
 
 
 EXAMPLES = {

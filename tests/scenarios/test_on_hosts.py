@@ -9,6 +9,7 @@ import pytest
 from poundcake.remediation import host_facts
 from tests import hosts
 from tests.scenarios import conftest
+from tests.scenarios.notifications import alert, notification, unique
 
 # No database is involved, so one kind is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
@@ -215,3 +216,95 @@ def test_a_check_of_an_unreachable_host_fails_with_the_reason(stack):
 def test_a_check_leaves_no_files_on_the_host(host, execute):
     execute("check_disk", path="/srv")
     assert host.run("ls -A /tmp") == ""
+
+
+WORK = "poundcake_scenarios.work"
+FULL_DISK = {
+    "name": "scenario-full-disk",
+    "match": ["alertname=ScenarioFullDisk"],
+    "mode": "live",
+    "action": "poundcake.disk_cleanup",
+    "with": {"directories": ["/srv/app/logs"], "older_than_days": 7, "above": 50},
+    "evidence": ["poundcake.check_memory", WORK],
+    "wait": 8,
+}
+FILL = "head -c 9000000 /dev/zero >{0}.log"
+AGE = "touch -d '10 days ago' {0}.log"
+
+
+@pytest.fixture(scope="module")
+def remediating_stack(armed_stack, test_host):
+    """Return a stack that may clean the disks of hosts and restart their services."""
+    changed_keys = {
+        "remediations": [FULL_DISK],
+        "allowed_actions": [WORK, "poundcake.clean_disk", "poundcake.restart_service"],
+        "ssh_user": "root",
+        "ssh_key_file": test_host.key_file,
+    }
+    with armed_stack.configured(**changed_keys):
+        armed_stack.wait_until(
+            lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
+            lambda configuration: len(configuration.get("remediations", [])) == 1,
+        )
+        yield armed_stack
+    armed_stack.wait_until(
+        lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
+        lambda configuration: not configuration["remediations"],
+    )
+
+
+def send_alert(stack, host, name):
+    """Send an alert about the host, and return its trail."""
+    labels = {"alertname": name, "instance": f"{host.address}:9100", "note": unique("note")}
+    return stack.wait_until_completed(stack.send(notification(alert(name, labels=labels))))
+
+
+def test_a_disk_is_cleaned_only_if_it_is_full_and_the_result_is_verified(remediating_stack, host):
+    def remediate(*commands):
+        """Prepare the folder, send the alert, and return the report, the actions and the files."""
+        host.run("mkdir -p /srv/app/logs; cd /srv/app/logs; rm -f *; " + "; ".join(commands))
+        trail = send_alert(remediating_stack, host, "ScenarioFullDisk")
+        path = "/executions/" + trail["stackstorm_executions"][0]["st2_execution_id"]
+        actions = [child["action"]["ref"] for child in remediating_stack.api(path + "/children")]
+        output = remediating_stack.api(path)["result"]["output"]
+        return output, actions, host.run("ls /srv/app/logs").split()
+
+    report, actions, files = remediate(AGE.format("old"))
+    assert (report["status"], report["stage"], report["mutated"]) == ("succeeded", "refused", False)
+    assert report["message"].startswith("/srv is ")
+    assert "(not more than 50%)" in report["message"]
+    assert files == ["old.log"]
+
+    report, actions, files = remediate(FILL.format("old"), AGE.format("old"))
+    assert (report["status"], report["stage"]) == ("succeeded", "done"), report
+    assert (report["mutated"], report["verified"]) == (True, True)
+    assert files == []
+    names = {"after", "disk:/srv/app/logs>50", WORK, "poundcake.check_memory"}
+    assert set(report["evidence"]) == names
+    assert "(more than 50%)" in report["evidence"]["disk:/srv/app/logs>50"]
+    assert "available; largest: " in report["evidence"]["poundcake.check_memory"]
+    assert actions.count("poundcake.check_disk") == 2
+
+    report, actions, files = remediate(AGE.format("old"), FILL.format("new"))
+    assert (report["status"], report["stage"]) == ("failed", "verify"), report
+    assert "not verified within 8 s: /srv is " in report["message"]
+    assert files == ["new.log"]
+    assert actions.count("poundcake.check_disk") > 2
+    assert actions.count("poundcake.on_host") == 1
+
+
+def test_shipped_remediations_that_a_rule_names_work_on_the_alerts_host(remediating_stack, host):
+    host.run(f"/etc/init.d/{hosts.SERVICE} stop")
+    trail = send_alert(remediating_stack, host, "ScenarioUnmatched")
+    ids = {"request_id": trail["request_id"], "episode": trail["alerts"][0]["episode"]}
+    report = remediating_stack.execute("poundcake.memory_check", **ids)["result"]["output"]
+    assert (report["status"], report["stage"]) == ("succeeded", "evidence"), report
+    assert "available; largest: " in report["message"]
+
+    parameters = {"service": hosts.SERVICE}
+    execution = remediating_stack.execute("poundcake.service_restart", **ids, parameters=parameters)
+    report = execution["result"]["output"]
+    assert (report["status"], report["stage"]) == ("succeeded", "done"), report
+    assert (report["mutated"], report["verified"]) == (True, True)
+    assert f"{hosts.SERVICE} is active" in report["message"]
+    assert host.run(f"/etc/init.d/{hosts.SERVICE} status && echo runs").strip() == "runs"

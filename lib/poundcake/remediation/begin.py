@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 from poundcake.config import Config
+from poundcake.host_checks import READ_ONLY_ACTIONS, HostCheck
 from poundcake.hosts import host_or_empty
+from poundcake.inert import FixedText, keep_fixed
 from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.inspections import INSPECT_TASK, Inspection, with_ssh
 from poundcake.remediation.report import Report
 from poundcake.remediation.safety import (
     LASTING,
@@ -21,13 +24,14 @@ from poundcake.remediation.safety import (
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import Verification
 from poundcake.remediations import (
-    BUILT_IN_CHECKS,
-    NO_VERIFICATION,
     LabelError,
     Mode,
     Remediation,
+    check_parameters,
     nearest_misses,
 )
+from poundcake.shipped_remediations import SHIPPED
+from poundcake.trail.approvals import TASK
 from poundcake.trail.limits import ChangeRequest, Situation
 
 REMEDIATE = "poundcake.remediate"
@@ -66,12 +70,14 @@ class Request:
         remediation: The name of the entry, or ''.
         action: The reference of the action, or ''.
         parameters: The parameters of the action.
+        host_parameter: The parameter of the action that gets the alert's host, '' if none does.
         mode: The most permissive mode that the rule allows.
     """
 
     remediation: str = ""
     action: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    host_parameter: str = ""
     mode: Mode = Mode.LIVE
 
 
@@ -94,6 +100,9 @@ class Decision:
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
         approvers: The users who may approve the change. One of them has to, before it is made.
+        may_inspect: Whether the host may be inspected: the alert names it, and it is allowed.
+        inspections: The actions that inspect the host, before the change or, if nothing is changed,
+            for the report.
     """
 
     stage: Stage
@@ -109,6 +118,17 @@ class Decision:
     reservation: ChangeRequest = field(default_factory=ChangeRequest)
     verification: Verification = field(default_factory=Verification)
     approvers: tuple[str, ...] = ()
+    may_inspect: bool = False
+    inspections: tuple[Inspection, ...] = ()
+
+    @property
+    def next_task(self) -> str:
+        """The workflow's next task, '' if it ends."""
+        if not self.may_reserve:
+            return INSPECT_TASK if self.inspections else ""
+        if self.approvers:
+            return TASK
+        return INSPECT_TASK if self.inspections else "reserve"
 
     @property
     def may_reserve(self) -> bool:
@@ -140,7 +160,7 @@ class Decision:
 
     def end_at(self, stage: Stage, message: str) -> Decision:
         """Return this decision, but ending at a stage without a change."""
-        return replace(self, stage=stage, message=message)
+        return replace(self, stage=stage, message=message, inspections=())
 
     def report(self) -> Report:
         """Return the output of a workflow that ends without a change."""
@@ -165,6 +185,7 @@ class Decision:
         return {
             "may_reserve": self.may_reserve,
             "may_change": self.may_change,
+            "next_task": self.next_task,
             "action": self.action,
             "parameters": dict(self.parameters),
             "host_parameter": self.host_parameter,
@@ -185,6 +206,8 @@ class Decision:
             },
             "verification": self.verification.as_dict(),
             "approvers": list(self.approvers),
+            "inspections": [inspection.as_dict() for inspection in self.inspections],
+            "host_checks": [FixedText(i.check) for i in self.inspections if i.check],
             "report": self.report().as_dict(),
         }
 
@@ -193,10 +216,12 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     """Decide what a remediation does for an alert.
 
     Raises:
-        RemediationError: The rule names neither an entry nor an action, or both.
+        RemediationError: The rule names neither an entry nor an action, or both; or its
+            host_parameter is that of an entry, or has a value already.
     """
     if bool(request.remediation) == bool(request.action):
         raise RemediationError("name either a remediation or an action")
+    _check_host_parameter(request)
     if request.remediation:
         entry = config.remediation(request.remediation)
         if entry is None:
@@ -206,9 +231,38 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     mode = _effective_mode(config, request.mode)
     if mode is Mode.ASK:
         return Decision(Stage.REFUSED, _NO_APPROVERS)
+    if request.action in SHIPPED:
+        return _decide_shipped(config, alert, request)
     host = host_or_empty(alert.labels, config.host_label)
-    draft = Decision(Stage.REMEDIATE, "", request.action, request.parameters, "", host, host)
+    draft = Decision(
+        Stage.REMEDIATE,
+        action=request.action,
+        # StackStorm has rendered them already, as those of every rule.
+        parameters=with_ssh(request.action, keep_fixed(request.parameters), config.ssh_parameters),
+        host_parameter=request.host_parameter,
+        host=host,
+        target=host,
+    )
     return _apply_safety_rules(config, alert, draft, mode)
+
+
+def _decide_shipped(config: Config, alert: Alert, request: Request) -> Decision:
+    """Decide what a shipped remediation that a rule names does for an alert."""
+    name, parameters = request.action, request.parameters
+    try:
+        check_parameters(parameters)
+        entry = Remediation(name, (), Mode.LIVE, action=name, parameters=parameters).expanded
+    except ValueError as error:
+        return Decision(Stage.REFUSED, f"parameters.{error}", dry_run=config.dry_run)
+    return decide_entry(config, alert, entry, request.mode)
+
+
+def _check_host_parameter(request: Request) -> None:
+    name = request.host_parameter
+    if name and request.remediation:
+        raise RemediationError("host_parameter: belongs to the entry of remediations, not the rule")
+    if name and name in request.parameters:
+        raise RemediationError(f"parameters.{name}: gets the host; remove it")
 
 
 def decide_entry(
@@ -229,13 +283,17 @@ def decide_entry(
         return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
     host = host_or_empty(alert.labels, config.host_label)
     if mode is Mode.EVIDENCE or not entry.action:
-        reason = f"is in mode {mode}" if mode is Mode.EVIDENCE else "names no action"
-        message = f"the remediation {entry.name} {reason}, so nothing is changed"
+        message = f"the remediation {entry.name} changes nothing"
+        if mode is Mode.EVIDENCE:
+            message = f"the remediation {entry.name} is in mode evidence, so nothing is changed"
         draft = Decision(Stage.EVIDENCE, message, host=host)
-        return _apply_safety_rules(config, alert, draft, mode)
+        decision = _apply_safety_rules(config, alert, draft, mode)
+        return _with_inspections(config, entry, decision)
     try:
         parameters = entry.resolve(alert.labels)
         target = entry.target_of(alert.labels, host)
+        checks = entry.host_checks(alert.labels)
+        verification = _verification(config, alert, entry, host)
     except LabelError as error:
         return Decision(
             Stage.REFUSED, str(error), entry.action, host=host, dry_run=mode is Mode.DRY_RUN
@@ -243,22 +301,26 @@ def decide_entry(
     draft = Decision(
         Stage.REMEDIATE,
         action=entry.action,
-        parameters=parameters,
+        parameters=with_ssh(entry.action, parameters, config.ssh_parameters),
         host_parameter=entry.host_parameter,
         host=host,
         target=target,
-        verification=Verification.of(entry),
+        verification=verification,
     )
     decision = _apply_safety_rules(config, alert, draft, mode, entry)
-    unsupported = missing_support(entry)
+    obstacle = unlisted_actions(config, entry.host_actions)
     if mode is Mode.ASK and not entry.approvers:
-        unsupported = _NO_APPROVERS
-    if decision.may_reserve and unsupported:
-        return replace(decision, stage=Stage.REFUSED, message=unsupported)
+        obstacle = _NO_APPROVERS
+    elif (checks or verification.action) and not decision.may_inspect:
+        obstacle = _no_host(config)
+    if decision.may_reserve and obstacle:
+        return replace(decision, stage=Stage.REFUSED, message=obstacle)
+    decision = _with_inspections(config, entry, decision, checks)
     if decision.may_reserve and mode is Mode.ASK:
         # Do not ask people to approve a change that would be refused anyway.
-        stage = Stage.REFUSED if decision.message else Stage.REMEDIATE
-        return replace(decision, stage=stage, approvers=entry.approvers)
+        if decision.message:
+            return replace(decision, stage=Stage.REFUSED, approvers=entry.approvers, inspections=())
+        return replace(decision, approvers=entry.approvers)
     return decision
 
 
@@ -267,20 +329,56 @@ _NO_APPROVERS = (
 )
 
 
-def missing_support(entry: Remediation) -> str:
-    """Return why this release does not make the change of an entry, or '' if it does.
-
-    A change without a check that the entry requires would be unsafe.
-    """
-    kinds = [check.partition(":")[0] for check in entry.check]
-    unsupported = [f"check: {kind}" for kind in kinds if kind not in BUILT_IN_CHECKS]
-    kind = entry.verify.partition(":")[0]
-    if kind and kind != NO_VERIFICATION and kind not in BUILT_IN_CHECKS:
-        unsupported.append(f"verify: {kind}")
-    if not unsupported:
+def unlisted_actions(config: Config, actions: Sequence[str]) -> str:
+    """Return which actions that inspect a host are not allowed, '' if all are."""
+    unlisted = [action for action in actions if not _is_allowed(config, action)]
+    if not unlisted:
         return ""
-    verb = "is" if len(unsupported) == 1 else "are"
-    return f"{', '.join(unsupported)} {verb} not available in this release; set mode: dry_run"
+    names = ", ".join(unlisted)
+    return f"allowed_actions does not contain {names}: add what inspects hosts to allowed_actions"
+
+
+def _no_host(config: Config) -> str:
+    return (
+        f"the alert names no host that may be checked (see {config.host_label}, allowed_hosts and "
+        "denied_hosts)"
+    )
+
+
+def _is_allowed(config: Config, action: str) -> bool:
+    return action in READ_ONLY_ACTIONS or action in config.allowed_actions
+
+
+def _with_inspections(
+    config: Config, entry: Remediation, decision: Decision, checks: Sequence[HostCheck] = ()
+) -> Decision:
+    """Return a decision with the inspections of the host that an entry names.
+
+    Nothing is inspected for a change that is refused. For a report, an inspection that is not
+    possible is left out, and the message says why.
+    """
+    is_report = decision.stage in (Stage.EVIDENCE, Stage.DRY_RUN)
+    if not (decision.may_reserve or is_report) or not (checks or entry.evidence):
+        return decision
+    if not decision.may_inspect:
+        problem = f"{decision.message}; nothing was inspected: {_no_host(config)}"
+        return replace(decision, message=problem) if is_report else decision
+    problem = unlisted_actions(config, [*(check.action for check in checks), *entry.evidence])
+    ssh, host = config.ssh_parameters, decision.host
+    inspections = [
+        *(Inspection.of_check(c, host, ssh) for c in checks if _is_allowed(config, c.action)),
+        *(Inspection.of_evidence(a, host, ssh) for a in entry.evidence if _is_allowed(config, a)),
+    ]
+    message = "; ".join(filter(None, [decision.message, problem]))
+    return replace(decision, message=message, inspections=tuple(inspections))
+
+
+def _verification(config: Config, alert: Alert, entry: Remediation, host: str) -> Verification:
+    check = entry.host_verification(alert.labels)
+    if check is None:
+        return Verification.of(entry)
+    inspection = Inspection.of_check(check, host, config.ssh_parameters, is_short=True)
+    return Verification.of(entry, inspection)
 
 
 def _effective_mode(config: Config, *modes: Mode) -> Mode:
@@ -305,7 +403,7 @@ def _apply_safety_rules(
     )
     effective, situation = replace(config, dry_run=is_dry_run), alert.read_situation(request)
     permission = preview(effective, request, situation)
-    is_checked = action and entry and entry.has_conditions and not missing_support(entry)
+    is_checked = action and entry and entry.has_conditions
     if entry and is_checked and alert.find_objection and may_check_conditions(permission):
         request = with_conditions(request, entry, alert.find_objection(entry))
         permission = preview(effective, request, situation)
@@ -322,6 +420,7 @@ def _apply_safety_rules(
         dry_run=is_dry_run or config.dry_run,
         refusal=permission.refusal_name if action else "",
         settle_seconds=permission.settle_seconds,
+        may_inspect=permission.may_check,
         reservation=request,
     )
 

@@ -26,7 +26,10 @@ def find_objection(entry: Remediation, subject: Subject, servers: Servers) -> st
         subject: The alert.
         servers: The configured Prometheus servers.
     """
-    conditions = [*entry.check, *([f"expression:{entry.only_if}"] if entry.only_if else [])]
+    conditions = [
+        *entry.built_in_checks,
+        *([f"expression:{entry.only_if}"] if entry.only_if else []),
+    ]
     for condition in conditions:
         try:
             objection = _objection(condition, subject, servers)

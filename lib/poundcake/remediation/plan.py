@@ -17,7 +17,7 @@ from poundcake.remediation.begin import (
     SituationReader,
     decide,
     decide_entry,
-    missing_support,
+    unlisted_actions,
 )
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.stage import Stage
@@ -28,6 +28,7 @@ from poundcake.remediations import (
     label_parameters,
     nearest_misses,
 )
+from poundcake.shipped_remediations import SHIPPED
 from poundcake.stackstorm import StackStormError
 from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, list_rules
 
@@ -131,13 +132,12 @@ def entry_problems(api: Api, entry: Remediation) -> list[str]:
             host = {entry.host_parameter: ""} if entry.host_parameter else {}
             unresolved = {*host, *label_parameters(entry)}
             problems += action.problems({**entry.parameters, **host}, unresolved)
-    checks = [check.partition(":")[2] for check in entry.check if check.startswith("action:")]
-    for ref in [*checks, *entry.evidence]:
+    for ref in dict.fromkeys([*entry.host_actions, *entry.evidence]):
         action = find_action(api, ref)
         if action is None:
             problems.append(f"StackStorm has no action {ref}")
-        elif not action.is_enabled:
-            problems.append(f"{ref} is disabled")
+        else:
+            problems += action.problems({"host": ""}, {"host"})
     return problems
 
 
@@ -221,9 +221,6 @@ def _entry_view(
     # The reason in the configured mode may hide another one that would stop a change later.
     if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
         stopped_by.append(in_live_mode.message)
-    unsupported = missing_support(entry)
-    if unsupported and unsupported not in stopped_by:
-        stopped_by.append(unsupported)
     if not starting_rules and not api_problem:
         stopped_by.append(_NOT_STARTED)
     if not api_problem:
@@ -269,17 +266,20 @@ def _permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
         reasons.append('allowed_hosts is empty, which allows no host: list the hosts, or "*"')
     if entry.mode is Mode.DRY_RUN:
         reasons.append("mode is dry_run; set mode: live")
-    return [*reasons, *filter(None, [missing_support(entry)])]
+    return [*reasons, *filter(None, [unlisted_actions(config, entry.host_actions)])]
 
 
 def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
     view = {"rule": rule.ref, "action": rule.action, "doubt": doubt, "note": ""}
-    if rule.action == REMEDIATE:
+    if rule.action == REMEDIATE or rule.action in SHIPPED:
         parameters = rule.parameters.get("parameters")
         request = Request(
             remediation=str(rule.parameters.get("remediation") or ""),
-            action=str(rule.parameters.get("action") or ""),
+            action=rule.action
+            if rule.action in SHIPPED
+            else str(rule.parameters.get("action") or ""),
             parameters=parameters if isinstance(parameters, dict) else {},
+            host_parameter=str(rule.parameters.get("host_parameter") or ""),
         )
         try:
             decision = decide(config, alert, request)

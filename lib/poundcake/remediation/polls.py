@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Mapping, NamedTuple, Protocol, Sequence
 
+from poundcake.host_checks import HostCheck, is_host_check, parse_host_check
 from poundcake.hosts import host_and_port
 from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, PrometheusApi
 from poundcake.remediation.checks import TcpState, check_host, describe_state, ports_to_check
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
+from poundcake.remediation.inspections import read_check
+from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_HOST_TASK, VERIFY_TASK
 from poundcake.stackstorm import Execution
 from poundcake.timestamps import format_timestamp
 
@@ -51,10 +53,12 @@ class Change(NamedTuple):
         age: How long ago it ended, by StackStorm's clock.
         evaluations: From the previous poll: when each Prometheus first evaluated the alert as gone,
             in the order of the configuration; empty if it was not gone.
+        host_check: The newest check of the host after the change, or None.
     """
 
     age: timedelta
     evaluations: Sequence[str] = ()
+    host_check: Execution | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,12 @@ def read_change(api: Api, execution_id: str) -> Change:
         raise RemediationError("the workflow has made no change that has ended")
     polls = [c for c in children if c.task_name == VERIFY_TASK and c.is_terminal]
     age: timedelta = api.now() - ended[-1]
-    return Change(max(age, timedelta(0)), _read_evaluations(polls[-1]) if polls else ())
+    host_checks = [c for c in children if c.task_name == VERIFY_HOST_TASK]
+    return Change(
+        max(age, timedelta(0)),
+        _read_evaluations(polls[-1]) if polls else (),
+        host_checks[-1] if host_checks else None,
+    )
 
 
 def _read_evaluations(execution: Execution) -> Sequence[str]:
@@ -122,7 +131,7 @@ def poll(
     """Check once whether a change helped.
 
     Args:
-        check: `alert`, `expression`, `tcp` or `tcp:PORT`.
+        check: `alert`, `expression`, `tcp`, `tcp:PORT`, or a check of the host (`disk:/var>90`).
         wait: Seconds after which the change counts as not verified.
         subject: The alert.
         servers: The configured Prometheus servers.
@@ -132,6 +141,8 @@ def poll(
     try:
         if kind == "tcp":
             observation = _check_tcp(subject, argument)
+        elif is_host_check(check):
+            observation = _read_host_check(parse_host_check(check), change)
         else:
             observation = _query_servers(kind, subject, servers, change)
     except (MonitoringError, RemediationError) as error:
@@ -162,6 +173,13 @@ def _check_tcp(subject: Subject, port: str) -> _Observation:
     result = check_host(subject.host, ports, 0)
     detail = describe_state(subject.host, result.state, result.port)
     return _Observation(result.state is TcpState.ANSWERS, detail)
+
+
+def _read_host_check(check: HostCheck, change: Change) -> _Observation:
+    if change.host_check is None:
+        raise RemediationError("the host was not checked after the change")
+    reading = read_check(check, change.host_check)
+    return _Observation(not reading.holds, reading.detail)
 
 
 def _query_servers(
@@ -205,14 +223,14 @@ def _problem(
         return f"the state of the alert is unknown: {reading.detail}"
     if kind == "alert" and reading.state is not AlertState.CLEARED:
         return f"the alert is {reading.state}"
-    if not _was_evaluated_since_change(reading, age):
+    if not _is_evaluated_since(reading, age):
         return "its rule has not been evaluated since the change"
     if kind == "expression" and is_true(server, reading.rules, subject.labels, count_missing=True):
         return "the expression of the alert is still true"
     return _scrape_problem(server, subject.labels)
 
 
-def _was_evaluated_since_change(reading: AlertReading, age: timedelta) -> bool:
+def _is_evaluated_since(reading: AlertReading, age: timedelta) -> bool:
     """Return whether a rule was evaluated after the change, each by the clock of its server."""
     if reading.evaluated_at is None or reading.now is None:
         return False

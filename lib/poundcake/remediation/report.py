@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Sequence
 
 from poundcake.remediation.checks import TcpState, describe_state
+from poundcake.remediation.inspections import INSPECT_TASK, Finding, read_findings
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution
@@ -43,7 +44,8 @@ class Report:
     stage: str
     message: str
     evidence: dict[str, Any]
-    """The results of the checks before and after the change: ``before``, ``after``."""
+    """The results of the checks before and after the change: ``before``, ``after``; and what each
+    inspection of the host saw."""
     change_result: ChangeResult | None = field(default=None)
     """How the change that was granted ended, or None if none was granted. Not in the output."""
 
@@ -61,9 +63,10 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         stackstorm: The StackStorm API.
         execution_id: The id of the workflow's execution.
     """
-    tasks = _Tasks(stackstorm.get_children(execution_id))
+    executions = stackstorm.get_children(execution_id)
+    tasks, findings = _Tasks(executions), read_findings(executions)
     checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
-    ending = _determine_ending(tasks)
+    ending = _determine_ending(tasks, findings)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
@@ -71,7 +74,10 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         verified=ending.verified,
         stage=str(ending.stage),
         message=ending.message,
-        evidence={name: result for name, result in checks.items() if result},
+        evidence={
+            **{name: result for name, result in checks.items() if result},
+            **{finding.name: finding.detail for finding in findings},
+        },
         change_result=_determine_change_result(tasks, ending),
     )
 
@@ -112,7 +118,7 @@ class _Ending(NamedTuple):
     verified: bool = False
 
 
-def _determine_ending(tasks: _Tasks) -> _Ending:
+def _determine_ending(tasks: _Tasks, findings: Sequence[Finding]) -> _Ending:
     begin = tasks.result("begin")
     link = tasks.result("link") or begin
     if not link.get("claimed"):
@@ -128,6 +134,8 @@ def _determine_ending(tasks: _Tasks) -> _Ending:
             "nobody could be asked for approval, so nothing was changed; the task approve says why"
         )
         return _Ending(False, Stage.REFUSED, message)
+    if change is None and tasks.execution(INSPECT_TASK):
+        return _ending_with_inspections(permission, findings)
     if change is None:
         return _ending_without_change(permission, tasks.result("evidence"))
     ending = _ending_after_change(permission, change, tasks)
@@ -169,6 +177,15 @@ def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) ->
     if stage is Stage.DRY_RUN and permission["action"] and check and not is_down:
         message = f"{check_text}, so nothing would be changed"
     return _Ending(is_expected, stage, message)
+
+
+def _ending_with_inspections(permission: dict[str, Any], findings: Sequence[Finding]) -> _Ending:
+    """Return the ending of a workflow that only inspected the host."""
+    shown = "; ".join(finding.detail for finding in findings if finding.is_summary)
+    message = f"{shown}; {permission['message']}" if shown else str(permission["message"])
+    if any(finding.is_check and finding.holds is not True for finding in findings):
+        message = f"{shown}, so nothing would be changed"
+    return _Ending(True, Stage(permission["stage"]), message)
 
 
 def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _Tasks) -> _Ending:

@@ -18,7 +18,7 @@ from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
 from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
 from poundcake.remediation.stage import Stage
-from poundcake.remediations import Mode, Remediation
+from poundcake.remediations import LabelError, Mode, Remediation
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import changes, limits
@@ -241,13 +241,16 @@ def may_check_conditions(decision: SafetyDecision) -> bool:
     return decision.refusal in (None, Refusal.STALE, Refusal.DRY_RUN)
 
 
-def objection_to(entry: Remediation, labels: Mapping[str, str], action: str) -> str:
+def objection_to(
+    entry: Remediation, labels: Mapping[str, str], action: str, host_checks: Sequence[str] = ()
+) -> str:
     """Return why an entry, as it is configured now, does not permit a change, or ''.
 
     Args:
         entry: The entry.
         labels: The alert's labels.
         action: The action that makes the change.
+        host_checks: The checks of the host that have been made.
     """
     if not entry.matches(labels):
         return f"the remediation {entry.name} no longer matches the alert"
@@ -255,6 +258,12 @@ def objection_to(entry: Remediation, labels: Mapping[str, str], action: str) -> 
         return f"the remediation {entry.name} is now in mode {entry.mode}"
     if entry.action != action:
         return f"the remediation {entry.name} now names the action {entry.action}"
+    try:
+        checks = entry.host_checks(labels)
+    except LabelError as error:
+        return str(error)
+    if any(str(check) not in host_checks for check in checks):
+        return f"the host was not checked as the remediation {entry.name} now requires"
     return ""
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Mapping
 
+from poundcake.inert import FixedText
+from poundcake.remediation.inspections import Inspection
 from poundcake.remediations import NO_VERIFICATION, Remediation
 from poundcake.trail.changes import is_power_action
 
 CHANGE_TASKS = ("remediate", "remediate_host")
 """The tasks of a workflow that make its change."""
 VERIFY_TASK = "verify"
+VERIFY_HOST_TASK = "verify_host"
+"""The task that checks the host before each poll, if a check of the host verifies the change."""
 
 _POWER_SECONDS, _TARGET_SECONDS, _DISK_SECONDS, _SECONDS = 900, 600, 180, 300
 _MIN_PAUSE, _MAX_PAUSE, _POLLS = 2, 30, 20
@@ -21,29 +25,45 @@ class Verification:
     """How a change is verified.
 
     Attributes:
-        check: `alert`, `expression`, `tcp` or `tcp:PORT`; '' if the change is not verified.
+        check: `alert`, `expression`, `tcp`, `tcp:PORT` or a check of the host (`disk:/var>90`); ''
+            if the change is not verified.
         wait: Seconds after the end of the change until it counts as not verified.
         pause: Seconds between two polls.
         polls: The maximum number of repeated polls.
+        action: The action that checks the host before each poll; '' if `check` needs none.
+        parameters: The parameters of that action.
     """
 
     check: str = ""
     wait: int = 0
     pause: int = 0
     polls: int = 0
+    action: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, entry: Remediation) -> Verification:
-        """Return how the change of an entry is verified."""
+    def of(cls, entry: Remediation, inspection: Inspection | None = None) -> Verification:
+        """Return how the change of an entry is verified.
+
+        Args:
+            entry: The entry.
+            inspection: The inspection of the host that verifies it, or None if something else does.
+        """
         if entry.verify in ("", NO_VERIFICATION):
             return cls()
         wait = _default_wait(entry) if entry.wait is None else entry.wait
         pause = max(_MIN_PAUSE, min(_MAX_PAUSE, wait // _POLLS))
-        return cls(entry.verify, wait, pause, wait // pause + 2)
+        polls = wait // pause + 2
+        if inspection is None:
+            return cls(entry.verify, wait, pause, polls)
+        # The check has been parsed, so it contains nothing that StackStorm evaluates.
+        check, parameters = FixedText(inspection.check), inspection.parameters
+        return cls(check, wait, pause, polls, inspection.action, parameters)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verification as JSON."""
-        return asdict(self)
+        # The pause comes before the check of the host, if there is one, and not before its poll.
+        return {**asdict(self), "delay": 0 if self.action else self.pause}
 
 
 def _default_wait(entry: Remediation) -> int:

@@ -86,6 +86,7 @@ class Execution:
         elapsed_seconds: Its duration.
         web_url: The URL of its page in StackStorm's web UI.
         task_name: The name of the task in its parent workflow, '' if it has no parent.
+        item_id: Its position among the items of its task, or None if the task has no items.
         parent_id: The id of its parent workflow, '' if it has no parent.
         resumed_by: Who resumed it most recently, also by answering an inquiry, or ''.
         parameters: The parameters of its action.
@@ -101,6 +102,7 @@ class Execution:
     elapsed_seconds: float | None = None
     web_url: str = ""
     task_name: str = ""
+    item_id: int | None = None
     parent_id: str = ""
     resumed_by: str = ""
     parameters: Mapping[str, Any] | None = None
@@ -114,6 +116,7 @@ class Execution:
             return None
         parameters = fields.value(answer, "parameters")
         elapsed = fields.value(answer, "elapsed_seconds")
+        item = fields.value(answer, "context", "orquesta", "item_id")
         return cls(
             id=execution_id,
             status=fields.text(answer, "status"),
@@ -124,6 +127,7 @@ class Execution:
             elapsed_seconds=float(elapsed) if isinstance(elapsed, (int, float)) else None,
             web_url=fields.text(answer, "web_url"),
             task_name=fields.text(answer, "context", "orquesta", "task_name"),
+            item_id=item if isinstance(item, int) else None,
             parent_id=fields.text(answer, "context", "parent", "execution_id"),
             resumed_by=fields.text(answer, "context", "resumed_by"),
             parameters=parameters if isinstance(parameters, dict) else None,

@@ -9,6 +9,7 @@ from typing import Mapping, Sequence
 from sqlalchemy import or_, select
 
 from poundcake.config import Config
+from poundcake.shipped_remediations import changing_action
 from poundcake.stackstorm import (
     Execution,
     RuleEnforcement,
@@ -281,12 +282,13 @@ class EvidenceReader:
 def claiming_workflow(execution: Execution, config: Config) -> str:
     """Return the name under which an execution claims an episode.
 
-    poundcake.remediate claims under the name of the action that it runs. Its parameters or its
-    entry of `remediations` name that action.
+    poundcake.remediate and the shipped remediations claim under the name of the action that they
+    run. The parameters or the entry of `remediations` name that action.
     """
     if execution.action != REMEDIATE:
-        return execution.action
+        return changing_action(execution.action)
     parameters = execution.parameters or {}
     name = parameters.get("remediation")
     entry = config.remediation(str(name or ""))
-    return str(parameters.get("action") or (entry and entry.action) or execution.action)
+    action = parameters.get("action") or (entry and entry.action) or execution.action
+    return changing_action(str(action))

@@ -41,6 +41,7 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
     assert decision.as_dict() == {
         "may_reserve": True,
         "may_change": True,
+        "next_task": "reserve",
         "action": "linux.service",
         "parameters": {"act": "restart", "service": "nginx"},
         "host_parameter": "hosts",
@@ -59,7 +60,17 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
             "at_once": 1,
             "storm": 0,
         },
-        "verification": {"check": "", "wait": 0, "pause": 0, "polls": 0},
+        "verification": {
+            "check": "",
+            "wait": 0,
+            "delay": 0,
+            "pause": 0,
+            "polls": 0,
+            "action": "",
+            "parameters": {},
+        },
+        "inspections": [],
+        "host_checks": [],
         "approvers": [],
         "report": decision.report().as_dict(),
     }
@@ -136,8 +147,26 @@ def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
         ({"alert": {"status": "resolved"}}, "the alert is resolved"),
         ({"config": {"allowed_actions": []}}, "allowed_actions does not contain linux.service"),
         ({"config": {"allowed_hosts": ["db-*"]}}, "allowed_hosts does not contain web-1"),
-        ({"check": ["alert", "disk:/var"]}, "check: disk is not available in this release"),
-        ({"verify": "disk:/var"}, "verify: disk is not available in this release"),
+        ({"check": ["action:mypack.look"]}, "allowed_actions does not contain mypack.look"),
+        ({"verify": "action:mypack.look"}, "allowed_actions does not contain mypack.look"),
+        ({"evidence": ["mypack.snapshot"]}, "allowed_actions does not contain mypack.snapshot"),
+        (
+            {"check": ["disk:$mountpoint>90"], "alert": {"mountpoint": "/var log"}},
+            "the label mountpoint has a value that is not passed to actions",
+        ),
+        (
+            {"check": ["disk:$mountpoint>90"], "alert": {"mountpoint": "var"}},
+            "the label mountpoint: disk:var>90 must have the form disk:/var>90",
+        ),
+        (
+            {
+                "check": ["memory>90"],
+                "target": ["service"],
+                "host_parameter": "",
+                "alert": {"instance": ""},
+            },
+            "the alert names no host that may be checked",
+        ),
     ],
 )
 def test_a_refusal_says_why_and_fails(overrides, message):
@@ -246,7 +275,15 @@ def test_conditions_that_agree_permit_a_change():
 
 def test_the_verification_of_an_entry_reaches_the_workflow():
     verification = decide_about(verify="tcp:22", wait=60).as_dict()["verification"]
-    assert verification == {"check": "tcp:22", "wait": 60, "pause": 3, "polls": 22}
+    assert verification == {
+        "check": "tcp:22",
+        "wait": 60,
+        "delay": 3,
+        "pause": 3,
+        "polls": 22,
+        "action": "",
+        "parameters": {},
+    }
 
 
 ENTRY_WITH_CHECK = {**ENTRY, "check": ["alert"]}
@@ -276,3 +313,156 @@ def test_nobody_is_asked_during_a_pause():
     decision = decide(configuration, alert, Request(remediation="nginx"))
     assert (decision.may_reserve, decision.refusal) == (False, "paused")
     assert decision.report().status == "succeeded"
+
+
+SSH = {"ssh_user": "stanley", "ssh_key_file": "/etc/poundcake/key", "ssh_port": 2222}
+SSH_PARAMETERS = {"username": "stanley", "private_key": "/etc/poundcake/key", "port": 2222}
+
+
+class TestInspections:
+    """The checks of the host and the evidence, which the workflow runs as tasks."""
+
+    def test_the_checks_of_a_live_entry_run_before_its_change(self):
+        labels = {"mountpoint": "/var"}
+        check = ["alert", "disk:$mountpoint > 90", "service:nginx"]
+        decision = decide_about(check=check, verify="disk:$mountpoint>80", alert=labels, config=SSH)
+        result = make_inert(decision.as_dict())
+        assert result["next_task"] == "inspect"
+        assert result["host_checks"] == ["disk:/var>90", "service:nginx"]
+        assert result["inspections"] == [
+            {
+                "action": "poundcake.check_disk",
+                "parameters": {**SSH_PARAMETERS, "host": "web-1", "path": "/var"},
+                "check": "disk:/var>90",
+            },
+            {
+                "action": "poundcake.check_service",
+                "parameters": {**SSH_PARAMETERS, "host": "web-1", "service": "nginx"},
+                "check": "service:nginx",
+            },
+        ]
+        verification = result["verification"]
+        assert (verification["check"], verification["delay"]) == ("disk:/var>80", 0)
+        assert verification["action"] == "poundcake.check_disk"
+        assert verification["parameters"] == {
+            **SSH_PARAMETERS,
+            "host": "web-1",
+            "path": "/var",
+            "top": 0,
+        }
+
+    def test_an_action_of_the_operator_gets_the_host_only(self):
+        allowed = {"allowed_actions": ["linux.service", "mypack.look", "mypack.snapshot"], **SSH}
+        names = {"check": ["action:mypack.look"], "evidence": ["mypack.snapshot"]}
+        result = decide_about(config=allowed, **names).as_dict()
+        assert result["inspections"] == [
+            {
+                "action": "mypack.look",
+                "parameters": {"host": "web-1"},
+                "check": "action:mypack.look",
+            },
+            {"action": "mypack.snapshot", "parameters": {"host": "web-1"}, "check": ""},
+        ]
+
+    def test_an_approval_comes_before_the_checks(self):
+        decision = decide_about(check=["cpu>95"], mode="ask", approvers=["anna"])
+        assert (decision.next_task, len(decision.inspections)) == ("approve", 1)
+
+    @pytest.mark.parametrize("mode, checks", [("dry_run", ["cpu>95"]), ("evidence", [])])
+    def test_evidence_is_collected_if_nothing_is_changed(self, mode, checks):
+        names = {"check": ["cpu>95"], "evidence": ["poundcake.check_memory"], "mode": mode}
+        decision = decide_about(**names)
+        assert (decision.may_reserve, decision.next_task) == (False, "inspect")
+        assert [i.name for i in decision.inspections] == [*checks, "poundcake.check_memory"]
+
+    @pytest.mark.parametrize(
+        "overrides, reason",
+        [
+            ({"config": {"denied_hosts": ["web-1"]}}, "names no host that may be checked"),
+            ({"alert": {"instance": ""}}, "names no host that may be checked"),
+            ({"evidence": ["mypack.snapshot"]}, "allowed_actions does not contain mypack.snapshot"),
+        ],
+    )
+    def test_evidence_that_may_not_be_collected_costs_no_task(self, overrides, reason):
+        evidence = {"evidence": ["poundcake.check_memory"], "mode": "evidence", **overrides}
+        decision = decide_about(**evidence)
+        assert (decision.next_task, decision.report().status) == ("", "succeeded")
+        assert reason in decision.message
+
+    def test_nothing_is_inspected_for_a_change_that_is_refused(self):
+        decision = decide_about(check=["cpu>95"], config={"allowed_actions": []})
+        assert (decision.stage, decision.next_task) == ("refused", "")
+
+
+class TestRules:
+    """A rule that names an action itself."""
+
+    REQUEST = Request(
+        action="linux.service", parameters={"act": 'it\'s "x"'}, host_parameter="hosts"
+    )
+
+    def test_the_action_gets_the_canonical_host(self):
+        result = make_inert(decide_about(self.REQUEST, alert={"instance": "WEB-1:9100"}).as_dict())
+        assert (result["host_parameter"], result["host"]) == ("hosts", "web-1")
+        assert result["parameters"] == {"act": 'it\'s "x"'}
+        assert result["reservation"]["needs_host"] is True
+
+    def test_an_alert_without_a_host_is_refused(self):
+        decision = decide_about(self.REQUEST, alert={"instance": ""})
+        assert (decision.may_reserve, decision.refusal) == (False, "no_host")
+
+    def test_text_that_would_be_evaluated_is_inert(self):
+        request = Request(action="linux.service", parameters={"a{{b}}": ["<% ctx() %>", "{"]})
+        result = make_inert(decide_about(request).as_dict())
+        assert result["parameters"] == {"a((b))": ["\u2039% ctx() %\u203a", "{"]}
+
+    @pytest.mark.parametrize(
+        "request_, message",
+        [
+            (Request("nginx", host_parameter="host"), "host_parameter: belongs to the entry"),
+            (
+                Request("", "a.b", {"host": "web-2"}, "host"),
+                "parameters.host: gets the host; remove it",
+            ),
+        ],
+    )
+    def test_a_host_that_contradicts_is_an_error(self, request_, message):
+        with pytest.raises(RemediationError, match=message):
+            decide_about(request_)
+
+    def test_actions_of_the_pack_use_the_configured_account(self):
+        request = Request(action="poundcake.clean_disk", parameters={"port": 22})
+        decision = decide_about(request, config=SSH)
+        assert decision.parameters == {**SSH_PARAMETERS, "port": 22}
+
+    def test_a_shipped_remediation_checks_changes_and_verifies(self):
+        parameters = {"directories": ["/var/log/app"], "older_than_days": 7}
+        request = Request(action="poundcake.disk_cleanup", parameters=parameters)
+        decision = decide_about(request, config={"allowed_actions": ["poundcake.clean_disk"]})
+        result = make_inert(decision.as_dict())
+        assert (result["action"], result["parameters"]) == ("poundcake.clean_disk", parameters)
+        assert (result["host_parameter"], result["host"]) == ("host", "web-1")
+        assert (result["next_task"], result["host_checks"]) == ("inspect", ["disk:/var/log/app>80"])
+        assert result["verification"]["check"] == "disk:/var/log/app>80"
+        assert result["reservation"]["remediation"] == "poundcake.disk_cleanup"
+
+    @pytest.mark.parametrize("dry_run", [False, True])
+    def test_memory_check_collects_evidence(self, dry_run):
+        request = Request(action="poundcake.memory_check")
+        decision = decide_about(request, config={"dry_run": dry_run, "allowed_actions": []})
+        assert (decision.action, decision.next_task) == ("", "inspect")
+        assert [i.name for i in decision.inspections] == ["poundcake.check_memory"]
+
+    @pytest.mark.parametrize(
+        "parameters, message",
+        [
+            ({}, "parameters.service: is missing"),
+            ({"service": "a; b"}, "parameters.service:a; b must have the form service:nginx"),
+            ({"service": "{{ x }}"}, "parameters.service: {{ x }} contains an expression"),
+        ],
+    )
+    def test_invalid_parameters_of_a_shipped_remediation_are_refused(self, parameters, message):
+        request = Request(action="poundcake.service_restart", parameters=parameters)
+        decision = decide_about(request)
+        assert (decision.stage, decision.report().status) == ("refused", "failed")
+        assert decision.message.startswith(message)

@@ -162,10 +162,11 @@ def test_a_change_that_needs_an_approval_names_the_approvers():
 
 
 def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
-    entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "disk:/var"]}
+    entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "action:mypack.look"]}
     assert reasons_against(entries=[entry]) == [
         "mode is dry_run; set mode: live",
-        "check: disk is not available in this release; set mode: dry_run",
+        "allowed_actions does not contain mypack.look: add what inspects hosts to allowed_actions",
+        "StackStorm has no action mypack.look",
     ]
 
 

@@ -1,0 +1,323 @@
+"""Inspect a host before a change: the checks of an entry that run there, and its evidence actions.
+
+poundcake.begin lists the inspections, and the task `inspect` runs them as actions of StackStorm.
+This module reads their results from StackStorm's API, because a workflow must not handle what a
+host prints: Orquesta would evaluate text in it.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
+
+from poundcake.host_checks import SSH_ACTIONS, HostCheck, is_host_check, parse_host_check
+from poundcake.inert import FixedText, keep_fixed, make_inert, one_line
+from poundcake.remediation import host_facts
+from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.host_facts import CpuFacts, DiskFacts, MemoryFacts, ServiceFacts
+from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError, failure_reason
+
+BEGIN_TASK = "begin"
+INSPECT_TASK = "inspect"
+"""The task of poundcake.remediate that runs the inspections, one item each."""
+
+_LONGEST_EVIDENCE = 2000  # characters
+_MAX_AGE = timedelta(minutes=10)
+# The states of a service that a restart may help. Any other state except `active`, such as
+# `activating`, neither permits a change nor confirms one.
+_DOWN = ("inactive", "failed")
+
+
+class Api(Protocol):
+    """The requests to StackStorm's API."""
+
+    def now(self) -> datetime:
+        """Return the time by the API's clock."""
+
+    def get_children(self, execution_id: str) -> Sequence[Execution]:
+        """Return the executions that a workflow's tasks started."""
+
+
+class Inspection(NamedTuple):
+    """An action that inspects a host.
+
+    Attributes:
+        action: The reference of the action.
+        parameters: Its parameters, with the host.
+        check: The check, `disk:/var>90`; '' if the action collects evidence only.
+    """
+
+    action: str
+    parameters: Mapping[str, Any]
+    check: str = ""
+
+    @classmethod
+    def of_check(
+        cls, check: HostCheck, host: str, ssh: Mapping[str, Any], is_short: bool = False
+    ) -> Inspection:
+        """Return the inspection that a check needs.
+
+        Args:
+            check: The check.
+            host: The canonical host.
+            ssh: The parameters of the SSH connection, for the pack's own actions.
+            is_short: Whether to leave out what only helps people, because the check is repeated.
+        """
+        parameters = check.parameters(host, is_short)
+        return cls(check.action, with_ssh(check.action, parameters, ssh), str(check))
+
+    @classmethod
+    def of_evidence(cls, action: str, host: str, ssh: Mapping[str, Any]) -> Inspection:
+        """Return the inspection of an action that collects evidence."""
+        return cls(action, with_ssh(action, {"host": host}, ssh))
+
+    @property
+    def name(self) -> str:
+        """The name under which reports show the result."""
+        return self.check or self.action
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the inspection as an item of the task."""
+        # The check has been parsed, so it contains nothing that StackStorm evaluates.
+        return {
+            "action": self.action,
+            "parameters": dict(self.parameters),
+            "check": FixedText(self.check),
+        }
+
+
+def with_ssh(
+    action: str, parameters: Mapping[str, Any], ssh: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Return the parameters of an action, with those of the SSH connection if it uses them."""
+    return {**(keep_fixed(ssh) if action in SSH_ACTIONS else {}), **parameters}
+
+
+class Reading(NamedTuple):
+    """The result of a check.
+
+    Attributes:
+        holds: Whether the check holds: the disk is too full, the service does not run.
+        detail: What was measured, in words.
+    """
+
+    holds: bool
+    detail: str
+
+
+class Finding(NamedTuple):
+    """The result of an inspection.
+
+    Attributes:
+        name: The check, or the reference of the action.
+        holds: Whether the check holds; None if it could not be read, or if it is evidence only.
+        detail: What was measured, or why it could not be.
+        ended_at: When the inspection ended, or None if it has not run.
+        is_summary: Whether `detail` is short enough for the message of a report.
+    """
+
+    name: str
+    holds: bool | None
+    detail: str
+    ended_at: datetime | None = None
+    is_summary: bool = True
+
+    @property
+    def is_check(self) -> bool:
+        """Whether the result decides about a change."""
+        return is_host_check(self.name)
+
+
+def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
+    """Return why the checks of a host do not permit a change, or '' if all of them do.
+
+    Args:
+        api: StackStorm's API.
+        execution_id: The workflow's execution.
+        checks: The checks that have to hold.
+    """
+    try:
+        findings = {f.name: f for f in read_findings(api.get_children(execution_id))}
+        parsed_checks = [parse_host_check(text) for text in checks]
+        now = api.now()
+    except (StackStormError, ValueError) as error:
+        return f"the results of the checks of the host could not be read: {error}"
+    for check in parsed_checks:
+        finding = findings.get(str(check))
+        if finding is None:
+            return f"the host was not checked for {_spoken(check)}"
+        if finding.holds is None:
+            return f"the host could not be checked for {_spoken(check)}: {finding.detail}"
+        if finding.ended_at is None or now - finding.ended_at > _MAX_AGE:
+            return f"the host was checked for {_spoken(check)} more than {_MAX_AGE} ago"
+        if not finding.holds:
+            return finding.detail
+    return ""
+
+
+def read_findings(executions: Sequence[Execution]) -> list[Finding]:
+    """Return the results of the inspections of a workflow, in their order.
+
+    Args:
+        executions: The executions of the workflow's tasks.
+    """
+    by_item = {e.item_id: e for e in executions if e.task_name == INSPECT_TASK}
+    inspections = _read_inspections(executions)
+    return [_find(inspection, by_item.get(number)) for number, inspection in enumerate(inspections)]
+
+
+def read_check(check: HostCheck, execution: Execution) -> Reading:
+    """Return the result of a check.
+
+    Args:
+        check: The check.
+        execution: The execution of its action.
+
+    Raises:
+        RemediationError: The check failed, or its output is invalid.
+    """
+    if check.kind == "action":
+        return _read_action(execution)
+    result = execution.result if isinstance(execution.result, dict) else {}
+    if check.kind == "service":
+        reading = _read_service(host_facts.read_service(result))
+    else:
+        measured = _MEASURES[check.kind](result)
+        holds = measured.percent > check.above
+        comparison = "more than" if holds else "not more than"
+        reading = Reading(holds, f"{measured.summary} ({comparison} {check.above}%)")
+    _require_success(execution)
+    return reading
+
+
+class _Measured(NamedTuple):
+    percent: float
+    summary: str
+
+
+def _measure_disk(result: Mapping[str, Any]) -> _Measured:
+    facts: DiskFacts = host_facts.read_disk(result)
+    return _Measured(facts.used_percent, facts.summary)
+
+
+def _measure_memory(result: Mapping[str, Any]) -> _Measured:
+    facts: MemoryFacts = host_facts.read_memory(result)
+    if not facts.total_bytes:
+        raise RemediationError("the host printed no valid total_bytes")
+    used = 1 - facts.available_bytes / facts.total_bytes
+    return _Measured(100 * used, f"{100 * used:.0f}% of the memory used, {facts.summary}")
+
+
+def _measure_cpu(result: Mapping[str, Any]) -> _Measured:
+    facts: CpuFacts = host_facts.read_cpu(result)
+    return _Measured(facts.busy_percent, facts.summary)
+
+
+_MEASURES: dict[str, Callable[[Mapping[str, Any]], _Measured]] = {
+    "disk": _measure_disk,
+    "memory": _measure_memory,
+    "cpu": _measure_cpu,
+}
+
+
+def _read_service(facts: ServiceFacts) -> Reading:
+    if not facts.is_active and facts.state not in _DOWN:
+        raise RemediationError(facts.summary)
+    return Reading(not facts.is_active, facts.summary)
+
+
+def _read_action(execution: Execution) -> Reading:
+    """Return the result of an operator's action, whose output contains `holds`."""
+    _require_success(execution)
+    output = _output_of(execution.result)
+    holds = output.get("holds") if isinstance(output, dict) else None
+    if not isinstance(holds, bool):
+        raise RemediationError(f"{execution.action} did not return holds: true or holds: false")
+    detail = output.get("detail")
+    shown = f"{execution.action}: {detail if isinstance(detail, str) and detail else holds}"
+    return Reading(holds, _inert(shown))
+
+
+def _require_success(execution: Execution) -> None:
+    if execution.status != ExecutionStatus.SUCCEEDED:
+        reason = failure_reason(execution.result)
+        status = f"{execution.action} has the status {execution.status}"
+        raise RemediationError(_inert(f"{status}: {reason}" if reason else status))
+
+
+def _output_of(result: Any) -> Any:
+    """Return what an action returned: a Python action, a workflow, or a command on one machine.
+
+    A command prints its output as JSON, which StackStorm parses. On a host, the output is below the
+    host's name.
+    """
+    if not isinstance(result, dict):
+        return None
+    for key in ("result", "output"):
+        if result.get(key) is not None:
+            return result[key]
+    if "stdout" not in result:
+        hosts = [entry for entry in result.values() if isinstance(entry, dict)]
+        result = hosts[0] if len(hosts) == 1 else {}
+    printed = result.get("stdout")
+    if isinstance(printed, str):
+        try:
+            return json.loads(printed)
+        except (ValueError, RecursionError):
+            return printed
+    return printed
+
+
+def _find(inspection: Inspection, execution: Execution | None) -> Finding:
+    name = inspection.name
+    if execution is None:
+        return Finding(name, None, "it has not run")
+    try:
+        if inspection.check:
+            # The check is parsed, so it contains nothing that StackStorm evaluates.
+            check, name = parse_host_check(inspection.check), FixedText(inspection.check)
+            return Finding(name, *read_check(check, execution), execution.ended_at)
+        summary = _SUMMARIES.get(inspection.action)
+        if summary and isinstance(execution.result, dict):
+            return Finding(name, None, summary(execution.result), execution.ended_at)
+    except RemediationError as error:
+        return Finding(name, None, str(error), execution.ended_at)
+    return Finding(name, None, _evidence(execution), execution.ended_at, is_summary=False)
+
+
+_SUMMARIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "poundcake.check_disk": lambda result: host_facts.read_disk(result).summary,
+    "poundcake.check_memory": lambda result: host_facts.read_memory(result).summary,
+    "poundcake.check_cpu": lambda result: host_facts.read_cpu(result).summary,
+    "poundcake.check_service": lambda result: host_facts.read_service(result).summary,
+}
+
+
+def _evidence(execution: Execution) -> str:
+    """Return the result of an action of another pack as text that is inert and not too long."""
+    if execution.status != ExecutionStatus.SUCCEEDED:
+        reason = failure_reason(execution.result)
+        return _inert(f"status {execution.status}: {reason}" if reason else execution.status)
+    output = _output_of(execution.result)
+    text = output if isinstance(output, str) else json.dumps(output)
+    cut = text if len(text) <= _LONGEST_EVIDENCE else f"{text[:_LONGEST_EVIDENCE]} …"
+    return _inert(cut)
+
+
+def _read_inspections(executions: Sequence[Execution]) -> list[Inspection]:
+    """Return the inspections that poundcake.begin listed."""
+    for execution in executions:
+        returned = execution.result.get("result") if isinstance(execution.result, dict) else None
+        if execution.task_name == BEGIN_TASK and isinstance(returned, dict):
+            return [Inspection(**item) for item in returned.get("inspections", [])]
+    return []
+
+
+def _spoken(check: HostCheck) -> str:
+    """Return a check without `>`, which reports would show as another character."""
+    return str(check).replace(">", " above ") + ("%" if check.has_threshold else "")
+
+
+def _inert(text: str) -> str:
+    return str(make_inert(one_line(text)))

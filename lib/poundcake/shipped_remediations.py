@@ -1,0 +1,90 @@
+"""The shipped remediations, such as poundcake.disk_cleanup, and the steps that they consist of.
+
+Each is an action over the workflow of poundcake.remediate, for rules, and a possible `action` of an
+entry of `remediations`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Mapping
+
+_FULL = 80  # percent
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a shipped remediation does.
+
+    Attributes:
+        action: The action that makes the change, '' if nothing is changed.
+        parameters: Its parameters.
+        check: The check of the host that has to hold before the change, and not afterwards.
+        evidence: The actions that collect evidence.
+    """
+
+    action: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    check: str = ""
+    evidence: tuple[str, ...] = ()
+
+
+def steps_of(action: str, parameters: Mapping[str, Any]) -> Steps | None:
+    """Return the steps of a shipped remediation, or None if the action is another one.
+
+    Args:
+        action: The reference of the action.
+        parameters: The parameters in the entry or the rule.
+
+    Raises:
+        ValueError: A parameter is missing or invalid. The message begins with its name.
+    """
+    steps = _STEPS.get(action)
+    return steps(parameters) if steps else None
+
+
+def changing_action(action: str) -> str:
+    """Return the action that makes the change of a shipped remediation, or the action itself."""
+    return CHANGES.get(action, action)
+
+
+def _disk_cleanup(parameters: Mapping[str, Any]) -> Steps:
+    own = {name: value for name, value in parameters.items() if name not in ("path", "above")}
+    directories = own.get("directories")
+    if not isinstance(directories, list) or not directories:
+        raise ValueError("directories: is missing; write directories: [/var/log/app]")
+    if "older_than_days" not in own:
+        raise ValueError("older_than_days: is missing; write older_than_days: 7")
+    path, above = parameters.get("path", directories[0]), parameters.get("above", _FULL)
+    return Steps(CHANGES["poundcake.disk_cleanup"], own, f"disk:{path}>{above}")
+
+
+def _service_restart(parameters: Mapping[str, Any]) -> Steps:
+    if not parameters.get("service"):
+        raise ValueError("service: is missing; write service: nginx")
+    action = CHANGES["poundcake.service_restart"]
+    return Steps(action, parameters, f"service:{parameters['service']}")
+
+
+def _looks(action: str) -> Callable[[Mapping[str, Any]], Steps]:
+    def steps(parameters: Mapping[str, Any]) -> Steps:
+        if parameters:
+            raise ValueError(f"{next(iter(parameters))}: is unknown; it takes no parameters")
+        return Steps(evidence=(action,))
+
+    return steps
+
+
+CHANGES = {
+    "poundcake.disk_cleanup": "poundcake.clean_disk",
+    "poundcake.service_restart": "poundcake.restart_service",
+}
+"""The shipped remediations that change something, and the actions that make the change."""
+_STEPS: Mapping[str, Callable[[Mapping[str, Any]], Steps]] = {
+    "poundcake.disk_cleanup": _disk_cleanup,
+    "poundcake.service_restart": _service_restart,
+    "poundcake.memory_check": _looks("poundcake.check_memory"),
+    "poundcake.cpu_check": _looks("poundcake.check_cpu"),
+}
+SHIPPED = tuple(_STEPS)
+"""The references of the shipped remediations."""
