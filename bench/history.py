@@ -86,17 +86,17 @@ def rows(alerts: int, end: datetime) -> Iterator[Rows]:
         incidents.incidents_of(place, notifications, end) for place in range(GROUPS * PER_REQUEST)
     ]
     current = [next(place) for place in places]
-    links = 0
+    link_count = 0
     for number in reversed(range(call_count)):
         notification, group = divmod(number, GROUPS)
         first_place = group * PER_REQUEST
         for place in range(first_place, first_place + PER_REQUEST):
             if current[place].opened - notification == current[place].length:
                 current[place] = next(places[place])
-        request = _Request(number, call_count - number, end, links)
+        request = _Request(number, call_count - number, end, link_count)
         for position in range(PER_REQUEST):
             request.add(position, current[first_place + position], notification)
-        links = request.links
+        link_count = request.links
         yield request.rows()
 
 

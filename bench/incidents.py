@@ -192,12 +192,12 @@ class Incident:
         )
 
     def _resolved(self, index: int, created_at: str) -> AlertDecision:
-        opened_by = self.refusal_count if self.refusal_count < self.firing_count else 0
+        opening_index = self.refusal_count if self.refusal_count < self.firing_count else 0
         return AlertDecision(
             ends_at=created_at,
             episode=self.episode,
             outcome="resolved",
-            reason=f"ends the incident of {request_id(self.request_number(opened_by))}",
+            reason=f"ends the incident of {request_id(self.request_number(opening_index))}",
             explanation="no_rule",
             explanation_reason="no rule matched",
             checked_at=as_stored(self.received_at(index) + timedelta(seconds=12)),

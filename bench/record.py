@@ -2,10 +2,10 @@
 
     python -m bench.record [--process] [--requests 1000]
 
-It uses a fresh SQLite and a fresh private MariaDB, with durable commits as in production. Without
---process, it compares only the work. With --process, each call runs the action in a separate
-process, as StackStorm does, and the calls for single requests are a sample. The exit code is then 1
-if the one call takes more than a twentieth of the time.
+It uses a fresh SQLite database and a fresh private MariaDB server, with durable commits as in
+production. Without --process, it compares only the work. With --process, each call runs the action
+in a separate process, as StackStorm does, and the calls for single requests are a sample. The exit
+code is then 1 if the one call takes more than a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -202,8 +202,8 @@ def main() -> None:
         is_too_slow |= arguments.process and single_seconds < MIN_SPEEDUP * batch_seconds
         print(
             f"{name}: {len(batch)} requests in one call {batch_seconds:.2f} s, "
-            f"a call for each {single_seconds:.1f} s"
-            f"{remark}: {single_seconds / batch_seconds:.1f} times",
+            f"one call per request {single_seconds:.1f} s"
+            f"{remark}: {single_seconds / batch_seconds:.1f} times as long",
             flush=True,
         )
     if is_too_slow:

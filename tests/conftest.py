@@ -173,14 +173,16 @@ def takes_long(item):
 def find_group(item):
     """Return the name of the group of tests that run in the same process as this one.
 
-    The tests of a file share fixtures. The scenarios share a stand-in, and the fault suite a world,
-    for each kind of database.
+    The tests of a file share fixtures. The scenarios share a stand-in for each kind of database, or
+    one that may change hosts, and the fault suite shares a world for each kind.
     """
     file, _, test_name = item.nodeid.partition("::")
     parameters = get_parameters(item)
     scenario = file.startswith("tests/scenarios/") and file not in WAITING_SCENARIOS
     if scenario and "kind" in parameters:
-        return f"scenarios-{parameters['kind']}"
+        # With MariaDB, a second process would also need a second server.
+        armed = parameters["kind"] == "sqlite" and "armed_stack" in item.fixturenames
+        return f"scenarios-{parameters['kind']}" + ("-armed" if armed else "")
     if file == "tests/faults/test_faults.py":
         return item.nodeid
     if starts_processes(item) and "::" in test_name:

@@ -427,8 +427,8 @@ class _Automaton:
             if state in closure:
                 continue
             closure.add(state)
-            anchor = self._anchors[state]
-            is_open = anchor is None or (is_start if anchor else is_end)
+            is_start_anchor = self._anchors[state]
+            is_open = is_start_anchor is None or (is_start if is_start_anchor else is_end)
             if self._accepts[state] is None and is_open:
                 pending += self._next[state]
         return frozenset(closure)

@@ -15,4 +15,4 @@ def check_http_url(value: str) -> None:
     if not is_http:
         raise ValueError("must be a URL that begins with http:// or https://")
     if "@" in parts.netloc:  # errors and views show the URL
-        raise ValueError("must be a URL without a user and a password")
+        raise ValueError("must be a URL without a user name or password")

@@ -96,7 +96,7 @@ class Run:
 
     def open_instances(self):
         """Return the instances that the endpoint shows as open."""
-        return {alert["instance"] for alert in self.stack.active(self.alert_name)}
+        return {alert["instance"] for alert in self.stack.active_alerts(self.alert_name)}
 
     def change_alerts(self):
         """Make some instances faulty, and the others healthy."""
@@ -175,7 +175,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/tracking.sqlite"
-        live = stacks.live()
+        live = stacks.uses_live_stackstorm()
         stack = stacks.Live() if live else stacks.Standalone(pathlib.Path(folder) / "stack", url)
         with contextlib.closing(stack):
             try:

@@ -406,7 +406,7 @@ INPUT_LIMITS = [
         FRAMING,
     ),
     Defence(
-        "a missing Host is refused in all later versions",
+        "a missing Host is refused except in HTTP/1.0",
         Edit(HEAD + "_validate", "'host' not in headers and _", "False"),
         FRAMING,
     ),
@@ -1033,7 +1033,11 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an evaluation before the change verifies nothing",
-        Edit("poundcake.remediation.polls:_problem", "not _is_evaluated_since(_1, _2)", "False"),
+        Edit(
+            "poundcake.remediation.polls:_problem",
+            "not _was_evaluated_since_change(_1, _2)",
+            "False",
+        ),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(

@@ -294,7 +294,7 @@ class Alertmanager:
         ):  # they overlap: Alert.Merge
             starts_at = min(starts_at, self.starts_at)
             if resolved:
-                # The newer one is resolved. It counts, unless an old resolved one ends later.
+                # The newer alert is resolved: its end is used, unless the older one ends later.
                 if self.ends_at <= local_time:
                     ends_at = max(ends_at, self.ends_at)
             else:

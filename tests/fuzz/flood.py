@@ -312,7 +312,7 @@ class Run:
             f"{self._plan.clients} clients, seed {self._plan.seed}",
             f"responses: {status_counts}",
             f"not answered because their connection had ended: {self._unanswered}",
-            "memory in MB after each tenth: " + " ".join(map(_megabytes, self._memory)),
+            "memory in MB after each tenth of the run: " + " ".join(map(_megabytes, self._memory)),
             f"growth: {_megabytes(self._growth)} MB",
         ]
 

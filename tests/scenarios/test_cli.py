@@ -21,7 +21,7 @@ pytestmark = [
 
 ROOT = pathlib.Path(__file__).parents[2]
 ACTIONS = sorted(path.stem for path in (ROOT / "actions").glob("*.yaml"))
-# These actions would run scripts on hosts of this network.
+# These actions would run scripts on hosts in this network.
 HOST_ACTIONS = [
     path.stem
     for path in (ROOT / "actions").glob("*.yaml")

@@ -29,7 +29,8 @@ class Emission:
     Attributes:
         entry: The request in the journal.
         request: The request in the tracking database.
-        is_first: Whether to publish the triggers of the request itself too.
+        is_first: Whether this is the first emission of the request, which also publishes the
+            triggers of the request itself.
         alerts: The alerts to emit.
     """
 

@@ -36,7 +36,7 @@ class RefusalReason(StringEnum):
 
     @classmethod
     def from_framing_status(cls, status: HTTPStatus) -> RefusalReason:
-        """Return the reason for which the server refuses a malformed request with this status."""
+        """Return why the server answered a malformed request with this status."""
         return cls.INVALID_HTTP if status == HTTPStatus.BAD_REQUEST else cls.from_status(status)
 
 

@@ -223,14 +223,14 @@ def _problem(
         return f"the state of the alert is unknown: {reading.detail}"
     if kind == "alert" and reading.state is not AlertState.CLEARED:
         return f"the alert is {reading.state}"
-    if not _is_evaluated_since(reading, age):
+    if not _was_evaluated_since_change(reading, age):
         return "its rule has not been evaluated since the change"
     if kind == "expression" and is_true(server, reading.rules, subject.labels, count_missing=True):
         return "the expression of the alert is still true"
     return _scrape_problem(server, subject.labels)
 
 
-def _is_evaluated_since(reading: AlertReading, age: timedelta) -> bool:
+def _was_evaluated_since_change(reading: AlertReading, age: timedelta) -> bool:
     """Return whether a rule was evaluated after the change, each by the clock of its server."""
     if reading.evaluated_at is None or reading.now is None:
         return False

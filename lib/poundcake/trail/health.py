@@ -58,7 +58,7 @@ def without_endpoint(
         config: The configuration.
         engine: The tracking database.
         stackstorm: StackStorm's API.
-        endpoint_problem: Why the endpoint did not answer. It is shown as the address.
+        endpoint_problem: Why the endpoint did not answer. It is shown in the field `address`.
     """
     unknown = Component(State.UNKNOWN, "unknown from this host")
     components = {

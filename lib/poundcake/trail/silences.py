@@ -33,7 +33,7 @@ MAX_MINUTES = 10_080
 COMMENT_MARK = " (poundcake.silence)"
 """The end of the comment of each silence that the pack creates, by which it recognizes them."""
 # A repeated call asks for a slightly later end, which does not extend the silence.
-_SAME_END = timedelta(minutes=1)
+_END_TOLERANCE = timedelta(minutes=1)
 # A new silence reaches the other members of a cluster by gossip, usually within a second.
 _GOSSIP_TRIES, _GOSSIP_WAIT = 6, 0.5
 _EXPIRED = SilenceState.EXPIRED
@@ -269,7 +269,7 @@ def _ensure(
         if attempt:
             time.sleep(_GOSSIP_WAIT)
         existing_silence = _find_existing(alertmanager, wanted_silence)
-        if existing_silence and new_silence.ends_at - existing_silence.ends_at <= _SAME_END:
+        if existing_silence and new_silence.ends_at - existing_silence.ends_at <= _END_TOLERANCE:
             return existing_silence, "unchanged"
     if existing_silence:
         new_silence = replace(

@@ -152,7 +152,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     return Stats(since, until, by_workflow, by_alert_name)
 
 
-def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Select[Any]:
+def _sums(connection: Connection, now: datetime, not_cleared_after: timedelta) -> Select[Any]:
     """Return the statement that aggregates executions by workflow, alert name and status.
 
     It aggregates in the database, because fetching a row per execution would take longer.
@@ -165,7 +165,7 @@ def _sums(connection: Connection, now: datetime, not_cleared: timedelta) -> Sele
     )
     kept_firing = _microseconds_between(connection, ended, fired_until)
     duration = _microseconds_between(connection, executions.c.start_timestamp, ended)
-    limit = not_cleared // timedelta(microseconds=1)
+    limit = not_cleared_after // timedelta(microseconds=1)
     statement = select(
         links.c.st2_action_ref.label("workflow"),
         alerts.c.alert_name,

@@ -79,7 +79,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         explanation: The explanation, or None if it is not known yet.
-        reason: The reason, to show to people.
+        reason: The reason, as shown to users.
         rules: The references of the rules that matched, or '' if they are not known.
     """
 
@@ -144,7 +144,7 @@ class Judgement(NamedTuple):
 
     Attributes:
         explanation: EXECUTION, RETRY, or None while it may still claim the episode.
-        reason: The reason, to show to people.
+        reason: The reason, as shown to users.
         needs_link: Whether sync has to link it to the alert, because it does not link itself.
     """
 

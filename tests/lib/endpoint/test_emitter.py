@@ -124,7 +124,7 @@ class TestTriggers:
         rig.advance()
         assert len(rig.bus.payloads(LIMIT_REACHED)) == 3
 
-    def test_the_end_of_a_limit_is_read_from_its_column(self):
+    def test_the_end_of_a_limit_is_not_read_from_the_reason(self):
         limited_alert = triggers.LimitedAlert(
             1, "A", "", "", "e", "a sentence of 9 words", later(60)
         )

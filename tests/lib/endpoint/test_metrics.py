@@ -116,7 +116,7 @@ def start_endpoint(request, tmp_path):
 
 @pytest.fixture
 def pipeline(tmp_path, database_path, monkeypatch):
-    """Return a pipeline with its thread and short waits."""
+    """Return a pipeline that runs in its own thread, with short waits."""
     monkeypatch.setattr("poundcake.endpoint.retry.RECORD_WAIT", 0.3)
     monkeypatch.setattr("poundcake.endpoint.emitter.RECHECK_WAIT", 0.05)
     monkeypatch.setattr("poundcake.endpoint.retry.EMIT_WAITS", (0.1, 0.1))

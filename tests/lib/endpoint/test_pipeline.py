@@ -100,7 +100,7 @@ class TestWallClock:
         assert {rig.state(first_id), rig.state(second_id)} == {"done"}
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_an_unrecorded_batch_is_missed_on_time(self, rig, wall_clock, hours):
+    def test_an_unrecorded_batch_is_counted_as_missed_in_time(self, rig, wall_clock, hours):
         rig.bus.records = False
         rig.accept(alert())
         rig.advance()

@@ -355,7 +355,7 @@ class TestQuarantine:
             (MemoryError(), False),
         ],
     )
-    def test_a_full_or_failing_disk_is_not_damage(self, error, is_damage):
+    def test_only_a_malformed_file_is_damage(self, error, is_damage):
         assert quarantine.is_damage(error) == is_damage
 
 

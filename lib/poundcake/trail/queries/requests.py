@@ -234,7 +234,7 @@ def _summaries(
     summaries = []
     for request in (requests_by_id[call_id] for call_id in ids if call_id in requests_by_id):
         rows = shown_alerts.get(request.id, [])
-        total = totals.get(request.id) or _totals_of_shown(rows, executions)
+        total = totals.get(request.id) or _totals_of_shown_alerts(rows, executions)
         summaries.append(_summary(request, rows, total, executions))
     return summaries
 
@@ -304,7 +304,7 @@ class _Totals(NamedTuple):
     executions: int
 
 
-def _totals_of_shown(
+def _totals_of_shown_alerts(
     rows: Sequence[_AlertRow], executions: Mapping[int, Sequence[Execution]]
 ) -> _Totals:
     """Return the totals of a request whose alerts are all shown."""
