@@ -283,7 +283,7 @@ def measure(
 def _time_case(
     histories: Sequence[tuple[Connection, list[Sample]]], prepare: Prepare, count: int
 ) -> list[list[float]]:
-    """Return the milliseconds of the calls on each side: `count`, or fewer if they take long."""
+    """Return the milliseconds of each call, for each history: `count` calls, or fewer slow ones."""
     milliseconds: list[list[float]] = [[], []]
     started = time.monotonic()
     for i in range(count + WARM_UP):

@@ -302,8 +302,8 @@ class _Fields:
 def decode(body: bytes) -> _Object:
     """Return the JSON object in the body of a webhook.
 
-    A number that is not finite or would take long to convert stays a string. So json.dumps() of
-    the result can be decoded again, and means the same.
+    A number that is not finite or would take long to convert stays a string. This way,
+    the result survives json.dumps() and decode() unchanged.
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.

@@ -256,7 +256,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "without credentials, only requests to a loopback name are answered",
-        Edit(BROWSER_GUARD + "check_not_from_another_site", "request.host and _", "False"),
+        Edit(BROWSER_GUARD + "refuse_cross_site_request", "request.host and _", "False"),
         test(BROWSER_TESTS + "test_a_host_name_from_dns_rebinding_is_refused", "threads"),
     ),
     Defence(
@@ -560,7 +560,7 @@ NOTHING_IS_EVALUATED = [
         test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
     Defence(
-        "a line break cannot stop a rule",
+        "a line break in the text of an alert cannot make a rule fail",
         Edit("poundcake.inert:_inert_text", "printable(_1)", "_1"),
         test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
@@ -757,7 +757,7 @@ NOTHING_IS_EVALUATED = [
         test(LIMITS_TESTS + "TestSimultaneous::test_no_more_than_three_are_in_flight", "mariadb"),
     ),
     Defence(
-        "a change of a cancelled workflow stays in flight while it runs",
+        "a change of a cancelled workflow is in flight until the change has ended",
         Edit(SETTLE + "_is_running", "any(_)", "False"),
         test(
             SETTLE_TESTS
@@ -1081,7 +1081,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "a clock that jumped ahead makes purge delete nothing",
+        "purge deletes nothing after the clock has jumped ahead",
         Edit("poundcake.trail.purge:_check_clocks", "min(_PROOF_AGE, age / 2)", "timedelta(0)"),
         test(
             "tests/lib/trail/test_purge.py::TestRefused::"

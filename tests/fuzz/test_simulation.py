@@ -106,7 +106,7 @@ BROKEN_RULES = {
     "refires compared with our clock": (admission, "_judge_refire", refire_by_our_clock),
     "starts compared with our clock": (admission, "_belongs_to", supersede_by_our_clock),
     "no grace": (admission, "REFIRE_GRACE", datetime.timedelta(0)),
-    "a third of the grace": (admission, "REFIRE_GRACE", datetime.timedelta(seconds=30)),
+    "a third of the grace period": (admission, "REFIRE_GRACE", datetime.timedelta(seconds=30)),
     "confirmed at once": (admission, "CONFIRM_AFTER", datetime.timedelta(0)),
     "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),

@@ -216,7 +216,7 @@ class TestTargets:
             ("255.255.255.255", "is an address of several hosts"),
         ],
     )
-    def test_an_address_of_this_machine_is_refused(self, host, reason):
+    def test_an_address_that_is_not_another_host_is_refused(self, host, reason):
         assert hosts.refusal_of_target(host).startswith(f"{host} {reason}")
 
     @pytest.mark.parametrize("host", ["web-1", "192.0.2.77", "2001:db8::7", "localhost.example"])

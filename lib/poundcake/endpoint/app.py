@@ -122,7 +122,7 @@ class Receiver:
             needed_scope = routes.needed_scope(request.path)
             request = authentication.authenticate(request, needed_scope)
             if not authentication.is_required:
-                browser_guard.check_not_from_another_site(request)
+                browser_guard.refuse_cross_site_request(request)
         try:
             return routes.answer(self.routes, request)
         except FilterError as error:

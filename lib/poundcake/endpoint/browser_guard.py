@@ -18,7 +18,7 @@ from poundcake.endpoint.problems import ProblemError
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^:]*))(?::[0-9]*)?\Z")
 
 
-def check_not_from_another_site(request: HTTPRequest) -> None:
+def refuse_cross_site_request(request: HTTPRequest) -> None:
     """Raise ProblemError if the request may come from a page of another site.
 
     Only an endpoint without credentials needs this check, because a page does not know them.

@@ -137,8 +137,8 @@ def apply_log_settings(config: Config, log: logging.Logger) -> None:
         log.warning("%s", warning)
     for key in config.literal_secrets:
         log.warning(
-            "%s is a literal secret in the pack's configuration, so it is visible on the command "
-            "line of the pack's actions: use file:/path or env:NAME instead",
+            "%s contains a literal secret in the pack's configuration, which is visible on the "
+            "command line of the pack's actions: use file:/path or env:NAME instead",
             key,
         )
 

@@ -33,7 +33,8 @@ class Approval(NamedTuple):
 def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Approval:
     """Return whether an approver has approved the change of a workflow.
 
-    StackStorm stores who answered in the workflow's execution, until somebody resumes it again.
+    StackStorm records in the workflow's execution who answered. If somebody resumes the workflow
+    later, that name is overwritten.
 
     Args:
         api: StackStorm's API.

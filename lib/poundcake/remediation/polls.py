@@ -251,7 +251,9 @@ def _scrape_problem(server: PrometheusApi, labels: Mapping[str, str]) -> str:
         if labels.get(name)
     )
     failed_samples = [sample for sample in server.query(f"up{{{selector}}}") if sample.value != 1]
-    return "the target of the alert is not scraped: its `up` is not 1" if failed_samples else ""
+    return (
+        "Prometheus cannot scrape the alert's target: its `up` is not 1" if failed_samples else ""
+    )
 
 
 def is_true(

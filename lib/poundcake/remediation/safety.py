@@ -209,7 +209,7 @@ def decide(config: Config, request: ChangeRequest, situation: Situation) -> Safe
     host_reason = _refusal_of_host(config, host)
     reason = _lasting_refusal(config, request, situation, host, host_reason)
     if reason is None:
-        reason = _passing_refusal(config, request, situation)
+        reason = _temporary_refusal(config, request, situation)
         if config.dry_run:
             reason = _dry_run(config, request, situation, host, reason)
     decision = SafetyDecision(
@@ -415,7 +415,7 @@ def _dry_run(
     request: ChangeRequest,
     situation: Situation,
     host: HostPort | None,
-    passing_reason: _Reason | None,
+    temporary_reason: _Reason | None,
 ) -> _Reason:
     """Return the refusal in a dry run: what would run, and what would stop it now."""
     target = host.host if host else "the alert"
@@ -424,8 +424,8 @@ def _dry_run(
     description = "would run " + (request.change or f"{request.action} for {target}")
     if not config.allowed_hosts:
         description += ", but allowed_hosts is empty: with dry_run: false it allows no host"
-    elif passing_reason:
-        description += f", but not now: {passing_reason.text}"
+    elif temporary_reason:
+        description += f", but not now: {temporary_reason.text}"
     return _Reason(Refusal.DRY_RUN, description, "set dry_run to false")
 
 
@@ -434,7 +434,7 @@ def _dry_run(
 _Control = Callable[[Config, ChangeRequest, Situation], "_Reason | None"]
 
 
-def _passing_refusal(
+def _temporary_refusal(
     config: Config, request: ChangeRequest, situation: Situation
 ) -> _Reason | None:
     if situation.own and not situation.own.ended_at and not situation.pause:

@@ -308,7 +308,7 @@ class RowWriter:
             resolved_at.update((row[0], row[1]) for row in rows)
         return resolved_at
 
-    # -- whichever wins
+    # -- for both outcomes of a conflict
 
     def _lock_rows_with(self, spec: TableSpec, name: str, values: Collection[str]) -> list[Row]:
         """Lock and return the rows of the target that have one of the values in a unique column."""

@@ -35,7 +35,7 @@ _ROW_ID = re.compile(r"[0-9]{1,18}\Z")
 
 
 class FilterError(PoundCakeError):
-    """A filter has an invalid value. The message begins with the name of the filter, `field`."""
+    """A filter has an invalid value. The message begins with the filter's name, `field`."""
 
     def __init__(self, field: str, problem: str):
         super().__init__(f"{field}: {problem}")

@@ -317,9 +317,10 @@ def health(view: dict[str, Any]) -> str:
     if refusals.get("last"):
         last_refusal = refusals["last"]
         lines.append(
-            f"refused: {counted(refusals['count'], 'webhook')} since the start, which Alertmanager"
-            f" does not send again; the last at {last_refusal['refused_at']} from"
-            f" {last_refusal['sender']}: {last_refusal['status']}, {last_refusal['detail']}"
+            f"refused since the endpoint started: {counted(refusals['count'], 'webhook')}"
+            f" (Alertmanager does not send them again); the last at"
+            f" {last_refusal['refused_at']} from {last_refusal['sender']}:"
+            f" {last_refusal['status']}, {last_refusal['detail']}"
         )
     lines += _configuration(view.get("configuration") or {})
     for key in view.get("literal_secrets", []):

@@ -18,7 +18,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=RUNTIMES)
 def guarded_endpoint(request, tmp_path_factory):
-    """Return a shared endpoint that requires a token, which no test stops."""
+    """Return a shared endpoint that requires a token. Tests must not stop it."""
     folder = tmp_path_factory.mktemp(f"guarded-{request.param}")
     config = {"auth_tokens": ["the-old-token-01", "the-new-token-01"]}
     new_endpoint = ENDPOINT_CLASSES[request.param](folder, **config).start().ready()

@@ -708,7 +708,7 @@ class TestInternalFaults:
         )
         return endpoint, full_config["port"]
 
-    def test_a_webhook_during_the_start_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
+    def test_a_webhook_during_startup_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())
         service, _ = self.start(tmp_path, port=probe.port)
         create_pipeline, responses = installation.Pipeline, []
@@ -735,7 +735,7 @@ class TestInternalFaults:
             assert service.health()["literal_secrets"] == ["auth_tokens"]
             service.stop()
             thread.join(10)
-        assert "auth_tokens is a literal secret" in caplog.text
+        assert "auth_tokens contains a literal secret" in caplog.text
         assert "hush-hush" not in caplog.text
 
     def test_problems_of_the_configuration_are_logged(self, tmp_path, caplog):

@@ -64,7 +64,7 @@ def test_an_alert_that_came_back_between_two_polls_starts_over():
         (FakePrometheus("absent"), "no Prometheus has an alerting rule DiskFull"),
         (FakePrometheus(evaluated=100), "its rule has not been evaluated since the change"),
         (FakePrometheus(evaluated=200), "its rule has not been evaluated since the change"),
-        (FakePrometheus(up=0.0), "the target of the alert is not scraped: its `up` is not 1"),
+        (FakePrometheus(up=0.0), "Prometheus cannot scrape the alert's target: its `up` is not 1"),
         (FakePrometheus(error="prometheus, x: refused"), "prometheus, x: refused"),
     ],
 )

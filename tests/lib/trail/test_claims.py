@@ -182,9 +182,9 @@ class TestLink:
     @on_sqlite
     def test_a_newer_schema_is_refused(self, engine, admitted_alert):
         change(engine, meta.update().where(meta.c.name == "schema").values(value="99"))
-        with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
+        with pytest.raises(DatabaseError, match="schema 99.*supports only up to"):
             link(engine, admitted_alert)
-        with pytest.raises(DatabaseError, match="schema 99.*knows up to"):
+        with pytest.raises(DatabaseError, match="schema 99.*supports only up to"):
             claims.release(engine, admitted_alert[1])
 
     @on_sqlite

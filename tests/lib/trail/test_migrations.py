@@ -525,7 +525,9 @@ class TestInconsistentDatabases:
         database.prepare(engine)
         run(engine, "UPDATE poundcake_meta SET value = '999' WHERE name = 'schema'")
         for use in self.USES:
-            with pytest.raises(DatabaseError, match="schema 999.*knows up to.*st2 pack install"):
+            with pytest.raises(
+                DatabaseError, match="schema 999.*supports only up to.*st2 pack install"
+            ):
                 use(engine)
 
 

@@ -49,7 +49,7 @@ def test_a_pause_is_in_force_until_it_is_resumed(engine):
     ]
 
 
-def test_a_pause_of_some_minutes_ends_automatically(engine):
+def test_a_timed_pause_ends_automatically(engine):
     assert pause_at_time(engine, minutes=5).until == later(300)
     assert current_pause(engine, 299).reason == "maintenance"
     assert current_pause(engine, 300) is None

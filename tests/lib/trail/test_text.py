@@ -484,7 +484,7 @@ def test_a_table_keeps_its_columns():
 def test_health_shows_the_last_refused_webhook():
     assert "refused" not in text.health(health(refused={"count": 0, "last": None}))
     output = text.health(health(refused=refused_report("the body has 9 bytes", 2)))
-    assert "refused: 2 webhooks since the start" in output
+    assert "refused since the endpoint started: 2 webhooks" in output
     assert "from 127.0.0.1: 413, the body has 9 bytes" in output
 
 

@@ -72,9 +72,9 @@ class _Version:
         tables = int(meta.get("schema", 0))
         if tables > schema.VERSION:
             raise DatabaseError(
-                f"the tables have schema {tables}, this release of the pack knows up to "
-                f"{schema.VERSION}: install the release that created them, or a newer one, with "
-                "`st2 pack install`"
+                f"the tables have schema {tables}, but this release of the pack supports only "
+                f"up to {schema.VERSION}: install the release that created them, or a newer "
+                "one, with `st2 pack install`"
             )
         # Release 0.2.0 stored the revision of the indexes as that of the tables.
         default_indexes = tables if tables in schema.INDEX_REVISIONS else 0

@@ -1,4 +1,4 @@
-"""The sender's fields of an incident, how and by whom it ended, and the table of audit entries."""
+"""Columns for an incident's sender and for how and by whom it ended; the audit table."""
 
 from __future__ import annotations
 

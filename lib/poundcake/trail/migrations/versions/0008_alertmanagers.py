@@ -1,4 +1,4 @@
-"""The sender of an incident, when its alert was first missing there, and its silence."""
+"""Columns for an incident's silence, and since when no Alertmanager has held its alert."""
 
 from __future__ import annotations
 
