@@ -997,7 +997,7 @@ ONE_REMEDIATION = [
     Defence(
         "no change is made without the checks that its entry requires",
         Edit(
-            "poundcake.remediation.begin:decide_entry", "decision.may_reserve and unsupported", "''"
+            "poundcake.remediation.begin:decide_entry", "decision.may_reserve and obstacle", "''"
         ),
         test(
             "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
