@@ -996,9 +996,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made without the checks that its entry requires",
-        Edit(
-            "poundcake.remediation.begin:decide_entry", "decision.may_reserve and obstacle", "''"
-        ),
+        Edit("poundcake.remediation.begin:decide_entry", "decision.may_reserve and obstacle", "''"),
         test(
             "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
         ),
@@ -1015,6 +1013,17 @@ ONE_REMEDIATION = [
         "a condition that cannot be checked permits no change",
         Edit("poundcake.remediation.conditions:find_objection", "str(error)", "''"),
         test("tests/lib/remediation/test_conditions.py::test_the_alert_has_to_fire_now"),
+    ),
+    Defence(
+        "no change is made without a check that its entry demands since the start",
+        Edit(
+            "poundcake.remediation.safety:objection_to",
+            "any(str(_1) not in host_checks for _1 in checks)",
+            "False",
+        ),
+        test(
+            "tests/lib/remediation/test_safety.py::test_a_check_that_the_entry_demands_since_the_start_has_to_be_made_first",
+        ),
     ),
     Defence(
         "an entry that was edited since the start permits no change",
