@@ -50,14 +50,20 @@ class Begin(PackAction):
         alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
-        claim = claims.link(
-            self.engine(),
-            request_id,
-            episode,
-            decision.action or request.action or begin.REMEDIATE,
-            execution_id,
-            claims.HostCooldown.configured(self.settings),
-            decision.may_reserve,
+        workflow = decision.action or request.action or begin.REMEDIATE
+        ending = decision.ending(request, ChangeRequest(request_id, episode, "", execution_id))
+        claim = (
+            claims.link_ended(self.engine(), workflow, ending)
+            if ending
+            else claims.link(
+                self.engine(),
+                request_id,
+                episode,
+                workflow,
+                execution_id,
+                claims.HostCooldown.configured(self.settings),
+                decision.may_reserve,
+            )
         )
         if not claim["claimed"]:
             decision = decision.end_at(Stage.NOT_CLAIMED, claim["reason"])

@@ -18,7 +18,7 @@ class Report(PackAction):
         report = build_report(self.stackstorm(), execution_id)
         if report.change_result:
             try:
-                finish_change(self.engine(), execution_id, report.change_result)
+                finish_change(self.engine(), execution_id, report.change_result, report.message)
             except database.DatabaseError:
                 pass  # sync ends the change once it sees that the workflow has ended
         return report.as_dict()

@@ -33,10 +33,13 @@ class Reserve(PackAction):
             objection = f"the configuration no longer has a valid remediation {entry}"
             request = replace(request, objection=objection)
         if configured_entry and Mode.ASK in (configured_entry.mode, Mode(mode)):
-            problem, approved_by = read_approval(
+            approval = read_approval(
                 self.stackstorm(), request.execution_id, configured_entry.approvers
             )
-            request = replace(request, unapproved=problem)
+            approved_by = approval.by
+            request = replace(
+                request, unapproved=approval.problem, approval_expired=approval.has_expired
+            )
         try:
             decision = self.retry_while_unavailable(
                 lambda: self._reserve(request, configured_entry, host_checks)

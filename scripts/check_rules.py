@@ -30,6 +30,12 @@ SAFE_FIELDS = {
     "alerts_received",
     "open",
     "remediation",
+    "event_id",
+    "time",
+    "result",
+    "limit",
+    "inquiry_id",
+    "execution_id",
 }
 TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 # `trigger.name` and `trigger['name']` are a field; `trigger` alone is the whole payload.

@@ -12,7 +12,20 @@ import re
 from tests.content.stackstorm import OWN_RESULT_RUNNERS
 
 # Fields of the triggers that contain text of an alert. The pack generates or checks all others.
-ALERT_TEXT = {"alert_name", "severity", "instance", "job", "labels", "receiver", "annotations"}
+ALERT_TEXT = {
+    "alert_name",
+    "severity",
+    "instance",
+    "job",
+    "labels",
+    "receiver",
+    "annotations",
+    "summary",
+    "message",
+    "reason",
+    "change",
+    "target",
+}
 
 EXPRESSION = re.compile(r"<%(.*?)%>|\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
 RESULT_CALL = re.compile(r"\bresult\s*\(")

@@ -19,6 +19,7 @@ from poundcake.endpoint import (
     announcer,
     emission_claims,
     emitter,
+    event_publisher,
     journal_clock,
     pipeline,
     replay_importer,
@@ -44,6 +45,7 @@ LOG = logging.getLogger("pipeline")
 MODULES_WITH_A_CLOCK = (
     announcer,
     emission_claims,
+    event_publisher,
     emitter,
     journal_clock,
     pipeline,

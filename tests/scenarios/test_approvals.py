@@ -108,6 +108,29 @@ def test_a_refused_change_is_not_made(asking_stack, approval):
     assert "ben refused the approval" in approval.wait_for_refusal()
 
 
+def test_people_are_told_about_the_request_and_about_its_end(asking_stack, approval):
+    """A36: the triggers for notifications."""
+
+    def payloads(trigger):
+        instances = asking_stack.list_all("/triggerinstances", trigger=f"poundcake.{trigger}")
+        all_payloads = [instance["payload"] for instance in instances]
+        return [p for p in all_payloads if p["request_id"] == approval.request_id]
+
+    asking_stack.run("poundcake.sync")
+    (wanted,) = asking_stack.wait_until(lambda: payloads("approval_wanted"))
+    assert wanted["inquiry_id"] == approval.inquiry["id"]
+    assert wanted["command"] == f"st2 inquiry respond {approval.inquiry['id']}"
+    assert wanted["approvers"] == ["anna", "ben"]
+    assert f"{WORK} with note={approval.note}" in wanted["change"]
+    assert payloads("remediation_ended") == []
+    approval.respond(False, "ben")
+    approval.wait_for_end()
+    (ended,) = asking_stack.wait_until(lambda: payloads("remediation_ended"))
+    assert (ended["result"], ended["refusal"]) == ("refused", "approval_missing")
+    assert (ended["remediation"], ended["action"]) == ("scenario-ask", WORK)
+    assert "ben refused the approval" in ended["message"]
+
+
 def test_nobody_else_can_approve(approval):
     """A36: StackStorm lets its own user answer, who is not an approver."""
     with pytest.raises(AssertionError, match="Insufficient permission"):

@@ -27,10 +27,12 @@ import poundcake
 from poundcake.endpoint.bus import Publisher
 from poundcake.endpoint.routes import WEBHOOK_PATH
 from poundcake.timestamps import parse_timestamp
+from poundcake.trail.outbox import EndResult
 from poundcake.trail.outcomes import Outcome
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OUTCOMES = tuple(str(outcome) for outcome in Outcome)
+END_RESULTS = tuple(str(result) for result in EndResult)
 OTHER = "other"
 
 _NAMESPACE = "poundcake"
@@ -120,6 +122,12 @@ class Metrics:
             "Alerts handed to StackStorm's rules, first or again after StackStorm lost them.",
             "emission",
         )
+        self._remediations = self._counter(
+            "remediations",
+            "Remediations that ended, by name and result, counted when that is published.",
+            "remediation",
+            "result",
+        )
         self._publishes = self._counter(
             "publishes",
             "Triggers published to RabbitMQ, by trigger and by whether RabbitMQ confirmed them.",
@@ -171,6 +179,21 @@ class Metrics:
             for outcome, number in outcomes.items():
                 label = str(outcome) if outcome in OUTCOMES else OTHER
                 self._alerts_recorded.labels(label).inc(number)
+
+    def start_remediations(self, remediations: Iterable[str]) -> None:
+        """Create the series of remediations with the value 0."""
+        for remediation in remediations:
+            for result in END_RESULTS:
+                self._remediations.labels(remediation, result)
+
+    def count_remediation(self, remediation: str, result: str) -> None:
+        """Count a remediation that ended.
+
+        Args:
+            remediation: The name of its entry or the reference of its action, or OTHER.
+            result: How it ended.
+        """
+        self._remediations.labels(remediation, result).inc()
 
     def count_publish(self, trigger: str, is_confirmed: bool) -> None:
         """Count an attempt to publish a trigger."""

@@ -9,6 +9,7 @@ from poundcake.endpoint.announcer import Announcer
 from poundcake.endpoint.bus import BusError
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.emitter import Emitter
+from poundcake.endpoint.event_publisher import EventPublisher
 from poundcake.endpoint.health import Components, State
 from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.replay_importer import ReplayImporter
@@ -58,6 +59,7 @@ class Pipeline:
                 ("announcing", self.announcer.announce),
                 ("importing replays", ReplayImporter(dependencies).import_replays),
                 ("emitting", self.emitter.emit),
+                ("publishing events", EventPublisher(dependencies, self._keep_going).publish),
                 ("requesting a sync", self.sync_timer.request_sync),
                 ("checking for migrations", self._read_migrations),
                 ("reading the pause", self._read_pause),

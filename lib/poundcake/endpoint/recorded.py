@@ -71,6 +71,8 @@ class LimitedAlert:
     episode: str
     reason: str
     held_until: datetime | None
+    host: str = ""
+    created_at: datetime | None = None
 
 
 @dataclass

@@ -130,6 +130,7 @@ def _limits_reached(
             alerts.c.episode,
             alerts.c.reason,
             alerts.c.held_until,
+            alerts.c.host,
             alerts.c.created_at,
         )
         .where(alerts.c.api_call_id.in_(call_ids), alerts.c.outcome == Outcome.RATE_LIMITED)
@@ -149,6 +150,8 @@ def _limits_reached(
                 episode=row.episode or "",
                 reason=row.reason,
                 held_until=row.held_until,
+                host=row.host,
+                created_at=row.created_at,
             ),
         )
         for row in first_rows.values()

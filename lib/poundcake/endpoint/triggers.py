@@ -1,4 +1,4 @@
-"""The names and the payloads of the triggers of a request.
+"""The names and the payloads of the triggers.
 
 sensors/alertmanager_sensor.yaml describes the payloads to StackStorm. Every string in them is inert
 (see `inert`), and missing fields are empty strings, never null.
@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Sequence, TypedDict
+from typing import Any, Sequence, TypedDict
 
 from poundcake.alertmanager import FIRING
 from poundcake.endpoint.recorded import LimitedAlert, RecordedAlert, RecordedRequest, Summary
 from poundcake.inert import make_inert
 from poundcake.remediations import Remediation, first_match
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.outbox import (
+    Event,
+    Limit,
+    LimitReachedPayload,
+    describe_limit,
+    event_id,
+    show_command,
+)
 
 ANNOUNCE = "poundcake.announce"
 WEBHOOK = "poundcake.webhook"
@@ -49,18 +57,6 @@ class AlertPayload(TypedDict):
     starts_at: str
     ends_at: str
     remediation: str
-
-
-class LimitReachedPayload(TypedDict):
-    """The payload of poundcake.limit_reached: no remediations for a name before `until`."""
-
-    request_id: str
-    alert_name: str
-    severity: str
-    instance: str
-    episode: str
-    reason: str
-    until: str
 
 
 class SyncDuePayload(TypedDict):
@@ -120,18 +116,32 @@ def alert_payload(
 
 
 def limit_reached_payload(request: RecordedRequest, alert: LimitedAlert) -> LimitReachedPayload:
-    """Return the payload of poundcake.limit_reached."""
+    """Return the payload of poundcake.limit_reached for max_remediations_per_hour."""
+    limit = Limit.RATE_LIMIT
     payload: LimitReachedPayload = make_inert(
         LimitReachedPayload(
+            event_id=event_id(f"{limit}|{request.request_id}|{alert.alert_name}"),
+            time=_timestamp_or_empty(alert.created_at),
+            summary=describe_limit(limit, alert.alert_name),
+            command=show_command(alert.episode),
             request_id=request.request_id,
+            episode=alert.episode,
             alert_name=alert.alert_name,
             severity=alert.severity,
             instance=alert.instance,
-            episode=alert.episode,
+            host=alert.host,
+            remediation="",
+            limit=str(limit),
             reason=alert.reason,
             until=_timestamp_or_empty(alert.held_until),
         )
     )
+    return payload
+
+
+def event_payload(event: Event) -> dict[str, Any]:
+    """Return the payload of the trigger of an event."""
+    payload: dict[str, Any] = make_inert(dict(event.payload))
     return payload
 
 

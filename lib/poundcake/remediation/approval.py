@@ -24,10 +24,12 @@ class Approval(NamedTuple):
     Attributes:
         problem: Why it does not permit the change, or ''.
         by: Who approved, or ''.
+        has_expired: Whether nobody answered in time.
     """
 
     problem: str
     by: str = ""
+    has_expired: bool = False
 
 
 def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Approval:
@@ -58,7 +60,8 @@ def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Appr
         problem = "" if has_approved else f"{answered_by} refused the approval"
         return Approval(problem, answered_by if has_approved else "")
     if not has_approved:
-        return Approval(f"the approval expired, because none of its approvers answered ({names})")
+        problem = f"the approval expired, because none of its approvers answered ({names})"
+        return Approval(problem, has_expired=True)
     return Approval(
         f"{answered_by or 'somebody'} approved, but is not one of the approvers ({names}); without "
         "authentication, StackStorm does not know who answers"

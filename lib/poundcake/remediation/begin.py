@@ -33,6 +33,7 @@ from poundcake.remediations import (
 from poundcake.shipped_remediations import SHIPPED
 from poundcake.trail.approvals import TASK
 from poundcake.trail.limits import ChangeRequest, Situation
+from poundcake.trail.outbox import Ending, EndResult
 
 REMEDIATE = "poundcake.remediate"
 
@@ -180,6 +181,28 @@ class Decision:
             evidence={},
         )
 
+    def ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
+        """Return the end of the remediation if it ends here, or None if the workflow goes on.
+
+        Args:
+            request: What the rule requests.
+            execution: The request, the episode and the execution of the workflow.
+        """
+        if self.next_task:
+            return None
+        results = {Stage.EVIDENCE: EndResult.EVIDENCE, Stage.DRY_RUN: EndResult.DRY_RUN}
+        return Ending(
+            result=results.get(self.stage, EndResult.REFUSED),
+            request_id=execution.request_id,
+            episode=execution.episode,
+            execution_id=execution.execution_id,
+            remediation=request.remediation or request.action,
+            action=self.action,
+            target=self.target,
+            refusal="" if self.stage is Stage.EVIDENCE else self.refusal,
+            message=self.message,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.begin."""
         return {
@@ -191,6 +214,7 @@ class Decision:
             "host_parameter": self.host_parameter,
             "host": self.host,
             "target": self.target,
+            "change": self.change,
             "dry_run": self.dry_run,
             "stage": str(self.stage),
             "message": self.message,

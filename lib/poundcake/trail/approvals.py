@@ -7,13 +7,26 @@ StackStorm, and sync answers no when a request has expired.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Sequence
+from typing import Any, Sequence
+
+from sqlalchemy import Row, select
+from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.stackstorm import Execution, ExecutionStatus, StackStormApi, StackStormError
+from poundcake.stackstorm import (
+    TERMINAL,
+    Execution,
+    ExecutionStatus,
+    StackStormApi,
+    StackStormError,
+)
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import database
+from poundcake.trail.outbox import ApprovalRequest, add_approval_request, unreported_approvals
+from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
+BEGIN = "poundcake.begin"
 TASK = "approve"
 """The name of the task that asks."""
 ANSWER = "approve"
@@ -22,8 +35,93 @@ ROUTE = "poundcake.approval"
 """The route of the inquiries, by which a rule on `core.st2.generic.inquiry` can find them."""
 
 
-def expire_approvals(sync_round: SyncRound, api: StackStormApi, config: Config) -> int:
+def pending_approvals(api: StackStormApi) -> list[Execution]:
+    """Return the requests for approval that wait for an answer.
+
+    Raises:
+        StackStormError: The API is unavailable.
+    """
+    return [inquiry for inquiry in api.pending_inquiries() if is_approval(inquiry)]
+
+
+def report_approvals(
+    sync_round: SyncRound, api: StackStormApi, config: Config, pending: Sequence[Execution]
+) -> int:
+    """Add the event poundcake.approval_wanted for each request for approval that has none.
+
+    Args:
+        sync_round: The round.
+        api: StackStorm's API.
+        config: The configuration.
+        pending: The requests that wait for an answer.
+
+    Returns:
+        The number of requests that were reported.
+
+    Raises:
+        StackStormError: The API is unavailable.
+    """
+    with database.reading(sync_round.engine) as connection:
+        unreported = unreported_approvals(connection, [inquiry.id for inquiry in pending])
+        alerts_by_execution = _find_alerts(connection, [inquiry.parent_id for inquiry in pending])
+    count = 0
+    for inquiry in pending:
+        alert = alerts_by_execution.get(inquiry.parent_id)
+        # Without a link, the workflow has no alert of the trail.
+        if inquiry.id not in unreported or alert is None:
+            continue
+        begin = _result_of_begin(api.get_children(inquiry.parent_id))
+        reservation = begin.get("reservation")
+        name = reservation.get("remediation") if isinstance(reservation, dict) else ""
+        request = ApprovalRequest(
+            inquiry_id=inquiry.id,
+            request_id=alert.request_id,
+            episode=alert.episode,
+            execution_id=inquiry.parent_id,
+            remediation=str(name or begin.get("action", "")),
+            change=str(begin.get("change") or "the change"),
+            approvers=_approvers(inquiry),
+            until=_until(inquiry, config.approval_minutes),
+        )
+        with sync_round.writing() as connection:
+            add_approval_request(connection, request)
+        count += 1
+    return count
+
+
+def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[str, Row[Any]]:
+    """Return the request_id and the episode for which workflows run, by execution."""
+    rows: dict[str, Row[Any]] = {}
+    for chunk in database.batched(sorted(set(execution_ids))):
+        for row in connection.execute(
+            select(links.c.st2_execution_id, links.c.request_id, alerts.c.episode)
+            .join(alerts, alerts.c.id == links.c.alert_id)
+            .join(executions, executions.c.id == links.c.st2_execution_id)
+            .where(links.c.st2_execution_id.in_(chunk), executions.c.status.not_in(TERMINAL))
+        ):
+            rows[row.st2_execution_id] = row
+    return rows
+
+
+def _result_of_begin(children: Sequence[Execution]) -> dict[str, Any]:
+    """Return the result of the task poundcake.begin, or {} if the workflow has none."""
+    for child in children:
+        if child.action == BEGIN and isinstance(child.result, dict):
+            result = child.result.get("result")
+            return result if isinstance(result, dict) else {}
+    return {}
+
+
+def expire_approvals(
+    sync_round: SyncRound, api: StackStormApi, config: Config, pending: Sequence[Execution]
+) -> int:
     """Answer no to requests for approval that are older than approval_minutes.
+
+    Args:
+        sync_round: The round.
+        api: StackStorm's API.
+        config: The configuration.
+        pending: The requests that wait for an answer.
 
     Returns:
         The number of requests that were answered.
@@ -34,8 +132,8 @@ def expire_approvals(sync_round: SyncRound, api: StackStormApi, config: Config) 
     started_before = api.now() - timedelta(minutes=config.approval_minutes)
     expired_inquiries = [
         inquiry
-        for inquiry in api.pending_inquiries()
-        if is_approval(inquiry) and inquiry.started_at and inquiry.started_at <= started_before
+        for inquiry in pending
+        if inquiry.started_at and inquiry.started_at <= started_before
     ]
     # The inquiry of a cancelled workflow stays pending, and cannot be answered.
     workflows = (
@@ -79,13 +177,23 @@ def describe(inquiry: Execution, approval_minutes: int) -> str:
         inquiry: The request.
         approval_minutes: The configuration key.
     """
+    approvers = ", ".join(_approvers(inquiry)) or "nobody"
+    until = _until(inquiry, approval_minutes)
+    deadline = f" until {until}" if until else ""
+    return f"waits for the approval of {approvers}{deadline}: st2 inquiry respond {inquiry.id}"
+
+
+def _approvers(inquiry: Execution) -> list[str]:
+    """Return the users who may answer a request for approval."""
     result = inquiry.result if isinstance(inquiry.result, dict) else {}
     users = result.get("users")
     # The last user is the service user, which answers no when the request has expired.
-    approvers = ", ".join(map(str, users[:-1])) if isinstance(users, list) else ""
-    until = ""
-    if inquiry.started_at:
-        deadline = inquiry.started_at + timedelta(minutes=approval_minutes)
-        until = f" until {format_timestamp(deadline.replace(microsecond=0))}"
-    approvers = approvers or "nobody"
-    return f"waits for the approval of {approvers}{until}: st2 inquiry respond {inquiry.id}"
+    return [str(user) for user in users[:-1]] if isinstance(users, list) else []
+
+
+def _until(inquiry: Execution, approval_minutes: int) -> str:
+    """Return when a request for approval expires, or '' if that is not known."""
+    if not inquiry.started_at:
+        return ""
+    deadline = inquiry.started_at + timedelta(minutes=approval_minutes)
+    return format_timestamp(deadline.replace(microsecond=0))

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from poundcake.string_enum import StringEnum
 from poundcake.trail import clock, database
+from poundcake.trail.outbox import Ending, EndResult, add_ending
 from poundcake.trail.schema import changes, cut
 
 LEASE = timedelta(hours=6)
@@ -134,22 +135,61 @@ def extend(connection: Connection, ids: Sequence[int]) -> None:
         )
 
 
-def finish(connection: Connection, execution_id: str, result: ChangeResult) -> int:
+def finish(
+    connection: Connection, execution_id: str, result: ChangeResult, message: str = ""
+) -> int:
     """End the changes of a workflow's execution that are in flight.
+
+    If they failed, also add the event that the remediation ended. After other changes, sync adds
+    it, once it is known whether they cleared the alert.
+
+    Args:
+        connection: A transaction.
+        execution_id: The workflow's execution.
+        result: How the changes ended.
+        message: What was done, and what failed.
 
     Returns:
         The number of changes that were ended.
     """
-    updated = connection.execute(
-        update(changes)
-        .where(changes.c.st2_execution_id == execution_id, is_unfinished())
-        .values(ended_at=clock.database_now(connection), result=result)
+    count = 0
+    for change in find(connection, changes.c.st2_execution_id == execution_id, is_unfinished()):
+        updated = connection.execute(
+            update(changes)
+            .where(changes.c.id == change.id, is_unfinished())
+            .values(ended_at=clock.database_now(connection), result=result)
+        )
+        count += updated.rowcount
+        if updated.rowcount and result not in UNDECIDED:
+            add_ending(connection, ending_of(change, EndResult.FAILED, message))
+    return count
+
+
+def ending_of(change: Change, result: EndResult, message: str = "") -> Ending:
+    """Return the end of the remediation that made a change."""
+    return Ending(
+        result=result,
+        request_id=change.request_id,
+        episode=change.episode,
+        execution_id=change.st2_execution_id,
+        remediation=change.remediation,
+        action=change.action,
+        target=change.target,
+        message=message,
+        is_of_change=True,
     )
-    return updated.rowcount
 
 
-def finish_change(engine: Engine, execution_id: str, result: ChangeResult) -> int:
+def finish_change(
+    engine: Engine, execution_id: str, result: ChangeResult, message: str = ""
+) -> int:
     """End the changes of a workflow's execution, as the workflow's last task does.
+
+    Args:
+        engine: The tracking database.
+        execution_id: The workflow's execution.
+        result: How the changes ended.
+        message: What was done, and what failed.
 
     Raises:
         DatabaseError: The database is unavailable. Sync ends the changes later.
@@ -158,7 +198,7 @@ def finish_change(engine: Engine, execution_id: str, result: ChangeResult) -> in
 
     def write() -> int:
         with database.transaction(engine) as connection:
-            return finish(connection, execution_id, result)
+            return finish(connection, execution_id, result, message)
 
     return database.retry_deadlocks(write)
 

@@ -22,6 +22,7 @@ from poundcake.trail import admission, changes, clock, database
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.outbox import Ending, add_ending
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 from poundcake.trail.schema import changes as change_rows
@@ -128,6 +129,7 @@ class _Claimant:
         execution_id: The id of the execution.
         cooldown: How long the workflow is refused another claim for the same host.
         changes: Whether the execution may change anything. Otherwise it needs no claim.
+        ending: The end of the remediation, if the execution ends without a change, or None.
     """
 
     request_id: str
@@ -136,6 +138,7 @@ class _Claimant:
     execution_id: str
     cooldown: HostCooldown
     changes: bool = True
+    ending: Ending | None = None
 
 
 def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
@@ -175,19 +178,42 @@ def link(
         TrackingError: No such alert is recorded, or execution_id is empty.
         DatabaseError: The database is unavailable.
     """
-    if not execution_id:
+    claimant = _Claimant(request_id, episode, workflow, execution_id, cooldown, changes)
+    return _link_with_retries(engine, claimant)
+
+
+def link_ended(engine: Engine, workflow: str, ending: Ending) -> LinkResult:
+    """Link an execution that ends without a change, and add the event about its end.
+
+    If the execution is refused, as if it asked for a claim, neither is written.
+
+    Args:
+        engine: The tracking database.
+        workflow: The reference of the workflow.
+        ending: The end of the remediation.
+
+    Raises:
+        TrackingError: No such alert is recorded, or the ending has no execution.
+        DatabaseError: The database is unavailable.
+    """
+    claimant = _Claimant(
+        ending.request_id,
+        ending.episode,
+        workflow,
+        ending.execution_id,
+        NO_COOLDOWN,
+        changes=False,
+        ending=ending,
+    )
+    return _link_with_retries(engine, claimant)
+
+
+def _link_with_retries(engine: Engine, claimant: _Claimant) -> LinkResult:
+    if not claimant.execution_id:
         raise TrackingError(
             "execution_id: empty; run link as a task of a workflow, or pass the execution's id"
         )
     database.prepare(engine, create=False)
-    claimant = _Claimant(
-        request_id,
-        episode,
-        workflow,
-        execution_id,
-        cooldown,
-        changes,
-    )
 
     def link_once() -> LinkResult:
         with database.transaction(engine) as connection:
@@ -439,6 +465,8 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
             _write_link(connection, claimant, alert, key if claimant.changes else None, now)
         elif holder:
             _write_refused_claim(connection, claimant, alert, reason, now)
+    if claimant.ending and not reason:
+        add_ending(connection, claimant.ending)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 

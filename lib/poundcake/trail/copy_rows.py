@@ -19,7 +19,7 @@ from poundcake.alertmanager import RESOLVED
 from poundcake.trail import clock, database
 from poundcake.trail.errors import CopyError
 from poundcake.trail.outcomes import EndedBy, Outcome
-from poundcake.trail.schema import alerts, api_calls, audit, changes, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 
 Row = Dict[str, Any]
 """A row of a table: its values by column."""
@@ -86,7 +86,8 @@ EXECUTIONS = TableSpec(executions, "id", ("id",))
 # An audit entry has no unique key, and its details may change while a purge runs.
 AUDIT = TableSpec(audit, "at", ("at", "action", "execution_id", "target", "st2_user", "comment"))
 CHANGES = TableSpec(changes, "st2_execution_id", ("st2_execution_id", "episode"))
-TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT, CHANGES)
+EVENTS = TableSpec(events, "id", ("id",))
+TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT, CHANGES, EVENTS)
 
 
 @dataclass

@@ -31,6 +31,7 @@ from poundcake.trail.copy_rows import (
     AUDIT,
     CALLS,
     CHANGES,
+    EVENTS,
     EXECUTIONS,
     LINKS,
     TABLES,
@@ -299,6 +300,7 @@ class _Pass:
         self._copy_requests(None)
         self._copy_table(AUDIT)
         self._copy_table(CHANGES)
+        self._copy_table(EVENTS)
         return self._totals
 
     def _copy_table(self, spec: TableSpec) -> None:

@@ -36,6 +36,7 @@ from poundcake.trail.changes import (
 from poundcake.trail.claims import EpisodeAlert, ended_at, read_alert
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
+from poundcake.trail.outbox import Ending, EndResult, add_ending
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
 from poundcake.trail.queries.bounded_search import unindexed
@@ -60,6 +61,7 @@ class ChangeRequest:
         needs_host: Whether an alert without a usable host is refused.
         check_failed: Whether a check has just confirmed that the alert is true.
         unapproved: Why the change is not approved, or empty.
+        approval_expired: Whether it is not approved because nobody answered in time.
         objection: Why a condition of the entry does not permit the change, or empty.
         target_labels: The labels that name the target; empty if the target is the host.
         per_label: A label by which changes are limited further, or empty.
@@ -77,6 +79,7 @@ class ChangeRequest:
     needs_host: bool = True
     check_failed: bool = False
     unapproved: str = ""
+    approval_expired: bool = False
     objection: str = ""
     target_labels: tuple[str, ...] = ()
     per_label: str = ""
@@ -489,3 +492,25 @@ def _write_decision(
     }
     # A refused execution may ask again. Its latest decision is recorded.
     write_decision(connection, request.execution_id, alert.episode, values)
+    if not granted:
+        add_ending(connection, _ending(request, alert.episode, situation, decision))
+
+
+def _ending(
+    request: ChangeRequest, episode: str, situation: Situation, decision: Decision
+) -> Ending:
+    """Return the end of a remediation whose change is refused."""
+    result = EndResult.DRY_RUN if decision.refusal_name == "dry_run" else EndResult.REFUSED
+    if request.approval_expired and decision.refusal_name == "approval_missing":
+        result = EndResult.APPROVAL_EXPIRED
+    return Ending(
+        result=result,
+        request_id=request.request_id,
+        episode=episode,
+        execution_id=request.execution_id,
+        remediation=request.remediation_name,
+        action=request.action,
+        target=situation.target,
+        refusal=decision.refusal_name,
+        message=decision.message,
+    )

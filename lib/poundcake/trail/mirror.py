@@ -17,15 +17,27 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
+from poundcake.trail.changes import NOT_CLAIMED
 from poundcake.trail.clock import database_now
+from poundcake.trail.outbox import Ending, EndResult, add_ending
 from poundcake.trail.read_executions import read_executions
-from poundcake.trail.schema import cut, executions, links, storable
+from poundcake.trail.schema import alerts, changes, cut, executions, links, storable
 from poundcake.trail.sync_round import Deadline, SyncRound
+from poundcake.trail.verdict import LINK_STAGE
 
 MIRROR_SECONDS = 15
 """Seconds for which a round may read executions from StackStorm."""
 _MAX_EXECUTIONS = 1000
 _PAGE = 100  # maximum entries in a list of StackStorm's API
+# How a remediation that asked for no change ended, by the stage in its report.
+_RESULTS = {
+    "evidence": EndResult.EVIDENCE,
+    "dry_run": EndResult.DRY_RUN,
+    "refused": EndResult.REFUSED,
+    "ended": EndResult.REFUSED,
+}
+# Without a report, without a claim, and after a change that was not counted.
+_UNREPORTED_STAGES = ("", NOT_CLAIMED, "done")
 _MAX_TEXT = 4000  # characters of a message, whose column has no maximum length
 
 
@@ -90,7 +102,7 @@ def write_execution(connection: Connection, execution: Execution, now: datetime)
         execution: The execution as StackStorm reports it.
         now: The time by the database's clock.
     """
-    connection.execute(
+    updated = connection.execute(
         update(executions)
         .where(executions.c.id == execution.id, executions.c.status.not_in(TERMINAL))
         .values(synced_at=now, **_columns(execution))
@@ -101,6 +113,48 @@ def write_execution(connection: Connection, execution: Execution, now: datetime)
             .where(links.c.st2_execution_id == execution.id, links.c.st2_rule_ref.is_(None))
             .values(st2_rule_ref=cut(execution.rule, links.c.st2_rule_ref))
         )
+    if updated.rowcount and execution.is_terminal:
+        _add_ending(connection, execution)
+
+
+def _add_ending(connection: Connection, execution: Execution) -> None:
+    """Add the event that a remediation ended, unless it asked poundcake.reserve for a change.
+
+    In that case, the decision or the end of the change adds the event. An execution without a
+    report is not a remediation.
+    """
+    output = workflow_output(execution.result)
+    stage = str(output.get("stage", ""))
+    link = connection.execute(
+        select(links.c.request_id, links.c.claim, alerts.c.episode)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .where(links.c.st2_execution_id == execution.id)
+        .limit(1)
+    ).one_or_none()
+    if link is None or stage in _UNREPORTED_STAGES:
+        return
+    # An alert whose workflow ended before its claim is emitted again.
+    if stage == LINK_STAGE and link.claim is None:
+        return
+    change = select(changes.c.id).where(changes.c.st2_execution_id == execution.id).limit(1)
+    if connection.scalar(change) is not None:
+        return
+    result = _RESULTS.get(stage, EndResult.FAILED)
+    if execution.status != ExecutionStatus.SUCCEEDED and result is EndResult.EVIDENCE:
+        result = EndResult.FAILED
+    parameters = execution.parameters or {}
+    action = str(parameters.get("action") or "")
+    add_ending(
+        connection,
+        Ending(
+            result=result,
+            request_id=link.request_id,
+            episode=link.episode,
+            execution_id=execution.id,
+            remediation=str(parameters.get("remediation") or action or execution.action),
+            action=action,
+        ),
+    )
 
 
 def _columns(execution: Execution) -> dict[str, Any]:

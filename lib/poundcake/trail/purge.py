@@ -22,7 +22,7 @@ from poundcake.trail.audit import NOBODY, Actor, change_details, write_entry
 from poundcake.trail.changes import FAILURES, SUCCESSES, is_unfinished
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.open_work import unexplained
-from poundcake.trail.schema import alerts, api_calls, audit, changes, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 
 MAX_DAYS = 36_500
 # Maximum rows per transaction. A request with more alerts is deleted in a separate transaction.
@@ -243,6 +243,7 @@ def _purge_page(
             _delete(connection, api_calls.c.id, old_ids)
         if entry:
             connection.execute(delete(audit).where(audit.c.at < before))
+            connection.execute(delete(events).where(events.c.at < before))
             entry.write(connection, counts)
     return counts, cursor
 

@@ -3,8 +3,8 @@
 ``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` form the trail.
 ``execution_db`` mirrors the StackStorm executions in the trail. ``poundcake_audit`` logs manual
 changes to the trail. ``poundcake_changes`` contains the decisions about the changes that
-remediations asked for. ``poundcake_meta`` contains the database's id and versions. All times are
-UTC with microseconds.
+remediations asked for, and ``poundcake_events`` the events that endpoints publish about them.
+``poundcake_meta`` contains the database's id and versions. All times are UTC with microseconds.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions, which every writer needs.
-VERSION = 9
+VERSION = 10
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. With a long history they take long to build, so they are built last.
 INDEX_REVISIONS = (4, 7)
 # The revisions that created tables after the first revision, by table.
-LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9}
+LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9, "poundcake_events": 10}
 
 metadata = MetaData()
 
@@ -306,6 +306,31 @@ changes = Table(
     Index("ix_poundcake_changes_result", "result", "ended_at"),
     Index("ix_poundcake_changes_episode", "episode"),
     Index("ix_poundcake_changes_request", "request_id"),
+    **_options,
+)
+
+events = Table(
+    "poundcake_events",
+    metadata,
+    # A UUID that is derived from the fact that the event reports, so each fact has one event.
+    Column("id", String(36), primary_key=True),
+    # See outbox.EventKind.
+    Column("kind", String(32), nullable=False),
+    # The episode, or for a limit `<limit>|<what it concerns>`.
+    Column("subject", String(255), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    # The payload of the trigger as JSON, before its text is made inert.
+    Column("payload", _Long, nullable=False),
+    # When a reported limit last refused something again. NULL if it has not.
+    Column("repeated_at", UtcDateTime),
+    # When an endpoint published it. NULL until then.
+    Column("published_at", UtcDateTime),
+    # The endpoint that has claimed it, and until when.
+    Column("publisher", String(36)),
+    Column("publisher_until", UtcDateTime),
+    Index("ix_poundcake_events_unpublished", "published_at", "at", "id"),
+    Index("ix_poundcake_events_subject", "subject", "kind", "at"),
+    Index("ix_poundcake_events_at", "at"),
     **_options,
 )
 

@@ -8,16 +8,24 @@ StackStorm reports that the workflow and everything that it started have ended.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.stackstorm import Execution, ExecutionStatus, StackStormApi, workflow_output
+from poundcake.stackstorm import (
+    Execution,
+    ExecutionStatus,
+    StackStormApi,
+    failure_reason,
+    workflow_output,
+)
 from poundcake.trail import database
 from poundcake.trail.changes import (
     Change,
     ChangeResult,
+    ending_of,
     extend,
     find,
     finish,
@@ -26,6 +34,7 @@ from poundcake.trail.changes import (
 )
 from poundcake.trail.clock import database_now
 from poundcake.trail.open_work import is_open
+from poundcake.trail.outbox import EndResult, add_ending
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, changes
 from poundcake.trail.sync_round import Deadline, SyncRound
@@ -35,6 +44,11 @@ SETTLE_SECONDS = 10
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
+
+
+class _ChangeEnd(NamedTuple):
+    result: ChangeResult
+    message: str
 
 
 def settle_changes(
@@ -63,13 +77,13 @@ def _settle_page(
 ) -> int:
     ids = sorted({change.st2_execution_id for change in page})
     executions_by_id = read_executions(api, ids, deadline, sync_round.note)
-    results = {
-        execution_id: _result(execution)
+    endings = {
+        execution_id: _ChangeEnd(_result(execution), _message(execution))
         for execution_id, execution in executions_by_id.items()
         if execution is None or not _is_running(api, execution, _MAX_DEPTH)
     }
-    _write(sync_round, page, executions_by_id, results)
-    return sum(change.st2_execution_id in results for change in page)
+    _write(sync_round, page, executions_by_id, endings)
+    return sum(change.st2_execution_id in endings for change in page)
 
 
 def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
@@ -91,40 +105,54 @@ def _result(execution: Execution | None) -> ChangeResult:
     return ChangeResult.VERIFIED if is_verified else ChangeResult.SUCCEEDED
 
 
+def _message(execution: Execution | None) -> str:
+    """Return what failed, judged by the execution of a change's workflow."""
+    if execution is None:
+        return "StackStorm has deleted the workflow's execution before it reported a result"
+    if execution.status == ExecutionStatus.CANCELED:
+        return "the workflow was cancelled, and its change may have been made"
+    message = workflow_output(execution.result).get("message", "")
+    return str(message) or failure_reason(execution.result)
+
+
 def _write(
     sync_round: SyncRound,
     page: Sequence[Change],
     executions_by_id: Mapping[str, Execution | None],
-    results: Mapping[str, ChangeResult],
+    endings: Mapping[str, _ChangeEnd],
 ) -> None:
     running_ids = [
         change.id
         for change in page
-        if change.st2_execution_id in executions_by_id and change.st2_execution_id not in results
+        if change.st2_execution_id in executions_by_id and change.st2_execution_id not in endings
     ]
     with sync_round.writing() as connection:
         extend(connection, running_ids)
-        for execution_id, result in results.items():
-            finish(connection, execution_id, result)
+        for execution_id, end in endings.items():
+            finish(connection, execution_id, end.result, end.message)
 
 
 def _decide_results(sync_round: SyncRound, config: Config) -> int:
     """Decide for ended changes whether their incidents ended within not_cleared_minutes."""
+    minutes = config.not_cleared_minutes
     with sync_round.writing() as connection:
-        is_due = is_undecided(
-            database_now(connection) - timedelta(minutes=config.not_cleared_minutes)
+        due_changes = find(
+            connection, *is_undecided(database_now(connection) - timedelta(minutes=minutes))
         )
-        count = 0
-        for condition, result in (
-            (_incident_is_open(), ChangeResult.NOT_CLEARED),
-            (~_incident_is_open(), ChangeResult.CLEARED),
-        ):
-            updated = connection.execute(
-                update(changes).where(*is_due, condition).values(result=result)
+        for change in due_changes:
+            if _is_incident_open(connection, change):
+                result = ChangeResult.NOT_CLEARED
+                message = f"the incident is still open {minutes} min after the change"
+                ending = ending_of(change, EndResult.NOT_CLEARED, message)
+            else:
+                result, ending = ChangeResult.CLEARED, ending_of(change, EndResult.CLEARED)
+            connection.execute(
+                update(changes).where(changes.c.id == change.id).values(result=result)
             )
-            count += updated.rowcount
-    return count
+            add_ending(connection, ending)
+    return len(due_changes)
 
 
-def _incident_is_open() -> ColumnElement[bool]:
-    return exists(select(alerts.c.id).where(alerts.c.episode == changes.c.episode, is_open()))
+def _is_incident_open(connection: Connection, change: Change) -> bool:
+    incident = select(alerts.c.id).where(alerts.c.episode == change.episode, is_open()).limit(1)
+    return connection.scalar(incident) is not None

@@ -47,6 +47,7 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
         "host_parameter": "hosts",
         "host": "web-1",
         "target": "web-1",
+        "change": "linux.service with act=restart, service=nginx on web-1",
         "dry_run": False,
         "stage": "remediate",
         "message": "",

@@ -9,7 +9,12 @@ import pytest
 
 from poundcake.config import load
 from poundcake.stackstorm import Execution, StackStormError
-from poundcake.trail.approvals import describe, expire_approvals, open_approval
+from poundcake.trail.approvals import (
+    describe,
+    expire_approvals,
+    open_approval,
+    pending_approvals,
+)
 from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.samples import NOON
 
@@ -47,7 +52,8 @@ def sync_round():
 
 def run_step(stackstorm, sync_round):
     """Run the step of sync, and return the answers that it sent."""
-    count = expire_approvals(sync_round, stackstorm, load({"approval_minutes": MINUTES}))
+    config = load({"approval_minutes": MINUTES})
+    count = expire_approvals(sync_round, stackstorm, config, pending_approvals(stackstorm))
     assert count == len(stackstorm.answers) - len(sync_round.notes)
     return stackstorm.answers
 

@@ -26,12 +26,12 @@ from poundcake.trail.database import DatabaseError, holds
 from poundcake.trail.errors import CopyError
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.record import record_requests
-from poundcake.trail.schema import alerts, api_calls, audit, changes, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 from tests.lib.samples import NOON, alert, later, request
 from tests.lib.trails import WORKFLOW, do_not_sync, episode, record_execution
 
 ROOT = pathlib.Path(__file__).parents[3]
-TABLES = (api_calls, alerts, links, executions, audit, changes)
+TABLES = (api_calls, alerts, links, executions, audit, changes, events)
 CONFIG = Config(cooldown_seconds=0)
 JANE = Actor("jane", "e-jane")
 
@@ -609,7 +609,7 @@ class TestRefused:
         source = open_database(urls[0])
         with source.begin() as connection:
             connection.execute(text("UPDATE poundcake_meta SET value='99' WHERE name='schema'"))
-        self.refusal(*urls, "install the release that made them")
+        self.refusal(*urls, "install the release that created them")
 
     def test_a_server_that_does_not_answer(self, files, open_database):
         fill(open_database(files[0]))
@@ -665,9 +665,10 @@ def test_an_older_source_is_upgraded_first(urls, open_database):
     with source.begin() as connection:
         connection.execute(text("DROP TABLE poundcake_audit"))
         connection.execute(text("DROP TABLE poundcake_changes"))
+        connection.execute(text("DROP TABLE poundcake_events"))
         connection.execute(text("UPDATE poundcake_meta SET value = '5' WHERE name = 'schema'"))
         connection.execute(
-            text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0009'")
+            text("UPDATE alembic_version SET version_num = '0005' WHERE version_num = '0010'")
         )
     result = copy(*urls, False, discard)
     assert result["tables"]["poundcake_alerts"]["verified"] == 1

@@ -197,8 +197,8 @@ def versions(engine):
     return (*sorted(heads), *(values.get(name) for name in names))
 
 
-NEWEST = ("0007", "0009", "9", "7")
-ONLY_TABLES = ("0009", "9", None)
+NEWEST = ("0007", "0010", "10", "7")
+ONLY_TABLES = ("0010", "10", None)
 INDEXES = ["0004", "0007"]
 
 
@@ -294,6 +294,7 @@ class TestFromEveryRelease:
             "0006",
             "0008",
             "0009",
+            "0010",
             *INDEXES,
         ]
         assert all(step.seconds >= 0 and step.description for step in steps)
@@ -312,6 +313,7 @@ class TestFromEveryRelease:
             "0006",
             "0008",
             "0009",
+            "0010",
             *INDEXES,
         ]
         assert shape(engine) == current_shape
@@ -333,8 +335,8 @@ class TestFromEveryRelease:
     @pytest.mark.parametrize(
         "version, expected",
         [
-            (3, ["0005", "0006", "0008", "0009", *INDEXES]),
-            (4, ["0005", "0006", "0008", "0009", "0007"]),
+            (3, ["0005", "0006", "0008", "0009", "0010", *INDEXES]),
+            (4, ["0005", "0006", "0008", "0009", "0010", "0007"]),
         ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
@@ -372,7 +374,9 @@ class TestLongHistory:
         event.listen(Engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
         database.prepare(engine)
         index_statements = [s for s in statements if "INDEX" in s and not s.startswith("PRAGMA")]
-        on_new_table = re.compile(r"ON poundcake_(audit|changes)|CREATE TABLE poundcake_changes")
+        on_new_table = re.compile(
+            r"ON poundcake_(audit|changes|events)|CREATE TABLE poundcake_(changes|events)"
+        )
         assert all(on_new_table.search(statement) for statement in index_statements)
         assert versions(engine) == ONLY_TABLES
         assert_kept(before, rows(engine))
@@ -437,7 +441,7 @@ class TestWithoutAutoMigrate:
     def test_earlier_tables_are_refused_and_not_changed(self, engine, create_tables, version):
         create_tables(version)
         before = shape(engine)
-        expected = f"schema {version}, this release needs 9: run `st2 run poundcake.migrate`"
+        expected = f"schema {version}, this release needs 10: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(
@@ -649,7 +653,7 @@ class TestConcurrentMigrations:
             other.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0004 0007\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
@@ -671,7 +675,7 @@ class TestConcurrentMigrations:
             # The server aborts the first, and the second reaches the same point.
             wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0004 0007\n"), output
+        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0004 0007\n"), output
         assert_kept(before, rows(engine))
         assert versions(engine) == NEWEST
 
@@ -743,7 +747,7 @@ def test_the_action_reports_what_it_did(engine, database_url, create_tables, mon
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0008", "0009", *INDEXES], []):
+    for revisions in (["0005", "0006", "0008", "0009", "0010", *INDEXES], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

@@ -16,7 +16,7 @@ from poundcake.config import Config
 from poundcake.trail import claims, clock, database, purge
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.record import record_requests
-from poundcake.trail.schema import alerts, api_calls, changes, executions, links
+from poundcake.trail.schema import alerts, api_calls, changes, events, executions, links
 from tests.lib.samples import alert, request
 from tests.lib.trails import on_mariadb, on_sqlite
 
@@ -123,6 +123,15 @@ class TestDeleted:
         assert remaining_requests(engine) == {young_request.request_id}
         assert count_rows(engine) == [1, 1, 1, 1]
         assert run(engine) == NOTHING
+
+    def test_old_events_are_deleted(self, engine):
+        record_ended(engine, firing_request())
+        for event_id, at in (("old", OLD), ("young", YOUNG)):
+            values = {"id": event_id, "kind": "remediation_ended", "subject": "e", "payload": "{}"}
+            change(engine, events.insert().values(at=at, **values))
+        run(engine)
+        with database.reading(engine) as connection:
+            assert connection.scalars(select(events.c.id)).all() == ["young"]
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])

@@ -1,0 +1,97 @@
+"""Publish the events of the outbox as triggers, at least once."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Callable
+
+from poundcake.endpoint.dependencies import Dependencies
+from poundcake.endpoint.metrics import OTHER
+from poundcake.endpoint.triggers import event_payload
+from poundcake.trail import outbox
+from poundcake.trail.outbox import Event, EventKind
+
+CHECK_WAIT = 2.0
+"""Seconds between two checks for unpublished events."""
+_MAX_SECONDS = outbox.LEASE.total_seconds() / 2
+_MAX_FAILURES_IN_A_ROW = 3
+"""After this many failed publishes in a row, the broker is considered down."""
+
+
+class EventPublisher:
+    """Publish the events that no endpoint has published yet."""
+
+    def __init__(self, dependencies: Dependencies, keep_going: Callable[[], bool]):
+        """Create a publisher.
+
+        Args:
+            dependencies: The objects that the steps of the pipeline share.
+            keep_going: Called between events; the step ends early if it returns False.
+        """
+        self._dependencies = dependencies
+        self._keep_going = keep_going
+        self._check_at = 0.0
+
+    def publish(self) -> float | None:
+        """Publish a batch of events.
+
+        An event whose publishing fails is published again after its lease.
+        """
+        if monotonic() < self._check_at:
+            return None
+        self._dependencies.metrics.start_remediations(self._names())
+        reader = self._dependencies.reader
+        if not reader.read(outbox.has_due):
+            self._check_at = monotonic() + CHECK_WAIT
+            return None
+        claimed = reader.write(outbox.claim, self._dependencies.journal.endpoint_id)
+        published, failure = self._publish_all(claimed)
+        if published:
+            reader.write(outbox.mark_published, published)
+        if failure:
+            raise failure
+        return 0.0
+
+    def _publish_all(self, claimed: list[Event]) -> tuple[list[str], Exception | None]:
+        """Publish events. Return the ids of those that the broker accepted, and the last error."""
+        published: list[str] = []
+        failure: Exception | None = None
+        failures_in_a_row = 0
+        ends_at = monotonic() + _MAX_SECONDS
+        for event in claimed:
+            # The rest is published after the lease, by this endpoint or another one.
+            if not self._keep_going() or monotonic() > ends_at:
+                break
+            try:
+                self._publish(event)
+            # One event that cannot be published must not hold up the others.
+            except Exception as error:
+                failure = error
+                failures_in_a_row += 1
+                if failures_in_a_row >= _MAX_FAILURES_IN_A_ROW:
+                    break
+            else:
+                failures_in_a_row = 0
+                published.append(event.id)
+        return published, failure
+
+    def _publish(self, event: Event) -> None:
+        payload = event_payload(event)
+        trigger = f"poundcake.{event.kind}"
+        self._dependencies.bus.publish(trigger, payload, str(payload["request_id"]))
+        self._dependencies.components.broker.ok()
+        if event.kind == EventKind.REMEDIATION_ENDED:
+            label = self._label(event.payload["remediation"])
+            self._dependencies.metrics.count_remediation(label, event.payload["result"])
+
+    def _label(self, remediation: str) -> str:
+        """Return the name of a remediation if it is configured, otherwise OTHER.
+
+        A rule may take the name from an alert, which must not create a series.
+        """
+        return remediation if remediation in self._names() else OTHER
+
+    def _names(self) -> set[str]:
+        """Return the entries of `remediations`, and the actions that a rule may name."""
+        config = self._dependencies.config()
+        return {*(entry.name for entry in config.remediations), *config.allowed_actions}

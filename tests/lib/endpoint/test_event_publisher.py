@@ -1,0 +1,139 @@
+"""The endpoint publishes each event of the outbox as a trigger, at least once."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, update
+
+from poundcake.config import Config
+from poundcake.trail import database, outbox
+from poundcake.trail.outbox import Ending, EndResult
+from poundcake.trail.schema import events
+from tests.lib.samples import alert
+
+ENDED = "poundcake.remediation_ended"
+HOSTILE = "{{ st2kv.system.x }} \"'\\\n"
+
+
+@pytest.fixture
+def outbox_rig(rig):
+    """Return a rig that has recorded an alert and published its triggers."""
+    rig.request_id = rig.accept(alert("HostDown", fingerprint="f"))
+    rig.advance()
+    rig.set_explanation("execution")
+    rig.advance()
+    return rig
+
+
+def end(rig, number=1, **fields):
+    """Write the end of a remediation, as its workflow does."""
+    ending = Ending(
+        result=fields.pop("result", EndResult.REFUSED),
+        request_id=rig.request_id,
+        episode="f-1768392000000",
+        execution_id=f"e{number}",
+        remediation=fields.pop("remediation", "nginx"),
+        **fields,
+    )
+    with database.transaction(rig.engine) as connection:
+        outbox.add_ending(connection, ending)
+
+
+def messages(rig):
+    return [payload["message"] for payload in rig.bus.payloads(ENDED)]
+
+
+def expire_leases(rig):
+    with database.transaction(rig.engine) as connection:
+        connection.execute(
+            update(events).where(events.c.published_at.is_(None)).values(publisher_until=None)
+        )
+
+
+def unpublished(rig):
+    with database.reading(rig.engine) as connection:
+        return connection.scalars(select(events.c.id).where(events.c.published_at.is_(None))).all()
+
+
+def counted(rig, remediation, result):
+    name = "poundcake_remediations_total"
+    labels = {"remediation": remediation, "result": result}
+    return rig.metrics._registry.get_sample_value(name, labels)
+
+
+def test_an_event_is_published_once_with_the_request_id_as_its_trace_tag(outbox_rig):
+    end(outbox_rig, message="why", target="web-1", action="linux.service")
+    outbox_rig.advance(5)
+    outbox_rig.advance(5)
+    (payload,) = outbox_rig.bus.payloads(ENDED)
+    assert {k: payload[k] for k in ("result", "message", "action", "target", "alert_name")} == {
+        "result": "refused",
+        "message": "why",
+        "action": "linux.service",
+        "target": "web-1",
+        "alert_name": "HostDown",
+    }
+    assert [tag for name, _, tag in outbox_rig.bus.published if name == ENDED] == [
+        outbox_rig.request_id
+    ]
+    assert unpublished(outbox_rig) == []
+
+
+def test_the_text_of_an_event_is_inert(outbox_rig):
+    end(outbox_rig, message=HOSTILE)
+    outbox_rig.advance(5)
+    assert messages(outbox_rig) == ["(( st2kv.system.x )) ”’/ "]
+
+
+def test_events_wait_while_the_broker_is_down(outbox_rig):
+    outbox_rig.bus.is_down = True
+    end(outbox_rig, message="why")
+    outbox_rig.advance(5)
+    assert messages(outbox_rig) == []
+    outbox_rig.bus.is_down = False
+    expire_leases(outbox_rig)
+    outbox_rig.advance(60)
+    assert messages(outbox_rig) == ["why"]
+
+
+def test_an_event_that_the_broker_refuses_does_not_hold_up_the_others(outbox_rig):
+    outbox_rig.bus.refuses = lambda trigger, payload: payload.get("message") == "1"
+    for number in range(3):
+        end(outbox_rig, number, message=str(number))
+    outbox_rig.advance(5)
+    assert sorted(messages(outbox_rig)) == ["0", "2"]
+    assert len(unpublished(outbox_rig)) == 1
+
+
+def test_an_event_is_published_again_if_the_endpoint_could_not_mark_it(outbox_rig, monkeypatch):
+    end(outbox_rig, message="why")
+    with monkeypatch.context() as patch:
+
+        def fail(engine, event_ids):
+            raise database.DatabaseError("the database is down")
+
+        patch.setattr(outbox, "mark_published", fail)
+        outbox_rig.advance(5)
+    first = outbox_rig.bus.payloads(ENDED)
+    expire_leases(outbox_rig)
+    outbox_rig.advance(60)
+    assert {payload["event_id"] for payload in outbox_rig.bus.payloads(ENDED)} == {
+        first[0]["event_id"]
+    }
+    assert unpublished(outbox_rig) == []
+
+
+def test_an_event_of_another_endpoint_is_left_to_it(outbox_rig):
+    end(outbox_rig, message="why")
+    assert len(outbox.claim(outbox_rig.engine, "other")) == 1
+    outbox_rig.advance(5)
+    assert messages(outbox_rig) == []
+
+
+def test_ended_remediations_are_counted_by_name_and_result(outbox_rig):
+    outbox_rig.bus.config = Config(allowed_actions=("linux.service",))
+    end(outbox_rig, 1, remediation="linux.service")
+    end(outbox_rig, 2, remediation="linux.service", result=EndResult.FAILED, is_of_change=True)
+    outbox_rig.advance(5)
+    assert counted(outbox_rig, "linux.service", "refused") == 1
+    assert counted(outbox_rig, "linux.service", "failed") == 1

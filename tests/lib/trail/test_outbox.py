@@ -1,0 +1,392 @@
+"""Each fact about a remediation has one event, in the transaction that writes the fact."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from sqlalchemy import select, update
+
+from poundcake.config import Config
+from poundcake.remediation import safety
+from poundcake.stackstorm import Execution
+from poundcake.trail import claims, database, outbox
+from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.limits import ChangeRequest
+from poundcake.trail.outbox import Ending, EndResult
+from poundcake.trail.schema import alerts, changes, events
+from tests.documents import ROOT
+from tests.lib.samples import alert
+from tests.lib.sync_trail import SyncTrail, ago
+from tests.lib.trails import WORKFLOW, in_parallel
+
+ACTION = "linux.service"
+LIVE = {
+    "dry_run": False,
+    "allowed_hosts": ("*",),
+    "allowed_actions": (ACTION,),
+    "settle_seconds": 0,
+    "storm_limit": 0,
+}
+OUTPUT = {"dry_run": False, "mutated": False, "verified": False, "message": "why"}
+
+
+class Trail(SyncTrail):
+    """A trail with incidents of some hosts, for which workflows run."""
+
+    def __init__(self, engine, count=1, name="HostDown"):
+        super().__init__(engine)
+        sent = [
+            alert(name, fingerprint=f"f{n}", labels={"instance": f"web-{n}:9100"})
+            for n in range(count)
+        ]
+        self.request_id, self.incidents = self.record(*sent)
+
+    def link(self, number=0, execution="", **options):
+        episode = self.incidents[number].episode
+        execution = execution or f"e{number}"
+        return claims.link(self.engine, self.request_id, episode, WORKFLOW, execution, **options)
+
+    def reserve(self, number=0, execution="", config=(), **values):
+        request = ChangeRequest(
+            self.request_id,
+            self.incidents[number].episode,
+            ACTION,
+            execution or f"e{number}",
+            **values,
+        )
+        return safety.reserve(self.engine, Config(**{**LIVE, **dict(config)}), request)
+
+    def payloads(self, kind="remediation_ended"):
+        statement = select(events).where(events.c.kind == kind).order_by(events.c.at, events.c.id)
+        with database.reading(self.engine) as connection:
+            return [json.loads(row.payload) for row in connection.execute(statement)]
+
+    def results(self):
+        return [payload["result"] for payload in self.payloads()]
+
+
+@pytest.fixture
+def trail(engine):
+    return Trail(engine)
+
+
+@pytest.fixture
+def changing(trail):
+    """Return a trail with a change that the workflow e0 was granted."""
+    trail.link()
+    assert trail.reserve(remediation="nginx").may_change
+    return trail
+
+
+class TestEndOfChanges:
+    @pytest.mark.parametrize(
+        "is_open, result, words",
+        [(True, "not_cleared", "still open"), (False, "cleared", "cleared")],
+    )
+    def test_a_change_is_reported_once_it_is_known_whether_it_cleared_the_alert(
+        self, changing, is_open, result, words
+    ):
+        finish_change(changing.engine, "e0", ChangeResult.VERIFIED)
+        if not is_open:
+            changing.change(alerts, open_fingerprint=None, closed_at=ago(1))
+        changing.sync()
+        assert changing.payloads() == []
+        changing.change(changes, ended_at=ago(15 * 60 + 1))
+        changing.sync()
+        changing.sync()
+        (payload,) = changing.payloads()
+        assert payload["result"] == result
+        assert payload["summary"] == f"HostDown web-0:9100: {words} after {ACTION} on web-0"
+        assert payload["open_incidents"] == int(is_open)
+
+    @pytest.mark.parametrize("result", [ChangeResult.FAILED, ChangeResult.NOT_VERIFIED])
+    def test_a_failed_change_is_reported_at_once_and_once(self, changing, result):
+        finish_change(changing.engine, "e0", result, "nginx did not start")
+        finish_change(changing.engine, "e0", result, "nginx did not start")
+        changing.change(changes, ended_at=ago(3600))
+        changing.sync()
+        (payload,) = changing.payloads()
+        incident = changing.incidents[0]
+        assert payload == {
+            "event_id": payload["event_id"],
+            "time": payload["time"],
+            "summary": "HostDown web-0:9100: the remediation failed",
+            "command": "st2 run poundcake.why format=text fingerprint=f0",
+            "request_id": changing.request_id,
+            "episode": incident.episode,
+            "alert_name": "HostDown",
+            "severity": "critical",
+            "instance": "web-0:9100",
+            "host": "web-0",
+            "remediation": "nginx",
+            "result": "failed",
+            "action": ACTION,
+            "target": "web-0",
+            "refusal": "",
+            "message": "nginx did not start",
+            "open_incidents": 1,
+            "execution_id": "e0",
+            "execution_url": "",
+        }
+
+    def test_the_change_of_a_cancelled_workflow_is_reported_as_failed(self, changing):
+        changing.stackstorm.run("e0", "canceled", WORKFLOW)
+        changing.sync()
+        (payload,) = changing.payloads()
+        assert (payload["result"], payload["message"]) == (
+            "failed",
+            "the workflow was cancelled, and its change may have been made",
+        )
+
+    def test_a_change_that_a_person_released_is_not_reported(self, changing):
+        claims.release(changing.engine, changing.incidents[0].episode, force=True)
+        changing.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": OUTPUT})
+        changing.sync()
+        assert changing.payloads() == []
+
+    def test_no_event_remains_of_a_transaction_that_is_rolled_back(self, changing):
+        ending = Ending(
+            EndResult.FAILED, changing.request_id, changing.incidents[0].episode, "e0", "nginx"
+        )
+        with pytest.raises(ZeroDivisionError), database.transaction(changing.engine) as connection:
+            outbox.add_ending(connection, ending)
+            raise ZeroDivisionError
+        assert changing.payloads() == []
+
+
+class TestRefusals:
+    def test_a_refused_change_is_reported_with_its_reason_once(self, trail):
+        for _ in range(2):
+            trail.reserve(config={"allowed_actions": ()})
+        (payload,) = trail.payloads()
+        assert (payload["result"], payload["refusal"]) == ("refused", "action_not_allowed")
+        assert "allowed_actions" in payload["message"]
+        assert payload["summary"] == "HostDown web-0:9100: nothing was changed"
+
+    def test_a_change_that_is_refused_first_and_fails_later_is_reported_twice(self, trail):
+        trail.reserve(config={"allowed_actions": ()})
+        assert trail.reserve().may_change
+        finish_change(trail.engine, "e0", ChangeResult.FAILED)
+        assert sorted(trail.results()) == ["failed", "refused"]
+
+    @pytest.mark.parametrize("expired, result", [(True, "approval_expired"), (False, "refused")])
+    def test_an_expired_approval_has_its_own_result(self, trail, expired, result):
+        trail.reserve(unapproved="nobody answered", approval_expired=expired)
+        assert trail.results() == [result]
+
+    def test_an_execution_that_lost_the_claim_is_not_reported(self, trail):
+        assert trail.link()["claimed"]
+        assert not trail.link(execution="loser")["claimed"]
+        assert trail.payloads() == []
+
+
+class TestEndWithoutChange:
+    @pytest.mark.parametrize(
+        "stage, status, result",
+        [
+            ("evidence", "succeeded", "evidence"),
+            ("evidence", "failed", "failed"),
+            ("dry_run", "succeeded", "dry_run"),
+            ("refused", "failed", "refused"),
+            ("ended", "succeeded", "refused"),
+            ("alert", "failed", "failed"),
+            ("link", "failed", "failed"),
+        ],
+    )
+    def test_a_workflow_that_asked_for_no_change_is_reported_when_it_has_ended(
+        self, trail, stage, status, result
+    ):
+        trail.link()
+        trail.stackstorm.run("e0", "running", WORKFLOW)
+        trail.sync()
+        assert trail.payloads() == []
+        trail.stackstorm.run("e0", status, WORKFLOW, result={"output": {**OUTPUT, "stage": stage}})
+        trail.sync()
+        trail.sync()
+        (payload,) = trail.payloads()
+        assert (payload["result"], payload["message"]) == (result, "why")
+        assert payload["remediation"] == WORKFLOW
+
+    @pytest.mark.parametrize("output", [{}, {**OUTPUT, "stage": "not_claimed"}])
+    def test_an_execution_that_handled_nothing_is_not_reported(self, trail, output):
+        trail.link(changes=False)
+        trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
+        trail.sync()
+        assert trail.payloads() == []
+
+    def test_an_execution_whose_alert_is_emitted_again_is_not_reported(self, trail):
+        trail.link(changes=False)
+        output = {**OUTPUT, "stage": "link"}
+        trail.stackstorm.run("e0", "failed", WORKFLOW, result={"output": output})
+        trail.sync()
+        assert trail.payloads() == []
+
+    def test_a_refusal_is_not_reported_again_when_its_workflow_has_ended(self, trail):
+        trail.link()
+        trail.reserve(config={"allowed_actions": ()})
+        output = {**OUTPUT, "stage": "refused"}
+        trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
+        trail.sync()
+        assert trail.results() == ["refused"]
+
+    def test_an_end_that_is_known_at_the_start_is_reported_with_the_link(self, trail):
+        episode = trail.incidents[0].episode
+        ending = Ending(EndResult.DRY_RUN, trail.request_id, episode, "e0", "nginx", message="why")
+        assert claims.link_ended(trail.engine, "poundcake.remediate", ending)["claimed"]
+        output = {**OUTPUT, "stage": "dry_run"}
+        trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
+        trail.sync()
+        (payload,) = trail.payloads()
+        assert (payload["result"], payload["remediation"]) == ("dry_run", "nginx")
+
+
+class TestLimits:
+    def test_a_storm_is_reported_once_for_its_alert_name(self, engine):
+        trail = Trail(engine, 7)
+        storm = {"storm_limit": 5}
+        for number in range(7):
+            assert trail.reserve(number, config=storm).refusal is safety.Refusal.STORM
+        (payload,) = trail.payloads("limit_reached")
+        assert payload["limit"] == "storm"
+        assert payload["summary"] == "HostDown: storm, so nothing is changed"
+        assert payload["reason"].startswith("7 incidents of HostDown are open")
+        assert trail.results() == ["refused"] * 7
+
+    def test_a_limit_is_reported_again_after_an_hour_without_a_refusal(self, engine):
+        trail = Trail(engine, 3)
+        storm = {"storm_limit": 1}
+
+        def pass_time(minutes):
+            trail.change(events, at=ago(60 * minutes))
+
+        trail.reserve(0, config=storm)
+        pass_time(50)
+        trail.reserve(1, config=storm)
+        pass_time(90)
+        trail.reserve(2, config=storm)
+        assert len(trail.payloads("limit_reached")) == 1
+        trail.change(events, at=ago(4000), repeated_at=ago(3601))
+        trail.reserve(2, "another", config=storm)
+        ids = [payload["event_id"] for payload in trail.payloads("limit_reached")]
+        assert len(set(ids)) == len(ids) == 2
+
+    def test_the_limit_of_the_site_and_a_breaker_are_reported(self, engine):
+        trail = Trail(engine, 4)
+        trail.reserve(0)
+        site = {"max_changes_per_hour": 1}
+        assert trail.reserve(1, config=site).refusal is safety.Refusal.SITE_LIMIT
+        finish_change(engine, "e0", ChangeResult.FAILED)
+        breaker = {"breaker_failures": 1}
+        for number in (2, 3):
+            assert trail.reserve(number, config=breaker).refusal is safety.Refusal.BREAKER
+        limits = [(p["limit"], p["remediation"]) for p in trail.payloads("limit_reached")]
+        assert sorted(limits) == [("breaker", ACTION), ("site_limit", ACTION)]
+
+    def test_simultaneous_refusals_report_a_limit_once(self, engine):
+        trail = Trail(engine, 8)
+
+        def end(number):
+            episode = trail.incidents[number].episode
+            ending = Ending(
+                EndResult.REFUSED, trail.request_id, episode, f"e{number}", "r", refusal="storm"
+            )
+            claims.link_ended(engine, "poundcake.remediate", ending)
+
+        assert in_parallel(8, end) == [None] * 8
+        assert len(trail.payloads()) == 8
+        assert len(trail.payloads("limit_reached")) == 1
+
+    def test_other_refusals_report_no_limit(self, trail):
+        trail.reserve(config={"allowed_actions": ()})
+        assert trail.payloads("limit_reached") == []
+
+
+class TestApprovals:
+    @pytest.fixture
+    def waiting(self, trail):
+        """Return a trail with a workflow that waits for an approval."""
+        trail.link()
+        result = {"result": {"change": "linux.service on web-0", "reservation": {}, "action": "a"}}
+        trail.stackstorm.run("e0", "paused", WORKFLOW)
+        trail.stackstorm.run("b", "succeeded", "poundcake.begin", parent="e0", result=result)
+        trail.stackstorm.executions["i1"] = Execution(
+            id="i1",
+            status="pending",
+            action="core.ask",
+            task_name="approve",
+            parent_id="e0",
+            started_at=trail.stackstorm.time,
+            result={"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
+        )
+        return trail
+
+    def test_a_wanted_approval_is_reported_once(self, waiting):
+        waiting.sync()
+        waiting.sync()
+        (payload,) = waiting.payloads("approval_wanted")
+        assert payload["approvers"] == ["anna", "ben"]
+        assert payload["command"] == "st2 inquiry respond i1"
+        assert (payload["inquiry_id"], payload["execution_id"]) == ("i1", "e0")
+        assert payload["change"] == "linux.service on web-0"
+        assert payload["summary"] == (
+            "HostDown web-0:9100: linux.service on web-0? May approve until "
+            f"{payload['until']}: anna, ben"
+        )
+
+    def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, waiting):
+        waiting.stackstorm.run("e0", "canceled", WORKFLOW)
+        waiting.stackstorm.run("other", "running", WORKFLOW)
+        waiting.sync()
+        assert waiting.payloads("approval_wanted") == []
+
+
+class TestClaims:
+    def refuse(self, engine, count):
+        trail = Trail(engine, count)
+        for number in range(count):
+            trail.reserve(number, config={"allowed_actions": ()})
+        return trail
+
+    def test_two_endpoints_never_have_the_same_event(self, engine):
+        self.refuse(engine, 4)
+        claimed = in_parallel(4, lambda number: outbox.claim(engine, f"endpoint-{number}"))
+        ids = [event.id for events_of_one in claimed for event in events_of_one]
+        assert len(ids) == len(set(ids)) == 4
+
+    def test_an_event_is_claimed_again_after_its_lease_until_it_is_published(self, engine):
+        trail = self.refuse(engine, 1)
+        (event,) = outbox.claim(engine, "a")
+        assert outbox.claim(engine, "b") == []
+        trail.change(events, publisher_until=ago(1))
+        assert outbox.claim(engine, "b") == [event]
+        outbox.mark_published(engine, [event.id])
+        trail.change(events, publisher_until=ago(1))
+        assert outbox.claim(engine, "a") == []
+        with database.reading(engine) as connection:
+            assert not outbox.has_due(connection)
+
+    def test_events_are_claimed_oldest_first(self, engine):
+        trail = self.refuse(engine, 3)
+        for number, payload in enumerate(trail.payloads()):
+            with database.transaction(engine) as connection:
+                connection.execute(
+                    update(events).where(events.c.id == payload["event_id"]).values(at=ago(number))
+                )
+        expected = [payload["event_id"] for payload in trail.payloads()]
+        assert [event.id for event in outbox.claim(engine, "a")] == expected
+
+
+@pytest.mark.parametrize(
+    "name, payload",
+    [
+        ("remediation_ended", outbox.RemediationEndedPayload),
+        ("approval_wanted", outbox.ApprovalWantedPayload),
+        ("limit_reached", outbox.LimitReachedPayload),
+    ],
+)
+def test_the_sensor_declares_each_field_of_a_trigger(name, payload):
+    text = (ROOT / "sensors" / "alertmanager_sensor.yaml").read_text(encoding="utf-8")
+    triggers = {t["name"]: t for t in yaml.safe_load(text)["trigger_types"]}
+    assert set(triggers[name]["payload_schema"]["properties"]) == set(payload.__annotations__)
