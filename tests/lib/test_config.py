@@ -351,7 +351,7 @@ class TestMonitoringServers:
             ("http://a", "must have a url"),
             ({}, "url: must be a URL that begins with http:// or https://"),
             ({"url": "am:9093"}, "url: must be a URL that begins with http:// or https://"),
-            ({"url": "http://u:hush@a"}, "url: must be a URL without a user and a password"),
+            ({"url": "http://u:hush@a"}, "url: must be a URL without a user name or password"),
             ({"url": "http://a", "tokn": "hush"}, "unknown key tokn; did you mean token?"),
             ({"url": "http://a", "token": 5}, "token: must be a string"),
             ({"url": "http://a", "token": "hu sh"}, "token: must contain visible ASCII characters"),
