@@ -609,7 +609,7 @@ class TestRefused:
         source = open_database(urls[0])
         with source.begin() as connection:
             connection.execute(text("UPDATE poundcake_meta SET value='99' WHERE name='schema'"))
-        self.refusal(*urls, "install the release that made them")
+        self.refusal(*urls, "install the release that created them")
 
     def test_a_server_that_does_not_answer(self, files, open_database):
         fill(open_database(files[0]))
