@@ -96,8 +96,11 @@ LONG_TESTS = (
     "tests/scenarios/test_another_database.py::*",
     "tests/scenarios/test_clustered_alertmanagers.py::*",
     "tests/scenarios/test_limits.py::test_fifty_hosts_*",
+    "tests/scenarios/test_on_hosts.py::test_a_disk_is_cleaned_only_if_it_is_full_*",
     "tests/scenarios/test_one_alert.py::*mariadb*",
     "tests/scenarios/test_statuses.py::test_a_paused_workflow_*",
+    "tests/scenarios/test_verified_remediations.py::*by-expression*",
+    "tests/scenarios/test_verified_remediations.py::test_a_condition_that_ends_before_the_change_*",
 )
 # StackStorm runs a sensor in a process that eventlet has patched. What is slow on threads as well
 # is a long test there.
