@@ -30,9 +30,7 @@ class Cluster:
     def set_faulty(self, *instances):
         """Make only these instances faulty, and wait until the endpoint shows only their alerts."""
         self.world.set_faulty(*instances)
-        self.stack.wait_until(
-            self.world.agreed_alerts, lambda instances: instances == set(instances)
-        )
+        self.stack.wait_until(self.world.agreed_alerts, lambda agreed: agreed == set(instances))
         wait_until_equal(self.world, self.shown_instances, MAX_SECONDS)
         return self
 
