@@ -23,13 +23,19 @@ kibibytes=$(timeout -s KILL 10 df -Pk -- "$path" 2>/dev/null | tail -n 1)
 inodes=$(timeout -s KILL 10 df -Pi -- "$path" 2>/dev/null | tail -n 1)
 [ -n "$kibibytes" ] || refuse "path: df cannot read the file system of $path"
 
+# Without -0, which BusyBox lacks, a line break in the name of a directory begins another entry.
+null_option='' separator='\n'
+if du -0s -- /dev/null >/dev/null 2>&1; then
+    null_option=-0 separator='\000'
+fi
+
 # du prints a directory after its contents, so a run that is cut short still prints the large
 # directories that it has read completely. The last line is the exit status of du, not a directory.
 directories=$(
     {
-        [ "$top" -eq 0 ] || timeout -s KILL "$seconds" du -xk -- "$path" 2>/dev/null
-        echo "$?"
-    } | awk -v top="$top" "$AWK_FUNCTIONS"'
+        [ "$top" -eq 0 ] || timeout -s KILL "$seconds" du -xk $null_option -- "$path" 2>/dev/null
+        printf "%s$separator" "$?"
+    } | if [ -n "$null_option" ]; then tr '\n\000' '_\n'; else cat; fi | awk -v top="$top" "$AWK_FUNCTIONS"'
         NR > 1 && split(previous, field, "\t") >= 2 && field[1] ~ /^[0-9]+$/ {
             keep(field[1] * 1024, substr(previous, index(previous, "\t") + 1))
         }
