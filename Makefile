@@ -29,7 +29,7 @@ demo: .venv ## See it work: send alerts to the pack without StackStorm, and show
 run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
 	@.venv/bin/python -m standalone $(ARGS)
 
-test-fast: .venv ## Run the quick tests, in about a minute: no servers, no second process
+test-fast: .venv ## Run the quick tests, in a few minutes: no servers, no second process
 	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow and not long" $(TESTS)
 
 test: services .venv ## Run all tests except the long ones (TESTS="..." for some; INSTALL=0: install no servers)

@@ -16,7 +16,7 @@ WORK = "poundcake_scenarios.work"
 LIVE = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": [WORK], "settle_seconds": 0}
 MANY_HOSTS = 50
 STORM_SIZE = 3
-MAX_WAIT = 400  # seconds, for fifty workflows on a busy machine
+MAX_WAIT = 900  # seconds, for fifty workflows on a busy machine
 
 
 @pytest.fixture
