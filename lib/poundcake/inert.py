@@ -115,6 +115,11 @@ def one_line(text: str) -> str:
     return " ".join(printable(text.replace("\\", "/")).split())
 
 
+def inert_line(text: str) -> str:
+    """Return a text as one inert line."""
+    return str(make_inert(one_line(text)))
+
+
 def _inert_text(text: str) -> str:
     text = printable(text).translate(_LOOKALIKES)
     return _ASTERISK_BEFORE_ANOTHER.sub(_ASTERISK_LOOKALIKE, text)

@@ -215,6 +215,24 @@ class Stack:
         finally:
             self.api("/configs/poundcake", "PUT", values)
 
+    @contextlib.contextmanager
+    def configured_remediations(self, entries, valid_count=None, **changed_keys):
+        """Like configured(), with entries of `remediations` that the endpoint uses.
+
+        `valid_count` is the number of valid entries, if some are invalid. At the end, the endpoint
+        uses the initial entries again.
+        """
+        initial_entries = self.registered_values().get("remediations", [])
+        count = len(entries) if valid_count is None else valid_count
+        with self.configured(remediations=entries, **changed_keys):
+            self.wait_until(self._remediations_in_force, lambda shown: len(shown) == count)
+            yield
+        self.wait_until(self._remediations_in_force, lambda shown: shown == initial_entries)
+
+    def _remediations_in_force(self):
+        configuration = self.get("/health").json()["configuration"]
+        return configuration["in_force"].get("remediations", [])
+
     # -- the tables
 
     def rows(self, statement, **values):

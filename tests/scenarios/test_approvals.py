@@ -26,16 +26,8 @@ def asking_stack(armed_stack):
     """Return a stack with a remediation that waits a minute for an approval."""
     if armed_stack.live:
         pytest.skip("live: the scenarios cannot answer as other users")
-    with armed_stack.configured(remediations=[ENTRY], approval_minutes=1):
-        armed_stack.wait_until(
-            lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
-            lambda configuration: len(configuration.get("remediations", [])) == 1,
-        )
+    with armed_stack.configured_remediations([ENTRY], approval_minutes=1):
         yield armed_stack
-    armed_stack.wait_until(
-        lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
-        lambda configuration: not configuration["remediations"],
-    )
 
 
 class PendingApproval:

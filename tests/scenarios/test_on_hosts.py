@@ -236,21 +236,12 @@ AGE = "touch -d '10 days ago' {0}.log"
 def remediating_stack(armed_stack, test_host):
     """Return a stack that may clean the disks of hosts and restart their services."""
     changed_keys = {
-        "remediations": [FULL_DISK],
         "allowed_actions": [WORK, "poundcake.clean_disk", "poundcake.restart_service"],
         "ssh_user": "root",
         "ssh_key_file": test_host.key_file,
     }
-    with armed_stack.configured(**changed_keys):
-        armed_stack.wait_until(
-            lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
-            lambda configuration: len(configuration.get("remediations", [])) == 1,
-        )
+    with armed_stack.configured_remediations([FULL_DISK], **changed_keys):
         yield armed_stack
-    armed_stack.wait_until(
-        lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
-        lambda configuration: not configuration["remediations"],
-    )
 
 
 def send_alert(stack, host, name):

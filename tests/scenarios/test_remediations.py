@@ -48,17 +48,8 @@ ENTRIES = [
 @pytest.fixture(scope="module")
 def configured_stack(armed_stack):
     """Return a stack that may change hosts, with these remediations."""
-    initial_entries = armed_stack.registered_values().get("remediations", [])
-    with armed_stack.configured(remediations=ENTRIES):
-        armed_stack.wait_until(
-            lambda: armed_stack.get("/health").json()["configuration"],
-            lambda c: len(c["in_force"].get("remediations", [])) == len(ENTRIES) - 1,
-        )
+    with armed_stack.configured_remediations(ENTRIES, valid_count=len(ENTRIES) - 1):
         yield armed_stack
-    armed_stack.wait_until(
-        lambda: armed_stack.get("/health").json()["configuration"],
-        lambda c: c["in_force"]["remediations"] == initial_entries,
-    )
 
 
 def new_alert(name, **labels):

@@ -59,18 +59,8 @@ def prometheus(exporter):
 @pytest.fixture(scope="module")
 def verifying_stack(armed_stack, prometheus):
     """Return a stack with these remediations and this Prometheus."""
-    values = armed_stack.registered_values()
-    changed_keys = {"remediations": ENTRIES, "prometheus": [{"url": prometheus}]}
-    with armed_stack.configured(**changed_keys):
-        armed_stack.wait_until(
-            lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
-            lambda configuration: len(configuration.get("remediations", [])) == len(ENTRIES),
-        )
+    with armed_stack.configured_remediations(ENTRIES, prometheus=[{"url": prometheus}]):
         yield armed_stack
-    armed_stack.wait_until(
-        lambda: armed_stack.get("/health").json()["configuration"]["in_force"],
-        lambda configuration: configuration["remediations"] == values.get("remediations", []),
-    )
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Mapping
 
-from poundcake.inert import make_inert, one_line
+from poundcake.inert import inert_line
 from poundcake.json_depth import is_too_deep
 from poundcake.remediation.errors import RemediationError
 
@@ -456,7 +456,7 @@ def _invalid_field(name: str) -> RemediationError:
 
 
 def _inert(text: str) -> str:
-    return str(make_inert(one_line(text[:_LONGEST_TEXT])))
+    return inert_line(text[:_LONGEST_TEXT])
 
 
 def _format_size(count: float) -> str:

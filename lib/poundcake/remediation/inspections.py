@@ -12,11 +12,17 @@ from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from poundcake.host_checks import SSH_ACTIONS, HostCheck, is_host_check, parse_host_check
-from poundcake.inert import FixedText, keep_fixed, make_inert, one_line
+from poundcake.inert import FixedText, inert_line, keep_fixed
 from poundcake.remediation import host_facts
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.host_facts import CpuFacts, DiskFacts, MemoryFacts, ServiceFacts
-from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError, failure_reason
+from poundcake.stackstorm import (
+    Execution,
+    ExecutionStatus,
+    StackStormError,
+    action_result,
+    failure_reason,
+)
 
 BEGIN_TASK = "begin"
 INSPECT_TASK = "inspect"
@@ -191,6 +197,12 @@ def read_check(check: HostCheck, execution: Execution) -> Reading:
     return reading
 
 
+class _Facts(Protocol):
+    @property
+    def summary(self) -> str:
+        """Return what was measured, in words."""
+
+
 class _Measured(NamedTuple):
     percent: float
     summary: str
@@ -236,14 +248,14 @@ def _read_action(execution: Execution) -> Reading:
         raise RemediationError(f"{execution.action} did not return holds: true or holds: false")
     detail = output.get("detail")
     shown = f"{execution.action}: {detail if isinstance(detail, str) and detail else holds}"
-    return Reading(holds, _inert(shown))
+    return Reading(holds, inert_line(shown))
 
 
 def _require_success(execution: Execution) -> None:
     if execution.status != ExecutionStatus.SUCCEEDED:
         reason = failure_reason(execution.result)
         status = f"{execution.action} has the status {execution.status}"
-        raise RemediationError(_inert(f"{status}: {reason}" if reason else status))
+        raise RemediationError(inert_line(f"{status}: {reason}" if reason else status))
 
 
 def _output_of(result: Any) -> Any:
@@ -278,19 +290,19 @@ def _find(inspection: Inspection, execution: Execution | None) -> Finding:
             # The check is parsed, so it contains nothing that StackStorm evaluates.
             check, name = parse_host_check(inspection.check), FixedText(inspection.check)
             return Finding(name, *read_check(check, execution), execution.ended_at)
-        summary = _SUMMARIES.get(inspection.action)
-        if summary and isinstance(execution.result, dict):
-            return Finding(name, None, summary(execution.result), execution.ended_at)
+        read = _READERS.get(inspection.action)
+        if read and isinstance(execution.result, dict):
+            return Finding(name, None, read(execution.result).summary, execution.ended_at)
     except RemediationError as error:
         return Finding(name, None, str(error), execution.ended_at)
     return Finding(name, None, _evidence(execution), execution.ended_at, is_summary=False)
 
 
-_SUMMARIES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "poundcake.check_disk": lambda result: host_facts.read_disk(result).summary,
-    "poundcake.check_memory": lambda result: host_facts.read_memory(result).summary,
-    "poundcake.check_cpu": lambda result: host_facts.read_cpu(result).summary,
-    "poundcake.check_service": lambda result: host_facts.read_service(result).summary,
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], _Facts]] = {
+    "poundcake.check_disk": host_facts.read_disk,
+    "poundcake.check_memory": host_facts.read_memory,
+    "poundcake.check_cpu": host_facts.read_cpu,
+    "poundcake.check_service": host_facts.read_service,
 }
 
 
@@ -298,26 +310,22 @@ def _evidence(execution: Execution) -> str:
     """Return the result of an action of another pack as text that is inert and not too long."""
     if execution.status != ExecutionStatus.SUCCEEDED:
         reason = failure_reason(execution.result)
-        return _inert(f"status {execution.status}: {reason}" if reason else execution.status)
+        return inert_line(f"status {execution.status}: {reason}" if reason else execution.status)
     output = _output_of(execution.result)
     text = output if isinstance(output, str) else json.dumps(output)
     cut = text if len(text) <= _LONGEST_EVIDENCE else f"{text[:_LONGEST_EVIDENCE]} …"
-    return _inert(cut)
+    return inert_line(cut)
 
 
 def _read_inspections(executions: Sequence[Execution]) -> list[Inspection]:
     """Return the inspections that poundcake.begin listed."""
     for execution in executions:
-        returned = execution.result.get("result") if isinstance(execution.result, dict) else None
-        if execution.task_name == BEGIN_TASK and isinstance(returned, dict):
-            return [Inspection(**item) for item in returned.get("inspections", [])]
+        if execution.task_name == BEGIN_TASK:
+            inspections = action_result(execution).get("inspections", [])
+            return [Inspection(**item) for item in inspections]
     return []
 
 
 def _spoken(check: HostCheck) -> str:
     """Return a check without `>`, which reports would show as another character."""
     return str(check).replace(">", " above ") + ("%" if check.has_threshold else "")
-
-
-def _inert(text: str) -> str:
-    return str(make_inert(one_line(text)))

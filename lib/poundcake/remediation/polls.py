@@ -18,7 +18,7 @@ from poundcake.remediation.checks import TcpState, check_host, describe_state, p
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.inspections import read_check
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_HOST_TASK, VERIFY_TASK
-from poundcake.stackstorm import Execution
+from poundcake.stackstorm import Execution, action_result
 from poundcake.timestamps import format_timestamp
 
 # The times of StackStorm and Prometheus come from HTTP headers, which have whole seconds.
@@ -115,9 +115,7 @@ def read_change(api: Api, execution_id: str) -> Change:
 
 
 def _read_evaluations(execution: Execution) -> Sequence[str]:
-    result = execution.result if isinstance(execution.result, dict) else {}
-    returned = result.get("result")
-    evaluations = returned.get("evaluations") if isinstance(returned, dict) else None
+    evaluations = action_result(execution).get("evaluations")
     return [str(text) for text in evaluations] if isinstance(evaluations, list) else ()
 
 

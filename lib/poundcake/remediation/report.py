@@ -14,7 +14,7 @@ from poundcake.remediation.checks import TcpState, describe_state
 from poundcake.remediation.inspections import INSPECT_TASK, Finding, read_findings
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
-from poundcake.stackstorm import Execution
+from poundcake.stackstorm import Execution, action_result
 from poundcake.trail.approvals import TASK
 from poundcake.trail.changes import ChangeResult
 
@@ -103,9 +103,7 @@ class _Tasks:
             return {}
         if not execution.action.startswith(_OWN_ACTIONS):
             return {}
-        result = execution.result
-        returned = result.get("result") if isinstance(result, dict) else None
-        return returned if isinstance(returned, dict) else {}
+        return action_result(execution)
 
 
 class _Ending(NamedTuple):

@@ -7,7 +7,6 @@ contains what it needs. `reserve` takes the decision in the transaction that cou
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from sqlalchemy.engine import Engine
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
+from poundcake.host_checks import ACTION
 from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import LabelError, Mode, Remediation
@@ -26,8 +26,6 @@ from poundcake.trail.changes import FAILURES, Change, is_power_action
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.limits import DAY, HOUR, ChangeRequest, Situation
-
-_ACTION_REFERENCE = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 
 
 class Refusal(StringEnum):
@@ -395,7 +393,7 @@ def _refusal_of_every_host(config: Config) -> _Reason | None:
 
 
 def _refusal_of_action(config: Config, action: str) -> _Reason | None:
-    if not _ACTION_REFERENCE.match(action):
+    if not ACTION.match(action):
         return _Reason(
             Refusal.ACTION_INVALID,
             "action must be a reference of the form pack.name",

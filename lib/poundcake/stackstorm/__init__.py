@@ -13,6 +13,7 @@ from poundcake.stackstorm.execution import (
     WAITING,
     Execution,
     ExecutionStatus,
+    action_result,
     failure_reason,
     workflow_output,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "StackStormError",
     "TriggerInstance",
     "TriggerStatus",
+    "action_result",
     "failure_reason",
     "in_action",
     "in_sensor",

@@ -167,6 +167,12 @@ def _workflow_error(error: Mapping[str, Any]) -> str:
     return f"task {task}: {reason}" if task and reason else reason
 
 
+def action_result(execution: Execution) -> dict[str, Any]:
+    """Return the object that a Python action returned, or {} if it returned something else."""
+    returned = execution.result.get("result") if isinstance(execution.result, dict) else None
+    return returned if isinstance(returned, dict) else {}
+
+
 OutputValue = Union[bool, str]
 _OUTPUT = {"dry_run": bool, "mutated": bool, "verified": bool, "stage": str, "message": str}
 

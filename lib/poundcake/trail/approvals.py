@@ -7,7 +7,7 @@ StackStorm, and sync answers no when a request has expired.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from sqlalchemy import Row, select
 from sqlalchemy.engine import Connection
@@ -19,6 +19,7 @@ from poundcake.stackstorm import (
     ExecutionStatus,
     StackStormApi,
     StackStormError,
+    action_result,
 )
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
@@ -106,9 +107,8 @@ def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[s
 def _result_of_begin(children: Sequence[Execution]) -> dict[str, Any]:
     """Return the result of the task poundcake.begin, or {} if the workflow has none."""
     for child in children:
-        if child.action == BEGIN and isinstance(child.result, dict):
-            result = child.result.get("result")
-            return result if isinstance(result, dict) else {}
+        if child.action == BEGIN:
+            return action_result(child)
     return {}
 
 
@@ -158,8 +158,7 @@ def expire_approvals(
 
 def is_approval(inquiry: Execution) -> bool:
     """Return True if an inquiry is a request for approval."""
-    result = inquiry.result if isinstance(inquiry.result, dict) else {}
-    return inquiry.task_name == TASK and result.get("route") == ROUTE
+    return inquiry.task_name == TASK and _fields(inquiry).get("route") == ROUTE
 
 
 def open_approval(children: Sequence[Execution]) -> Execution | None:
@@ -185,10 +184,14 @@ def describe(inquiry: Execution, approval_minutes: int) -> str:
 
 def _approvers(inquiry: Execution) -> list[str]:
     """Return the users who may answer a request for approval."""
-    result = inquiry.result if isinstance(inquiry.result, dict) else {}
-    users = result.get("users")
+    users = _fields(inquiry).get("users")
     # The last user is the service user, which answers no when the request has expired.
     return [str(user) for user in users[:-1]] if isinstance(users, list) else []
+
+
+def _fields(inquiry: Execution) -> Mapping[str, Any]:
+    """Return the fields of an inquiry: its route and its users."""
+    return inquiry.result if isinstance(inquiry.result, dict) else {}
 
 
 def _until(inquiry: Execution, approval_minutes: int) -> str:

@@ -24,6 +24,7 @@ from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.outbox import Ending, add_ending
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
+from poundcake.trail.recorded_alert import read_alert
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 from poundcake.trail.schema import changes as change_rows
 
@@ -301,44 +302,6 @@ def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> 
             details = {"remediation": remediation, "failures": failures}
             write_entry(connection, "release", actor, remediation, details=details)
     return failures
-
-
-def find_alert(
-    connection: Connection, request_id: str, episode: str, *columns: Any
-) -> Row[Any] | None:
-    """Return columns of the alert of an episode in a request, or None if it is not recorded.
-
-    Args:
-        connection: A connection.
-        request_id: The request that contained the alert.
-        episode: The alert's episode.
-        columns: Columns of poundcake_alerts and poundcake_api_calls, or a whole table.
-    """
-    return connection.execute(
-        select(*columns)
-        .join_from(alerts, api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
-        # One payload may contain an episode twice; prefer the alert that was emitted.
-        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
-        .limit(1)
-    ).one_or_none()
-
-
-def read_alert(connection: Connection, request_id: str, episode: str, *columns: Any) -> Row[Any]:
-    """Return the result of find_alert().
-
-    Raises:
-        TrackingError: The alert is not recorded.
-    """
-    alert = find_alert(connection, request_id, episode, *columns)
-    if alert is None:
-        raise unknown_alert(request_id, episode)
-    return alert
-
-
-def unknown_alert(request_id: str, episode: str) -> TrackingError:
-    """Return the error about an alert that is not recorded."""
-    return TrackingError(f"no alert of episode {episode} in request {request_id} is recorded")
 
 
 def ended_at(connection: Connection, alert: EpisodeAlert) -> datetime | None:

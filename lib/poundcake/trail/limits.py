@@ -33,7 +33,7 @@ from poundcake.trail.changes import (
     is_granted,
     write_decision,
 )
-from poundcake.trail.claims import EpisodeAlert, ended_at, read_alert
+from poundcake.trail.claims import EpisodeAlert, ended_at
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import Ending, EndResult, add_ending
@@ -41,6 +41,7 @@ from poundcake.trail.outcomes import Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
 from poundcake.trail.queries.bounded_search import unindexed
 from poundcake.trail.record import config_identity
+from poundcake.trail.recorded_alert import read_alert
 from poundcake.trail.rows import to_json
 from poundcake.trail.schema import alerts, changes, cut
 

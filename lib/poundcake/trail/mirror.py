@@ -123,15 +123,16 @@ def _add_ending(connection: Connection, execution: Execution) -> None:
     In that case, the decision or the end of the change adds the event. An execution without a
     report is not a remediation.
     """
-    output = workflow_output(execution.result)
-    stage = str(output.get("stage", ""))
+    stage = str(workflow_output(execution.result).get("stage", ""))
+    if stage in _UNREPORTED_STAGES:
+        return
     link = connection.execute(
         select(links.c.request_id, links.c.claim, alerts.c.episode)
         .join(alerts, alerts.c.id == links.c.alert_id)
         .where(links.c.st2_execution_id == execution.id)
         .limit(1)
     ).one_or_none()
-    if link is None or stage in _UNREPORTED_STAGES:
+    if link is None:
         return
     # An alert whose workflow ended before its claim is emitted again.
     if stage == LINK_STAGE and link.claim is None:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, database
-from poundcake.trail.outcomes import EMITTED
+from poundcake.trail.recorded_alert import find_alert
 from poundcake.trail.schema import alerts, api_calls, cut, events, executions, storable
 
 LEASE = timedelta(minutes=1)
@@ -108,7 +108,21 @@ class EventPayload(TypedDict):
     remediation: str
 
 
-class RemediationEndedPayload(EventPayload):
+class WorkflowEventPayload(EventPayload):
+    """The fields of every event about one workflow.
+
+    Attributes:
+        open_incidents: The number of open incidents with this alert name.
+        execution_id: The workflow's execution.
+        execution_url: Its page in StackStorm's web UI.
+    """
+
+    open_incidents: int
+    execution_id: str
+    execution_url: str
+
+
+class RemediationEndedPayload(WorkflowEventPayload):
     """The payload of poundcake.remediation_ended.
 
     Attributes:
@@ -117,9 +131,6 @@ class RemediationEndedPayload(EventPayload):
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change.
         message: What was done, or why nothing was done.
-        open_incidents: The number of open incidents with this alert name.
-        execution_id: The workflow's execution.
-        execution_url: Its page in StackStorm's web UI.
     """
 
     result: str
@@ -127,12 +138,9 @@ class RemediationEndedPayload(EventPayload):
     target: str
     refusal: str
     message: str
-    open_incidents: int
-    execution_id: str
-    execution_url: str
 
 
-class ApprovalWantedPayload(EventPayload):
+class ApprovalWantedPayload(WorkflowEventPayload):
     """The payload of poundcake.approval_wanted.
 
     Attributes:
@@ -140,18 +148,12 @@ class ApprovalWantedPayload(EventPayload):
         approvers: The users who may approve it.
         until: When the request expires.
         inquiry_id: The inquiry to answer.
-        open_incidents: The number of open incidents with this alert name.
-        execution_id: The workflow's execution.
-        execution_url: Its page in StackStorm's web UI.
     """
 
     change: str
     approvers: list[str]
     until: str
     inquiry_id: str
-    open_incidents: int
-    execution_id: str
-    execution_url: str
 
 
 class LimitReachedPayload(EventPayload):
@@ -424,20 +426,17 @@ def _find_execution(connection: Connection, execution_id: str) -> _ExecutionText
 
 
 def _find_alert(connection: Connection, request_id: str, episode: str) -> Row[Any] | None:
-    return connection.execute(
-        select(
-            api_calls.c.request_id,
-            alerts.c.episode,
-            alerts.c.alert_name,
-            alerts.c.severity,
-            alerts.c.instance,
-            alerts.c.host,
-        )
-        .join_from(alerts, api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(api_calls.c.request_id == request_id, alerts.c.episode == episode)
-        .order_by(alerts.c.outcome.in_(EMITTED).desc(), alerts.c.id)
-        .limit(1)
-    ).one_or_none()
+    return find_alert(
+        connection,
+        request_id,
+        episode,
+        api_calls.c.request_id,
+        alerts.c.episode,
+        alerts.c.alert_name,
+        alerts.c.severity,
+        alerts.c.instance,
+        alerts.c.host,
+    )
 
 
 def _count_open(connection: Connection, alert_name: str) -> int:

@@ -22,7 +22,6 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from poundcake.trail.claims import unknown_alert
 from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.alert import alert_details, find_emitted
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
@@ -31,6 +30,7 @@ from poundcake.trail.queries.incidents import open_incidents
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.request_status import request_trail
 from poundcake.trail.queries.requests import recent_requests
+from poundcake.trail.recorded_alert import unknown_alert
 from poundcake.trail.search import Filters
 
 __all__ = [

@@ -11,10 +11,11 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
-from poundcake.trail.claims import ended_at, find_alert
+from poundcake.trail.claims import ended_at
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
+from poundcake.trail.recorded_alert import find_alert
 from poundcake.trail.schema import alerts, api_calls
 from poundcake.trail.search import FilterError
 
