@@ -90,8 +90,8 @@ class HostCheck(NamedTuple):
             is_short: Whether to leave out what only helps people, because the check is repeated.
         """
         names = {"disk": "path", "service": "service"}
-        of_kind = {names[self.kind]: self.subject} if self.kind in names else {}
-        return {"host": host, **of_kind, **(_SHORT.get(self.kind, {}) if is_short else {})}
+        kind_parameters = {names[self.kind]: self.subject} if self.kind in names else {}
+        return {"host": host, **kind_parameters, **(_SHORT.get(self.kind, {}) if is_short else {})}
 
 
 def label_of(text: str) -> str:

@@ -49,14 +49,16 @@ def changing_action(action: str) -> str:
 
 
 def _disk_cleanup(parameters: Mapping[str, Any]) -> Steps:
-    own = {name: value for name, value in parameters.items() if name not in ("path", "above")}
-    directories = own.get("directories")
+    change_parameters = {
+        name: value for name, value in parameters.items() if name not in ("path", "above")
+    }
+    directories = change_parameters.get("directories")
     if not isinstance(directories, list) or not directories:
         raise ValueError("directories: is missing; write directories: [/var/log/app]")
-    if "older_than_days" not in own:
+    if "older_than_days" not in change_parameters:
         raise ValueError("older_than_days: is missing; write older_than_days: 7")
     path, above = parameters.get("path", directories[0]), parameters.get("above", _FULL)
-    return Steps(CHANGES["poundcake.disk_cleanup"], own, f"disk:{path}>{above}")
+    return Steps(CHANGES["poundcake.disk_cleanup"], change_parameters, f"disk:{path}>{above}")
 
 
 def _service_restart(parameters: Mapping[str, Any]) -> Steps:
@@ -66,7 +68,7 @@ def _service_restart(parameters: Mapping[str, Any]) -> Steps:
     return Steps(action, parameters, f"service:{parameters['service']}")
 
 
-def _looks(action: str) -> Callable[[Mapping[str, Any]], Steps]:
+def _collects_evidence(action: str) -> Callable[[Mapping[str, Any]], Steps]:
     def steps(parameters: Mapping[str, Any]) -> Steps:
         if parameters:
             raise ValueError(f"{next(iter(parameters))}: is unknown; it takes no parameters")
@@ -83,8 +85,8 @@ CHANGES = {
 _STEPS: Mapping[str, Callable[[Mapping[str, Any]], Steps]] = {
     "poundcake.disk_cleanup": _disk_cleanup,
     "poundcake.service_restart": _service_restart,
-    "poundcake.memory_check": _looks("poundcake.check_memory"),
-    "poundcake.cpu_check": _looks("poundcake.check_cpu"),
+    "poundcake.memory_check": _collects_evidence("poundcake.check_memory"),
+    "poundcake.cpu_check": _collects_evidence("poundcake.check_cpu"),
 }
 SHIPPED = tuple(_STEPS)
 """The references of the shipped remediations."""

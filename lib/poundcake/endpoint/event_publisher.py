@@ -39,9 +39,9 @@ class EventPublisher:
         """
         if monotonic() < self._check_at:
             return None
-        self._dependencies.metrics.start_remediations(self._names())
+        self._dependencies.metrics.start_remediations(self._remediation_names())
         reader = self._dependencies.reader
-        if not reader.read(outbox.has_due):
+        if not reader.read(outbox.has_due_events):
             self._check_at = monotonic() + CHECK_WAIT
             return None
         claimed = reader.write(outbox.claim, self._dependencies.journal.endpoint_id)
@@ -89,9 +89,9 @@ class EventPublisher:
 
         A rule may take the name from an alert, which must not create a series.
         """
-        return remediation if remediation in self._names() else OTHER
+        return remediation if remediation in self._remediation_names() else OTHER
 
-    def _names(self) -> set[str]:
+    def _remediation_names(self) -> set[str]:
         """Return the entries of `remediations`, and the actions that a rule may name."""
         config = self._dependencies.config()
         return {*(entry.name for entry in config.remediations), *config.allowed_actions}

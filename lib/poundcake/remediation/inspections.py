@@ -152,11 +152,11 @@ def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
     for check in parsed_checks:
         finding = findings.get(str(check))
         if finding is None:
-            return f"the host was not checked for {_spoken(check)}"
+            return f"the host was not checked for {_describe_check(check)}"
         if finding.holds is None:
-            return f"the host could not be checked for {_spoken(check)}: {finding.detail}"
+            return f"the host could not be checked for {_describe_check(check)}: {finding.detail}"
         if finding.ended_at is None or now - finding.ended_at > _MAX_AGE:
-            return f"the host was checked for {_spoken(check)} more than {_MAX_AGE} ago"
+            return f"the host was checked for {_describe_check(check)} more than {_MAX_AGE} ago"
         if not finding.holds:
             return finding.detail
     return ""
@@ -170,7 +170,10 @@ def read_findings(executions: Sequence[Execution]) -> list[Finding]:
     """
     by_item = {e.item_id: e for e in executions if e.task_name == INSPECT_TASK}
     inspections = _read_inspections(executions)
-    return [_find(inspection, by_item.get(number)) for number, inspection in enumerate(inspections)]
+    return [
+        _create_finding(inspection, by_item.get(number))
+        for number, inspection in enumerate(inspections)
+    ]
 
 
 def read_check(check: HostCheck, execution: Execution) -> Reading:
@@ -281,7 +284,7 @@ def _output_of(result: Any) -> Any:
     return printed
 
 
-def _find(inspection: Inspection, execution: Execution | None) -> Finding:
+def _create_finding(inspection: Inspection, execution: Execution | None) -> Finding:
     name = inspection.name
     if execution is None:
         return Finding(name, None, "it has not run")
@@ -326,6 +329,6 @@ def _read_inspections(executions: Sequence[Execution]) -> list[Inspection]:
     return []
 
 
-def _spoken(check: HostCheck) -> str:
+def _describe_check(check: HostCheck) -> str:
     """Return a check without `>`, which reports would show as another character."""
     return str(check).replace(">", " above ") + ("%" if check.has_threshold else "")

@@ -176,7 +176,7 @@ def ending_of(change: Change, result: EndResult, message: str = "") -> Ending:
         action=change.action,
         target=change.target,
         message=message,
-        is_of_change=True,
+        follows_change=True,
     )
 
 

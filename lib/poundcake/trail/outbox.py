@@ -187,8 +187,8 @@ class Ending:
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change, or ''.
         message: What was done, or why nothing was done.
-        is_of_change: Whether a change was granted. A workflow may be refused a change first, and be
-            granted it later.
+        follows_change: Whether a change was granted. A workflow may first be refused a change, and
+            later be granted it.
     """
 
     result: EndResult
@@ -200,7 +200,7 @@ class Ending:
     target: str = ""
     refusal: str = ""
     message: str = ""
-    is_of_change: bool = False
+    follows_change: bool = False
 
 
 @dataclass(frozen=True)
@@ -249,12 +249,12 @@ def add_ending(connection: Connection, ending: Ending) -> None:
         return  # it was purged
     now = clock.database_now(connection)
     execution = _find_execution(connection, ending.execution_id)
-    suffix = "|change" if ending.is_of_change else ""
+    suffix = "|change" if ending.follows_change else ""
     fact = f"{EventKind.REMEDIATION_ENDED}|{ending.execution_id}|{ending.episode}{suffix}"
     message = ending.message or execution.message
     payload: RemediationEndedPayload = {
-        **_common(fact, now, alert, ending.remediation),
-        "summary": f"{_name(alert)}: {_verdict(ending)}",
+        **_common_fields(fact, now, alert, ending.remediation),
+        "summary": f"{_title(alert)}: {_verdict(ending)}",
         "command": show_command(ending.episode),
         "result": str(ending.result),
         "action": ending.action,
@@ -276,10 +276,10 @@ def add_approval_request(connection: Connection, request: ApprovalRequest) -> No
     if alert is None:
         return  # it was purged
     now = clock.database_now(connection)
-    people = ", ".join(request.approvers)
+    question = f"{request.change}? May approve until {request.until}: "
     payload: ApprovalWantedPayload = {
-        **_common(_approval_fact(request.inquiry_id), now, alert, request.remediation),
-        "summary": f"{_name(alert)}: {request.change}? May approve until {request.until}: {people}",
+        **_common_fields(_approval_fact(request.inquiry_id), now, alert, request.remediation),
+        "summary": f"{_title(alert)}: {question}{', '.join(request.approvers)}",
         "command": f"st2 inquiry respond {request.inquiry_id}",
         "change": request.change,
         "approvers": list(request.approvers),
@@ -306,8 +306,8 @@ def _add_limit(
     connection: Connection, limit: Limit, ending: Ending, alert: Row[Any], now: datetime
 ) -> None:
     """Add the event that a limit is reached, unless it has refused something in the last hour."""
-    concerns = {Limit.STORM: alert.alert_name, Limit.BREAKER: ending.remediation}
-    subject = cut(f"{limit}|{concerns.get(limit, '')}", events.c.subject)
+    subjects = {Limit.STORM: alert.alert_name, Limit.BREAKER: ending.remediation}
+    subject = cut(f"{limit}|{subjects.get(limit, '')}", events.c.subject)
     last = connection.execute(
         select(events.c.id, events.c.at, events.c.repeated_at)
         .where(events.c.kind == EventKind.LIMIT_REACHED, events.c.subject == subject)
@@ -320,7 +320,7 @@ def _add_limit(
     # Simultaneous refusals derive the same id, so only one of them adds the event.
     fact = f"{EventKind.LIMIT_REACHED}|{subject}|{last.id if last else ''}"
     payload: LimitReachedPayload = {
-        **_common(fact, now, alert, ending.remediation),
+        **_common_fields(fact, now, alert, ending.remediation),
         "summary": describe_limit(limit, alert.alert_name, ending.remediation),
         "command": show_command(ending.episode),
         "limit": str(limit),
@@ -364,11 +364,11 @@ def _verdict(ending: Ending) -> str:
     }[ending.result]
 
 
-def _name(alert: Row[Any]) -> str:
+def _title(alert: Row[Any]) -> str:
     return f"{alert.alert_name} {alert.instance}".strip()
 
 
-def _common(fact: str, now: datetime, alert: Row[Any], remediation: str) -> EventPayload:
+def _common_fields(fact: str, now: datetime, alert: Row[Any], remediation: str) -> EventPayload:
     return EventPayload(
         event_id=event_id(fact),
         time=format_timestamp(now),
@@ -450,7 +450,7 @@ def _count_open(connection: Connection, alert_name: str) -> int:
 # -- publishing events, by the endpoint
 
 
-def has_due(connection: Connection) -> bool:
+def has_due_events(connection: Connection) -> bool:
     """Return True if an event is to be published now."""
     now = clock.database_now(connection)
     return connection.scalar(select(events.c.id).where(*_due(now)).limit(1)) is not None

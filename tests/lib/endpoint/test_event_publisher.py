@@ -133,7 +133,7 @@ def test_an_event_of_another_endpoint_is_left_to_it(outbox_rig):
 def test_ended_remediations_are_counted_by_name_and_result(outbox_rig):
     outbox_rig.bus.config = Config(allowed_actions=("linux.service",))
     end(outbox_rig, 1, remediation="linux.service")
-    end(outbox_rig, 2, remediation="linux.service", result=EndResult.FAILED, is_of_change=True)
+    end(outbox_rig, 2, remediation="linux.service", result=EndResult.FAILED, follows_change=True)
     outbox_rig.advance(5)
     assert counted(outbox_rig, "linux.service", "refused") == 1
     assert counted(outbox_rig, "linux.service", "failed") == 1
