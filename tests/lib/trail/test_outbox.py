@@ -284,6 +284,36 @@ class TestLimits:
         limits = [(p["limit"], p["remediation"]) for p in trail.payloads("limit_reached")]
         assert sorted(limits) == [("breaker", ACTION), ("site_limit", ACTION)]
 
+    @pytest.mark.parametrize(
+        ("refusal", "summaries"),
+        [
+            ("storm", ["DiskFull: storm", "HostDown: storm"]),
+            (
+                "breaker",
+                ["nginx: too many failures in a row", "reboot: too many failures in a row"],
+            ),
+            ("site_limit", ["too many changes in an hour"]),
+        ],
+    )
+    def test_a_limit_is_reported_for_each_subject_that_it_concerns(
+        self, engine, refusal, summaries
+    ):
+        trails = [Trail(engine, 1), Trail(engine, 2, "DiskFull")]
+        for number, (trail, remediation) in enumerate(zip(trails, ("nginx", "reboot"))):
+            episode = trail.incidents[number].episode
+            ending = Ending(
+                EndResult.REFUSED,
+                trail.request_id,
+                episode,
+                f"e{number}",
+                remediation,
+                refusal=refusal,
+            )
+            claims.link_ended(engine, WORKFLOW, ending)
+        payloads = trails[0].payloads("limit_reached")
+        reported = sorted(payload["summary"] for payload in payloads)
+        assert reported == [f"{summary}, so nothing is changed" for summary in summaries]
+
     def test_simultaneous_refusals_report_a_limit_once(self, engine):
         trail = Trail(engine, 8)
 
