@@ -69,7 +69,7 @@ alive() { [ -n "$(pid)" ] && [ -d "/proc/$(pid)" ]; } # works for every user
 case $1 in
 start)
     alive && exit 0
-    if [ -e /run/broken ]; then echo "oven: cannot bake {{ 7*7 }}" >&2; exit 1; fi
+    if [ -e /run/broken ]; then echo "oven: invalid configuration {{ 7*7 }}" >&2; exit 1; fi
     sleep 1000000 & # keeps the output open, as careless daemons do
     echo $! >/run/oven.pid ;;
 stop) alive && kill "$(pid)"; rm -f /run/oven.pid ;;

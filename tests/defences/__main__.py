@@ -1,6 +1,6 @@
 """Remove each defence of the product in a copy of the tree, and report whether its test fails.
 
-The tests run on the unchanged tree first: a test that already fails proves nothing.
+Each test runs on the unchanged tree first, because a test that already fails proves nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ KINDS = {"delivery": delivery.DEFENCES, "security": security.DEFENCES}
 
 
 class Outcome(NamedTuple):
-    """The result of a command: its exit code, or why it has none, and its first error."""
+    """The exit code of a command, or the reason why it has none, and its first error."""
 
     code: int | str
     first_error: str
 
 
 def main() -> int:
-    """Check the defences that the command line names; return the exit code."""
+    """Check the defences that the command line selects, and return the exit code."""
     options = make_parser().parse_args()
     selected = [
         defence
@@ -63,7 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m tests.defences", description=__doc__)
     parser.add_argument("--kind", choices=sorted(KINDS), action="append", help="default: both")
     parser.add_argument("--only", default="", help="only defences with this text in their name")
-    parser.add_argument("--jobs", type=int, default=2, help="how many run at once (default: 2)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="how many tests to run in parallel (default: 2)"
+    )
     parser.add_argument(
         "--log", metavar="DIR", help="keep the output of the commands in this folder"
     )
@@ -73,7 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def tree_copies(count: int) -> Iterator[queue.Queue[pathlib.Path]]:
-    """Copy the tree, and yield the queue of the copies that are not in use."""
+    """Copy the tree, and yield a queue of the copies that are not in use."""
     folder = tempfile.mkdtemp(prefix="poundcake-mutant-")
     free_copies: queue.Queue[pathlib.Path] = queue.Queue()
     try:
@@ -144,7 +146,7 @@ def run(copy: pathlib.Path, command: tuple[str, ...], log: pathlib.Path) -> Outc
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=copy,
-            # Bytecode of a changed file would remain after the change is reverted.
+            # Otherwise, the bytecode of a changed file would outlive the change.
             env=dict(os.environ, PYTHONDONTWRITEBYTECODE="1"),
             stdin=subprocess.DEVNULL,
             stdout=file,

@@ -1,4 +1,4 @@
-"""Define a defence, and the commands that run its test."""
+"""Define what a defence is, and build the commands that run its test."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.defences.mutation import Mutation
 class Defence:
     """A property of the product, the change that removes it, and the test that then fails.
 
-    Args:
-        name: what the product promises.
-        mutation: the change that breaks the promise.
-        test: arguments for Python; the command exits with 0 on the unchanged tree and with 1 after
-            the mutation.
+    Attributes:
+        name: The promise of the product.
+        mutation: The change that breaks the promise.
+        test: The arguments of a Python command that exits with 0 on the unchanged tree, and with 1
+            after the mutation.
     """
 
     name: str
@@ -24,12 +24,12 @@ class Defence:
 
     @property
     def nodes(self) -> list[str]:
-        """The ids of the tests for pytest; empty if another program guards the defence."""
+        """The pytest ids of the tests, or an empty list if another program guards the defence."""
         return [word for word in self.test if word.startswith("tests/")]
 
 
 def faults(only: str, times: int, database: str) -> tuple[str, ...]:
-    """Return the command that injects the faults with `only` in their name."""
+    """Return the command that injects the faults whose name contains `only`."""
     options = ["--only", only, "--times", str(times), "--recovery", "75", "--database", database]
     return ("-m", "tests.faults", *options)
 

@@ -1,4 +1,4 @@
-"""List the defences against loss and repetition, which rows of the fault suite guard."""
+"""List the defences against loss and repetition, which the fault suite guards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.defences.mutation import Edit
 
 BUS = "poundcake.endpoint.bus:"
 
-# Assign the ids immediately, and commit a moment later.
+# Return the ids before the commit, which happens a moment later.
 COMMIT_LATER = (
     "([setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in _1],"
     " [setattr(a, 'request_id', a.wanted_id) for a in _1],"

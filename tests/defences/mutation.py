@@ -1,8 +1,8 @@
 """Change the source of one named function, class attribute or constant.
 
-A change names its target ("poundcake.hosts:canonical_host") and never a line or its layout. It
-replaces text in the source file, so that the change is effective however the file is loaded. A name
-or an expression that does not occur exactly once raises MutationError.
+A change refers to its target by name ("poundcake.hosts:canonical_host"), never by line number or
+formatting. It replaces text in the source file, so that it takes effect however the file is loaded.
+If a name or an expression does not occur exactly once, the change raises MutationError.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ WILDCARD = re.compile(r"_[0-9]?\Z")
 
 
 class MutationError(Exception):
-    """The tree does not contain the target of a change as the change describes it."""
+    """A change does not fit the current source of its target."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change to `target`, which is written "package.module:Class.method".
+    """A change to `target`, which has the form "package.module:Class.method".
 
-    Without a colon, the target is the whole module, for statements that define no name.
+    Without a colon, the target is the whole module. Use that for statements outside definitions.
     """
 
     target: str
@@ -37,10 +37,10 @@ class Mutation:
             for name in (f"{source}/{module}.py", f"{source}/{module}/__init__.py"):
                 if (root / name).is_file():
                     return pathlib.Path(name)
-        raise MutationError(f"{self.target}: no such module; if it was renamed, name the new one")
+        raise MutationError(f"{self.target}: no such module; if it was renamed, use its new name")
 
     def apply(self, source: str) -> str:
-        """Return the source of the module with the change made."""
+        """Return the source of the module with the change applied."""
         symbol = find_definition(ast.parse(source), self.target)
         mutant = self.change(Text(source), symbol)
         ast.parse(mutant)
@@ -55,14 +55,14 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Returns(Mutation):
-    """Make the function do nothing but return the value of an expression."""
+    """Replace the body of a function by the return of an expression."""
 
     expression: str
 
     def change(self, text, symbol):
         if not isinstance(symbol, ast.FunctionDef):
             raise MutationError(f"{self.target}: not a function")
-        return text.replaced(symbol.body[0], symbol.body[-1], f"return {self.expression}")
+        return text.replace(symbol.body[0], symbol.body[-1], f"return {self.expression}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Becomes(Mutation):
         if not isinstance(value, ast.expr):
             raise MutationError(f"{self.target}: not an assignment")
         new = fill(self.expression, {"_": text.source_of(value)})
-        return text.replaced(value, value, f"({new})")
+        return text.replace(value, value, f"({new})")
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,19 @@ class Edit(Mutation):
         pattern = ast.parse(self.old).body[0]
         if isinstance(pattern, ast.Expr):
             pattern = pattern.value
-        places = [p for node in ast.walk(symbol) for p in self.places(node, pattern, text)]
-        if len(places) != 1:
+        replacements = [
+            replacement
+            for node in ast.walk(symbol)
+            for replacement in self.find_replacements(node, pattern, text)
+        ]
+        if len(replacements) != 1:
             raise MutationError(
-                f"{self.target}: {self.old!r} occurs {len(places)} times; "
-                "describe the current code so that it matches exactly once"
+                f"{self.target}: {self.old!r} occurs {len(replacements)} times; "
+                "rewrite the expression so that it matches exactly one place"
             )
-        return text.replaced(*places[0])
+        return text.replace(*replacements[0])
 
-    def places(self, node, pattern, text):
+    def find_replacements(self, node, pattern, text):
         """Yield (first node, last node, replacement) where a node matches the pattern."""
         captured = {}
         if isinstance(node, ast.keyword) and isinstance(pattern, ast.Assign):
@@ -185,7 +189,7 @@ class Text:
         start, end = self._start(node), self._end(node)
         return b"".join(self._lines)[start:end].decode()
 
-    def replaced(self, first: ast.AST, last: ast.AST, new: str) -> str:
+    def replace(self, first: ast.AST, last: ast.AST, new: str) -> str:
         """Return the source with new text from the start of one node to the end of another."""
         source = b"".join(self._lines)
         start, end = self._start(first), self._end(last)

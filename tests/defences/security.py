@@ -92,7 +92,7 @@ PASSWORD_FORMS = test(
     DATABASE_TESTS + "TestRefused::test_a_password_is_masked_in_every_form_of_the_url"
 )
 
-WHO_MAY_POST = [
+ACCESS = [
     Defence(
         "every route except the liveness check requires a credential",
         Returns(AUTHENTICATION + "authenticate", "request"),
@@ -142,7 +142,7 @@ WHO_MAY_POST = [
         test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_other_credentials_are_refused"),
     ),
     Defence(
-        "a credential that may only post reads nothing, and one that may only read posts nothing",
+        "a credential can only do what its scope allows",
         Returns("poundcake.credentials:Scope.allows", "True"),
         test(
             AUTHENTICATION_TESTS + "TestScopes::test_a_credential_with_scope_read_cannot_post",
@@ -275,11 +275,7 @@ WHO_MAY_POST = [
     Defence(
         "without a credential, the endpoint listens on loopback only",
         Edit(CONFIG + "_check_authentication", "not is_loopback(_) and not _", "False"),
-        test(
-            CONFIG_TESTS
-            + "TestLoopback"
-            + "::test_any_other_address_needs_credentials_and_the_error_names_the_keys"
-        ),
+        test(CONFIG_TESTS + "TestLoopback" + "::test_any_other_address_needs_credentials"),
     ),
     Defence(
         "ciphertext of StackStorm's datastore is not accepted as a token",
@@ -296,7 +292,7 @@ WHO_MAY_POST = [
         test(TLS_TESTS + "TestCertificate::test_versions_before_1_2_are_refused", "threads"),
     ),
     Defence(
-        "a changed certificate is used",
+        "a renewed certificate is used",
         Edit(TLS + "Certificates.context", "_ != self._versions", "False"),
         test(
             TLS_TESTS + "TestCertificate::test_a_new_certificate_is_used_without_a_restart",
@@ -304,7 +300,7 @@ WHO_MAY_POST = [
         ),
     ),
     Defence(
-        "a broken certificate does not replace a good one",
+        "a broken certificate does not replace a valid one",
         Edit(TLS + "Certificates.context", "TLSError", "ZeroDivisionError"),
         test(
             TLS_TESTS
@@ -401,7 +397,7 @@ INPUT_LIMITS = [
         FRAMING,
     ),
     Defence(
-        "other major versions are refused",
+        "other major versions of HTTP are refused",
         Edit(HEAD + "_validate", "not request.http_version.startswith(_)", "False"),
         FRAMING,
     ),
@@ -496,9 +492,9 @@ INPUT_LIMITS = [
         test(ALERTMANAGER_TESTS + "TestLimits::test_the_length_of_a_label_is_limited"),
     ),
     Defence(
-        "a huge integer is not converted",
+        "huge integers are not converted",
         Returns(ALERTMANAGER + "_integer", "int(digits)"),
-        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_huge_integers_cost_no_time"),
+        test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_huge_integers_are_not_converted"),
     ),
     Defence(
         "NaN is refused as invalid JSON",
@@ -511,7 +507,7 @@ INPUT_LIMITS = [
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_deep_nesting_is_refused"),
     ),
     Defence(
-        "the size of a page is bounded",
+        "the number of rows in a page is bounded",
         Becomes("poundcake.trail.search:MAX_ROWS", "1_000_000"),
         test(TRAIL_TESTS + "test_an_invalid_query_names_its_parameter", "threads"),
     ),
@@ -521,7 +517,7 @@ INPUT_LIMITS = [
         test(WEBHOOK_TESTS + "TestRequestIDs::test_any_other_id_is_ignored", "threads"),
     ),
     Defence(
-        "the bytes of a page are bounded",
+        "the number of bytes in a page is bounded",
         Becomes("poundcake.endpoint.trail_routes:MAX_PAGE_BYTES", "1 << 40"),
         test(
             TRAIL_TESTS
@@ -538,14 +534,14 @@ INPUT_LIMITS = [
     ),
 ]
 
-NOTHING_IS_EVALUATED = [
+INERT_TEXT_AND_SAFETY = [
     Defence(
-        "an opening brace is made harmless",
+        "an opening brace is replaced",
         Edit(LOOKALIKES, "'{'", "'x'"),
         INERT_TEXT,
     ),
     Defence(
-        "a less-than sign is made harmless",
+        "a less-than sign is replaced",
         Edit(LOOKALIKES, "'<'", "'x'"),
         INERT_TEXT,
     ),
@@ -565,7 +561,7 @@ NOTHING_IS_EVALUATED = [
         test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
     Defence(
-        "a text cannot become null",
+        "no text is read as null",
         Edit("poundcake.inert:_inert_text", "_ASTERISK_BEFORE_ANOTHER.sub(_, _1)", "_1"),
         test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
     ),
@@ -581,7 +577,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "no label name replaces another",
         Edit("poundcake.inert:_inert_keys", "_[_] in _", "False"),
-        test(INERT_TESTS + "test_no_key_replaces_an_inert_key"),
+        test(INERT_TESTS + "test_an_inert_key_does_not_overwrite_another_key"),
     ),
     Defence(
         "the trigger of an alert contains only inert text",
@@ -649,7 +645,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a wildcard in allowed_hosts matches a single label",
         Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
-        test(HOSTS_TESTS + "test_a_pattern_contains_exactly_the_hosts_that_match"),
+        test(HOSTS_TESTS + "test_a_pattern_matches_the_expected_hosts"),
     ),
     Defence(
         "StackStorm's own machine is not a target",
@@ -657,12 +653,12 @@ NOTHING_IS_EVALUATED = [
         test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
     ),
     Defence(
-        "no name that resolves to StackStorm's own machine is a target",
+        "a name that resolves to StackStorm's own machine is not a target",
         Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
         test(CHECKS_TESTS + "test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it"),
     ),
     Defence(
-        "only a valid host is checked for an answer",
+        "only a valid host is contacted",
         Edit(CHECKS + "check_host", "canonical_host(_1)", "_1"),
         test(CHECKS_TESTS + "test_an_invalid_host_is_refused"),
     ),
@@ -702,7 +698,7 @@ NOTHING_IS_EVALUATED = [
         test(CONTROLS, "silenced"),
     ),
     Defence(
-        "a claim of another change on the episode prevents a change",
+        "another change's claim on the episode prevents a change",
         Returns(SAFETY + "_episode_taken", "None"),
         test(CONTROLS, "episode_taken"),
     ),
@@ -757,7 +753,7 @@ NOTHING_IS_EVALUATED = [
         test(LIMITS_TESTS + "TestSimultaneous::test_no_more_than_three_are_in_flight", "mariadb"),
     ),
     Defence(
-        "a change of a cancelled workflow is in flight until the change has ended",
+        "the change of a cancelled workflow is in flight until it has ended",
         Edit(SETTLE + "_is_running", "any(_)", "False"),
         test(
             SETTLE_TESTS
@@ -814,7 +810,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a misspelt key is refused",
         Returns(CONFIG + "refuse_unknown_keys", "None"),
-        test(CONFIG_TESTS + "TestUnknownKeys::test_the_most_similar_known_key_is_named"),
+        test(CONFIG_TESTS + "TestUnknownKeys::test_the_most_similar_key_is_suggested"),
     ),
     Defence(
         "only allowed actions are run",
@@ -829,7 +825,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "a dry run is the default",
         Becomes(CONFIG + "Config.dry_run", "_boolean(False)"),
-        test(CONFIG_TESTS + "TestSchema::test_the_schema_has_the_defaults_of_the_code"),
+        test(CONFIG_TESTS + "TestSchema::test_schema_and_code_have_the_same_defaults"),
     ),
     Defence(
         "text in a terminal cannot move the cursor",
@@ -927,7 +923,7 @@ ONE_REMEDIATION = [
         ),
         test(
             ALERTMANAGER_TESTS
-            + "TestIdentity::test_three_instances_under_one_fingerprint_of_a_relay_are_three_alerts"
+            + "TestIdentity::test_instances_with_the_same_sender_fingerprint_are_separate_alerts"
         ),
     ),
     Defence(
@@ -953,7 +949,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "a flapping alert has a cooldown",
+        "an alert that keeps firing and resolving has a cooldown",
         Returns(LIMITS + "_cooldown_of", "None"),
         test(
             RECORD_TESTS + "TestLimits::test_a_cooldown_holds_the_alert_back_until_it_ends",
@@ -961,7 +957,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "an alert name has a limit per hour",
+        "each alert name has an hourly limit",
         Returns(LIMITS + "_rate_limit_of", "None"),
         test(
             RECORD_TESTS
@@ -970,7 +966,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "a host has a cooldown, whichever alert names it",
+        "all alerts about a host share its cooldown",
         Edit("poundcake.trail.claims:_refusal_reason", "_ and _ and alert.host", "False"),
         test(
             "tests/lib/trail/test_claims.py::"
@@ -1002,7 +998,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "no change is made if a condition of its entry does not permit it",
+        "no change is made unless the conditions of its entry permit it",
         Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
         test(
             SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
@@ -1015,7 +1011,7 @@ ONE_REMEDIATION = [
         test("tests/lib/remediation/test_conditions.py::test_the_alert_has_to_fire_now"),
     ),
     Defence(
-        "no change is made without a check that its entry demands since the start",
+        "no change is made without a check that was added to its entry after the start",
         Edit(
             "poundcake.remediation.safety:objection_to",
             "any(str(_1) not in host_checks for _1 in checks)",
@@ -1041,7 +1037,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "an evaluation before the change verifies nothing",
+        "an evaluation before the change does not verify it",
         Edit(
             "poundcake.remediation.polls:_problem",
             "not _was_evaluated_since_change(_1, _2)",
@@ -1050,7 +1046,7 @@ ONE_REMEDIATION = [
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
-        "a vanished series verifies nothing",
+        "a series that disappeared does not verify a change",
         Edit("poundcake.remediation.polls:_scrape_problem", "sample.value != 1", "False"),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
@@ -1077,7 +1073,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "a host has one cooldown, however its label spells it",
+        "all spellings of a host share its cooldown",
         Edit(
             "poundcake.trail.rows:alert_row",
             "host_or_empty(alert.labels, host_label)",
@@ -1119,12 +1115,12 @@ SECRETS = [
         PASSWORD,
     ),
     Defence(
-        "a displayed database URL does not show its query",
+        "a displayed database URL does not show its query string",
         Edit(PUBLIC_URL, "url.set(query=_)", "url"),
         PASSWORD_FORMS,
     ),
     Defence(
-        "a password in the query of a database URL is masked in errors",
+        "a password in the query string of a database URL is masked in errors",
         Edit("poundcake.trail.database.transactions:_secrets", "'pass' in _", "False"),
         PASSWORD_FORMS,
     ),
@@ -1134,9 +1130,9 @@ SECRETS = [
         test(DATABASE_TESTS + "TestRefused::test_an_at_sign_in_a_password_does_not_start_the_host"),
     ),
     Defence(
-        "no URL except a database's may contain a password",
+        "only the URL of a database may contain a password",
         Edit("poundcake.urls:check_http_url", "'@' in _", "False"),
-        test(CONFIG_TESTS + "TestTypes::test_an_unusable_string_names_the_key"),
+        test(CONFIG_TESTS + "TestTypes::test_the_error_about_an_unusable_string_names_the_key"),
     ),
     Defence(
         "other users cannot read a new database",
@@ -1169,7 +1165,7 @@ SECRETS = [
     Defence(
         "a secret that the process list would show is reported",
         Edit(CONFIG + "load", "_.is_literal(_)", "False"),
-        test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
+        test(CONFIG_TESTS + "TestSecrets::test_keys_with_literal_secrets_are_listed"),
     ),
     Defence(
         "other users cannot read the folder of the journal and the token",
@@ -1195,4 +1191,4 @@ SECRETS = [
     ),
 ]
 
-DEFENCES = WHO_MAY_POST + INPUT_LIMITS + NOTHING_IS_EVALUATED + ONE_REMEDIATION + SECRETS
+DEFENCES = ACCESS + INPUT_LIMITS + INERT_TEXT_AND_SAFETY + ONE_REMEDIATION + SECRETS

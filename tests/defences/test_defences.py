@@ -1,4 +1,4 @@
-"""The list of defences matches the tree: each change can be applied, and each test exists."""
+"""Each listed defence fits the tree: its change can be applied, and its test exists."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ DELIMITERS = {"open": "Ä {", "close": "}"}
 class Wall:
     height: int = 3
 
-    def stands(self, name, *, firm=True):
-        \"\"\"Say whether it stands.\"\"\"
+    def is_stable(self, name, *, strict=True):
+        \"\"\"Return True if it is stable.\"\"\"
         é = self.height; over = é > LIMIT
         if é > 2 and name in ("north", "south"):
-            self.holds(name, firm=True)
+            self.supports(name, strict=True)
             over = False
         return over
 """
@@ -65,20 +65,23 @@ def changed_lines(mutation):
 @pytest.mark.parametrize(
     "mutation, lines",
     [
-        (Returns("m:Wall.stands", "True"), ["return True"]),
+        (Returns("m:Wall.is_stable", "True"), ["return True"]),
         (Becomes("m:LIMIT", "_ * 2"), ["LIMIT = (10 * 2)"]),
         (Becomes("m:LIMIT", "(10)"), ["LIMIT = ((10))"]),
         (Becomes("m:Wall.height", "0"), ["height: int = (0)"]),
         (
-            Edit("m:Wall.stands", "_ > LIMIT", "False"),
+            Edit("m:Wall.is_stable", "_ > LIMIT", "False"),
             ["é = self.height; over = (False)"],
         ),
         (
-            Edit("m:Wall.stands", "_1 > 2 and _2", "_2 or _1"),
+            Edit("m:Wall.is_stable", "_1 > 2 and _2", "_2 or _1"),
             ['if (name in ("north", "south") or é):'],
         ),
-        (Edit("m:Wall.stands", "firm=_", "firm=False"), ["self.holds(name, firm=(False))"]),
-        (Edit("m:Wall.stands", "over = False", "pass"), ["pass"]),
+        (
+            Edit("m:Wall.is_stable", "strict=_", "strict=False"),
+            ["self.supports(name, strict=(False))"],
+        ),
+        (Edit("m:Wall.is_stable", "over = False", "pass"), ["pass"]),
         (
             Edit("m:DELIMITERS", "{'open': _1}", "{'open': _1 * 2}"),
             ['DELIMITERS = {"open": ("Ä {" * 2), "close": "}"}'],
@@ -93,12 +96,12 @@ def test_a_change_replaces_only_its_target(mutation, lines):
 @pytest.mark.parametrize(
     "mutation, expected_error",
     [
-        (Returns("m:Wall.falls", "True"), "falls is defined 0 times"),
-        (Returns("m:Fence.stands", "True"), "Fence is defined 0 times"),
+        (Returns("m:Wall.is_broken", "True"), "is_broken is defined 0 times"),
+        (Returns("m:Fence.is_stable", "True"), "Fence is defined 0 times"),
         (Returns("m:LIMIT", "True"), "not a function"),
         (Becomes("m:Wall", "True"), "not an assignment"),
-        (Edit("m:Wall.stands", "_ < 2", "True"), "occurs 0 times"),
-        (Edit("m:Wall.stands", "_1 > _2", "True"), "occurs 2 times"),
+        (Edit("m:Wall.is_stable", "_ < 2", "True"), "occurs 0 times"),
+        (Edit("m:Wall.is_stable", "_1 > _2", "True"), "occurs 2 times"),
     ],
 )
 def test_a_change_that_cannot_be_applied_is_an_error(mutation, expected_error):

@@ -1,4 +1,4 @@
-"""python -m tests.faults: inject faults under load; nothing may be lost or done twice."""
+"""Inject faults under load, and check that nothing is lost or done twice."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ def main():
     parser = argparse.ArgumentParser("python -m tests.faults", description=__doc__)
     parser.add_argument("--database", choices=DATABASES, action="append", help="default: both")
     parser.add_argument("--only", default="", help="only faults with this text in their name")
-    parser.add_argument("--times", type=int, help="how often to inject each (default: see FAULTS)")
+    parser.add_argument(
+        "--times", type=int, help="how often to inject each fault (default: see FAULTS)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=75, help="stop after this time")
     parser.add_argument("--recovery", type=float, default=150, help="seconds to wait for recovery")
     parser.add_argument("--no-drill", action="store_true", help="skip the backlog drill")
     parser.add_argument("--report", metavar="FILE", help="also write the table to this file")
     options = parser.parse_args()
-    sys.exit(faults(options))
+    sys.exit(run_faults(options))
 
 
-def faults(options):
+def run_faults(options):
+    """Run the suite, and return the exit code."""
     report = open(options.report, "w") if options.report else None
 
     def write_line(line):
@@ -83,7 +86,7 @@ def faults(options):
         problems += drill.run(options.database or DATABASES, drill.REQUESTS, write_line)
     write_line(f"{injected} faults, {len(problems)} problems")
     if skipped:
-        write_line(f"{skipped} rows were skipped because the time was up")
+        write_line(f"{skipped} rows were skipped because the time limit was reached")
     for problem in problems:
         write_line(problem)
     return 1 if problems or skipped else 0

@@ -1,4 +1,4 @@
-"""python -m tests.faults.drill: measure how long the backlog of an outage takes to drain.
+"""Measure how long the backlog of an outage takes to drain: `python -m tests.faults.drill`.
 
 The drill posts requests to the endpoint while StackStorm is down. Then it starts StackStorm, and
 posts new requests at a steady rate while the backlog drains.
@@ -23,11 +23,11 @@ from tests.faults.world import World, wait_for
 
 REQUESTS = 50_000
 SENDERS = 8
-NEW_RATE = 20
+NEW_RATE = 20  # requests per second
 P99_SECONDS = 0.1
 DRAIN_SECONDS = 1200
-# How far out of order a request may be recorded: retries and new requests alternate, in batches of
-# 500.
+# By how many places a request may be recorded out of order. Batches of 500 retries alternate with
+# batches of new requests.
 MAX_DISPLACEMENT = 1000
 TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
     "on", "requests", "put/s", "drain s", "drain/s", "new sent", "p50 ms", "p99 ms", "displaced"
@@ -35,12 +35,12 @@ TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
 
 
 class Sender:
-    """Posts alerts of 200 fingerprints, which no rule matches, over one connection."""
+    """Posts alerts with 200 fingerprints, which no rule matches, over one connection."""
 
     def __init__(self, port, name):
         self._client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         self._name, self._count = name, 0
-        self.seconds = []
+        self.response_seconds = []
 
     def post(self):
         self._count += 1
@@ -59,13 +59,13 @@ class Sender:
         self._client.request("POST", PATH, json.dumps(body), {"Content-Type": "application/json"})
         response = self._client.getresponse()
         text = response.read()
-        self.seconds.append(time.monotonic() - started_at)
+        self.response_seconds.append(time.monotonic() - started_at)
         if response.status != 202:
             raise RuntimeError(f"{response.status} {text[:200]}")
 
 
 def drill(kind, broker, mariadb, count, report):
-    """Run the drill on one kind of database, and return its problems as sentences."""
+    """Run the drill on one kind of database, and return a sentence for each problem."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-drill-"))
     world = World(folder, broker, mariadb, settings={})
     try:
@@ -86,16 +86,18 @@ def drill(kind, broker, mariadb, count, report):
             DRAIN_SECONDS,
             "the backlog is recorded",
         )
-        seconds = time.monotonic() - started_at
+        drain_seconds = time.monotonic() - started_at
         is_running.clear()
         sender_thread.join()
         displacement = _greatest_displacement(world)
     finally:
         world.close()
-    percentiles = statistics.quantiles(sender.seconds, n=100)
+    percentiles = statistics.quantiles(sender.response_seconds, n=100)
     report(
-        f"{kind:<8} {count:>8} {count / fill_seconds:>7.0f} {seconds:>8.1f} {count / seconds:>8.0f}"
-        f" {len(sender.seconds):>9} {1000 * percentiles[49]:>7.1f} {1000 * percentiles[98]:>7.1f}"
+        f"{kind:<8} {count:>8} {count / fill_seconds:>7.0f}"
+        f" {drain_seconds:>8.1f} {count / drain_seconds:>8.0f}"
+        f" {len(sender.response_seconds):>9}"
+        f" {1000 * percentiles[49]:>7.1f} {1000 * percentiles[98]:>7.1f}"
         f" {displacement:>10}"
     )
     problems = []
@@ -107,6 +109,7 @@ def drill(kind, broker, mariadb, count, report):
 
 
 def _fill_backlog(port, count):
+    """Post requests over several connections, and return how many seconds that took."""
     senders = [Sender(port, f"old-{i}") for i in range(SENDERS)]
 
     def send(sender):
@@ -123,15 +126,15 @@ def _fill_backlog(port, count):
 
 
 def _send_steadily(sender, is_running):
-    due = time.monotonic()
+    next_at = time.monotonic()
     while is_running.is_set():
         sender.post()
-        due += 1 / NEW_RATE
-        time.sleep(max(0, due - time.monotonic()))
+        next_at += 1 / NEW_RATE
+        time.sleep(max(0, next_at - time.monotonic()))
 
 
 def _greatest_displacement(world):
-    """Return how many places the most displaced request is out of order."""
+    """Return the largest number of places by which a request was recorded out of order."""
     rows = world.rows(
         "SELECT created_at FROM poundcake_api_calls WHERE group_key NOT LIKE 'new-%' ORDER BY id"
     )

@@ -1,4 +1,4 @@
-"""The faults, each a row of the table."""
+"""Define the faults that the suite injects. Each is a row of the table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from tests.faults.load import PATH, Delivery
 from tests.faults.proxy import TO_CLIENT, TO_SERVER
 from tests.faults.world import STOP_SECONDS, Failed, wait_for
 
+# Seconds to wait until a process reaches a failpoint, or another condition holds under load.
 HIT_SECONDS = 40
+# Seconds until new episodes are posted, because nothing has happened; doubled each time.
 REPOST_SECONDS = 4
+# Seconds until a request that kills the record action must be marked as stuck.
 STUCK_SECONDS = 120
 EXCHANGE = "st2.trigger_instances_dispatch"
 QUEUE = EXCHANGE + ".rules_engine"
@@ -33,7 +36,7 @@ DATABASES = ("sqlite", "mariadb")
 
 
 class Scene:
-    """The world, its load and a random generator, which a fault can use."""
+    """The environment of a fault: the world, its load and a random number generator."""
 
     def __init__(self, world, load, seed):
         self.world, self.load = world, load
@@ -88,11 +91,11 @@ class Fault:
 
     Attributes:
         name: The name of the row.
-        inject: Causes the fault once, and ends it.
+        inject: A function that causes the fault once, and ends it.
         times: How often the full run injects it, on each kind of database.
         databases: The kinds of database on which it can occur.
         keeps_webhooks: Whether StackStorm must receive every webhook trigger despite the fault.
-        missing: The program that the fault needs and the machine lacks; empty if it lacks none.
+        missing: A program that the fault needs but that is not installed, or an empty string.
     """
 
     name: str
@@ -112,13 +115,13 @@ def _restart_sensor(scene):
     scene.world.start_sensor()
 
 
-def sensor_killed(scene):
+def kill_sensor(scene):
     scene.pause(0, 2)
     scene.world.sensor.kill()
     _restart_sensor(scene)
 
 
-def sensor_killed_at(failpoint):
+def kill_sensor_at(failpoint):
     def inject(scene):
         scene.kill_at(failpoint)
         _restart_sensor(scene)
@@ -126,8 +129,8 @@ def sensor_killed_at(failpoint):
     return inject
 
 
-def sensor_killed_within_request(share):
-    """Kill the sensor after a share of a body has arrived; None means after the first byte."""
+def kill_sensor_within_request(share):
+    """Kill the sensor after it has received a share of a body, or one byte if the share is None."""
 
     def inject(scene):
         delivery = Delivery(scene.load.notifications.new_episodes(1))
@@ -148,7 +151,7 @@ def sensor_killed_within_request(share):
     return inject
 
 
-def sensor_killed_when_answered(scene):
+def kill_sensor_when_answered(scene):
     killed = threading.Event()
 
     def kill(delivery):
@@ -164,14 +167,14 @@ def sensor_killed_when_answered(scene):
     _restart_sensor(scene)
 
 
-def power_lost(scene):
+def lose_power(scene):
     """Kill the sensor, and keep only the writes that it synced."""
     scene.pause(0, 2)
     scene.world.lose_power()
     _restart_sensor(scene)
 
 
-def sensor_stopped(scene):
+def stop_sensor(scene):
     scene.pause(0, 2)
     seconds = scene.world.sensor.stop()
     scene.world.start_sensor()
@@ -179,7 +182,7 @@ def sensor_stopped(scene):
         raise Failed(f"the sensor took {seconds:.1f} s to stop")
 
 
-def sensor_hangs(scene):
+def freeze_sensor(scene):
     scene.world.sensor.signal(signal.SIGSTOP)
     scene.pause(1, 6)
     scene.world.sensor.signal(signal.SIGCONT)
@@ -188,14 +191,14 @@ def sensor_hangs(scene):
 # -- StackStorm
 
 
-def stackstorm_killed(scene):
+def kill_stackstorm(scene):
     scene.pause(0, 2)
     scene.world.stackstorm.kill()
     scene.pause(0, 1)
     scene.world.start_stackstorm()
 
 
-def stackstorm_killed_at(failpoint):
+def kill_stackstorm_at(failpoint):
     def inject(scene):
         scene.kill_at(failpoint)
         scene.world.stackstorm.wait(10)
@@ -205,27 +208,27 @@ def stackstorm_killed_at(failpoint):
     return inject
 
 
-def stackstorm_stopped(scene):
+def stop_stackstorm(scene):
     scene.pause(0, 2)
     scene.world.stackstorm.stop()
     scene.world.start_stackstorm()
 
 
-def stackstorm_hangs(scene):
+def freeze_stackstorm(scene):
     scene.world.stackstorm.signal(signal.SIGSTOP)
     scene.pause(2, 8)
     scene.world.stackstorm.signal(signal.SIGCONT)
 
 
-def action_killed_at(failpoint):
+def kill_action_at(failpoint):
     def inject(scene):
         scene.kill_at(failpoint)
 
     return inject
 
 
-def one_request_cannot_be_recorded(scene):
-    """Check that the request is recorded with its error, and that a replay succeeds."""
+def make_one_request_fail(scene):
+    """Let the recording of a request fail, check that its error is recorded, and replay it."""
     world = scene.world
     delivery = scene.load.post(_poisoned_notification(scene))
     statement = "SELECT error FROM poundcake_api_calls WHERE request_id = :i"
@@ -241,8 +244,8 @@ def one_request_cannot_be_recorded(scene):
     run_action(world, "poundcake.replay", request_id=delivery.request_id)
 
 
-def one_request_kills_the_record_action(scene):
-    """Check that other requests are not blocked, and that this one is recorded in the end."""
+def make_one_request_kill_the_action(scene):
+    """Let a request kill the record action, and check that the request is marked as stuck."""
     world = scene.world
     world.set_flag("poison kills")
     delivery = scene.load.post(_poisoned_notification(scene))
@@ -254,8 +257,8 @@ def one_request_kills_the_record_action(scene):
         )
 
     try:
-        # Each batch is halved after two attempts, until the request is alone.
-        wait_for(is_stuck, STUCK_SECONDS, "health names the request that kills the record action")
+        # Batches are halved after two attempts each, until the request is announced alone.
+        wait_for(is_stuck, STUCK_SECONDS, "health lists the request that kills the record action")
     finally:
         world.clear_flag("poison")
         world.clear_flag("poison kills")
@@ -269,7 +272,7 @@ def _poisoned_notification(scene):
 
 
 def run_action(world, ref, **parameters):
-    """Run an action and wait for its end. Raise Failed if it does not succeed."""
+    """Run an action and wait until it has ended. Raise Failed unless it succeeds."""
     body = json.dumps({"action": ref, "parameters": parameters}).encode()
     request = urllib.request.Request(
         world.api + "/executions", body, {"Content-Type": "application/json"}
@@ -289,19 +292,19 @@ def run_action(world, ref, **parameters):
 # -- the broker
 
 
-def broker_stopped(scene):
+def stop_broker(scene):
     scene.world.broker.stop()
     scene.pause(0.5, 3)
     scene.world.broker.start()
 
 
-def broker_killed(scene):
+def kill_broker(scene):
     scene.world.broker.kill()
     scene.pause(0, 2)
     scene.world.broker.start()
 
 
-def broker_cut(trigger, forward):
+def cut_broker_at(trigger, forward):
     """Cut the connection while a trigger is in transit or, with `forward`, before its confirm."""
 
     def inject(scene):
@@ -312,14 +315,14 @@ def broker_cut(trigger, forward):
     return inject
 
 
-def broker_cut_anywhere(scene):
+def cut_broker_anywhere(scene):
     direction = scene.random.choice((TO_SERVER, TO_CLIENT))
     max_bytes = 4000 if direction == TO_SERVER else 200
     trip = scene.world.broker_proxy.trip(direction, after=scene.random.randint(0, max_bytes))
     scene.wait_under_load(trip.fired.is_set, "enough bytes pass")
 
 
-def broker_stalls(scene):
+def stall_broker(scene):
     scene.wait_for_broker("ok")
     scene.world.broker_proxy.stalled = True
     try:
@@ -333,7 +336,7 @@ def _with_channel(scene, work):
         work(connection.default_channel)
 
 
-def queue_unbound(scene):
+def unbind_queue(scene):
     scene.wait_for_broker("ok")
     _wait_until_consumed(scene)  # a consumer that reconnects binds the queue again
     _with_channel(scene, lambda channel: channel.queue_unbind(QUEUE, EXCHANGE, "#"))
@@ -353,18 +356,18 @@ def _wait_until_consumed(scene):
         try:
             _with_channel(scene, count_consumers)
         except NotFound:
-            return False  # deleted a moment ago
+            return False  # another fault has just deleted the queue
         return counts[-1]
 
     wait_for(is_consumed, HIT_SECONDS, "StackStorm consumes its queue")
 
 
-def queue_deleted(scene):
+def delete_queue(scene):
     _wait_until_consumed(scene)
     _with_channel(scene, lambda channel: channel.queue_delete(QUEUE))
 
 
-def broker_alarm(scene):
+def raise_broker_alarm(scene):
     scene.wait_for_broker("ok")
     _rabbitmqctl(scene.world.broker, "set_vm_memory_high_watermark", "0.0000001")
     try:
@@ -391,32 +394,32 @@ def _rabbitmqctl(broker, *words):
 # -- the database
 
 
-def database_stopped(scene):
+def stop_database(scene):
     scene.world.mariadb.stop()
     scene.pause(0.5, 4)
     scene.world.mariadb.start()
 
 
-def database_killed(scene):
+def kill_database(scene):
     scene.pause(0, 1)
     scene.world.mariadb.kill()
     scene.pause(0, 2)
     scene.world.mariadb.start()
 
 
-def database_slow(scene):
+def slow_down_database(scene):
     scene.world.database_proxy.delay = 0.1
     scene.pause(3, 6)
     scene.world.database_proxy.delay = 0.0
 
 
-def database_stalls(scene):
+def stall_database(scene):
     scene.world.database_proxy.stalled = True
     scene.pause(3, 8)
     scene.world.database_proxy.stalled = False
 
 
-def database_read_only(scene):
+def make_database_read_only(scene):
     scene.world.mariadb.execute("SET GLOBAL read_only = 1")
     try:
         scene.pause(3, 6)
@@ -424,7 +427,7 @@ def database_read_only(scene):
         scene.world.mariadb.execute("SET GLOBAL read_only = 0")
 
 
-def database_cut_in_commit(table, forward):
+def cut_database_in_commit(table, forward):
     def inject(scene):
         patterns = [f"INSERT INTO {table} ".encode(), b"\x03COMMIT"]
         trip = scene.world.database_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
@@ -433,12 +436,12 @@ def database_cut_in_commit(table, forward):
     return inject
 
 
-def database_cut(scene):
+def cut_database(scene):
     scene.pause(0, 1)
     scene.world.database_proxy.cut()
 
 
-def database_deadlocks(scene):
+def cause_deadlocks(scene):
     """Lock the same rows in opposite orders, so that each deadlock aborts one transaction."""
     stop_writing = threading.Event()
     statement = (
@@ -450,14 +453,16 @@ def database_deadlocks(scene):
     def update_rows(directions):
         while not stop_writing.is_set():
             try:
-                with scene.world.engine.connect() as autocommitting:
-                    connection = autocommitting.execution_options(isolation_level="READ COMMITTED")
+                with scene.world.engine.connect() as autocommit_connection:
+                    connection = autocommit_connection.execution_options(
+                        isolation_level="READ COMMITTED"
+                    )
                     with connection.begin():
                         for direction in directions:
                             connection.exec_driver_sql(statement.format(direction))
                             time.sleep(0.05)
             except Exception:
-                pass  # this transaction was aborted
+                pass  # the transaction was aborted by a deadlock
 
     writers = [
         threading.Thread(target=update_rows, args=(directions,), daemon=True)
@@ -471,7 +476,7 @@ def database_deadlocks(scene):
         writer.join()
 
 
-def database_locked(scene):
+def lock_database(scene):
     path = scene.world.folder / "tracking.sqlite"
     connection = sqlite3.connect(str(path), timeout=30, isolation_level=None)
     try:
@@ -482,8 +487,8 @@ def database_locked(scene):
         connection.close()
 
 
-def alerts_arrive_twice(scene):
-    """Expect that one of two concurrent executions for an episode is refused its claim."""
+def deliver_alerts_twice(scene):
+    """Deliver alerts twice, until one of two concurrent executions is refused the claim."""
     world = scene.world
 
     def refused_executions():
@@ -491,14 +496,18 @@ def alerts_arrive_twice(scene):
             world.get_json(world.api + "/executions?action=poundcake_faults.work&limit=100") or []
         )
         outputs = [execution["result"].get("output") or {} for execution in executions]
-        return {e["id"] for e, o in zip(executions, outputs) if o.get("stage") == "not_claimed"}
+        return {
+            e["id"]
+            for e, output in zip(executions, outputs)
+            if output.get("stage") == "not_claimed"
+        }
 
     refused_before = refused_executions()
     world.set_flag("slow link")
     try:
-        # The alert that arrives twice may be resolved. No execution requests a claim for that one.
+        # No execution requests a claim if the alert that arrives twice is a resolved one.
         for _ in range(20):
-            broker_cut("poundcake.alert", True)(scene)
+            cut_broker_at("poundcake.alert", True)(scene)
             try:
                 return wait_for(
                     lambda: refused_executions() - refused_before,
@@ -556,56 +565,56 @@ MARIADB = ("mariadb",)
 API_CALLS, LINKS = "poundcake_api_calls", "poundcake_st2_execution_link"
 
 FAULTS = [
-    Fault("sensor killed at a random moment", sensor_killed, 10),
-    Fault("sensor killed at a request's first byte", sensor_killed_within_request(None), 4),
-    Fault("sensor killed in the middle of a request's body", sensor_killed_within_request(0.5), 4),
-    Fault("sensor killed as soon as a 202 is read", sensor_killed_when_answered, 6),
+    Fault("sensor killed at a random moment", kill_sensor, 10),
+    Fault("sensor killed at a request's first byte", kill_sensor_within_request(None), 4),
+    Fault("sensor killed in the middle of a request's body", kill_sensor_within_request(0.5), 4),
+    Fault("sensor killed as soon as a 202 is read", kill_sensor_when_answered, 6),
     *(
-        Fault("sensor killed " + moment, sensor_killed_at(failpoint), 4)
+        Fault("sensor killed " + moment, kill_sensor_at(failpoint), 4)
         for failpoint, moment in SENSOR_FAILPOINTS
     ),
-    Fault("sensor killed, and unsynced writes lost", power_lost, 4, missing=NO_COMPILER),
-    Fault("sensor stopped (SIGTERM)", sensor_stopped, 4),
-    Fault("sensor hangs for several seconds", sensor_hangs, 3),
-    *(Fault(name, action_killed_at(failpoint), 4) for failpoint, name in ACTION_FAILPOINTS),
-    Fault("recording one request fails", one_request_cannot_be_recorded, 2),
-    Fault("one request kills the record action", one_request_kills_the_record_action, 1),
-    Fault("StackStorm killed at a random moment", stackstorm_killed, 6),
-    *(Fault(name, stackstorm_killed_at(failpoint), 3) for failpoint, name in STACKSTORM_FAILPOINTS),
-    Fault("StackStorm stopped (SIGTERM)", stackstorm_stopped, 2),
-    Fault("StackStorm hangs for several seconds", stackstorm_hangs, 2, keeps_webhooks=True),
-    Fault("RabbitMQ stopped and started", broker_stopped, 2, keeps_webhooks=True),
-    Fault("RabbitMQ killed and started", broker_killed, 2, keeps_webhooks=True),
-    Fault("RabbitMQ's queue unbound", queue_unbound, 2, keeps_webhooks=True),
-    Fault("RabbitMQ's queue deleted", queue_deleted, 2),
-    Fault("RabbitMQ's memory alarm", broker_alarm, 2, keeps_webhooks=True),
-    Fault("RabbitMQ does not answer", broker_stalls, 2, keeps_webhooks=True),
+    Fault("sensor killed, and unsynced writes lost", lose_power, 4, missing=NO_COMPILER),
+    Fault("sensor stopped (SIGTERM)", stop_sensor, 4),
+    Fault("sensor hangs for several seconds", freeze_sensor, 3),
+    *(Fault(name, kill_action_at(failpoint), 4) for failpoint, name in ACTION_FAILPOINTS),
+    Fault("recording one request fails", make_one_request_fail, 2),
+    Fault("one request kills the record action", make_one_request_kill_the_action, 1),
+    Fault("StackStorm killed at a random moment", kill_stackstorm, 6),
+    *(Fault(name, kill_stackstorm_at(failpoint), 3) for failpoint, name in STACKSTORM_FAILPOINTS),
+    Fault("StackStorm stopped (SIGTERM)", stop_stackstorm, 2),
+    Fault("StackStorm hangs for several seconds", freeze_stackstorm, 2, keeps_webhooks=True),
+    Fault("RabbitMQ stopped and started", stop_broker, 2, keeps_webhooks=True),
+    Fault("RabbitMQ killed and started", kill_broker, 2, keeps_webhooks=True),
+    Fault("RabbitMQ's queue unbound", unbind_queue, 2, keeps_webhooks=True),
+    Fault("RabbitMQ's queue deleted", delete_queue, 2),
+    Fault("RabbitMQ's memory alarm", raise_broker_alarm, 2, keeps_webhooks=True),
+    Fault("RabbitMQ does not answer", stall_broker, 2, keeps_webhooks=True),
     Fault(
-        "RabbitMQ cut after a random number of bytes", broker_cut_anywhere, 6, keeps_webhooks=True
+        "RabbitMQ cut after a random number of bytes", cut_broker_anywhere, 6, keeps_webhooks=True
     ),
     *(
-        Fault(f"{trigger} cut {moment}", broker_cut(trigger, forward), 2, keeps_webhooks=True)
+        Fault(f"{trigger} cut {moment}", cut_broker_at(trigger, forward), 2, keeps_webhooks=True)
         for trigger in ("poundcake.announce", "poundcake.webhook", "poundcake.alert")
         for moment, forward in (("in transit", False), ("before its confirm", True))
     ),
-    Fault("alerts arrive twice at once", alerts_arrive_twice, 2, keeps_webhooks=True),
-    Fault("MariaDB stopped and started", database_stopped, 3, MARIADB, keeps_webhooks=True),
-    Fault("MariaDB killed and started", database_killed, 3, MARIADB, keeps_webhooks=True),
-    Fault("MariaDB slow", database_slow, 2, MARIADB, keeps_webhooks=True),
-    Fault("MariaDB does not answer", database_stalls, 2, MARIADB, keeps_webhooks=True),
-    Fault("MariaDB read-only", database_read_only, 2, MARIADB, keeps_webhooks=True),
+    Fault("alerts arrive twice concurrently", deliver_alerts_twice, 2, keeps_webhooks=True),
+    Fault("MariaDB stopped and started", stop_database, 3, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB killed and started", kill_database, 3, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB slow", slow_down_database, 2, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB does not answer", stall_database, 2, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB read-only", make_database_read_only, 2, MARIADB, keeps_webhooks=True),
     Fault(
         "MariaDB's rows locked by other clients",
-        database_deadlocks,
+        cause_deadlocks,
         2,
         MARIADB,
         keeps_webhooks=True,
     ),
-    Fault("MariaDB's connections cut", database_cut, 3, MARIADB, keeps_webhooks=True),
+    Fault("MariaDB's connections cut", cut_database, 3, MARIADB, keeps_webhooks=True),
     *(
         Fault(
             f"{table} cut {moment} COMMIT",
-            database_cut_in_commit(table, forward),
+            cut_database_in_commit(table, forward),
             3,
             MARIADB,
             keeps_webhooks=True,
@@ -613,5 +622,5 @@ FAULTS = [
         for table in (API_CALLS, LINKS)
         for moment, forward in (("before", False), ("after", True))
     ),
-    Fault("SQLite locked by another process", database_locked, 3, ("sqlite",), keeps_webhooks=True),
+    Fault("SQLite locked by another process", lock_database, 3, ("sqlite",), keeps_webhooks=True),
 ]

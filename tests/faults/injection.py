@@ -1,7 +1,7 @@
 """Check that everything that inject/sitecustomize.py changes exists.
 
-A process that never loads a module does not report a hook or a setting for it. Without this check,
-a misspelt name would only mean that a fault never occurs.
+Hooks and settings are applied when a process loads their module. If its name is misspelt, no
+process ever loads it, and without this check, the fault would just never occur.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ INJECT = pathlib.Path(__file__).resolve().parent / "inject" / "sitecustomize.py"
 
 
 class MisspeltError(Exception):
-    """A hook or a setting names something that the product does not have."""
+    """A hook or a setting is for a module or constant that does not exist."""
 
 
 def load_hooks():
@@ -27,7 +27,7 @@ def load_hooks():
 
 
 def check(settings):
-    """Raise MisspeltError if a hook or a setting names a missing module or constant.
+    """Raise MisspeltError if the module of a hook, or the constant of a setting, does not exist.
 
     The hooks themselves check their functions when they are installed.
     """

@@ -1,4 +1,4 @@
-"""Compare what the sender was promised with what was recorded and done, after the recovery."""
+"""After the recovery, compare what was recorded and done with what the sender was promised."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ FAILED_STATUSES = ("failed", "timeout", "abandoned", "canceled", "gone")
 
 
 class Balance:
-    """Counts what a world answered, recorded and did.
+    """The counts of answered and recorded requests and of their work.
 
-    `problems` has a sentence for each broken promise.
+    `problems` contains a sentence for each broken promise.
     """
 
     def __init__(self, world, load):
@@ -81,8 +81,8 @@ class Balance:
                 continue
             claim = claims_by_episode.get(episode)
             if claim is not None and claim.status in FAILED_STATUSES:
-                # The execution was killed after the claim. The trail shows that, and an operator
-                # has to release the claim.
+                # The execution was killed after the claim. The trail shows it as failed, and an
+                # operator has to release the claim.
                 self.cut_off += 1
                 continue
             self.lost += 1
@@ -94,7 +94,7 @@ class Balance:
             self.problems.append(f"work on episodes that were not admitted: {examples}")
 
     def _check_not_admitted(self, world):
-        """Check that alerts that were not admitted started nothing, and have a reason."""
+        """Check that an alert that was not admitted has a reason and started nothing."""
         not_admitted = "a.outcome NOT IN ('admitted', 'malformed')"
         unexplained = world.rows(
             "SELECT count(*) FROM poundcake_alerts a WHERE a.reason = '' AND " + not_admitted
@@ -125,8 +125,8 @@ class Balance:
     def _unreceived_webhooks(world):
         """Return the recorded requests whose poundcake.webhook StackStorm did not receive.
 
-        That trigger is emitted once. It can be lost by a killed rules engine, but never by the
-        broker.
+        The trigger is emitted only once. A rules engine that is killed may lose it; the broker may
+        not.
         """
         calls = world.rows(
             "SELECT request_id FROM poundcake_api_calls WHERE receiver = :r", r=RECEIVER

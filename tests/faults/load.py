@@ -1,6 +1,6 @@
-"""Post webhooks at a steady rate, with and without a request id, and retry until each is answered.
+"""Post webhooks at a steady rate, with and without a request id, and retry until each gets a 202.
 
-The ledger keeps the request_id of each webhook that was answered 202.
+Each delivery stores the request_id of the response.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 FINGERPRINTS = 200
-# Alerts with one name and many fingerprints reach the hourly limit of remediations.
+# How many fingerprints share one alert name, which therefore reaches the hourly limit.
 FREQUENT = 10
+# How many fingerprints have an alert name that no rule matches.
 UNMATCHED = 10
 ANSWER_SECONDS = 10
 GIVE_UP_SECONDS = 120
@@ -30,7 +31,7 @@ def _now():
 
 
 class Notifications:
-    """Notifications about some fingerprints, as Alertmanager would send them."""
+    """Generates notifications about a set of fingerprints, as Alertmanager would send them."""
 
     def __init__(self, seed, fingerprints=FINGERPRINTS, new_share=0.1):
         self._random = random.Random(seed)
@@ -41,7 +42,7 @@ class Notifications:
         self._lock = threading.Lock()
 
     def next(self):
-        """Return one notification with new episodes, repeats or resolves."""
+        """Return a notification with new episodes, repeats or resolves."""
         with self._lock:
             return self._next()
 
@@ -58,7 +59,7 @@ class Notifications:
         return self._notification(alerts)
 
     def new_episodes(self, count):
-        """Return one notification with this many new episodes, which a rule matches."""
+        """Return a notification with this many new episodes, each of which a rule matches."""
         with self._lock:
             matching = [f for f in self._inactive if _name(f).startswith("FaultsWork0")]
             fingerprints = matching[:count]
@@ -96,7 +97,7 @@ class Notifications:
 
     def _resolve(self, fingerprint):
         alert = self._firing.pop(fingerprint)
-        # At the end of the list, so that the next episode begins after the end of this one.
+        # Append it, so that its next episode does not begin before the end of this one.
         self._inactive.append(fingerprint)
         return dict(alert, status="resolved", endsAt=_now())
 
@@ -111,7 +112,7 @@ def _name(fingerprint):
 
 
 class Delivery:
-    """One webhook that is posted again until it is answered 202."""
+    """A webhook that is posted until it is answered 202."""
 
     def __init__(self, notification, with_id=True):
         self.body = json.dumps(notification).encode()
@@ -134,7 +135,7 @@ class Load:
     Attributes:
         rate: Requests per second.
         deliveries: The ledger.
-        problems: Requests that got no 202, and responses other than 202 and 503.
+        problems: A sentence for each request without a 202, and each response except 202 and 503.
         on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
 
@@ -155,7 +156,7 @@ class Load:
         self._thread.start()
 
     def stop(self):
-        """Send no new notifications, and keep retrying the unanswered ones."""
+        """Send no new notifications, but keep retrying the unanswered ones."""
         self._is_running = False
         self._thread.join()
 
@@ -176,15 +177,15 @@ class Load:
         return delivery
 
     def _run(self):
-        due = time.monotonic()
+        next_at = time.monotonic()
         while self._is_running:
             notification = self.notifications.next()
             with_id = self._random.random() < 0.6
-            # Two Alertmanagers, or one that repeats a notification whose response was lost.
+            # Sometimes two, as from two Alertmanagers, or from one that did not get the response.
             for _ in range(2 if self._random.random() < 0.15 else 1):
                 self.post(notification, with_id)
-            due += self._random.uniform(0.5, 1.5) / self.rate
-            time.sleep(max(0, due - time.monotonic()))
+            next_at += self._random.uniform(0.5, 1.5) / self.rate
+            time.sleep(max(0, next_at - time.monotonic()))
 
     def send(self, delivery):
         """Add a delivery to the ledger, and send it until it is answered."""

@@ -15,15 +15,15 @@ _DRAIN_SECONDS = 5
 class Trip:
     """Cuts a connection, once, when a condition is met.
 
-    The condition is a number of bytes in one direction, or patterns in this order, each in a
+    The condition is a number of bytes in one direction, or a sequence of patterns, each in a
     separate chunk.
 
     Args:
         direction: TO_SERVER or TO_CLIENT.
         after: The number of bytes, if there are no patterns.
         patterns: The patterns.
-        forward: Whether to pass on the chunk with the last pattern. The connection is then cut when
-            the other side answers, which shows that the chunk arrived.
+        forward: Whether to forward the chunk with the last pattern. The connection is then cut when
+            the other side responds, which shows that the chunk has arrived.
 
     Attributes:
         fired: Set when the connection is cut.
@@ -32,8 +32,8 @@ class Trip:
     def __init__(self, direction, after=0, patterns=(), forward=True):
         self.direction, self.forward = direction, forward
         self._remaining_bytes, self._patterns = after, patterns
-        self._matched_patterns = {}  # their number, by pair
-        self._awaiting_response = None  # the pair that got the last pattern
+        self._matched_patterns = {}  # {pair: number of patterns}
+        self._awaiting_response = None  # the pair that forwarded the last pattern
         self.fired = threading.Event()
 
     def bytes_before_cut(self, pair, direction, chunk):
@@ -59,7 +59,7 @@ class Trip:
         return 0
 
     def connection_ended(self, pair):
-        """Wait for another connection, because this one ended before it was cut."""
+        """Wait for another connection if this one ended before it was cut."""
         if self._awaiting_response == pair:
             self._awaiting_response, self._matched_patterns = None, {}
 
@@ -93,7 +93,7 @@ class Proxy:
         (self._flowing.clear if value else self._flowing.set)()
 
     def trip(self, direction, **condition):
-        """Set a Trip, which cuts the first connection that meets its condition, and return it."""
+        """Cut the first connection that meets the condition, and return the Trip."""
         trip = Trip(direction, **condition)
         with self._lock:
             self._trip = trip
@@ -107,7 +107,7 @@ class Proxy:
             self._end(pair)
 
     def close(self):
-        """Accept no more connections, and end the open ones."""
+        """Stop accepting connections, and end the open ones."""
         self._listener.close()
         self.stalled = False
         self.cut()

@@ -1,4 +1,4 @@
-"""Inject faults one by one, and compare what the sender was promised with what was done."""
+"""Inject faults one by one, and compare the result with what the sender was promised."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from tests.faults.ledger import Balance
 from tests.faults.load import Load, Notifications
 from tests.faults.world import Failed, World, wait_for
 
-# Requests a second.
-RATE = 3
+RATE = 3  # requests per second
 ANSWER_SECONDS = 60
 RECOVERY_SECONDS = 150
-# Low, so that the limits are reached quickly.
+# Low limits, so that they are reached quickly.
 CONFIG = {"max_remediations_per_hour": 8, "cooldown_seconds": 3, "host_cooldown_seconds": 0}
 COLUMNS = ("answered", "recorded", "remediated", "lost", "twice", "cut_off")
 HEADING = """\
@@ -45,10 +44,7 @@ TITLES = format_row(
 
 
 class Run:
-    """A world under load, into which faults are injected.
-
-    Calls report() with each line of the table.
-    """
+    """Injects faults into a world under load, and calls report() with each line of the table."""
 
     def __init__(
         self, kind, folder, broker, mariadb, seed, report, recovery_seconds=RECOVERY_SECONDS
@@ -65,7 +61,7 @@ class Run:
         self._reported_problems = set()
 
     def start(self):
-        """Start the world, and process one alert before the first fault."""
+        """Start the world, and wait until it has processed a first notification."""
         self.world.start()
         self.load.post(self.load.notifications.new_episodes(1))
         self._wait_for_recovery()
@@ -93,7 +89,7 @@ class Run:
             try:
                 fault.inject(self.scene)
                 self.injected += 1
-            # Continue with the other faults after any error.
+            # Any error counts as a problem of this fault, and the other faults still run.
             except Exception as error:
                 problems.append(f"{fault.name}: {error!r}")
         try:

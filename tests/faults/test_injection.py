@@ -1,4 +1,4 @@
-"""A misspelt hook or setting is an error, not a fault that never occurs."""
+"""A misspelt hook or setting is reported, instead of a fault that silently never occurs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy forwards everything, and fails as it is configured to."""
+"""The proxy forwards everything, and cuts and stalls connections on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.proxy import TO_CLIENT, TO_SERVER, Proxy
 
 
 class Echo:
-    """A server that sends back everything it receives, and keeps a copy."""
+    """A server that echoes everything, and stores what it received."""
 
     def __init__(self):
         self.received = b""

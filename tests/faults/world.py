@@ -30,7 +30,7 @@ STOP_SECONDS = 5
 PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None)
 
-# Shortened waits of the product, in seconds.
+# The product's waits that the suite shortens, in seconds.
 SETTINGS = {
     "poundcake.endpoint.retry": {
         "RECORD_WAIT": 4,
@@ -51,7 +51,7 @@ SETTINGS = {
 
 
 class Failed(Exception):
-    """A condition did not become true in time."""
+    """A fault did not happen as expected, or a condition did not become true in time."""
 
 
 def wait_for(condition, seconds, description):
@@ -67,7 +67,7 @@ def wait_for(condition, seconds, description):
 
 
 class Process:
-    """A process of the world that can be killed and restarted. Its log is kept."""
+    """A process of the world that can be killed and restarted. Each start appends to its log."""
 
     def __init__(self, name, folder, command, environment):
         self.name = name
@@ -129,8 +129,8 @@ class World:
         folder: Contains the logs, the journal and the control files.
         broker: A running services.RabbitMQ.
         mariadb: A running services.MariaDB, or None for SQLite.
-        settings: Constants of the product that have other values.
-        shadow: Whether to keep a copy of the journal as of its last sync, for lose_power().
+        settings: {module: {constant: value}} of the product's constants to change.
+        shadow: Whether to copy the journal at each sync, so that lose_power() can restore it.
         config: The configuration of the pack.
     """
 
@@ -243,7 +243,7 @@ class World:
     # -- faults
 
     def arm(self, failpoint):
-        """Kill the next process that reaches the failpoint."""
+        """Arm a failpoint: the next process that reaches it is killed."""
         (self.control / "armed" / failpoint).touch()
 
     def was_hit(self, failpoint):
@@ -268,7 +268,7 @@ class World:
         (self.control / "while" / name).unlink()
 
     def lose_power(self):
-        """Kill the sensor, and keep only the part of its journal that was synced to the disk."""
+        """Kill the sensor, and restore its journal as of the last sync to the disk."""
         self.sensor.kill()
         for suffix in ("", "-wal", "-shm", "-journal"):
             name = "journal.sqlite" + suffix
@@ -302,7 +302,7 @@ class World:
             return connection.execute(sqlalchemy.text(statement), values).all()
 
     def count(self, statement):
-        """Return the number that a statement selects, or 0 while there are no tables."""
+        """Return the number that a statement selects, or 0 if the tables do not exist yet."""
         try:
             return self.rows(statement)[0][0]
         except sqlalchemy.exc.SQLAlchemyError:

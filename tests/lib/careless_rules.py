@@ -75,9 +75,13 @@ texts = (
 
 
 class CarelessRule(NamedTuple):
-    """The parameters of a rule, their types in the action's schema, and the expected result.
+    """A rule whose parameters contain alert text.
 
-    In `expected`, TEXT and OTHER stand for the inert texts, and LABELS for all labels.
+    Attributes:
+        parameters: The parameters in the rule.
+        types: The types of the parameters in the action's schema.
+        expected: The rendered parameters. TEXT and OTHER stand for the inert texts of the two
+            labels, and LABELS for all labels.
     """
 
     parameters: dict[str, Any]
@@ -86,59 +90,63 @@ class CarelessRule(NamedTuple):
 
 
 TEXT, OTHER, LABELS = "<text>", "<other>", "<labels>"
-ONE, TWO = "{{ trigger.labels.one }}", "{{ trigger.labels.two }}"
+LABEL_ONE, LABEL_TWO = "{{ trigger.labels.one }}", "{{ trigger.labels.two }}"
 STRING = {"value": "string"}
 
 RULES = {
-    "a string": CarelessRule({"value": ONE}, STRING, {"value": TEXT}),
+    "a string": CarelessRule({"value": LABEL_ONE}, STRING, {"value": TEXT}),
     "a part of a string": CarelessRule(
-        {"value": f"host {ONE}, again"}, STRING, {"value": f"host {TEXT}, again"}
+        {"value": f"host {LABEL_ONE}, again"}, STRING, {"value": f"host {TEXT}, again"}
     ),
-    "two joined": CarelessRule({"value": ONE + TWO}, STRING, {"value": TEXT + OTHER}),
-    "a string of any type": CarelessRule({"value": ONE}, {}, {"value": TEXT}),
+    "two labels joined": CarelessRule(
+        {"value": LABEL_ONE + LABEL_TWO}, STRING, {"value": TEXT + OTHER}
+    ),
+    "a string without a type": CarelessRule({"value": LABEL_ONE}, {}, {"value": TEXT}),
     "in an object": CarelessRule(
-        {"value": {"host": ONE, "force": "false"}},
+        {"value": {"host": LABEL_ONE, "force": "false"}},
         {"value": "object"},
         {"value": {"host": TEXT, "force": "false"}},
     ),
-    "two in an object": CarelessRule(
-        {"value": {"host": ONE + TWO, "force": ["false"]}},
+    "two labels in an object": CarelessRule(
+        {"value": {"host": LABEL_ONE + LABEL_TWO, "force": ["false"]}},
         {"value": "object"},
         {"value": {"host": TEXT + OTHER, "force": ["false"]}},
     ),
     "deep in an object": CarelessRule(
-        {"value": {"a": [{"b": f"x {ONE} y", "c": 1}, [TWO]], "d": None}},
+        {"value": {"a": [{"b": f"x {LABEL_ONE} y", "c": 1}, [LABEL_TWO]], "d": None}},
         {"value": "object"},
         {"value": {"a": [{"b": f"x {TEXT} y", "c": 1}, [OTHER]], "d": None}},
     ),
     "in an array": CarelessRule(
-        {"value": [ONE, "fixed", TWO]}, {"value": "array"}, {"value": [TEXT, "fixed", OTHER]}
+        {"value": [LABEL_ONE, "fixed", LABEL_TWO]},
+        {"value": "array"},
+        {"value": [TEXT, "fixed", OTHER]},
     ),
-    "in an object of any type": CarelessRule(
-        {"value": {"host": ONE}}, {"value": ""}, {"value": {"host": TEXT}}
+    "in an object without a type": CarelessRule(
+        {"value": {"host": LABEL_ONE}}, {"value": ""}, {"value": {"host": TEXT}}
     ),
     "in an object written as JSON": CarelessRule(
-        {"value": f'{{"host": "{ONE}", "force": false}}'},
+        {"value": f'{{"host": "{LABEL_ONE}", "force": false}}'},
         {"value": "object"},
         {"value": {"host": TEXT, "force": False}},
     ),
     "in an object written as Python": CarelessRule(
-        {"value": f"{{'host': '{ONE}', 'force': False}}"},
+        {"value": f"{{'host': '{LABEL_ONE}', 'force': False}}"},
         {"value": "object"},
         {"value": {"host": TEXT, "force": False}},
     ),
     "in an array written as JSON": CarelessRule(
-        {"value": f'["{ONE}", "{TWO}"]'}, {"value": "array"}, {"value": [TEXT, OTHER]}
+        {"value": f'["{LABEL_ONE}", "{LABEL_TWO}"]'}, {"value": "array"}, {"value": [TEXT, OTHER]}
     ),
     "all labels": CarelessRule(
         {"value": "{{ trigger.labels | to_complex }}"}, {"value": "object"}, {"value": LABELS}
     ),
-    "another parameter": CarelessRule(
-        {"value": ONE, "copy": ["{{ value }}", "{{value}}"]},
+    "a copy of another parameter": CarelessRule(
+        {"value": LABEL_ONE, "copy": ["{{ value }}", "{{value}}"]},
         {"value": "string", "copy": "array"},
         {"value": TEXT, "copy": [TEXT, TEXT]},
     ),
-    "each other field": CarelessRule(
+    "other fields of the alert": CarelessRule(
         {"value": ["{{ trigger.alert_name }}", "{{ trigger.receiver }}", "{{ trigger.job }}"]},
         {"value": "array"},
         {"value": [TEXT, OTHER, TEXT]},
@@ -147,7 +155,7 @@ RULES = {
 
 
 def create_payload(first: str, second: str) -> AlertPayload:
-    """Return the payload of a trigger with these two texts in its labels, keys and fields."""
+    """Return a trigger payload with these two texts in its label names, label values and fields."""
     payload: AlertPayload = make_inert({
         "alert_name": first,
         "job": first,
@@ -175,6 +183,6 @@ def expected_parameters(rule: CarelessRule, first: str, second: str) -> dict[str
 
 
 def parameter_schemas(rule: CarelessRule) -> dict[str, dict[str, str]]:
-    """Return the schemas of an action's parameters, one of which the rule omits."""
+    """Return the schemas of an action's parameters, including `force`, which the rule omits."""
     schemas = {name: {"type": type_name} for name, type_name in rule.types.items() if type_name}
     return {"force": {"type": "string", "default": "false"}, "value": {}, **schemas}

@@ -13,23 +13,25 @@ HOUR = datetime.timedelta(hours=1)
 
 
 class Authority:
-    """A CA that stores the certificates it signs in a folder, as NAME.pem and NAME.key."""
+    """A CA that stores each certificate and its key in a folder, as NAME.pem and NAME.key."""
 
     def __init__(self, folder, name="ca"):
         self.folder = folder
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        self._key, self.certificate = None, folder / (name + ".pem")
+        self.certificate = folder / (name + ".pem")
+        self._key = None  # the CA signs its own certificate
         self._key = self._create(name, ca=True)
 
     def issue(self, name, address="127.0.0.1"):
-        """Return the paths of a new certificate and of its key."""
+        """Issue a certificate, and return its path and the path of its key."""
         self._create(name, address)
         return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
 
     def _create(self, name, address="127.0.0.1", ca=False):
+        """Write a certificate and its key to the folder, and return the key."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.timezone.utc)
-        alternative = x509.IPAddress(ipaddress.ip_address(address))
+        subject_address = x509.IPAddress(ipaddress.ip_address(address))
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
@@ -38,16 +40,16 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - HOUR)
             .not_valid_after(now + HOUR)
-            .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([subject_address]), critical=False)
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
             .sign(self._key or key, hashes.SHA256())
         )
         pem = certificate.public_bytes(serialization.Encoding.PEM)
         (self.folder / (name + ".pem")).write_bytes(pem)
-        secret = key.private_bytes(
+        key_pem = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        (self.folder / (name + ".key")).write_bytes(secret)
+        (self.folder / (name + ".key")).write_bytes(key_pem)
         return key

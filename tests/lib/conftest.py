@@ -1,6 +1,6 @@
-"""A tracking database for each test.
+"""Give each test its own tracking database.
 
-If StackStorm is not installed, the modules of the stand-in replace its own.
+If StackStorm is not installed, its modules are imported from the stand-in.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if importlib.util.find_spec("st2common") is None:
 
 @pytest.fixture(autouse=True)
 def readable_fingerprints(monkeypatch):
-    """Use the label `id` of an alert as its fingerprint, so that tests can name it."""
+    """Use an alert's label `id` as its fingerprint, so that tests know the fingerprint."""
     monkeypatch.setattr("poundcake.alertmanager.fingerprint", readable_fingerprint)
 
 
 @pytest.fixture(scope="session")
 def templates():
-    """Return the template of each kind of database: running the migrations takes half a second."""
+    """Return a cache of empty databases, because running the migrations takes half a second."""
     return {}
 
 
 @pytest.fixture
 def engine(database_url, templates, tmp_path_factory):
-    """Return an engine for a fresh tracking database with its tables."""
+    """Return an engine for a new tracking database that contains the tables and no alerts."""
     new_engine = database.open_engine(database_url)
     do_not_sync(new_engine)
     if new_engine.dialect.name == "sqlite":
@@ -51,7 +51,7 @@ def engine(database_url, templates, tmp_path_factory):
             templates["sqlite"] = tmp_path_factory.mktemp("template") / "tracking.db"
             template_engine = database.open_engine("sqlite:///{}".format(templates["sqlite"]))
             database.prepare(template_engine)
-            template_engine.dispose()  # writes the content of the -wal file
+            template_engine.dispose()  # moves the content of the -wal file to the database file
         shutil.copy(str(templates["sqlite"]), new_engine.url.database)
     elif "mysql" not in templates:
         database.prepare(new_engine)
@@ -89,7 +89,7 @@ def run_action(database_url, monkeypatch):
 
 
 def _statements(engine):
-    """Yield the statements that create the tables of a database and insert their rows."""
+    """Yield the SQL statements that recreate the tables and rows of a database."""
     yield "SET foreign_key_checks = 0", ()
     with engine.begin() as connection:
         for (table,) in connection.exec_driver_sql("SHOW TABLES").all():

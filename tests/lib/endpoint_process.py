@@ -1,13 +1,18 @@
 """Run the endpoint in a separate process, as StackStorm does: `endpoint_process.py OPTIONS`.
 
-OPTIONS is JSON: `patched` (patch the process as StackStorm's sensor wrapper does, before anything
-is imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
-of the pack, and `published`, the file to which triggers are written. The broker is down while a
-file with that name and the suffix .down exists. This process records announced requests, unless
-`records` is false.
+OPTIONS is a JSON object with these keys:
 
-With only `patched` and `pack`, it is a server: it forks an endpoint for each request of a
-ForkServer. Each request passes two files: one contains the other options, and one is the log.
+    patched    whether to patch the process before any other import, as StackStorm's sensor wrapper
+               does
+    pack       the folder of the pack
+    config     the configuration of the pack
+    settings   constants to change, such as {"endpoint.http_server.HEADER_TIME": 0.5}
+    published  the file to which triggers are written; the broker is down while a file with this
+               name and the suffix .down exists
+    records    whether this process records the announced requests
+
+With only `patched` and `pack`, it is a server that forks an endpoint for each request of a
+ForkServer. Each request passes two files: one contains the other options, the other is the log.
 """
 
 from __future__ import annotations
@@ -35,12 +40,12 @@ from poundcake.endpoint.bus import BusError
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
 
-# Modules that an endpoint otherwise imports when it needs them.
+# Modules that each endpoint would otherwise import after the fork.
 LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
 
 
 class FileBus:
-    """A broker that is a file. This process, or the test, records the announced requests."""
+    """A broker that appends messages to a file. This process or the test records the requests."""
 
     def __init__(self, path, config, records=True):
         self.path = path
@@ -74,7 +79,7 @@ def record(config, payload):
 
 
 class NoStackStorm:
-    """A StackStorm without any content."""
+    """A StackStorm without executions, rules or actions."""
 
     def get_executions(self, ids):
         return {}
@@ -96,8 +101,8 @@ class Service:
         return logging.getLogger(name)
 
 
-def registered(options):
-    """Return the configuration that the test has registered, or the initial one."""
+def registered_config(options):
+    """Return the configuration that the test registered last, or the initial one."""
     try:
         with open(options["published"] + ".config") as file:
             return json.load(file)
@@ -105,8 +110,8 @@ def registered(options):
         return options["config"]
 
 
-def apply(settings):
-    """Set module constants by name, and return their previous values."""
+def apply_settings(settings):
+    """Set constants of modules, and return their previous values."""
     old_values = {}
     for name, value in settings.items():
         module, _, attribute = name.rpartition(".")
@@ -116,8 +121,8 @@ def apply(settings):
     return old_values
 
 
-def forked_options():
-    """Import the modules of an endpoint, fork endpoints, and return the options in each fork."""
+def serve_forks():
+    """Import the endpoint's modules, fork on each request, and return the options in each fork."""
     from tests import forks
 
     for name in LIBRARIES:
@@ -132,7 +137,7 @@ def forked_options():
 
 
 def main(options):
-    """Run the sensor as its container does: run(), and cleanup() at exit."""
+    """Run the sensor as StackStorm's container does: setup(), run(), and cleanup() at exit."""
     import atexit
     import runpy
 
@@ -140,9 +145,9 @@ def main(options):
     from poundcake.endpoint import bus
 
     logging.basicConfig(stream=sys.stderr, level="DEBUG")
-    apply(options["settings"])
+    apply_settings(options["settings"])
     bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
-    bus.registered_config = lambda: registered(options)
+    bus.registered_config = lambda: registered_config(options)
     stackstorm.in_sensor = lambda config, service: NoStackStorm()
     path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
@@ -152,4 +157,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    main(OPTIONS if "config" in OPTIONS else forked_options())
+    main(OPTIONS if "config" in OPTIONS else serve_forks())

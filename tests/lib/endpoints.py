@@ -27,9 +27,9 @@ RUNTIMES = ["threads", "green"]
 
 
 def bound_by_permissions():
-    """Return the prefix of a command to which file permissions apply even as root.
+    """Return a command prefix that makes file permissions apply, even if the tests run as root.
 
-    If there is none, skip the test.
+    Skip the test if root cannot drop the capability to ignore permissions.
     """
     if os.geteuid() != 0:
         return []
@@ -56,7 +56,7 @@ class Response:
 
 
 class Client:
-    """A raw connection."""
+    """A connection on which a test sends raw bytes and reads HTTP responses."""
 
     def __init__(self, port, timeout=10):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
@@ -71,22 +71,22 @@ class Client:
     def send(self, data):
         self.socket.sendall(data)
 
-    def fill(self):
+    def receive(self):
         chunk = self.socket.recv(65536)
         self.buffer += chunk
         return bool(chunk)
 
     def closed(self):
-        """Return True if the other side closes the connection in time without another byte."""
+        """Return True if the peer closes the connection without sending anything more."""
         try:
-            return not self.buffer and not self.fill()
+            return not self.buffer and not self.receive()
         except ConnectionError:
             return True
 
     def read(self, head=False):
         """Return the next response, or None at the end of the connection."""
         while b"\r\n\r\n" not in self.buffer:
-            if not self.fill():
+            if not self.receive():
                 assert not self.buffer, self.buffer
                 return None
         start, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
@@ -99,24 +99,24 @@ class Client:
             headers[name.lower()] = value.strip()
         length = 0 if head or status < 200 else int(headers["content-length"])
         while len(self.buffer) < length:
-            assert self.fill(), "the response ended early"
+            assert self.receive(), "the response ended early"
         body, self.buffer = self.buffer[:length], self.buffer[length:]
         return Response(status, headers, body)
 
 
 def message(method, path, body=None, version="1.1", **headers):
-    """Return the bytes of a request. A header with the value None is omitted."""
+    """Return the bytes of a request. Headers whose value is None are omitted."""
     fields = {"Host": "127.0.0.1"}
     if body is not None:
         fields.update({"Content-Type": "application/json", "Content-Length": str(len(body))})
     fields.update({name.replace("_", "-"): value for name, value in headers.items()})
     lines = [f"{method} {path} HTTP/{version}"]
-    lines += [f"{n}: {v}" for n, v in fields.items() if v is not None]
+    lines += [f"{name}: {value}" for name, value in fields.items() if value is not None]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 
 class BaseEndpoint:
-    """The methods that all kinds of endpoint share."""
+    """The methods that all kinds of endpoints share."""
 
     def __init__(self, folder, settings=None, port=None, **config):
         self.folder = folder
@@ -131,7 +131,7 @@ class BaseEndpoint:
         return self.wait_for_status(200 if journal else 503, Authorization=token)
 
     def wait_for_status(self, status, **headers):
-        """Wait until the readiness check has this status."""
+        """Wait until the readiness check responds with this status."""
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -159,23 +159,23 @@ class BaseEndpoint:
         return self.request("POST", "/api/v1/webhook", body, **headers)
 
     def accept(self, payload, **headers):
-        """Post a webhook that must be accepted, and return its request_id."""
+        """Post a webhook, check that it is accepted, and return its request_id."""
         response = self.post(payload, **headers)
         assert response.status == 202, response
         return response.json["request_id"]
 
     def register(self, **config):
-        """Register a changed configuration. A value of None removes the key."""
+        """Change keys of the registered configuration. A value of None removes the key."""
         full_config = {**self.config, **config}  # FileBus keeps the initial configuration
         self.config = {name: value for name, value in full_config.items() if value is not None}
         path = self.published_path + ".config"
         with open(path + ".new", "w") as file:
             json.dump(self.config, file)
-        os.replace(path + ".new", path)  # atomically, because it can be read at any time
+        os.replace(path + ".new", path)  # atomic, because the endpoint can read it at any time
         return self
 
     def configuration(self, **headers):
-        """Return the configuration as health shows it."""
+        """Return the configuration that the health view shows."""
         return self.get("/api/v1/health", **headers).json["configuration"]
 
     def published(self):
@@ -202,7 +202,7 @@ class BaseEndpoint:
             return [row[0] for row in rows]
 
     def entries(self):
-        """Return [(request_id, body, headers, client_request_id)] of the journal, oldest first."""
+        """Return (request_id, body, headers, client_request_id) of each request in the journal."""
         import sqlite3
 
         path = os.path.join(self.config["state_dir"], "journal.sqlite")
@@ -217,14 +217,14 @@ class InThreads(BaseEndpoint):
     """An endpoint in this process."""
 
     def start(self):
-        self.old_settings = endpoint_process.apply(self.settings)
+        self.old_settings = endpoint_process.apply_settings(self.settings)
         options = {"published": self.published_path, "config": dict(self.config)}
         self.endpoint = Endpoint(
             dict(self.config),
             endpoint_process.FileBus(self.published_path, self.config),
             lambda current_config: endpoint_process.NoStackStorm(),
             logging.getLogger("endpoint"),
-            lambda: endpoint_process.registered(options),
+            lambda: endpoint_process.registered_config(options),
         )
         self.thread = threading.Thread(target=self.endpoint.run, daemon=True)
         self.thread.start()
@@ -233,7 +233,7 @@ class InThreads(BaseEndpoint):
     def stop(self):
         self.endpoint.stop()
         self.thread.join(10)
-        endpoint_process.apply(self.old_settings)
+        endpoint_process.apply_settings(self.old_settings)
 
     @property
     def alive(self):
@@ -247,7 +247,7 @@ def endpoint_command(options):
 
 @functools.lru_cache(maxsize=None)
 def fork_server(patched):
-    """Return the server that forks the endpoints of this test run."""
+    """Return the server that forks all endpoints of this test run."""
     server = ForkServer(endpoint_command({"patched": patched, "pack": ROOT}))
     atexit.register(server.close)
     return server
@@ -257,8 +257,10 @@ class Patched(BaseEndpoint):
     """The sensor in a separate process, patched by eventlet.
 
     Attributes:
+        patched: Whether eventlet patches the process.
+        records: Whether the process records announced requests.
+        prefix: The words to put before the command that starts the process.
         pack: The folder of the pack that it runs.
-        records: Whether its process records announced requests.
     """
 
     patched = True

@@ -1,4 +1,4 @@
-"""An Alertmanager in this process, which implements AlertmanagerApi."""
+"""An in-memory implementation of AlertmanagerApi."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ class FakeAlertmanager:
     Attributes:
         held: The labels of the alerts that it holds.
         silenced: Whether all alerts are silenced.
-        known: The silences by id.
-        uptime: How long it has run.
-        broken: The names of the methods that fail.
+        silences_by_id: The silences, including expired ones.
+        uptime: How long it has been running.
+        failing_methods: The names of the methods that raise MonitoringError.
         calls: The names of the methods that were called.
     """
 
     def __init__(self, url="http://alertmanager.example", external_url=None):
         self.url, self.external_url = url, external_url or url
-        self.held, self.silenced, self.known = [], False, {}
-        self.uptime, self.broken, self.calls = timedelta(days=1), set(), []
+        self.held, self.silenced, self.silences_by_id = [], False, {}
+        self.uptime, self.failing_methods, self.calls = timedelta(days=1), set(), []
         self.now = datetime.now(timezone.utc)
 
     def hold(self, *names, **labels):
-        """Hold the alerts of `samples.alert` with these names, and no others."""
+        """Replace the held alerts by those of `samples.alert` with these names."""
         self.held = [alert(name, labels=labels)["labels"] for name in names]
         return self
 
@@ -42,17 +42,17 @@ class FakeAlertmanager:
         """Silence all alerts."""
         self.silenced = True
         ends_at = until or datetime.now(timezone.utc) + timedelta(hours=1)
-        self.known[silence_id] = Silence(silence_id, (), ends_at, ends_at, by, comment)
+        self.silences_by_id[silence_id] = Silence(silence_id, (), ends_at, ends_at, by, comment)
         return self
 
     def _call(self, name):
         self.calls.append(name)
-        if name in self.broken:
+        if name in self.failing_methods:
             raise MonitoringError(f"alertmanagers, {self.url}: {name}: connection refused")
 
     def alerts(self):
         self._call("alerts")
-        silences = tuple(self.known) if self.silenced else ()
+        silences = tuple(self.silences_by_id) if self.silenced else ()
         return [HeldAlert(labels, silences) for labels in self.held]
 
     def status(self):
@@ -61,14 +61,16 @@ class FakeAlertmanager:
 
     def silences(self):
         self._call("silences")
-        return list(self.known.values())
+        return list(self.silences_by_id.values())
 
     def create_silence(self, silence):
         self._call("create_silence")
-        silence_id = silence.id or f"s{len(self.known) + 1}"
-        self.known[silence_id] = replace(silence, id=silence_id)
+        silence_id = silence.id or f"s{len(self.silences_by_id) + 1}"
+        self.silences_by_id[silence_id] = replace(silence, id=silence_id)
         return silence_id
 
     def expire_silence(self, silence_id):
         self._call("expire_silence")
-        self.known[silence_id] = replace(self.known[silence_id], state=SilenceState.EXPIRED)
+        self.silences_by_id[silence_id] = replace(
+            self.silences_by_id[silence_id], state=SilenceState.EXPIRED
+        )

@@ -1,4 +1,4 @@
-"""A Prometheus in this process, which implements PrometheusApi."""
+"""An in-memory implementation of PrometheusApi."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ class FakePrometheus:
 
     Attributes:
         state: The state of the alert.
-        evaluated: How many seconds ago its rule was evaluated.
-        series: The labels of the series for which its expression is true.
-        up: The value of `up` of the target, or None if there is none.
+        evaluated: The age of the last evaluation of its rule, in seconds.
+        series: The label sets for which its expression is true.
+        up: The value of the series `up` of the target, or None if the series does not exist.
         error: The error that every query raises, or ''.
+        expressions: The expressions that were queried.
         results: The values of other expressions.
     """
 

@@ -1,4 +1,4 @@
-"""An in-memory StackStorm that answers like the API and counts its calls."""
+"""An in-memory StackStorm that answers like the API and records its calls."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ OUTAGE = StackStormError("nobody answers")
 
 
 def refusal(status=500):
-    """Return an error that affects only one call."""
+    """Return an error of a single call, as opposed to OUTAGE."""
     return StackStormError(f"GET /x: {status} the fault", status)
 
 
 class FakeStackStorm:
-    """A StackStormApi. Tests fill it with emit(), enforce() and run().
+    """An implementation of StackStormApi, which tests fill with emit(), enforce() and run().
 
     Attributes:
         calls: The calls, as (method name, first argument).
         errors: The error to raise, by method name or by (name, first argument).
-        unlisted: The ids of executions that get_executions() omits.
+        unlisted: The ids of the executions that get_executions() omits.
         answers: The answers to inquiries, as (id, response).
         clock_offset: How far StackStorm's clock is ahead of this machine's.
     """
@@ -49,7 +49,7 @@ class FakeStackStorm:
         self.unreadable = 0
         self.answers = []
 
-    # -- filled by tests
+    # -- for tests
 
     @property
     def time(self):
@@ -76,9 +76,10 @@ class FakeStackStorm:
         self.enforcements.append(RuleEnforcement(trigger_id, rule, execution, reason, enforced_at))
 
     def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **fields):
-        """Add an execution that started some seconds ago; with links=True, it has a link task.
+        """Add an execution that started some seconds ago.
 
-        With parent="e1", a task of the workflow e1 started it.
+        With links=True, its action has a link task. With parent="e1", it is a task of the workflow
+        e1.
         """
         self.parents[execution_id] = fields.pop("parent", "")
         if fields.pop("links", False):
@@ -115,7 +116,7 @@ class FakeStackStorm:
         assert len(ids) <= self.page
         self._record_call("get_executions", tuple(ids))
         listed = set(ids) - self.unlisted
-        return {i: e for i, e in self.executions.items() if i in listed}
+        return {id_: e for id_, e in self.executions.items() if id_ in listed}
 
     def get_children(self, execution_id):
         self._record_call("get_children", execution_id)
@@ -133,7 +134,7 @@ class FakeStackStorm:
     def list_triggers(self, trigger, after, before):
         assert trigger == "poundcake.alert"
         self._record_call("list_triggers", before)
-        matching = [t for t in self.triggers.values() if _within(t.occurred_at, after, before)]
+        matching = [t for t in self.triggers.values() if _is_between(t.occurred_at, after, before)]
         return self._page(matching, lambda t: t.occurred_at)
 
     def get_triggers(self, ids):
@@ -143,7 +144,7 @@ class FakeStackStorm:
 
     def list_enforcements(self, after, before):
         self._record_call("list_enforcements", before)
-        matching = [e for e in self.enforcements if _within(e.enforced_at, after, before)]
+        matching = [e for e in self.enforcements if _is_between(e.enforced_at, after, before)]
         return self._page(matching, lambda e: e.enforced_at)
 
     def get_enforcements(self, trigger_instance_id):
@@ -154,15 +155,16 @@ class FakeStackStorm:
         self._record_call("runs_link_task", action)
         return action in self.linking
 
-    def _page(self, matching, moment):
-        items = sorted(matching, key=moment, reverse=True)[: self.page]
+    def _page(self, matching, get_time):
+        items = sorted(matching, key=get_time, reverse=True)[: self.page]
         is_full = len(items) == self.page
-        return Page(items, moment(items[-1]) + MILLISECOND if is_full else None, self.unreadable)
+        next_before = get_time(items[-1]) + MILLISECOND if is_full else None
+        return Page(items, next_before, self.unreadable)
 
     def count(self, name):
         """Return how often a method was called."""
         return sum(method_name == name for method_name, _ in self.calls)
 
 
-def _within(moment, after, before):
+def _is_between(moment, after, before):
     return moment > after and (before is None or moment < before)

@@ -1,7 +1,8 @@
-"""A journal, a tracking database and the pipeline between them, driven manually or by its thread.
+"""A journal, a tracking database and the pipeline between them.
 
-When it is driven manually, nothing sleeps: advance() moves the monotonic clock of the endpoint's
-modules and runs each step until nothing changes any more.
+A test drives the pipeline itself, or starts its thread. A test that drives it does not sleep:
+advance() moves the monotonic clock of the endpoint's modules and runs each step until nothing
+changes any more.
 """
 
 from __future__ import annotations
@@ -68,12 +69,14 @@ class Clock:
 
 
 class Broker:
-    """A broker, and a StackStorm that records announced requests.
+    """A broker with a StackStorm that records the announced requests.
 
     Attributes:
         published: (trigger, payload, trace tag) of each message.
+        is_down: Whether every publish fails.
         refuses: A function of trigger and payload that returns whether the broker refuses them.
-        poison: Bodies that make a whole announcement fail.
+        records: Whether announced requests are recorded.
+        poison: Bodies that make the recording of a whole announcement fail.
     """
 
     def __init__(self, engine):
@@ -100,19 +103,19 @@ class Broker:
         pass
 
     def record(self, payload):
-        """Record announced requests, as the action does."""
+        """Record the announced requests, as the action does."""
         requests = announcement.unpack(payload["version"], payload["batch"])
         if not self.poison & {r.body for r in requests}:
             offset = payload["clock_offset_seconds"]
             record_requests(self.engine, self.config, requests, payload["database_id"], offset)
 
     def payloads(self, trigger):
-        """Return the payloads of a trigger."""
+        """Return the payloads published for a trigger."""
         return [payload for name, payload, _ in list(self.published) if name == trigger]
 
     @property
     def batches(self):
-        """Return the bodies of each announcement."""
+        """Return the bodies in each announcement."""
         return [
             [r.body for r in announcement.unpack(p["version"], p["batch"])]
             for p in self.payloads(triggers.ANNOUNCE)
@@ -120,7 +123,7 @@ class Broker:
 
 
 class API:
-    """A StackStorm that reports why it records nothing."""
+    """A StackStorm API that reports why nothing is recorded."""
 
     problem, failure, stuck, error = "", "", "", None
 
@@ -172,10 +175,10 @@ class Rig:
     def components(self):
         return self.pipeline.components
 
-    # -- driven manually
+    # -- driven by the test
 
     def advance(self, seconds=0.0):
-        """Let time pass, then run all steps until nothing changes any more."""
+        """Move the clock, then run all steps until nothing changes any more."""
         self.clock.offset += seconds
         before = None
         for _ in range(100):
@@ -207,13 +210,13 @@ class Rig:
         self.pipeline = None
 
     def wait_for_state(self, request_id, state, seconds=60):
-        """Wait until the journal has a request in this state."""
+        """Wait until a request in the journal has this state."""
         wait_for(lambda: self.state(request_id) == state, seconds)
 
-    # -- the requests
+    # -- requests
 
     def accept(self, *sent_alerts, body=None, wanted_id="", **fields):
-        """Put a request into the journal, and return its id."""
+        """Accept a request into the journal, and return its id."""
         new_request = request(*sent_alerts, body=body, **fields)
         request_id = self.journal.accept(
             new_request, wanted_id, body_sha256(new_request.body), len(sent_alerts)
@@ -226,7 +229,7 @@ class Rig:
         return self.journal.find(request_id).state
 
     def set_explanation(self, explanation):
-        """Set the explanation of all alerts, as sync does."""
+        """Set the explanation of every alert, as sync does."""
         with database.transaction(self.engine) as connection:
             connection.execute(update(alerts).values(explanation=explanation))
             if explanation not in (None, "retry"):
@@ -264,7 +267,7 @@ def empty_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("empty") / "tracking.sqlite"
     engine = database.open_engine(f"sqlite:///{path}")
     database.prepare(engine)
-    engine.dispose()  # writes the content of the -wal file
+    engine.dispose()  # moves the content of the -wal file to the database file
     return path
 
 
@@ -275,7 +278,7 @@ def database_path(empty_database, tmp_path):
 
 @pytest.fixture
 def rig(tmp_path, database_path, clock):
-    """Return a rig that is driven manually."""
+    """Return a rig that the test drives."""
     new_rig = Rig(tmp_path, database_path, clock).assemble()
     yield new_rig
     new_rig.close()

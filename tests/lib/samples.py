@@ -11,9 +11,9 @@ from poundcake.announcement import Request
 
 UTC = datetime.timezone.utc
 NOON = datetime.datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
-# All delimiters with which an expression of StackStorm's Jinja and YAQL begins.
+# The delimiters that start a Jinja or YAQL expression in StackStorm.
 DELIMITERS = ("{{", "{%", "{#", "<%")
-# Characters that are blank or invisible, although str.isprintable() accepts them.
+# Blank or invisible characters that str.isprintable() accepts.
 BLANKS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
 _SUBSTITUTES = {"{": "(", "}": ")", "<": "‹", ">": "›", '"': "”", "'": "’", "\\": "/"}
 
@@ -21,25 +21,25 @@ _SUBSTITUTES = {"{": "(", "}": ")", "<": "‹", ">": "›", '"': "”", "'": "�
 def as_inert(value):
     """Return the inert form of a value, as in a trigger and in the result of an action."""
     if isinstance(value, str):
-        following = [*value[1:], ""]
-        return "".join(
-            "∗"
-            if character == after == "*"
-            else _SUBSTITUTES.get(character, character)
-            if character.isprintable() and character not in BLANKS
-            else " "
-            for character, after in zip(value, following)
-        )
+        return "".join(map(_inert_character, value, [*value[1:], ""]))
     if isinstance(value, dict):
         return {as_inert(key): as_inert(inner) for key, inner in value.items()}
     return [as_inert(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _inert_character(character, next_character):
+    if character == next_character == "*":
+        return "∗"
+    if not character.isprintable() or character in BLANKS:
+        return " "
+    return _SUBSTITUTES.get(character, character)
 
 
 _fingerprint = alertmanager.fingerprint
 
 
 def readable_fingerprint(labels, source=""):
-    """Return the label `id` of a label set that has one, and otherwise its fingerprint."""
+    """Return the label `id`, or the real fingerprint of a label set without one."""
     return labels.get("id") or _fingerprint(labels, source)
 
 
@@ -54,8 +54,8 @@ def iso(moment):
 def alert(name="HostDown", status="firing", starts_at=NOON, ends_at=None, **other_fields):
     """Return an alert as Alertmanager writes it, with the given labels and other fields.
 
-    An alert with a fingerprint also gets a label `id`, because it would otherwise be the same alert
-    as all others with its name. Tests find it by that fingerprint, see readable_fingerprint().
+    If `fingerprint` is given, it also becomes the label `id`, because the pack identifies alerts by
+    their labels. readable_fingerprint() returns that label.
     """
     labels = {"alertname": name, "instance": "web-1:9100", "severity": "critical"}
     if other_fields.get("fingerprint"):

@@ -9,7 +9,7 @@ from tests.lib.samples import NOON
 
 
 def situation_reader(labels, status="firing", ended_at=None):
-    """Return a function that returns the situation for any request."""
+    """Return a function that returns the same situation for every request."""
 
     def read(request):
         return Situation(

@@ -1,4 +1,4 @@
-"""A tracking database and a StackStorm for tests of sync."""
+"""A tracking database and a fake StackStorm for tests of sync."""
 
 from __future__ import annotations
 
@@ -26,24 +26,22 @@ class SyncTrail:
         self.stackstorm = stackstorm or FakeStackStorm()
 
     def record(self, *sent_alerts, seconds=5, **fields):
-        """Record a request some seconds ago, and return its id and the rows of its alerts."""
+        """Record a request as of some seconds ago, and return its id and the rows of its alerts."""
         new_request = request(*sent_alerts, received_at=ago(seconds), **fields)
         record_requests(self.engine, Config(max_remediations_per_hour=0), [new_request])
         with database.transaction(self.engine) as connection:
             call_id = connection.scalar(
                 select(api_calls.c.id).where(api_calls.c.request_id == new_request.request_id)
             )
-            of_this_request = alerts.c.api_call_id == call_id
-            connection.execute(
-                update(alerts).where(of_this_request).values(recorded_at=ago(seconds))
-            )
+            is_of_request = alerts.c.api_call_id == call_id
+            connection.execute(update(alerts).where(is_of_request).values(recorded_at=ago(seconds)))
             rows = connection.execute(
-                select(alerts).where(of_this_request).order_by(alerts.c.position)
+                select(alerts).where(is_of_request).order_by(alerts.c.position)
             ).all()
         return new_request.request_id, rows
 
     def record_storm(self, count, seconds):
-        """Record requests with one alert each, and return (request_id, row) of each."""
+        """Record requests with one alert each, and return (request_id, alert row) of each."""
         new_requests = [request(alert(f"A{n}"), received_at=ago(seconds)) for n in range(count)]
         record_requests(self.engine, Config(max_remediations_per_hour=0), new_requests)
         self.change(alerts, recorded_at=ago(seconds))

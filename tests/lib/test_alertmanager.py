@@ -1,4 +1,4 @@
-"""The payloads of all senders are parsed, and unusable ones are refused with a reason."""
+"""The payloads of all senders are parsed; unusable ones are refused with a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poundcake import alertmanager
 from poundcake.alertmanager import Identity, PayloadError, parse
 from tests.lib.samples import NOON, alert, later, webhook
 
-# Posted to Alertmanager 0.25.0 (Debian), and read from its /api/v2/alerts.
+# Computed by Alertmanager 0.25.0 (Debian), and read from its /api/v2/alerts.
 FINGERPRINTS = [
     ({"alertname": "HostDown"}, "c45b0e7ef8b2814a"),
     (
@@ -38,22 +38,22 @@ def read(payload):
 
 
 def read_one(**fields):
-    """Return the alert of a notification with one alert, with some fields changed."""
+    """Parse a notification with one alert that has these fields, and return the parsed alert."""
     (parsed,) = read(webhook(alert(**fields))).alerts
     return parsed
 
 
 def error_of(body):
-    """Return the error that refuses a body."""
+    """Return the error raised for a body."""
     with pytest.raises(PayloadError) as caught:
         parse(body)
     return caught.value
 
 
 class TestSenders:
-    """Every sender's payload is parsed, regardless of missing and additional fields."""
+    """Every sender's payload is parsed, even if it has missing or additional fields."""
 
-    def test_a_payload_of_alertmanager_is_parsed(self):
+    def test_alertmanagers_payload_is_parsed(self):
         notification = read(
             webhook(dict(alert(), fingerprint="2993e3e5da48cfe2"), truncatedAlerts=3)
         )
@@ -83,12 +83,12 @@ class TestSenders:
         assert parsed.annotations == {"summary": "down"}
         assert parsed.generator_url == "http://prometheus.example/graph"
 
-    def test_version_3_with_an_integer_as_group_key_is_parsed(self):
+    def test_an_integer_group_key_of_version_3_is_parsed(self):
         notification = read(webhook(version="3", groupKey=18446744073709551617123))
         assert notification.group_key == "18446744073709551617123"
         assert read(webhook(groupKey=12)).group_key == "12"
 
-    def test_a_payload_of_grafana_is_parsed(self):
+    def test_grafanas_payload_is_parsed(self):
         notification = read(
             {
                 "receiver": "",
@@ -108,7 +108,7 @@ class TestSenders:
             notification.alerts[0].labels
         )
 
-    def test_payloads_of_senders_that_omit_fields_are_parsed(self):
+    def test_a_payload_without_optional_fields_is_parsed(self):
         notification = read({"alerts": [{"labels": {"alertname": "A"}}], "status": "resolved"})
         (parsed,) = notification.alerts
         assert parsed.problem == ""
@@ -162,7 +162,7 @@ class TestSenders:
         assert read_one(labels=labels).labels.items() >= labels.items()
 
     def test_an_empty_label_counts_as_absent(self):
-        """As in Prometheus's data model, an empty label does not affect the fingerprint."""
+        """In Prometheus's data model, too, an empty label equals a missing one."""
         parsed = read_one(labels={"team": "", "job": None})
         assert "team" not in parsed.labels and "job" not in parsed.labels
         assert parsed.fingerprint == read_one().fingerprint
@@ -175,7 +175,7 @@ class TestSenders:
         assert len(notification.alerts[0].fingerprint) == 16
         assert len(notification.delivery_key) == 64
 
-    def test_the_last_of_two_equal_keys_counts(self):
+    def test_the_last_of_two_duplicate_keys_wins(self):
         body = b'{"alerts":[{"labels":{"a":"1","a":"2"},"status":"resolved","status":"firing"}]}'
         (parsed,) = parse(body).alerts
         assert (parsed.labels, parsed.status) == ({"a": "2"}, "firing")
@@ -192,7 +192,7 @@ class TestSenders:
             ({}, ""),
         ],
     )
-    def test_the_senders_fingerprint_is_stored_and_does_not_identify_the_alert(self, value, stored):
+    def test_the_senders_fingerprint_is_stored_but_does_not_identify_the_alert(self, value, stored):
         (parsed,) = read(webhook(dict(alert(), fingerprint=value))).alerts
         assert (parsed.problem, parsed.notes) == ("", "")
         assert parsed.fingerprint == alertmanager.fingerprint(parsed.labels)
@@ -205,14 +205,14 @@ class TestSenders:
 
 
 class TestIdentity:
-    """The fields by which two alerts are the same alert."""
+    """The labels that identify an alert, and what else may identify it."""
 
     def fingerprint(self, identity=Identity(), url="http://a:9093", **labels):
         body = json.dumps(webhook(alert(labels=labels), externalURL=url)).encode()
         (parsed,) = parse(body, identity).alerts
         return parsed.fingerprint
 
-    def test_three_instances_under_one_fingerprint_of_a_relay_are_three_alerts(self):
+    def test_instances_with_the_same_sender_fingerprint_are_separate_alerts(self):
         relayed_alerts = [
             dict(alert(labels={"instance": f"pay-{n}"}), fingerprint="3f1d") for n in range(3)
         ]
@@ -241,7 +241,7 @@ class TestIdentity:
         (identified,), (unidentified,) = parse(body).alerts, parse(body, None).alerts
         assert replace(unidentified, fingerprint=identified.fingerprint) == identified
 
-    def test_no_label_can_pretend_to_be_an_external_url(self):
+    def test_no_label_can_imitate_an_external_url(self):
         identity = Identity(with_external_url=True)
         forged_labels = {"": "http://a:9093"}
         assert self.fingerprint(identity, "") != self.fingerprint(identity)
@@ -250,7 +250,7 @@ class TestIdentity:
 
 class TestLimits:
     def test_the_number_of_labels_is_limited(self):
-        sample_label_count = 3
+        sample_label_count = 3  # the labels of samples.alert()
         labels = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - sample_label_count)}
         assert read_one(labels=dict(labels)).problem == ""
         problem = read_one(labels=dict(labels, another="x")).problem
@@ -260,7 +260,7 @@ class TestLimits:
     def test_the_length_of_a_label_is_limited(self, name, value):
         parsed = read_one(labels={"n" * name: "x" * value})
         assert bool(parsed.problem) == ((name, value) != (1024, 16384))
-        assert parsed.labels["n" * name] == "x" * value  # the label is stored anyway
+        assert parsed.labels["n" * name] == "x" * value  # the label is still stored
         assert len(parsed.problem) < 200
 
     def test_annotations_are_limited_only_by_the_body(self):
@@ -275,7 +275,7 @@ class TestLimits:
 
 
 class TestRefusedRequest:
-    """A request that can never be used is refused with the name of the field."""
+    """The error about an unusable request names the field."""
 
     @pytest.mark.parametrize("body", [b"", b"{", b"nothing", b"{'alerts': []}", b"\x00", b"[}"])
     def test_a_body_that_is_not_json_is_refused(self, body):
@@ -312,7 +312,7 @@ class TestRefusedRequest:
         assert str(error).startswith("alerts: must be a list, not ")
 
     @pytest.mark.parametrize(
-        "form",
+        "template",
         [
             '{"alerts":[{"labels":{"a":%s}}]}',
             '{"alerts":[{"labels":{},"status":%s}]}',
@@ -320,13 +320,13 @@ class TestRefusedRequest:
             '{"alerts":[],"x":%s}',
         ],
     )
-    def test_deep_nesting_is_refused(self, form):
-        parse((form % ("[" * 90 + "]" * 90)).encode())
+    def test_deep_nesting_is_refused(self, template):
+        parse((template % ("[" * 90 + "]" * 90)).encode())
         for depth in (101, 980, 100_000):
-            error = error_of((form % ("[" * depth + "]" * depth)).encode())
+            error = error_of((template % ("[" * depth + "]" * depth)).encode())
             assert str(error) == "body: nested deeper than 100 levels"
 
-    def test_huge_integers_cost_no_time(self):
+    def test_huge_integers_are_not_converted(self):
         digits = b"9" * 1000000
         started_at = time.process_time()
         parse(b'{"alerts": [{"labels": {"a": ' + digits + b'}}], "groupKey": ' + digits + b"}")
@@ -349,7 +349,7 @@ class TestRefusedRequest:
     )
 
     @given(st.lists(json_values, max_size=5), json_values)
-    def test_any_alerts_keep_their_positions(self, alerts, status):
+    def test_alerts_keep_their_positions(self, alerts, status):
         try:
             notification = parse(json.dumps({"alerts": alerts, "status": status}).encode())
         except PayloadError as error:
@@ -362,7 +362,7 @@ class TestRefusedRequest:
 
 
 class TestMalformedAlert:
-    """The problem of an unusable alert names the field, and the other alerts are parsed."""
+    """An unusable alert has a problem that names the field; the other alerts are parsed."""
 
     @pytest.mark.parametrize(
         "malformed, problem",
@@ -379,13 +379,13 @@ class TestMalformedAlert:
             (alert(status=[]), "alerts[1].status: must be firing or resolved, not '[]'"),
         ],
     )
-    def test_a_malformed_alert_names_its_field(self, malformed, problem):
+    def test_the_problem_names_the_malformed_field(self, malformed, problem):
         parsed_alerts = read(webhook(alert(), malformed, alert(name="Other"))).alerts
         assert [bool(a.problem) for a in parsed_alerts] == [False, True, False]
         assert parsed_alerts[1].problem.startswith(problem)
         assert [a.position for a in parsed_alerts] == [0, 1, 2]
 
-    def test_a_malformed_alert_names_all_its_fields(self):
+    def test_the_problem_names_every_malformed_field(self):
         problem = read_one(status="?", labels={"n": "x" * 20000}).problem
         for field in ("status", "labels.n"):
             assert "alerts[0]." + field in problem
@@ -397,7 +397,7 @@ class TestMalformedAlert:
 
 
 class TestTolerance:
-    """Fields that affect no decision cause no refusal."""
+    """An invalid field that affects no decision does not make an alert unusable."""
 
     @pytest.mark.parametrize(
         "value, text",
@@ -409,7 +409,7 @@ class TestTolerance:
         assert (parsed.labels.get("x", ""), parsed.annotations["x"]) == (text, text)
 
     @pytest.mark.parametrize("number", ["1e999", "-1E+400"])
-    def test_a_number_out_of_range_is_read_as_it_was_written(self, number):
+    def test_a_number_out_of_range_is_kept_as_text(self, number):
         body = b'{"alerts": [{"status": "firing", "labels": {"x": %s}}]}' % number.encode()
         (parsed,) = alertmanager.parse(body).alerts
         assert parsed.labels == {"x": number}
@@ -456,7 +456,7 @@ class TestTolerance:
         assert [(a.status, a.problem) for a in notification.alerts] == [("firing", "")] * 2
         assert notification.group_status == "firing"
 
-    def test_an_unknown_status_of_a_group_is_kept(self):
+    def test_an_unknown_group_status_is_kept(self):
         notification = read(webhook(alert(), status="alerting"))
         assert (notification.group_status, notification.alerts[0].problem) == ("alerting", "")
 
@@ -464,21 +464,21 @@ class TestTolerance:
         "value, count",
         [("0", 0), ("3", 3), (3, 3), (-1, 0), (True, 0), (1.5, 0), (10**30, 0), ([], 0), ("x", 0)],
     )
-    def test_the_number_of_truncated_alerts_may_be_text_or_unreadable(self, value, count):
+    def test_the_number_of_truncated_alerts_may_be_text_or_invalid(self, value, count):
         notification = read(webhook(alert(), truncatedAlerts=value))
         assert (notification.truncated_alerts, notification.alerts[0].problem) == (count, "")
 
     @pytest.mark.parametrize("value, stored", [(5, "5"), ({}, ""), ([], ""), (None, "")])
-    def test_a_receiver_of_another_type_is_stored_as_text_or_empty(self, value, stored):
+    def test_a_receiver_that_is_not_a_string_is_stored_as_text_or_empty(self, value, stored):
         assert read(webhook(alert(), receiver=value, externalURL=value)).receiver == stored
 
 
 class TestFingerprint:
     @pytest.mark.parametrize("labels, expected", FINGERPRINTS)
-    def test_it_equals_the_fingerprint_of_alertmanagers_payload(self, labels, expected):
+    def test_it_equals_the_fingerprint_in_alertmanagers_payload(self, labels, expected):
         assert alertmanager.fingerprint(labels) == expected
 
-    def test_it_equals_the_fingerprint_of_the_installed_alertmanager(self, alertmanager):
+    def test_it_equals_the_fingerprint_that_the_installed_alertmanager_computes(self, alertmanager):
         server = alertmanager("http://127.0.0.1:9/")
         label_sets = [labels for labels, _ in FINGERPRINTS]
         label_sets.append({"alertname": "x", "long": "y" * 5000, "quote": '"\\', "space": " "})
@@ -499,13 +499,13 @@ class TestFingerprint:
         assert alertmanager.fingerprint({"ab": "c"}) != alertmanager.fingerprint({"a": "bc"})
 
 
-def test_an_episode_is_named_by_fingerprint_and_start_in_milliseconds():
+def test_the_name_of_an_episode_contains_fingerprint_and_start_in_milliseconds():
     start = NOON.replace(microsecond=1999)
     assert alertmanager.episode_name("ab", start) == "ab-1768392000001"
 
 
 class TestDeliveryKey:
-    """The same notification sent twice has the same key."""
+    """Two deliveries of the same notification have the same key."""
 
     def key(self, *alerts, **fields):
         return read(webhook(*alerts, **fields)).delivery_key

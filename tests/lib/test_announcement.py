@@ -1,4 +1,4 @@
-"""The payload that carries a batch of requests through StackStorm."""
+"""Batches of requests are packed into the payload of a trigger, and unpacked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ requests = st.builds(
 
 
 @given(st.lists(requests, max_size=4))
-def test_requests_are_unpacked_as_they_were_packed(sent_requests):
+def test_unpacking_restores_the_packed_requests(sent_requests):
     payload = announcement.pack(sent_requests, "db")
     assert announcement.unpack(payload["version"], payload["batch"]) == sent_requests
     assert payload["count"] == len(sent_requests)
@@ -72,7 +72,7 @@ def test_repeated_text_is_compressed():
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, 1e9])
-def test_another_version_is_refused(version):
+def test_an_unknown_version_is_refused(version):
     batch = announcement.pack([request()], "db")["batch"]
     with pytest.raises(AnnouncementError) as caught:
         announcement.unpack(version, batch)
@@ -109,7 +109,7 @@ def test_a_damaged_batch_is_refused(batch):
 
 
 def test_an_announcement_without_credentials_is_read():
-    """Release 0.2.0 does not send the credential, and RabbitMQ may keep its announcements."""
+    """Release 0.2.0 sent no credential, and RabbitMQ may still hold its announcements."""
     fields = {**asdict(request()), "received_at": "2026-01-14T12:00:00Z"}
     del fields["credential"]
     (unpacked,) = announcement.unpack(announcement.VERSION, pack_text(json.dumps([fields])))

@@ -1,4 +1,4 @@
-"""The pack's configuration: bounds, secrets, and the schema by which StackStorm checks it."""
+"""The pack's configuration: its types, bounds and secrets, and the schema for StackStorm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def has_secret(spec):
 
 
 def secret_value(key, secret):
-    """Return a value of a secret key that contains this secret."""
+    """Return a valid value of a secret key that contains this secret."""
     if key == "credentials":
         return [{"name": "one", "scope": "both", "token": secret}]
     if key in config.MONITORING_KEYS:
@@ -46,11 +46,11 @@ def error_of(**settings):
 class TestSchema:
     """config.schema.yaml and Config agree."""
 
-    def test_the_schema_has_the_keys_of_the_code(self):
+    def test_schema_and_code_have_the_same_keys(self):
         assert set(SCHEMA) == KEYS
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_the_schema_has_the_defaults_of_the_code(self, key):
+    def test_schema_and_code_have_the_same_defaults(self, key):
         default = getattr(Config(), key)
         assert SCHEMA[key]["default"] == (list(default) if isinstance(default, tuple) else default)
 
@@ -66,7 +66,7 @@ class TestSchema:
         assert SCHEMA[key]["type"] == schema_type
 
     @pytest.mark.parametrize("key", INTEGERS)
-    def test_bounds_are_enforced_and_named(self, key):
+    def test_bounds_are_enforced_and_shown_in_the_error(self, key):
         minimum, maximum = SCHEMA[key]["minimum"], SCHEMA[key]["maximum"]
         assert getattr(load({key: minimum}), key) == minimum
         assert getattr(load({key: maximum}), key) == maximum
@@ -75,19 +75,19 @@ class TestSchema:
                 f"{key}: must be a whole number from {minimum} to {maximum}"
             )
 
-    def test_the_schema_has_the_log_levels_of_the_code(self):
+    def test_schema_and_code_have_the_same_log_levels(self):
         assert SCHEMA["log_level"]["enum"] == list(config.LOG_LEVELS)
 
-    def test_every_secret_is_marked_as_such(self):
+    def test_every_secret_is_marked_as_secret(self):
         secret = {key for key, spec in SCHEMA.items() if has_secret(spec)}
         assert secret == set(config.SECRETS)
-        # If it were declared on the array itself, StackStorm would pass ciphertext to the sensor.
+        # If the array itself were marked, StackStorm would pass ciphertext to the sensor.
         for key in ("auth_tokens", "credentials", *config.MONITORING_KEYS):
             assert "secret" not in SCHEMA[key]
         entry = SCHEMA["credentials"]["items"]
         assert all(entry["properties"][kind.value]["secret"] for kind in Kind)
 
-    def test_credentials_have_the_scopes_and_keys_of_the_code(self):
+    def test_schema_and_code_have_the_same_scopes_and_keys_of_credentials(self):
         properties = SCHEMA["credentials"]["items"]["properties"]
         assert properties["scope"]["enum"] == [scope.value for scope in Scope]
         assert set(properties) == {"name", "scope", *(kind.value for kind in Kind)}
@@ -102,7 +102,7 @@ class TestSchema:
 
 
 class TestUnknownKeys:
-    """A misspelt key was once ignored, so that its default stayed in force."""
+    """An unknown key is refused; otherwise, a misspelt key would leave the default in effect."""
 
     @pytest.mark.parametrize(
         "key, nearest",
@@ -115,14 +115,14 @@ class TestUnknownKeys:
             ("databaseurl", "database_url"),
         ],
     )
-    def test_the_most_similar_known_key_is_named(self, key, nearest):
+    def test_the_most_similar_key_is_suggested(self, key, nearest):
         assert error_of(**{key: 1}) == f"unknown key {key}; did you mean {nearest}?"
 
     @pytest.mark.parametrize("value", [None, 1, "", []])
-    def test_an_unknown_key_is_refused_with_any_value(self, value):
+    def test_an_unknown_key_is_refused_whatever_its_value(self, value):
         assert error_of(allowed_host=value).startswith("unknown key allowed_host;")
 
-    def test_all_known_keys_are_named_if_none_is_similar(self):
+    def test_all_keys_are_listed_if_none_is_similar(self):
         error = error_of(xyzzy=1)
         assert error.startswith("unknown key xyzzy; known: alertmanagers, allowed_actions, ")
         assert error.endswith("tls_key")
@@ -132,17 +132,17 @@ class TestUnknownKeys:
         with pytest.raises(ConfigError, match=f"unknown key {key}; "):
             load({key: "x"})
 
-    def test_ignored_keys_are_known(self):
+    def test_ignored_keys_are_not_unknown(self):
         load({"auth_tokens": ["t"], "basic_auth": "u:p"}, without=("auth_tokens", "basic_auth"))
 
-    def test_a_nested_key_is_named_with_its_path(self):
+    def test_the_error_shows_the_path_of_a_nested_key(self):
         with pytest.raises(ConfigError) as caught:
             config.refuse_unknown_keys({"a_day": 1}, ("per_day", "per_hour"), "limits[2]")
         assert str(caught.value).startswith("unknown key limits[2].a_day; ")
         assert "limits[2].per_day" in str(caught.value)
 
     @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
-    def test_a_mapping_in_a_list_is_refused_with_its_position(self, key):
+    def test_the_error_shows_the_position_of_a_mapping_in_a_list(self, key):
         error = error_of(**{key: ["one", {"name": "two"}]})
         assert error == f"{key}: must be a list of strings, but entry 2 is not a string"
 
@@ -172,7 +172,7 @@ class TestWarnings:
 
 class TestTypes:
     @pytest.mark.parametrize("key", sorted(SCHEMA))
-    def test_a_value_of_the_wrong_type_names_the_key(self, key):
+    def test_the_error_about_a_wrong_type_names_the_key(self, key):
         wrong = {"string": 5, "boolean": "true", "integer": "5", "array": "x"}
         assert error_of(**{key: wrong[SCHEMA[key]["type"]]}).startswith(key + ": must be ")
 
@@ -231,7 +231,7 @@ class TestTypes:
             {"database_url": "/tmp/x.db"},
         ],
     )
-    def test_an_unusable_string_names_the_key(self, settings):
+    def test_the_error_about_an_unusable_string_names_the_key(self, settings):
         ((key, _),) = settings.items()
         assert error_of(**settings).startswith(key + ": must be ")
 
@@ -245,18 +245,18 @@ class TestSecrets:
         assert loaded.literal_secrets == ()
 
     def test_each_entry_of_a_list_is_resolved(self, monkeypatch):
-        monkeypatch.setenv("THE_TOKEN", "a-token-of-the-environment ")
+        monkeypatch.setenv("THE_TOKEN", "a-token-from-the-environment ")
         loaded = load({"auth_tokens": ["env:THE_TOKEN", "a-literal-token-1"]})
-        assert loaded.auth_tokens == ("a-token-of-the-environment", "a-literal-token-1")
+        assert loaded.auth_tokens == ("a-token-from-the-environment", "a-literal-token-1")
         assert loaded.literal_secrets == ("auth_tokens",)
 
     @pytest.mark.parametrize("key", config.SECRETS)
-    def test_an_unresolvable_reference_names_the_key(self, key):
+    def test_the_error_about_an_unresolvable_reference_names_the_key(self, key):
         reference = "file:/no/such/file"
         error = error_of(**{key: secret_value(key, reference)})
-        entry = "entry 1 (one): token: " if key == "credentials" else ""
-        entry = "entry 1: token: " if key in config.MONITORING_KEYS else entry
-        assert error == f"{key}: {entry}cannot read /no/such/file: no such file or directory"
+        location = "entry 1 (one): token: " if key == "credentials" else ""
+        location = "entry 1: token: " if key in config.MONITORING_KEYS else location
+        assert error == f"{key}: {location}cannot read /no/such/file: no such file or directory"
 
     @pytest.mark.parametrize("key", config.SECRETS)
     @pytest.mark.parametrize("reference", ["FILE:/a-path-of-16-characters", "env: A_LONG_VARIABLE"])
@@ -265,7 +265,7 @@ class TestSecrets:
         correct_form = "file:/path" if "path" in reference else "env:NAME"
         assert error.endswith(f"must be {correct_form}, in lower case and without a space")
 
-    def test_keys_that_are_not_needed_are_not_read(self):
+    def test_secrets_that_are_not_needed_are_not_read(self):
         settings = {key: secret_value(key, "file:/no/such/file") for key in config.CREDENTIAL_KEYS}
         assert load({**settings, "host": "0.0.0.0"}, config.CREDENTIAL_KEYS).all_credentials == ()
 
@@ -276,7 +276,7 @@ class TestSecrets:
             with contextlib.suppress(ConfigError):
                 assert getattr(load({key: "env:OTHER"}), key) != "/other"
 
-    def test_literal_secrets_are_named(self):
+    def test_keys_with_literal_secrets_are_listed(self):
         loaded = load(
             {
                 "auth_tokens": [LONG_SECRET],
@@ -322,7 +322,7 @@ class TestSecrets:
 
 
 class TestMonitoringServers:
-    def test_the_defaults_of_an_entry(self):
+    def test_optional_keys_of_an_entry_have_defaults(self):
         (server,) = load({"alertmanagers": [{"url": "http://am-1.example:9093/"}]}).alertmanagers
         assert (server.url, server.external_url) == ("http://am-1.example:9093",) * 2
         assert (server.token, server.basic, server.ca_file) == ("", "", "")
@@ -361,17 +361,17 @@ class TestMonitoringServers:
             ({"url": "http://a", "ca_file": "ca.pem"}, "ca_file: must be an absolute path"),
         ],
     )
-    def test_an_invalid_entry_is_named_without_its_secret(self, key, entry, problem):
+    def test_the_error_about_an_invalid_entry_shows_no_secret(self, key, entry, problem):
         error = error_of(**{key: [{"url": "http://b"}, entry]})
         assert error.startswith(f"{key}: entry 2: {problem}")
         assert "hush" not in error
 
     @pytest.mark.parametrize("key", config.MONITORING_KEYS)
-    def test_a_server_that_is_listed_twice_is_refused(self, key):
+    def test_a_duplicate_server_is_refused(self, key):
         error = error_of(**{key: [{"url": "http://a"}, {"url": "http://a/"}]})
         assert error == f"{key}: entry 2: url: http://a is listed twice"
 
-    def test_only_an_alertmanager_has_an_external_url(self):
+    def test_only_an_alertmanager_may_have_an_external_url(self):
         entry = {"url": "http://a", "external_url": "b"}
         assert "external_url: must be a URL" in error_of(alertmanagers=[entry])
         assert "unknown key external_url" in error_of(prometheus=[entry])
@@ -484,7 +484,7 @@ class TestCredentials:
             ({"name": "a\n"}, "entry 2: name: must have letters"),
         ],
     )
-    def test_an_unusable_entry_is_named(self, entry, error):
+    def test_the_error_about_an_unusable_entry_names_it(self, entry, error):
         first_entry = {"name": "one", "scope": "both", "token": LONG_SECRET + "-1"}
         second_entry = {"name": "two", "scope": "read", "token": LONG_SECRET + "-2", **entry}
         message = error_of(credentials=[first_entry, second_entry])
@@ -501,7 +501,7 @@ class TestCredentials:
         error = error_of(credentials=[entry], basic_auth="u:" + LONG_SECRET)
         assert error.startswith("credentials: the name basic_auth is used twice")
 
-    def test_one_credential_is_enough_to_listen_beyond_loopback(self):
+    def test_one_credential_permits_any_address(self):
         entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG_SECRET}
         assert load({"host": "0.0.0.0", "credentials": [entry]}).host == "0.0.0.0"
 
@@ -534,12 +534,12 @@ class TestTLS:
         (other_key,) = {"tls_certificate", "tls_key"} - {key}
         assert error_of(**{key: "/x"}).startswith(other_key + ": must be set")
 
-    def test_a_client_ca_needs_a_certificate(self):
+    def test_a_client_ca_needs_a_server_certificate(self):
         assert error_of(tls_client_ca="/ca.pem").startswith("tls_client_ca: needs tls_certificate")
 
 
 class TestLoopback:
-    """A forgotten setting cannot expose the endpoint to other machines."""
+    """Without credentials, the endpoint listens only on loopback."""
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
     def test_loopback_needs_no_credentials(self, host):
@@ -548,7 +548,7 @@ class TestLoopback:
     @pytest.mark.parametrize(
         "host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "", "localhost.example", "2130706433"]
     )
-    def test_any_other_address_needs_credentials_and_the_error_names_the_keys(self, host):
+    def test_any_other_address_needs_credentials(self, host):
         error = error_of(host=host)
         assert error.startswith("host: ")
         assert "set credentials, auth_tokens, basic_auth or tls_client_ca" in error
@@ -569,7 +569,7 @@ class TestDerivedValues:
         assert load({"database_url": "sqlite:////y"}).tracking_url == "sqlite:////y"
         assert os.path.isabs(Config().state_dir)
 
-    def test_the_url_of_another_database_may_be_a_reference(self, tmp_path, monkeypatch):
+    def test_the_url_of_the_other_database_may_be_a_reference(self, tmp_path, monkeypatch):
         url = "mysql+pymysql://u:hush-word@h/d"
         (tmp_path / "url").write_text(url + "\n")
         monkeypatch.setenv("OTHER_URL", url)
@@ -587,7 +587,7 @@ class TestDerivedValues:
             ("SQLite", "must be mysql"),
         ],
     )
-    def test_an_unusable_url_of_another_database_is_refused(self, value, reason):
+    def test_an_unusable_url_of_the_other_database_is_refused(self, value, reason):
         with pytest.raises(ConfigError) as caught:
             Config().other_tracking_url("copy_from", value)
         assert str(caught.value).startswith("copy_from: ") and reason in str(caught.value)

@@ -1,4 +1,4 @@
-"""An action gets a response of the endpoint, a refusal, or the reason why there is none."""
+"""An action gets the endpoint's response, a refusal, or the reason why there is no response."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.lib.endpoints import ENDPOINT_CLASSES
 from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
-UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+UNKNOWN_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 
 
 @pytest.fixture
 def start_endpoint(tmp_path):
-    """Return a function that starts an endpoint without waiting for it."""
+    """Return a function that starts an endpoint and does not wait until it is ready."""
     endpoints = []
 
     def factory(**config):
@@ -37,7 +37,10 @@ def start_endpoint(tmp_path):
 
 @pytest.fixture
 def start_impostor():
-    """Return a function that starts another server and returns the configuration to query it."""
+    """Return a function that starts a server in place of the endpoint.
+
+    The function returns a configuration whose endpoint_url is this server.
+    """
     servers = []
 
     def factory(status, body, **headers):
@@ -75,16 +78,16 @@ def test_health_and_status_are_read(start_endpoint):
     assert status.document["request_id"] == request_id
 
 
-@pytest.mark.parametrize("request_id", [UNKNOWN, "nothing", "../../health", "a/b?c"])
+@pytest.mark.parametrize("request_id", [UNKNOWN_ID, "nothing", "../../health", "a/b?c"])
 def test_an_unknown_request_is_refused(start_endpoint, request_id):
     endpoint = start_endpoint().ready()
     result = endpoint_client.status(load({"port": endpoint.port}), request_id)
     assert isinstance(result, Refused) and result.status == 404
 
 
-def test_unavailable_health_is_a_response(start_endpoint, tmp_path):
-    (tmp_path / "in-the-way").write_text("")
-    endpoint = start_endpoint(state_dir=str(tmp_path / "in-the-way" / "state")).ready(journal=False)
+def test_the_health_view_is_read_even_if_it_says_unavailable(start_endpoint, tmp_path):
+    (tmp_path / "file").write_text("")
+    endpoint = start_endpoint(state_dir=str(tmp_path / "file" / "state")).ready(journal=False)
     health = endpoint_client.health(load({"port": endpoint.port}))
     assert isinstance(health, Answered)
     assert health.document["status"] == "unavailable"
@@ -96,7 +99,7 @@ def test_wrong_credentials_are_reported_as_a_refusal(start_endpoint):
     wrong_config = load({"port": endpoint.port, "auth_tokens": ["a-wrong-token-01"]})
     for result in (
         endpoint_client.health(wrong_config),
-        endpoint_client.status(wrong_config, UNKNOWN),
+        endpoint_client.status(wrong_config, UNKNOWN_ID),
     ):
         assert isinstance(result, Refused) and result.status == 401
         assert str(result).startswith(f"http://127.0.0.1:{endpoint.port} answered 401")
@@ -122,27 +125,27 @@ def test_wrong_credentials_are_reported_as_a_refusal(start_endpoint):
 )
 def test_a_response_from_another_server_is_a_refusal(start_impostor, status, body):
     config = start_impostor(status, body)
-    for result in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
+    for result in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN_ID)):
         assert isinstance(result, Refused) and result.status == status
         assert f"answered {status}" in str(result)
 
 
-def test_no_redirect_is_followed(start_impostor):
+def test_redirects_are_not_followed(start_impostor):
     target = start_impostor(200, json.dumps({"components": {}}).encode())
     health = endpoint_client.health(start_impostor(302, b"", Location=target.endpoint_url))
     assert isinstance(health, Refused) and health.status == 302
 
 
-def test_an_unreachable_server_is_reported_with_the_reason():
+def test_a_refused_connection_is_reported():
     port = services.free_port()
     config = load({"port": port})
-    for health in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN)):
+    for health in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN_ID)):
         assert health == Unreachable(f"http://127.0.0.1:{port}", "Connection refused")
         assert str(health).startswith(f"no answer from http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("url", ["http://nosuch.invalid", "http://127.0.0.1:99999"])
-def test_an_unreachable_url_is_reported_with_a_reason(url):
+def test_an_unreachable_url_is_reported(url):
     health = endpoint_client.health(Config(endpoint_url=url))
     assert isinstance(health, Unreachable) and health.reason
 

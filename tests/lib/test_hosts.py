@@ -1,4 +1,4 @@
-"""The host and port in an alert's `instance`, which anybody who creates a metric controls."""
+"""Hosts and ports are read from instances, which anyone who can create a metric controls."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ HOSTILE = [
         ("http://web-1/x y\n$(reboot)", "web-1", 80),
     ],
 )
-def test_an_instance_contains_a_host_and_an_optional_port(instance, host, port):
+def test_the_host_and_port_of_an_instance_are_read(instance, host, port):
     assert host_and_port(instance) == HostPort(host, port)
 
 
@@ -129,7 +129,7 @@ def test_a_hostile_instance_yields_no_host(instance):
 
 
 @given(st.text(alphabet="ab1.:-_[]%$(){}<>;|& \n'\"/\\@", max_size=20) | st.text(max_size=30))
-def test_a_host_is_always_safe_as_an_argument_of_a_command(instance):
+def test_a_host_is_safe_as_an_argument_of_a_command(instance):
     parsed = host_and_port(instance)
     if parsed is not None:
         assert not parsed.host.startswith("-")
@@ -147,7 +147,7 @@ def test_an_ipv6_address_is_bracketed_before_a_port(host, bracketed):
 
 
 @pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", "http://web-1", ""])
-def test_a_host_has_neither_port_nor_brackets_nor_scope(text):
+def test_a_text_with_a_port_brackets_or_a_scope_is_not_a_host(text):
     assert canonical_host(text) == ""
 
 
@@ -167,7 +167,7 @@ def test_labels_without_a_host_yield_an_empty_string():
 
 
 @pytest.mark.parametrize(
-    "pattern, inside, outside",
+    "pattern, matching, not_matching",
     [
         ("*", ["web-1", "a.b.c", "10.0.0.1", "2001:db8::1"], []),
         ("web-*", ["web-1", "web-"], ["web", "web-1.example.org", "db-web-1"]),
@@ -187,12 +187,12 @@ def test_labels_without_a_host_yield_an_empty_string():
         (" web-1 ", ["web-1"], []),
     ],
 )
-def test_a_pattern_contains_exactly_the_hosts_that_match(pattern, inside, outside):
-    assert [host for host in inside if not is_host_in(host, [pattern])] == []
-    assert [host for host in outside if is_host_in(host, [pattern])] == []
+def test_a_pattern_matches_the_expected_hosts(pattern, matching, not_matching):
+    assert [host for host in matching if not is_host_in(host, [pattern])] == []
+    assert [host for host in not_matching if is_host_in(host, [pattern])] == []
 
 
-def test_a_host_may_match_any_of_the_patterns():
+def test_one_matching_pattern_is_enough():
     assert is_host_in("web-1", ["db-*", "web-*"])
     assert not is_host_in("web-1", [])
 
@@ -216,7 +216,7 @@ class TestTargets:
             ("255.255.255.255", "is an address of several hosts"),
         ],
     )
-    def test_an_address_that_is_not_another_host_is_refused(self, host, reason):
+    def test_an_address_that_cannot_be_another_host_is_refused(self, host, reason):
         assert hosts.refusal_of_target(host).startswith(f"{host} {reason}")
 
     @pytest.mark.parametrize("host", ["web-1", "192.0.2.77", "2001:db8::7", "localhost.example"])

@@ -1,4 +1,4 @@
-"""Inert text cannot become code, end a string, or forge a line, and keeps its length."""
+"""Inert text is never evaluated, ends no string, forges no line, and keeps its length."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(hostile_texts, inner, max_size=3),
     max_leaves=8,
 )
-# StackStorm's filter use_none replaces null with this text, and its casts read it as null.
+# StackStorm's filter use_none replaces null with this text, and its casts convert it back.
 NONE_MARK = "%*****__%NONE%__*****%"
 FORBIDDEN = "{}<>\"'\\"
 
 
-def strings_in(value):
+def all_strings(value):
     """Yield every string in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from strings_in(key)
-            yield from strings_in(inner)
+            yield from all_strings(key)
+            yield from all_strings(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from strings_in(inner)
+            yield from all_strings(inner)
 
 
 @given(json_values)
@@ -42,7 +42,7 @@ def strings_in(value):
 @example({NONE_MARK: NONE_MARK})
 @example({BLANKS: BLANKS})
 def test_no_string_keeps_a_special_character(value):
-    for text in strings_in(make_inert(value)):
+    for text in all_strings(make_inert(value)):
         assert not set(text) & set(FORBIDDEN)
         assert text.isprintable() and not set(text) & set(BLANKS)
         assert NONE_MARK not in text
@@ -60,7 +60,7 @@ def test_joined_inert_texts_are_inert(texts):
 
 
 @given(hostile_texts)
-def test_a_text_keeps_its_length_and_harmless_characters(text):
+def test_the_length_and_harmless_characters_of_a_text_are_kept(text):
     inert = make_inert(text)
     assert len(inert) == len(text)
     for before, after in zip(text, inert):
@@ -108,7 +108,7 @@ def test_distinct_keys_remain_distinct(value):
     assert list(inert.values()) == list(value.values())
 
 
-def test_no_key_replaces_an_inert_key():
+def test_an_inert_key_does_not_overwrite_another_key():
     assert make_inert({"{a}": "first", "(a)": "second"}) == {"(a)_": "first", "(a)": "second"}
 
 
@@ -129,5 +129,5 @@ def test_a_text_stays_on_one_line_of_a_view(text):
     assert one_line(f" {text} ") == "a b"
 
 
-def test_st2_run_finds_no_line_break_to_print():
+def test_an_escaped_line_break_is_not_printed_as_one():
     assert one_line("a\\nb") == "a/nb"

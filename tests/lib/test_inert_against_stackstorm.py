@@ -1,4 +1,4 @@
-r"""Alert text in a rule's parameters stays a single string when StackStorm itself renders them.
+r"""StackStorm's own code keeps alert text in a rule's parameters a single string.
 
 Skipped if StackStorm's code cannot be imported. To run these tests, use the Python of a StackStorm
 installation that also has pytest and hypothesis, in the pack's folder:
@@ -29,7 +29,7 @@ CONTEXT = {"user": "stanley", "api_user": "stanley", "pack": "somebody"}
 
 
 class Secrets:
-    """A datastore in which every key is the secret, and which records whether it was read."""
+    """A datastore in which every key has the secret as its value, and that records reads."""
 
     was_read = False
 
@@ -51,7 +51,7 @@ class Secrets:
 
 @pytest.fixture(autouse=True, scope="module")
 def secrets():
-    """Give every template a secret to read, and no database."""
+    """Replace StackStorm's database with secrets that every template can read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(param, "get_config", lambda pack, user: {"secret": SECRET})
         patch.setattr(param, "KeyValueLookup", Secrets)
@@ -69,7 +69,7 @@ def no_secret_is_read(secrets):
 
 
 def render_live(parameters, schemas, **contexts):
-    """Render parameters as for a rule, for POST /v1/executions or for a task of a workflow."""
+    """Render the parameters of a rule, of POST /v1/executions or of a workflow's task."""
     return param.render_live_params({}, schemas, parameters, dict(CONTEXT), contexts)
 
 
@@ -107,9 +107,9 @@ def test_any_two_texts_stay_strings(first, second):
 @without_deadline
 @given(careless_rules.texts, careless_rules.texts)
 def test_a_parameter_of_another_type_accepts_only_values_of_that_type(type_name, first, second):
-    """No type evaluates a text, or lets it reach another parameter."""
+    """Whatever the type, a text is not evaluated and does not affect another parameter."""
     schemas = {"value": {"type": type_name}, "force": {"type": "string", "default": "false"}}
-    parameters = {"value": careless_rules.ONE, "host": careless_rules.TWO}
+    parameters = {"value": careless_rules.LABEL_ONE, "host": careless_rules.LABEL_TWO}
     payload = careless_rules.create_payload(first, second)
     try:
         rendered = render_live(parameters, schemas, trigger=payload)
@@ -124,7 +124,7 @@ def test_a_parameter_of_another_type_accepts_only_values_of_that_type(type_name,
 
 @without_deadline
 @given(careless_rules.texts, careless_rules.texts)
-def test_a_pattern_of_a_rule_stays_a_string(first, second):
+def test_text_in_the_pattern_of_a_criterion_stays_a_string(first, second):
     payload = careless_rules.create_payload(first, second)
     for template, expected in (
         ("{{ trigger.labels.one }}", as_inert(first)),
@@ -140,7 +140,7 @@ def test_a_pattern_of_a_rule_stays_a_string(first, second):
 def test_a_mapping_rendered_as_json_is_unchanged(first, second):
     """StackStorm renders notifications, action chains and packs' configurations like this."""
     payload = careless_rules.create_payload(first, second)
-    parameters = {"value": {"a": careless_rules.ONE, "b": [careless_rules.TWO]}}
+    parameters = {"value": {"a": careless_rules.LABEL_ONE, "b": [careless_rules.LABEL_TWO]}}
     rendered = jinja.render_values(parameters, {"trigger": payload})
     assert rendered == {"value": {"a": as_inert(first), "b": [as_inert(second)]}}
 

@@ -1,6 +1,6 @@
-"""Alert text in a rule's parameters stays a single string when the stand-in renders them.
+"""The stand-in keeps alert text in a rule's parameters a single string.
 
-test_inert_against_stackstorm.py runs the same checks on StackStorm's own code.
+test_inert_against_stackstorm.py checks the same for StackStorm's own code.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_any_two_texts_stay_strings(first, second):
         check(rule, first, second)
 
 
-def test_these_rules_are_vulnerable_without_inert_text():
+def test_the_rules_are_vulnerable_without_inert_text():
     payload = {"labels": {"one": '", "force": "true', "two": "{{ config_context.secret }}"}}
     rule = RULES["in an object"]
     rendered = render(rule.parameters, careless_rules.parameter_schemas(rule), {"trigger": payload})

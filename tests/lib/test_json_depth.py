@@ -1,4 +1,4 @@
-"""JSON that is nested too deeply is detected before it is parsed."""
+"""JSON that is nested too deeply is found before it is parsed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def depth_of(value):
 
 
 @given(values, st.integers(0, MAX_DEPTH + 2), st.booleans())
-def test_depth_counts_nested_brackets(value, levels, ascii_only):
+def test_only_text_over_the_maximum_depth_is_too_deep(value, levels, ascii_only):
     for _ in range(levels):
         value = {"a": value} if levels % 2 else [value]
     text = json.dumps(value, ensure_ascii=ascii_only).encode()
@@ -35,7 +35,7 @@ def test_depth_counts_nested_brackets(value, levels, ascii_only):
 
 
 @pytest.mark.parametrize("suffix", [b"", b"]" * 200, b"\\", b'"', b'"\\', b"\xff", b"x"])
-def test_a_text_that_never_closes_its_brackets_is_too_deep(suffix):
+def test_unclosed_brackets_count(suffix):
     assert is_too_deep(b"[" * 101 + suffix)
     assert not is_too_deep(b"[" * 100 + suffix)
 
@@ -46,7 +46,7 @@ def test_brackets_in_a_string_and_unmatched_brackets_do_not_count(text):
 
 
 class GarbageWithFinalizer:
-    """Garbage whose collection calls Python functions, as a finalizer or a callback does."""
+    """An unreachable object whose collection calls Python functions."""
 
     def __init__(self):
         self.cycle = self
@@ -60,7 +60,7 @@ class GarbageWithFinalizer:
 
 
 def test_collecting_garbage_while_parsing_does_not_abort_the_process():
-    """Here, json.loads() alone raises RecursionError, or aborts the process on Python 3.8."""
+    """Without the check, json.loads() raises RecursionError or, on Python 3.8, aborts."""
     threshold = gc.get_threshold()
     gc.disable()
     try:

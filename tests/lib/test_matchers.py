@@ -1,4 +1,4 @@
-"""Matchers have the same meaning as in Alertmanager, according to its amtool."""
+"""Matchers mean the same as in Alertmanager, as its amtool confirms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests import services
 
 LABELS = {"alertname": "DiskFull", "path": "/var", "text": 'a"b\\c', "team": "db", "n": "10"}
 
-# The text of a matcher, and whether it matches LABELS; None for a text that is not a matcher.
+# A matcher and whether it matches LABELS, or None if the text is not a matcher.
 TABLE = [
     ('alertname="DiskFull"', True),
     ("alertname=DiskFull", True),
@@ -77,7 +77,7 @@ def matches(text, labels=None):
 
 
 @pytest.mark.parametrize("text, expected", TABLE)
-def test_each_matcher_is_evaluated_or_refused(text, expected):
+def test_each_matcher_in_the_table_is_evaluated_or_refused(text, expected):
     if expected is None:
         with pytest.raises(ValueError):
             parse_matchers(text)
@@ -107,7 +107,7 @@ class Amtool:
         return self.run("check-config", str(self.file))[0] == 0
 
     def matches(self, labels):
-        """Return True if the matcher that was checked last matches the labels."""
+        """Return True if the matcher last passed to accepts() matches the labels."""
         arguments = [f"{name}={json.dumps(value)}" for name, value in labels.items()]
         code, output = self.run(
             "config", "routes", "test", f"--config.file={self.file}", *arguments
@@ -137,7 +137,7 @@ def test_amtool_agrees_with_the_table(tmp_path):
         ('"a\\"b"="\\u00e9\\t"', 'a"b', "é\t"),
     ],
 )
-def test_names_may_contain_any_characters(text, name, value):
+def test_a_label_name_may_contain_any_characters(text, name, value):
     assert parse_matcher(text) == Matcher(name, MatchType.EQUAL, value)
     assert parse_matcher(str(parse_matcher(text))) == parse_matcher(text)
 

@@ -1,4 +1,4 @@
-"""Regular expressions mean what they mean in RE2, and take linear time on any text."""
+"""Regular expressions mean the same as in RE2, and take linear time on any text."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_unsupported_expressions_are_refused_with_a_reason(expression, reason):
 
 @pytest.mark.parametrize("expression", ["(a|a)*b", "(a*)*b", "(a|aa)+b", "(.*a){20}b", "(a?){25}c"])
 def test_expressions_that_defeat_backtracking_take_linear_time(expression):
-    """With `re`, each of these would take longer than all tests together."""
+    """With `re`, each of these would take longer than the whole test suite."""
     assert not Regex(expression).matches("a" * 5000)
 
 

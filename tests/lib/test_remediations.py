@@ -1,4 +1,4 @@
-"""The first entry of the remediations that matches applies, and an error disables one entry."""
+"""The first matching entry of `remediations` applies; an error disables only its entry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(*entries):
 
 
 def error_of(keys):
-    """Return the error of an entry, without its position."""
+    """Return the error about an entry, without its position."""
     remediations, (error,) = read_remediations([keys])
     assert remediations == ()
     position, _, message = error.partition(": ")
@@ -93,7 +93,7 @@ class TestKeys:
         )
         assert (remediation.wait, remediation.target, remediation.evidence) == (None, (), ())
 
-    def test_the_action_gets_the_host_unless_labels_name_the_target(self):
+    def test_the_action_gets_the_host_unless_labels_define_the_target(self):
         assert read(live_entry())[0].host_parameter == "host"
         assert read(live_entry(target=["cluster"]))[0].host_parameter == ""
         assert read(live_entry(host_parameter=""))[0].host_parameter == ""
@@ -101,7 +101,7 @@ class TestKeys:
     def test_null_counts_as_missing(self):
         assert read(live_entry(check=None, wait=None)) == read(live_entry())
 
-    def test_one_matcher_entry_may_contain_several(self):
+    def test_one_item_of_match_may_contain_several_matchers(self):
         (remediation,) = read(entry(match=['{alertname="A", rack!=""}']))
         assert [str(matcher) for matcher in remediation.match] == ['alertname="A"', 'rack!=""']
 
@@ -224,7 +224,7 @@ class TestErrors:
     def test_each_error_explains_the_correct_form(self, keys, error):
         assert error_of(keys).startswith(error)
 
-    def test_an_error_names_the_entry_and_the_others_stay_in_force(self):
+    def test_an_error_names_its_entry_and_disables_no_other(self):
         remediations, errors = read_remediations(
             [entry("one"), entry("nginx", aproval=1), entry("Two"), entry("three"), entry("one")]
         )
@@ -243,7 +243,7 @@ class TestErrors:
 
 
 class TestConfiguration:
-    def test_valid_entries_are_used_although_others_have_errors(self):
+    def test_valid_entries_are_used_despite_errors_in_others(self):
         config = load({"remediations": [entry("one"), 5]})
         assert [remediation.name for remediation in config.remediations] == ["one"]
         assert config.remediation_errors == (
@@ -260,7 +260,7 @@ class TestConfiguration:
         for entries in ([entry(match=['a=~"c.*"'])], [entry(match=['a=~"b.*"']), 5]):
             assert changed_keys(old_config, load({"remediations": entries})) == ["remediations"]
 
-    def test_the_setting_shows_a_digest_of_the_parameters_only(self):
+    def test_the_setting_shows_only_a_digest_of_the_parameters(self):
         all_settings = [
             load({"remediations": [live_entry(**{"with": {"password": word}})]}).settings
             for word in ("one-word", "two-words")
@@ -284,7 +284,7 @@ class TestMatching:
         assert first_match(entries, {**DISK, "mountpoint": "/"}).name == "any"
         assert first_match(entries[:2], {}) is None
 
-    def test_the_nearest_miss_is_first_and_names_the_differences(self):
+    def test_the_nearest_miss_comes_first_and_shows_the_differences(self):
         entries = read(
             entry("nginx", match=["alertname=ServiceDown", 'service=~"nginx|app-.*"', "team=web"]),
             entry("var-log", match=["alertname=DiskAlmostFull", "mountpoint=/var/log"]),
@@ -335,7 +335,7 @@ class TestParameters:
         "value",
         ["nginx", "nginx@1.service", "/var/log", "web-1:9100", "registry/app:1.2+3", "a..b", "_x"],
     )
-    def test_a_value_that_is_passed_is_already_inert(self, value):
+    def test_a_safe_value_is_passed_unchanged(self, value):
         assert self.resolve({"x": value}, p="$x") == {"p": value} == make_inert({"p": value})
 
     @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ class TestParameters:
 
 
 class TestShippedRemediations:
-    """Actions of the pack that stand for a check, a change and a verification."""
+    """Shipped remediations, which combine a check, a change and a verification."""
 
     def test_disk_cleanup_checks_cleans_and_verifies(self):
         parameters = {"directories": ["$path", "/srv/b"], "older_than_days": 7, "max_files": 10}
@@ -384,7 +384,7 @@ class TestShippedRemediations:
         assert remediation.action == "poundcake.restart_service"
         assert (remediation.check, remediation.verify) == (("service:nginx",), "service:nginx")
 
-    def test_an_entry_may_check_and_verify_in_another_way(self):
+    def test_an_entry_may_override_the_check_and_the_verification(self):
         with_ = {"directories": ["/srv"], "older_than_days": 1, "path": "/"}
         keys = {"check": ["alert"], "verify": "expression", "with": with_}
         (remediation,) = read(live_entry(action="poundcake.disk_cleanup", **keys))
@@ -411,7 +411,7 @@ class TestShippedRemediations:
             ("cpu_check", {"top": 5}, "with.top: is unknown; it takes no parameters"),
         ],
     )
-    def test_an_error_names_the_parameter(self, name, parameters, error):
+    def test_the_error_names_the_parameter(self, name, parameters, error):
         keys = live_entry(action=f"poundcake.{name}", **{"with": parameters})
         assert error_of(keys).startswith(error)
 
@@ -437,7 +437,7 @@ class TestExamples:
         assert {path.stem for path in FOLDER.glob("*")} == set(EXAMPLES)
 
     @pytest.mark.parametrize("name", sorted(EXAMPLES))
-    def test_each_example_is_valid_and_matches_its_alert_only(self, name):
+    def test_each_example_is_valid_and_matches_only_its_alert(self, name):
         config = load(yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")))
         assert config.remediation_errors == ()
         (remediation,) = config.remediations

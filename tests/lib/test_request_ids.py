@@ -14,7 +14,7 @@ def test_any_text_can_be_hashed():
     assert len({body_sha256(text) for text in ("", "a", "\ud800", "?")}) == 4
 
 
-def test_a_derived_id_depends_on_the_request_and_the_discriminator():
+def test_derived_ids_differ_by_kind_request_and_discriminator():
     derived_ids = [
         derive_id(request_id, discriminator)
         for derive_id in (collision_id, replay_id)

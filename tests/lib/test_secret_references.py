@@ -1,4 +1,4 @@
-"""Secrets that the configuration names as file:/path or env:NAME."""
+"""Secrets that the configuration references as file:/path or env:NAME are read."""
 
 from __future__ import annotations
 

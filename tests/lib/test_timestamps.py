@@ -1,4 +1,4 @@
-"""RFC 3339 timestamps as senders write them."""
+"""RFC 3339 timestamps are parsed as senders write them, and formatted in UTC."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.lib.samples import NOON, UTC
         ("2024-02-29T00:00:00Z", datetime.datetime(2024, 2, 29, tzinfo=UTC)),
     ],
 )
-def test_any_offset_and_any_number_of_decimals_become_utc(text, moment):
+def test_any_offset_and_any_number_of_decimals_are_read_as_utc(text, moment):
     assert parse_timestamp(text) == moment
     assert parse_timestamp(text).utcoffset() == datetime.timedelta(0)
 
@@ -81,7 +81,7 @@ def test_another_format_is_refused(value):
         "9999-12-31T23:59:59-00:01",
     ],
 )
-def test_an_impossible_time_is_refused_and_named(text):
+def test_the_error_shows_an_impossible_time(text):
     with pytest.raises(ValueError) as caught:
         parse_timestamp(text)
     assert str(caught.value) == f"{text} does not exist"

@@ -1,4 +1,4 @@
-"""Build trails for tests, and read the pages of views."""
+"""Record trails for tests, and read the pages of views."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, iso, later, request
 
 WORKFLOW = "poundcake.host_down"
-# For tests that need only one kind of database.
+# For tests that run on one kind of database only.
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 on_mariadb = pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
-# st2common/constants/action.py, LIVEACTION_STATUSES, and `gone`, which is the pack's own.
+# LIVEACTION_STATUSES of st2common/constants/action.py, and `gone`, which only the pack uses.
 STATUSES = (
     "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
     " pending pausing paused resuming gone"
@@ -52,7 +52,7 @@ def record(engine, *alerts, config=None, **fields):
 def record_execution(
     engine, request_id, episode, execution="e1", workflow=WORKFLOW, **other_fields
 ):
-    """Link an execution to an episode, and record its end."""
+    """Link an ended execution to an episode."""
     claims.link(engine, request_id, episode, workflow, execution)
     fields = {
         "id": execution,
@@ -76,7 +76,7 @@ def record_execution(
 
 
 def do_not_sync(engine):
-    """Let SQLite commit without waiting for the disk. No test here simulates a power cut."""
+    """Let SQLite commit without waiting for the disk, because no test cuts the power."""
     if engine.dialect.name == "sqlite":
         event.listen(
             engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF")
@@ -84,7 +84,7 @@ def do_not_sync(engine):
 
 
 def in_parallel(count, work):
-    """Run work() in several threads at once, and return what each returned or raised."""
+    """Run work(index) in several threads simultaneously. Return each result or exception."""
     start, results = threading.Barrier(count), [None] * count
 
     def run(index):
@@ -110,7 +110,7 @@ def view(engine, function, *args, **query):
 
 
 def pages(engine, function, *args, filters=Filters(), **query):
-    """Yield every page of a view, each starting at the end of the previous one."""
+    """Yield all pages of a view, following `next` from page to page."""
     for _ in range(100):
         page = view(engine, function, *args, filters=filters, **query)
         yield page

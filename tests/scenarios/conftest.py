@@ -1,9 +1,9 @@
-"""A stack for each kind of database, shared by all scenarios, or the live StackStorm.
+"""Give the scenarios a shared stack for each kind of database, or the live StackStorm.
 
-tests/lib/trail checks the differences between databases, so most files run on one kind.
+tests/lib/trail tests the differences between databases, so most files run on one kind only.
 
-With ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) set, everything runs on that StackStorm: the
-endpoint is at POUNDCAKE_URL, with the token POUNDCAKE_TOKEN. The tables are read from
+If ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) are set, all scenarios run on that StackStorm.
+The endpoint is then at POUNDCAKE_URL and accepts the token POUNDCAKE_TOKEN. The tables are read from
 POUNDCAKE_DATABASE_URL, and StackStorm's logs from the folder POUNDCAKE_LOGS.
 """
 
@@ -22,14 +22,14 @@ else:
     KINDS = ["sqlite", pytest.param("mariadb", marks=pytest.mark.services)]
 
 RUN_ON_BOTH_KINDS = ("test_one_alert",)
-# Files that stop the database server, and others that balance the load between the two kinds.
+# Files that need a database server, and files that only spread the load over both kinds.
 RUN_ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
 
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]
 
 
 def pytest_generate_tests(metafunc):
-    """Choose the kinds of database for a file, unless the file chooses them."""
+    """Parametrize `kind` for each file, unless the file does so itself."""
     parametrized = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if "kind" in metafunc.fixturenames and "kind" not in parametrized:
         module = metafunc.module.__name__.rpartition(".")[2]
@@ -57,11 +57,11 @@ def kind(request):
 
 @pytest.fixture(scope="package")
 def new_stack(request, kind, tmp_path_factory):
-    """Return a function that starts another stand-in with a configuration."""
+    """Return a function that starts a separate stand-in."""
     stacks_to_close, databases_to_drop = [], []
 
     def start(config=None, token="", **options):
-        """Start a stand-in. `config` is a dict, or a function of the database's URL."""
+        """Start a stand-in. `config` is a dict, or a function from the database's URL to a dict."""
         folder = tmp_path_factory.mktemp("stack")
         server = None
         if kind == "mariadb":

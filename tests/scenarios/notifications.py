@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime, timedelta, timezone
 
-# Alertmanager sends this for an unknown time.
+# Alertmanager sends this if a time is unknown.
 ZERO_TIME = "0001-01-01T00:00:00Z"
 
 
@@ -16,7 +16,7 @@ def ago(minutes=0.0):
 
 
 def unique(word):
-    """Return a unique name that begins with the word, which a rule may match."""
+    """Return a unique name that begins with this word, so that a rule can match its start."""
     return f"{word}-{uuid.uuid4().hex[:12]}"
 
 
@@ -38,7 +38,7 @@ def alert(name, minutes=10, labels=None, annotations=None, **fields):
     }
     new_alert["labels"].update(labels or {})
     new_alert["annotations"].update(annotations or {})
-    # A test may send labels of other types, which Alertmanager does not.
+    # Unlike Alertmanager, a test may send labels that are not strings.
     text_labels = {
         name: text for name, text in new_alert["labels"].items() if isinstance(text, str)
     }
@@ -48,7 +48,7 @@ def alert(name, minutes=10, labels=None, annotations=None, **fields):
 
 
 def fingerprint(labels):
-    """Return the fingerprint that Alertmanager gives a label set: FNV-1a of 64 bits."""
+    """Return Alertmanager's fingerprint of a label set: 64-bit FNV-1a."""
     digest = 0xCBF29CE484222325
     for part in (text for name in sorted(labels) for text in (name, labels[name])):
         for byte in part.encode("utf-8", "surrogatepass") + b"\xff":
@@ -62,7 +62,7 @@ def resolved(firing, minutes=5):
 
 
 def notification(*alerts, **fields):
-    """Return the payload of one POST: a group of alerts."""
+    """Return the payload of a notification about a group of alerts."""
     firing = any(not isinstance(a, dict) or a.get("status") != "resolved" for a in alerts)
     group = {
         "receiver": "poundcake",

@@ -1,7 +1,7 @@
-"""The target of the scenarios: the stand-in, or a live StackStorm with the pack installed.
+"""The stacks on which the scenarios run: the stand-in, or a live StackStorm with the pack.
 
-Scenarios use both in the same way: the endpoint over HTTP, and StackStorm through its API. A
-difference between the two is a bug in the stand-in.
+Scenarios use both in the same way: the endpoint over HTTP, and StackStorm through its API. If the
+two behave differently, the stand-in has a bug.
 """
 
 from __future__ import annotations
@@ -43,39 +43,39 @@ PAGE_SIZE = 100
 
 
 class ActionFailed(Exception):
-    """An action did not succeed. The message is what `st2 run` shows."""
+    """An action failed. The message is the result that `st2 run` shows."""
 
 
 class Stack:
     """An endpoint and the StackStorm behind it."""
 
-    def __init__(self, url, api, headers, token="", database="", patience=90):
+    def __init__(self, url, api, headers, token="", database="", default_timeout=90):
         self.url = url.rstrip("/")
         self._api = api
-        self._patience = patience
+        self._default_timeout = default_timeout
         self._database = database
         self._engine = None
         self.mariadb = None  # the database server, if the tests can stop it
         self.token = token
-        self._st2 = session(headers)
-        self._endpoint = session({"Authorization": "Bearer " + token} if token else {})
+        self._st2 = create_session(headers)
+        self._endpoint = create_session({"Authorization": "Bearer " + token} if token else {})
 
     # -- the endpoint
 
     def post(self, payload, headers=None, token=True):
         """Post a webhook as Alertmanager does.
 
-        A payload of bytes is sent unchanged, an iterator in chunks.
+        A payload of bytes is sent unchanged, and an iterator is sent in chunks.
         """
         is_raw = isinstance(payload, bytes) or hasattr(payload, "__next__")
         body = payload if is_raw else json.dumps(payload).encode()
         all_headers = {"Content-Type": "application/json"}
         all_headers.update(headers or {})
-        client = self._endpoint if token else session({})
+        client = self._endpoint if token else create_session({})
         return client.post(self.url + "/api/v1/webhook", data=body, headers=all_headers, timeout=30)
 
     def get(self, path, headers=None, token=True, **query):
-        client = self._endpoint if token else session({})
+        client = self._endpoint if token else create_session({})
         return client.get(
             self.url + "/api/v1" + path, params=query, headers=headers or {}, timeout=30
         )
@@ -105,8 +105,8 @@ class Stack:
     def wait_until_completed(self, request_id, timeout=None):
         """Return the status view once the request is completed.
 
-        A round of sync completes it. This starts some rounds, because the endpoint starts the next
-        one after 5 seconds or more.
+        A round of sync completes it. This method starts rounds itself, because the endpoint waits 5
+        seconds or more before the next one.
         """
         pause = 0.5
         sync_at = time.monotonic() + pause
@@ -138,7 +138,7 @@ class Stack:
         return response.json() if response.content else None
 
     def list_all(self, path, **query):
-        """Return all pages of a list."""
+        """Return the items of all pages of a list."""
         items = []
         while True:
             page = self.api(path, limit=PAGE_SIZE, offset=len(items), **query)
@@ -147,7 +147,7 @@ class Stack:
                 return items
 
     def execute(self, ref, **parameters):
-        """Run an action, wait for its end, and return its execution."""
+        """Run an action, wait until it has ended, and return its execution."""
         execution = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
         return self.wait_until_ended(execution["id"])
 
@@ -158,7 +158,7 @@ class Stack:
         )
 
     def run(self, ref, **parameters):
-        """Run a python action as `st2 run` does and return its result."""
+        """Run a Python action as `st2 run` does, and return its result."""
         execution = self.execute(ref, **parameters)
         result = execution["result"]
         if execution["status"] != "succeeded":
@@ -166,7 +166,7 @@ class Stack:
         return result["result"]
 
     def work_executions(self, note):
-        """Return the executions of the action `work` with a note."""
+        """Return the executions of the action `work` that have this note."""
         executions = self.list_all(
             "/executions", action="poundcake_scenarios.work", timestamp_gt=self.started_at
         )
@@ -176,7 +176,7 @@ class Stack:
         """Occupy all workflow slots of the action runner for some seconds.
 
         A chain occupies a slot until its task has ended. StackStorm has 40 slots for workflows
-        (actionrunner.workflows_pool_size), and others for all other actions.
+        (actionrunner.workflows_pool_size), and separate slots for other actions.
         """
         chain, started_at = "poundcake_scenarios.occupies", now()
         for _ in range(40):
@@ -217,19 +217,19 @@ class Stack:
 
     @contextlib.contextmanager
     def configured_remediations(self, entries, valid_count=None, **changed_keys):
-        """Like configured(), with entries of `remediations` that the endpoint uses.
+        """Register entries of `remediations`, and wait until the endpoint uses them.
 
-        `valid_count` is the number of valid entries, if some are invalid. At the end, the endpoint
-        uses the initial entries again.
+        `valid_count` is the number of valid entries, if some are invalid. At the end, register
+        the initial configuration again, and wait until the endpoint uses it.
         """
         initial_entries = self.registered_values().get("remediations", [])
         count = len(entries) if valid_count is None else valid_count
         with self.configured(remediations=entries, **changed_keys):
-            self.wait_until(self._remediations_in_force, lambda shown: len(shown) == count)
+            self.wait_until(self._current_remediations, lambda shown: len(shown) == count)
             yield
-        self.wait_until(self._remediations_in_force, lambda shown: shown == initial_entries)
+        self.wait_until(self._current_remediations, lambda shown: shown == initial_entries)
 
-    def _remediations_in_force(self):
+    def _current_remediations(self):
         configuration = self.get("/health").json()["configuration"]
         return configuration["in_force"].get("remediations", [])
 
@@ -246,7 +246,7 @@ class Stack:
             return [dict(row) for row in result.mappings()]
 
     def write(self, statement, **values):
-        """Change the tracking tables without the pack's code, on a stand-in only."""
+        """Change the tracking tables without the pack's code. Use it only on a stand-in."""
         self.rows("SELECT 1")  # opens the engine
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.text(statement), values)
@@ -254,12 +254,12 @@ class Stack:
     # -- the logs
 
     def log(self, after=None):
-        """Return the logs, from a position that wait_until_logged() returned or from the start."""
+        """Return the logs from the start, or from a position that wait_until_logged() returned."""
         parts = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
         return b"\n".join(parts).decode("utf-8", "replace")
 
     def wait_until_logged(self, text):
-        """Wait until a text that a test caused is fully logged, and return the log position."""
+        """Wait until this text is not logged any more, and return the current log position."""
         while True:
             position = {path: path.stat().st_size for path in self._logs()}
             if self.live and position:
@@ -269,7 +269,7 @@ class Stack:
 
     def wait_until(self, fetch, predicate=bool, timeout=None):
         """Call fetch() until the predicate holds for its result, and return the result."""
-        pause, deadline = 0.05, time.monotonic() + (timeout or self._patience)
+        pause, deadline = 0.05, time.monotonic() + (timeout or self._default_timeout)
         while True:
             value = fetch()
             if predicate(value):
@@ -285,7 +285,7 @@ class Stack:
 
 
 class Standalone(Stack):
-    """The stand-in, in its own process, with the scenarios' pack beside poundcake."""
+    """The stand-in in a separate process, with poundcake and the pack of the scenarios."""
 
     live = False
 
@@ -293,8 +293,8 @@ class Standalone(Stack):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
-        # No cooldowns and limits, except in the scenarios about them, because others fire an alert
-        # twice or make many changes.
+        # Without cooldowns and limits, except in the scenarios that test them, because other
+        # scenarios fire an alert twice or make many changes.
         config = {**UNLIMITED, **(config or {})}
         config_file.write_text(json.dumps(config))  # JSON is YAML
         port = services.free_port()
@@ -321,7 +321,7 @@ class Standalone(Stack):
                 stderr=log,
                 preexec_fn=services.end_with_parent,  # noqa: PLW1509 - as in services
             )
-        self._patience = 180
+        self._default_timeout = 180
         try:
             ready = self.wait_until(self._ready)
         except BaseException:
@@ -353,7 +353,7 @@ class Standalone(Stack):
 
 
 class Live(Stack):
-    """A running StackStorm. The scenarios' pack is installed there if it is missing."""
+    """A running StackStorm. If the pack of the scenarios is missing there, it is installed."""
 
     live = True
 
@@ -366,7 +366,7 @@ class Live(Stack):
             {"St2-Api-Key": key} if key else {"X-Auth-Token": token},
             os.environ.get("POUNDCAKE_TOKEN", ""),
             os.environ.get("POUNDCAKE_DATABASE_URL", ""),
-            patience=120,
+            default_timeout=120,
         )
         self.started_at = now()
         if not self._is_installed():
@@ -377,7 +377,7 @@ class Live(Stack):
             )
 
     def _is_installed(self):
-        """Return True if StackStorm has the same files of the pack as this repository."""
+        """Return True if StackStorm and this repository have the same files of the pack."""
         files_view = self.api("/packs/views/files/poundcake_scenarios") or []
         installed_files = {f["file_path"]: f["content"] for f in files_view}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]
@@ -398,11 +398,11 @@ def uses_live_stackstorm():
     )
 
 
-def session(headers):
+def create_session(headers):
     """Return a client that ignores the proxies and the .netrc of this machine.
 
-    It waits some seconds for a closed port, as during a reinstall of the pack. It never repeats a
-    request that may have arrived.
+    It retries for some seconds if the port is closed, as during a reinstall of the pack. It never
+    repeats a request that may have arrived.
     """
     client = requests.Session()
     client.trust_env = False

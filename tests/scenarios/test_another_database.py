@@ -15,14 +15,14 @@ from tests.scenarios.notifications import alert, notification
 from tests.scenarios.stack import ActionFailed
 from tests.scenarios.test_one_alert import has_succeeded, only, remediate
 
-# Each scenario changes the database of its stack, so it starts a separate stack.
+# Each scenario starts a separate stack, because it changes the stack's database.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 POST_INTERVAL = 0.3  # seconds between two notifications
 CATCH_UP_SECONDS = 240  # until every delayed alert is remediated
 
 
 class MovableStack:
-    """A stack whose database_url is read from a file, and the URL of another database."""
+    """A stack that reads database_url from a file, and the URL of another database."""
 
     def __init__(self, new_stack, folder, other_url):
         self._url_file, self._other_url_file = folder / "database_url", folder / "other_url"
@@ -38,7 +38,7 @@ class MovableStack:
 
     @property
     def copy_to(self):
-        """Return the value of `copy_to` that moves the trail to the other database."""
+        """Return the parameter `copy_to` that moves the trail to the other database."""
         return f"file:{self._other_url_file}"
 
     def switch_to_other_database(self):
@@ -92,7 +92,7 @@ class Load:
             self.request_ids.append(self.stack.send(notification(*self.alerts)))
 
     def wait_for_more(self, count):
-        """Wait until `count` more notifications are accepted."""
+        """Wait until `count` further notifications have been accepted."""
         initial_count = len(self.request_ids)
         self.stack.wait_until(lambda: len(self.request_ids), lambda n: n >= initial_count + count)
 
@@ -137,8 +137,8 @@ def test_the_trail_moves_under_load(movable_stack):
     assert {len(stack.work_executions(row["episode"])) for row in admissions} == {1}
 
 
-def test_database_url_is_changed_without_moving_the_trail(movable_stack):
-    """Case A29: nothing is recorded in the new database until the trail is moved."""
+def test_a_new_database_is_not_used_until_the_trail_is_moved(movable_stack):
+    """Case A29: database_url is changed first, and the trail is moved afterwards."""
     stack = movable_stack.stack
     firing_alert = alert("ScenarioLinked")
     first_trail = remediate(stack, firing_alert)

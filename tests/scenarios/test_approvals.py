@@ -1,4 +1,4 @@
-"""Remediations that ask for an approval before they change anything."""
+"""Remediations that need an approval before they change anything."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PendingApproval:
         return execution
 
     def wait_for_refusal(self):
-        """Wait until the workflow has ended, check that it was refused, and return its message."""
+        """Wait for the end, check that the change was refused, and return the message."""
         execution = self.wait_for_end()
         assert (execution["status"], execution["mutated"]) == ("succeeded", False)
         assert execution["stage"] == "refused"
@@ -67,7 +67,7 @@ class PendingApproval:
 
 @pytest.fixture(scope="module")
 def unanswered_approval(asking_stack):
-    """Return a remediation whose approval nobody answers while the other scenarios run."""
+    """Return an approval that nobody answers while the other scenarios run."""
     return PendingApproval(asking_stack)
 
 
@@ -77,7 +77,7 @@ def approval(asking_stack, unanswered_approval):
 
 
 def test_an_approved_change_is_made_once(asking_stack, approval):
-    """A36: a second approval is rejected."""
+    """Case A36: a second approval is rejected."""
     approval.respond(True, "anna")
     with pytest.raises(AssertionError, match="already been responded to"):
         approval.respond(True, "ben")
@@ -88,7 +88,7 @@ def test_an_approved_change_is_made_once(asking_stack, approval):
 
 
 def test_a_refused_change_is_not_made(asking_stack, approval):
-    """A36: the views say who may approve and how, and an approver refuses."""
+    """Case A36: the views say who may approve and how, and an approver refuses."""
     expected = "waits for the approval of anna, ben until "
     assert expected in approval.execution_view["message"]
     assert f"st2 inquiry respond {approval.inquiry['id']}" in approval.execution_view["message"]
@@ -100,8 +100,8 @@ def test_a_refused_change_is_not_made(asking_stack, approval):
     assert "ben refused the approval" in approval.wait_for_refusal()
 
 
-def test_people_are_told_about_the_request_and_about_its_end(asking_stack, approval):
-    """A36: the triggers for notifications."""
+def test_triggers_report_the_request_for_approval_and_its_end(asking_stack, approval):
+    """Case A36: the triggers for notifications."""
 
     def payloads(trigger):
         instances = asking_stack.list_all("/triggerinstances", trigger=f"poundcake.{trigger}")
@@ -109,22 +109,25 @@ def test_people_are_told_about_the_request_and_about_its_end(asking_stack, appro
         return [p for p in all_payloads if p["request_id"] == approval.request_id]
 
     asking_stack.run("poundcake.sync")
-    (wanted,) = asking_stack.wait_until(lambda: payloads("approval_wanted"))
-    assert wanted["inquiry_id"] == approval.inquiry["id"]
-    assert wanted["command"] == f"st2 inquiry respond {approval.inquiry['id']}"
-    assert wanted["approvers"] == ["anna", "ben"]
-    assert f"{WORK} with note={approval.note}" in wanted["change"]
+    (approval_wanted,) = asking_stack.wait_until(lambda: payloads("approval_wanted"))
+    assert approval_wanted["inquiry_id"] == approval.inquiry["id"]
+    assert approval_wanted["command"] == f"st2 inquiry respond {approval.inquiry['id']}"
+    assert approval_wanted["approvers"] == ["anna", "ben"]
+    assert f"{WORK} with note={approval.note}" in approval_wanted["change"]
     assert payloads("remediation_ended") == []
     approval.respond(False, "ben")
     approval.wait_for_end()
-    (ended,) = asking_stack.wait_until(lambda: payloads("remediation_ended"))
-    assert (ended["result"], ended["refusal"]) == ("refused", "approval_missing")
-    assert (ended["remediation"], ended["action"]) == ("scenario-ask", WORK)
-    assert "ben refused the approval" in ended["message"]
+    (remediation_ended,) = asking_stack.wait_until(lambda: payloads("remediation_ended"))
+    assert (remediation_ended["result"], remediation_ended["refusal"]) == (
+        "refused",
+        "approval_missing",
+    )
+    assert (remediation_ended["remediation"], remediation_ended["action"]) == ("scenario-ask", WORK)
+    assert "ben refused the approval" in remediation_ended["message"]
 
 
-def test_nobody_else_can_approve(approval):
-    """A36: StackStorm lets its own user answer, who is not an approver."""
+def test_only_an_approver_can_approve(approval):
+    """Case A36: StackStorm accepts an answer of its own user, who is not an approver."""
     with pytest.raises(AssertionError, match="Insufficient permission"):
         approval.respond(True, "eve")
     approval.respond(True, "stanley")
@@ -135,7 +138,7 @@ def test_nobody_else_can_approve(approval):
 
 
 def test_an_approval_after_the_resolve_changes_nothing(asking_stack, approval):
-    """A36: the alert is resolved meanwhile."""
+    """Case A36: the alert is resolved before the approval."""
     resolved_alert = alert(NAME, status="resolved", labels=approval.alert["labels"])
     asking_stack.wait_until_recorded(asking_stack.send(notification(resolved_alert)))
     approval.respond(True, "anna")
@@ -146,7 +149,7 @@ def test_an_approval_after_the_resolve_changes_nothing(asking_stack, approval):
 
 
 def test_an_approval_during_a_pause_changes_nothing(asking_stack, approval):
-    """A36: changes are paused meanwhile."""
+    """Case A36: changes are paused before the approval."""
     asking_stack.run("poundcake.pause", reason="maintenance")
     try:
         approval.respond(True, "anna")
@@ -156,21 +159,21 @@ def test_an_approval_during_a_pause_changes_nothing(asking_stack, approval):
 
 
 def test_an_entry_that_no_longer_applies_changes_nothing_after_the_approval(asking_stack, approval):
-    """A36: the entry is changed meanwhile."""
+    """Case A36: the entry is changed before the approval."""
     with asking_stack.configured(remediations=[{**ENTRY, "mode": "dry_run"}]):
         approval.respond(True, "anna")
         assert "the remediation scenario-ask is now in mode dry_run" in approval.wait_for_refusal()
 
 
 def test_a_refusal_counts_even_if_the_entry_no_longer_asks(asking_stack, approval):
-    """A36: the entry is changed meanwhile."""
+    """Case A36: the entry is changed before the refusal."""
     with asking_stack.configured(remediations=[{**ENTRY, "mode": "live"}]):
         approval.respond(False, "ben")
         assert "ben refused the approval" in approval.wait_for_refusal()
 
 
 def test_an_approval_expires(asking_stack, unanswered_approval):
-    """A36: nobody answers."""
+    """Case A36: nobody answers."""
 
     def sync_until_answered():
         asking_stack.run("poundcake.sync")

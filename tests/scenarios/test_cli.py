@@ -33,7 +33,7 @@ DOCUMENTS = [
     *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("etc/*.yml"),
 ]
-# The other commands in the documents would affect other scenarios.
+# All other commands in the documents would affect other scenarios.
 COMMAND = re.compile(
     r"\bst2 ((?:run poundcake\.|execution get|trace list|rule list|sensor list)[^`\n|#]*)",
 )
@@ -68,13 +68,13 @@ def changes_silences(command):
 
 @pytest.fixture
 def st2(stack, monkeypatch, capsys):
-    """Return a function that runs `st2` with some arguments and returns its output."""
+    """Return a function that runs `st2` with arguments and returns its output."""
     return st2_runner(stack, monkeypatch, capsys)
 
 
 @functools.lru_cache
 def create_shell():
-    """Create the parsers of all commands, once."""
+    """Create the parsers of all commands only once."""
     return Shell()
 
 
@@ -92,7 +92,7 @@ def st2_runner(stack, monkeypatch, capsys):
         code = shell.run(["--skip-config", *arguments])
         printed = capsys.readouterr()
         text = printed.out + printed.err
-        # The help of an action contains the log level ERROR; an error starts a line with it.
+        # Only an error starts a line with ERROR; the help of an action contains it as a log level.
         failed = code != 0 or re.search("^ERROR", text, re.MULTILINE)
         assert not failed, f"st2 {' '.join(arguments)}\n{text}"
         return text
@@ -102,7 +102,7 @@ def st2_runner(stack, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def placeholder_values(stack):
-    """Remediate an alert, and return its ids by their placeholders in the documents."""
+    """Remediate an alert, and return {placeholder in the documents: id}."""
     request_id = stack.send(notification(alert("ScenarioLinked")))
     trail = stack.wait_until_completed(request_id)
     (alert_view,) = trail["alerts"]
@@ -136,8 +136,8 @@ def test_each_documented_command_works(stack, st2, placeholder_values):
         and not connects_to_a_host(command)
     ]
     assert any(command.startswith("run poundcake.why ") for command in commands)
-    # A claim can be released only after all work on its episode has ended, so these commands come
-    # last, in this order.
+    # These commands run last, in this order, because a claim can be released only after all work on
+    # its episode has ended.
     last_groups = [
         [c for c in commands if c.startswith("run poundcake.release ")],
         [c for c in commands if "acknowledge" in c and "undo" not in c],
@@ -168,7 +168,7 @@ def test_each_documented_command_works(stack, st2, placeholder_values):
 
 
 def test_the_documented_commands_on_a_host_work(stack, st2, test_host):
-    """On the test host, never on a host of this network."""
+    """They run on the test host, never on another host in this network."""
     test_host.run("mkdir -p /var/log/app")
     commands = [command for command in documented_commands() if connects_to_a_host(command)]
     assert len(commands) > 5

@@ -1,4 +1,4 @@
-"""Notifications of a real Prometheus and two real clustered Alertmanagers.
+"""Notifications from two real clustered Alertmanagers and a real Prometheus.
 
 Cases A2, A3, A4 and A7 in docs/CASES.md.
 """
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 
 
 class Cluster:
-    """A World, and what the endpoint shows of its alerts."""
+    """A World, and the stack whose endpoint receives its notifications."""
 
     def __init__(self, world, stack, alert_name):
         self.world, self.stack, self.alert_name = world, stack, alert_name
@@ -57,7 +57,7 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(stack):
-    """Return a Cluster in front of the stack, without active alerts."""
+    """Return a Cluster without active alerts, which notifies the stack."""
     name = unique("ScenarioCluster")
     try:
         world = World(stack.url, stack.token, name, [f"web-{number}" for number in range(6)])
@@ -68,13 +68,13 @@ def cluster(stack):
 
 
 def test_an_alert_of_two_alertmanagers_is_admitted_once(cluster):
-    """A2, A3: one of the peers notifies, about the alert and about its end."""
+    """Cases A2 and A3: a peer sends the alert and its resolve only if the other does not."""
     cluster.set_faulty("web-0").set_faulty()
     assert cluster.outcomes("web-0").count("admitted") == 1
 
 
 def test_alertmanagers_that_cannot_reach_each_other_both_notify(cluster):
-    """A7: the second notification is a duplicate, and so is the second resolve."""
+    """Case A7: the second notification is a duplicate, and so is the second resolve."""
     if not can_cut_gossip():
         pytest.skip("the gossip between the Alertmanagers cannot be cut: this needs nft, as root")
     cluster.world.cut_gossip()
@@ -88,7 +88,7 @@ def test_alertmanagers_that_cannot_reach_each_other_both_notify(cluster):
 
 
 def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluster):
-    """A4: Alertmanager resolves the alert, which fires again with the same startsAt."""
+    """Case A4: Alertmanager resolves the alert, which then fires again with the same startsAt."""
     cluster.set_faulty("web-2")
     cluster.world.freeze_prometheus()
     try:
@@ -103,7 +103,7 @@ def test_an_alert_that_expired_while_prometheus_was_frozen_is_shown_again(cluste
 
 
 def test_an_alert_is_shown_if_one_alertmanager_cannot_reach_the_endpoint(cluster):
-    """A2, A3: its peer notifies instead."""
+    """Cases A2 and A3: the other one sends the notifications instead."""
     for link in cluster.world.to_endpoint:
         cluster.world.cut(link)
         try:
@@ -113,7 +113,7 @@ def test_an_alert_is_shown_if_one_alertmanager_cannot_reach_the_endpoint(cluster
 
 
 def test_an_alertmanager_that_is_killed_and_restarted_changes_nothing(cluster):
-    """A2: the Alertmanager gets the lost state from its peer."""
+    """Case A2: the Alertmanager gets the lost state from its peer."""
     cluster.set_faulty("web-4")
     for alertmanager in cluster.world.alertmanagers:
         alertmanager.kill()

@@ -37,11 +37,11 @@ class RegisteredConfiguration:
 
 @pytest.fixture
 def registered_configuration(request, kind):
-    """Return the configuration of a stack, and restore it afterwards."""
+    """Return the registered configuration of a stack, and restore it afterwards."""
     if kind == "live":
         stack = request.getfixturevalue("stack")
     else:
-        # The endpoint reads the configuration as often as on a StackStorm.
+        # The endpoint polls the configuration as often as under StackStorm.
         stack = request.getfixturevalue("new_stack")(config_poll=None)
     registered_configuration = RegisteredConfiguration(stack, stack.registered_values())
     try:
@@ -58,9 +58,9 @@ def registered_configuration(request, kind):
 
 
 def test_a_registered_change_takes_effect_within_thirty_seconds(registered_configuration):
-    """A misspelt key keeps the previous configuration and is named, until it is corrected.
+    """While a key is misspelt, the endpoint keeps the previous configuration and names the key.
 
-    Actions use a change from their next execution on, and health shows any difference.
+    Actions use a change in their next execution, and health shows any difference.
     """
     stack = registered_configuration.stack
     registered_configuration.change(allowed_host=["web-1"], not_cleared_minutes=18)

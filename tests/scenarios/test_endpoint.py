@@ -19,7 +19,7 @@ PROTECTED_PATHS = (
 )
 
 
-def test_health_names_every_component(stack):
+def test_health_shows_every_component(stack):
     """Case A16."""
     stack.wait_until_recorded(stack.send(notification(alert("ScenarioUnmatched"))))
 
@@ -61,7 +61,7 @@ def test_the_action_health_matches_the_route(stack):
     assert "endpoint " + health["address"] in text
 
 
-def test_health_names_the_kind_of_database(stack, kind):
+def test_health_shows_the_kind_of_database(stack, kind):
     database = stack.get("/health").json()["database"]
     assert database == {"sqlite": "SQLite", "mariadb": "MariaDB"}.get(kind, database)
 
@@ -121,7 +121,7 @@ def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded_
         assert guarded_stack.get(path, headers, token=False).status_code == 401
     assert guarded_stack.active_alerts(name_of(firing_alert)) == []
     assert guarded_stack.get("/status/" + details["request_id"]).status_code == 404
-    # The liveness check needs no token.
+    # The liveness check requires no token.
     assert guarded_stack.get("/health/live", token=False).status_code == 200
 
 

@@ -1,6 +1,7 @@
-"""Case A11 of docs/CASES.md with a corpus: every text of an alert is an expression for a secret.
+"""Case A11 of docs/CASES.md: every text of an alert is an expression that would reveal a secret.
 
-The alerts pass through every rule and workflow of the pack, and again by re-run and by replay.
+The alerts pass through every rule and workflow of the pack, and again when they are re-run and
+replayed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.scenarios.notifications import alert, notification, unique
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 VARIABLE = "POUNDCAKE_PLANTED"
-# Expressions for secrets of the datastore, of the pack's configuration and of the environment.
+# Expressions that read secrets from the datastore, the pack's configuration and the environment.
 SECRETS = (
     "st2kv.system.poundcake_scenario_secret",
     'st2kv("system.poundcake_scenario_secret", decrypt=true)',
@@ -78,8 +79,8 @@ OTHER_TEXTS = (
 )
 TEXTS = tuple(template % secret for secret in SECRETS for template in TEMPLATES) + OTHER_TEXTS
 ALERT_NAMES = ("HostDown", "InstanceDown", "NodeDown", "ScenarioHostileText", "ScenarioUnmatched")
-# The first alert of each rule also has these texts, which are odd, but no expressions.
-ODD_TEXTS = {
+# The first alert of each name also has these texts, which are unusual but not expressions.
+UNUSUAL_TEXTS = {
     "quotes": "'; DROP TABLE poundcake_alerts; -- \" \\ `id` $(id)",
     "format": "%s %(x)s {0.__class__} {x}",
     "unicode": "Größe 溫度 🔥 \u202e \u0000 \u2028",
@@ -94,8 +95,8 @@ TOKEN = "a-token-" + uuid.uuid4().hex
 def stack_with_secrets(request, kind):
     """Plant secrets, and prove that evaluating a text would expose one.
 
-    Return the stack, the secrets, the id of the execution that proves this, and the position in the
-    log after this execution.
+    Return the stack, the secrets, the id of the execution that proves it, and the log position
+    after that execution.
     """
     if kind == "live":
         stack = request.getfixturevalue("stack")
@@ -123,7 +124,7 @@ def stack_with_secrets(request, kind):
 
 @pytest.fixture(scope="module")
 def sent_corpus(stack_with_secrets):
-    """Send every text in every field. Return the payload, and its trail once it is completed."""
+    """Send every text in every field. Return the payload and its completed trail."""
     assert len(set(TEXTS)) == len(TEXTS) >= 60
     stack = stack_with_secrets[0]
     count = 20 if stack.live else 10
@@ -144,8 +145,8 @@ def sent_corpus(stack_with_secrets):
         labels["run"] = unique("run")
         annotations = {text: text for text in own_texts}
         if i < len(ALERT_NAMES):
-            labels.update(ODD_TEXTS)
-            annotations.update(ODD_TEXTS, long=LONG_TEXT)
+            labels.update(UNUSUAL_TEXTS)
+            annotations.update(UNUSUAL_TEXTS, long=LONG_TEXT)
         new_alert = alert("Scenario", labels=labels, annotations=annotations)
         alerts.append(dict(new_alert, generatorURL=own_texts[0]))
     payload = notification(
@@ -188,7 +189,7 @@ def test_hostile_text_does_not_change_how_workflows_end(stack_with_secrets, sent
             assert result == ("succeeded" if dry_run else "failed", "refused", False), execution
 
 
-def test_text_is_inert_in_workflows_started_by_hand_or_re_run_or_replayed(
+def test_text_is_inert_in_workflows_that_are_started_manually_re_run_or_replayed(
     stack_with_secrets, sent_corpus
 ):
     stack = stack_with_secrets[0]
@@ -206,7 +207,7 @@ def test_text_is_inert_in_workflows_started_by_hand_or_re_run_or_replayed(
         re_run = stack.wait_until_ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
         assert re_run["status"] in ("succeeded", "failed")
         if re_run["action"]["ref"] == "poundcake.host_down":
-            # Its rule names no action, so the workflow claims nothing.
+            # Its rule sets no action, so the workflow claims nothing.
             assert re_run["result"]["output"]["stage"] == "refused"
     replay = stack.run("poundcake.replay", request_id=trail["request_id"], force=True)
     stack.wait_until_completed(replay["request_id"], timeout=900)
@@ -238,8 +239,8 @@ def test_the_views_show_the_text_verbatim_and_their_actions_inert(stack_with_sec
     assert trail["receiver"] == payload["receiver"]
     sent_labels = payload["alerts"][0]["labels"]
     incidents = stack.get("/alerts/active", instance=sent_labels["instance"]).json()
-    shown = [(a["instance"], a["severity"]) for a in incidents["active_alerts"]]
-    assert (sent_labels["instance"], sent_labels["severity"]) in shown
+    shown_alerts = [(a["instance"], a["severity"]) for a in incidents["active_alerts"]]
+    assert (sent_labels["instance"], sent_labels["severity"]) in shown_alerts
     status = stack.run("poundcake.status", request_id=trail["request_id"])
     assert status["alerts"][0]["instance"] == as_inert(sent_labels["instance"])
     for view, query in (
@@ -260,7 +261,7 @@ def test_the_views_show_the_text_verbatim_and_their_actions_inert(stack_with_sec
         needs_host=False,
     )
     assert result["host"] == ""
-    name, text = list(ODD_TEXTS.items())[-1]
+    name, text = list(UNUSUAL_TEXTS.items())[-1]
     assert result["labels"][as_inert(name)] == as_inert(text)
 
 
@@ -331,7 +332,7 @@ def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent_corpus):
 
 
 def test_no_secret_leaks(stack_with_secrets, sent_corpus):
-    """This must be the last test of the file, because it searches the results of all the others."""
+    """This test must be the last one in the file, because it searches the results of all others."""
     stack, secrets, proof_id, position = stack_with_secrets
     _, trail = sent_corpus
     # At log level debug, StackStorm logs the proof, and the results of the queries below.

@@ -1,4 +1,4 @@
-"""Limits and pauses prevent changes, and every refusal has an explanation."""
+"""Limits and pauses prevent changes, and every refusal is explained."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fire(stack, name, count):
 
 
 def wait_for_decisions(stack, request_id, count):
-    """Wait until all changes of a request are decided and have ended. Return the trail and them."""
+    """Wait until all changes of a request have ended, and return its trail and the changes."""
     trail = stack.wait_for_trail(
         request_id,
         lambda t: (
@@ -135,16 +135,16 @@ def test_nothing_is_changed_while_changes_are_paused(stack_with_limits):
     assert "PAUSED" not in stack.run("poundcake.alerts_active", format="text")
 
 
-def test_an_incident_is_changed_after_it_has_settled_unless_it_ends(stack_with_limits):
+def test_a_change_waits_until_the_incident_has_settled(stack_with_limits):
     stack = stack_with_limits(settle_seconds=15)
-    lasting_id = fire(stack, "ScenarioWrapped", 1)
+    firing_id = fire(stack, "ScenarioWrapped", 1)
     labels = {"instance": unique("silent") + ".test:9100"}
     ending_alert = alert("ScenarioWrapped", labels=labels)
     ended_id = stack.send(notification(ending_alert))
     stack.wait_for_trail(ended_id, lambda t: t["stackstorm_executions"])
     stack.wait_until_recorded(stack.send(notification(resolved(ending_alert))))
 
-    trail, (change,) = wait_for_decisions(stack, lasting_id, 1)
+    trail, (change,) = wait_for_decisions(stack, firing_id, 1)
     assert change["result"] == "succeeded"
     received_at, decided_at = trail["received_at"], change["decided_at"]
     waited = parse_timestamp(decided_at) - parse_timestamp(received_at)

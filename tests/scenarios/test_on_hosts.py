@@ -1,4 +1,4 @@
-"""The pack's checks and changes of a host, run on a test host by StackStorm's SSH runner."""
+"""The actions that check and change a host, run on a test host by StackStorm's SSH runner."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests import hosts
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification, unique
 
-# No database is involved, so one kind is enough.
+# The actions do not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 SYSTEMCTL = """\
 #!/bin/sh
-# systemd with one service, oven.service. While /run/broken exists, it does not start.
+# A fake systemd with one service, oven.service, which does not start while /run/broken exists.
 case $1 in
 show)
     case $* in *" oven.service") ;; *) echo LoadState=not-found; exit ;; esac
@@ -44,7 +44,7 @@ def host(test_host):
 
 @pytest.fixture
 def execute(stack, host):
-    """Return a function that runs an action of the pack on the host and returns the execution."""
+    """Return a function that runs an action on the host and returns its execution."""
 
     def execute(action, user="root", **parameters):
         return stack.execute(
@@ -59,7 +59,7 @@ def execute(stack, host):
 
 
 def script_output(execution):
-    """Return the output of the script on the only host."""
+    """Return the output of a script that ran on one host."""
     (entry,) = execution["result"].values()
     return entry["stdout"]
 
@@ -75,7 +75,7 @@ def test_check_disk_shows_a_full_disk_with_its_largest_directories(host, execute
     assert "/srv/app/logs" in [directory.path for directory in facts.directories]
 
 
-def test_a_disk_is_cleaned_and_a_dry_run_leaves_it_alone(host, execute):
+def test_a_disk_is_cleaned_but_not_by_a_dry_run(host, execute):
     host.run(
         "mkdir /srv/app/logs; cd /srv/app/logs; head -c 9000000 /dev/zero >old.log;"
         "touch -d '10 days ago' old.log; head -c 1000000 /dev/zero >new.log;"
@@ -150,12 +150,12 @@ def test_a_service_that_does_not_start_fails_the_restart(host, execute):
     result = host_facts.read_restarted_service(execution["result"])
     assert execution["status"] == "failed"
     assert (result.succeeded, result.after) == (False, "inactive")
-    assert "cannot bake" in result.message
+    assert "invalid configuration" in result.message
     assert "{{" not in json.dumps(execution["result"])
 
 
 def test_a_systemd_service_is_checked_and_restarted(host, execute):
-    """With a stand-in for systemd, which the test host does not run."""
+    """A script replaces systemctl, because the test host does not run systemd."""
     host.run(
         "mkdir -p /run/systemd/system; rm -f /run/oven; cat >/usr/local/bin/systemctl <<'END'\n"
         f"{SYSTEMCTL}END\nchmod 755 /usr/local/bin/systemctl"
@@ -177,7 +177,7 @@ def test_a_systemd_service_is_checked_and_restarted(host, execute):
 
 
 class TestPermissions:
-    """An ordinary account with the sudoers lines from the documentation."""
+    """An ordinary account has the sudoers lines from the documentation."""
 
     def test_each_check_works_without_root(self, execute):
         for action, parameters in (
@@ -194,7 +194,7 @@ class TestPermissions:
             execute("restart_service", hosts.USER, service=hosts.SERVICE)["status"] == "succeeded"
         )
 
-    def test_an_account_without_sudo_cannot_delete_the_files_of_others(self, host, execute):
+    def test_an_account_without_sudo_cannot_delete_other_users_files(self, host, execute):
         host.run("mkdir /srv/app/logs; touch -d '10 days ago' /srv/app/logs/old.log")
         parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
         execution = execute("clean_disk", hosts.USER, **parameters)
@@ -284,7 +284,7 @@ def test_a_disk_is_cleaned_only_if_it_is_full_and_the_result_is_verified(remedia
     assert actions.count("poundcake.on_host") == 1
 
 
-def test_shipped_remediations_that_a_rule_names_work_on_the_alerts_host(remediating_stack, host):
+def test_shipped_remediations_run_on_the_alerts_host(remediating_stack, host):
     host.run(f"/etc/init.d/{hosts.SERVICE} stop")
     trail = send_alert(remediating_stack, host, "ScenarioUnmatched")
     ids = {"request_id": trail["request_id"], "episode": trail["alerts"][0]["episode"]}

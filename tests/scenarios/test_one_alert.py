@@ -1,4 +1,4 @@
-"""One alert from its first notification on: it fires, is repeated, ends, and fires again."""
+"""One alert, from its first notification: it fires, is repeated, ends, and fires again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def has_succeeded(trail):
 
 
 def remediate(stack, firing_alert):
-    """Post an alert of ScenarioLinked, wait until its workflow succeeds, and return its trail."""
+    """Post an alert, wait until its only workflow succeeds, and return the trail."""
     request_id = stack.send(notification(firing_alert))
     return stack.wait_for_trail(request_id, has_succeeded)
 
@@ -159,7 +159,7 @@ def test_a_resolved_alert_starts_only_the_rule_for_resolved_alerts(stack):
     assert only(trail["stackstorm_executions"])["st2_workflow"] == "poundcake_scenarios.cleared"
     assert stack.active_alerts(name_of(firing_alert)) == []
 
-    # The resolve arrives again, as if from the peer of an Alertmanager.
+    # The resolve arrives again, as if from another Alertmanager of the cluster.
     repeat_trail = stack.wait_until_recorded(stack.send(notification(resolved_alert)))
     assert only(repeat_trail["alerts"])["outcome"] == "duplicate"
     assert only(repeat_trail["alerts"])["reason"] == "no open incident"
@@ -246,20 +246,20 @@ def test_an_unconfirmed_alert_is_admitted_after_six_minutes(stack):
 def test_only_labels_identify_an_alert(stack):
     """Case A25: fingerprints and clocks do not.
 
-    A relay gives three instances the same fingerprint. The second of two redundant Prometheus
-    servers has seen an alert earlier. A start is missing or in the future, and an end is by a clock
-    that is behind.
+    A relay sends three instances with the same fingerprint. One of two redundant Prometheus servers
+    reports an earlier start than the other. One start is missing, another is in the future, and one
+    end comes from a clock that is behind.
     """
     name = unique("ScenarioUnmatched")
     relayed_alerts = [
         dict(alert("any", labels={"alertname": name}), fingerprint="3f1dc6a0b7e94d52")
         for _ in range(3)
     ]
-    seen_alert = alert("ScenarioUnmatched", minutes=5)
+    redundant_alert = alert("ScenarioUnmatched", minutes=5)
     undated_alert = alert("ScenarioUnmatched", startsAt=None)
     future_alert = alert("ScenarioUnmatched", startsAt="2999-01-01T00:00:00Z")
     trail = stack.wait_until_recorded(
-        stack.send(notification(*relayed_alerts, seen_alert, undated_alert, future_alert))
+        stack.send(notification(*relayed_alerts, redundant_alert, undated_alert, future_alert))
     )
     assert [a["outcome"] for a in trail["alerts"]] == ["admitted"] * 6
     assert trail["alerts"][5]["starts_at"] == trail["received_at"]
@@ -269,7 +269,7 @@ def test_only_labels_identify_an_alert(stack):
         stack.send(
             notification(
                 resolved(relayed_alerts[2]),
-                dict(seen_alert, startsAt=ago(9)),
+                dict(redundant_alert, startsAt=ago(9)),
                 resolved(undated_alert, minutes=60),
                 dict(future_alert, status="resolved"),
             )
@@ -280,7 +280,7 @@ def test_only_labels_identify_an_alert(stack):
     open_instances = {a["instance"] for a in stack.active_alerts(name)}
     assert open_instances == {a["labels"]["instance"] for a in relayed_alerts[:2]}
     assert second_trail["alerts"][1]["episode"] == trail["alerts"][3]["episode"]
-    assert len(stack.active_alerts(name_of(seen_alert))) == 1
+    assert len(stack.active_alerts(name_of(redundant_alert))) == 1
 
 
 def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
@@ -416,21 +416,21 @@ def test_a_workflow_handles_an_episode_once_until_its_claim_is_released(stack):
 
 def test_a_retry_with_the_same_request_id_is_harmless(stack):
     """Case A15."""
-    senders_id = str(uuid.uuid4())
+    client_request_id = str(uuid.uuid4())
     payload = notification(alert("ScenarioUnmatched"))
-    responses = [stack.post(payload, {"X-Request-ID": senders_id}) for _ in range(3)]
+    responses = [stack.post(payload, {"X-Request-ID": client_request_id}) for _ in range(3)]
 
     assert [r.status_code for r in responses] == [202] * 3
     assert [r.json() for r in responses] == [responses[0].json()] * 3
-    assert responses[0].json()["request_id"] == senders_id
-    assert responses[0].headers["X-Request-ID"] == senders_id
-    trail = stack.wait_until_recorded(senders_id)
-    assert trail["request_id"] == senders_id
+    assert responses[0].json()["request_id"] == client_request_id
+    assert responses[0].headers["X-Request-ID"] == client_request_id
+    trail = stack.wait_until_recorded(client_request_id)
+    assert trail["request_id"] == client_request_id
     assert "client_request_id" not in trail
-    assert stack.post(payload, {"X-Request-ID": senders_id}).json() == responses[0].json()
+    assert stack.post(payload, {"X-Request-ID": client_request_id}).json() == responses[0].json()
     history = stack.run("poundcake.why", alert_name=only(trail["alerts"])["alert_name"])
     alerts = only(history["episodes"])["alerts"]
-    assert [(a["request_id"], a["outcome"]) for a in alerts] == [(senders_id, "admitted")]
+    assert [(a["request_id"], a["outcome"]) for a in alerts] == [(client_request_id, "admitted")]
     assert only(stack.active_alerts(only(trail["alerts"])["alert_name"]))["notifications"] == 1
 
 

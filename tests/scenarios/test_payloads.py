@@ -1,4 +1,4 @@
-"""Which payloads the endpoint accepts, and how it refuses the others."""
+"""The endpoint accepts the payloads of all senders, and refuses others with a reason."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.scenarios.notifications import alert, fingerprint, name_of, notificat
 SAMPLES = sorted((pathlib.Path(__file__).parent / "samples").glob("*.json"))
 
 
-def sample(path):
-    """Return a sample with a new alert name, and with matching fingerprints if it has any."""
+def load_sample(path):
+    """Return a sample with a new alert name, and with fingerprints that match if it has any."""
     payload = json.loads(path.read_text())
     name = unique("ScenarioSample")
     for item in payload["alerts"]:
@@ -28,7 +28,7 @@ def sent_samples(stack):
     """Post every sample, and return {name: (payload, request_id)}."""
     sent = {}
     for path in SAMPLES:
-        payload = sample(path)
+        payload = load_sample(path)
         response = stack.post(payload)
         assert response.status_code == 202
         assert response.json()["alerts_received"] == len(payload["alerts"])
@@ -59,7 +59,7 @@ def test_payloads_of_real_senders_are_accepted(stack, sent_samples, name):
         assert alert_view["fingerprint"] == fingerprint(sent_alert["labels"])
 
 
-def test_times_of_every_form_become_utc(stack):
+def test_times_in_every_format_become_utc(stack):
     """Case A18 of docs/CASES.md."""
     utc_times = {
         "2026-01-14T12:00:00Z": "2026-01-14T12:00:00Z",
@@ -112,7 +112,7 @@ def test_missing_fields_are_not_an_error(stack):
     assert stack.active_alerts(name) == []
 
 
-def test_an_alert_twice_in_one_payload_is_one_incident(stack):
+def test_a_duplicate_alert_in_one_payload_is_one_incident(stack):
     """Case A18: the trail has two rows for the alert."""
     firing_alert = alert("ScenarioTwice")
     trail = stack.wait_until_recorded(stack.send(notification(firing_alert, firing_alert)))
@@ -127,7 +127,7 @@ def test_an_alert_twice_in_one_payload_is_one_incident(stack):
 
 def test_truncated_alerts_are_shown_and_unknown_fields_are_accepted(stack):
     """Cases A13 and A22."""
-    unknown_fields = {"payload": {"ours": [1, {"two": None}]}, "newer": True}
+    unknown_fields = {"payload": {"own": [1, {"two": None}]}, "newer": True}
     firing_alert = alert("ScenarioTruncated", newer={"still": "fine"})
     request_id = stack.send(notification(firing_alert, truncatedAlerts=7, **unknown_fields))
     trail = stack.wait_until_recorded(request_id)
@@ -176,7 +176,7 @@ def check_problem(response, status):
 
 @pytest.mark.parametrize("case", sorted(UNUSABLE_BODIES))
 def test_an_unusable_body_is_refused_with_the_reason(stack, case):
-    """Case A13: the status is never a 5xx, because the sender would retry."""
+    """Case A13: the status is not 5xx, because the sender would retry."""
     body, status, field = UNUSABLE_BODIES[case]
     details = check_problem(stack.post(body), status)
 
@@ -202,7 +202,7 @@ UNUSABLE_ALERTS = [
 
 @pytest.fixture(scope="module")
 def malformed_alerts(stack):
-    """Send unusable alerts with a usable one, and return how the trail shows each."""
+    """Send unusable alerts with a usable one, and return {alert as JSON: its view in the trail}."""
     usable_alert = alert("ScenarioUnmatched")
     trail = stack.wait_until_recorded(stack.send(notification(*UNUSABLE_ALERTS, usable_alert)))
     assert trail["alerts"][-1]["outcome"] == "admitted"
@@ -220,7 +220,7 @@ def test_an_unusable_alert_is_malformed_with_the_reason(malformed_alerts, unusab
     assert alert_view["episode"] == ""
 
 
-ODD_GROUPS = (
+UNUSUAL_GROUPS = (
     {"truncatedAlerts": "0"},
     {"truncatedAlerts": "many"},
     {"status": "Firing"},
@@ -232,19 +232,19 @@ ODD_GROUPS = (
 def test_malformed_optional_fields_cause_no_refusal(stack):
     """Case A23."""
     sent = []
-    for group in ODD_GROUPS:
-        odd_alerts = [
+    for group in UNUSUAL_GROUPS:
+        unusual_alerts = [
             alert("ScenarioOdd", labels={"port": 8080, "up": True, "team": None, "zone": ""}),
             alert("ScenarioOdd", status="FIRING", annotations={"value": 91.4, "summary": None}),
             dict(alert("ScenarioOdd"), annotations=None, fingerprint=["of", "a", "relay"]),
             alert("ScenarioOdd", startsAt="yesterday", endsAt=1768392000),
         ]
-        sent.append((odd_alerts, stack.send(notification(*odd_alerts, **group))))
-    for odd_alerts, request_id in sent:
+        sent.append((unusual_alerts, stack.send(notification(*unusual_alerts, **group))))
+    for unusual_alerts, request_id in sent:
         trail = stack.wait_until_recorded(request_id)
         alert_views = trail["alerts"]
         assert [a["outcome"] for a in alert_views] == ["admitted"] * 4
-        for sent_alert, alert_view in zip(odd_alerts[1:], alert_views[1:]):
+        for sent_alert, alert_view in zip(unusual_alerts[1:], alert_views[1:]):
             assert alert_view["fingerprint"] == fingerprint(sent_alert["labels"])
         assert ["notes" in alert_view for alert_view in alert_views] == [False, False, False, True]
         assert (
@@ -256,7 +256,7 @@ def test_malformed_optional_fields_cause_no_refusal(stack):
     assert "not read: startsAt: not a time: " in text
 
 
-def test_another_media_type_is_refused(stack):
+def test_an_unsupported_media_type_is_refused(stack):
     """Case A13."""
     payload = notification()
     details = check_problem(stack.post(payload, {"Content-Type": "text/plain"}), 415)

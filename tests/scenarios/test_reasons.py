@@ -93,7 +93,7 @@ def test_each_reason_is_shown_in_status_and_in_why(stack, sent_cases, histories,
     assert as_inert(alert_view["reason"]) in text and request_id in text
 
 
-def test_alerts_of_one_name_beyond_the_hourly_limit_are_rate_limited(stack):
+def test_alerts_with_one_name_over_the_hourly_limit_are_rate_limited(stack):
     alerts = [alert("ScenarioStorm") for _ in range(4)]
     for sent_alert in alerts:
         sent_alert["labels"]["alertname"] = name_of(alerts[0])

@@ -37,13 +37,13 @@ def dry_run_stack(stack):
 
 
 def require_stand_in(stack):
-    """Skip a test that needs the hosts of the stand-in's network."""
+    """Skip the test on a live StackStorm, because it needs the stand-in's fake hosts."""
     if stack.live:
         pytest.skip("live: the behaviour of the hosts there is unknown")
 
 
 def instance_of(behaviour):
-    """Return an instance on the stand-in's network, where the first word defines its behaviour."""
+    """Return a name on the stand-in's network, where the first word defines a host's behaviour."""
     return unique(behaviour) + ".test:9100"
 
 
@@ -127,7 +127,7 @@ def test_an_alert_without_a_usable_host_is_refused(dry_run_stack):
     ]
 
 
-def test_another_label_may_name_the_host(dry_run_stack):
+def test_another_label_may_contain_the_host(dry_run_stack):
     """The label `instance` may name an exporter on another machine."""
     stack = dry_run_stack
     exporter_labels = {"alertname": "HostDown", "instance": unique("silent") + ".test:8080"}
@@ -242,7 +242,7 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
 
 
 def test_a_users_rule_beside_the_shipped_rule_runs_its_action_once_per_alert(armed_stack):
-    """A32: both rules start the same workflow, and one of the two only collects evidence."""
+    """Case A32: both rules start the same workflow, but the shipped one only collects evidence."""
     require_stand_in(armed_stack)
     labels = {"alertname": "HostDown", "owner": "scenario"}
     firing_alerts = [

@@ -1,4 +1,4 @@
-"""Configured remediations: in each mode, started by the shipped rule, and in a plan."""
+"""Configured remediations: each mode, the plan, and rules of a user for the same alert."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def configured_stack(armed_stack):
 
 
 def new_alert(name, **labels):
-    """Return an alert and its label `note`, by which the test counts the work for the alert."""
+    """Return an alert and its label `note`, which identifies the work for the alert."""
     note = unique("note")
     labels = {"alertname": name, "instance": unique("web") + ".test:9100", "note": note, **labels}
     return alert(name, labels=labels), labels["note"]
@@ -69,7 +69,7 @@ def only_execution(trail):
 
 
 def test_a_live_remediation_runs_its_action_once(configured_stack):
-    """A30: in mode live."""
+    """Case A30: in mode live."""
     sent_alert, note = new_alert("ScenarioConfigured")
     trail = send_and_complete(configured_stack, sent_alert)
     send_and_complete(configured_stack, sent_alert)  # a repeat
@@ -92,8 +92,8 @@ def test_a_live_remediation_runs_its_action_once(configured_stack):
     assert len(configured_stack.work_executions(note)) == 1
 
 
-def test_a_dry_run_reports_what_would_run_and_leaves_the_claim_to_others(configured_stack):
-    """A30: in mode dry_run."""
+def test_a_dry_run_reports_what_would_run_and_takes_no_claim(configured_stack):
+    """Case A30: in mode dry_run."""
     sent_alert, note = new_alert("ScenarioConfiguredDryRun")
     trail = send_and_complete(configured_stack, sent_alert)
     execution = only_execution(trail)
@@ -115,7 +115,7 @@ def test_a_dry_run_reports_what_would_run_and_leaves_the_claim_to_others(configu
 
 
 def test_an_alert_that_no_entry_or_rule_matches_starts_no_execution(configured_stack):
-    """A31."""
+    """Case A31."""
     sent_alert, _ = new_alert("ScenarioUnmatched")
     trail = send_and_complete(configured_stack, sent_alert)
     assert trail["stackstorm_executions"] == []
@@ -124,7 +124,7 @@ def test_an_alert_that_no_entry_or_rule_matches_starts_no_execution(configured_s
 
 
 def test_an_unsafe_label_value_is_refused(configured_stack):
-    """A30: a value that must not be passed to an action."""
+    """Case A30: the value of a label is not safe to pass to an action."""
     sent_alert, note = new_alert("ScenarioConfigured", note="web-1; reboot")
     execution = only_execution(send_and_complete(configured_stack, sent_alert))
     assert (execution["status"], execution["stage"]) == ("failed", "refused")
@@ -135,12 +135,12 @@ def test_an_unsafe_label_value_is_refused(configured_stack):
 
 @pytest.fixture(scope="module")
 def evidence_trail(configured_stack):
-    """Return the trail of an alert that an entry in mode evidence and a user's rule match."""
+    """Return the trail of an alert that matches an entry in mode evidence and a user's rule."""
     return send_and_complete(configured_stack, new_alert("ScenarioWrappedEvidence")[0])
 
 
 def test_an_evidence_entry_does_not_block_a_users_rule(configured_stack, evidence_trail):
-    """A32: an entry in mode evidence."""
+    """Case A32: an entry in mode evidence."""
     trail = evidence_trail
     stages = {e["st2_rule"]: e["stage"] for e in trail["stackstorm_executions"]}
     assert stages == {"poundcake.remediate": "evidence", "poundcake_scenarios.wrapped": "done"}
@@ -153,7 +153,7 @@ def test_an_evidence_entry_does_not_block_a_users_rule(configured_stack, evidenc
 
 
 def test_the_same_action_of_an_entry_and_of_a_users_rule_runs_once(configured_stack):
-    """A32: both run the same action."""
+    """Case A32: both run the same action."""
     sent_alert, note = new_alert("ScenarioWrappedTwice")
     trail = send_and_complete(configured_stack, sent_alert)
     work = configured_stack.work_executions(
@@ -185,7 +185,7 @@ def test_a_plan_shows_what_would_happen_and_records_nothing(configured_stack, ev
 
 
 def test_the_plan_and_health_show_an_invalid_entry(configured_stack):
-    """A33: the plan without an alert checks every entry."""
+    """Case A33: the plan without an alert checks every entry."""
     plan = configured_stack.run("poundcake.plan")
     assert {e["name"]: e["problems"] for e in plan["remediations"]} == {
         "scenario-live": [],

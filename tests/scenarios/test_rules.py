@@ -1,4 +1,4 @@
-"""How the trail shows the rules and workflows of operators.
+"""The trail shows the results of operators' rules and workflows.
 
 One notification has an alert for each rule, so that all scenarios wait for StackStorm only once.
 """
@@ -44,7 +44,7 @@ def trail(stack):
 
 
 def find_alert_and_executions(trail, name):
-    """Return the alert with a name, and its executions."""
+    """Return the only alert whose name starts like this, and its executions."""
     matching = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
     assert len(matching) == 1 and matching[0]["outcome"] == "admitted"
     executions = trail["stackstorm_executions"]
@@ -179,7 +179,7 @@ def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
     [inquiry_id] = [e["id"] for e in children if e["action"]["ref"] == "core.ask"]
     body = {"id": inquiry_id, "response": {"go_on": True}}
     stack.api("/inquiries/" + inquiry_id, "PUT", body)
-    # The view queries StackStorm. The tables follow later, because waiting work is polled rarely.
+    # The view queries StackStorm. The tables are updated later: sync rarely polls waiting work.
     stack.wait_until(
         shown_executions, lambda executions: [e["status"] for e in executions] == ["succeeded"]
     )

@@ -31,7 +31,7 @@ VIEWS = ("/executions/recent", "/alerts/active", "/st2/executions", "/health", "
 
 
 class ProcessListScanner(threading.Thread):
-    """Searches the process list repeatedly for secrets, as `ps` shows it."""
+    """Repeatedly searches all command lines, as `ps` shows them, for secrets."""
 
     def __init__(self, secrets):
         super().__init__(daemon=True)
@@ -57,15 +57,15 @@ class ProcessListScanner(threading.Thread):
 
 
 def encode_credentials(basic):
-    """Return user:password encoded as in the header Authorization."""
+    """Encode user:password as in the Authorization header."""
     return base64.b64encode(basic.encode()).decode()
 
 
 def make_configuration(folder):
     """Write secrets to files.
 
-    Return a function from a database's URL to a configuration, the secrets by name, and the basic
-    credentials.
+    Return a function that makes a configuration from the URL of a database, the secrets by name,
+    and the credentials for basic authentication.
     """
     secrets = {name: f"hush-{name}-{uuid.uuid4().hex}" for name in ("token", "api-key")}
     basic = "on-call:hush-basic-" + uuid.uuid4().hex
@@ -93,9 +93,9 @@ def make_configuration(folder):
 
 @pytest.fixture(scope="module")
 def exercised_stack(request, kind, tmp_path_factory):
-    """Use every feature of a stack with secrets.
+    """Use every feature of a stack whose configuration has secrets.
 
-    Return the stack, its secrets by name, the scanner of the process list, and all responses.
+    Return the stack, the secrets by name, the scanner of the process list, and all responses.
     """
     if kind == "live":
         stack = request.getfixturevalue("guarded_stack")
@@ -124,7 +124,7 @@ def exercised_stack(request, kind, tmp_path_factory):
 
 
 def _use_every_feature(stack, secrets, responses):
-    """Call every view and action, with valid and with invalid input."""
+    """Call the views and actions with valid and invalid input, and collect the responses."""
 
     def run(ref, **parameters):
         try:

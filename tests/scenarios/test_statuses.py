@@ -1,7 +1,7 @@
 """Every status of an unfinished execution, as `status` and `why` show it.
 
-test_rules tests how executions end. StackStorm leaves some of these statuses at once, so some tests
-set a status repeatedly or fill the action runner.
+test_rules tests how executions end. StackStorm leaves some of these statuses immediately, so some
+tests set a status repeatedly or fill the action runner.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StartedExecution:
         return execution
 
     def wait_until_shown_as(self, status):
-        """Wait until `status` shows the execution with a status, and check that `why` does too."""
+        """Wait until `status` shows this status of the execution, and check that `why` does too."""
         self.stack.wait_until(self.execution, lambda execution: execution["status"] == status)
         why = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
         (execution,) = why["episodes"][0]["stackstorm_executions"]
@@ -46,7 +46,7 @@ class StartedExecution:
         assert "): " + status in text
 
     def set_status(self, status):
-        """Change the status, as `st2 execution pause`, `resume` and `cancel` do."""
+        """Set the status, as `st2 execution pause`, `resume` and `cancel` do."""
         self.stack.api(self.path, "PUT", {"status": status})
 
     def cancel(self):
@@ -55,8 +55,8 @@ class StartedExecution:
             self.set_status("canceled")
 
     @contextlib.contextmanager
-    def kept_at(self, status):
-        """Set a status repeatedly, because StackStorm changes it after a while."""
+    def holding_status(self, status):
+        """Set a status repeatedly in the context, because StackStorm changes it after a while."""
         stop_requested = threading.Event()
 
         def set_repeatedly():
@@ -77,7 +77,7 @@ def test_an_execution_that_a_policy_delays_is_delayed(stack):
     running_execution.wait_until_shown_as("running")
     delayed_execution = StartedExecution(stack, "ScenarioInTurn")
     delayed_execution.wait_until_shown_as("delayed")
-    with delayed_execution.kept_at("requested"):  # the scheduler retries every 2.5 seconds
+    with delayed_execution.holding_status("requested"):  # the scheduler retries every 2.5 seconds
         delayed_execution.wait_until_shown_as("requested")
     delayed_execution.set_status("canceled")
     running_execution.cancel()
@@ -115,6 +115,6 @@ def test_an_inquiry_is_pending_until_it_is_answered_or_abandoned(stack):
     stack.api("/inquiries/" + inquiry, "PUT", {"id": inquiry, "response": {"continue": True}})
     stack.wait_until(lambda: stack.api(abandoned_execution.path)["status"] == "pending")
     abandoned_execution.set_status("abandoned")
-    # The view queries StackStorm. The tables are updated later, as for all long-waiting work.
+    # The view queries StackStorm. The tables are updated later: sync rarely polls waiting work.
     answered_execution.wait_until_shown_as("succeeded")
     abandoned_execution.wait_until_shown_as("abandoned")

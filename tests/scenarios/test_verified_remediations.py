@@ -1,4 +1,4 @@
-"""Remediations with conditions and a verification, checked in a real Prometheus."""
+"""Remediations whose conditions and verification query a real Prometheus."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def host(exporter):
     return name
 
 
-def wait_until_firing(stack, prometheus, host, is_firing=True):
+def wait_for_alert(stack, prometheus, host, is_firing=True):
+    """Wait until the alert of a host fires in Prometheus, or no longer fires."""
+
     def hosts_with_the_alert():
         groups = requests.get(prometheus + "/api/v1/rules", timeout=10).json()["data"]["groups"]
         alerts = [
@@ -116,8 +118,8 @@ def executed_actions(stack, execution):
 def test_a_change_that_helps_is_verified(
     verifying_stack, prometheus, exporter, host, remedy, message
 ):
-    """A34."""
-    wait_until_firing(verifying_stack, prometheus, host)
+    """Case A34."""
+    wait_for_alert(verifying_stack, prometheus, host)
     request_id, note = send(verifying_stack, remedy, host)
     verifying_stack.wait_until(lambda: verifying_stack.work_executions(note))
     exporter.faulty[host] = False  # the change helped
@@ -134,8 +136,8 @@ def test_a_change_that_helps_is_verified(
 
 
 def test_a_change_that_does_not_help_is_not_verified(verifying_stack, prometheus, host):
-    """A34: the alert keeps firing."""
-    wait_until_firing(verifying_stack, prometheus, host)
+    """Case A34: the alert keeps firing."""
+    wait_for_alert(verifying_stack, prometheus, host)
     request_id, _ = send(verifying_stack, "not-verified", host)
     execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("failed", "verify")
@@ -146,8 +148,8 @@ def test_a_change_that_does_not_help_is_not_verified(verifying_stack, prometheus
 def test_without_prometheus_nothing_counts_as_verified_or_permitted(
     verifying_stack, prometheus, host
 ):
-    """A34, A35: Prometheus does not answer."""
-    wait_until_firing(verifying_stack, prometheus, host)
+    """Cases A34 and A35: Prometheus does not answer."""
+    wait_for_alert(verifying_stack, prometheus, host)
     unreachable_url = f"http://{services.LOOPBACK}:{services.free_port()}"
     with verifying_stack.configured(prometheus=[{"url": unreachable_url}]):
         first_request_id, _ = send(verifying_stack, "not-verified", host)
@@ -165,8 +167,8 @@ def test_without_prometheus_nothing_counts_as_verified_or_permitted(
 def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(
     verifying_stack, prometheus, host
 ):
-    """A35."""
-    wait_until_firing(verifying_stack, prometheus, host)
+    """Case A35."""
+    wait_for_alert(verifying_stack, prometheus, host)
     request_id, note = send(verifying_stack, "never", host)
     execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
@@ -176,7 +178,7 @@ def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(
 
 
 def test_a_dry_run_reports_an_unfulfilled_condition(verifying_stack, exporter):
-    """A35: in mode dry_run."""
+    """Case A35: in mode dry_run."""
     request_id, _ = send(verifying_stack, "reported", HOSTS.pop())
     execution = only_execution(verifying_stack, request_id)
     assert execution["stage"] == "dry_run"
@@ -186,8 +188,8 @@ def test_a_dry_run_reports_an_unfulfilled_condition(verifying_stack, exporter):
 def test_a_condition_that_ends_before_the_change_prevents_it(
     verifying_stack, prometheus, exporter, host
 ):
-    """A35: the alert ends during settle_seconds."""
-    wait_until_firing(verifying_stack, prometheus, host)
+    """Case A35: the alert ends during settle_seconds."""
+    wait_for_alert(verifying_stack, prometheus, host)
     with verifying_stack.configured(settle_seconds=15):
         request_id, note = send(verifying_stack, "checked-twice", host)
         trail = verifying_stack.wait_for_trail(request_id, lambda t: t["stackstorm_executions"])
@@ -197,7 +199,7 @@ def test_a_condition_that_ends_before_the_change_prevents_it(
             lambda executed_tasks: len(executed_tasks) == 2,
         )
         exporter.faulty[host] = False
-        wait_until_firing(verifying_stack, prometheus, host, is_firing=False)
+        wait_for_alert(verifying_stack, prometheus, host, is_firing=False)
         execution = only_execution(verifying_stack, request_id)
     assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
     assert "the alert is not firing in Prometheus: cleared" in execution["message"]

@@ -1,4 +1,4 @@
-"""The views over HTTP, and the same views with `st2 run`."""
+"""The views over HTTP and with `st2 run` show the same."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 def trail(stack):
     """Return the trail of two alerts, one of them with text that StackStorm would evaluate."""
     plain_alert = alert("ScenarioLinked", labels={"severity": "page"})
-    odd_alert = alert("ScenarioUnmatched", labels={"instance": "<b>{odd}</b>", "severity": "{"})
-    return stack.wait_until_completed(stack.send(notification(plain_alert, odd_alert)))
+    unusual_alert = alert("ScenarioUnmatched", labels={"instance": "<b>{odd}</b>", "severity": "{"})
+    return stack.wait_until_completed(stack.send(notification(plain_alert, unusual_alert)))
 
 
 def text_lines(text):
@@ -98,7 +98,7 @@ def test_executions_recent_lists_requests_newest_first(stack, trail):
 
 
 def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
-    first_alert, odd_alert = trail["alerts"]
+    first_alert, unusual_alert = trail["alerts"]
     response = stack.get("/alerts/active", alert_name=first_alert["alert_name"]).json()
     execution = trail["stackstorm_executions"][0]
     assert response == {
@@ -128,8 +128,8 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
             "severity": "page",
             "instance": first_alert["instance"],
         },
-        {"alert_name": odd_alert["alert_name"]},
-        {"alert_name": odd_alert["alert_name"], "instance": "<b>{odd}</b>"},
+        {"alert_name": unusual_alert["alert_name"]},
+        {"alert_name": unusual_alert["alert_name"], "instance": "<b>{odd}</b>"},
     ):
         expected = stack.get("/alerts/active", **query).json()
         assert expected["count"] == 1
@@ -145,10 +145,13 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
         filters = {"alert_name": first_alert["alert_name"], **query}
         assert stack.get("/alerts/active", **filters).json() == {"active_alerts": [], "count": 0}
 
-    text = stack.run("poundcake.alerts_active", alert_name=odd_alert["alert_name"], format="text")
+    text = stack.run(
+        "poundcake.alerts_active", alert_name=unusual_alert["alert_name"], format="text"
+    )
     assert words(text_lines(text)[0])[:5] == ["SINCE", "ALERT", "SEVERITY", "INSTANCE", "SEEN"]
     assert (
-        odd_alert["alert_name"] in text_lines(text)[1] and "no rule matched" in text_lines(text)[1]
+        unusual_alert["alert_name"] in text_lines(text)[1]
+        and "no rule matched" in text_lines(text)[1]
     )
     assert text_lines(text)[-1] == "1 active"
     empty_text = stack.run(

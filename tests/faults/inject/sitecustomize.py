@@ -1,12 +1,12 @@
 """Inject faults into the Python processes of the suite, which have this folder on PYTHONPATH.
 
-Python loads this file at the start of each process. It kills the process at a named failpoint
-without a change to the product's code. FAULTS_DIR is a folder with
+Python loads this file at the start of each process. It kills the process at a named failpoint, so
+that the product needs no code for that. FAULTS_DIR is a folder with
 
     settings.json    {module: {constant: value}}, set when the module is loaded
     armed/FAILPOINT  the next process that reaches the failpoint moves the file to hit/ and
                      kills itself with SIGKILL
-    while/NAME       a flag that is set as long as the file exists: see below
+    while/NAME       a flag, which is set while the file exists and whose value is its content
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_flag(name):
 
 
 def wrap(owner, name, before=None, after=None):
-    """Put failpoints, or calls, before and after a function that must exist."""
+    """Run a failpoint, or a callable, before and after a function that must exist."""
     function = getattr(owner, name)
 
     @functools.wraps(function)
@@ -58,22 +58,22 @@ def wrap(owner, name, before=None, after=None):
     setattr(owner, name, wrapper)
 
 
-def group_commit(module):
+def hook_group_commit(module):
     wrap(module.GroupCommit, "_commit", "before commit", "committed")
 
 
-def journal(module):
+def hook_journal(module):
     wrap(module.Journal, "mark_announced", "confirmed", "marked announced")
     wrap(module.Journal, "mark_recorded", "recorded", "marked recorded")
     wrap(module.Journal, "mark_emitted", "emitted", "marked emitted")
     wrap(module.Journal, "mark_done", "explained", "marked done")
 
 
-# (trigger, trace tag) of the current or last publish. Only one runs at a time.
+# (trigger, trace tag) of the current or last publish; the bus publishes one message at a time.
 _published = ["", ""]
 
 
-def bus(module):
+def hook_bus(module):
     def kill_before_publish(bus, trigger, payload, trace_tag):
         if trigger == "poundcake.alert" and _published == [trigger, trace_tag]:
             kill_if_armed("between two alerts")
@@ -83,7 +83,7 @@ def bus(module):
     wrap(module.Bus, "publish", kill_before_publish)
 
 
-def amqp(module):
+def hook_amqp(module):
     wrap(
         module.Channel,
         "_basic_publish",
@@ -91,7 +91,7 @@ def amqp(module):
     )
 
 
-def record(module):
+def hook_record(module):
     def fail_if_poisoned(connection, config, requests, make_state, replay_of, error=""):
         marker = read_flag("poison")
         if error or not marker or not any(marker in request.body for request in requests):
@@ -105,7 +105,7 @@ def record(module):
     wrap(module, "_record_all", after="record committed")
 
 
-def claims(module):
+def hook_claims(module):
     def delay_if_flagged(*_):
         if read_flag("slow link") is not None:
             time.sleep(0.5)
@@ -115,13 +115,13 @@ def claims(module):
     wrap(module, "link", after="link committed")
 
 
-def sync(module):
+def hook_sync(module):
     wrap(module, "explain_alerts", after="sync explained")
     wrap(module, "complete_requests", after="sync before commit")
     wrap(module, "sync", after="sync committed")
 
 
-def broker(module):
+def hook_broker(module):
     # The message is already acknowledged when _take() returns.
     wrap(
         module.TriggerConsumer,
@@ -130,7 +130,7 @@ def broker(module):
     )
 
 
-def executor(module):
+def hook_executor(module):
     def kill_before_start(executor, execution_id):
         execution = executor.store.executions.get(execution_id)
         kill_if_armed("starting " + execution["action"]["ref"])
@@ -139,20 +139,20 @@ def executor(module):
 
 
 HOOKS = {
-    "poundcake.endpoint.group_commit": group_commit,
-    "poundcake.endpoint.journal": journal,
-    "poundcake.endpoint.bus": bus,
-    "amqp.channel": amqp,
-    "poundcake.trail.record": record,
-    "poundcake.trail.claims": claims,
-    "poundcake.trail.sync": sync,
-    "standalone.broker": broker,
-    "standalone.executor": executor,
+    "poundcake.endpoint.group_commit": hook_group_commit,
+    "poundcake.endpoint.journal": hook_journal,
+    "poundcake.endpoint.bus": hook_bus,
+    "amqp.channel": hook_amqp,
+    "poundcake.trail.record": hook_record,
+    "poundcake.trail.claims": hook_claims,
+    "poundcake.trail.sync": hook_sync,
+    "standalone.broker": hook_broker,
+    "standalone.executor": hook_executor,
 }
 
 
 class Loader(importlib.abc.Loader):
-    """Load a module with its own loader, then change it."""
+    """Load a module with its own loader, then apply its settings and hooks."""
 
     def __init__(self, loader, settings):
         self._loader, self._settings = loader, settings

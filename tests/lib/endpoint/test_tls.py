@@ -91,7 +91,7 @@ def start_endpoint(request, tmp_path, authority, caplog):
 def read_all(client):
     """Read until the other side closes or resets the connection."""
     try:
-        while client.fill():
+        while client.receive():
             pass
     except ConnectionError:
         pass

@@ -135,16 +135,16 @@ class TestOpen:
     def test_an_alertmanager_that_does_not_answer(self, world, broken):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.round()
-        world.alertmanagers[1].broken.add(broken)
+        world.alertmanagers[1].failing_methods.add(broken)
         counts = world.round(GONE_AFTER)
         problem = f"alertmanagers, http://am-2.example: {broken}: connection refused"
         assert counts.problems == (problem,)
         assert world.read_open_work().monitoring_problem == problem
 
     def test_an_alertmanager_that_never_answered(self, world):
-        world.primary.broken.add("alerts")
+        world.primary.failing_methods.add("alerts")
         world.round()
-        world.primary.broken.clear()
+        world.primary.failing_methods.clear()
         world.round(GONE_AFTER)
 
     def test_an_alertmanager_that_has_just_started(self, world):
@@ -280,7 +280,7 @@ class TestSilences:
 
     @pytest.mark.parametrize("broken", ["alerts", "silences"])
     def test_the_silence_is_kept_while_alertmanager_does_not_answer(self, world, broken):
-        world.primary.broken.add(broken)
+        world.primary.failing_methods.add(broken)
         world.round(60)
         assert world.one().silenced_by == "anna"
 
@@ -338,10 +338,10 @@ class TestCost:
             assert open_work(connection, 0, reconciles=False).count == 0
 
     def test_a_problem_is_cleared_once_it_is_solved(self, world):
-        world.primary.broken.add("alerts")
+        world.primary.failing_methods.add("alerts")
         world.round()
         assert world.read_open_work().monitoring_problem
-        world.primary.broken.clear()
+        world.primary.failing_methods.clear()
         world.round(60)
         assert world.read_open_work().monitoring_problem == ""
 

@@ -74,7 +74,7 @@ class TestSilence:
     def test_each_label_of_the_alert_gets_an_exact_matcher(self, world):
         result = world.silence()
         assert (result["state"], result["labels"], result["problems"]) == ("created", LABELS, [])
-        (stored_silence,) = world.primary.known.values()
+        (stored_silence,) = world.primary.silences_by_id.values()
         assert result["silence_ids"] == [stored_silence.id]
         assert set(stored_silence.matchers) == {
             Matcher(name, value) for name, value in LABELS.items()
@@ -87,7 +87,7 @@ class TestSilence:
     def test_a_silence_ends_after_the_minutes_by_alertmanagers_clock(self, world):
         world.primary.now -= timedelta(days=3)
         result = world.silence(minutes=7)
-        (stored_silence,) = world.primary.known.values()
+        (stored_silence,) = world.primary.silences_by_id.values()
         assert (stored_silence.starts_at, stored_silence.ends_at - stored_silence.starts_at) == (
             world.primary.now,
             timedelta(minutes=7),
@@ -128,7 +128,7 @@ class TestSilence:
         first = world.silence(minutes=60)
         second = world.silence(minutes=90, actor=BEN)
         assert (second["state"], second["silence_ids"]) == ("extended", first["silence_ids"])
-        (stored_silence,) = world.primary.known.values()
+        (stored_silence,) = world.primary.silences_by_id.values()
         assert stored_silence.ends_at - world.primary.now == timedelta(minutes=90)
 
     def test_a_silence_that_has_ended_is_not_reused(self, world):
@@ -138,10 +138,10 @@ class TestSilence:
 
     def test_a_silence_created_by_a_person_is_not_changed(self, world):
         first = world.silence()
-        stored_silence = world.primary.known[first["silence_ids"][0]]
-        world.primary.known = {"own": replace(stored_silence, id="own", comment="mine")}
+        stored_silence = world.primary.silences_by_id[first["silence_ids"][0]]
+        world.primary.silences_by_id = {"own": replace(stored_silence, id="own", comment="mine")}
         assert world.silence(minutes=90)["state"] == "created"
-        assert world.primary.known["own"].comment == "mine"
+        assert world.primary.silences_by_id["own"].comment == "mine"
 
     def test_a_silence_of_other_labels_is_not_reused(self, world):
         world.silence(labels={"alertname": "HostDown"})
@@ -174,7 +174,7 @@ class TestSilence:
 class TestSeveralAlertmanagers:
     def test_peers_share_one_silence(self, world):
         second = FakeAlertmanager("http://am-2.example")
-        second.known = world.primary.known
+        second.silences_by_id = world.primary.silences_by_id
         world.alertmanagers.append(second)
         assert len(world.silence()["silence_ids"]) == 1
         assert "create_silence" not in second.calls
@@ -184,7 +184,7 @@ class TestSeveralAlertmanagers:
 
         def silences_from_the_third_call_on():
             if second.calls.count("silences") == 3:
-                second.known = world.primary.known
+                second.silences_by_id = world.primary.silences_by_id
             return FakeAlertmanager.silences(second)
 
         second.silences = silences_from_the_third_call_on
@@ -195,19 +195,19 @@ class TestSeveralAlertmanagers:
     def test_separate_alertmanagers_each_get_a_silence(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         world.silence()
-        assert [len(alertmanager.known) for alertmanager in world.alertmanagers] == [1, 1]
+        assert [len(alertmanager.silences_by_id) for alertmanager in world.alertmanagers] == [1, 1]
 
     def test_an_alertmanager_that_does_not_answer_is_named(self, world):
         world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
-        world.primary.broken.add("silences")
+        world.primary.failing_methods.add("silences")
         result = world.silence()
         assert result["problems"] == [
             f"alertmanagers, {world.primary.url}: silences: connection refused"
         ]
-        assert len(world.alertmanagers[1].known) == 1
+        assert len(world.alertmanagers[1].silences_by_id) == 1
 
     def test_nothing_is_recorded_if_no_alertmanager_answers(self, world):
-        world.primary.broken.add("create_silence")
+        world.primary.failing_methods.add("create_silence")
         assert "connection refused" in world.error(world.silence)
         assert (world.audit(), world.row().silence_id) == ([], None)
 
@@ -223,7 +223,7 @@ class TestUnsilence:
         )
         result = world.unsilence(**target)
         assert (result["state"], result["silence_ids"]) == ("ended", created["silence_ids"])
-        assert [silence.state for silence in world.primary.known.values()] == ["expired"]
+        assert [silence.state for silence in world.primary.silences_by_id.values()] == ["expired"]
         assert world.row().silence_id is None
         assert (world.audit()[-1].action, world.audit()[-1].target) == ("unsilence", world.episode)
         assert "unsilence by ben" in world.why()
@@ -237,10 +237,12 @@ class TestUnsilence:
 
     def test_a_silence_created_by_a_person_needs_force(self, world):
         (silence_id,) = world.silence()["silence_ids"]
-        world.primary.known[silence_id] = replace(world.primary.known[silence_id], comment="mine")
+        world.primary.silences_by_id[silence_id] = replace(
+            world.primary.silences_by_id[silence_id], comment="mine"
+        )
         problem = f"the silence {silence_id} was created by anna, not by poundcake.silence"
         assert world.error(world.unsilence, silence_id).startswith(problem)
-        assert world.primary.known[silence_id].state == "active"
+        assert world.primary.silences_by_id[silence_id].state == "active"
         assert world.unsilence(silence_id, force=True)["state"] == "ended"
 
     @pytest.mark.parametrize("selector", ["id", "episode"])

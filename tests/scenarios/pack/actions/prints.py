@@ -11,7 +11,7 @@ from st2common.runners.base_action import Action
 
 class Prints(Action):
     def run(self, texts, fails):
-        """Print and return the texts in every way in which an action can return output."""
+        """Print the texts, and return them in every form that an action's output can have."""
         texts = json.loads(base64.b64decode(texts).decode())
         for text in texts:
             print(text)
