@@ -15,22 +15,24 @@ _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
-def name(path):
-    """Return the name of a document for messages and test names."""
+def display_name(path):
+    """Return the path of a document relative to the repository, for messages and test ids."""
     return str(path.relative_to(ROOT))
 
 
-def blocks(path, language):
-    """Return the code blocks of a document in this language."""
-    return [text for lang, text in _BLOCK.findall(_read(path)) if lang == language]
+def find_code_blocks(path, language):
+    """Return the code blocks in a document that have this language."""
+    return [
+        text for block_language, text in _BLOCK.findall(_read(path)) if block_language == language
+    ]
 
 
-def links(path):
+def find_links(path):
     """Return the targets of a document's links, except those in code."""
     return _LINK.findall(_without_code(path))
 
 
-def anchors(path):
+def find_anchors(path):
     """Return the anchors of a document, as GitHub generates them."""
     names = set()
     for heading in _HEADING.findall(_without_code(path)):
@@ -39,7 +41,7 @@ def anchors(path):
     return names
 
 
-def code(path):
+def find_inline_code(path):
     """Return the texts between single backticks in a document."""
     return re.findall(r"`([^`\n]+)`", _BLOCK.sub("", _read(path)))
 

@@ -1,10 +1,9 @@
 """Run a host for the tests: an SSH server, a service and file systems in separate namespaces.
 
 The host has its own network, processes, mounts and host name, so that a test can fill its disk,
-restart its service or shut it down. It shares the installed programs with this machine, and nothing
-that it changes is visible outside. It needs root, the programs of iproute2 and util-linux, and
-sshd. Without them, `Host()` raises services.MissingProgram, and the fixture `test_host` skips the
-test.
+restart its service or shut it down. It uses the programs installed on this machine, and its
+changes are not visible outside. It needs root, iproute2, util-linux and sshd. Without them,
+`Host()` raises services.MissingProgram, and the fixture `test_host` skips the test.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ UseDNS no
 Subsystem sftp internal-sftp
 """
 
-# If /run/broken exists, it exits immediately, as a service with a faulty configuration does.
+# If /run/broken exists, the service does not start, as with an invalid configuration.
 INIT_SCRIPT = """\
 #!/bin/sh
 pid() { cat /run/oven.pid 2>/dev/null; }
@@ -70,7 +69,7 @@ case $1 in
 start)
     alive && exit 0
     if [ -e /run/broken ]; then echo "oven: invalid configuration {{ 7*7 }}" >&2; exit 1; fi
-    sleep 1000000 & # keeps the output open, as careless daemons do
+    sleep 1000000 & # keeps its output open, as some daemons do
     echo $! >/run/oven.pid ;;
 stop) alive && kill "$(pid)"; rm -f /run/oven.pid ;;
 restart) "$0" stop; "$0" start ;;
@@ -80,7 +79,7 @@ esac
 """
 
 
-# The file that distributions ship.
+# The sudoers file that distributions ship.
 SUDOERS = """\
 Defaults env_reset
 Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -91,7 +90,7 @@ root ALL=(ALL:ALL) ALL
 class Host(services.Server):
     """A simulated host.
 
-    `start`, `stop` and `kill` turn it on and off. It keeps its address and keys.
+    `start`, `stop` and `kill` turn it on and off. Its address and keys stay the same.
 
     Attributes:
         address: Its IPv4 address, which only this machine can reach.

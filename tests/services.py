@@ -1,8 +1,8 @@
 """Run servers for the tests: MariaDB, RabbitMQ and Alertmanager, as the distribution ships them.
 
 Each instance has its own directory and a free port on loopback, and ignores the machine's
-configuration. Root and ordinary users can start it, and it is stopped by its process id. It never
-touches a server that already runs on the machine.
+configuration. Root and ordinary users can start it, and it is stopped by its process id. Servers
+that already run on the machine are not affected.
 
 `start`, `stop` (with SIGTERM) and `kill` (as in a crash) may be called repeatedly. The data and the
 port are kept, so that a test can interrupt a server.
@@ -35,15 +35,15 @@ MEMORY_NEEDED = 4 * 2**30  # bytes, for several instances of MariaDB
 
 
 class MissingProgram(Exception):
-    """A program or an account that a server needs does not exist on this machine."""
+    """This machine lacks a program or an account that a server needs."""
 
 
 class Failed(Exception):
-    """A server did not start. The message ends with the end of its log."""
+    """A server did not start, or refused a request. The message contains the reason or the log."""
 
 
 def program(*names):
-    """Return the path of the first of these programs that is installed."""
+    """Return the path of the first program in the list that is installed."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), SYSTEM_DIRECTORIES])
     for name in names:
         program_path = shutil.which(name, path=path)
@@ -157,7 +157,7 @@ class Server:
             )
 
     def prepare_child(self):
-        """In the child process, switch to its account, and let it end with its parent."""
+        """In the child process, switch to its account, and end it when its parent ends."""
         if self.account:
             os.initgroups(self.account.pw_name, self.account.pw_gid)
             os.setgid(self.account.pw_gid)
@@ -166,7 +166,7 @@ class Server:
 
 
 def end_with_parent():
-    """In a child process, request that the kernel ends it when its parent ends."""
+    """In a child process, ask the kernel to end it when its parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -174,9 +174,9 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def temporary_directory():
-    """Return a folder whose path is short enough for a socket, in memory if there is space.
+    """Return a folder with a path short enough for a socket.
 
-    Creating a database is twice as fast in memory.
+    The folder is in memory if there is space, because creating a database there is twice as fast.
     """
     if os.access(MEMORY_FOLDER, os.W_OK) and shutil.disk_usage(MEMORY_FOLDER).free > MEMORY_NEEDED:
         return MEMORY_FOLDER
@@ -194,7 +194,7 @@ class MariaDB(Server):
         install = program("mariadb-install-db", "mysql_install_db")
         self.port = free_port()
         self.password = secrets.token_hex(16)
-        if os.geteuid() == 0:  # it refuses to run as root
+        if os.geteuid() == 0:  # MariaDB refuses to run as root
             self.account = account_of("mysql", "nobody")
             os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
         options = [
@@ -245,7 +245,7 @@ class MariaDB(Server):
             unix_socket=self.path("sock"),
             user="root",
             autocommit=True,
-            ssl_disabled=True,  # with TLS, it would read all certificates of the machine each time
+            ssl_disabled=True,  # with TLS, PyMySQL reads all certificates of the machine each time
         )
         try:
             with connection.cursor() as cursor:
@@ -264,7 +264,7 @@ class MariaDB(Server):
         self.execute("DROP DATABASE IF EXISTS " + name)
 
     def url(self, database):
-        # Without TLS: PyMySQL would read all certificates of the machine in each process.
+        # Without TLS, because PyMySQL would read all certificates of the machine in each process.
         address = f"poundcake:{self.password}@{LOOPBACK}:{self.port}"
         return f"mysql+pymysql://{address}/{database}?charset=utf8mb4&ssl_disabled=true"
 
@@ -281,7 +281,7 @@ class RabbitMQ(Server):
         self.server = program("/usr/lib/rabbitmq/bin/rabbitmq-server", *scripts, "rabbitmq-server")
         self.port_mapper = program("epmd")
         self.port, self.node_port, self.mapper_port = free_port(), free_port(), free_port()
-        # The host is an address, so that no name has to resolve.
+        # The host is an address, so that no name has to be resolved.
         self.node = f"poundcake-{secrets.token_hex(4)}@127.0.0.1"
         self.mapper = None
         for name in ("home", "mnesia", "logs", "config"):
@@ -421,7 +421,7 @@ class Alertmanager(Server):
             raise Failed(f"{error.code} {path}: {error.read().decode()}") from error
 
     def post(self, *alerts):
-        """Post alerts as Prometheus does: mappings with labels and, optionally, other fields."""
+        """Post alerts as Prometheus does. Each is a mapping with labels and other fields."""
         self.request("/api/v2/alerts", list(alerts))
 
     def fire(self, starts_at=None, annotations=None, generator_url="", **labels):
@@ -442,7 +442,7 @@ class Alertmanager(Server):
         self.post(dict(alert, startsAt=starts_at, endsAt=now()))
 
     def alerts(self):
-        """Return the alerts in Alertmanager."""
+        """Return the alerts that Alertmanager holds."""
         return json.loads(self.request("/api/v2/alerts"))
 
     def silences(self):

@@ -1,4 +1,4 @@
-"""promtool accepts the files in etc/, and each alert of the pack fires when it should."""
+"""promtool accepts the files in etc/, and each of the pack's alerts fires when it should."""
 
 from __future__ import annotations
 

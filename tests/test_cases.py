@@ -1,4 +1,4 @@
-"""docs/CASES.md names existing tests, and the scenarios name existing cases."""
+"""docs/CASES.md refers to existing tests, and the scenarios refer to existing cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents name only things that exist, and their snippets are valid.
+"""The documents refer only to things that exist, and their snippets are valid.
 
 tests/scenarios/test_cli.py runs their `st2` commands.
 """
@@ -28,28 +28,28 @@ DEVELOPER_DOCUMENTS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTR
 
 
 def code_blocks(language):
-    """Return the blocks in this language as parameters, named after their document."""
+    """Return the code blocks in this language as test parameters, with their documents as ids."""
     return [
-        pytest.param(text, id=f"{documents.name(path)}-{number}")
+        pytest.param(text, id=f"{documents.display_name(path)}-{number}")
         for path in DOCUMENTS
-        for number, text in enumerate(documents.blocks(path, language), 1)
+        for number, text in enumerate(documents.find_code_blocks(path, language), 1)
     ]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=documents.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=documents.display_name)
 def test_each_link_has_a_target(path):
-    for link in documents.links(path):
+    for link in documents.find_links(path):
         if re.match(r"[a-z]+:", link):
             continue
         file, _, anchor = link.partition("#")
         target = (path.parent / file).resolve() if file else path
         assert target.exists(), link
         if anchor:
-            assert anchor in documents.anchors(target), link
+            assert anchor in documents.find_anchors(target), link
 
 
 def test_each_page_is_linked_from_the_readme():
-    linked = set(documents.links(ROOT / "README.md"))
+    linked = set(documents.find_links(ROOT / "README.md"))
     assert {f"docs/{path.name}" for path in ROOT.glob("docs/*.md")} <= linked
 
 
@@ -76,16 +76,16 @@ def test_each_yaml_snippet_is_valid(text):
 
 
 @pytest.mark.parametrize("text", [p for p in code_blocks("yaml") if p.values[0].startswith(CONFIG)])
-def test_each_configuration_has_keys_that_exist(text):
+def test_each_configuration_has_only_known_keys(text):
     schema = yaml.safe_load((ROOT / "config.schema.yaml").read_text(encoding="utf-8"))
     configuration = yaml.safe_load(text)
     assert set(configuration) <= set(schema)
     assert read_remediations(configuration.get("remediations", []))[1] == ()
 
 
-@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
-def test_each_named_module_exists(path):
-    names = [text for text in documents.code(path) if MODULE.match(text)]
+@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.display_name)
+def test_each_module_in_the_text_exists(path):
+    names = [text for text in documents.find_inline_code(path) if MODULE.match(text)]
     for text in names:
         package, *names_in_package = text.split(".")
         # The last part of `endpoint.native.run_in_native_thread` is a function.
@@ -101,9 +101,9 @@ def test_each_named_module_exists(path):
             )
 
 
-@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.name)
-def test_each_named_file_and_test_exists(path):
-    for text in documents.code(path):
+@pytest.mark.parametrize("path", DEVELOPER_DOCUMENTS, ids=documents.display_name)
+def test_each_file_and_test_in_the_text_exists(path):
+    for text in documents.find_inline_code(path):
         match = FILE_REFERENCE.match(text)
         if not match or "NNNN" in text or "NAME" in text:
             continue

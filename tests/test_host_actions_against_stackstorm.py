@@ -1,4 +1,4 @@
-r"""StackStorm's own code passes the parameters of the actions on a host as inert arguments.
+r"""StackStorm's own code passes the parameters of host actions safely to their scripts.
 
 Skipped if StackStorm's code cannot be imported. To run these tests, use the Python of a StackStorm
 installation that also has pytest, in the pack's folder:
@@ -51,7 +51,7 @@ HOSTILE = (
     "é\u2028x",
     "x" * 300,
 )
-# By parameter: a value that each action accepts.
+# {parameter: a value that every action accepts}
 VALID_VALUES = {
     "host": "web-1.example.org",
     "service": "app@1",
@@ -73,9 +73,9 @@ NAMES = sorted(
 
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch):
-    """Give templates a hostile secret to read, and no database.
+    """Replace StackStorm's database with a hostile secret that templates can read.
 
-    StackStorm renders a template before it checks the pattern.
+    StackStorm renders a template before it checks the pattern of the parameter.
     """
     monkeypatch.setattr(param, "get_config", lambda pack, user: {"secret": "$(touch canary)"})
 
@@ -91,7 +91,7 @@ def action(request):
 
 
 def validate(action, parameters):
-    """Return parameters as the API accepts them. Raise an exception if it refuses them."""
+    """Return the parameters as the API would accept them. Raise an exception if it refuses them."""
     context = {"user": "stanley", "pack": "poundcake"}
     live = param.render_live_params(RUNNER, action.parameters, parameters, context)
     schema = util_schema.get_schema_for_action_parameters(action, action)
@@ -106,7 +106,7 @@ def validate(action, parameters):
 
 
 def render(action, parameters):
-    """Return the parameters that the action runner passes to the runner and to the script."""
+    """Return the parameters of the runner and the parameters of the script."""
     context = {"user": "stanley", "pack": "poundcake"}
     live = validate(action, parameters)
     return param.render_final_params(RUNNER, action.parameters, live, context)
@@ -137,7 +137,7 @@ def valid_parameters(action):
     return {name: VALID_VALUES[name] for name in action.parameters if name in VALID_VALUES}
 
 
-def test_the_actions_are_found():
+def test_the_list_of_actions_is_not_empty():
     assert "clean_disk" in NAMES
 
 
@@ -163,7 +163,7 @@ def test_invalid_hosts_are_refused(action, host):
 
 @pytest.mark.parametrize("name", ["hosts", "env", "kwarg_op", "directory_list"])
 def test_parameters_that_the_action_sets_are_immutable(action, name):
-    """StackStorm refuses every parameter that is immutable."""
+    """StackStorm refuses a value for an immutable parameter."""
     schema = {**RUNNER.get(name, {}), **action.parameters.get(name, {})}
     assert schema.get("immutable") or name not in {**RUNNER, **action.parameters}
 
@@ -180,7 +180,7 @@ def test_a_hostile_text_is_refused_by_every_parameter(action, text):
 
 @pytest.mark.parametrize("shell", ["bash", "dash"])
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_would_reach_the_script_unchanged(action, text, shell, tmp_path):
+def test_a_hostile_text_would_be_a_single_argument_of_the_script(action, text, shell, tmp_path):
     """Even without the patterns, StackStorm's quoting would keep it a single argument."""
     program = shutil.which(shell)
     if not program:

@@ -1,6 +1,6 @@
-"""The scripts in actions/hosts, run directly in each shell that a host may have.
+"""The scripts in actions/hosts run in each shell that a host may have.
 
-tests/scenarios/test_on_hosts.py runs them on a host, through StackStorm.
+tests/scenarios/test_on_hosts.py runs them on a host through StackStorm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from poundcake.remediation import host_facts
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "actions" / "hosts"
 DAY = 86_400
-# Debian's sh is dash.
+# In Debian, sh is dash.
 SHELLS = ("dash", "bash", "busybox")
 HOSTILE = (
     "$(touch {canary})",
@@ -89,7 +89,7 @@ def run_script(shell):
 
 
 def execution_result(output):
-    """Return the result of an execution whose script printed this output."""
+    """Return the result of an execution on one host whose script printed this output."""
     return {"web-1": {"stdout": output, "stderr": "", "return_code": 0, "succeeded": True}}
 
 
@@ -189,7 +189,7 @@ class TestMemory:
 
     def test_arguments_of_processes_are_not_shown(self, run_script):
         command = [sys.executable, "-c", "import time; x = 'x' * 300_000_000; time.sleep(60)"]
-        with subprocess.Popen([*command, "password=never-to-be-seen"]) as process:
+        with subprocess.Popen([*command, "password=must-not-be-shown"]) as process:
             try:
                 deadline = time.monotonic() + 30
                 while True:
@@ -200,7 +200,7 @@ class TestMemory:
                     assert time.monotonic() < deadline, output
             finally:
                 process.kill()
-        assert "never-to-be-seen" not in json.dumps(output)
+        assert "must-not-be-shown" not in json.dumps(output)
         assert matching[0]["user"] == current_user()
 
 
@@ -291,7 +291,7 @@ class TestCleanDisk:
         assert report["bytes"] <= 1_000_000
 
     def test_a_path_with_a_line_break_is_kept(self, run_script, tmp_path):
-        """It looks like two paths; the second one must not be deleted."""
+        """The path looks like two paths, the second of which must not be deleted."""
         victim = write(tmp_path / "victim" / "old.log", days=8)
         write(tmp_path / "logs" / ("x\n" + str(victim).lstrip("/")), days=8)
         write(tmp_path / "logs" / "incomplete\n" / "file", days=8)
@@ -301,12 +301,12 @@ class TestCleanDisk:
         assert victim.exists()
 
     def test_a_directory_that_becomes_a_link_is_not_entered(self, run_script, shell, tmp_path):
-        """Its owner can replace it after the search has found a file in it."""
+        """The directory's owner can replace it after the search has found a file in it."""
         victim = write(tmp_path / "victim" / "old.log", days=8)
         inner = write(tmp_path / "logs" / "inner" / "old.log", days=8).parent
         fake_programs = tmp_path / "bin"
         fake_programs.mkdir()
-        # The search finds the file, and its owner replaces the directory before anything else.
+        # This `find` prints the file, after it has replaced the directory as the owner could.
         (fake_programs / "find").write_text(
             "#!/bin/sh\n"
             f'case $1 in {tmp_path}/logs) mv "{inner}" "{inner}.away";'

@@ -1,6 +1,6 @@
 """The rules in docs/NOTIFICATIONS.md match the right events and send valid requests.
 
-A stand-in receiver takes what `core.http` would send.
+A test server receives the requests that `core.http` would send.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ RULES = {
         yaml.safe_load, re.findall(r"^```yaml\n# rule\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     )
 }
-# Text that a sender may choose, as it arrives in a trigger.
+# Hostile text of a sender, in its inert form as in a trigger.
 HOSTILE = make_inert('{{ st2kv.system.x }} <!channel> "\\\n')
 KEYS = {"slack_webhook_url": "http://slack/hook", "pagerduty_routing_key": "R1"}
 
 
 def declared_fields(trigger):
-    """Return the fields of a trigger that the sensor declares, with a value of their type."""
+    """Return {field: a value of its type} for the fields that the sensor declares for a trigger."""
     values = {"string": HOSTILE, "integer": 3, "array": [HOSTILE, HOSTILE], "object": {}}
     properties = content.Pack(str(ROOT)).triggers[trigger]["payload_schema"]["properties"]
     return {name: values[schema["type"]] for name, schema in properties.items()}
@@ -65,7 +65,7 @@ def render(name, payload):
 
 @pytest.fixture
 def receiver():
-    """Return the URL of a receiver, and the JSON documents that were posted to it."""
+    """Return the URL of a server, and the list of the JSON documents posted to it."""
     received = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ def receiver():
 
 
 def send(url, parameters):
-    """Send what core.http sends: it decodes the body of a JSON request and encodes it again."""
+    """Send a request as core.http does, which decodes a JSON body and encodes it again."""
     body = json.dumps(json.loads(parameters["body"])).encode()
     request = urllib.request.Request(url, body, parameters["headers"], method=parameters["method"])
     with urllib.request.urlopen(request, timeout=10) as response:
@@ -100,7 +100,7 @@ def test_each_block_with_a_rule_is_tested():
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_each_rule_is_accepted_by_the_check_of_unsafe_rules(name):
+def test_check_rules_accepts_each_rule(name):
     assert check_rules.check_rule(RULES[name]) == []
 
 
@@ -130,7 +130,7 @@ def test_each_rule_is_accepted_by_the_check_of_unsafe_rules(name):
         ("evidence", "", set()),
     ],
 )
-def test_the_rules_that_match_the_end_of_a_remediation(result, refusal, expected):
+def test_the_expected_rules_match_the_end_of_a_remediation(result, refusal, expected):
     trigger = "poundcake.remediation_ended"
     payload = make_payload(trigger, result=result, refusal=refusal)
     names = [name for name, rule in RULES.items() if rule["trigger"]["type"] == trigger]
@@ -147,7 +147,7 @@ def test_a_rule_posts_json_whatever_text_the_event_contains(name, receiver):
     assert "{{" not in json.dumps(document)
 
 
-def test_a_message_in_slack_has_the_verdict_the_reason_and_the_command(receiver):
+def test_a_slack_message_has_the_verdict_the_reason_and_the_command(receiver):
     url, received = receiver
     payload = make_payload(
         "poundcake.remediation_ended",
@@ -189,13 +189,13 @@ def test_pagerduty_has_one_incident_for_each_episode(receiver):
 
 
 @pytest.mark.parametrize("severity", ["warning", "page", ""])
-def test_pagerduty_gets_a_severity_that_it_knows(severity):
+def test_pagerduty_gets_a_valid_severity(severity):
     payload = make_payload("poundcake.remediation_ended", severity=severity)
     document = json.loads(render("pagerduty_not_helped", payload)["body"])
     assert document["payload"]["severity"] == "warning"
 
 
-def test_a_mail_has_one_line_as_its_subject():
+def test_the_subject_of_a_mail_is_one_line():
     payload = make_payload("poundcake.remediation_ended", summary=HOSTILE)
     parameters = render("mail_remediation_ended", payload)
     assert parameters["subject"] == HOSTILE

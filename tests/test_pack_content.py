@@ -1,6 +1,6 @@
 """The pack's YAML files are consistent, and the content check finds each kind of mistake.
 
-The second half makes one mistake at a time in a small pack, and expects the check to report it.
+For that, the tests make one mistake at a time in a small pack.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ DAILY = "rules/daily.yaml"
 POLICY = "policies/one_knife.yaml"
 PAYLOAD = "trigger_types/0/payload_schema"
 
-# file, path of a key, new value, part of the expected problem
+# (file, path of a key, new value, part of the expected problem)
 MISTAKES = [
     (PACK, "email", REMOVED, "needs email"),
     (PACK, "email", "baker@localhost", "not an address"),
@@ -255,7 +255,7 @@ MISTAKES = [
     (PACK, "licence", "MIT", "unknown key 'licence'"),
     (CONFIG, "port/description", REMOVED, "no description"),
     (CONFIG, "port/default", "8000", "default does not match"),
-    (CONFIG, "tokens/secret", True, "put `secret` at the items"),
+    (CONFIG, "tokens/secret", True, "set `secret` on the items"),
     (CONFIG, "port/minimun", 1, "unknown key 'minimun'"),
     (EXAMPLE, "port", "a port", "is not of type 'integer'"),
     (EXAMPLE, "prot", 1, "'prot' was unexpected"),
@@ -328,7 +328,7 @@ def test_a_mistake_is_reported(pack, file, path, value, expected):
     assert any(expected in problem for problem in problems), problems
 
 
-# Each makes StackStorm evaluate the output of a host, or the result of another pack.
+# Each change makes StackStorm evaluate the output of a host or the result of another pack.
 UNSAFE_EXPRESSIONS = [
     ("tasks/inspect/next/0/when", "<% result().stdout != '' %>"),
     ("tasks/inspect/next/0/when", "{{ result().stdout }}"),
@@ -355,7 +355,7 @@ UNSAFE_EXPRESSIONS = [
 @pytest.mark.parametrize("path, value", UNSAFE_EXPRESSIONS)
 def test_no_expression_may_use_the_result_of_another_pack(pack, path, value):
     workflow = with_change(WORKFLOW, path, value)
-    if value == "cake.knife":  # it belongs to this pack, and returns the output of a host
+    if value == "cake.knife":  # an action of this pack that returns the output of a host
         workflow["tasks"]["inspect"]["input"] = {"hosts": "localhost"}
         workflow["tasks"]["inspect"]["next"][0]["publish"] = [{"out": "<% result().stdout %>"}]
     write(pack, WORKFLOW, workflow)

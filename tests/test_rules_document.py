@@ -19,22 +19,22 @@ from standalone import expressions, rules
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "RULES.md").read_text(encoding="utf-8")
 REQUEST = RecordedRequest(1, "6b07571f-6f1d-4eba-bba8-1d1c0f0b1a11", "poundcake", "firing", "")
 BLOCK = re.compile(r"^```yaml\n# ([a-z ]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-NOT_TEXT = {"details": "object", "request": "object"}
+NON_STRING_TYPES = {"details": "object", "request": "object"}
 
 
 def examples():
-    """Return each rule with the labels above it and, if it matches, the parameters below it."""
-    labels, rules = {}, []
+    """Return (labels, rule, parameters) for each rule; the parameters are None without a match."""
+    labels, documented_rules = {}, []
     for kind, text in BLOCK.findall(TEXT):
         content = yaml.safe_load(text)
         if kind == "labels":
             labels = {name: str(value) for name, value in content.items()}
         elif kind == "the action gets":
-            rules[-1] = (*rules[-1][:2], content)
+            documented_rules[-1] = (*documented_rules[-1][:2], content)
         elif kind.startswith("rule"):
             assert kind in ("rule", "rule that does not match")
-            rules.append((labels, content, None if kind != "rule" else "missing"))
-    return rules
+            documented_rules.append((labels, content, None if kind != "rule" else "missing"))
+    return documented_rules
 
 
 def make_payload(labels):
@@ -70,7 +70,7 @@ def test_a_rule_matches_and_passes_text_as_documented(labels, rule, expected_par
     if expected_parameters is None:
         return
     parameters = rule["action"]["parameters"]
-    schemas = {name: {"type": NOT_TEXT.get(name, "string")} for name in parameters}
+    schemas = {name: {"type": NON_STRING_TYPES.get(name, "string")} for name in parameters}
     rendered = expressions.render_parameters(parameters, schemas, {"trigger": payload})
     received = {n: expressions.cast(v, schemas[n]) for n, v in rendered.items()}
     assert received == expected_parameters
@@ -85,7 +85,7 @@ def test_exactly_the_unsafe_examples_are_refused():
         assert check_rules.check_rule(rule) == []
 
 
-def test_every_block_of_the_page_is_tested():
+def test_every_code_block_is_tested():
     assert len(BLOCK.findall(TEXT)) == TEXT.count("```yaml\n")
     assert len(examples()) == 7
 

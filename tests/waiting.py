@@ -1,4 +1,4 @@
-"""Wait for conditions."""
+"""Wait until a condition is true."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def wait_for(condition, seconds=60):
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not in {seconds} s"
+        assert time.monotonic() < deadline, f"the condition was not true within {seconds} s"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Compare the endpoint's open alerts with those of two clustered Alertmanagers for a long time.
+"""Compare an endpoint's open alerts with those of two clustered Alertmanagers for a long time.
 
     make soak ARGS="--minutes 30 --seed 1"
 
@@ -28,30 +28,30 @@ INSTANCES = [f"web-{number}" for number in range(6)]
 
 @dataclass
 class Disturbance:
-    """A disturbance of one process or connection.
+    """A disturbance of some processes or connections.
 
     Attributes:
         name: A description.
-        begin: Starts the disturbance.
-        end: Ends the disturbance.
-        seconds: The duration.
-        comparable: Whether the endpoint can be up to date during the disturbance.
+        begin: A function that starts the disturbance.
+        end: A function that ends it.
+        seconds: Its duration.
+        is_comparable: Whether the endpoint can agree with the Alertmanagers during the disturbance.
     """
 
     name: str
     begin: Callable[[], Any]
     end: Callable[[], Any]
     seconds: float
-    comparable: bool = True
+    is_comparable: bool = True
 
 
 def make_disturbances(world):
-    """Return one of each disturbance."""
+    """Return every disturbance that is possible on this machine."""
     first, second = world.alertmanagers
     result = [
         Disturbance("nothing", list, list, 0),
-        Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, comparable=False),
-        Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, comparable=False),
+        Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, is_comparable=False),
+        Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, is_comparable=False),
         Disturbance(
             "Prometheus is frozen until its alerts expire",
             world.freeze_prometheus,
@@ -72,9 +72,9 @@ def make_disturbances(world):
         "Alertmanager 1 cannot reach the endpoint": (world.to_endpoint[1:], True),
         "no Alertmanager can reach the endpoint": (world.to_endpoint, False),
     }
-    for name, (proxies, comparable) in links.items():
+    for name, (proxies, is_comparable) in links.items():
         begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.restore(*p))
-        result.append(Disturbance(name, begin, end, 3 * EXPIRY, comparable))
+        result.append(Disturbance(name, begin, end, 3 * EXPIRY, is_comparable))
     if can_cut_gossip():
         name = "the Alertmanagers cannot reach each other"
         result.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
@@ -85,14 +85,14 @@ def make_disturbances(world):
 
 @dataclass
 class Run:
-    """A run, which consists of rounds."""
+    """A soak run, which consists of rounds."""
 
     world: Any
     stack: Any
     alert_name: str
     random: random.Random
-    compared: int = 0
-    slowest: float = 0.0
+    comparison_count: int = 0
+    slowest_seconds: float = 0.0
 
     def open_instances(self):
         """Return the instances that the endpoint shows as open."""
@@ -100,18 +100,18 @@ class Run:
 
     def change_alerts(self):
         """Make some instances faulty, and the others healthy."""
-        chosen = [i for i in INSTANCES if self.random.random() < 0.4]
-        self.world.set_faulty(*chosen)
+        faulty = [instance for instance in INSTANCES if self.random.random() < 0.4]
+        self.world.set_faulty(*faulty)
 
     def compare(self):
-        """Wait until the endpoint agrees with the Alertmanagers. Return a summary."""
+        """Wait until the endpoint agrees with the Alertmanagers, and return a summary."""
         active, seconds = wait_until_equal(self.world, self.open_instances, MAX_SECONDS)
-        self.compared += 1
-        self.slowest = max(self.slowest, seconds)
+        self.comparison_count += 1
+        self.slowest_seconds = max(self.slowest_seconds, seconds)
         return f"{len(active)} open after {seconds:.1f} s"
 
-    def round(self, disturbance):
-        """Change alerts during and after a disturbance. Return a summary of the comparisons."""
+    def run_round(self, disturbance):
+        """Change alerts during and after a disturbance, and return a summary of the comparisons."""
         if self.random.random() < 0.5:
             self.change_alerts()
         disturbance.begin()
@@ -119,7 +119,7 @@ class Run:
             time.sleep(disturbance.seconds * self.random.random())
             self.change_alerts()
             time.sleep(disturbance.seconds)
-            comparison = self.compare() if disturbance.comparable else "not compared"
+            comparison = self.compare() if disturbance.is_comparable else "not compared"
         finally:
             disturbance.end()
         if self.random.random() < 0.3:
@@ -127,7 +127,7 @@ class Run:
         return f"during the disturbance {comparison}, afterwards {self.compare()}"
 
     def count_admitted(self):
-        """Return the number of episodes admitted, and those admitted more than once."""
+        """Return the number of admitted episodes, and the rows of those admitted more than once."""
         rows = self.stack.rows(
             "SELECT episode, COUNT(*) AS times FROM poundcake_alerts"
             " WHERE alert_name = :name AND status = 'firing' AND outcome = 'admitted'"
@@ -156,14 +156,15 @@ def soak(stack, minutes, seed, write_line=print):
                 remaining = make_disturbances(world)
                 run.random.shuffle(remaining)
             disturbance, number = remaining.pop(), number + 1
-            write_line(f"{number}: {disturbance.name}: {run.round(disturbance)}")
+            write_line(f"{number}: {disturbance.name}: {run.run_round(disturbance)}")
         world.set_faulty()
         run.compare()
         episodes, admitted_twice = run.count_admitted()
         assert episodes, "no alert was admitted"
         write_line(
-            f"{number} rounds, {run.compared} comparisons, all equal, the slowest after "
-            f"{run.slowest:.1f} s; {episodes} episodes, {len(admitted_twice)} admitted twice"
+            f"{number} rounds, {run.comparison_count} comparisons, all equal, the slowest after "
+            f"{run.slowest_seconds:.1f} s; "
+            f"{episodes} episodes, {len(admitted_twice)} admitted twice"
         )
         assert not admitted_twice, admitted_twice
 

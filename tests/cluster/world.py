@@ -23,11 +23,11 @@ from tests import services
 from tests.faults.proxy import Proxy
 
 ROUTE = {"group_wait": "1s", "group_interval": "3s", "repeat_interval": "30s"}
-# Longer than group_interval, and than Prometheus needs to send its alerts again.
+# Longer than group_interval, and longer than Prometheus needs to send its alerts again.
 GONE_AFTER = 15
 # A failed notification is repeated after at most 10 seconds, a notification waits for
 # group_interval, and the second Alertmanager waits for the first. If a resolve is never sent, two
-# rounds of sync close the incident, and up to a minute lies between two rounds.
+# rounds of sync close the incident, up to a minute apart.
 MAX_SECONDS = 180
 # Prometheus sends an endsAt that is four times its resend delay ahead: here, four seconds.
 EXPIRY = 4
@@ -40,12 +40,12 @@ CLUSTER_OPTIONS = (
     "--cluster.probe-timeout=300ms",
     "--cluster.reconnect-interval=2s",
 )
-# Test runs at the same time must not remove each other's rules.
+# The name is unique, so that concurrent test runs do not remove each other's rules.
 TABLE = f"poundcake_tests_{os.getpid()}"
 
 
 class Exporter:
-    """A page of metrics: `fault{instance="web-0"}` is 1 while the instance is faulty."""
+    """Serves metrics to Prometheus: `fault{instance="web-0"}` is 1 while the instance is faulty."""
 
     def __init__(self, instances):
         self.faulty = dict.fromkeys(instances, False)
@@ -115,7 +115,7 @@ class Prometheus(services.Server):
         ]
 
     def is_ready(self):
-        # While it starts, it responds with 503.
+        # Prometheus responds with 503 while it starts.
         try:
             url = f"http://{services.LOOPBACK}:{self.port}/-/ready"
             with urllib.request.urlopen(url, timeout=5) as response:
@@ -137,7 +137,7 @@ class ClusteredAlertmanager(services.Alertmanager):
         super().__init__(webhook_url, http_config, **ROUTE)
 
     def command(self):
-        # Without this, its notifications would contain the name of this machine.
+        # Without --web.external-url, its notifications would contain the name of this machine.
         return [*super().command(), f"--web.external-url={self.url}"]
 
     def silence(self, **labels):
@@ -161,11 +161,11 @@ class ClusteredAlertmanager(services.Alertmanager):
 
 
 class World:
-    """The processes, and the connections between them.
+    """The processes and the connections between them.
 
     Args:
         endpoint_url: The base URL of an endpoint on loopback.
-        token: Its token, or "".
+        token: The token of the endpoint, or an empty string.
         alert_name: The name of the only alert.
         instances: The instances that can be faulty.
     """
@@ -206,14 +206,14 @@ class World:
 
     @property
     def configuration(self):
-        """The keys with which the pack compares its incidents with the Alertmanagers."""
+        """The pack's configuration that makes it query these Alertmanagers."""
         return {
             "alertmanagers": [{"url": alertmanager.url} for alertmanager in self.alertmanagers],
             "gone_after_seconds": GONE_AFTER,
         }
 
     def set_faulty(self, *instances):
-        """Make these instances faulty, and no others."""
+        """Make these instances faulty, and all others healthy."""
         for instance in self.exporter.faulty:
             self.exporter.faulty[instance] = instance in instances
 
@@ -229,7 +229,7 @@ class World:
             proxy.cut()
 
     def restore(self, *proxies):
-        """Forward again, over new connections. Bytes that were held back are lost."""
+        """Forward again. Connections that were stalled are closed, and their bytes are lost."""
         for proxy in proxies:
             proxy.cut()
             proxy.stalled = False
@@ -263,21 +263,21 @@ class World:
 
 
 def can_cut_gossip():
-    """Return True if this process may use nftables."""
+    """Return True if this process can use nftables."""
     if not shutil.which("nft"):
         return False
     tables = subprocess.run(["nft", "list", "tables"], check=False, capture_output=True)
     return tables.returncode == 0
 
 
-def wait_until_equal(world, open_alerts, seconds, stable=2.0):
+def wait_until_equal(world, open_alerts, seconds, stable_seconds=2.0):
     """Wait until the endpoint shows the active alerts of both Alertmanagers, and keeps doing so.
 
     Args:
         world: The World.
-        open_alerts: Returns the instances that the endpoint shows.
-        seconds: The maximum duration.
-        stable: The number of seconds for which they must stay equal.
+        open_alerts: A function that returns the instances that the endpoint shows.
+        seconds: The time limit.
+        stable_seconds: How long they must stay equal.
 
     Returns:
         The set of instances, and the seconds until they were equal.
@@ -294,9 +294,9 @@ def wait_until_equal(world, open_alerts, seconds, stable=2.0):
         elif equal_since is None or active != previous:
             equal_since = now
         previous = active
-        if equal_since is not None and now - equal_since >= stable:
+        if equal_since is not None and now - equal_since >= stable_seconds:
             return active, equal_since - started_at
-        assert now - started_at < seconds + stable, (
+        assert now - started_at < seconds + stable_seconds, (
             f"after {seconds} s, the active alerts of the Alertmanagers are "
             f"{[sorted(a.active()) for a in world.alertmanagers]}, but the endpoint shows "
             f"{sorted(open_instances)}"

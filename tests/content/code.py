@@ -1,4 +1,4 @@
-"""Read the definitions in a pack's Python files without running them."""
+"""Read the definitions in a pack's Python files without executing them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def parse(path):
         return ast.parse(file.read(), path)
 
 
-def classes(path):
-    """Return the classes of a file, each with its methods by name."""
+def find_classes(path):
+    """Return {class: {method name: its syntax node}} for a file."""
     return {
         node.name: {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
         for node in parse(path).body
@@ -20,21 +20,21 @@ def classes(path):
     }
 
 
-def entry_points(path, folders):
+def find_entry_points(path, folders):
     """Return the methods of each class that StackStorm would use as the action.
 
-    StackStorm uses a class with a `run` method, which may be inherited. The base class is searched
-    in the folders, and passes the parameters to the class's own `work`.
+    StackStorm uses a class with a `run` method. If a class inherits `run` from a base class in one
+    of the folders, that method passes the parameters to the class's own `work`.
     """
     return [
         methods
-        for name, methods in classes(path).items()
+        for name, methods in find_classes(path).items()
         if "run" in methods or inherits_run(path, name, folders)
     ]
 
 
 def inherits_run(path, name, folders):
-    """Return True if a class of a file inherits `run` from a base class that the file imports."""
+    """Return True if a class inherits `run` from a base class that its file imports."""
     tree = parse(path)
     imported = {
         alias.asname or alias.name: (node.module, alias.name)
@@ -51,7 +51,7 @@ def inherits_run(path, name, folders):
     for module, original in filter(None, bases):
         for folder in folders:
             source = folder.joinpath(*module.split(".")).with_suffix(".py")
-            if source.is_file() and "run" in classes(source).get(original, {}):
+            if source.is_file() and "run" in find_classes(source).get(original, {}):
                 return True
     return False
 

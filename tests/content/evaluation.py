@@ -1,4 +1,4 @@
-"""Find places where StackStorm would evaluate foreign text.
+"""Find places where StackStorm would evaluate untrusted text.
 
 The output of a command, the result of another pack and the text of an alert are evaluated again
 wherever an expression of a workflow uses them, and when a rule passes them to a workflow or a
@@ -11,7 +11,7 @@ import re
 
 from tests.content.stackstorm import OWN_RESULT_RUNNERS
 
-# Fields of the triggers that contain text of an alert. The pack generates or checks all others.
+# The trigger fields that contain text of an alert. The pack generates or validates all others.
 ALERT_TEXT = {
     "alert_name",
     "severity",
@@ -34,22 +34,22 @@ TRIGGER_FIELD = re.compile(r"\btrigger\b(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])?")
 ACTION_CONTEXT = re.compile(r"\baction_context\b[\w.]*")
 
 
-def expressions(value):
+def find_expressions(value):
     """Yield every YAQL or Jinja expression in a value, at any depth, keys included."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from expressions(key)
-            yield from expressions(item)
+            yield from find_expressions(key)
+            yield from find_expressions(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from expressions(item)
+            yield from find_expressions(item)
     elif isinstance(value, str):
         for match in EXPRESSION.finditer(value):
             yield next(group for group in match.groups() if group is not None)
 
 
 def check_workflow(pack, workflow):
-    """Yield the expressions that use a result of another pack's code."""
+    """Yield a problem for each expression that uses the result of another pack's code."""
     tasks = workflow.get("tasks") or {}
     trusted_tasks = {
         name
@@ -68,22 +68,22 @@ def check_workflow(pack, workflow):
 
 
 def check_text(where, value, own_task, trusted_tasks, tasks):
-    """Yield the expressions in one place that use a foreign result."""
-    for expression in expressions(value):
+    """Yield a problem for each expression in one place that uses an untrusted result."""
+    for expression in find_expressions(value):
         if RESULT_CALL.search(expression):
             if own_task is None:
                 yield f"{where}: result() is not available here"
             elif own_task not in trusted_tasks:
-                yield foreign_result(where, own_task, tasks)
+                yield untrusted_result_problem(where, own_task, tasks)
         for call in TASK_CALL.finditer(expression):
             name = call[1] or call[2] or call[3]
             if name not in tasks:
                 yield f"{where}: task({name}) is not a task of this workflow"
             elif name not in trusted_tasks and not call[4]:
-                yield foreign_result(where, name, tasks)
+                yield untrusted_result_problem(where, name, tasks)
 
 
-def foreign_result(where, task, tasks):
+def untrusted_result_problem(where, task, tasks):
     """Return the problem of an expression that uses the result of another pack's task."""
     action = tasks[task].get("action", "a task without action")
     return (
@@ -93,10 +93,10 @@ def foreign_result(where, task, tasks):
 
 
 def check_rule(pack, action, declared):
-    """Yield the parameters of a rule that pass alert text to anything except a python action."""
+    """Yield a problem for each parameter of a rule that passes alert text to an unsafe action."""
     called_action = pack.find_action(action.get("ref")) or {}
     is_python_action = called_action.get("runner_type") == "python-script"
-    for expression in expressions(action.get("parameters")):
+    for expression in find_expressions(action.get("parameters")):
         for match in TRIGGER_FIELD.finditer(ACTION_CONTEXT.sub("", expression)):
             field = match[1] or match[2]
             if declared is not None and field is not None and field not in declared:

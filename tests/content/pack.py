@@ -1,4 +1,4 @@
-"""The files of a pack, and the checks of each kind of file."""
+"""Read the files of a pack, and check each kind of file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CRITERION = re.compile(r"trigger(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])")
 
 
 def find_problems(directory):
-    """Return a sentence for each problem of a pack, beginning with the file."""
+    """Return a sentence for each problem of a pack. Each starts with the file."""
     return Pack(directory).problems
 
 
@@ -54,7 +54,7 @@ UniqueKeyLoader.add_constructor(
 
 
 class Pack:
-    """A pack that is read and checked. `problems` contains a sentence for each problem."""
+    """Reads and checks a pack. `problems` contains a sentence for each problem."""
 
     def __init__(self, directory):
         self.directory = Path(directory)
@@ -65,7 +65,7 @@ class Pack:
         self.rules = self.load_named("rules")
         self.workflows = self.load_folder("workflows")
         self.triggers = {}
-        # Sensors declare the triggers that rules name, so they come first.
+        # Sensors are checked before rules, because they declare the triggers of the rules.
         for check, files in (
             (self.check_pack, {"pack.yaml": self.metadata}),
             (self.check_sensor, self.load_folder("sensors")),
@@ -112,9 +112,9 @@ class Pack:
         return loaded
 
     def load_named(self, folder):
-        """Load the files of a folder, and check that each is named after its content.
+        """Load the files of a folder, and check that the file name equals the name in the content.
 
-        This makes the names unique.
+        Therefore, the names are unique.
         """
         loaded = self.load_folder(folder)
         for file, content in loaded.items():
@@ -126,7 +126,7 @@ class Pack:
         return loaded
 
     def load_config_schema(self):
-        """Return the configuration schema, or {} if the pack has none."""
+        """Return the configuration schema, or {} if the pack has no schema."""
         file = "config.schema.yaml"
         return (self.load(file) or {}) if (self.directory / file).exists() else {}
 
@@ -140,7 +140,7 @@ class Pack:
         return CORE_ACTIONS.get(ref) or (self.find_action(ref) or {}).get("runner_type")
 
     def check_keys(self, kind, content, required):
-        """Yield unknown keys, and missing keys that StackStorm or a reader needs."""
+        """Yield a problem for each unknown key, and for each required key that is missing."""
         for key in content:
             if key not in KEYS[kind].split():
                 yield f"has the unknown key {key!r}"
@@ -181,7 +181,7 @@ class Pack:
         path = self.directory / "sensors" / name
         if os.path.basename(name) != name or not path.exists():
             yield f"the entry point {name} is not in sensors/"
-        elif sensor.get("class_name") not in code.classes(path):
+        elif sensor.get("class_name") not in code.find_classes(path):
             yield f"no class {sensor.get('class_name')} in {name}"
         for trigger in sensor.get("trigger_types", []):
             yield from self.check_trigger(trigger)
@@ -258,7 +258,7 @@ class Pack:
                 yield f"{name} is in actions/, so StackStorm copies actions/lib to every host"
         else:
             folders = [self.directory / "actions", self.directory / "lib"]
-            entry_points = code.entry_points(path, folders)
+            entry_points = code.find_entry_points(path, folders)
             if len(entry_points) != 1:
                 yield f"its code has {len(entry_points)} classes with a run method"
             else:
@@ -316,7 +316,7 @@ class Pack:
             if action and not dynamic:
                 yield from self.check_call(f"task {name}", action, parameters)
             for transition in task.get("next", []):
-                for target in targets(transition.get("do")):
+                for target in find_targets(transition.get("do")):
                     if target not in (*tasks, "noop", "fail", "continue", "retry"):
                         yield f"task {name} continues with {target}, which is not a task"
         yield from evaluation.check_workflow(self, workflow)
@@ -374,7 +374,7 @@ class Pack:
                 yield f"{name} has no description"
             yield from schemas.check_default(name, part)
             if part.get("secret") and part.get("type") == "array":
-                yield f"{name}: put `secret` at the items; otherwise, the sensor gets ciphertext"
+                yield f"{name}: set `secret` on the items; otherwise, the sensor gets ciphertext"
 
     def check_example(self, file):
         """Check the example configuration."""
@@ -399,7 +399,7 @@ def check_criterion(key, criterion, declared):
         yield f"{key}: the trigger has no {match[1] or match[2]}"
 
 
-def targets(do):
+def find_targets(do):
     """Return the names of the tasks to which a transition leads."""
     if do is None:
         return []

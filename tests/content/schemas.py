@@ -1,4 +1,4 @@
-"""Check JSON Schemas in StackStorm's dialect: draft 4 with `required: true` at each property."""
+"""Check JSON Schemas in StackStorm's dialect: draft 4 with `required: true` on each property."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.content.stackstorm import KEYS
 STRUCTURES = ("properties", "patternProperties", "definitions")
 SINGLE = ("items", "additionalProperties", "not")
 LISTS = ("allOf", "anyOf", "oneOf", "items")
-LIST_OF_REQUIRED = (
+INVALID_REQUIRED = (
     "has a `required` that is not true or false; with a list, StackStorm drops every payload; "
-    "put `required: true` at each property instead"
+    "set `required: true` on each property instead"
 )
 
 
@@ -24,7 +24,7 @@ def check_schema(where, schema):
         return
     key_problems = list(find_key_problems(schema))
     yield from (f"{where} {text}" for text in key_problems)
-    for name, subschema in inner_schemas(schema):
+    for name, subschema in find_subschemas(schema):
         yield from check_schema(f"{where}.{name}", subschema)
     if not key_problems:
         try:
@@ -39,13 +39,13 @@ def find_key_problems(schema):
         if key not in KEYS["schema"].split():
             yield f"has the unknown key {key!r}"
         elif key == "required" and not isinstance(value, bool):
-            yield LIST_OF_REQUIRED
+            yield INVALID_REQUIRED
         elif key == "type" and not isinstance(value, str):
             yield "has a list of types; use anyOf"
 
 
 def check_default(where, schema):
-    """Yield the problems of the default of a schema; an expression may be of any type."""
+    """Yield the problems of a schema's default. A default that is an expression is not checked."""
     default = schema.get("default")
     if default is None or (isinstance(default, str) and "{{" in default):
         return
@@ -66,8 +66,8 @@ def check_values(where, properties, values):
         pass  # check_schema() reports this
 
 
-def inner_schemas(schema):
-    """Yield the schemas inside a schema, each with its name."""
+def find_subschemas(schema):
+    """Yield (name, schema) of each schema inside a schema."""
     for key in STRUCTURES:
         if isinstance(schema.get(key), dict):
             yield from schema[key].items()
@@ -81,7 +81,7 @@ def inner_schemas(schema):
 
 
 def to_draft4(schema):
-    """Return a schema in plain draft 4, with the required properties as a list of their object."""
+    """Convert a schema to plain draft 4, where an object lists its required properties."""
     schema = copy.deepcopy(schema)
     for key in ("secret", "immutable", "position", "required"):
         schema.pop(key, None)

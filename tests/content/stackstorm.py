@@ -1,6 +1,6 @@
 """Define StackStorm's keys for each kind of file, its runners, operators and triggers.
 
-They are copied from st2common/models/api and contrib/runners of StackStorm 3.8.
+They are copied from st2common/models/api and contrib/runners in StackStorm 3.8.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ POLICIES = {
 
 
 def cron_field(lowest=None, highest=None):
-    """Return the schema of a number within bounds, or of a text such as */2."""
+    """Return the schema of a number within the bounds or a text such as */2."""
     bounds = {} if lowest is None else {"minimum": lowest, "maximum": highest}
     return {"anyOf": [{"type": "string"}, {"type": "integer"}], **bounds}
 

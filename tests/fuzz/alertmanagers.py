@@ -1,8 +1,8 @@
-"""A simulation of Prometheus servers, clustered Alertmanagers and the network to PoundCake.
+"""Simulate Prometheus servers, clustered Alertmanagers and the network to PoundCake.
 
-Everything happens in memory, in the order of an event queue, and is derived from the seed. The
-simulation has one label set, in a group with another alert that comes and goes ("noise"). Times are
-seconds by the database's clock, and each machine adds the offset of its own clock.
+The simulation runs in memory, in the order of an event queue, and is derived from the seed. It has
+one alert, whose group contains another alert that is sometimes active ("noise"). Times are seconds
+by the database's clock, to which each machine adds the offset of its own clock.
 
 The model covers these parts of Alertmanager 0.25 to 0.34: Alert.Merge and Alerts.Put (types,
 provider/mem), the timers of an aggregation group (dispatch), WaitStage, DedupStage and RetryStage
@@ -29,11 +29,11 @@ class Plan:
     """The scenario of one seed.
 
     Attributes:
-        fault_period: How long faults occur, from the start.
-        calm_period: How long everything works and nothing changes, after the faults.
-        active: When the expression of the alert is true: (from, to).
-        noise: When the other alert of the group is active.
-        long_retries: Whether a failed notification is retried for the group interval, not for 60 s.
+        fault_period: The time from the start during which faults occur.
+        calm_period: The time after the faults during which everything works and nothing changes.
+        retry_for: The time for which a failed notification is retried.
+        active: The intervals (from, to) in which the expression of the alert is true.
+        noise: The intervals in which the other alert of the group is active.
         omitted_fields: The fields that the sender omits: "startsAt", "endsAt".
     """
 
@@ -61,7 +61,7 @@ class Plan:
 
 
 def make_plan(seed, rng):
-    """Draw the scenario of a seed."""
+    """Draw the scenario of a seed at random."""
     plan = Plan(seed, rng.choice([1, 2, 2]), rng.choice([1, 2, 2, 2]))
     plan.interval = rng.choice([15, 30, 60])
     plan.group_wait = rng.choice([0, 10, 30])
@@ -78,7 +78,7 @@ def make_plan(seed, rng):
     scale = rng.choice([30, 120, 600, 1800])
     plan.active = draw_intervals(rng, plan.fault_period, scale, rng.choice([20, 60, 300, 1200]))
     if rng.random() < 0.4:
-        # The alert is active at the end.
+        # The alert is still active at the end.
         plan.active.append((plan.fault_period - rng.uniform(0, 600), plan.end + HOUR))
     if rng.random() < 0.3:
         plan.noise = draw_intervals(rng, plan.fault_period, 600, 600)
@@ -100,7 +100,7 @@ def make_plan(seed, rng):
 
 
 def draw_intervals(rng, end, active, inactive):
-    """Draw intervals before `end`, given the mean length of an interval and of a gap."""
+    """Draw intervals before `end`, given the mean lengths of intervals and of the gaps."""
     intervals, now = [], rng.uniform(0, 300)
     while True:
         now += rng.expovariate(1 / inactive) + 1
@@ -116,7 +116,7 @@ def is_within(intervals, now):
 
 
 class EventQueue:
-    """The queue of events and the timeline."""
+    """A queue of scheduled calls, and a timeline of logged events."""
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
@@ -125,7 +125,7 @@ class EventQueue:
         self._queue = []
         self._count = 0
 
-    def after(self, delay, work, *args):
+    def schedule(self, delay, work, *args):
         self._count += 1
         heapq.heappush(self._queue, (self.now + delay, self._count, work, args))
 
@@ -156,23 +156,23 @@ def format_value(value):
 
 
 class Prometheus:
-    """One server: evaluates the rule and sends the alert to every Alertmanager."""
+    """A server that evaluates the rule and sends the alert to every Alertmanager."""
 
     def __init__(self, world, number):
         self.world, self.name = world, f"prom-{number}"
-        self.offset = world.plan.prometheus_offsets[number]
+        self.offset = world.plan.prometheus_offsets[number]  # of its clock
         self.is_up = True
         self.restarts = 0
         self.unreachable = set()  # Alertmanagers that it cannot reach
         self._reset_state()
-        world.after(world.rng.uniform(0, world.plan.interval), self.evaluate)
+        world.schedule(world.rng.uniform(0, world.plan.interval), self.evaluate)
 
     def _reset_state(self):
         self.fired_at = self.resolved_at = self.sent_at = None
 
     def evaluate(self):
         world = self.world
-        world.after(world.plan.interval, self.evaluate)
+        world.schedule(world.plan.interval, self.evaluate)
         if not self.is_up:
             return
         local_time = world.now + self.offset
@@ -198,15 +198,15 @@ class Prometheus:
         for alertmanager in self.world.alertmanagers:
             if alertmanager not in self.unreachable:
                 delay = self.world.rng.uniform(0.01, 0.5)
-                self.world.after(delay, alertmanager.put, self.fired_at, ends_at)
+                self.world.schedule(delay, alertmanager.put, self.fired_at, ends_at)
 
     def stop(self, seconds):
         if self.is_up:
-            self.world.log_event(self.name, "restarts, takes {} s", round(seconds))
+            self.world.log_event(self.name, "restarts within {} s", round(seconds))
             self.is_up = False
             self.restarts += 1
             self._reset_state()
-            self.world.after(seconds, self.start)
+            self.world.schedule(seconds, self.start)
 
     def start(self):
         self.is_up = True
@@ -257,7 +257,7 @@ class Alertmanager:
         self.is_up = True
         self.log = None  # the LogEntry of the group
         self.intervals = []  # [from, to] in which the alert was active here; the last may grow
-        # Faults for which no receiver can compensate: see test_simulation.py.
+        # Counts of faults for which no receiver can compensate: see Simulation.excuse().
         self.restarts = 0
         self.lost_entries = 0
         self.abandoned_notifications = 0
@@ -267,7 +267,7 @@ class Alertmanager:
     def _reset_state(self):
         self.starts_at = self.ends_at = self.changed_at = None
         self.is_grouped = False
-        self.group = None  # identifies the timer of the group
+        self.group = None  # a unique object that identifies the timer of the group
         self.has_flushed = self.is_busy = self.is_due = False
         self.attempts = 0  # of the notification in progress
         self.in_progress = None
@@ -319,7 +319,7 @@ class Alertmanager:
         world = self.world
         for start, end in world.plan.noise:
             for moment in (start, end):
-                world.after(moment + world.rng.uniform(0, 2), self._receive_noise)
+                world.schedule(moment + world.rng.uniform(0, 2), self._receive_noise)
 
     def _receive_noise(self):
         if self.is_up:
@@ -336,9 +336,9 @@ class Alertmanager:
 
     def _set_timer(self, delay):
         self.group = object()
-        self.world.after(delay, self._timer, self.group)
+        self.world.schedule(delay, self._on_timer, self.group)
 
-    def _timer(self, group):
+    def _on_timer(self, group):
         if group is not self.group:
             return
         if self.is_busy:
@@ -349,7 +349,7 @@ class Alertmanager:
         self.flush()
 
     def flush(self):
-        """Start a notification with the current content of the group."""
+        """Start a notification about the current content of the group."""
         world = self.world
         self.has_flushed = self.is_busy = True
         is_firing = self.is_grouped and self.ends_at > self.clock
@@ -376,7 +376,7 @@ class Alertmanager:
         deadline = world.now + max(world.plan.retry_for, 10) + wait
         content = (notification, frozenset(firing), frozenset(resolved), self.changed_at, deadline)
         self.in_progress = content
-        world.after(wait, self._deduplicate, content)
+        world.schedule(wait, self._deduplicate, content)
 
     def _deduplicate(self, content):
         if content is not self.in_progress:
@@ -408,23 +408,23 @@ class Alertmanager:
         notification, firing, resolved, _, _ = content
         self.attempts += 1
         if ALERT not in firing | resolved:
-            world.after(0.1, self._handle_response, content, True)
+            world.schedule(0.1, self._handle_response, content, True)
             return
         if world.now < world.outages.get(self, 0):
-            world.after(rng.uniform(0, 5), self._handle_response, content, False)
+            world.schedule(rng.uniform(0, 5), self._handle_response, content, False)
             return
         latency = rng.uniform(0.01, world.plan.latency)
         is_lossy = world.now < world.responses_lost_until
         if is_lossy and rng.random() < 0.1:
             # Alertmanager gives up, but the request still arrives.
             latency += rng.uniform(0, 15)
-            world.after(latency, world.accept, notification)
-            world.after(min(latency, 10), self._handle_response, content, False)
+            world.schedule(latency, world.accept, notification)
+            world.schedule(min(latency, 10), self._handle_response, content, False)
             return
-        world.after(latency, world.accept, notification)
+        world.schedule(latency, world.accept, notification)
         is_lost = is_lossy and rng.random() < 0.5
         response_delay = latency + (rng.uniform(0, 10) if is_lost else 0.01)
-        world.after(response_delay, self._handle_response, content, not is_lost)
+        world.schedule(response_delay, self._handle_response, content, not is_lost)
 
     def _handle_response(self, content, is_ok):
         if content is not self.in_progress:
@@ -435,10 +435,10 @@ class Alertmanager:
         wait = min(0.5 * 1.5 ** (self.attempts - 1), 60) * self.world.rng.uniform(0.5, 1.5)
         deadline = content[4]
         if self.world.now + wait < deadline:
-            self.world.after(wait, self._post, content)
+            self.world.schedule(wait, self._post, content)
             return
         self.world.log_event(self.name, "gives up on a notification: {}", content[0].status)
-        # A copy may have been accepted although its response was lost.
+        # PoundCake may have accepted the notification, although the response was lost.
         self.abandoned_notifications += 1
         self._end_flush()
 
@@ -459,7 +459,7 @@ class Alertmanager:
     def _end_flush(self):
         self.in_progress, self.is_busy = None, False
         if self.is_due and self.group:
-            self._timer(self.group)
+            self._on_timer(self.group)
 
     # The cluster
 
@@ -467,7 +467,7 @@ class Alertmanager:
         world = self.world
         for peer in world.alertmanagers:
             if peer is not self and not world.is_split and self.log:
-                world.after(world.rng.uniform(0.01, 0.5), peer.merge, self.log)
+                world.schedule(world.rng.uniform(0.01, 0.5), peer.merge, self.log)
 
     def merge(self, entry):
         """Merge an entry of the peer's notification log."""
@@ -484,7 +484,7 @@ class Alertmanager:
     def stop(self, seconds, keeps_log):
         if not self.is_up:
             return
-        self.world.log_event(self.name, "restarts, takes {} s", round(seconds))
+        self.world.log_event(self.name, "restarts within {} s", round(seconds))
         if self.is_active:
             self.intervals[-1][1] = self.world.now
         self.is_up = False
@@ -492,7 +492,7 @@ class Alertmanager:
         self._reset_state()
         if not keeps_log:
             self.log = None
-        self.world.after(seconds, self.start)
+        self.world.schedule(seconds, self.start)
 
     def start(self):
         self.world.log_event(self.name, "is up")
@@ -510,8 +510,8 @@ class World(EventQueue):
     def __init__(self, seed, plan=None):
         super().__init__(seed)
         self.plan = plan or make_plan(seed, self.rng)
-        self.is_split = False  # whether the peers cannot reach each other
-        self.outages = {}  # by Alertmanager: the time until which it cannot reach PoundCake
+        self.is_split = False  # whether the peers are cut off from each other
+        self.outages = {}  # {Alertmanager: time until which it cannot reach PoundCake}
         self.responses_lost_until = 0.0  # the time until which responses get lost
         self.announcements_lost_until = 0.0  # the time until which announcements get lost
         self.alertmanagers = []
@@ -534,13 +534,12 @@ class World(EventQueue):
             self.lose_responses,
             self.lose_announcements,
         )
-        chosen = rng.sample(kinds, rng.randint(0, len(kinds)))
-        for kind in chosen:
+        for kind in rng.sample(kinds, rng.randint(0, len(kinds))):
             for _ in range(rng.randint(1, 4)):
                 seconds = min(rng.expovariate(1 / rng.choice([20, 120, 600])) + 1, 1800)
                 latest = self.plan.fault_period - seconds - 60
                 if latest > 0:
-                    self.after(rng.uniform(0, latest), kind, seconds)
+                    self.schedule(rng.uniform(0, latest), kind, seconds)
 
     def restart_prometheus(self, seconds):
         self.rng.choice(self.prometheus).stop(seconds)
@@ -552,13 +551,13 @@ class World(EventQueue):
         server, peer = self.rng.choice(self.prometheus), self.rng.choice(self.alertmanagers)
         self.log_event(server.name, "cannot reach {} for {} s", peer.name, round(seconds))
         server.unreachable.add(peer)
-        self.after(seconds, server.unreachable.discard, peer)
+        self.schedule(seconds, server.unreachable.discard, peer)
 
     def split(self, seconds):
         if not self.is_split:
             self.log_event("cluster", "the peers cannot reach each other for {} s", round(seconds))
             self.is_split = True
-            self.after(seconds, self.join)
+            self.schedule(seconds, self.join)
 
     def join(self):
         self.log_event("cluster", "the peers can reach each other again")
@@ -579,13 +578,13 @@ class World(EventQueue):
         self.log_event("broker", "loses announcements for {} s", round(seconds))
         self.announcements_lost_until = self.now + seconds
 
-    # The truth
+    # The actual state of the alert
 
     def is_active(self):
         return any(peer.is_active for peer in self.alertmanagers)
 
     def was_active(self, since, until):
-        """Return True if the alert was active in an Alertmanager at some time in this period."""
+        """Return True if, at some time in this period, the alert was active in an Alertmanager."""
         return any(
             start <= until and end > since
             for peer in self.alertmanagers
@@ -593,7 +592,7 @@ class World(EventQueue):
         )
 
     def was_inactive(self, since, until):
-        """Return True if the alert was active in no Alertmanager at some time in this period."""
+        """Return True if, at some time in this period, the alert was active in no Alertmanager."""
         spans = sorted(span for peer in self.alertmanagers for span in peer.intervals)
         for start, end in spans:
             if start > since:

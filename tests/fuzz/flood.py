@@ -1,4 +1,4 @@
-"""Send many wild requests to an endpoint in a separate process, and watch its memory."""
+"""Send many malformed requests to an endpoint in a separate process, and watch its memory."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.lib.samples import alert, webhook
 
 KINDS = {"threads": Unpatched, "eventlet": Patched}
 TOKEN = "the-token-in-use"
-GROWTH = 10 << 20  # bytes
+GROWTH = 10 << 20  # the bytes by which the memory may grow
 PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _RESPONSE = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
-_MAX_PIPELINED = 16  # requests that are sent before one that may end the connection
+_MAX_PIPELINED = 16  # how many requests may precede the last one of a batch
 _RESPONSE_SECONDS = 60  # the endpoint gives up on a body after 30
 
 
@@ -58,7 +58,7 @@ class Flood(threading.Thread):
         try:
             while self.sent < self._request_count and time.monotonic() < self._deadline:
                 self._send_batch()
-        except Exception as error:  # reported by the waiting thread
+        except Exception as error:  # reported by the main thread
             self.error = error
         finally:
             self._close()
@@ -155,7 +155,7 @@ class Recorder(threading.Thread):
                     line = ""
                     if trigger == "poundcake.announce":
                         endpoint_process.record(self._endpoint.config, payload)
-        except Exception as error:  # reported by the waiting thread
+        except Exception as error:  # reported by the main thread
             self.error = error
 
     def stop(self):
@@ -163,18 +163,19 @@ class Recorder(threading.Thread):
         self.join()
 
 
-def memory(pid):
-    """Return the resident memory of a process in bytes."""
+def resident_memory(pid):
+    """Return the resident set size of a process in bytes."""
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send, and how long it may take.
+    """The requests to send, and the time limit.
 
     Attributes:
-        seed: One seed always generates the same requests.
+        requests: The number of requests.
+        seed: The same seed generates the same requests.
         clients: The number of concurrent connections.
         accepted: The share of requests that should be accepted.
         warm_up: The number of PARTS after which the memory may grow by at most GROWTH.
@@ -194,17 +195,17 @@ def flood(kind, plan, write_line=print):
 
     Args:
         kind: A key of KINDS.
-        plan: What to send.
+        plan: The requests to send.
         write_line: Called with each line of the report.
 
     Returns:
-        The problems, as sentences.
+        A sentence for each problem.
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-flood-"))
     endpoint = KINDS[kind](folder, auth_tokens=[TOKEN], backlog_limit=10_000_000, log_level="error")
     endpoint.records = False  # recording would use memory of the endpoint's process
-    # glibc may create eight arenas per CPU, and free memory in one is unusable for the others.
-    # The growth of the arenas would hide the growth of the endpoint.
+    # glibc may create eight arenas per CPU, and does not return their freed memory. That would look
+    # like growth of the endpoint.
     endpoint.prefix = ["env", "MALLOC_ARENA_MAX=1"]
     recorder = Recorder(endpoint.start())
     recorder.start()
@@ -232,7 +233,7 @@ def flood(kind, plan, write_line=print):
 
 
 class Run:
-    """One flood of one endpoint."""
+    """Floods one endpoint, in several parts."""
 
     def __init__(self, endpoint, plan):
         self._endpoint = endpoint
@@ -245,18 +246,18 @@ class Run:
         self._memory = []  # after each part
 
     def send(self):
-        """Send all parts. Stop early if the endpoint ends or the time is up."""
+        """Send all parts. Stop early if the endpoint ends or the time limit is reached."""
         for part in range(PARTS):
             self._send_part(part)
             if self._endpoint.alive:
-                self._memory.append(memory(self._endpoint.process.pid))
+                self._memory.append(resident_memory(self._endpoint.process.pid))
             has_time = time.monotonic() < self._deadline
             if not self._endpoint.alive or self._errors or not has_time:
                 return
 
     def _send_part(self, part):
         plan = self._plan
-        # The remaining requests are divided among the remaining parts and clients.
+        # Divide the remaining requests among the remaining parts and the clients.
         share = (plan.requests - self._sent) // (PARTS - part)
         floods = []
         for n in range(plan.clients):
@@ -283,7 +284,7 @@ class Run:
         return self._memory[-1] - self._memory[warm_up - 1] if len(self._memory) >= warm_up else 0
 
     def problems(self):
-        """Return the problems, as sentences."""
+        """Return a sentence for each problem."""
         errors = list(self._errors)
         server_errors = {code: count for code, count in self._status_counts.items() if code >= 500}
         if self._sent < self._plan.requests:

@@ -18,13 +18,13 @@ from tests.lib.samples import later
 from tests.lib.trail.one_fingerprint import OneFingerprint
 
 SKEW = 120
-"""Seconds by which a later start supersedes the open incident."""
+"""An alert that starts this many seconds later supersedes the open incident."""
 GRACE = 90
-"""Seconds after a resolve in which a firing copy may be stale, as documented."""
+"""Seconds after a resolve during which a firing notification may be stale."""
 MAX_UNCONFIRMED = 10 * MINUTE
-"""Seconds until an unconfirmed incident is decided: CONFIRM_AFTER and some rounds of sync."""
+"""Seconds until an unconfirmed incident must be decided: CONFIRM_AFTER and some rounds of sync."""
 TIE = 0.1
-"""Requests that two endpoints receive within this time may be ordered either way."""
+"""Requests that two endpoints receive within this many seconds may be ordered either way."""
 
 
 class Violation(AssertionError):
@@ -39,24 +39,23 @@ class Simulation(World):
         self.state = OneFingerprint()
         self.received = []
         self.case_counts = Counter()
-        self.unannounced = ([], [])  # by endpoint: the requests that it has not announced yet
+        self.unannounced = ([], [])  # for each endpoint, the requests that it has not announced yet
         self.unrecorded = 0
-        self.opening = None  # the notification and the alert that opened the open incident
-        self.last_firing = {}  # by Alertmanager: the last recorded one, in order of receipt
-        self.resolves = []  # the recorded ones
-        self.admitted = None  # the last notification admitted
-        self.last_confirmed = False
+        self.opened_by = None  # the notification and the alert that opened the open incident
+        self.last_firing = {}  # {Alertmanager: its recorded firing notification received last}
+        self.resolves = []  # the recorded resolves
+        self.admitted = None  # the notification that was admitted last
         # The error with which the endpoints measure how far their clocks are ahead.
         self.errors = [self.rng.choice([0, self.rng.uniform(-0.04, 0.04)]) for _ in range(2)]
-        self.after(self.rng.uniform(0, MINUTE), self.sync)
+        self.schedule(self.rng.uniform(0, MINUTE), self.sync)
 
     def run_all(self):
-        """Run until everything is recorded, and return how often each case was observed."""
+        """Run until everything is recorded, and return {case: how often it was observed}."""
         try:
             self.run(self.plan.end)
             while self.unrecorded:
                 self.run(self.now + 1)
-            self.check_the_end()
+            self.check_end()
         except AssertionError as error:
             raise Violation(self.report(str(error))) from error
         return self.case_counts
@@ -87,7 +86,7 @@ class Simulation(World):
         )
         unannounced = self.unannounced[notification.endpoint]
         unannounced.append(notification)
-        self.after(self.rng.uniform(0.01, 1), self.announce, notification.endpoint)
+        self.schedule(self.rng.uniform(0.01, 1), self.announce, notification.endpoint)
 
     def announce(self, endpoint):
         unannounced = self.unannounced[endpoint]
@@ -97,9 +96,9 @@ class Simulation(World):
         unannounced.clear()
         if self.now < self.announcements_lost_until and self.rng.random() < 0.6:
             for notification in batch:  # each is announced again separately
-                self.after(self.rng.uniform(20, 200), self.announce_again, notification)
+                self.schedule(self.rng.uniform(20, 200), self.announce_again, notification)
             return
-        self.after(self.rng.uniform(0.05, 3), self.record, endpoint, batch)
+        self.schedule(self.rng.uniform(0.05, 3), self.record, endpoint, batch)
 
     def announce_again(self, notification):
         self.unannounced[notification.endpoint].append(notification)
@@ -128,7 +127,7 @@ class Simulation(World):
             self.unrecorded -= 1
             self.add_recorded(notification)
             if decision.opens:
-                self.opening = notification, alert
+                self.opened_by = notification, alert
                 assert decision.starts_at <= request.received_at, (
                     "the episode begins after its first notification"
                 )
@@ -157,9 +156,9 @@ class Simulation(World):
             self.last_firing[notification.sender] = notification
 
     def sync(self):
-        self.after(MINUTE, self.sync)
-        if self.opening:
-            notification, alert = self.opening
+        self.schedule(MINUTE, self.sync)
+        if self.opened_by:
+            notification, alert = self.opened_by
             incident = self.state.incident
             decision = self.state.confirm(alert, later(self.now))
             if decision:
@@ -175,7 +174,7 @@ class Simulation(World):
     # The invariants
 
     def check_admission(self, notification, decision, previous_incident):
-        """Check that the alert of a recorded notification could be admitted."""
+        """Check that it was right to admit the alert of a recorded notification."""
         resolves = [
             r
             for r in self.resolves
@@ -212,7 +211,7 @@ class Simulation(World):
             self.is_same_occurrence(notification, r) for r in between
         )
         if not is_new and self.has_close_occurrences(notification):
-            # They count as one incident, which the resolve of the first one may end.
+            # Both occurrences are one incident, which the resolve of the first one may close.
             self.case_counts["admitted again, with occurrences within the skew"] += 1
             return
         assert notification.received_at - last >= GRACE - TIE or is_new, (
@@ -226,7 +225,7 @@ class Simulation(World):
         return any(0 < seconds <= SKEW for seconds in delays)
 
     def check_confirmation(self, notification):
-        """Check that an unconfirmed incident could be admitted."""
+        """Check that it was right to admit an unconfirmed incident."""
         if self.was_active(notification.received_at, self.now):
             return
         excuse = self.excuse()
@@ -234,7 +233,7 @@ class Simulation(World):
         assert excuse, f"#{notification.number} was a stale copy and was confirmed"
 
     def check(self):
-        """Check the current view."""
+        """Check whether the alert is shown exactly when it should be."""
         is_shown = self.state.incident is not None
         last_resolve = max((r.received_at for r in self.resolves), default=-1.0)
         for peer in self.alertmanagers:
@@ -246,7 +245,7 @@ class Simulation(World):
                 )
         if is_shown and self.has_ended():
             last = self.received[-1]
-            assert self.ends_an_earlier_one(last), f"shown after its resolve #{last.number}"
+            assert self.ends_earlier_occurrence(last), f"shown after its resolve #{last.number}"
             self.case_counts["shown after a resolve of an earlier occurrence"] += 1
 
     def has_ended(self):
@@ -261,8 +260,8 @@ class Simulation(World):
         starts = [peer.intervals[-1][0] for peer in self.alertmanagers if peer.intervals]
         return all(start <= last.flushed_at for start in starts)
 
-    def check_the_end(self):
-        """Check the invariants after a time without faults."""
+    def check_end(self):
+        """Check the invariants at the end of the calm period."""
         is_shown = self.state.incident is not None
         # Alertmanager reports an end with the next flush of the group.
         since = self.now - self.plan.group_interval - 2 * MINUTE
@@ -296,12 +295,12 @@ class Simulation(World):
             return "an Alertmanager gave up"
         if self.unrecorded:
             return "a request waits to be recorded"
-        if self.received and self.ends_an_earlier_one(self.received[-1]):
+        if self.received and self.ends_earlier_occurrence(self.received[-1]):
             return "the last resolve names an end before the start"
         return ""
 
-    def ends_an_earlier_one(self, resolve):
-        """Return True if the end in a resolve is before the last start that Alertmanager sent."""
+    def ends_earlier_occurrence(self, resolve):
+        """Return True if a resolve ends before the last start that Alertmanager sent."""
         if self.plan.omitted_fields or resolve.status != "resolved":
             return False
         firing = [n.starts_at for n in self.received if n.status == "firing"]

@@ -1,4 +1,4 @@
-"""Record alerts in any order, and compare with a second, simpler implementation of the rules."""
+"""Record alerts in any order, and compare the outcomes with a second, simpler implementation."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.lib.trails import database_time, do_not_sync
 SKEW = 120
 GRACE = 90
 HOUR = 3600
-# By id. Two of them have the same name.
+# {id of an alert: its name}. Two alerts have the same name.
 NAMES = {"id-a": "HostDown", "id-b": "HostDown", "id-c": "DiskFull"}
 RECEIVERS = ("may-start", "only-observes")
-# Minutes from now; only a few values, so that starts repeat and each bound is hit exactly.
+# Minutes from now. The values are few, so that starts repeat and each bound is met exactly.
 minutes_from_now = st.sampled_from([None, -60, -15, -11, -10, -3, -2, -1, 0, 0, 1, 2])
 drawn_alerts = st.fixed_dictionaries(
     {
@@ -41,7 +41,7 @@ drawn_requests = st.fixed_dictionaries(
     {
         "group_status": st.sampled_from(["firing", "resolved"]),
         "receiver": st.sampled_from((RECEIVERS[0], *RECEIVERS)),
-        # Seconds by which the request was received before others of its batch.
+        # How many seconds before the others of its batch the request was received.
         "delay": st.sampled_from([0, 0, 0, 60, 100]),
         "alerts": st.lists(drawn_alerts, max_size=3),
     }
@@ -56,7 +56,7 @@ class Rules:
         self.open = {}  # id: {start, sender_start, last_seen, episode, outcome, notifications}
         self.resolves = []  # (id, end, time of receipt)
         self.admitted = []  # (id, name, time by the database's clock)
-        self.episodes = set()  # the names of the recorded ones
+        self.episodes = set()  # the names of the recorded episodes
         self.clock = 0  # the current time of the database
 
     def request(self, sent_alerts, now, may_start):
@@ -108,7 +108,7 @@ class Rules:
                     self.judge_refire(key, start, now) or self.limit_outcome(key) or "admitted"
                 )
         if outcome == "admitted" or (outcome, incident["outcome"]) == ("unconfirmed", "observed"):
-            # Another row takes over the incident.
+            # A new row represents the incident from now on.
             incident.update(outcome=outcome, notifications=0)
         self.count_notification(key, incident["episode"], start, now)
         if outcome == "admitted":
@@ -171,15 +171,15 @@ class Rules:
     @staticmethod
     def episode_name(key, start):
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
-        return f"{identity(key)}-{round((time_at(start) - epoch).total_seconds() * 1000)}"
+        return f"{fingerprint_of(key)}-{round((time_at(start) - epoch).total_seconds() * 1000)}"
 
 
 def make_alert(key):
-    """Return an alert whose labels contain the id."""
+    """Return an alert with this id as a label."""
     return alert(NAMES[key], labels={"id": key})
 
 
-def identity(key):
+def fingerprint_of(key):
     return alertmanager.fingerprint(make_alert(key)["labels"])
 
 
@@ -294,7 +294,7 @@ class Recording(RuleBasedStateMachine):
         ]
         expected = [
             (
-                identity(key),
+                fingerprint_of(key),
                 incident["episode"],
                 time_at(incident["start"]),
                 incident["outcome"],

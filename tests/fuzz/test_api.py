@@ -1,4 +1,4 @@
-"""Run schemathesis on the OpenAPI description and an endpoint in a separate process.
+"""Run schemathesis with the OpenAPI description against an endpoint in a separate process.
 
 schemathesis needs Python 3.10 and a separate environment, .venv-fuzz, which `make fuzz` creates.
 Without it, the test is skipped.
@@ -17,8 +17,8 @@ from tests.lib.samples import alert, webhook
 
 SCHEMATHESIS = os.path.join(ROOT, ".venv-fuzz", "bin", "schemathesis")
 TOKEN = "the-token-in-use"
-# Not included are the checks that all valid inputs are accepted and all invalid ones refused:
-# OpenAPI cannot express that `until` before `since` is refused, and the endpoint accepts fields
+# The checks that all valid inputs are accepted and all invalid ones refused are not included:
+# OpenAPI cannot express that `until` must not be before `since`, and the endpoint accepts fields
 # that the document does not list.
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"

@@ -1,4 +1,4 @@
-"""A short flood: a few thousand requests to each kind of endpoint."""
+"""A short flood of a few thousand requests to each kind of endpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fuzz.wild import RequestGenerator
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
 @pytest.mark.parametrize("kind", sorted(flood.KINDS))
 def test_the_endpoint_survives_a_short_flood(kind):
-    # The first half is the warm-up, in which the endpoint allocates its permanent memory.
+    # During the first half, the warm-up, the endpoint allocates its permanent memory.
     assert flood.flood(kind, flood.Plan(requests=2000, warm_up=5)) == []
 
 

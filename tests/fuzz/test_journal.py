@@ -32,7 +32,7 @@ class Model:
 
 
 class Machine(RuleBasedStateMachine):
-    """Accept and advance requests, and reopen the journal in between. Only rules let time pass."""
+    """Accept and advance requests, reopen the journal in between, and move the clock."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class Machine(RuleBasedStateMachine):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-fuzz-"))
         self.path = str(self.folder / "journal.sqlite")
         self.journal = Journal(self.path)
-        self.models = []  # in the order of their ids
+        self.models = []  # ordered by id
 
     @rule(body=bodies, wanted_id=st.sampled_from(["", *IDS]))
     def accept(self, body, wanted_id):

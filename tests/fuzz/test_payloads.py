@@ -1,4 +1,4 @@
-"""Any payload is refused with the name of a field, or parsed into the documented types."""
+"""Any payload is parsed into the documented types, or refused with the name of a field."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ payloads = st.fixed_dictionaries(
 
 
 def check_notification(notification, payload):
-    """Check that every field has the type and the range that its class documents."""
+    """Check that every field has its documented type and range."""
     assert len(notification.alerts) == len(payload["alerts"])
     assert isinstance(notification.group_status, str)
     assert isinstance(notification.receiver, str) and isinstance(notification.group_key, str)

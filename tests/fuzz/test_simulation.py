@@ -1,6 +1,6 @@
-"""Simulate Prometheus and Alertmanager, and check that a broken admission rule is noticed.
+"""Simulate Prometheus and Alertmanager, and check that a broken admission rule is detected.
 
-README.md lists the cases in which no receiver has enough information.
+README.md lists the cases in which no receiver has enough information to decide correctly.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tests.fuzz.simulation import Simulation, Violation
 # `make fuzz` runs 10,000 seeds; SIMULATION_SEEDS=38 or 0-10000 selects others.
 SEEDS = {"fuzz": "0-10000"}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), "0-200")
 SEED_COUNT = 600
-"""With this number of seeds, the simulation detects each broken rule."""
+"""This many seeds are enough to detect each broken rule."""
 
 
-def chosen_seeds():
+def selected_seeds():
     first, _, last = os.environ.get("SIMULATION_SEEDS", SEEDS).partition("-")
     return range(int(first), int(last or int(first) + 1))
 
 
 def test_admission_keeps_every_invariant():
-    case_counts, seeds = Counter(), chosen_seeds()
+    case_counts, seeds = Counter(), selected_seeds()
     for seed in seeds:
         case_counts += Simulation(seed).run_all()
     print(*sorted(case_counts.items()), sep="\n")
@@ -37,7 +37,7 @@ def test_admission_keeps_every_invariant():
             assert case_counts[name] >= len(seeds) // 50, name
 
 
-def test_one_seed_always_produces_the_same_simulation():
+def test_the_same_seed_produces_the_same_simulation():
     simulations = [Simulation(7) for _ in range(2)]
     assert simulations[0].run_all() == simulations[1].run_all()
     assert simulations[0].format_timeline() == simulations[1].format_timeline()
@@ -107,18 +107,18 @@ BROKEN_RULES = {
     "starts compared with our clock": (admission, "_belongs_to", supersede_by_our_clock),
     "no grace": (admission, "REFIRE_GRACE", datetime.timedelta(0)),
     "a third of the grace period": (admission, "REFIRE_GRACE", datetime.timedelta(seconds=30)),
-    "confirmed at once": (admission, "CONFIRM_AFTER", datetime.timedelta(0)),
+    "confirmed immediately": (admission, "CONFIRM_AFTER", datetime.timedelta(0)),
     "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
     "late duplicates": (admission, "_judge_refire", refire_without_late_resolves),
     "starts in the future": (admission, "first_start", sender_start),
-    "names used again": (admission, "_new_name", name_by_start),
-    "endpoints' own clocks": (record, "_by_database_clock", unmeasured_clock),
+    "reused names": (admission, "_new_name", name_by_start),
+    "clocks of the endpoints": (record, "_by_database_clock", unmeasured_clock),
 }
 
 
 @pytest.mark.parametrize("rule", sorted(BROKEN_RULES))
-def test_a_broken_rule_is_noticed(rule, monkeypatch):
+def test_a_broken_rule_is_detected(rule, monkeypatch):
     monkeypatch.setattr(*BROKEN_RULES[rule])
     for seed in range(SEED_COUNT):
         try:

@@ -1,4 +1,4 @@
-"""Generate requests that no client should send. The same seed gives the same requests."""
+"""Generate malformed and hostile requests. The same seed generates the same requests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TEXTS = (
     "9999-12-31T23:59:60+23:59",
 )
 NUMBERS = (0, -1, 1, 2**31, 2**63, 2**64, 10**30, 1.5, -0.0, 1e308)
-# Bytes that break a JSON text, or border on its syntax.
+# Bytes that make JSON invalid, or test the edges of its syntax.
 TOKENS = (
     b'"',
     b"\\",
@@ -110,16 +110,16 @@ class Request(NamedTuple):
 
     data: bytes
     head: bool = False
-    """Whether it is a HEAD request, whose response has no body."""
+    """Whether the method is HEAD, so that the response has no body."""
     ends: bool = False
-    """Whether the endpoint may close the connection after it, or wait for more bytes."""
+    """Whether the endpoint may close the connection after it or wait for more bytes."""
 
 
 class RequestGenerator:
     """Generates any number of requests.
 
     Args:
-        seed: Any value. The same seed gives the same requests.
+        seed: Any value. The same seed generates the same requests.
         token: A bearer token, which nearly all requests carry.
         accepted: The share of requests that the endpoint should accept: notifications as
             Alertmanager sends them, some with a few values changed.
@@ -155,7 +155,7 @@ class RequestGenerator:
         return self._random.randrange(limit)
 
     def framed_request(self):
-        """Return a request after which the connection can be used again."""
+        """Return a request whose end is clear, so that the connection can be reused."""
         pick = self._random.random()
         if pick < self._accepted / 2:
             return self._post(self._random.choice(self._corpus))
@@ -182,7 +182,7 @@ class RequestGenerator:
         return self._mutated(plain, 12)
 
     def _with_two_lengths(self, plain):
-        """Add a header with a different length of the body."""
+        """Add a header that contradicts the length of the body."""
         size = plain.partition(b"Content-Length: ")[2].partition(b"\r\n")[0].decode()
         headers = (
             "Transfer-Encoding: chunked",
@@ -199,7 +199,7 @@ class RequestGenerator:
         return plain.replace(b"Host: x", added.encode())
 
     def _with_other_headers(self, plain):
-        """Replace a header with many headers, or with long ones."""
+        """Replace a header by up to 200 headers, some of them long."""
         choice = self._random.choice
         count = choice((1, 2, 5, 99, 200))
         lines = "".join(f"{choice(HEADERS)}: {self._header()}\r\n" for _ in range(count))

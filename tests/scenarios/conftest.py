@@ -1,10 +1,10 @@
 """Give the scenarios a shared stack for each kind of database, or the live StackStorm.
 
-tests/lib/trail tests the differences between databases, so most files run on one kind only.
+tests/lib/trail tests the differences between databases, so most files run on one kind.
 
 If ST2_API_URL and ST2_API_KEY (or ST2_AUTH_TOKEN) are set, all scenarios run on that StackStorm.
-The endpoint is then at POUNDCAKE_URL and accepts the token POUNDCAKE_TOKEN. The tables are read from
-POUNDCAKE_DATABASE_URL, and StackStorm's logs from the folder POUNDCAKE_LOGS.
+The endpoint is then at POUNDCAKE_URL and accepts the token POUNDCAKE_TOKEN. The tables are read
+from POUNDCAKE_DATABASE_URL, and StackStorm's logs from the folder POUNDCAKE_LOGS.
 """
 
 from __future__ import annotations

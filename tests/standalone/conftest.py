@@ -1,4 +1,4 @@
-"""The stand-in in a separate process, with the pack in probe/."""
+"""Run the stand-in in a separate process, with the pack in probe/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = HERE.parent.parent
 
 
 def make_pack(folder, **files):
-    """Copy the probe pack, with links to the stand-in. `files` replaces or adds files by path."""
+    """Copy the probe pack, and link the stand-in. `files` maps paths to new or changed files."""
     shutil.copytree(HERE / "probe", folder, dirs_exist_ok=True)
     for name in ("standalone", "tests"):
         (folder / name).symlink_to(ROOT / name)
@@ -71,7 +71,7 @@ class Standalone:
             self.errors.append(line)
 
     def call(self, method, path, body=None, headers=None):
-        """Return (status, document)."""
+        """Send a request, and return the status and the JSON document of the response."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.api + path, data, headers or {}, method=method)
         try:
@@ -90,7 +90,7 @@ class Standalone:
         return document
 
     def start(self, action, **parameters):
-        """Request an execution and return its id."""
+        """Request an execution, and return its id."""
         status, document = self.call(
             "POST", "/executions", {"action": action, "parameters": parameters}
         )
@@ -98,11 +98,11 @@ class Standalone:
         return document["id"]
 
     def run(self, action, **parameters):
-        """Run an action, wait for its end, and return its execution."""
+        """Run an action, wait until it has ended, and return its execution."""
         return self.wait_for_end(self.start(action, **parameters))
 
     def wait_for_status(self, id_, *statuses):
-        """Wait for a status of an execution and return the execution."""
+        """Wait until an execution has one of these statuses, and return it."""
 
         def execution_with_status():
             execution = self.get(f"/executions/{id_}")
@@ -114,7 +114,7 @@ class Standalone:
         return self.wait_for_status(id_, "succeeded", "failed", "timeout", "canceled")
 
     def dispatch(self, trigger, payload, tag):
-        """Emit a trigger and return its instance once the rules engine has processed it."""
+        """Emit a trigger, wait until the rules engine has processed it, and return its instance."""
         body = {"trigger": trigger, "payload": payload}
         status, document = self.call("POST", "/webhooks/st2", body, {"St2-Trace-Tag": tag})
         assert status == 202, document
@@ -126,6 +126,7 @@ class Standalone:
         return wait_for(processed_instances)[0]
 
     def tags_of(self, instance):
+        """Return the trace tags of a trigger instance."""
         traces = self.get("/traces?limit=100")
         matching_traces = [
             trace
@@ -140,15 +141,15 @@ class Standalone:
         return self.get("/ruleenforcements?trigger_instance=" + instance["id"])
 
     def wait(self, seconds=60):
-        """Wait until the process has ended and `errors` is complete, and return the exit code."""
+        """Wait until the process has ended and `errors` is complete. Return the exit code."""
         code = self.process.wait(seconds)
         self._reader.join(seconds)
         return code
 
-    def stop(self, number=signal.SIGTERM):
-        """Stop it and return its exit code."""
+    def stop(self, signal_number=signal.SIGTERM):
+        """Stop the process with a signal, and return the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
+            self.process.send_signal(signal_number)
         return self.wait(20)
 
 

@@ -1,4 +1,4 @@
-"""The API of the stand-in, and the real `st2` command with it."""
+"""The stand-in's API answers direct requests and the real `st2` command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from st2client.shell import Shell
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def test_executions_are_filtered_paged_and_shown_in_part(standalone):
+def test_executions_can_be_filtered_paged_and_reduced_to_some_attributes(standalone):
     ids = [standalone.run("core.echo", message=f"m{n}")["id"] for n in range(3)]
     executions = standalone.get("/executions?action=core.echo&limit=2")
     assert [e["id"] for e in executions] == ids[::-1][:2]

@@ -1,4 +1,4 @@
-"""Action chains, each of which occupies one of the runner's workflow slots while it runs."""
+"""The stand-in runs action chains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.waiting import wait_for
         ("raise", ["first", "report_failure"], "succeeded"),
     ],
 )
-def test_a_chain_continues_depending_on_its_task(standalone, how, names, status):
+def test_the_next_task_of_a_chain_depends_on_the_result(standalone, how, names, status):
     execution = standalone.run("probe.chain", how=how)
     assert execution["status"] == status, execution["result"]
     tasks = execution["result"]["tasks"]
@@ -24,7 +24,7 @@ def test_a_chain_continues_depending_on_its_task(standalone, how, names, status)
     assert {c["parent"] for c in children} == {execution["id"]}
 
 
-def test_a_chain_without_a_task_for_its_failure_fails(standalone):
+def test_a_chain_with_invalid_parameters_of_a_task_fails(standalone):
     execution = standalone.run("probe.chain", how="no such way")
     assert execution["status"] == "failed" and "no such way" in str(execution["result"])
 

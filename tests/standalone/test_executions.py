@@ -1,4 +1,4 @@
-"""Executions of python and shell actions, started through the API as `st2 run` does."""
+"""Executions of Python and shell actions are started through the API, as by `st2 run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.standalone.conftest import is_running
 from tests.waiting import wait_for
 
 
-def test_a_python_action_gets_the_same_context_as_in_stackstorm(standalone):
+def test_a_python_action_gets_the_same_context_as_from_stackstorm(standalone):
     execution = standalone.run("probe.show", text="hi", data={"a": [1]}, number="12", flag="true")
     assert execution["status"] == "succeeded", execution["result"]
     assert set(execution["result"]) == {"result", "exit_code", "stdout", "stderr"}
@@ -31,7 +31,7 @@ def test_a_python_action_gets_the_same_context_as_in_stackstorm(standalone):
     assert "open-sesame" not in " ".join(action_context["argv"])
 
 
-def test_an_execution_has_the_fields_of_stackstorm(standalone):
+def test_an_execution_has_the_same_fields_as_in_stackstorm(standalone):
     execution = standalone.run("probe.show", text="hi")
     for key in ("id", "start_timestamp", "end_timestamp", "elapsed_seconds", "web_url", "log"):
         assert execution[key]
@@ -97,8 +97,8 @@ def test_an_invalid_request_is_refused_with_the_reason(standalone, body, text):
     assert status == 400 and text in document["faultstring"], document
 
 
-def test_parameters_through_the_api_are_rendered(standalone):
-    """This is why passing alert text on exposes StackStorm's datastore and configuration."""
+def test_parameters_passed_through_the_api_are_rendered(standalone):
+    """Therefore, alert text in a parameter could read StackStorm's datastore and configuration."""
     text = "{{ st2kv.system.word }} {{ config_context.secret_word }} {{ st2kv.system.none }}."
     execution = standalone.run("probe.show", text=text)
     shown = execution["result"]["result"]["parameters"]["text"]
@@ -150,7 +150,7 @@ def test_a_concurrency_policy_delays_executions_with_the_same_attribute(standalo
 
 
 def test_a_canceled_action_keeps_running_and_stays_canceled(standalone, tmp_path):
-    """StackStorm does not end the process either, and ignores its result."""
+    """Like StackStorm, the stand-in does not end the process, and ignores its result."""
     path = tmp_path / "notes"
     id_ = standalone.start("probe.behave", how="sleep", seconds=2, path=str(path))
     pid = int(wait_for(lambda: path.exists() and path.read_text().split())[2])

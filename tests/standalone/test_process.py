@@ -1,4 +1,4 @@
-"""The process of the stand-in: its output, what it refuses, and how it ends."""
+"""The stand-in's process: its output, its configuration, its errors and its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.standalone.conftest import ROOT, Standalone, is_running, make_pack
 from tests.waiting import wait_for
 
 
-def test_the_output_names_the_urls_and_sigterm_stops_the_process(tmp_path):
+def test_the_output_shows_the_urls_and_sigterm_stops_the_process(tmp_path):
     port = services.free_port()
     options = ("--port", str(port), "--state-dir", str(tmp_path))
     standalone = Standalone(ROOT, *options, program="standalone")
@@ -40,7 +40,7 @@ def test_an_interrupt_stops_running_actions(tmp_path):
     wait_for(lambda: not is_running(pid), 20)
 
 
-# `python -m standalone` has no action chains.
+# `python -m standalone` does not support action chains, so this replaces the probe's chain.
 NO_CHAIN = {"actions/chain.yaml": "name: chain\nrunner_type: noop\n"}
 SENSOR = """\
 class Bell:
@@ -91,7 +91,7 @@ def test_a_sensor_that_ends_is_reported(tmp_path, breaks, expected):
         ("sensors/new.yaml", "class_name: A\nentry_point: a.py\npoll_interval: 5\n", "polling"),
     ],
 )
-def test_unsupported_content_is_refused_and_named(tmp_path, path, text, reason):
+def test_the_error_about_unsupported_content_names_it(tmp_path, path, text, reason):
     make_pack(tmp_path, **NO_CHAIN, **{path: text})
     with pytest.raises(ContentError) as caught:
         Content([tmp_path])
@@ -100,7 +100,11 @@ def test_unsupported_content_is_refused_and_named(tmp_path, path, text, reason):
 
 
 def test_a_configuration_overrides_the_defaults(tmp_path):
-    folder, config, keys = make_pack(tmp_path, **NO_CHAIN), tmp_path / "given.yaml", {"hail": "ave"}
+    folder, config, keys = (
+        make_pack(tmp_path, **NO_CHAIN),
+        tmp_path / "configuration.yaml",
+        {"hail": "ave"},
+    )
     config.write_text("greeting: '{{ st2kv.system.hail }}'\nnested: {other: 1}\n")
     content = Content([folder], str(config), {"secret_word": None}, keys)
     assert content.configs["probe"] == {
@@ -108,7 +112,7 @@ def test_a_configuration_overrides_the_defaults(tmp_path):
         "secret_word": "open-sesame",
         "nested": {"other": 1, "depth": 3},
     }
-    # Reading it again uses the current datastore and the registered values.
+    # When it is read again, the current datastore and the registered values are used.
     keys["hail"] = "salve"
     assert content.read_config("probe")["greeting"] == "salve"
     content.register_config("probe", {"greeting": "hi"})
@@ -117,7 +121,9 @@ def test_a_configuration_overrides_the_defaults(tmp_path):
         content.register_config("probe", {"greeting": 1})
     assert content.configs["probe"]["greeting"] == "hi"
     config.write_text("greeting: 1\n")
-    with pytest.raises(ContentError, match=r"given\.yaml: greeting: 1 is not of type 'string'"):
+    with pytest.raises(
+        ContentError, match=r"configuration\.yaml: greeting: 1 is not of type 'string'"
+    ):
         Content([folder], str(config))
 
 

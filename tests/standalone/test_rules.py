@@ -1,4 +1,4 @@
-"""Triggers lead to enforcements, executions and traces."""
+"""The stand-in turns triggers into enforcements, executions and traces."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_payload_text_is_not_rendered(standalone):
     assert execution["result"]["result"]["parameters"]["text"] == name
 
 
-def test_a_missing_action_leaves_only_a_failed_enforcement(standalone):
+def test_a_missing_action_causes_only_a_failed_enforcement(standalone):
     instance = standalone.dispatch("probe.ping", {"name": "missing"}, "tag-4")
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["status"] == "failed" and "execution_id" not in enforcement
@@ -61,7 +61,7 @@ def test_a_missing_action_leaves_only_a_failed_enforcement(standalone):
     assert instance["status"] == "processed"
 
 
-def test_a_parameter_that_does_not_render_leaves_a_failed_execution(standalone):
+def test_a_parameter_that_cannot_be_rendered_causes_a_failed_execution(standalone):
     instance = standalone.dispatch("probe.ping", {"name": "unrendered"}, "tag-5")
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["status"] == "failed" and "nothing" in enforcement["failure_reason"]
@@ -70,7 +70,7 @@ def test_a_parameter_that_does_not_render_leaves_a_failed_execution(standalone):
     assert standalone.get("/executions/" + component["object_id"])["status"] == "failed"
 
 
-def test_invalid_parameters_leave_a_failed_enforcement(standalone):
+def test_invalid_parameters_cause_a_failed_enforcement(standalone):
     instance = standalone.dispatch("probe.ping", {"name": "refused"}, "tag-6")
     (enforcement,) = standalone.enforcements(instance)
     assert enforcement["failure_reason"] == "'text' is a required property"
@@ -83,8 +83,8 @@ def test_a_backstop_rule_runs_only_if_no_other_rule_matches(standalone):
     assert standalone.enforcements(instance) == []
 
 
-def test_a_null_value_in_a_criterion_is_a_failed_enforcement(standalone):
-    # The API checks the payload's schema, but a message on the bus is not checked.
+def test_an_operator_cannot_compare_a_null_value(standalone):
+    # The API validates the payload, but messages on the bus are not validated.
     rule = standalone.get("/rules/probe.show")
     assert rule["criteria"] == {"trigger.name": {"type": "startswith", "pattern": "show"}}
     status, _ = standalone.call(
@@ -143,11 +143,11 @@ def test_a_rule_can_be_disabled(standalone):
         ("matchwildcard", "disk_full", "disk*", True),
     ],
 )
-def test_each_operator_of_a_criterion(operator, value, pattern, expected):
-    """The standalone runner and poundcake.plan each implement the operators."""
+def test_each_operator_compares_a_value_with_a_pattern(operator, value, pattern, expected):
+    """The stand-in and poundcake.plan have separate implementations of the operators."""
     for operators in (OPERATORS, catalogue.OPERATORS):
         assert operators[operator](value, pattern) is expected
 
 
-def test_a_plan_knows_the_same_operators():
+def test_the_stand_in_and_the_plan_have_the_same_operators():
     assert set(catalogue.OPERATORS) == set(OPERATORS)

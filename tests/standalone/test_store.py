@@ -1,4 +1,4 @@
-"""The store in memory, and its bounds."""
+"""The in-memory store is bounded, and returns copies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_store_returns_copies():
     assert table.change("b", n=3) is None
 
 
-def test_ids_are_unique_and_look_like_those_of_mongodb():
+def test_ids_are_unique_and_have_the_format_of_mongodb():
     ids = {store.new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(len(i) == 24 and int(i, 16) for i in ids)

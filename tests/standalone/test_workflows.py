@@ -1,4 +1,4 @@
-"""Workflows, driven by the real Orquesta."""
+"""The stand-in runs workflows with the real Orquesta."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def children_by_task(standalone, execution):
     return {child["context"]["orquesta"]["task_name"]: child for child in children}
 
 
-def test_a_workflow_gets_its_context_and_returns_its_output(standalone):
+def test_a_workflow_has_its_context_and_returns_its_output(standalone):
     instance = standalone.dispatch("probe.flow", {"name": "moon"}, "flow-tag")
     (enforcement,) = standalone.enforcements(instance)
     execution = standalone.wait_for_end(enforcement["execution_id"])
@@ -31,7 +31,7 @@ def test_a_workflow_gets_its_context_and_returns_its_output(standalone):
     assert set(first["context"]) == {"pack", "user", "parent", "orquesta"}
     assert set(first["context"]["parent"]) == {"execution_id", "user", "pack"}
     assert set(execution["children"]) == {child["id"] for child in children.values()}
-    # The default of the child's parameter contains the id of its workflow, but not the trace tag.
+    # The defaults of a task's parameters can contain the workflow's id, but not the trace tag.
     assert first["result"]["result"]["parameters"]["workflow_id"] == execution["id"]
     assert first["result"]["result"]["parameters"]["tag"] == ""
     assert children["second"]["result"]["stdout"] == "moon"
@@ -39,7 +39,7 @@ def test_a_workflow_gets_its_context_and_returns_its_output(standalone):
     assert len(trace["action_executions"]) == 3
 
 
-def test_a_failed_workflow_still_has_its_output(standalone):
+def test_a_failed_workflow_has_its_output(standalone):
     execution = standalone.run("probe.fails")
     assert execution["status"] == "failed"
     assert execution["result"].get("output") == {"stage": "begun"}, execution["result"]
@@ -122,7 +122,7 @@ def test_only_a_workflow_can_be_paused(standalone):
     standalone.wait_for_status(id_, "abandoned")
 
 
-def test_an_expression_may_name_the_action_of_a_task(standalone):
+def test_the_action_of_a_task_may_be_an_expression(standalone):
     assert standalone.run("probe.dynamic", name="core.noop")["status"] == "succeeded"
     execution = standalone.run("probe.dynamic", name="core.nowhere")
     assert execution["status"] == "failed"
@@ -143,7 +143,7 @@ def test_static_actions_and_inputs_are_checked_before_any_task(standalone, actio
 
 
 def test_alert_text_in_an_input_is_evaluated(standalone):
-    """StackStorm evaluates such text as well, so the pack must not pass it on."""
+    """StackStorm does the same, so the pack must not pass alert text to a workflow."""
     hostile = '<% st2kv("system.word") %>'
     execution = standalone.run("probe.hostile", name=hostile)
     assert execution["result"].get("output") == {

@@ -1,5 +1,6 @@
-"""Standalone, with test-only features: other packs, policies, pauses, inquiries, the datastore.
+"""Add features to the stand-in that only tests need.
 
-python -m tests.standin accepts the options of python -m standalone and some more. It also starts
-python actions faster, each as a fork of a process that has loaded their common modules.
+These are other packs, policies, action chains, pauses, inquiries and keys of the datastore. `python
+-m tests.standin` accepts the options of `python -m standalone` and some more. It also starts Python
+actions faster, each as a fork of a process that has loaded their common modules.
 """

@@ -1,4 +1,4 @@
-"""python -m tests.standin: the stand-in for StackStorm in tests."""
+"""Run the stand-in for StackStorm with the features that tests need."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from standalone.__main__ import PACK, StandIn, arguments, overrides_of, run_and_
 
 
 class TestStandIn(StandIn):
-    """The stand-in with all features of StackStorm that tests need."""
+    """The stand-in with the features of StackStorm that only tests need."""
 
     __test__ = False  # pytest would collect it as a test
 
     def parts(self):
-        """Return the classes to use."""
+        """Return the classes of the stand-in's parts."""
         from standalone.api import ApiServer
         from tests.standin import api, content, engine, executor
 
@@ -28,14 +28,14 @@ class TestStandIn(StandIn):
         )
 
     def load_content(self, content_class):
-        """Load the pack, and the packs given as options."""
+        """Load the pack and the packs in the options."""
         options = self.options
         self.store.keys.update(pair.partition("=")[::2] for pair in options.kv)
         folders = [PACK, *options.pack]
         return content_class(folders, options.config, overrides_of(options), self.store.keys)
 
     def start(self, ended):
-        """Start every part. The API can emit triggers."""
+        """Start all parts, and let the API emit triggers."""
         if self.options.config_poll:
             sys.path.append(os.path.join(PACK, "lib"))
             from poundcake.endpoint import config_watcher

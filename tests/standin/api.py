@@ -1,4 +1,4 @@
-"""Parts of StackStorm's API that only tests need."""
+"""Implement the parts of StackStorm's API that only tests need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATUSES = (
 
 
 class Api(api.Api):
-    """The API, with executions that can be changed, inquiries, the datastore and triggers."""
+    """The API, which can also change executions, answer inquiries, set keys and emit triggers."""
 
     consumer = None  # set when the stand-in starts
 
@@ -36,7 +36,7 @@ class Api(api.Api):
         ]
 
     def run_again(self, request, id_):
-        """Run an execution again. StackStorm renders the stored parameters once more."""
+        """Run an execution again. Like StackStorm, this renders the stored parameters again."""
         original = self.get_execution(id_)
         parameters = {**original["parameters"], **((request.body or {}).get("parameters") or {})}
         context = {"user": "stanley", "re-run": {"ref": id_}}
@@ -56,9 +56,9 @@ class Api(api.Api):
         return Answer(200, self.execution_view(self.get_execution(id_)))
 
     def change(self, request, id_):
-        """Pause, resume or cancel an execution, or set any other status.
+        """Pause, resume or cancel an execution, or set another status.
 
-        StackStorm does the same (st2api/controllers/v1/actionexecutions.py, put).
+        See `put` in StackStorm's st2api/controllers/v1/actionexecutions.py.
         """
         status = (request.body or {}).get("status")
         if status not in STATUSES:
@@ -84,7 +84,7 @@ class Api(api.Api):
             raise not_found("Inquiry", id_)
         response = (request.body or {}).get("response")
         try:
-            # StackStorm knows the user from the token. Here, the request names the user.
+            # StackStorm derives the user from the token. Here, the query contains the user.
             self.executor.respond(id_, response, request.query.get("user", USER))
         except PermissionError as error:
             raise ApiError(403, str(error)) from error
@@ -112,7 +112,7 @@ class Api(api.Api):
             raise not_found("Pack", pack)
         values = self.content.registered_configs[pack]
         if request.query.get("show_secrets") != "true":
-            values = dict.fromkeys(values, "********")  # StackStorm masks the secret ones
+            values = dict.fromkeys(values, "********")  # StackStorm masks only the secrets
         return Answer(200, {"pack": pack, "values": values})
 
     def register_config(self, request, pack):

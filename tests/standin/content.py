@@ -1,4 +1,4 @@
-"""Packs with policies and action chains."""
+"""Load packs with policies and action chains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workflows that can be canceled, paused and resumed."""
+"""Cancel, pause and resume workflows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from standalone import orquesta_engine
 
 
 class WorkflowEngine(orquesta_engine.WorkflowEngine):
-    """The workflow engine, with an operator's controls."""
+    """The workflow engine, whose workflows can be canceled, paused and resumed."""
 
     def cancel(self, execution_id):
         """Start no more tasks. The workflow is canceled when the running tasks have ended."""
@@ -31,7 +31,7 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         self.settle(run)
 
     def resume(self, execution_id, user):
-        """Resume a workflow that paused for an inquiry or on request, and its parents."""
+        """Resume a workflow that was paused by an inquiry or on request, and its parents."""
         run, statuses = self.runs.get(execution_id), self.orquesta.statuses
         if run is None or run.conductor.get_workflow_status() not in statuses.PAUSE_STATUSES:
             return

@@ -1,4 +1,4 @@
-"""Executions with policies and operator controls, and action chains."""
+"""Run executions with policies and controls for operators, and action chains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USER = "stanley"
 
 
 class Executor(executor.Executor):
-    """The executor, with policies and an operator's controls."""
+    """The executor, which also applies policies and can cancel, pause and resume."""
 
     workflow_runners = ("orquesta", "action-chain")
 
@@ -48,26 +48,26 @@ class Executor(executor.Executor):
         """Start an execution, unless a policy delays or cancels it."""
         with self._starting:
             execution = self.store.executions.get(execution_id)
-            policy = self._policy_against(execution) if execution else None
+            policy = self._find_blocking_policy(execution) if execution else None
             if policy is None:
                 super()._start(execution_id)
             elif policy["parameters"].get("action") == "cancel":
                 self.set_status(execution_id, "canceled")
             else:
-                # Only once, because a test may have set another status meanwhile.
+                # Only the first time, because a test may have set another status since then.
                 if "delayed" not in [entry["status"] for entry in execution["log"]]:
                     self.set_status(execution_id, "delayed")
                 self._start_later(execution_id, DELAYED_BY_POLICY)
 
-    def _policy_against(self, execution):
-        """Return a policy whose threshold is reached, or None."""
+    def _find_blocking_policy(self, execution):
+        """Return a policy that delays or cancels the execution, or None."""
         action_ref, parameters = execution["action"]["ref"], execution["parameters"]
         for policy in self.content.policies:
-            # A parameter that was not passed does not count, even if it has a default.
+            # A parameter that was not passed is not compared, even if it has a default.
             names = policy["parameters"].get("attributes") or []
             expected_values = {name: parameters[name] for name in names if name in parameters}
 
-            def counts(other, action_ref=action_ref, expected_values=expected_values):
+            def is_counted(other, action_ref=action_ref, expected_values=expected_values):
                 return (
                     other["action"]["ref"] == action_ref
                     and other["status"] in ("scheduled", "running")
@@ -77,13 +77,13 @@ class Executor(executor.Executor):
                     )
                 )
 
-            count, _ = self.store.executions.select(counts, limit=0)
+            count, _ = self.store.executions.select(is_counted, limit=0)
             if policy["resource_ref"] == action_ref and count >= policy["parameters"]["threshold"]:
                 return policy
         return None
 
     def cancel(self, execution_id):
-        """Cancel an execution, but not its process. Raise ValueError if it has ended."""
+        """Cancel an execution without ending its process. Raise ValueError if it has ended."""
         execution = self.store.executions.get(execution_id)
         if execution["status"] in COMPLETED:
             raise ValueError(f"Action cannot be canceled. State = {execution['status']}.")
@@ -97,12 +97,12 @@ class Executor(executor.Executor):
             self.set_status(execution_id, "canceled", result, context)
 
     def pause(self, execution_id):
-        """Pause a workflow. Raise ValueError if it is not a workflow, or does not run."""
+        """Pause a workflow. Raise ValueError if the execution is not one, or cannot be paused."""
         self._check_workflow(execution_id, "pause", ("running", "pausing", "paused"))
         self.engine.post(self.engine.pause, execution_id, USER).result(10)
 
     def resume(self, execution_id):
-        """Resume a workflow. Raise ValueError if it is not a workflow, or is not paused."""
+        """Resume a workflow. Raise ValueError if the execution is not one, or cannot be resumed."""
         execution = self._check_workflow(execution_id, "resume", ("running", "resuming", "paused"))
         if execution["status"] == "paused":
             self.set_status(execution_id, "resuming")
@@ -139,14 +139,14 @@ class Executor(executor.Executor):
 
 
 def python_script(run):
-    """Run a python action in a fork of a process that has loaded the common modules."""
+    """Run a Python action in a fork of a process that has loaded the common modules."""
     task, environment = runners.python_task(run)
     ended = run.executor.forks.run(task, run.runner.get("timeout"), environment)
     return runners.python_result(run, task["mark"], ended)
 
 
 def action_chain(run):
-    """Run the tasks of a chain one by one in this thread, until the last has ended."""
+    """Run the tasks of a chain one by one in this thread."""
     chain = read_yaml(run.action["file_path"])
     tasks = {task["name"]: task for task in chain["chain"]}
     name, status, task_results = chain.get("default") or chain["chain"][0]["name"], "succeeded", []
@@ -166,5 +166,5 @@ def action_chain(run):
         task_results.append({**outcome, "action": task["ref"], "result": child["result"]})
         name = task.get("on-success" if status == "succeeded" else "on-failure")
         if run.executor.store.executions.get(run.execution["id"])["status"] in COMPLETED:
-            break  # it was canceled meanwhile
+            break  # the chain was canceled
     return status, {"tasks": task_results, "published": {}}

@@ -49,7 +49,7 @@ FROM poundcake_st2_execution_link
 GROUP BY st2_action_ref;
 """
 
-STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
+STATEMENTS = documents.find_code_blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from st2common.runners.base_action import Action
 class Show(Action):
     def run(self, **parameters):
         print("a line on stdout")
-        seen = {name: os.environ.get(name) for name in os.environ if name.startswith("ST2_")}
+        environment = {n: value for n, value in os.environ.items() if n.startswith("ST2_")}
         return True, {
             "parameters": parameters,
             "config": self.config,
-            "environment": seen,
+            "environment": environment,
             "argv": sys.argv,
             "lib": probe_lib.NAME,
         }
