@@ -44,7 +44,7 @@ class MariaDB(services.MariaDB):
         self.server = services.program("mariadbd", "mysqld")
         self.port = services.free_port()
         if os.geteuid() == 0:
-            self.account = services.account_of("mysql", "nobody")
+            self.account = services.find_account("mysql", "nobody")
         self.start()
 
     def command(self) -> list[str]:

@@ -99,16 +99,16 @@ class Server:
         return os.path.join(self.directory, *names)
 
     @property
-    def running(self):
+    def is_running(self):
         return self.process is not None and self.process.poll() is None
 
     def start(self):
-        if self.running:
+        if self.is_running:
             return
         self.process = self.spawn(self.command(), self.environment())
         deadline = time.monotonic() + self.start_seconds
         while not self.is_ready():
-            if not self.running:
+            if not self.is_running:
                 raise Failed(f"{self.name} ended while starting:\n{self.log()}")
             if time.monotonic() > deadline:
                 self.kill()
@@ -119,7 +119,7 @@ class Server:
 
     def stop(self):
         """Stop the process with SIGTERM."""
-        if self.running:
+        if self.is_running:
             self.process.terminate()
             try:
                 self.process.wait(self.stop_seconds)
@@ -129,7 +129,7 @@ class Server:
 
     def kill(self):
         """Kill the process, as a crash would end it."""
-        if self.running:
+        if self.is_running:
             self.process.kill()
             self.process.wait()
 
@@ -185,7 +185,7 @@ def temporary_directory():
 
 
 class MariaDB(Server):
-    """A database server with its default settings, including a collation that ignores case."""
+    """A database server. Its default collation ignores case."""
 
     name = "MariaDB"
 
@@ -195,7 +195,7 @@ class MariaDB(Server):
         self.port = free_port()
         self.password = secrets.token_hex(16)
         if os.geteuid() == 0:  # MariaDB refuses to run as root
-            self.account = account_of("mysql", "nobody")
+            self.account = find_account("mysql", "nobody")
             os.chown(self.directory, self.account.pw_uid, self.account.pw_gid)
         options = [
             "--no-defaults",
@@ -270,7 +270,7 @@ class MariaDB(Server):
 
 
 class RabbitMQ(Server):
-    """A broker: a node with its own port mapper, cookie and home directory."""
+    """A broker that runs as a node with its own port mapper, cookie and home directory."""
 
     name = "RabbitMQ"
     start_seconds = 60
@@ -457,7 +457,7 @@ def now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z")
 
 
-def account_of(*names):
+def find_account(*names):
     for name in names:
         try:
             return pwd.getpwnam(name)

@@ -60,7 +60,7 @@ def test_alert_text_in_a_command_or_in_hosts_is_reported(parameters, expected_fi
         {"text": "{{ trigger.labels.one }}", "body": {"commands": "{{ trigger.job }}"}},
     ],
 )
-def test_safe_rules_have_no_mistake(parameters):
+def test_safe_rules_pass(parameters):
     assert find_mistakes(parameters) == []
 
 
@@ -70,7 +70,7 @@ def test_only_poundcakes_triggers_are_checked():
 
 
 @pytest.mark.parametrize("rule", [None, [], "text", {"trigger": "poundcake.alert"}, {"action": 1}])
-def test_files_that_are_not_rules_have_no_mistake(rule):
+def test_files_that_are_not_rules_pass(rule):
     assert check_rules.check_rule(rule) == []
 
 
@@ -82,7 +82,7 @@ def run(*arguments):
     return completed.returncode, completed.stdout.decode()
 
 
-def test_the_rules_of_the_pack_have_no_mistake():
+def test_the_rules_of_the_pack_pass():
     for arguments in ((), ("rules", "tests/scenarios/pack/rules")):
         code, output = run(*arguments)
         assert code == 0, output

@@ -93,26 +93,26 @@ def action(request):
 def validate(action, parameters):
     """Return the parameters as the API would accept them. Raise an exception if it refuses them."""
     context = {"user": "stanley", "pack": "poundcake"}
-    live = param.render_live_params(RUNNER, action.parameters, parameters, context)
+    live_parameters = param.render_live_params(RUNNER, action.parameters, parameters, context)
     schema = util_schema.get_schema_for_action_parameters(action, action)
     util_schema.validate(
-        live,
+        live_parameters,
         schema,
         util_schema.get_validator(),
         use_default=True,
         allow_default_none=True,
     )
-    return live
+    return live_parameters
 
 
 def render(action, parameters):
     """Return the parameters of the runner and the parameters of the script."""
     context = {"user": "stanley", "pack": "poundcake"}
-    live = validate(action, parameters)
-    return param.render_final_params(RUNNER, action.parameters, live, context)
+    live_parameters = validate(action, parameters)
+    return param.render_final_params(RUNNER, action.parameters, live_parameters, context)
 
 
-def command(action, script, parameters, sudo=False):
+def build_command(action, script, parameters, sudo=False):
     """Return the command that StackStorm would send to the host."""
     runner_parameters, script_parameters = render(action, parameters)
     positional, named = action_db_util.get_args(script_parameters, action)
@@ -224,7 +224,7 @@ def test_the_script_understands_the_arguments(action, tmp_path):
         }
     folder = tmp_path / "hosts"
     shutil.copytree(str(ROOT / "actions" / "hosts"), str(folder))
-    sent_command = command(action, folder / f"{action.name}.sh", parameters)
+    sent_command = build_command(action, folder / f"{action.name}.sh", parameters)
     completed = subprocess.run(
         ["sh", "-c", sent_command], check=False, stdout=subprocess.PIPE, timeout=60
     )
@@ -240,6 +240,6 @@ def test_a_dry_run_reaches_the_script(tmp_path):
     )
     script = tmp_path / "clean_disk.sh"
     parameters = valid_parameters(action)
-    assert " --dry_run" not in command(action, script, {**parameters, "dry_run": False})
-    assert " --dry_run" in command(action, script, {**parameters, "dry_run": True})
-    assert "--directory_list=/var/log/app:/srv/a_b" in command(action, script, parameters)
+    assert " --dry_run" not in build_command(action, script, {**parameters, "dry_run": False})
+    assert " --dry_run" in build_command(action, script, {**parameters, "dry_run": True})
+    assert "--directory_list=/var/log/app:/srv/a_b" in build_command(action, script, parameters)

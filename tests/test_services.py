@@ -19,7 +19,7 @@ import sqlalchemy
 from tests import services
 
 
-def test_a_database_url_leads_to_an_empty_database(database_url):
+def test_a_database_url_refers_to_an_empty_database(database_url):
     engine = sqlalchemy.create_engine(database_url)
     assert sqlalchemy.inspect(engine).get_table_names() == []
     with engine.begin() as connection:
@@ -79,7 +79,7 @@ def test_a_missing_program_is_named_and_nothing_remains(
 def test_a_server_that_fails_to_start_shows_its_log(tmp_path):
     server = FailingServer()
     try:
-        with pytest.raises(services.Failed, match="no flour left"):
+        with pytest.raises(services.Failed, match="no space left"):
             server.start()
     finally:
         server.close()
@@ -90,7 +90,7 @@ class FailingServer(services.Server):
     name = "failing server"
 
     def command(self):
-        return ["sh", "-c", "echo no flour left; exit 3"]
+        return ["sh", "-c", "echo no space left; exit 3"]
 
     def is_ready(self):
         time.sleep(0.2)

@@ -45,11 +45,15 @@ class Disturbance:
     is_comparable: bool = True
 
 
+def do_nothing():
+    """Cause no disturbance."""
+
+
 def make_disturbances(world):
     """Return every disturbance that is possible on this machine."""
     first, second = world.alertmanagers
-    result = [
-        Disturbance("nothing", list, list, 0),
+    disturbances = [
+        Disturbance("nothing", do_nothing, do_nothing, 0),
         Disturbance("Alertmanager 0 restarts", first.stop, first.start, 1, is_comparable=False),
         Disturbance("Alertmanager 1 is killed", second.kill, second.start, 6, is_comparable=False),
         Disturbance(
@@ -74,13 +78,13 @@ def make_disturbances(world):
     }
     for name, (proxies, is_comparable) in links.items():
         begin, end = (lambda p=proxies: world.cut(*p)), (lambda p=proxies: world.restore(*p))
-        result.append(Disturbance(name, begin, end, 3 * EXPIRY, is_comparable))
+        disturbances.append(Disturbance(name, begin, end, 3 * EXPIRY, is_comparable))
     if can_cut_gossip():
         name = "the Alertmanagers cannot reach each other"
-        result.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
+        disturbances.append(Disturbance(name, world.cut_gossip, world.restore_gossip, 3 * EXPIRY))
     else:
         print("skipped: Alertmanagers that cannot reach each other (needs nft, as root)")
-    return result
+    return disturbances
 
 
 @dataclass
@@ -176,8 +180,8 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/tracking.sqlite"
-        live = stacks.uses_live_stackstorm()
-        stack = stacks.Live() if live else stacks.Standalone(pathlib.Path(folder) / "stack", url)
+        is_live = stacks.uses_live_stackstorm()
+        stack = stacks.Live() if is_live else stacks.Standalone(pathlib.Path(folder) / "stack", url)
         with contextlib.closing(stack):
             try:
                 soak(stack, options.minutes, options.seed, lambda line: print(line, flush=True))

@@ -206,7 +206,7 @@ class World:
 
     @property
     def configuration(self):
-        """The pack's configuration that makes it query these Alertmanagers."""
+        """Return the configuration that makes the pack query these Alertmanagers."""
         return {
             "alertmanagers": [{"url": alertmanager.url} for alertmanager in self.alertmanagers],
             "gone_after_seconds": GONE_AFTER,
@@ -225,14 +225,14 @@ class World:
     def cut(self, *proxies):
         """Close the connections through these proxies, and stop forwarding."""
         for proxy in proxies:
-            proxy.stalled = True
+            proxy.is_stalled = True
             proxy.cut()
 
     def restore(self, *proxies):
         """Forward again. Connections that were stalled are closed, and their bytes are lost."""
         for proxy in proxies:
             proxy.cut()
-            proxy.stalled = False
+            proxy.is_stalled = False
 
     def freeze_prometheus(self):
         self.prometheus.process.send_signal(signal.SIGSTOP)

@@ -24,7 +24,7 @@ class Defence:
 
     @property
     def nodes(self) -> list[str]:
-        """The pytest ids of the tests, or an empty list if another program guards the defence."""
+        """Return the pytest ids of the tests, or [] if another program guards the defence."""
         return [word for word in self.test if word.startswith("tests/")]
 
 

@@ -309,7 +309,7 @@ def cut_broker_at(trigger, forward):
 
     def inject(scene):
         patterns = [trigger.encode()]
-        trip = scene.world.broker_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
+        trip = scene.world.broker_proxy.set_trip(TO_SERVER, patterns=patterns, forward=forward)
         scene.wait_under_load(trip.fired.is_set, "a publish of " + trigger)
 
     return inject
@@ -318,17 +318,17 @@ def cut_broker_at(trigger, forward):
 def cut_broker_anywhere(scene):
     direction = scene.random.choice((TO_SERVER, TO_CLIENT))
     max_bytes = 4000 if direction == TO_SERVER else 200
-    trip = scene.world.broker_proxy.trip(direction, after=scene.random.randint(0, max_bytes))
+    trip = scene.world.broker_proxy.set_trip(direction, after=scene.random.randint(0, max_bytes))
     scene.wait_under_load(trip.fired.is_set, "enough bytes pass")
 
 
 def stall_broker(scene):
     scene.wait_for_broker("ok")
-    scene.world.broker_proxy.stalled = True
+    scene.world.broker_proxy.is_stalled = True
     try:
         scene.wait_for_broker("down")
     finally:
-        scene.world.broker_proxy.stalled = False
+        scene.world.broker_proxy.is_stalled = False
 
 
 def _with_channel(scene, work):
@@ -414,9 +414,9 @@ def slow_down_database(scene):
 
 
 def stall_database(scene):
-    scene.world.database_proxy.stalled = True
+    scene.world.database_proxy.is_stalled = True
     scene.pause(3, 8)
-    scene.world.database_proxy.stalled = False
+    scene.world.database_proxy.is_stalled = False
 
 
 def make_database_read_only(scene):
@@ -430,7 +430,7 @@ def make_database_read_only(scene):
 def cut_database_in_commit(table, forward):
     def inject(scene):
         patterns = [f"INSERT INTO {table} ".encode(), b"\x03COMMIT"]
-        trip = scene.world.database_proxy.trip(TO_SERVER, patterns=patterns, forward=forward)
+        trip = scene.world.database_proxy.set_trip(TO_SERVER, patterns=patterns, forward=forward)
         scene.wait_under_load(trip.fired.is_set, "a commit of " + table)
 
     return inject

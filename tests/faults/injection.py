@@ -15,7 +15,7 @@ INJECT = pathlib.Path(__file__).resolve().parent / "inject" / "sitecustomize.py"
 
 
 class MisspeltError(Exception):
-    """A hook or a setting is for a module or constant that does not exist."""
+    """The module of a hook, or the constant of a setting, does not exist."""
 
 
 def load_hooks():

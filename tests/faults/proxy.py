@@ -69,7 +69,7 @@ class Proxy:
 
     Attributes:
         delay: Seconds by which each chunk is delayed.
-        stalled: Whether connections are accepted but nothing is forwarded in either direction.
+        is_stalled: Whether connections are accepted but nothing is forwarded in either direction.
     """
 
     def __init__(self, target_port):
@@ -85,14 +85,17 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
-    def stalled(self):
+    def is_stalled(self):
         return not self._flowing.is_set()
 
-    @stalled.setter
-    def stalled(self, value):
-        (self._flowing.clear if value else self._flowing.set)()
+    @is_stalled.setter
+    def is_stalled(self, value):
+        if value:
+            self._flowing.clear()
+        else:
+            self._flowing.set()
 
-    def trip(self, direction, **condition):
+    def set_trip(self, direction, **condition):
         """Cut the first connection that meets the condition, and return the Trip."""
         trip = Trip(direction, **condition)
         with self._lock:
@@ -109,7 +112,7 @@ class Proxy:
     def close(self):
         """Stop accepting connections, and end the open ones."""
         self._listener.close()
-        self.stalled = False
+        self.is_stalled = False
         self.cut()
 
     def _accept(self):

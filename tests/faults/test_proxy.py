@@ -77,7 +77,7 @@ def test_everything_is_forwarded(client, echo):
 
 
 def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
-    trip = proxy.trip(TO_SERVER, after=3)
+    trip = proxy.set_trip(TO_SERVER, after=3)
     client.sendall(b"abcdef")
 
     assert echo.connection_ended.wait(10)
@@ -86,7 +86,7 @@ def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
 
 
 def test_cut_before_the_response(client, echo, proxy):
-    trip = proxy.trip(TO_CLIENT, after=0)
+    trip = proxy.set_trip(TO_CLIENT, after=0)
     client.sendall(b"abcdef")
 
     assert receive(client, 1) == b""
@@ -97,7 +97,7 @@ def test_cut_before_the_response(client, echo, proxy):
 
 @pytest.mark.parametrize("forward, expected", [(True, b"one two"), (False, b"one ")])
 def test_cut_after_patterns_in_order(client, echo, proxy, forward, expected):
-    trip = proxy.trip(TO_SERVER, patterns=[b"one", b"two"], forward=forward)
+    trip = proxy.set_trip(TO_SERVER, patterns=[b"one", b"two"], forward=forward)
     client.sendall(b"one ")
     assert receive(client, 4) == b"one "
     assert not trip.fired.is_set()
@@ -109,14 +109,14 @@ def test_cut_after_patterns_in_order(client, echo, proxy, forward, expected):
 
 
 def test_a_stalled_connection_resumes(client, echo, proxy):
-    proxy.stalled = True
+    proxy.is_stalled = True
     client.sendall(b"abc")
     client.settimeout(0.3)
     with pytest.raises(socket.timeout):
         client.recv(3)
     assert echo.received == b""
 
-    proxy.stalled = False
+    proxy.is_stalled = False
     client.settimeout(10)
     assert receive(client, 3) == b"abc"
 

@@ -76,7 +76,7 @@ class Process:
         self._process = None
 
     @property
-    def running(self):
+    def is_running(self):
         return self._process is not None and self._process.poll() is None
 
     def start(self):
@@ -97,7 +97,7 @@ class Process:
         self._process.send_signal(number)
 
     def kill(self):
-        if self.running:
+        if self.is_running:
             self._process.kill()
         self._process.wait()
 
@@ -219,7 +219,7 @@ class World:
 
     def _wait_until_ready(self, process, ready):
         def is_ready():
-            if not process.running:
+            if not process.is_running:
                 raise Failed(f"{process.name} ended while starting:\n{process.log()}")
             return ready()
 
@@ -228,7 +228,7 @@ class World:
     def close(self, keep=False):
         """Stop everything, and remove the folder unless `keep` is set."""
         for process in (self.sensor, self.stackstorm):
-            if process.running:
+            if process.is_running:
                 process.stop()
         for proxy in (self.broker_proxy, self.database_proxy):
             if proxy:

@@ -243,16 +243,16 @@ class Run:
         self._status_counts = collections.Counter()
         self._errors = []
         self._seconds = 0.0
-        self._memory = []  # after each part
+        self._memory = []  # the resident set size after each part
 
     def send(self):
         """Send all parts. Stop early if the endpoint ends or the time limit is reached."""
         for part in range(PARTS):
             self._send_part(part)
-            if self._endpoint.alive:
+            if self._endpoint.is_alive:
                 self._memory.append(resident_memory(self._endpoint.process.pid))
             has_time = time.monotonic() < self._deadline
-            if not self._endpoint.alive or self._errors or not has_time:
+            if not self._endpoint.is_alive or self._errors or not has_time:
                 return
 
     def _send_part(self, part):
@@ -295,7 +295,7 @@ class Run:
             errors.append(f"{self._timed_out} connections got no response in time")
         if self._growth >= GROWTH:
             errors.append(f"the memory of the endpoint grew by {_megabytes(self._growth)} MB")
-        if not self._endpoint.alive:
+        if not self._endpoint.is_alive:
             return [*errors, "the endpoint has ended"]
         response = self._endpoint.post(webhook(alert("Last")), Authorization="Bearer " + TOKEN)
         if response.status != 202:
@@ -309,7 +309,7 @@ class Run:
             f"{code}: {count}" for code, count in sorted(self._status_counts.items())
         )
         return [
-            f"{self._sent} requests in {self._seconds:.0f} s, {rate:.0f} a second, "
+            f"{self._sent} requests in {self._seconds:.0f} s, {rate:.0f} per second, "
             f"{self._plan.clients} clients, seed {self._plan.seed}",
             f"responses: {status_counts}",
             f"not answered because their connection had ended: {self._unanswered}",
@@ -328,12 +328,12 @@ def main():
     parser.add_argument("--on", choices=sorted(KINDS), action="append", help="default: both")
     parser.add_argument("--minutes", type=float, default=60, help="end each flood after this time")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clients", type=int, default=4, help="connections at a time")
+    parser.add_argument("--clients", type=int, default=4, help="number of concurrent connections")
     parser.add_argument(
         "--accepted",
         type=float,
         default=0.02,
-        help="share of requests that are meant to be accepted",
+        help="share of requests that the endpoint should accept",
     )
     options = parser.parse_args()
     failed = False

@@ -148,6 +148,7 @@ class Simulation(World):
         )
 
     def add_recorded(self, notification):
+        """Remember a recorded notification for the checks."""
         if notification.status == "resolved":
             self.resolves.append(notification)
             return
@@ -167,8 +168,8 @@ class Simulation(World):
                 self.check_confirmation(notification)
                 self.admitted = notification
             elif incident and incident.outcome == Outcome.UNCONFIRMED:
-                waited = (later(self.now) - self.state.opened_at).total_seconds()
-                assert waited < MAX_UNCONFIRMED, "the incident stays unconfirmed"
+                waited_seconds = (later(self.now) - self.state.opened_at).total_seconds()
+                assert waited_seconds < MAX_UNCONFIRMED, "the incident stays unconfirmed"
         self.check()
 
     # The invariants
@@ -200,15 +201,15 @@ class Simulation(World):
             and notification.starts_at - previous.starts_at > SKEW
         ):
             return
-        between = [
+        resolves_between = [
             r
             for r in self.resolves
             if previous.received_at - TIE < r.received_at < notification.received_at + TIE
         ]
-        assert between, f"#{notification.number} and #{previous.number} are one occurrence"
-        last = max(r.received_at for r in between)
+        assert resolves_between, f"#{notification.number} and #{previous.number} are one occurrence"
+        last = max(r.received_at for r in resolves_between)
         is_new = notification.starts_at > previous.starts_at and not any(
-            self.is_same_occurrence(notification, r) for r in between
+            self.is_same_occurrence(notification, r) for r in resolves_between
         )
         if not is_new and self.has_close_occurrences(notification):
             # Both occurrences are one incident, which the resolve of the first one may close.
@@ -220,7 +221,7 @@ class Simulation(World):
         self.case_counts["admitted again, after a resolve of a peer"] += 1
 
     def has_close_occurrences(self, notification):
-        """Return True if an occurrence began less than SKEW before that of a notification."""
+        """Return True if another occurrence began at most SKEW before that of a notification."""
         delays = [notification.starts_at - other.starts_at for other in self.received]
         return any(0 < seconds <= SKEW for seconds in delays)
 

@@ -56,6 +56,6 @@ def test_the_endpoint_matches_its_description(tmp_path):
         )
         assert run.returncode == 0, run.stdout
         print(run.stdout)
-        assert endpoint.alive
+        assert endpoint.is_alive
     finally:
         endpoint.stop()

@@ -59,47 +59,47 @@ class Machine(RuleBasedStateMachine):
             assert accepted not in models_by_id and str(uuid.UUID(accepted)) == accepted
         self.models.append(Model(accepted, body, "" if accepted == wanted_id else wanted_id))
 
-    @rule(picked=st.sets(st.integers(0, 3), min_size=1), batch=st.sampled_from("xy"))
-    def mark_announced(self, picked, batch):
-        chosen = self.select(picked, RequestState.ACCEPTED)
-        self.journal.mark_announced(self.ids(chosen), batch)
-        for model in chosen:
+    @rule(positions=st.sets(st.integers(0, 3), min_size=1), batch=st.sampled_from("xy"))
+    def mark_announced(self, positions, batch):
+        selected = self.select(positions, RequestState.ACCEPTED)
+        self.journal.mark_announced(self.ids(selected), batch)
+        for model in selected:
             model.state, model.batch = RequestState.ANNOUNCED, batch
 
     @rule(
-        picked=st.sets(st.integers(0, 3), min_size=1),
+        positions=st.sets(st.integers(0, 3), min_size=1),
         wait=st.integers(0, 3),
         limit=st.integers(0, 2),
         is_stuck=st.booleans(),
     )
-    def mark_missed(self, picked, wait, limit, is_stuck):
-        chosen = self.select(picked, RequestState.ANNOUNCED)
-        self.journal.mark_missed(self.ids(chosen), wait, limit, is_stuck)
-        for model in chosen:
+    def mark_missed(self, positions, wait, limit, is_stuck):
+        selected = self.select(positions, RequestState.ANNOUNCED)
+        self.journal.mark_missed(self.ids(selected), wait, limit, is_stuck)
+        for model in selected:
             model.state, model.due_at = RequestState.ACCEPTED, self.now + wait
             model.limit, model.is_stuck = limit, is_stuck
             model.attempts += 1
 
-    @rule(picked=st.sets(st.integers(0, 3), min_size=1))
-    def mark_recorded(self, picked):
-        chosen = self.select(picked, *WAITING)
-        self.journal.mark_recorded(self.ids(chosen))
-        for model in chosen:
+    @rule(positions=st.sets(st.integers(0, 3), min_size=1))
+    def mark_recorded(self, positions):
+        selected = self.select(positions, *WAITING)
+        self.journal.mark_recorded(self.ids(selected))
+        for model in selected:
             model.state, model.due_at = RequestState.RECORDED, self.now
             model.attempts, model.limit, model.is_stuck = 0, 0, False
 
-    @rule(picked=st.sets(st.integers(0, 3), min_size=1), wait=st.integers(0, 3))
-    def postpone(self, picked, wait):
-        chosen = self.select(picked, RequestState.RECORDED)
-        self.journal.postpone(self.ids(chosen), wait)
-        for model in chosen:
+    @rule(positions=st.sets(st.integers(0, 3), min_size=1), wait=st.integers(0, 3))
+    def postpone(self, positions, wait):
+        selected = self.select(positions, RequestState.RECORDED)
+        self.journal.postpone(self.ids(selected), wait)
+        for model in selected:
             model.due_at = self.now + wait
 
-    @rule(picked=st.sets(st.integers(0, 3), min_size=1))
-    def mark_done(self, picked):
-        chosen = self.select(picked, RequestState.RECORDED)
-        self.journal.mark_done(self.ids(chosen))
-        for model in chosen:
+    @rule(positions=st.sets(st.integers(0, 3), min_size=1))
+    def mark_done(self, positions):
+        selected = self.select(positions, RequestState.RECORDED)
+        self.journal.mark_done(self.ids(selected))
+        for model in selected:
             model.state, model.due_at = RequestState.DONE, self.now + KEEP_DONE
 
     @rule()
@@ -155,10 +155,12 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def returns_the_due_requests(self):
-        failed = [m for m in self.models if m.state == RequestState.ACCEPTED and m.attempts]
-        due = [m for m in failed if m.due_at <= self.now]
-        earliest = min(due, key=lambda m: m.due_at, default=None)
-        same_batch = [m for m in due if (m.batch, m.limit) == (earliest.batch, earliest.limit)]
+        failed_models = [m for m in self.models if m.state == RequestState.ACCEPTED and m.attempts]
+        due_models = [m for m in failed_models if m.due_at <= self.now]
+        earliest = min(due_models, key=lambda m: m.due_at, default=None)
+        same_batch = [
+            m for m in due_models if (m.batch, m.limit) == (earliest.batch, earliest.limit)
+        ]
         limit = earliest.limit or 99 if earliest else 0
         assert request_ids(self.journal.failed(99)) == [m.request_id for m in same_batch][:limit]
         due_rechecks = [
@@ -167,9 +169,9 @@ class Machine(RuleBasedStateMachine):
         due_rechecks.sort(key=lambda m: m.due_at)
         assert request_ids(self.journal.due(99)) == [m.request_id for m in due_rechecks]
 
-    def select(self, picked, *states):
-        chosen = [self.models[n] for n in sorted(picked) if n < len(self.models)]
-        return [model for model in chosen if model.state in states]
+    def select(self, positions, *states):
+        selected = [self.models[n] for n in sorted(positions) if n < len(self.models)]
+        return [model for model in selected if model.state in states]
 
     def ids(self, models):
         return [self.journal.find(model.request_id).id for model in models]

@@ -42,7 +42,7 @@ def bound_by_permissions():
 
 
 class Response:
-    """An HTTP response, read from the wire."""
+    """An HTTP response that was read from a connection."""
 
     def __init__(self, status, headers, body):
         self.status, self.headers, self.body = status, headers, body
@@ -116,7 +116,7 @@ def message(method, path, body=None, version="1.1", **headers):
 
 
 class BaseEndpoint:
-    """The methods that all kinds of endpoints share."""
+    """The methods that both kinds of endpoints share."""
 
     def __init__(self, folder, settings=None, port=None, **config):
         self.folder = folder
@@ -236,7 +236,7 @@ class InThreads(BaseEndpoint):
         endpoint_process.apply_settings(self.old_settings)
 
     @property
-    def alive(self):
+    def is_alive(self):
         return self.thread.is_alive()
 
 
@@ -292,7 +292,7 @@ class Patched(BaseEndpoint):
             return fork_server(self.patched).start(options_file, self.log)
 
     def stop(self):
-        if self.alive:
+        if self.is_alive:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(10)
@@ -302,7 +302,7 @@ class Patched(BaseEndpoint):
         self.log.close()
 
     @property
-    def alive(self):
+    def is_alive(self):
         return self.process.poll() is None
 
 

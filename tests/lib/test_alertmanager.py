@@ -205,7 +205,7 @@ class TestSenders:
 
 
 class TestIdentity:
-    """The labels that identify an alert, and what else may identify it."""
+    """Labels and, if configured, the external URL identify an alert."""
 
     def fingerprint(self, identity=Identity(), url="http://a:9093", **labels):
         body = json.dumps(webhook(alert(labels=labels), externalURL=url)).encode()

@@ -102,7 +102,7 @@ class TestSchema:
 
 
 class TestUnknownKeys:
-    """An unknown key is refused; otherwise, a misspelt key would leave the default in effect."""
+    """An unknown key is refused, because it may be a misspelt one."""
 
     @pytest.mark.parametrize(
         "key, nearest",

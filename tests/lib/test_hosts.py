@@ -152,7 +152,7 @@ def test_a_text_with_a_port_brackets_or_a_scope_is_not_a_host(text):
 
 
 @given(st.text(alphabet="aB1.:-_[]/x", max_size=20))
-def test_a_canonical_host_is_its_own_canonical_form(text):
+def test_a_canonical_host_is_not_changed_again(text):
     parsed = host_and_port(text)
     if parsed is not None:
         assert canonical_host(parsed.host) == parsed.host

@@ -95,7 +95,7 @@ def test_an_inert_text_is_not_changed(value):
 
 
 @given(hostile_texts)
-def test_a_text_cannot_end_the_string_that_contains_it(text):
+def test_an_inert_text_cannot_end_the_string_that_contains_it(text):
     inert = make_inert(text)
     assert json.loads('{"host": "' + inert + '"}') == {"host": inert}
     assert ast.literal_eval("{'host': '" + inert + "'}") == {"host": inert}

@@ -93,7 +93,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=6), st.text("abc\n", max_size=6), st.booleans())
-def test_python_agrees_where_the_languages_are_the_same(pieces, text, joined_by_bar):
+def test_python_agrees_on_the_common_syntax(pieces, text, joined_by_bar):
     expression = ("|" if joined_by_bar else "").join(pieces)
     # Python's $ also matches before a final line break.
     python_matches = re.fullmatch(expression.replace("$", r"\Z"), text) is not None

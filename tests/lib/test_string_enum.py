@@ -11,7 +11,7 @@ class Colour(StringEnum):
     RED = "red"
 
 
-def test_a_member_prints_formats_and_serializes_as_its_value():
+def test_a_member_is_printed_formatted_and_serialized_as_its_value():
     assert str(Colour.RED) == "red"
     assert f"{Colour.RED}" == "red"
     assert f"{Colour.RED:>5}" == "  red"

@@ -207,7 +207,7 @@ class Stack:
         try:
             self.api("/configs/poundcake", "PUT", {**values, **changed_keys})
         except AssertionError as error:  # the API may not be able to write the file
-            if not self.live:
+            if not self.is_live:
                 raise
             pytest.skip(f"live: the configuration cannot be changed through the API ({error})")
         try:
@@ -262,7 +262,7 @@ class Stack:
         """Wait until this text is not logged any more, and return the current log position."""
         while True:
             position = {path: path.stat().st_size for path in self._logs()}
-            if self.live and position:
+            if self.is_live and position:
                 time.sleep(60)  # the notifier of a busy StackStorm can be a minute late
             if text not in self.log(position):
                 return position
@@ -287,7 +287,7 @@ class Stack:
 class Standalone(Stack):
     """The stand-in in a separate process, with poundcake and the pack of the scenarios."""
 
-    live = False
+    is_live = False
 
     def __init__(self, folder, database, config=None, token="", config_poll=1):
         folder.mkdir(parents=True, exist_ok=True)
@@ -355,7 +355,7 @@ class Standalone(Stack):
 class Live(Stack):
     """A running StackStorm. If the pack of the scenarios is missing there, it is installed."""
 
-    live = True
+    is_live = True
 
     def __init__(self):
         api = os.environ["ST2_API_URL"].rstrip("/")
@@ -373,7 +373,7 @@ class Live(Stack):
             execution = self.execute("packs.install", packs=[PACK.as_uri()])
             assert execution["status"] == "succeeded" and self._is_installed(), (
                 f"the pack of the scenarios, {PACK}, could not be installed from here; install it "
-                f"by hand: {shortened(execution['result'])}"
+                f"manually: {shortened(execution['result'])}"
             )
 
     def _is_installed(self):

@@ -70,7 +70,7 @@ def movable_stack(kind, new_stack, mariadb_url, tmp_path):
 
 
 class Load:
-    """Post notifications repeatedly. Each repeats all previous alerts and adds one, up to 12."""
+    """Posts notifications repeatedly. Each repeats all previous alerts and adds one, up to 12."""
 
     def __init__(self, stack):
         self.stack, self.alerts, self.request_ids = stack, [], []

@@ -24,7 +24,7 @@ ENTRY = {
 @pytest.fixture(scope="module")
 def asking_stack(armed_stack):
     """Return a stack with a remediation that waits a minute for an approval."""
-    if armed_stack.live:
+    if armed_stack.is_live:
         pytest.skip("live: the scenarios cannot answer as other users")
     with armed_stack.configured_remediations([ENTRY], approval_minutes=1):
         yield armed_stack

@@ -74,7 +74,7 @@ def st2(stack, monkeypatch, capsys):
 
 @functools.lru_cache
 def create_shell():
-    """Create the parsers of all commands only once."""
+    """Return st2client's shell. Creating its parsers is slow, so they are shared."""
     return Shell()
 
 
@@ -85,7 +85,7 @@ def st2_runner(stack, monkeypatch, capsys):
     """
     shell = create_shell()
     monkeypatch.setenv("ST2_API_URL", stack._api)
-    if not stack.live:
+    if not stack.is_live:
         monkeypatch.setenv("ST2_AUTH_TOKEN", "any")
 
     def run(*arguments):

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, 
 MAX_SECONDS = 30  # as docs/CONFIGURATION.md promises
 TOLERANCE = 15  # seconds, for a busy machine
 MANUAL_TEST = (
-    "by hand: change a key in /opt/stackstorm/configs/poundcake.yaml, run `st2ctl reload "
+    "manual test: change a key in /opt/stackstorm/configs/poundcake.yaml, run `st2ctl reload "
     "--register-configs`, and within 30 seconds `st2 run poundcake.health` shows it"
 )
 
@@ -47,7 +47,7 @@ def registered_configuration(request, kind):
     try:
         registered_configuration.change()
     except AssertionError as error:  # the API may not be able to write the file
-        if not stack.live:
+        if not stack.is_live:
             raise
         pytest.skip(
             f"live: the configuration cannot be changed through the API ({error}); {MANUAL_TEST}"
@@ -73,7 +73,7 @@ def test_a_registered_change_takes_effect_within_thirty_seconds(registered_confi
     assert "unknown key allowed_host" in execution["result"]["result"]
 
     # dry_run is changed only on the stand-in, because a live StackStorm could then change hosts.
-    name, value = ("not_cleared_minutes", 17) if stack.live else ("dry_run", False)
+    name, value = ("not_cleared_minutes", 17) if stack.is_live else ("dry_run", False)
     initial_value = configuration["in_force"][name]
     assert initial_value != value
     registered_configuration.change(**{name: value})
@@ -86,6 +86,6 @@ def test_a_registered_change_takes_effect_within_thirty_seconds(registered_confi
     assert configuration["problem"] == ""
     assert stack.run("poundcake.health")["configuration"]["differences"] == {}
     assert stack.get("/health").json()["status"] == "ok"
-    if not stack.live:
+    if not stack.is_live:
         assert stack.get("/health").json()["dry_run"] is False
         assert "allowed_hosts is empty" in stack.run("poundcake.health", format="text")

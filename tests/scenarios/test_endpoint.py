@@ -46,7 +46,7 @@ def test_health_shows_every_component(stack):
     assert health["components"]["journal"]["backlog_limit"] == 100000
     assert health["components"]["stackstorm"]["stuck"] == []
     assert health["version"]
-    assert health["dry_run"] is True or stack.live
+    assert health["dry_run"] is True or stack.is_live
     assert stack.get("/health/live").json() == {"status": "alive"}
     assert stack.get("/health/ready").status_code == 200
 
@@ -127,7 +127,7 @@ def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded_
 
 def test_each_of_several_tokens_is_accepted(guarded_stack):
     """Case A14: an operator can replace a token without an interruption."""
-    tokens = [guarded_stack.token] if guarded_stack.live else conftest.TOKENS
+    tokens = [guarded_stack.token] if guarded_stack.is_live else conftest.TOKENS
     for token in tokens:
         for scheme in ("Bearer", "bearer"):
             headers = {"Authorization": f"{scheme} {token}"}

@@ -127,7 +127,7 @@ def sent_corpus(stack_with_secrets):
     """Send every text in every field. Return the payload and its completed trail."""
     assert len(set(TEXTS)) == len(TEXTS) >= 60
     stack = stack_with_secrets[0]
-    count = 20 if stack.live else 10
+    count = 20 if stack.is_live else 10
     alerts = []
     for i in range(count):
         # Every text is the name and the value of a label and of an annotation. The first text of an
@@ -214,7 +214,7 @@ def test_text_is_inert_in_workflows_that_are_started_manually_re_run_or_replayed
 
 
 def test_a_careless_workflow_gets_inert_labels(stack_with_secrets, sent_corpus):
-    """The rule of ScenarioHostileText passes labels to a workflow, and joins two of them."""
+    """A rule passes labels of ScenarioHostileText to a workflow, and joins two of them."""
     stack = stack_with_secrets[0]
     payload, trail = sent_corpus
     index = ALERT_NAMES.index("ScenarioHostileText")
@@ -280,7 +280,7 @@ def test_hostile_output_of_a_host_is_inert_in_results(stack_with_secrets):
         "poundcake_scenarios.prints",
         "failed",
     )
-    if stack.live and wrapped_execution["stage"] == "refused":
+    if stack.is_live and wrapped_execution["stage"] == "refused":
         assert (
             "allowed_actions does not contain poundcake_scenarios.prints"
             in wrapped_execution["message"]
@@ -308,7 +308,7 @@ def test_hostile_output_of_a_host_is_inert_in_results(stack_with_secrets):
         assert stack.wait_until_ended(stack.api(f"/executions/{id_}/re_run", "POST", {})["id"])
 
 
-def test_every_text_is_recorded_as_it_was_sent(stack_with_secrets, sent_corpus):
+def test_every_text_is_recorded_verbatim(stack_with_secrets, sent_corpus):
     stack = stack_with_secrets[0]
     payload, trail = sent_corpus
     rows = stack.rows(

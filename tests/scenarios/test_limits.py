@@ -147,8 +147,8 @@ def test_a_change_waits_until_the_incident_has_settled(stack_with_limits):
     trail, (change,) = wait_for_decisions(stack, firing_id, 1)
     assert change["result"] == "succeeded"
     received_at, decided_at = trail["received_at"], change["decided_at"]
-    waited = parse_timestamp(decided_at) - parse_timestamp(received_at)
-    assert waited.total_seconds() >= 15
+    waiting_time = parse_timestamp(decided_at) - parse_timestamp(received_at)
+    assert waiting_time.total_seconds() >= 15
     assert len(work_executions(stack, trail)) == 1
 
     trail, (change,) = wait_for_decisions(stack, ended_id, 1)
@@ -158,7 +158,7 @@ def test_a_change_waits_until_the_incident_has_settled(stack_with_limits):
 
 def test_a_failing_remediation_stops_until_it_is_released(stack_with_limits):
     stack = stack_with_limits(breaker_failures=1)
-    if stack.live:
+    if stack.is_live:
         pytest.skip("live: no known host there is silent")
     stack.run("poundcake.release", remediation=WORK)  # forget the failures of other scenarios
     _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1), 1)

@@ -206,7 +206,7 @@ class TestPermissions:
 
 
 def test_a_check_of_an_unreachable_host_fails_with_the_reason(stack):
-    address = "198.51.100.3" if stack.live else "silent-1.invalid"
+    address = "198.51.100.3" if stack.is_live else "silent-1.invalid"
     execution = stack.execute("poundcake.check_disk", host=address, timeout=20)
     assert execution["status"] == "failed"
     with pytest.raises(host_facts.RemediationError, match="Unable to connect"):

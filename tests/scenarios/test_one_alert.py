@@ -224,7 +224,7 @@ def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(stack):
 
 def test_an_unconfirmed_alert_is_admitted_after_six_minutes(stack):
     """Case A24."""
-    if not stack.live and not os.environ.get("POUNDCAKE_SLOW"):
+    if not stack.is_live and not os.environ.get("POUNDCAKE_SLOW"):
         pytest.skip("takes six minutes (POUNDCAKE_SLOW=1); see tests/lib/trail/test_confirm.py")
     firing_alert = alert("ScenarioLinked")
     stack.wait_until_completed(stack.send(notification(firing_alert)))
@@ -283,7 +283,7 @@ def test_only_labels_identify_an_alert(stack):
     assert len(stack.active_alerts(name_of(redundant_alert))) == 1
 
 
-def test_an_incident_is_acknowledged_and_closed_by_hand(stack):
+def test_an_incident_is_acknowledged_and_closed_manually(stack):
     """Case A26."""
     firing_alert = alert("ScenarioLinked")
     trail = remediate(stack, firing_alert)

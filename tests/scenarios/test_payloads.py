@@ -16,10 +16,10 @@ def load_sample(path):
     """Return a sample with a new alert name, and with fingerprints that match if it has any."""
     payload = json.loads(path.read_text())
     name = unique("ScenarioSample")
-    for item in payload["alerts"]:
-        item["labels"]["alertname"] = name
-        if item.get("fingerprint"):
-            item["fingerprint"] = fingerprint(item["labels"])
+    for sample_alert in payload["alerts"]:
+        sample_alert["labels"]["alertname"] = name
+        if sample_alert.get("fingerprint"):
+            sample_alert["fingerprint"] = fingerprint(sample_alert["labels"])
     return payload
 
 

@@ -99,19 +99,20 @@ def test_alerts_with_one_name_over_the_hourly_limit_are_rate_limited(stack):
         sent_alert["labels"]["alertname"] = name_of(alerts[0])
     with stack.configured(max_remediations_per_hour=2):
         trail = stack.wait_until_completed(stack.send(notification(*alerts)))
-    limited = [a for a in trail["alerts"] if a["outcome"] == "rate_limited"]
-    assert len(limited) == 2
+    limited_alerts = [a for a in trail["alerts"] if a["outcome"] == "rate_limited"]
+    assert len(limited_alerts) == 2
     assert {a["outcome"] for a in trail["alerts"]} == {"admitted", "rate_limited"}
     assert all(
-        a["reason"].startswith("limit of 2 an hour for this alert name until ") for a in limited
+        a["reason"].startswith("limit of 2 an hour for this alert name until ")
+        for a in limited_alerts
     )
     history = stack.run("poundcake.why", alert_name=name_of(alerts[0]), outcome="rate_limited")
     assert sorted(e["alerts"][0]["reason"] for e in history["episodes"]) == sorted(
-        a["reason"] for a in limited
+        a["reason"] for a in limited_alerts
     )
     incidents = stack.get("/alerts/active", alert_name=name_of(alerts[0]), outcome="rate_limited")
     assert {a["remediation_status"] for a in incidents.json()["active_alerts"]} == {
-        a["reason"] for a in limited
+        a["reason"] for a in limited_alerts
     }
 
 
@@ -127,8 +128,11 @@ def test_an_alert_that_fires_again_within_the_cooldown_is_not_admitted(stack):
     assert alert_view["reason"].startswith("cooldown until ")
     assert trail["stackstorm_executions"] == []
     history = stack.run("poundcake.why", fingerprint=firing_alert["fingerprint"])
-    newest = history["episodes"][0]
-    assert (newest["state"], newest["alerts"][-1]["reason"]) == ("firing", alert_view["reason"])
+    newest_episode = history["episodes"][0]
+    assert (newest_episode["state"], newest_episode["alerts"][-1]["reason"]) == (
+        "firing",
+        alert_view["reason"],
+    )
 
 
 def test_why_shows_each_episode_from_start_to_end(stack, sent_cases):
@@ -207,7 +211,7 @@ def test_a_replay_is_audited_with_its_user(stack):
 
 
 def test_a_purge_is_audited_with_its_user(stack):
-    if stack.live:
+    if stack.is_live:
         pytest.skip("live: no request there may be deleted")
     columns = "method, path, headers, body, status_code, truncated_alerts, body_sha256"
     values = "'POST', '/', '{}', '{}', 202, 0, ''"

@@ -38,11 +38,11 @@ def dry_run_stack(stack):
 
 def require_stand_in(stack):
     """Skip the test on a live StackStorm, because it needs the stand-in's fake hosts."""
-    if stack.live:
+    if stack.is_live:
         pytest.skip("live: the behaviour of the hosts there is unknown")
 
 
-def instance_of(behaviour):
+def make_instance(behaviour):
     """Return a name on the stand-in's network, where the first word defines a host's behaviour."""
     return unique(behaviour) + ".test:9100"
 
@@ -74,7 +74,7 @@ def test_only_a_host_that_does_not_answer_is_remediated(armed_stack):
         "missing": "could not be resolved, so nothing was changed",
     }
     alerts = [
-        alert("ScenarioReboot", labels={"instance": instance_of(behaviour)})
+        alert("ScenarioReboot", labels={"instance": make_instance(behaviour)})
         for behaviour in messages
     ]
     trail = armed_stack.wait_until_completed(armed_stack.send(notification(*alerts)))
@@ -144,7 +144,7 @@ def test_another_label_may_contain_the_host(dry_run_stack):
     assert execution["st2_workflow"] == "poundcake.host_down"
     assert (execution["dry_run"], execution["mutated"]) == (True, False)
     assert execution["message"].startswith(DRY_RUN)
-    if not stack.live:  # no host has this name there
+    if not stack.is_live:  # no host has this name there
         assert (execution["status"], execution["stage"]) == ("succeeded", "evidence")
         assert execution["verified"] is True
         assert execution["message"].endswith(f"{node} answers on port 22")
@@ -222,7 +222,7 @@ def test_an_action_that_is_not_allowed_is_refused(armed_stack):
 
 def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
     require_stand_in(armed_stack)
-    instance = instance_of("silent")
+    instance = make_instance("silent")
     # The action gets the canonical host.
     noncanonical_instance = "HTTP://" + instance.upper() + "/metrics"
     trail = remediate(
@@ -246,7 +246,7 @@ def test_a_users_rule_beside_the_shipped_rule_runs_its_action_once_per_alert(arm
     require_stand_in(armed_stack)
     labels = {"alertname": "HostDown", "owner": "scenario"}
     firing_alerts = [
-        alert("HostDown", labels={**labels, "instance": instance_of("silent")}) for _ in range(2)
+        alert("HostDown", labels={**labels, "instance": make_instance("silent")}) for _ in range(2)
     ]
     trail = armed_stack.wait_until_completed(armed_stack.send(notification(*firing_alerts)))
     assert [

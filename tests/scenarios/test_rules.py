@@ -100,9 +100,7 @@ def test_timeout_and_cancellation_are_distinguished_from_failure(trail, name, st
         ("ScenarioUnrendered", "unrendered", "rack"),
     ],
 )
-def test_a_rule_that_cannot_start_its_action_is_named_with_the_reason(
-    stack, trail, name, rule, reason
-):
+def test_the_reason_names_a_rule_that_cannot_start_its_action(stack, trail, name, rule, reason):
     """Case A9: the alert is not emitted again."""
     alert_view, executions = find_alert_and_executions(trail, name)
 

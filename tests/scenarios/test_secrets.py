@@ -175,7 +175,7 @@ def check_no_secret_in(secrets, source, text):
 def test_no_secret_is_in_the_process_list(exercised_stack):
     stack, _, scanner, _ = exercised_stack
     # The list contains the process that reads the configuration: the stand-in or, live, an action.
-    expected_program = b"link.py" if stack.live else b"tests.standin"
+    expected_program = b"link.py" if stack.is_live else b"tests.standin"
     assert any(expected_program in command_line for command_line in scanner.command_lines)
     assert not scanner.leaking_command_lines, scanner.leaking_command_lines[0]
 
@@ -214,7 +214,7 @@ def test_no_secret_is_in_an_execution_or_a_trigger(exercised_stack):
 def test_no_secret_is_in_the_log(exercised_stack):
     stack, secrets, _, _ = exercised_stack
     text = stack.log()
-    if stack.live and not text:
+    if stack.is_live and not text:
         pytest.skip("live: POUNDCAKE_LOGS does not name the folder of StackStorm's logs")
     assert "DEBUG" in text
     check_no_secret_in(secrets, "the log", text)

@@ -98,7 +98,7 @@ def test_a_paused_workflow_resumes_when_the_action_runner_has_room(stack):
     paused_execution.wait_until_shown_as("pausing")  # until its task has ended
     paused_execution.wait_until_shown_as("paused")
     assert not stack.get_trail(paused_execution.request_id)["completed_at"]
-    stack.fill_runner(90 if stack.live else 40)
+    stack.fill_runner(90 if stack.is_live else 40)
     paused_execution.set_status("resuming")
     new_execution = StartedExecution(stack, "ScenarioLasting")
     paused_execution.wait_until_shown_as("resuming")

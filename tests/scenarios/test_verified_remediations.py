@@ -196,7 +196,7 @@ def test_a_condition_that_ends_before_the_change_prevents_it(
         (execution,) = trail["stackstorm_executions"]
         verifying_stack.wait_until(
             lambda: executed_actions(verifying_stack, execution),
-            lambda executed_tasks: len(executed_tasks) == 2,
+            lambda actions: len(actions) == 2,
         )
         exporter.faulty[host] = False
         wait_for_alert(verifying_stack, prometheus, host, is_firing=False)

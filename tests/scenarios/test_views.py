@@ -25,10 +25,6 @@ def text_lines(text):
     return text.splitlines()[1:]
 
 
-def words(line):
-    return line.split()
-
-
 def test_status_shows_the_trail_of_a_request(stack, trail):
     assert stack.run("poundcake.status", request_id=trail["request_id"]) == as_inert(trail)
     assert trail["status"] == "completed"
@@ -41,21 +37,21 @@ def test_status_shows_the_trail_of_a_request(stack, trail):
     received_at, completed_at = trail["received_at"], trail["completed_at"]
     assert lines[0] == f"request {trail['request_id']}: completed"
     assert lines[1] == f"received {received_at} by poundcake, completed {completed_at}"
-    assert words(lines[3]) == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
+    assert lines[3].split() == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
     first_alert = trail["alerts"][0]
-    assert words(lines[4]) == [
+    assert lines[4].split() == [
         *(first_alert["alert_name"], "page", first_alert["instance"]),
         *("firing", "admitted", "new", "incident"),
     ]
     assert lines[5].endswith("admitted  new incident; no rule matched")
-    assert words(lines[7])[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
-    assert words(lines[8])[:4] == [
+    assert lines[7].split()[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
+    assert lines[8].split()[:4] == [
         execution["st2_execution_id"],
         "poundcake_scenarios.linked",
         "poundcake_scenarios.linked",
         "succeeded",
     ]
-    assert float(words(lines[8])[4]) == execution["duration_seconds"]
+    assert float(lines[8].split()[4]) == execution["duration_seconds"]
 
 
 def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
@@ -93,7 +89,7 @@ def test_executions_recent_lists_requests_newest_first(stack, trail):
     ]
     assert matching_results == [as_inert(dict(matching_requests[0], alerts=alerts))]
     text = stack.run("poundcake.executions_recent", limit=50, format="text")
-    rows = [words(line) for line in text_lines(text) if trail["request_id"] in line]
+    rows = [line.split() for line in text_lines(text) if trail["request_id"] in line]
     assert [row[-1] for row in rows] == ["poundcake_scenarios.linked", "matched"]
 
 
@@ -148,7 +144,7 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
     text = stack.run(
         "poundcake.alerts_active", alert_name=unusual_alert["alert_name"], format="text"
     )
-    assert words(text_lines(text)[0])[:5] == ["SINCE", "ALERT", "SEVERITY", "INSTANCE", "SEEN"]
+    assert text_lines(text)[0].split()[:5] == ["SINCE", "ALERT", "SEVERITY", "INSTANCE", "SEEN"]
     assert (
         unusual_alert["alert_name"] in text_lines(text)[1]
         and "no rule matched" in text_lines(text)[1]

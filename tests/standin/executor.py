@@ -97,12 +97,12 @@ class Executor(executor.Executor):
             self.set_status(execution_id, "canceled", result, context)
 
     def pause(self, execution_id):
-        """Pause a workflow. Raise ValueError if the execution is not one, or cannot be paused."""
+        """Pause a workflow. Raise ValueError if the execution cannot be paused."""
         self._check_workflow(execution_id, "pause", ("running", "pausing", "paused"))
         self.engine.post(self.engine.pause, execution_id, USER).result(10)
 
     def resume(self, execution_id):
-        """Resume a workflow. Raise ValueError if the execution is not one, or cannot be resumed."""
+        """Resume a workflow. Raise ValueError if the execution cannot be resumed."""
         execution = self._check_workflow(execution_id, "resume", ("running", "resuming", "paused"))
         if execution["status"] == "paused":
             self.set_status(execution_id, "resuming")

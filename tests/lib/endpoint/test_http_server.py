@@ -359,7 +359,7 @@ class TestStopping:
         for thread in threads:
             thread.join(20)
         assert duration < 15
-        assert not endpoint.alive
+        assert not endpoint.is_alive
         assert {a.status for a in responses if a} <= {202, 503}
         stored_ids = {e[0] for e in endpoint.entries()}
         accepted_ids = {a.json["request_id"] for a in responses if a and a.status == 202}

@@ -118,7 +118,7 @@ class TestRecovery:
             listener.listen(1)
             endpoint = start_endpoint(port=listener.getsockname()[1])
             wait_for_retry()
-            assert endpoint.alive
+            assert endpoint.is_alive
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
 
@@ -183,7 +183,7 @@ class TestRecovery:
         endpoint = start_in_threads(**config)
         wait_for_retry()
         assert "configuration: {}: ".format(*config) in read_log()
-        assert endpoint.alive
+        assert endpoint.is_alive
         with pytest.raises(OSError):
             endpoint.client()
 
@@ -193,7 +193,7 @@ class TestRecovery:
     ):
         endpoint = start_in_threads(host=host, auth_tokens=["the-token-in-use"])
         wait_for_retry()
-        assert endpoint.alive
+        assert endpoint.is_alive
 
     def test_a_token_file_can_be_created_after_the_start(
         self, start_in_threads, wait_for_retry, tmp_path
@@ -201,7 +201,7 @@ class TestRecovery:
         endpoint = start_in_threads(auth_tokens=["file:{}".format(tmp_path / "token")])
         wait_for_retry()
         (tmp_path / "token").write_text("the-token-in-use\n")
-        wait_for(lambda: endpoint.alive and self.is_live(endpoint))
+        wait_for(lambda: endpoint.is_alive and self.is_live(endpoint))
         assert endpoint.post(webhook()).status == 401
         wait_for(
             lambda: endpoint.post(webhook(), Authorization="Bearer the-token-in-use").status == 202
