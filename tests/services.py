@@ -143,7 +143,7 @@ class Server:
             return file.read()[-characters:]
 
     def spawn(self, command, environment):
-        """Start a process that ends when this one ends, and that Ctrl-C does not reach."""
+        """Start a process that ends with this one and that Ctrl-C does not interrupt."""
         with open(self.path("log"), "ab") as log:
             return subprocess.Popen(
                 command,

@@ -55,7 +55,7 @@ class Mutation:
 
 @dataclass(frozen=True)
 class Returns(Mutation):
-    """Replace the body of a function by the return of an expression."""
+    """Make a function only return the value of an expression."""
 
     expression: str
 

@@ -134,7 +134,7 @@ class Load:
 
     Attributes:
         rate: Requests per second.
-        deliveries: The ledger.
+        deliveries: All deliveries, in the order in which they were sent.
         problems: A sentence for each request without a 202, and each response except 202 and 503.
         on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
@@ -188,7 +188,7 @@ class Load:
             time.sleep(max(0, next_at - time.monotonic()))
 
     def send(self, delivery):
-        """Add a delivery to the ledger, and send it until it is answered."""
+        """Remember a delivery, and send it until it is answered 202."""
         with self._lock:
             self.deliveries.append(delivery)
             self._unanswered += 1

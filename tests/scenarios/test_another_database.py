@@ -31,7 +31,7 @@ class MovableStack:
         self.stack = new_stack(self._config)
 
     def _config(self, url):
-        """Return the configuration: the default SQLite file of the stand-in."""
+        """Return a configuration whose database is the stand-in's default SQLite file."""
         path = pathlib.Path(sqlalchemy.make_url(url).database).parent / "state/tracking.sqlite"
         self._url_file.write_text(f"sqlite:///{path}")
         return {"database_url": f"file:{self._url_file}"}

@@ -1,4 +1,4 @@
-"""The endpoint: its routes, its credentials, its health, and concurrent requests."""
+"""The endpoint's routes, credentials and health, and simultaneous requests."""
 
 from __future__ import annotations
 

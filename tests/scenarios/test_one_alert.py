@@ -331,7 +331,7 @@ def test_each_alert_of_a_payload_gets_its_own_outcome(stack):
     nameless_alert["labels"] = {"alertname": None}
     request_id = stack.send(
         notification(
-            "no alert at all",
+            "not an object",
             firing_alert,
             resolved(open_alert),
             nameless_alert,

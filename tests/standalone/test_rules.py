@@ -28,8 +28,8 @@ def test_a_rule_starts_its_action(standalone):
     assert [c["object_id"] for c in trace["action_executions"]] == [execution["id"]]
     assert [c["ref"] for c in trace["rules"]] == ["probe.show"]
     assert standalone.get("/traces/" + trace["id"]) == trace
-    by_instance = standalone.get("/executions?trigger_instance=" + instance["id"])
-    assert [same_execution["id"] for same_execution in by_instance] == [execution["id"]]
+    executions_of_instance = standalone.get("/executions?trigger_instance=" + instance["id"])
+    assert [e["id"] for e in executions_of_instance] == [execution["id"]]
 
 
 def test_each_dispatch_has_its_own_trace(standalone):

@@ -27,11 +27,11 @@ class Api(api.Api):
             ("PUT", r"executions/([^/]+)", self.change),
             ("POST", r"executions/([^/]+)/re_run", self.run_again),
             ("PUT", r"inquiries/([^/]+)", self.respond),
-            ("POST", r"webhooks/st2", self.webhook),
-            ("GET", r"keys/([^/]+)", self.key),
+            ("POST", r"webhooks/st2", self.emit_trigger),
+            ("GET", r"keys/([^/]+)", self.show_key),
             ("PUT", r"keys/([^/]+)", self.store_key),
             ("DELETE", r"keys/([^/]+)", self.delete_key),
-            ("GET", r"configs/([^/]+)", self.config),
+            ("GET", r"configs/([^/]+)", self.show_config),
             ("PUT", r"configs/([^/]+)", self.register_config),
         ]
 
@@ -92,7 +92,7 @@ class Api(api.Api):
             raise ApiError(400, str(error)) from error
         return Answer(200, {"id": id_, "response": response})
 
-    def webhook(self, request):
+    def emit_trigger(self, request):
         """Emit a trigger."""
         trigger, payload = request.body["trigger"], request.body.get("payload") or {}
         if trigger not in self.content.triggers:
@@ -106,7 +106,7 @@ class Api(api.Api):
         self.consumer.emit(trigger, payload, {"trace_tag": tag} if tag else {})
         return Answer(202, request.body)
 
-    def config(self, request, pack):
+    def show_config(self, request, pack):
         """Show the registered configuration of a pack."""
         if pack not in self.content.registered_configs:
             raise not_found("Pack", pack)
@@ -121,9 +121,9 @@ class Api(api.Api):
             self.content.register_config(pack, request.body or {})
         except ContentError as error:
             raise ApiError(400, str(error)) from error
-        return self.config(request, pack)
+        return self.show_config(request, pack)
 
-    def key(self, request, name):
+    def show_key(self, request, name):
         """Show a key of the datastore."""
         if name not in self.store.keys:
             raise not_found("KeyValuePair", name)
@@ -133,10 +133,10 @@ class Api(api.Api):
     def store_key(self, request, name):
         """Set a key of the datastore."""
         self.store.keys[name] = str((request.body or {}).get("value", ""))
-        return self.key(request, name)
+        return self.show_key(request, name)
 
     def delete_key(self, request, name):
         """Delete a key of the datastore."""
-        self.key(request, name)
+        self.show_key(request, name)  # raises an error if the key does not exist
         del self.store.keys[name]
         return Answer(204, None)
