@@ -266,7 +266,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "browsers do not guess the type of a response",
-        Becomes("poundcake.endpoint.app:_SAFETY_HEADERS", "{}"),
+        Becomes("poundcake.endpoint.app:_SECURITY_HEADERS", "{}"),
         test(
             APP_TESTS + "TestRoutes::test_browsers_must_not_sniff_or_cache_responses",
             "threads",
@@ -314,7 +314,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
-        Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or 'CN=somebody'"),
+        Edit(SERVER + "_secure", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
         test(
             TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
             "threads",

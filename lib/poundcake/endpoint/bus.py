@@ -1,7 +1,7 @@
 """Publish triggers to StackStorm with publisher confirms, so that a lost trigger raises an error.
 
 StackStorm's own `sensor_service.dispatch` returns None whether or not the trigger arrived, and
-stops working for good after one broken connection. Here every publish waits for the broker's
+never works again after one broken connection. Here, every publish waits for the broker's
 confirm (https://www.rabbitmq.com/docs/confirms), is `mandatory` (the broker returns a message that
 it cannot route to a queue), has a time limit, and reconnects after any failure.
 """
@@ -46,7 +46,7 @@ class Bus:
     """Publish triggers from any thread, one at a time."""
 
     def __init__(self, connect: Callable[[], Any] | None = None):
-        """Connect on first use.
+        """Create a bus that connects on first use.
 
         Args:
             connect: Returns an unconnected kombu Connection; by default the one that

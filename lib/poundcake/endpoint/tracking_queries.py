@@ -101,19 +101,19 @@ def recorded_requests(
 
 
 def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
-    """Return the summaries of requests by the row ids of the requests."""
-    by_call = {call_id: Summary() for call_id in call_ids}
+    """Return a summary of each request by the row id of the request."""
+    summaries_by_call = {call_id: Summary() for call_id in call_ids}
     for ids in database.batched(call_ids):
         counts = connection.execute(
             select(alerts.c.api_call_id, alerts.c.outcome, func.count())
             .where(alerts.c.api_call_id.in_(ids))
             .group_by(alerts.c.api_call_id, alerts.c.outcome)
         )
-        for call_id, outcome, number in counts:
-            by_call[call_id].outcomes[outcome] = number
+        for call_id, outcome, count in counts:
+            summaries_by_call[call_id].outcomes[outcome] = count
         for call_id, limited in _limits_reached(connection, ids):
-            by_call[call_id].limited_alerts.append(limited)
-    return by_call
+            summaries_by_call[call_id].limited_alerts.append(limited)
+    return summaries_by_call
 
 
 def _limits_reached(
@@ -160,7 +160,7 @@ def _limits_reached(
 
 
 def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) -> bool:
-    """Return True if an earlier alert reached the limit, so the trigger was already emitted."""
+    """Return True if the trigger was already emitted, for an earlier alert."""
     return bool(
         connection.scalar(
             select(

@@ -60,7 +60,7 @@ class AlertPayload(TypedDict):
 
 
 class SyncDuePayload(TypedDict):
-    """The payload of poundcake.sync_due: how many requests or executions wait for StackStorm."""
+    """The payload of poundcake.sync_due: how much work is open."""
 
     open: int
 
@@ -87,8 +87,8 @@ def alert_payload(
     Args:
         request: The request that contained the alert.
         alert: The alert.
-        remediations: The configured remediations. They are matched with the labels as they were
-            sent, and only for a firing alert.
+        remediations: The configured remediations. They are matched against the original labels,
+            and only for a firing alert.
 
     Raises:
         ValueError: The labels cannot be read.

@@ -10,7 +10,10 @@ from typing import Callable, Optional, Sequence
 from poundcake.endpoint import retry
 
 Step = Callable[[], Optional[float]]
-"""Do the work that is due. Return the seconds until the next run, or None for no preference."""
+"""A function that does the work that is due.
+
+It returns the seconds until its next run, or None if it does not need one at a certain time.
+"""
 
 IDLE_WAIT = 1.0
 HUNG_SECONDS = 120.0
@@ -25,13 +28,13 @@ class _ScheduledStep:
         name: What the step does, for log lines, such as "emitting".
         run: The function to call.
         failures: Failed runs in a row.
-        waits_until: Monotonic time of the next attempt after a failure.
+        retry_at: Monotonic time before which a step that failed does not run again.
     """
 
     name: str
     run: Step
     failures: int = 0
-    waits_until: float = 0.0
+    retry_at: float = 0.0
 
 
 class Worker:
@@ -56,7 +59,7 @@ class Worker:
         self._progress_at = 0.0
 
     def start(self) -> None:
-        """Start the thread, or a new one if it has died."""
+        """Start the thread, or a new one if it has ended."""
         self._thread = threading.Thread(target=self._run, name="poundcake-worker", daemon=True)
         self._thread.start()
 
@@ -81,9 +84,9 @@ class Worker:
         return bool(self._thread) and not self._is_stopping and not self._is_alive()
 
     def problem(self) -> str:
-        """Return what is wrong with the thread, in a sentence; '' if it works."""
+        """Return a sentence that says what is wrong with the thread, '' if it works."""
         if self.is_dead():
-            return "the thread that announces and emits requests has died; it is being restarted"
+            return "the thread that announces and emits requests has ended; it is being restarted"
         step, seconds = self._step, monotonic() - self._progress_at
         if step and seconds > HUNG_SECONDS and not self._is_stopping:
             return (
@@ -107,7 +110,7 @@ class Worker:
 
     def _run_step(self, step: _ScheduledStep) -> float | None:
         """Run a step unless it is backing off. Return the seconds until it has to run again."""
-        remaining = step.waits_until - monotonic()
+        remaining = step.retry_at - monotonic()
         if remaining > 0:
             return remaining
         self._progress_at, self._step = monotonic(), step.name
@@ -122,5 +125,5 @@ class Worker:
             self._step = ""
         wait = retry.jittered(retry.doubled(retry.FAILURE_WAITS, step.failures))
         step.failures += 1
-        step.waits_until = monotonic() + wait
+        step.retry_at = monotonic() + wait
         return wait

@@ -30,7 +30,7 @@ def intact_journal(tmp_path_factory):
     for _ in range(COUNT):
         # Some bodies fit into their page, others need overflow pages.
         accept(journal, "x" * generator.choice([10, 300, 2000, 9000]))
-    entries = [entry.id for entry in journal.fresh(COUNT)]
+    entries = [entry.id for entry in journal.next_fresh_batch(COUNT)]
     journal.mark_announced(entries, "the-batch")
     journal.mark_missed(entries[:90], 300, 3)
     journal.mark_recorded(entries[:60])
