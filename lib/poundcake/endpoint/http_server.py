@@ -151,7 +151,7 @@ class Server:
             thread.start()
         except RuntimeError as error:  # the machine is out of threads
             self._rate_limited_log.warning("cannot serve a connection: %s", error)
-            self._open_connections.leave(slot)
+            self._open_connections.remove(slot)
             client_socket.close()
 
     def _serve_connection(self, client_socket: socket.socket, slot: Slot, client_host: str) -> None:
@@ -164,7 +164,7 @@ class Server:
         except Exception:
             self._log.exception("the connection of %s failed", client_host)
         finally:
-            self._open_connections.leave(slot)
+            self._open_connections.remove(slot)
             client_socket.close()
 
     def _open_stream(
