@@ -138,7 +138,7 @@ class Receiver:
     def _refusal_reason(self, request: HTTPRequest, status: HTTPStatus) -> RefusalReason | None:
         """Return why a webhook was refused.
 
-        None if the request is not a webhook, or if Alertmanager retries it.
+        Return None if the request is not a webhook, or if Alertmanager retries it.
         """
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return None

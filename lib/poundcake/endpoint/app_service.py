@@ -46,7 +46,7 @@ class Service(Protocol):
         """Return why the journal is not open."""
 
     def note_journal_failure(self, reason: str) -> None:
-        """Note that the journal could not be written."""
+        """Note that the journal could not be written or read."""
 
     def note_accepted(self) -> None:
         """Note that a request was stored in the journal."""

@@ -25,7 +25,7 @@ class Dependencies:
         bus: Publishes triggers and counts them in `metrics`.
         broker: The same publisher without counting, used to check the connection.
         stackstorm: The client of StackStorm's API.
-        components: The state of the broker, the database and StackStorm.
+        components: The states of the components that the endpoint depends on.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
         config: Returns the current configuration.

@@ -53,8 +53,8 @@ class Emission:
         """Yield the triggers to publish, in order."""
         if self.is_first:
             yield PlannedTrigger(triggers.WEBHOOK, 0)
-            for limited in summary.limited_alerts:
-                yield PlannedTrigger(triggers.LIMIT_REACHED, limited.id)
+            for limited_alert in summary.limited_alerts:
+                yield PlannedTrigger(triggers.LIMIT_REACHED, limited_alert.id)
         for alert in self.alerts:
             yield PlannedTrigger(triggers.ALERT, alert.id)
 

@@ -70,7 +70,7 @@ class Component:
 
 
 class Components:
-    """The components that requests pass through after the journal."""
+    """The components that the endpoint depends on, besides the journal."""
 
     def __init__(self, log: logging.Logger):
         self.broker = Component(log, "broker")

@@ -380,8 +380,8 @@ def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Co
     statement = f"SELECT state, stuck, count(*) FROM requests {where} GROUP BY state, stuck"
     return Counter(
         {
-            _CountKey(RequestState(state), bool(stuck)): number
-            for state, stuck, number in connection.execute(statement, ids)
+            _CountKey(RequestState(state), bool(is_stuck)): count
+            for state, is_stuck, count in connection.execute(statement, ids)
         }
     )
 
@@ -389,14 +389,17 @@ def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Co
 def _count_all(connection: sqlite3.Connection) -> Counter[_CountKey]:
     """Count all requests, using only indexes because the table's rows are large."""
     counts = Counter(
-        {_CountKey(state, stuck): 0 for state in RequestState for stuck in (False, True)}
+        {_CountKey(state, is_stuck): 0 for state in RequestState for is_stuck in (False, True)}
     )
-    for state, number in connection.execute("SELECT state, count(*) FROM requests GROUP BY state"):
-        counts[_CountKey(RequestState(state), False)] = number
-    stuck = f"SELECT state, count(*) FROM requests WHERE {_WAITING} AND stuck = 1 GROUP BY state"
-    for state, number in connection.execute(stuck):
-        counts[_CountKey(RequestState(state), True)] = number
-        counts[_CountKey(RequestState(state), False)] -= number
+    select_all = "SELECT state, count(*) FROM requests GROUP BY state"
+    for state, count in connection.execute(select_all):
+        counts[_CountKey(RequestState(state), False)] = count
+    select_stuck = (
+        f"SELECT state, count(*) FROM requests WHERE {_WAITING} AND stuck = 1 GROUP BY state"
+    )
+    for state, count in connection.execute(select_stuck):
+        counts[_CountKey(RequestState(state), True)] = count
+        counts[_CountKey(RequestState(state), False)] -= count
     return counts
 
 

@@ -23,15 +23,15 @@ MAX_WAIT = 3600.0
 class JournalClock:
     """A clock in seconds that is never stepped. A new one starts at the wall clock's time."""
 
-    def __init__(self, saved: float | None = None):
+    def __init__(self, saved_time: float | None = None):
         """Start the clock.
 
         Args:
-            saved: The last time that was saved in the file, or None for a new journal.
+            saved_time: The last time that was saved in the file, or None for a new journal.
         """
         start = time.time()
-        if saved is not None:
-            start = saved + min(max(start - saved, 0.0), MAX_DOWNTIME)
+        if saved_time is not None:
+            start = saved_time + min(max(start - saved_time, 0.0), MAX_DOWNTIME)
         self._offset = start - monotonic()
 
     def now(self) -> float:

@@ -91,7 +91,7 @@ class JournalKeeper:
 
     def quarantine_reports(self) -> list[quarantine.Report]:
         """Return the reports on the damaged journals that are still in quarantine."""
-        return quarantine.reports(self._config.journal_path)
+        return quarantine.read_reports(self._config.journal_path)
 
     def volatility_warning(self) -> str:
         """Return a warning if a reboot would delete the journal, otherwise ''."""

@@ -231,7 +231,7 @@ class Metrics:
 
 
 class CountedBus:
-    """A bus that counts what it publishes."""
+    """A publisher that counts its attempts in the metrics."""
 
     def __init__(self, bus: Publisher, metrics: Metrics) -> None:
         self._bus = bus

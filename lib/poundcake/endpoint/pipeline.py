@@ -72,7 +72,7 @@ class Pipeline:
 
     @property
     def components(self) -> Components:
-        """The components that requests pass through after the journal."""
+        """The components that the endpoint depends on, besides the journal."""
         return self._dependencies.components
 
     def start(self) -> None:

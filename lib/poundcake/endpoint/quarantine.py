@@ -96,9 +96,9 @@ def seconds_until_replacement(path: str) -> float:
     The wait grows with the number of journals that were damaged in the last day. Otherwise, a
     failing disk would soon be full of damaged journals.
     """
-    ages = [time.time() - report.at for report in reports(path)]
-    recent = [age for age in ages if 0 <= age < _DAY]
-    return _FIRST_WAIT * 4.0 ** (len(recent) - 1) - min(recent) if recent else 0.0
+    ages = [time.time() - report.at for report in read_reports(path)]
+    recent_ages = [age for age in ages if 0 <= age < _DAY]
+    return _FIRST_WAIT * 4.0 ** (len(recent_ages) - 1) - min(recent_ages) if recent_ages else 0.0
 
 
 def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], reason: str) -> None:
@@ -154,7 +154,7 @@ def finish_replacement(path: str) -> None:
         os.rename(salvaged, path)
 
 
-def reports(path: str) -> list[Report]:
+def read_reports(path: str) -> list[Report]:
     """Return the reports on the journals that are still in quarantine, oldest first."""
     quarantine_reports = []
     for name in sorted(glob.glob(glob.escape(path) + ".corrupt-*Z")):

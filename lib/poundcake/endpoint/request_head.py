@@ -119,7 +119,7 @@ def _check_lines(head: bytes) -> None:
 def _validate(request: h11.Request) -> RequestHead:
     if not request.http_version.startswith(b"1."):
         raise FramingError(HTTPStatus.BAD_REQUEST, "only HTTP/1.0 and HTTP/1.1 are supported")
-    headers = _join_repeated(request)
+    headers = _join_repeated_fields(request)
     if "transfer-encoding" in headers:
         # RFC 9112, section 6.1: with Content-Length, or in HTTP/1.0, it may be request smuggling.
         if "content-length" in headers or request.http_version == b"1.0":
@@ -155,7 +155,7 @@ def _transfer_encoding_error(head: bytes = b"") -> FramingError:
     )
 
 
-def _join_repeated(request: h11.Request) -> dict[str, str]:
+def _join_repeated_fields(request: h11.Request) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in request.headers:
         name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")

@@ -32,7 +32,7 @@ FAILURE_WAITS = (1.0, 30.0)
 SYNC_WAITS = (5.0, 60.0)
 """First and longest wait between rounds of sync. An emission resets it to the first."""
 SYNC_IDLE_WAIT = 600.0
-"""Wait between rounds of sync while all open work waits for people."""
+"""Wait between rounds of sync while all open work is waiting for people."""
 
 _MAX_DOUBLINGS = 16
 
@@ -130,7 +130,7 @@ def pace_after_miss(pace: Pace, now: float) -> Pace:
 
 
 def pace_after_record(pace: Pace, now: float) -> Pace:
-    """Return the pace after requests were recorded. After misses, the next batch need not wait."""
+    """Return the pace after requests were recorded: after misses, announcements may resume."""
     return replace(pace, misses=0, next_at=0.0 if pace.misses else pace.next_at, recorded_at=now)
 
 

@@ -118,7 +118,10 @@ class TrackingReader:
             previous.dispose()
 
     def forget_database_id(self) -> None:
-        """Read the id again before the next use, as the database may have been replaced."""
+        """Forget the database's id, so that the next call reads it again.
+
+        It changes if the database is replaced.
+        """
         self._database_id = ""
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:

@@ -94,7 +94,7 @@ def alert_payload(
         ValueError: The labels cannot be read.
     """
     labels = json.loads(alert.labels)
-    matching = first_match(remediations, labels) if alert.status == FIRING else None
+    matching_entry = first_match(remediations, labels) if alert.status == FIRING else None
     payload: AlertPayload = make_inert(
         AlertPayload(
             request_id=request.request_id,
@@ -109,7 +109,7 @@ def alert_payload(
             receiver=request.receiver,
             starts_at=_timestamp_or_empty(alert.starts_at),
             ends_at=_timestamp_or_empty(alert.ends_at),
-            remediation=matching.name if matching else "",
+            remediation=matching_entry.name if matching_entry else "",
         )
     )
     return payload

@@ -12,7 +12,7 @@ from poundcake.endpoint import retry
 Step = Callable[[], Optional[float]]
 """A function that does the work that is due.
 
-It returns the seconds until its next run, or None if it does not need one at a certain time.
+It returns the seconds until it should run again, or None to leave that to the worker.
 """
 
 IDLE_WAIT = 1.0
@@ -54,8 +54,8 @@ class Worker:
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
-        # The current step ('' between steps), and when it last made progress.
-        self._step = ""
+        # The name of the current step ('' between steps), and when it last made progress.
+        self._current_step = ""
         self._progress_at = 0.0
 
     def start(self) -> None:
@@ -87,7 +87,7 @@ class Worker:
         """Return a sentence that says what is wrong with the thread, '' if it works."""
         if self.is_dead():
             return "the thread that announces and emits requests has ended; it is being restarted"
-        step, seconds = self._step, monotonic() - self._progress_at
+        step, seconds = self._current_step, monotonic() - self._progress_at
         if step and seconds > HUNG_SECONDS and not self._is_stopping:
             return (
                 f"the thread that announces and emits requests has hung for {seconds:.0f} s "
@@ -113,7 +113,7 @@ class Worker:
         remaining = step.retry_at - monotonic()
         if remaining > 0:
             return remaining
-        self._progress_at, self._step = monotonic(), step.name
+        self._progress_at, self._current_step = monotonic(), step.name
         try:
             next_wait = step.run()
             step.failures = 0
@@ -122,7 +122,7 @@ class Worker:
         except Exception as error:
             self._on_failure(step.name, error)
         finally:
-            self._step = ""
+            self._current_step = ""
         wait = retry.jittered(retry.doubled(retry.FAILURE_WAITS, step.failures))
         step.failures += 1
         step.retry_at = monotonic() + wait

@@ -184,7 +184,7 @@ class TestWatchdog:
         assert "has ended" in journal_report(installation)["detail"]
 
     def test_a_hanging_thread_degrades_health(self, rig, installation, clock):
-        rig.pipeline.worker._step = "emitting"
+        rig.pipeline.worker._current_step = "emitting"
         rig.pipeline.worker.keep_going()
         assert report(installation)["status"] == "ok"
         clock.offset += worker.HUNG_SECONDS + 1

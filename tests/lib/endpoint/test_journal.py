@@ -802,7 +802,7 @@ class TestUpgrade:
         assert self.numbers(journal.announced()) == [5, 6]
         assert load(journal, str(uuid.UUID(int=9))).body == self.BODY
         journal.close()
-        (report,) = quarantine.reports(old_path)
+        (report,) = quarantine.read_reports(old_path)
         assert (report.saved, report.lost) == (10, 0)
 
 
@@ -944,7 +944,7 @@ class TestOpening:
         assert [e.request_id for e in reopened.next_fresh_batch(10)] == ids
         assert reopened.find(accept(reopened))
         reopened.close()
-        assert quarantine.reports(copied_path) == []
+        assert quarantine.read_reports(copied_path) == []
 
     @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
     def test_a_read_only_file_is_refused_until_it_is_writable(self, runtime, path):
