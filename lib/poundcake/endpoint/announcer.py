@@ -13,7 +13,7 @@ from poundcake.endpoint import native, retry
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.journal import Entry
 from poundcake.endpoint.retry import FailedAttempt, Pace
-from poundcake.endpoint.tracking_queries import recorded_ids
+from poundcake.endpoint.tracking_queries import find_recorded_ids
 from poundcake.endpoint.triggers import ANNOUNCE
 from poundcake.stackstorm import StackStorm, StackStormError
 
@@ -86,7 +86,7 @@ class Announcer:
 
     def _mark_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
         """Mark the requests that are in the tracking database as recorded, and return them."""
-        request_ids = self._dependencies.reader.read(recorded_ids, entries)
+        request_ids = self._dependencies.reader.read(find_recorded_ids, entries)
         self._dependencies.components.database.mark_ok()
         recorded = [entry for entry in entries if entry.id in request_ids]
         if recorded:

@@ -20,7 +20,11 @@ from poundcake.endpoint.emission_claims import EmissionClaims
 from poundcake.endpoint.emission_plan import Emission, PlannedTrigger, plan_emission
 from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.recorded import RecordedRequest, Summary
-from poundcake.endpoint.tracking_queries import recorded_ids, recorded_requests, summaries
+from poundcake.endpoint.tracking_queries import (
+    find_recorded_ids,
+    load_recorded_requests,
+    load_summaries,
+)
 from poundcake.trail.database import DatabaseError
 
 PAGE_REQUESTS = 500
@@ -142,11 +146,13 @@ class Emitter:
     def _publish(self, plans: Sequence[Emission]) -> None:
         """Publish the due triggers. A request that fails does not hold up the others."""
         call_ids = [plan.request.call_id for plan in plans if plan.is_first]
-        by_call = self._dependencies.reader.read(summaries, call_ids) if call_ids else {}
+        summaries_by_call = (
+            self._dependencies.reader.read(load_summaries, call_ids) if call_ids else {}
+        )
         loader = AlertLoader(self._dependencies.reader, [a for plan in plans for a in plan.alerts])
         self._failures_in_a_row = 0
         for plan in plans:
-            summary = by_call.get(plan.request.call_id, Summary())
+            summary = summaries_by_call.get(plan.request.call_id, Summary())
             if not self._publish_one(plan, summary, loader):
                 return
         if self._failures_in_a_row:
@@ -253,8 +259,8 @@ def _is_due(planned: PlannedTrigger, lost_ids: set[int], attempt: Attempt) -> bo
 
 def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:
     """Return the recorded requests by entry id."""
-    request_ids = recorded_ids(connection, entries)
-    requests = recorded_requests(connection, list(request_ids.values()))
+    request_ids = find_recorded_ids(connection, entries)
+    requests = load_recorded_requests(connection, list(request_ids.values()))
     return {
         entry_id: requests[request_id]
         for entry_id, request_id in request_ids.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 
 from poundcake.endpoint.dependencies import Dependencies
-from poundcake.endpoint.tracking_queries import load_request, open_replays
+from poundcake.endpoint.tracking_queries import find_unemitted_replays, load_request
 
 POLL_WAIT = 5.0
 """Seconds between polls for replays."""
@@ -25,7 +25,7 @@ class ReplayImporter:
         if remaining > 0:
             return remaining
         journal, reader = self._dependencies.journal, self._dependencies.reader
-        unknown_ids = journal.find_unknown_ids(reader.read(open_replays))
+        unknown_ids = journal.find_unknown_ids(reader.read(find_unemitted_replays))
         self._dependencies.components.database.mark_ok()
         for request_id in unknown_ids[:MAX_IMPORTS_PER_POLL]:
             # Load one at a time, because each may be several MiB.

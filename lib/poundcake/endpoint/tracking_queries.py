@@ -29,7 +29,7 @@ from poundcake.trail.schema import alerts, api_calls
 _LIMIT_RESET = timedelta(hours=1)
 
 
-def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
+def find_recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
     """Return {entry id: the request_id under which it is recorded} for the recorded requests."""
     entries_by_id = {entry.request_id: entry for entry in entries}
     hashes = _body_hashes(connection, list(entries_by_id))
@@ -60,7 +60,7 @@ def _body_hashes(connection: Connection, request_ids: Sequence[str]) -> dict[str
     return hashes
 
 
-def recorded_requests(
+def load_recorded_requests(
     connection: Connection, request_ids: Sequence[str]
 ) -> dict[str, RecordedRequest]:
     """Return recorded requests by request_id, each with its unexplained alerts in row order."""
@@ -100,7 +100,7 @@ def recorded_requests(
     return {request.request_id: request for request in requests.values()}
 
 
-def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
+def load_summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
     """Return a summary of each request by the row id of the request."""
     summaries_by_call = {call_id: Summary() for call_id in call_ids}
     for ids in database.batched(call_ids):
@@ -202,7 +202,7 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
     return loaded
 
 
-def open_replays(connection: Connection) -> list[str]:
+def find_unemitted_replays(connection: Connection) -> list[str]:
     """Return the request_ids of replays that are still to be emitted."""
     statement = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),

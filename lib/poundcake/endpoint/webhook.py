@@ -124,8 +124,8 @@ class WebhookReceiver:
         if journal.backlog >= limit:
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"too many requests are waiting to be recorded: {journal.backlog}, and backlog_limit "
-                f"is {limit}",
+                f"too many requests are waiting to be recorded: {journal.backlog}, and "
+                f"backlog_limit is {limit}",
             )
 
     def _store(self, request: Request, sender_request_id: str, alert_count: int) -> str:
