@@ -94,7 +94,7 @@ class ComponentReport:
     detail: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON, without unknown values."""
+        """Return the report as a JSON object, without unknown values."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -187,7 +187,7 @@ class HealthReport:
     paused: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report as a JSON object."""
         components = {name: report.as_dict() for name, report in self.components.items()}
         return {**asdict(self), "components": components}
 

@@ -48,7 +48,7 @@ class Report:
     unread_bytes: int
 
     def as_dict(self) -> dict[str, str | float]:
-        """Return the report as JSON."""
+        """Return the report as a JSON object."""
         return asdict(self)
 
     def __str__(self) -> str:

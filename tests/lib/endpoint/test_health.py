@@ -91,7 +91,7 @@ def test_a_pause_is_shown_within_seconds(rig, installation):
     health = report(installation)
     assert (health["paused"]["by"], health["paused"]["reason"]) == ("anna", "maintenance")
     assert health["status"] == "ok"
-    metrics = Metrics(lambda: health, lambda: (0, 0, 0)).text("")[0].decode()
+    metrics = Metrics(lambda: health, lambda: (0, 0, 0)).render("")[0].decode()
     assert "\npoundcake_paused 1.0\n" in metrics
     resume(rig.reader.engine, Actor("anna"))
     rig.advance(PAUSE_WAIT)

@@ -129,7 +129,7 @@ def pipeline(tmp_path, database_path, monkeypatch):
 
 
 def parse_metrics(endpoint_metrics):
-    return Scrape(endpoint_metrics.text("")[0])
+    return Scrape(endpoint_metrics.render("")[0])
 
 
 class TestFormat:
@@ -499,13 +499,13 @@ class TestMetrics:
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
         endpoint_metrics = Metrics(health, lambda: (0, 0, 0))
         for _ in range(50):
-            endpoint_metrics.text("")
+            endpoint_metrics.render("")
             clock[0] += 0.1
         assert 4 <= len(computed_at) <= 6  # in five seconds
         duration = 2.0
         computed_at.clear()
         for _ in range(1000):
-            endpoint_metrics.text("")
+            endpoint_metrics.render("")
             clock[0] += 0.1
         assert len(computed_at) in (2, 3)  # in a hundred
 
