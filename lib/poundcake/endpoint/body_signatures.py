@@ -1,8 +1,8 @@
 """Verify webhooks that are signed with a shared secret, in Grafana's format.
 
 The signature is the HMAC-SHA256 of the body, in lower-case hex. If the request has a timestamp
-header, the signature is the HMAC-SHA256 of `timestamp:body`. An attacker who has intercepted such a
-notification can replay it only until its timestamp is too old.
+header, the signature is the HMAC-SHA256 of `timestamp:body`. An attacker who intercepts a
+notification with a timestamp can replay it only until that timestamp is too old.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def build_installation(
         stackstorm: StackStorm's API.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        current_config: Returns the configuration that is in effect at the time of the call.
+        current_config: Returns the configuration that is current when it is called.
 
     Raises:
         DatabaseError: The database URL cannot be used.

@@ -186,8 +186,8 @@ def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
 def _certificate_name(certificate: Mapping[str, Any]) -> str:
     """Return the name that the trail shows for the owner of a certificate, usually `CN=name`.
 
-    The equals sign distinguishes it from the names of other credentials, whatever names the CA
-    signs.
+    The equals sign distinguishes it from the names of other credentials, regardless of which
+    names the CA signs.
     """
     subject = [pair for pairs in certificate.get("subject", ()) for pair in pairs]
     names = [f"CN={value}" for key, value in subject if key == "commonName"]

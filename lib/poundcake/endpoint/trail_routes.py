@@ -13,7 +13,7 @@ from poundcake.endpoint.query_parameters import PageQuery, parse_page, refuse_pa
 from poundcake.endpoint.routes import Route
 from poundcake.trail import queries, search
 
-# If a page would be larger, it gets fewer rows, and its `next` continues after them.
+# A page that would exceed this has fewer rows, and its `next` continues after them.
 MAX_PAGE_BYTES = 2 << 20
 _FILTERS = (
     "since",

@@ -19,7 +19,7 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.problems import ProblemError
 from poundcake.request_ids import body_sha256
 
-# The request headers that are stored. Never add one that carries credentials.
+# The request headers that are stored. Never add one that contains credentials.
 STORED_HEADERS = (
     "User-Agent",
     "Content-Type",
