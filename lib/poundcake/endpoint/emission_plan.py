@@ -66,7 +66,7 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         entry: The request in the journal.
         request: The request in the tracking database.
         endpoint_id: The id of this endpoint.
-        now: The monotonic time.
+        now: The current time of the monotonic clock.
     """
     is_claimed_elsewhere = request.emitter not in ("", endpoint_id)
     if entry.emit_after is None:

@@ -30,8 +30,8 @@ HEADER_TIMEOUT = 10
 BODY_TIMEOUT = 30
 ANSWER_TIMEOUT = 30
 LINGER_TIMEOUT = 2
-# A body that is refused because of its size is already in transit. If the server closed the connection
-# without reading the body, the sender would see a reset instead of the response.
+# A body that is refused because of its size is already in transit. If the server closed the
+# connection without reading the body, the sender would see a reset instead of the response.
 LINGER_BYTES = 16 << 20
 _CHUNK = 65536
 

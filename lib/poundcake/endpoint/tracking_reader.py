@@ -100,7 +100,7 @@ class TrackingReader:
     def clock_offset(self) -> float:
         """Return how many seconds this machine's clock is ahead of the database's.
 
-        The offset is measured during other reads. SQLite uses this machine's clock.
+        The offset is measured during other reads. On SQLite, it is 0: SQLite has no other clock.
 
         Raises:
             DatabaseError: The offset is not measured yet, and the database cannot be read now.
