@@ -131,4 +131,4 @@ if __name__ == "__main__":
     if os.path.dirname(task["file"]) != actions:
         for name in pack_modules:
             del sys.modules[name]
-    python_action.run(task)
+    forks.run_and_exit(python_action.run, task)
