@@ -361,8 +361,8 @@ class TestApprovals:
         assert (payload["inquiry_id"], payload["execution_id"]) == ("i1", "e0")
         assert payload["change"] == "linux.service on web-0"
         assert payload["summary"] == (
-            "HostDown web-0:9100: linux.service on web-0? May approve until "
-            f"{payload['until']}: anna, ben"
+            "HostDown web-0:9100: linux.service on web-0 waits for approval until "
+            f"{payload['until']} (by anna, ben)"
         )
 
     def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, waiting):
