@@ -879,7 +879,7 @@ ONE_REMEDIATION = [
     Defence(
         "an incident is closed only after gone_after_seconds",
         Edit(
-            RECONCILE + "_Comparison.is_due",
+            RECONCILE + "_Comparison.is_gone",
             "self._queried_at - since >= gone_after",
             "True",
         ),

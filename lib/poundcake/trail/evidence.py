@@ -247,8 +247,8 @@ class EvidenceReader:
             execution,
             link,
             runs_link_task=self._links_itself(execution.action),
-            episode_claimed=bool(claiming_alert_ids),
-            claimed_for_alert=alert.id in claiming_alert_ids,
+            is_episode_claimed=bool(claiming_alert_ids),
+            is_claimed_for_alert=alert.id in claiming_alert_ids,
             cooldown_until=self._cooldown_until(alert, execution, workflow),
         )
 

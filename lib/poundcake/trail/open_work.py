@@ -1,4 +1,4 @@
-"""The work that is still open: what waits for StackStorm or for a round of sync."""
+"""Find the work that waits for StackStorm or for a round of sync."""
 
 from __future__ import annotations
 

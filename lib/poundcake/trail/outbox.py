@@ -453,10 +453,10 @@ def _count_open(connection: Connection, alert_name: str) -> int:
 # -- publishing events, by the endpoint
 
 
-def has_due_events(connection: Connection) -> bool:
+def has_claimable_events(connection: Connection) -> bool:
     """Return True if an event can be claimed and published now."""
     now = clock.database_now(connection)
-    return connection.scalar(select(events.c.id).where(*_is_due(now)).limit(1)) is not None
+    return connection.scalar(select(events.c.id).where(*_is_claimable(now)).limit(1)) is not None
 
 
 def claim(engine: Engine, endpoint_id: str) -> list[Event]:
@@ -490,7 +490,7 @@ def _claim(engine: Engine, endpoint_id: str) -> list[Event]:
         now = clock.database_now(connection)
         rows = connection.execute(
             select(events.c.id, events.c.kind, events.c.payload)
-            .where(*_is_due(now))
+            .where(*_is_claimable(now))
             .order_by(events.c.at, events.c.id)
             .limit(MAX_EVENTS)
             .with_for_update()
@@ -503,7 +503,7 @@ def _claim(engine: Engine, endpoint_id: str) -> list[Event]:
     return [Event(row.id, row.kind, json.loads(row.payload)) for row in rows]
 
 
-def _is_due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def _is_claimable(now: datetime) -> tuple[ColumnElement[bool], ...]:
     return (
         events.c.published_at.is_(None),
         or_(events.c.publisher_until.is_(None), events.c.publisher_until <= now),

@@ -125,18 +125,19 @@ def purge(
     database.prepare(engine, create=config.auto_migrate)
     before = _check_clocks(engine, timedelta(days=days))
     total: Counter[str] = Counter()
-    entry = _PurgeAudit(actor, days)
+    audit_entry = _PurgeAudit(actor, days)
     cursor: _Cursor | None = None
     while True:
         started_at = time.monotonic()
         page = database.retry_while_unavailable(
-            partial(_purge_page, engine, before, cursor, None if dry_run else entry), _RETRY_SECONDS
+            partial(_purge_page, engine, before, cursor, None if dry_run else audit_entry),
+            _RETRY_SECONDS,
         )
         if page is None:
             break
         counts, cursor = page
         total.update(counts)
-        entry.counts.update(counts)
+        audit_entry.counts.update(counts)
         if not dry_run:
             # Pause, so that other writers get the lock: SQLite's lock has no queue.
             time.sleep(min(time.monotonic() - started_at, 1))
@@ -203,7 +204,7 @@ def _format_age(age: timedelta) -> str:
 
 
 def _purge_page(
-    engine: Engine, before: datetime, after: _Cursor | None, entry: _PurgeAudit | None
+    engine: Engine, before: datetime, after: _Cursor | None, audit_entry: _PurgeAudit | None
 ) -> tuple[dict[str, int], _Cursor] | None:
     """Purge the next page of requests.
 
@@ -211,12 +212,12 @@ def _purge_page(
         engine: The tracking database.
         before: Older requests are deleted.
         after: The cursor of the previous page, or None for the first page.
-        entry: The audit entry to update, or None for a dry run.
+        audit_entry: The audit entry to update, or None for a dry run.
 
     Returns:
         The counts of the page and its cursor, or None if there are no more requests.
     """
-    dry_run = entry is None
+    dry_run = audit_entry is None
     open_connection = database.reading if dry_run else database.transaction
     with open_connection(engine) as connection:
         page = _read_page(connection, before, after, lock=not dry_run)
@@ -244,10 +245,10 @@ def _purge_page(
             _delete_changes(connection, old_ids)
             _delete(connection, alerts.c.api_call_id, old_ids)
             _delete(connection, api_calls.c.id, old_ids)
-        if entry:
+        if audit_entry:
             connection.execute(delete(audit).where(audit.c.at < before))
             connection.execute(delete(events).where(events.c.at < before))
-            entry.write(connection, counts)
+            audit_entry.write(connection, counts)
     return counts, cursor
 
 

@@ -43,7 +43,7 @@ The time of receipt is converted from the endpoint's clock, which is not exact.
 _MAX_PARALLEL = 8
 
 
-# The columns in which a round stores what it found about an open incident.
+# The columns in which a round stores its findings about an open incident.
 _SILENCE_COLUMNS = ("silence_id", "silenced_by", "silenced_until", "silenced_comment")
 _STORED_COLUMNS = ("missing_since", *_SILENCE_COLUMNS)
 
@@ -117,12 +117,12 @@ def reconcile_incidents(
         changed_row for changed_row in map(comparison.changed_columns, incidents) if changed_row
     ]
     _update_alerts(sync_round, changed_rows)
-    due_ids = [incident.id for incident in incidents if comparison.is_due(incident, gone_after)]
+    gone_ids = [incident.id for incident in incidents if comparison.is_gone(incident, gone_after)]
     gone_count = 0
-    if due_ids:
+    if gone_ids:
         have_run_long_enough, uptime_problems = _check_uptimes(alertmanagers, gone_after)
         problems += uptime_problems
-        gone_count = _close(sync_round, due_ids) if have_run_long_enough else 0
+        gone_count = _close(sync_round, gone_ids) if have_run_long_enough else 0
     _store_problems(sync_round, problems)
     silenced_count = sum(bool(comparison.silence_of(incident)) for incident in incidents)
     return ReconcileCounts(gone_count, silenced_count)
@@ -160,8 +160,8 @@ class _Comparison:
             return None
         return {"id": incident.id, **current_values}
 
-    def is_due(self, incident: _Incident, gone_after: timedelta) -> bool:
-        """Return True if an incident's alert has been missing for long enough."""
+    def is_gone(self, incident: _Incident, gone_after: timedelta) -> bool:
+        """Return True if an incident's alert has been missing for at least `gone_after`."""
         since = self._missing_since(incident)
         return self._is_complete and since is not None and self._queried_at - since >= gone_after
 

@@ -110,8 +110,8 @@ class DecidedRequest:
     rows: list[AlertRow]
 
     @property
-    def is_emitted(self) -> bool:
-        """Return True if an alert of the request is emitted."""
+    def has_emitted_alerts(self) -> bool:
+        """Return True if one of the request's alerts is to be emitted."""
         return any(row.outcome in EMITTED for row in self.rows)
 
 
@@ -264,7 +264,7 @@ def config_identity(config: Config) -> Identity:
 def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[NewRequest]:
     """Return the requests that are not recorded yet, without duplicates.
 
-    If another request already has a request's id, the request gets a different id.
+    If a request's id already belongs to another request, use its collision_id() instead.
     """
     hashes = [body_sha256(request.body) for request in requests]
     candidate_ids = [
@@ -339,7 +339,7 @@ def _decide(
 
 def _call_row(decided_request: DecidedRequest, now: datetime, replay_of: str | None) -> CallRow:
     new_request = decided_request.new_request
-    completed_at = None if decided_request.is_emitted else now
+    completed_at = None if decided_request.has_emitted_alerts else now
     return call_row(
         new_request.request,
         new_request.request_id,

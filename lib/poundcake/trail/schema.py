@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 # The newest revision of the tables in migrations/versions, which every writer needs.
 VERSION = 10
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
-# views are slow without them. With a long history they take long to build, so they are built last.
+# views are slow without them. They are built last, because a long history takes long to index.
 INDEX_REVISIONS = (4, 7)
 # The revisions that created tables after the first revision, by table.
 LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9, "poundcake_events": 10}
@@ -104,7 +104,7 @@ api_calls = Table(
     **_options,
 )
 
-# The sort order of a search, then the columns that it filters by without reading the row.
+# The columns by which a search sorts, then those by which it filters without reading the row.
 _SEARCH = ("created_at", "id", "severity", "status", "outcome", "api_call_id")
 
 alerts = Table(

@@ -130,18 +130,18 @@ def _store(
     ]
     with sync_round.writing() as connection:
         extend(connection, running_ids)
-        for execution_id, end in endings.items():
-            finish(connection, execution_id, end.result, end.message)
+        for execution_id, change_end in endings.items():
+            finish(connection, execution_id, change_end.result, change_end.message)
 
 
 def _decide_results(sync_round: SyncRound, config: Config) -> int:
     """Decide for ended changes whether their incidents ended within not_cleared_minutes."""
     minutes = config.not_cleared_minutes
     with sync_round.writing() as connection:
-        due_changes = find(
+        undecided_changes = find(
             connection, *is_undecided(database_now(connection) - timedelta(minutes=minutes))
         )
-        for change in due_changes:
+        for change in undecided_changes:
             if _is_incident_open(connection, change):
                 result = ChangeResult.NOT_CLEARED
                 message = f"the incident is still open {minutes} min after the change"
@@ -152,7 +152,7 @@ def _decide_results(sync_round: SyncRound, config: Config) -> int:
                 update(changes).where(changes.c.id == change.id).values(result=result)
             )
             add_ending(connection, ending)
-    return len(due_changes)
+    return len(undecided_changes)
 
 
 def _is_incident_open(connection: Connection, change: Change) -> bool:

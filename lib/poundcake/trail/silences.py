@@ -249,13 +249,16 @@ def _call_for_each(
 def _ensure_silence(
     alertmanager: AlertmanagerApi, requested_silence: _RequestedSilence, exists_elsewhere: bool
 ) -> tuple[Silence, str]:
-    """Create or extend a silence in an Alertmanager if needed. Return it and what was done.
+    """Create or extend a silence in an Alertmanager if needed.
 
     Args:
         alertmanager: The Alertmanager.
         requested_silence: The silence.
         exists_elsewhere: Whether another Alertmanager, possibly a peer of this one, already has the
             silence.
+
+    Returns:
+        The silence, and `created`, `extended` or `unchanged`.
     """
     new_silence = requested_silence.starting_at(alertmanager.status().now)
     existing_silence = None

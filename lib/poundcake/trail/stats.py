@@ -202,5 +202,5 @@ def _microseconds_between(
 
 
 def _as_rows(key: str, figures_by_name: dict[str, Figures]) -> list[dict[str, Any]]:
-    frequent_first = sorted(figures_by_name.items(), key=lambda item: (-item[1].count, item[0]))
-    return [{key: name, **figures.as_json()} for name, figures in frequent_first]
+    sorted_figures = sorted(figures_by_name.items(), key=lambda item: (-item[1].count, item[0]))
+    return [{key: name, **figures.as_json()} for name, figures in sorted_figures]

@@ -128,15 +128,17 @@ def _run_steps(
         deadline = Deadline(SETTLE_SECONDS)
         counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
 
-    def approvals() -> None:
-        # A workflow that waits for an approval is an open execution.
+    def update_approvals() -> None:
+        # A workflow that waits for an approval is an open execution, so without open executions
+        # there is nothing to do.
         if counts.executions:
             pending = pending_approvals(stackstorm)
             report_approvals(sync_round, stackstorm, config, pending)
             counts.expired_approvals = expire_approvals(sync_round, stackstorm, config, pending)
 
+    steps = (mirror, explain, complete, confirm, expire, reconcile, settle, update_approvals)
     try:
-        _run_each((mirror, explain, complete, confirm, expire, reconcile, settle, approvals))
+        _run_each(steps)
     finally:
         counts.problems = tuple(sync_round.problems)
 

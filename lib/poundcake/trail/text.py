@@ -47,7 +47,7 @@ def status(view: dict[str, Any]) -> str:
         cells = [[alert[column] for column in columns] for alert in view["alerts"]]
         lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
-        lines += ["", "no alerts are recorded for it"]
+        lines += ["", "no alerts were recorded"]
     for alert in view["alerts"]:
         for remark in _remarks(alert):
             lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
@@ -310,7 +310,7 @@ def health(view: dict[str, Any]) -> str:
         ],
     )
     for request_id in components.get("journal", {}).get("stuck_requests", []):
-        lines.append(f"stuck: request {request_id} cannot be recorded; its status gives the reason")
+        lines.append(f"stuck: request {request_id} cannot be recorded; poundcake.status shows why")
     pending = components.get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")

@@ -88,7 +88,7 @@ def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline)
     A failure is returned, not raised. The next round reads the triggers that are still unread.
     """
     with database.reading(sync_round.engine) as connection:
-        progress = _load(connection)
+        progress = _read_progress(connection)
         oldest_recorded_at = connection.scalar(
             select(func.min(alerts.c.recorded_at)).where(is_unexplained())
         )
@@ -126,7 +126,7 @@ def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[S
     return Span(after, None), Span(max(gap.after, start), gap.before)
 
 
-def merge(newer: Span | None, older: Span | None) -> Span | None:
+def merge_spans(newer: Span | None, older: Span | None) -> Span | None:
     """Return the smallest span that covers both spans."""
     if newer is None or older is None:
         return newer or older
@@ -154,7 +154,7 @@ class _Reader:
         self._round = sync_round
         self._api = api
         self._deadline = deadline
-        self._pages_left = _MAX_PAGES
+        self._remaining_pages = _MAX_PAGES
 
     def read(self, span: Span, gap: Span | None) -> bool:
         """Read a span, newest first. Return True if all of it was read.
@@ -169,16 +169,16 @@ class _Reader:
             if page is None:
                 break
             remaining_span = Span(span.after, page.older) if page.older else None
-            self._store(page.items, merge(remaining_span, gap))
-        self.unread = merge(remaining_span, gap)
+            self._store(page.items, merge_spans(remaining_span, gap))
+        self.unread = merge_spans(remaining_span, gap)
         return remaining_span is None
 
     def _page(self, span: Span) -> Page[TriggerInstance] | None:
         """Return the newest page of a span, or None if this round cannot read it."""
-        if self._pages_left <= 0 or self._deadline.has_passed:
+        if self._remaining_pages <= 0 or self._deadline.has_passed:
             self._round.note("there was no time to read all triggers; the next round continues")
             return None
-        self._pages_left -= 1
+        self._remaining_pages -= 1
         try:
             page = self._api.list_triggers(ALERT_TRIGGER, span.after, span.before)
         except StackStormError as error:
@@ -198,7 +198,7 @@ class _Reader:
         request_ids = {_emitted_alert(instance).request_id for instance in instances}
         with self._round.writing() as connection:
             self._store_ids(connection, sorted(filter(_is_request_id, request_ids)))
-            write_meta(connection, _PROGRESS, _dump(Progress(self._newest, unread)))
+            write_meta(connection, _PROGRESS, _format_progress(Progress(self._newest, unread)))
 
     def _store_ids(self, connection: Connection, request_ids: Sequence[str]) -> None:
         """Store the trigger ids that this round has read with the alerts of these requests."""
@@ -279,7 +279,7 @@ def trigger_ids(column: str | None) -> list[str]:
     return column.split(",") if column else []
 
 
-def _load(connection: Connection) -> Progress:
+def _read_progress(connection: Connection) -> Progress:
     stored_progress = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
     moments = [
         None if text == _NONE else parse_timestamp(text) for text in (stored_progress or "").split()
@@ -288,6 +288,6 @@ def _load(connection: Connection) -> Progress:
     return Progress(newest, Span(after, before) if after and before else None)
 
 
-def _dump(progress: Progress) -> str:
+def _format_progress(progress: Progress) -> str:
     moments = (progress.newest, *(progress.unread or ()))
     return " ".join(format_timestamp(moment) if moment else _NONE for moment in moments)

@@ -71,12 +71,17 @@ def pending(connection: Connection, config: Config, request_ids: Sequence[str]) 
         config: The configuration.
         request_ids: The result of open_in_default_file().
     """
-    reasons = (database.pending(connection), _missing_incidents(connection, config, request_ids))
+    reasons = (
+        database.pending(connection),
+        _describe_missing_incidents(connection, config, request_ids),
+    )
     return "; ".join(filter(None, reasons))
 
 
-def _missing_incidents(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
-    """Return a sentence about requests that the tracking database lacks, or '' if it lacks none."""
+def _describe_missing_incidents(
+    connection: Connection, config: Config, request_ids: Sequence[str]
+) -> str:
+    """Return a sentence about the incidents that the tracking database lacks, or '' if none."""
     known_ids: set[str] = set()
     for chunk in database.batched(sorted(set(request_ids))):
         column = api_calls.c.request_id
@@ -110,5 +115,5 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         if request_ids:
             raise DatabaseError(
                 f"nothing is recorded, because the database is new, and "
-                f"{_missing_incidents(connection, config, request_ids)}"
+                f"{_describe_missing_incidents(connection, config, request_ids)}"
             )

@@ -52,11 +52,11 @@ class Clocks(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenAlert:
-    """An emitted alert that is not explained yet. The attributes are columns of its row.
+    """An emitted alert that is not explained yet. Most attributes are columns of its row.
 
     Attributes:
         explanation: None or Explanation.RETRY.
-        reason: The reason of the explanation.
+        reason: The reason for the explanation.
         trigger_ids: The ids of its trigger instances, newest first.
     """
 
@@ -108,9 +108,9 @@ class StartedExecution:
         execution: The execution, or None if StackStorm no longer has it.
         link: How it is linked to the alert.
         runs_link_task: Whether it runs a workflow with a task that runs poundcake.link.
-        episode_claimed: Whether an execution of its workflow has or had the claim on the alert's
+        is_episode_claimed: Whether an execution of its workflow has or had the claim on the alert's
             attempt at the episode.
-        claimed_for_alert: Whether that execution is linked to this alert.
+        is_claimed_for_alert: Whether that execution is linked to this alert.
         cooldown_until: When the cooldown of the alert's host ends, by the database's clock; None
             if there is none.
     """
@@ -119,14 +119,14 @@ class StartedExecution:
     execution: Execution | None
     link: LinkState = LinkState.NONE
     runs_link_task: bool = False
-    episode_claimed: bool = False
-    claimed_for_alert: bool = False
+    is_episode_claimed: bool = False
+    is_claimed_for_alert: bool = False
     cooldown_until: datetime | None = None
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The result of a rule for the newest trigger of the alert that it matched.
+    """The result of a rule, for the newest of an alert's triggers that it matched.
 
     Attributes:
         rule: The reference of the rule.
@@ -182,7 +182,7 @@ def judge_execution(
     # A workflow that changes nothing links itself without a claim, and may fail after that.
     has_reported = output.get("stage") not in (None, LINK_STAGE)
     has_begun_work = started.link is LinkState.UNCLAIMED and has_reported
-    if not started.runs_link_task or has_succeeded or has_begun_work or started.episode_claimed:
+    if not started.runs_link_task or has_succeeded or has_begun_work or started.is_episode_claimed:
         return Judgement(Explanation.EXECUTION, needs_link=needs_link)
     if execution.is_terminal:
         reason = (
@@ -203,10 +203,10 @@ def _judge_refused(
     alert: OpenAlert, started: StartedExecution, reason: str, config: Config
 ) -> Judgement:
     """Decide whether an execution explains its alert, after its claim was refused."""
-    if started.claimed_for_alert:
+    if started.is_claimed_for_alert:
         return Judgement(Explanation.EXECUTION)  # the link shows the result
     needs_no_remediation = bool(alert.closed_at) or alert.is_acknowledged
-    if not config.host_cooldown_seconds or needs_no_remediation or started.episode_claimed:
+    if not config.host_cooldown_seconds or needs_no_remediation or started.is_episode_claimed:
         return Judgement(Explanation.EXECUTION, reason)
     if started.cooldown_until is None:
         return Judgement(Explanation.RETRY, reason)

@@ -395,7 +395,7 @@ class TestClaims:
         trail.change(events, publisher_until=ago(1))
         assert outbox.claim(engine, "a") == []
         with database.reading(engine) as connection:
-            assert not outbox.has_due_events(connection)
+            assert not outbox.has_claimable_events(connection)
 
     def test_events_are_claimed_oldest_first(self, engine):
         trail = self.refuse(engine, 3)

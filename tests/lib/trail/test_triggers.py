@@ -10,7 +10,7 @@ from poundcake.stackstorm import CLOCK_ALLOWANCE, TriggerInstance
 from poundcake.trail import sync_round, triggers
 from poundcake.trail.schema import alerts
 from poundcake.trail.sync_round import Deadline
-from poundcake.trail.triggers import Progress, Span, find_triggers, merge, spans_to_read
+from poundcake.trail.triggers import Progress, Span, find_triggers, merge_spans, spans_to_read
 from tests.lib.fake_stackstorm import OUTAGE, refusal
 from tests.lib.samples import NOON, alert, later
 from tests.lib.sync_trail import SyncTrail, ago
@@ -209,4 +209,4 @@ def test_unread_spans_are_joined(newer, older, expected):
     def span(pair):
         return pair and Span(*(None if n is None else NOON + timedelta(seconds=n) for n in pair))
 
-    assert merge(span(newer), span(older)) == span(expected)
+    assert merge_spans(span(newer), span(older)) == span(expected)

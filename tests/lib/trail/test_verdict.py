@@ -45,7 +45,7 @@ def started_execution(*args, link=LinkState.NONE, links=True, **facts):
 
 
 WAITING = (None, "pack.flow was started (e1) but has not linked itself yet")
-EPISODE_CLAIMED = {"episode_claimed": True}
+EPISODE_CLAIMED = {"is_episode_claimed": True}
 LINKED = {"link": LinkState.UNCLAIMED}
 
 
@@ -101,7 +101,9 @@ LINKED = {"link": LinkState.UNCLAIMED}
         # The claim was refused.
         (started_execution("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
         (
-            started_execution("succeeded", 5, REFUSED, claimed_for_alert=True, **EPISODE_CLAIMED),
+            started_execution(
+                "succeeded", 5, REFUSED, is_claimed_for_alert=True, **EPISODE_CLAIMED
+            ),
             Judgement(EXECUTION),
         ),
     ],

@@ -252,7 +252,9 @@ def _summary(
     return RequestSummary(
         request_id=request.request_id,
         received_at=request.created_at,
-        status=request_state(request.error, total.has_lost, request.completed_at, has_executions),
+        status=request_state(
+            request.error, total.has_lost_alert, request.completed_at, has_executions
+        ),
         alert_count=total.alerts,
         execution_count=total.executions,
         alerts=[
@@ -303,7 +305,7 @@ class _Totals(NamedTuple):
     """Totals over all alerts of a request, including those that are not shown."""
 
     alerts: int
-    has_lost: bool
+    has_lost_alert: bool
     executions: int
 
 
@@ -314,8 +316,8 @@ def _totals_of_shown_alerts(
     execution_ids = {
         execution.st2_execution_id for row in rows for execution in executions.get(row.id, [])
     }
-    has_lost = any(row.explanation == Explanation.LOST for row in rows)
-    return _Totals(len(rows), has_lost, len(execution_ids))
+    has_lost_alert = any(row.explanation == Explanation.LOST for row in rows)
+    return _Totals(len(rows), has_lost_alert, len(execution_ids))
 
 
 def _read_totals(connection: Connection, requests: Sequence[Row[Any]]) -> dict[int, _Totals]:
@@ -330,12 +332,12 @@ def _read_totals(connection: Connection, requests: Sequence[Row[Any]]) -> dict[i
         )
         execution_counts = {request_id: count for request_id, count in counts}
         request_ids = {request.id: request.request_id for request in chunk}
-        for call_id, alert_count, has_lost in connection.execute(
+        for call_id, alert_count, has_lost_alert in connection.execute(
             select(alerts.c.api_call_id, func.count(), func.max(is_lost))
             .where(alerts.c.api_call_id.in_(request_ids))
             .group_by(alerts.c.api_call_id)
         ):
             totals[call_id] = _Totals(
-                alert_count, bool(has_lost), execution_counts.get(request_ids[call_id], 0)
+                alert_count, bool(has_lost_alert), execution_counts.get(request_ids[call_id], 0)
             )
     return totals

@@ -95,9 +95,10 @@ def incident_remarks(row: AlertRow) -> dict[str, Any]:
     return {name: text for name, text in remarks.items() if text}
 
 
-_RENAMED = {"request_id": api_calls.c.request_id, "received_at": alerts.c.created_at}
+_RENAMED_COLUMNS = {"request_id": api_calls.c.request_id, "received_at": alerts.c.created_at}
 _ALERT_COLUMNS = [
-    _RENAMED[name] if name in _RENAMED else alerts.c[name] for name in AlertRow._fields
+    _RENAMED_COLUMNS[name] if name in _RENAMED_COLUMNS else alerts.c[name]
+    for name in AlertRow._fields
 ]
 
 
