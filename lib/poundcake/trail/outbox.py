@@ -39,7 +39,8 @@ class EventKind(StringEnum):
     """The kind of an event (column `kind`). Its trigger is `poundcake.KIND`."""
 
     REMEDIATION_ENDED = "remediation_ended"
-    """A remediation ended and, after a successful change, it is known if the alert cleared."""
+    """A remediation ended. After a successful change, this is reported once it is known whether the
+    alert cleared."""
     APPROVAL_WANTED = "approval_wanted"
     """A workflow is waiting for the approval of its change."""
     LIMIT_REACHED = "limit_reached"

@@ -41,7 +41,7 @@ class PurgeResult(TypedDict):
     """The result of the action poundcake.purge.
 
     Attributes:
-        dry_run: Whether it was a dry run, which counts the rows that would be deleted.
+        dry_run: Whether it was a dry run, which only counts the rows that would be deleted.
         before: Requests that were received and completed before this time were deleted.
         requests: The number of deleted requests.
         alerts: The number of deleted alerts.
@@ -103,7 +103,7 @@ def purge(
     - one of its executions has a claim on an episode that has not ended. Without the claim, a
       workflow could work on the episode a second time.
 
-    Audit entries and events older than that are deleted, too.
+    Audit entries and events that are older than `older_than_days` are deleted, too.
 
     It is safe to kill a purge at any time, and to run it concurrently with other writers and
     purges.

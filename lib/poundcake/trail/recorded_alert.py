@@ -15,7 +15,7 @@ from poundcake.trail.schema import alerts, api_calls
 def find_alert(
     connection: Connection, request_id: str, episode: str, *columns: Any
 ) -> Row[Any] | None:
-    """Return columns of the alert that a request contained for an episode, or None.
+    """Return columns of the alert that a request contained for an episode, or None if it had none.
 
     Args:
         connection: A connection.

@@ -82,7 +82,7 @@ def _has_open_execution(incident: Mapping[str, Any]) -> bool:
 def _read_executions(
     stackstorm: StackStormApi, ids: Sequence[str]
 ) -> tuple[dict[str, Execution], str]:
-    """Read executions in the order of their ids in `ids`.
+    """Read executions, in the order of `ids`.
 
     Returns:
         The executions by id, and a sentence that explains why some were not read, or ''.

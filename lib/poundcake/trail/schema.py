@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 # The newest revision of the tables in migrations/versions, which every writer needs.
 VERSION = 10
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
-# views are slow without them. They are built last, because a long history takes long to index.
+# views are slow without them. They are built last, because indexing a long history is slow.
 INDEX_REVISIONS = (4, 7)
 # The revisions that created tables after the first revision, by table.
 LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9, "poundcake_events": 10}
@@ -160,8 +160,8 @@ alerts = Table(
     # How the incident of this row ended, see outcomes.EndedBy. NULL while it is open, or if a later
     # row has taken over the incident.
     Column("ended_by", String(16)),
-    # When, by whom and why the open incident was acknowledged. NULL unless it is acknowledged. No
-    # remediation is started for an acknowledged incident.
+    # When, by whom and why the open incident was acknowledged. NULL if it was not. While it is
+    # acknowledged, no remediation is started for it.
     Column("acknowledged_at", UtcDateTime),
     Column("acknowledged_by", String(255)),
     Column("acknowledged_comment", String(1024)),

@@ -56,7 +56,7 @@ def revoke_access_of_others(path: str) -> None:
 def give_to_owner_of_folder(path: str) -> None:
     """Change the owner of a file to the owner of its folder, if this process runs as root.
 
-    SQLite's -wal and -shm follow, because root may have created them together with the database.
+    The same applies to SQLite's -wal and -shm, which root may have created with the database.
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         folder = os.stat(os.path.dirname(path) or ".")

@@ -31,7 +31,7 @@ from poundcake.trail.schema import alerts, cut
 MAX_MINUTES = 10_080
 """The longest silence: a week."""
 COMMENT_MARK = " (poundcake.silence)"
-"""The suffix of the comments of silences that the pack creates. It recognizes them by it."""
+"""The suffix of a silence's comment by which the pack recognizes the silences it created."""
 # A repeated call asks for a slightly later end. Differences up to this do not extend a silence.
 _END_TOLERANCE = timedelta(minutes=1)
 # A new silence reaches the other members of a cluster by gossip, usually within a second.

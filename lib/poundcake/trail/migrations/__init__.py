@@ -50,7 +50,7 @@ def revision(number: int) -> str:
 
 
 def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> list[Step]:
-    """Run the pending revisions of a branch, up to and including a revision.
+    """Run the pending revisions of a branch, up to and including revision `number`.
 
     Args:
         connection: A connection to a database in which no other migration runs.
