@@ -18,7 +18,7 @@ class Why(PackAction):
         """Return the view as JSON, or as text for a terminal."""
         if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
             raise PoundCakeError(
-                "name the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
+                "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
             )
         answer = self.live_view(
             queries.why,
