@@ -23,7 +23,7 @@ class Release(PackAction):
     ) -> dict[str, Any]:
         """Release the claims or the breaker, and return what was released."""
         if bool(episode) == bool(remediation):
-            raise TrackingError("pass either episode=EPISODE or remediation=NAME")
+            raise TrackingError("pass either episode=EPISODE or remediation=NAME, not both")
         actor = self.actor(st2_user)
         if remediation:
             failures = claims.release_breaker(self.engine(), remediation, actor)
