@@ -39,7 +39,7 @@ class Plan(PackAction):
             raise PoundCakeError(f"no alert of episode {episode} is recorded")
 
         def read_situation(change: ChangeRequest) -> Situation:
-            return self.situation(
+            return self.read_situation(
                 replace(change, request_id=recorded["request_id"], episode=recorded["episode"])
             )
 

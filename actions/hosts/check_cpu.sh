@@ -61,7 +61,8 @@ printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
                 if (line ~ /^Uid:/) { split(line, field, "\t"); uid = field[2] }
             close(status)
             split(files[i], field, "/")
-            keep(used, sprintf("{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"cpu_percent\":%.0f}",
+            keep_largest(used, sprintf(
+                "{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"cpu_percent\":%.0f}",
                 field[3], inert(name, 32), user_of(uid), 100 * processors * used / elapsed))
         }
         getline line < "/proc/loadavg"
