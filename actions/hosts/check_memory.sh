@@ -41,9 +41,8 @@ printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
         close($0)
         if (resident == 0) next
         split($0, field, "/")
-        keep_largest(resident, sprintf(
-            "{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"bytes\":%.0f}",
-            field[3], inert(name, 32), user_of(uid), resident))
+        format = "{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"bytes\":%.0f}"
+        keep_largest(resident, sprintf(format, field[3], inert(name, 32), user_of(uid), resident))
     }
     END {
         available = memory["MemAvailable"]
