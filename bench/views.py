@@ -239,9 +239,9 @@ def measure_ms(call: Call) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def percentile(values: Sequence[float], share: int) -> float:
+def percentile(values: Sequence[float], percent: int) -> float:
     """Return the percentile by the nearest rank."""
-    return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
+    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
 
 
 def main() -> None:
