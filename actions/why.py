@@ -20,7 +20,7 @@ class Why(PackAction):
             raise PoundCakeError(
                 "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
             )
-        answer = self.live_view(
+        view = self.live_view(
             queries.why,
             filters=search.parse(**filters),
             limit=limit,
@@ -28,4 +28,4 @@ class Why(PackAction):
             web_url=self.settings.st2_web_url,
         )
         stale_after = self.settings.stale_after_hours
-        return text.why(answer, stale_after) if format == "text" else answer
+        return text.why(view, stale_after) if format == "text" else view
