@@ -12,7 +12,7 @@ from tests.lib.samples import NOON, UTC, later
 
 
 class TestParse:
-    def test_empty_parameters_are_no_filters(self):
+    def test_empty_parameters_are_ignored(self):
         assert search.parse() == search.parse(since="", severity="", before=" ") == Filters()
         assert Filters(since=NOON, until=NOON, before=Cursor.of(NOON, 1)).alert_filters == {}
         for name in ALERT_FILTERS:
@@ -131,7 +131,7 @@ class TestCursor:
         assert raised.value.field == "before"
         assert str(raised.value) == "before: must be the `next` of the previous page"
 
-    def test_a_cursor_returns_its_ids(self):
+    def test_the_ids_of_a_cursor_are_parsed(self):
         assert Cursor.of(NOON, 1, 2).row_ids(2) == [1, 2]
         assert Cursor.of(NOON, "e1", 2).execution_and_row_id() == ("e1", 2)
 
