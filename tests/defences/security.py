@@ -938,13 +938,13 @@ ONE_REMEDIATION = [
         Edit(ADMISSION + "_decide_resolve", "received_at < _", "False"),
         test(
             ADMISSION_TESTS
-            + "TestResolved::test_a_resolve_received_before_the_last_notification_ends_nothing"
+            + "TestResolved::test_a_resolve_received_before_the_last_notification_closes_nothing"
         ),
     ),
     Defence(
         "a receiver that is not listed starts nothing",
         Edit(ADMISSION + "_decide_new", "not situation.may_start", "False"),
-        test(ADMISSION_TESTS + "TestFiring::test_an_unlisted_receiver_is_observed"),
+        test(ADMISSION_TESTS + "TestFiring::test_an_alert_of_an_unlisted_receiver_is_observed"),
     ),
     Defence(
         "nothing is started for an acknowledged incident",

@@ -1,4 +1,4 @@
-"""Admission decides the outcome of each alert, with a reason, also in any sequence of alerts."""
+"""Admission decides the outcome of each alert in a sequence, and gives a reason."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from poundcake.trail.outcomes import EMITTED, Outcome
 from tests.lib.samples import NOON, UTC, later
 from tests.lib.trail.in_memory_admission import SKEW, InMemoryAdmission
 
-START = 1768392000000  # NOON, in ms
+START_MS = 1768392000000  # NOON
 
 
 def make_incident(outcome=Outcome.ADMITTED, **overrides):
     fields = {
         "request_id": "the-first",
-        "episode": f"fp-{START}",
+        "episode": f"fp-{START_MS}",
         "starts_at": NOON,
         "outcome": outcome,
         "last_seen_at": NOON,
@@ -83,7 +83,7 @@ class TestFiring:
     def test_a_start_in_the_future_is_replaced_by_the_time_of_receipt(self, start):
         decision = decide_alert(firing(start))
         assert (decision.outcome, decision.starts_at) == ("admitted", later(60))
-        assert decision.episode == f"fp-{START + 60_000}"
+        assert decision.episode == f"fp-{START_MS + 60_000}"
 
     @pytest.mark.parametrize("start", [NOON, later(-86400), later(1), later(120), None])
     def test_a_repeat_is_a_duplicate_with_the_incidents_episode(self, start):
@@ -101,7 +101,7 @@ class TestFiring:
         assert decide_alert(firing(start), with_late_start).outcome == "duplicate"
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600])
-    def test_the_opening_start_never_supersedes_the_incident(self, ahead):
+    def test_the_first_start_of_an_incident_never_supersedes_it(self, ahead):
         """A peer sends an earlier start in between. The clock of the senders may be an hour off."""
         state = InMemoryAdmission()
         for seconds, start in ((0, 0), (60, -900), (120, 0), (180, 120)):
@@ -143,7 +143,7 @@ class TestFiring:
         assert (decision.outcome, decision.opens, decision.closes) == ("admitted", True, True)
         assert decision.ended_by == "superseded"
         assert "supersedes " + OPEN.episode in decision.reason
-        assert decision.episode == f"fp-{START + 120000}"
+        assert decision.episode == f"fp-{START_MS + 120000}"
 
     @pytest.mark.parametrize(
         "ends_at, received_at, outcome",
@@ -175,7 +175,7 @@ class TestFiring:
         resolve = Resolve(later(-(10**6)), later(50))
         assert decide_alert(firing(None), None, [resolve]).outcome == "unconfirmed"
 
-    def test_the_newest_resolve_decides(self):
+    def test_the_newest_resolve_determines_the_outcome(self):
         resolves = [Resolve(NOON, later(50)), Resolve(NOON, later(70)), Resolve(NOON, later(-300))]
         assert decide_alert(firing(), None, resolves).outcome == "duplicate"
         assert decide_alert(firing(), None, resolves[::2]).outcome == "unconfirmed"
@@ -205,7 +205,7 @@ class TestFiring:
 
     @pytest.mark.parametrize("open_incident", [None, HELD_BACK, UNCONFIRMED, OBSERVED])
     @pytest.mark.parametrize("limit", [None, LIMIT])
-    def test_an_unlisted_receiver_is_observed(self, open_incident, limit):
+    def test_an_alert_of_an_unlisted_receiver_is_observed(self, open_incident, limit):
         decision = decide_alert(
             firing(), open_incident, [Resolve(NOON, later(50))], limit, may_start=False
         )
@@ -224,10 +224,10 @@ class TestFiring:
         assert not decision.opens and not decision.closes
 
     def test_the_name_of_an_ended_episode_is_not_reused(self):
-        ended_episodes = {OPEN.episode, f"fp-{START + 60_000}"}
+        ended_episodes = {OPEN.episode, f"fp-{START_MS + 60_000}"}
         decision = decide_alert(firing(), known_episodes=ended_episodes)
         assert (decision.outcome, decision.starts_at) == ("admitted", NOON)
-        assert decision.episode == f"fp-{START + 60_001}"
+        assert decision.episode == f"fp-{START_MS + 60_001}"
 
     def test_a_held_back_alert_still_opens_an_incident(self):
         decision = decide_alert(firing(), None, limit=LIMIT)
@@ -243,7 +243,7 @@ class TestFiring:
         assert (decision.outcome, decision.opens, decision.closes) == ("rate_limited", False, False)
         assert (decision.episode, decision.held_until) == (OPEN.episode, later(3600))
 
-    def test_the_first_notification_after_a_limit_is_admitted_under_the_incidents_name(self):
+    def test_the_first_notification_after_a_limit_is_admitted_with_the_incidents_episode(self):
         decision = decide_alert(firing(later(60)), HELD_BACK)
         assert (decision.outcome, decision.episode, decision.starts_at) == (
             "admitted",
@@ -292,7 +292,7 @@ class TestResolved:
         assert OPEN.episode in decision.reason
 
     @pytest.mark.parametrize("seconds, closes", [(60, True), (60.000001, False)])
-    def test_a_resolve_received_before_the_last_notification_ends_nothing(self, seconds, closes):
+    def test_a_resolve_received_before_the_last_notification_closes_nothing(self, seconds, closes):
         decision = decide_alert(resolved(later(10**6)), make_incident(last_seen_at=later(seconds)))
         assert decision.closes is closes
 
@@ -363,7 +363,7 @@ class TestReplay:
         assert decision.reason == "replay of first: acknowledged by anna; force=true runs it again"
         assert self.replay(firing(), acknowledged, force=True).outcome == "admitted"
 
-    def test_an_unlisted_receiver_is_observed_unless_forced(self):
+    def test_an_alert_of_an_unlisted_receiver_is_observed_unless_forced(self):
         decision = self.replay(firing(), OPEN, may_start=False)
         assert (decision.outcome, decision.opens) == ("observed", False)
         assert self.replay(firing(), OPEN, may_start=False, force=True).outcome == "admitted"
@@ -422,7 +422,7 @@ class TestConfirmed:
             (LIMIT, False, "observed"),
         ],
     )
-    def test_the_decision_takes_over_the_incident(self, limit, may_start, outcome):
+    def test_the_confirmed_alert_takes_over_the_incident(self, limit, may_start, outcome):
         situation = Situation(UNCONFIRMED, SKEW, (), limit, may_start)
         decision = decide_confirmed(UNCONFIRMED, situation)
         assert (decision.outcome, decision.closes, decision.opens, decision.ended_by) == (

@@ -1,4 +1,4 @@
-"""Requests for approval: when they expire, and what the views show."""
+"""Requests for approval expire, and the views show who may answer them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round)
         {"workflow_status": "canceling"},
     ],
 )
-def test_other_inquiries_are_left_alone(stackstorm, sync_round, fields):
+def test_other_inquiries_are_not_answered(stackstorm, sync_round, fields):
     add_inquiry(stackstorm, **fields)
     assert expire_and_get_answers(stackstorm, sync_round) == []
 

@@ -445,26 +445,38 @@ class TestTargetInUse:
     def test_if_both_databases_granted_a_change_the_target_keeps_its_claim(
         self, urls, open_database
     ):
-        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(urls, open_database, [old], [new])
-        assert request_change(source, old, "e1") and request_change(target, new, "e2")
+        source_request, target_request = (
+            request(alert(fingerprint="a")),
+            request(alert(fingerprint="a")),
+        )
+        source, target = self.record_in_each(
+            urls, open_database, [source_request], [target_request]
+        )
+        assert request_change(source, source_request, "e1") and request_change(
+            target, target_request, "e2"
+        )
         copy(*urls, True, discard)
         has_claim = {row.st2_execution_id: bool(row.claim) for row in read_rows(target, changes)}
         assert has_claim == {"e1": False, "e2": True}
-        assert not request_change(target, new, "e3")
+        assert not request_change(target, target_request, "e3")
 
     def test_an_incident_that_is_open_in_both_databases_stays_open_in_one_row(
         self, urls, open_database
     ):
-        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(urls, open_database, [old], [new])
-        record_execution(source, old.request_id, episode("a"))
+        source_request, target_request = (
+            request(alert(fingerprint="a")),
+            request(alert(fingerprint="a")),
+        )
+        source, target = self.record_in_each(
+            urls, open_database, [source_request], [target_request]
+        )
+        record_execution(source, source_request.request_id, episode("a"))
         interventions.acknowledge(source, JANE, episode("a"), comment="mine")
         copy(*urls, True, discard)
         open_rows = [row for row in read_rows(target, alerts) if row.open_fingerprint]
         assert [row.acknowledged_by for row in open_rows] == ["jane"]
         # The execution of the old database still holds the claim.
-        link = claims.link(target, new.request_id, episode("a"), WORKFLOW, "e-new")
+        link = claims.link(target, target_request.request_id, episode("a"), WORKFLOW, "e-new")
         assert not link["claimed"]
         repeat = request(alert(fingerprint="a"), received_at=later(300))
         assert record(target, repeat)["outcomes"] == {"duplicate": 1}
@@ -472,10 +484,15 @@ class TestTargetInUse:
     def test_if_both_databases_have_a_claim_the_target_keeps_its_claim(
         self, sqlite_urls, open_database
     ):
-        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(sqlite_urls, open_database, [old], [new])
-        record_execution(source, old.request_id, episode("a"), "e-old")
-        record_execution(target, new.request_id, episode("a"), "e-new")
+        source_request, target_request = (
+            request(alert(fingerprint="a")),
+            request(alert(fingerprint="a")),
+        )
+        source, target = self.record_in_each(
+            sqlite_urls, open_database, [source_request], [target_request]
+        )
+        record_execution(source, source_request.request_id, episode("a"), "e-old")
+        record_execution(target, target_request.request_id, episode("a"), "e-new")
         copy(*sqlite_urls, True, discard)
         has_claim = {row.st2_execution_id: bool(row.claim) for row in read_rows(target, links)}
         assert has_claim == {"e-new": True, "e-old": False}
@@ -498,9 +515,9 @@ class TestTargetInUse:
         self, sqlite_urls, open_database
     ):
         resolve = alert(fingerprint="a", status="resolved", ends_at=later(60))
-        new = request(resolve, received_at=later(70))
+        target_request = request(resolve, received_at=later(70))
         _, target = self.record_in_each(
-            sqlite_urls, open_database, [request(alert(fingerprint="a"))], [new]
+            sqlite_urls, open_database, [request(alert(fingerprint="a"))], [target_request]
         )
         copy(*sqlite_urls, True, discard)
         copied = next(row for row in read_rows(target, alerts) if row.outcome == "admitted")
@@ -510,9 +527,11 @@ class TestTargetInUse:
     def test_a_later_episode_in_the_target_supersedes_the_one_in_the_source(
         self, sqlite_urls, open_database
     ):
-        new = request(alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300))
+        target_request = request(
+            alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300)
+        )
         _, target = self.record_in_each(
-            sqlite_urls, open_database, [request(alert(fingerprint="a"))], [new]
+            sqlite_urls, open_database, [request(alert(fingerprint="a"))], [target_request]
         )
         copy(*sqlite_urls, True, discard)
         by_episode = {row.episode: row.ended_by for row in read_rows(target, alerts)}
@@ -648,7 +667,7 @@ class TestRefused:
             sqlite_url("a"), sqlite_url("c"), "the trail was moved to sqlite:.*b.sqlite"
         )
 
-    def test_a_row_that_arrives_changed(self, sqlite_urls, open_database):
+    def test_a_row_that_the_target_changes(self, sqlite_urls, open_database):
         """A trigger in the target changes the rows that are written."""
         record_sample_trail(open_database(sqlite_urls[0]))
         target = open_database(sqlite_urls[1])

@@ -281,7 +281,7 @@ class TestServerSettings:
         engine.dispose()
 
     @on_mariadb
-    def test_packets_that_are_too_small_are_refused(self, database_url, set_global):
+    def test_a_server_that_allows_only_small_packets_is_refused(self, database_url, set_global):
         set_global("max_allowed_packet", 1 << 18)
         error = expect_prepare_error(database_url)
         assert "max_allowed_packet is 262144 bytes: set max_allowed_packet = 16M" in error

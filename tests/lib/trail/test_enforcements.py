@@ -19,7 +19,7 @@ def stackstorm():
 
 
 def make_triggers(count, gap=0.1, first=0):
-    """Return triggers, each `gap` seconds after the previous one, the first at `first` seconds."""
+    """Return triggers at intervals of `gap` seconds, starting `first` seconds after NOON."""
     return [
         TriggerInstance(f"t{first}-{n}", "processed", later(first + gap * n), {})
         for n in range(count)

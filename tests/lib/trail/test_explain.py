@@ -422,7 +422,7 @@ class TestFailures:
         assert trail.explanations() == [None, None, "execution"]
         assert len(problems) == 3 and all(isinstance(problem, str) for problem in problems)
 
-    def test_alerts_that_wait_for_long_do_not_block_others(self, trail, monkeypatch):
+    def test_alerts_that_wait_for_a_long_time_do_not_block_others(self, trail, monkeypatch):
         monkeypatch.setattr(explain, "_BATCH_ALERTS", 3)
         trail.record(*(alert(f"Lost{n}") for n in range(4)), seconds=3000)
         request_id, (row,) = trail.record(alert("Later"))
@@ -466,7 +466,7 @@ class TestFailures:
         (Span(later(-9000), later(-3899)), True),
     ],
 )
-def test_a_missing_trigger_may_be_in_the_unread_time(unread, expected):
+def test_a_missing_trigger_may_be_in_the_unread_span(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
     open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
     assert explain.may_be_unread(open_alert, unread, clocks) is expected

@@ -1,4 +1,4 @@
-"""The health report of an action that cannot reach the endpoint."""
+"""The health report of an action, with and without an answer from the endpoint."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ class TestAudit:
         assert [entry[0] for entry in read_audit(engine)] == ["purge"]
 
     @on_sqlite
-    def test_the_views_show_who_did_what(self, engine):
+    def test_the_views_show_who_changed_an_incident(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, EPISODE, comment="on it")
         (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]

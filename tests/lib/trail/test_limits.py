@@ -150,7 +150,7 @@ class TestReserve:
 
 
 class TestInFlight:
-    def test_a_target_has_one_change_in_flight_at_a_time(self, engine, hosts):
+    def test_a_target_has_at_most_one_change_in_flight(self, engine, hosts):
         other_request_id = record(
             engine, alert("DiskFull", fingerprint="d", labels={"instance": "WEB-0."})
         )
@@ -163,7 +163,7 @@ class TestInFlight:
         parameters = {"execution": "e9", "episode": episode("d"), "at": 200}
         assert hosts.reserve(config={"host_cooldown_seconds": 0}, **parameters).may_change
 
-    def test_the_site_has_three_changes_in_flight_at_a_time(self, hosts):
+    def test_the_site_has_at_most_three_changes_in_flight(self, hosts):
         assert [hosts.reserve(number).may_change for number in range(4)] == [
             True,
             True,
@@ -504,7 +504,7 @@ class TestPause:
 
 
 class TestActions:
-    """The results that workflows and people get from the actions."""
+    """The actions return these results to workflows and people."""
 
     SETTINGS = {
         "dry_run": False,

@@ -76,7 +76,7 @@ def create_tables(engine):
 
 @pytest.fixture
 def long_history(monkeypatch):
-    """Treat the rows of fill() as a long history."""
+    """Treat the rows of insert_sample_rows() as a long history."""
     monkeypatch.setattr(tables, "FEW_ALERTS", 2)
 
 
@@ -90,7 +90,7 @@ def read_value(engine, statement):
         return connection.scalar(text(statement))
 
 
-def fill(engine):
+def insert_sample_rows(engine):
     """Insert rows into every table, using only columns of the first revision."""
     columns = {
         column["name"] for column in sqlalchemy.inspect(engine).get_columns("poundcake_alerts")
@@ -247,7 +247,7 @@ class TestFromEveryRelease:
     @pytest.mark.parametrize("version", EARLIER_VERSIONS)
     def test_an_upgrade_keeps_all_rows(self, engine, create_tables, current_structure, version):
         create_tables(version)
-        fill(engine)
+        insert_sample_rows(engine)
         before = read_rows(engine)
         database_id = read_value(
             engine, "SELECT value FROM poundcake_meta WHERE name = 'database_id'"
@@ -273,9 +273,9 @@ class TestFromEveryRelease:
         assert database.migrate(engine, pytest.fail) == []
 
     def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, create_tables):
-        """Release 0.2.0 stored no hosts. Only alerts that may cause a cooldown get one."""
+        """Release 0.2.0 stored no hosts. The upgrade adds them where they may cause a cooldown."""
         create_tables(4)
-        fill(engine)
+        insert_sample_rows(engine)
         now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
         execute(
             engine,
@@ -357,7 +357,7 @@ class TestFromEveryRelease:
         self, engine, long_history, create_tables
     ):
         create_tables(3)
-        fill(engine)
+        insert_sample_rows(engine)
         database.prepare(engine)
         execute(engine, "DROP TABLE alembic_version")
         assert [s.revision for s in database.migrate(engine, lambda line: None)] == INDEX_REVISIONS
@@ -372,10 +372,10 @@ class TestLongHistory:
         self, engine, create_tables, long_history, current_structure, version
     ):
         create_tables(version)
-        fill(engine)
+        insert_sample_rows(engine)
         before = read_rows(engine)
         statements = []
-        event.listen(Engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+        event.listen(Engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
         database.prepare(engine)
         index_statements = [s for s in statements if "INDEX" in s and not s.startswith("PRAGMA")]
         on_new_table = re.compile(
@@ -406,7 +406,7 @@ class TestLongHistory:
         self, engine, create_tables, long_history, current_structure
     ):
         create_tables(4)
-        fill(engine)
+        insert_sample_rows(engine)
         database.prepare(engine)
         assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
         assert database.pending(engine) == ""
@@ -477,7 +477,7 @@ class TestWhileRelease020StillRuns:
 
     def test_the_old_release_cannot_use_the_upgraded_tables(self, engine, create_tables):
         create_tables(4)
-        fill(engine)
+        insert_sample_rows(engine)
         database.prepare(engine)
         before = read_rows(engine)
         # Release 0.2.0 refuses to write and to migrate if this number is greater than 4.
@@ -489,7 +489,7 @@ class TestWhileRelease020StillRuns:
 
     def test_the_upgrade_waits_for_a_transaction_of_the_old_release(self, engine, create_tables):
         create_tables(4)
-        fill(engine)
+        insert_sample_rows(engine)
         *_, insert = self.STATEMENTS
         with engine.begin() as connection:
             connection.execute(text(insert))
@@ -549,17 +549,17 @@ class TestKilled:
         """Prepare the database, and kill this process before its write number `limit`."""
         remaining = [limit]
 
-        def count(*_):
+        def count_down(*_):
             remaining[0] -= 1
             if not remaining[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         def count_write(connection, cursor, statement, *_):
             if re.match(r"CREATE|ALTER|DROP|INSERT|UPDATE|DELETE", statement.strip()):
-                count()
+                count_down()
 
         event.listen(Engine, "before_cursor_execute", count_write)
-        event.listen(Engine, "commit", count)
+        event.listen(Engine, "commit", count_down)
         database.prepare(database.open_engine(url))
 
     def prepare_until_killed(self, engine, limit):
@@ -602,7 +602,7 @@ class TestKilled:
         limit, state, kills, before = 1, None, 0, None
         if version:
             create_tables(version)
-            fill(engine)
+            insert_sample_rows(engine)
             before = read_rows(engine)
         while self.prepare_until_killed(engine, limit):
             kills += 1
@@ -611,7 +611,7 @@ class TestKilled:
             limit = limit + 1 if state_now == state else 2
             state = state_now
             if before is None and "('schema', '1')" in state:
-                fill(engine)
+                insert_sample_rows(engine)
                 before = read_rows(engine)
         assert kills > min_kills
         assert_rows_kept(before, read_rows(engine))
@@ -624,7 +624,7 @@ class TestKilled:
         self, engine, create_tables, current_structure, limit, tmp_path
     ):
         create_tables(1)
-        fill(engine)
+        insert_sample_rows(engine)
         before = read_rows(engine)
         possible_states = {
             self.read_state(engine),
@@ -643,7 +643,7 @@ class TestConcurrentMigrations:
         self, engine, database_url, create_tables, spawn, request
     ):
         create_tables(1)
-        fill(engine)
+        insert_sample_rows(engine)
         before = read_rows(engine)
         first = spawn(MIGRATE_LINE_BY_LINE, database_url)
         assert [first.stdout.readline(), first.stdout.readline()[:13]] == [
@@ -657,9 +657,9 @@ class TestConcurrentMigrations:
             # A migration of another database on the same server does not wait.
             server = request.getfixturevalue("mariadb")
             name = server.create_database()
-            other = database.open_engine(server.url(name))
-            assert database.prepare(other)
-            other.dispose()
+            other_engine = database.open_engine(server.url(name))
+            assert database.prepare(other_engine)
+            other_engine.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
         assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0004 0007\n")
@@ -672,7 +672,7 @@ class TestConcurrentMigrations:
         self, engine, database_url, create_tables, spawn
     ):
         create_tables(1)
-        fill(engine)
+        insert_sample_rows(engine)
         before = read_rows(engine)
         with engine.connect() as reader:
             reader.execute(text("SELECT * FROM poundcake_alerts")).all()
@@ -770,7 +770,7 @@ def test_the_action_reports_each_step(engine, database_url, create_tables, monke
 def test_an_up_to_date_database_needs_one_query(engine):
     database.prepare(engine)
     statements = []
-    event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     database.prepare(engine)
     assert [s for s in statements if not s.startswith("BEGIN")] == statements[-1:]
     assert statements[-1].startswith("SELECT")

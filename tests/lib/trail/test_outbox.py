@@ -1,4 +1,4 @@
-"""The transaction that writes a fact about a remediation also writes its one event."""
+"""The transaction that writes a fact about a remediation also writes one event for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIVE = {
 OUTPUT = {"dry_run": False, "mutated": False, "verified": False, "message": "why"}
 
 
-class Trail(SyncTrail):
+class HostTrail(SyncTrail):
     """A trail with one incident for each of several hosts, for which workflows run."""
 
     def __init__(self, engine, count=1, name="HostDown"):
@@ -69,11 +69,11 @@ class Trail(SyncTrail):
 
 @pytest.fixture
 def trail(engine):
-    return Trail(engine)
+    return HostTrail(engine)
 
 
 @pytest.fixture
-def changing_trail(trail):
+def trail_with_change(trail):
     """Return a trail with a change that the workflow e0 was granted."""
     trail.link()
     assert trail.reserve(remediation="nginx").may_change
@@ -86,35 +86,35 @@ class TestEndOfChanges:
         [(True, "not_cleared", "still open"), (False, "cleared", "cleared")],
     )
     def test_a_change_is_reported_once_it_is_known_whether_it_cleared_the_alert(
-        self, changing_trail, is_open, result, expected_text
+        self, trail_with_change, is_open, result, expected_text
     ):
-        finish_change(changing_trail.engine, "e0", ChangeResult.VERIFIED)
+        finish_change(trail_with_change.engine, "e0", ChangeResult.VERIFIED)
         if not is_open:
-            changing_trail.change(alerts, open_fingerprint=None, closed_at=ago(1))
-        changing_trail.sync()
-        assert changing_trail.read_payloads() == []
-        changing_trail.change(changes, ended_at=ago(15 * 60 + 1))
-        changing_trail.sync()
-        changing_trail.sync()
-        (payload,) = changing_trail.read_payloads()
+            trail_with_change.change(alerts, open_fingerprint=None, closed_at=ago(1))
+        trail_with_change.sync()
+        assert trail_with_change.read_payloads() == []
+        trail_with_change.change(changes, ended_at=ago(15 * 60 + 1))
+        trail_with_change.sync()
+        trail_with_change.sync()
+        (payload,) = trail_with_change.read_payloads()
         assert payload["result"] == result
         assert payload["summary"] == f"HostDown web-0:9100: {expected_text} after {ACTION} on web-0"
         assert payload["open_incidents"] == int(is_open)
 
     @pytest.mark.parametrize("result", [ChangeResult.FAILED, ChangeResult.NOT_VERIFIED])
-    def test_a_failed_change_is_reported_immediately_and_only_once(self, changing_trail, result):
-        finish_change(changing_trail.engine, "e0", result, "nginx did not start")
-        finish_change(changing_trail.engine, "e0", result, "nginx did not start")
-        changing_trail.change(changes, ended_at=ago(3600))
-        changing_trail.sync()
-        (payload,) = changing_trail.read_payloads()
-        incident = changing_trail.incidents[0]
+    def test_a_failed_change_is_reported_immediately_and_only_once(self, trail_with_change, result):
+        finish_change(trail_with_change.engine, "e0", result, "nginx did not start")
+        finish_change(trail_with_change.engine, "e0", result, "nginx did not start")
+        trail_with_change.change(changes, ended_at=ago(3600))
+        trail_with_change.sync()
+        (payload,) = trail_with_change.read_payloads()
+        incident = trail_with_change.incidents[0]
         assert payload == {
             "event_id": payload["event_id"],
             "time": payload["time"],
             "summary": "HostDown web-0:9100: the remediation failed",
             "command": "st2 run poundcake.why format=text fingerprint=f0",
-            "request_id": changing_trail.request_id,
+            "request_id": trail_with_change.request_id,
             "episode": incident.episode,
             "alert_name": "HostDown",
             "severity": "critical",
@@ -131,35 +131,35 @@ class TestEndOfChanges:
             "execution_url": "",
         }
 
-    def test_the_change_of_a_cancelled_workflow_is_reported_as_failed(self, changing_trail):
-        changing_trail.stackstorm.run("e0", "canceled", WORKFLOW)
-        changing_trail.sync()
-        (payload,) = changing_trail.read_payloads()
+    def test_the_change_of_a_cancelled_workflow_is_reported_as_failed(self, trail_with_change):
+        trail_with_change.stackstorm.run("e0", "canceled", WORKFLOW)
+        trail_with_change.sync()
+        (payload,) = trail_with_change.read_payloads()
         assert (payload["result"], payload["message"]) == (
             "failed",
             "the workflow was cancelled, and its change may have been made",
         )
 
-    def test_a_change_that_a_person_released_is_not_reported(self, changing_trail):
-        claims.release(changing_trail.engine, changing_trail.incidents[0].episode, force=True)
-        changing_trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": OUTPUT})
-        changing_trail.sync()
-        assert changing_trail.read_payloads() == []
+    def test_a_change_that_a_person_released_is_not_reported(self, trail_with_change):
+        claims.release(trail_with_change.engine, trail_with_change.incidents[0].episode, force=True)
+        trail_with_change.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": OUTPUT})
+        trail_with_change.sync()
+        assert trail_with_change.read_payloads() == []
 
-    def test_a_transaction_that_is_rolled_back_writes_no_event(self, changing_trail):
+    def test_a_transaction_that_is_rolled_back_writes_no_event(self, trail_with_change):
         ending = Ending(
             EndResult.FAILED,
-            changing_trail.request_id,
-            changing_trail.incidents[0].episode,
+            trail_with_change.request_id,
+            trail_with_change.incidents[0].episode,
             "e0",
             "nginx",
         )
         with pytest.raises(ZeroDivisionError), database.transaction(
-            changing_trail.engine
+            trail_with_change.engine
         ) as connection:
             outbox.add_ending(connection, ending)
             raise ZeroDivisionError
-        assert changing_trail.read_payloads() == []
+        assert trail_with_change.read_payloads() == []
 
 
 class TestRefusals:
@@ -250,7 +250,7 @@ class TestEndWithoutChange:
 
 class TestLimits:
     def test_a_storm_is_reported_once_for_its_alert_name(self, engine):
-        trail = Trail(engine, 7)
+        trail = HostTrail(engine, 7)
         storm_limit = {"storm_limit": 5}
         for number in range(7):
             assert trail.reserve(number, config=storm_limit).refusal is safety.Refusal.STORM
@@ -261,7 +261,7 @@ class TestLimits:
         assert trail.read_results() == ["refused"] * 7
 
     def test_a_limit_is_reported_again_after_an_hour_without_a_refusal(self, engine):
-        trail = Trail(engine, 3)
+        trail = HostTrail(engine, 3)
         storm_limit = {"storm_limit": 1}
 
         def pass_time(minutes):
@@ -278,8 +278,8 @@ class TestLimits:
         ids = [payload["event_id"] for payload in trail.read_payloads("limit_reached")]
         assert len(set(ids)) == len(ids) == 2
 
-    def test_the_limit_of_the_site_and_a_breaker_are_reported(self, engine):
-        trail = Trail(engine, 4)
+    def test_the_site_limit_and_a_breaker_are_reported(self, engine):
+        trail = HostTrail(engine, 4)
         trail.reserve(0)
         site_limit = {"max_changes_per_hour": 1}
         assert trail.reserve(1, config=site_limit).refusal is safety.Refusal.SITE_LIMIT
@@ -302,7 +302,7 @@ class TestLimits:
         ],
     )
     def test_a_limit_is_reported_once_for_each_subject(self, engine, refusal, summaries):
-        trails = [Trail(engine, 1), Trail(engine, 2, "DiskFull")]
+        trails = [HostTrail(engine, 1), HostTrail(engine, 2, "DiskFull")]
         for number, (trail, remediation) in enumerate(zip(trails, ("nginx", "reboot"))):
             episode = trail.incidents[number].episode
             ending = Ending(
@@ -319,16 +319,16 @@ class TestLimits:
         assert reported == [f"{summary}, so nothing is changed" for summary in summaries]
 
     def test_simultaneous_refusals_report_a_limit_once(self, engine):
-        trail = Trail(engine, 8)
+        trail = HostTrail(engine, 8)
 
-        def refuse_storm(number):
+        def end_with_refusal(number):
             episode = trail.incidents[number].episode
             ending = Ending(
                 EndResult.REFUSED, trail.request_id, episode, f"e{number}", "r", refusal="storm"
             )
             claims.link_ended(engine, "poundcake.remediate", ending)
 
-        assert in_parallel(8, refuse_storm) == [None] * 8
+        assert in_parallel(8, end_with_refusal) == [None] * 8
         assert len(trail.read_payloads()) == 8
         assert len(trail.read_payloads("limit_reached")) == 1
 
@@ -339,7 +339,7 @@ class TestLimits:
 
 class TestApprovals:
     @pytest.fixture
-    def waiting_trail(self, trail):
+    def trail_with_inquiry(self, trail):
         """Return a trail with a workflow that waits for an approval."""
         trail.link()
         result = {"result": {"change": "linux.service on web-0", "reservation": {}, "action": "a"}}
@@ -356,10 +356,10 @@ class TestApprovals:
         )
         return trail
 
-    def test_a_request_for_approval_is_reported_once(self, waiting_trail):
-        waiting_trail.sync()
-        waiting_trail.sync()
-        (payload,) = waiting_trail.read_payloads("approval_wanted")
+    def test_a_request_for_approval_is_reported_once(self, trail_with_inquiry):
+        trail_with_inquiry.sync()
+        trail_with_inquiry.sync()
+        (payload,) = trail_with_inquiry.read_payloads("approval_wanted")
         assert payload["approvers"] == ["anna", "ben"]
         assert payload["command"] == "st2 inquiry respond i1"
         assert (payload["inquiry_id"], payload["execution_id"]) == ("i1", "e0")
@@ -369,16 +369,16 @@ class TestApprovals:
             f"{payload['until']}: anna, ben"
         )
 
-    def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, waiting_trail):
-        waiting_trail.stackstorm.run("e0", "canceled", WORKFLOW)
-        waiting_trail.stackstorm.run("other", "running", WORKFLOW)
-        waiting_trail.sync()
-        assert waiting_trail.read_payloads("approval_wanted") == []
+    def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, trail_with_inquiry):
+        trail_with_inquiry.stackstorm.run("e0", "canceled", WORKFLOW)
+        trail_with_inquiry.stackstorm.run("other", "running", WORKFLOW)
+        trail_with_inquiry.sync()
+        assert trail_with_inquiry.read_payloads("approval_wanted") == []
 
 
 class TestClaims:
     def record_refusals(self, engine, count):
-        trail = Trail(engine, count)
+        trail = HostTrail(engine, count)
         for number in range(count):
             trail.reserve(number, config={"allowed_actions": ()})
         return trail

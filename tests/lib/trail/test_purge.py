@@ -352,7 +352,7 @@ class TestBatches:
         assert count_rows(engine) == before
         assert run_purge(engine) == counts
         assert [counts[n] for n in ("requests", "alerts", "links", "executions")] == [
-            b - a for b, a in zip(before, count_rows(engine))
+            old - new for old, new in zip(before, count_rows(engine))
         ]
         assert counts["kept"] == 3 and counts["executions"] == 11
         assert read_request_ids(engine) == kept
@@ -565,7 +565,7 @@ class TestRefused:
     def test_requests_received_after_the_clock_jumped_do_not_prove_it_right(
         self, engine, monkeypatch
     ):
-        """Alertmanager repeats its notifications, so even a wrong clock has recent requests."""
+        """Notifications are repeated, so some are always recent, even by a clock that is wrong."""
         record_ended(engine, firing_request(), firing_request("Newer", NEWER))
         ahead = datetime.now(timezone.utc) + timedelta(days=120)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)

@@ -1,6 +1,6 @@
 """Open incidents are compared with the alerts that the Alertmanagers hold.
 
-For each condition of closing an incident, a test checks that it stays open without it.
+An incident is closed only if all conditions are met. TestOpen violates each of them alone.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class TestGone:
 
 
 class TestOpen:
-    """In each test, one condition of closing the incident is not met."""
+    """If one condition for closing the incident is not met, it stays open."""
 
     @pytest.fixture(autouse=True)
     def check_that_the_incident_stays_open(self, trail):

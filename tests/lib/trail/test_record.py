@@ -119,7 +119,7 @@ class TestRequests:
         assert counts["recorded"] == 1
 
     @on_sqlite
-    def test_without_auto_migrate_no_tables_are_created(self, database_url):
+    def test_no_tables_are_created_without_auto_migrate(self, database_url):
         engine = database.open_engine(database_url)
         with pytest.raises(DatabaseError, match="migrate"):
             record(engine, request(alert()), auto_migrate=False)
@@ -127,7 +127,7 @@ class TestRequests:
 
 
 class TestText:
-    def test_long_text_is_cut_in_its_column_and_complete_in_the_json(self, engine):
+    def test_long_text_is_truncated_in_its_column_and_complete_in_the_json(self, engine):
         text = "🍰" * 50000
         webhook_request = request(
             alert(text, labels={"severity": text, "instance": text, "x": text}, generatorURL=text),
@@ -177,7 +177,7 @@ class TestText:
         assert record(engine, *requests)["recorded"] == 3
         assert json.loads(read_rows(engine)[1].annotations) == {"text": "\ud800" + text}
 
-    def test_a_body_that_is_not_utf8_fails_alone(self, engine):
+    def test_a_body_that_is_not_utf8_does_not_affect_other_requests(self, engine):
         requests = [request(alert("A")), request(body='{"alerts": "\udfff"}'), request(alert("B"))]
         counts = record(engine, *requests)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
@@ -194,7 +194,7 @@ class TestText:
         ],
         ids=["request", "alert"],
     )
-    def test_a_request_too_large_for_the_server_fails_alone(
+    def test_a_request_too_large_for_the_server_does_not_affect_others(
         self, engine, mariadb, payload, named_part
     ):
         large_request = request(body=json.dumps(payload, ensure_ascii=False))
@@ -230,7 +230,7 @@ class TestText:
 
 
 class TestFailures:
-    def test_a_request_that_cannot_be_parsed_fails_alone(self, engine):
+    def test_a_request_that_cannot_be_parsed_does_not_affect_others(self, engine):
         first, broken, last = request(alert("A")), request(body="no json"), request(alert("B"))
         counts = record(engine, first, broken, last)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
@@ -242,7 +242,7 @@ class TestFailures:
 
     @on_sqlite
     @pytest.mark.parametrize("error", [ValueError, OverflowError, KeyError, RuntimeError])
-    def test_a_request_whose_admission_raises_an_error_fails_alone(
+    def test_a_request_whose_admission_raises_an_error_does_not_affect_others(
         self, engine, monkeypatch, error
     ):
         decide = admission.decide
@@ -260,7 +260,7 @@ class TestFailures:
         assert [row.alert_name for row in read_rows(engine)] == ["A", "C"]
         assert [bool(c.error) for c in read_rows(engine, api_calls)] == [False, True, False]
 
-    def test_a_request_that_cannot_be_written_fails_alone(self, engine, monkeypatch):
+    def test_a_request_that_cannot_be_written_does_not_affect_others(self, engine, monkeypatch):
         make_row = record_module.alert_row
 
         def make_invalid_row(parsed_alert, *args):
@@ -394,7 +394,7 @@ class TestOutcomes:
         assert len(read_open_incidents(engine)) == 1
 
     def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):
-        """The firing alert has no startsAt, and the clock of the resolve is 90 s behind."""
+        """The firing alert has no startsAt, and the clock of the sender is 90 s behind."""
         record(engine, request(alert(starts_at=None)))
         resolve = alert(status="resolved", starts_at=None, ends_at=later(-30))
         record(engine, request(resolve, received_at=later(60)))
@@ -463,7 +463,9 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         "receivers, first_outcome", [((), "admitted"), (("restart-team",), "observed")]
     )
-    def test_an_unlisted_receiver_is_only_observed(self, engine, receivers, first_outcome):
+    def test_an_alert_of_an_unlisted_receiver_is_only_observed(
+        self, engine, receivers, first_outcome
+    ):
         for second, receiver in enumerate(["audit-team", "audit-team", "restart-team", "audit"]):
             webhook_request = request(alert(), receiver=receiver, received_at=later(second))
             record(engine, webhook_request, receivers=receivers)
@@ -653,7 +655,7 @@ class TestLimits:
         assert len({row.episode for row in read_rows(engine)[2:]}) == 1
 
     @on_sqlite
-    def test_without_a_configuration_a_flapping_alert_starts_one_remediation(self, engine):
+    def test_a_flapping_alert_starts_one_remediation_by_default(self, engine):
         """It fires and resolves every 15 s for two minutes."""
         for seconds in range(0, 120, 30):
             firing = alert(starts_at=later(seconds))
@@ -698,7 +700,7 @@ class TestLimits:
         assert read_outcomes(engine)[6:] == ["rate_limited", "admitted"]
 
     @on_sqlite
-    def test_without_a_rate_limit_everything_is_admitted(self, engine):
+    def test_every_alert_is_admitted_without_a_rate_limit(self, engine):
         same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(110)]
         record(engine, request(*same_name_alerts), max_remediations_per_hour=0)
         assert set(read_outcomes(engine)) == {"admitted"}
@@ -777,7 +779,7 @@ class TestConcurrency:
 
     @on_mariadb
     @pytest.mark.parametrize("batch_contains_first", [True, False])
-    def test_a_concurrent_record_by_another_endpoint_is_noticed(
+    def test_a_concurrent_recording_by_another_endpoint_is_noticed(
         self, engine, monkeypatch, batch_contains_first
     ):
         """The other endpoint opens the incident after this one has found none."""
@@ -916,7 +918,7 @@ class TestLists:
 
     @on_sqlite
     def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
-        """It does not count for the incident that begins between the two resolves either."""
+        """The incident that begins between the two resolves does not count it either."""
         occurrence = {"fingerprint": "f", "starts_at": later(600)}
         resolve = alert(status="resolved", ends_at=later(700), **occurrence)
         record(engine, request(alert(**occurrence)))
@@ -928,7 +930,7 @@ class TestLists:
     def test_the_number_of_statements_does_not_grow_with_the_batch(self, engine):
         requests = [request(alert(labels={"i": str(n)})) for n in range(50)]
         statements = []
-        event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+        event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
         record(engine, requests[0])
         statements_for_one = len(statements)
         record(engine, *requests[1:])

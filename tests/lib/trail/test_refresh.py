@@ -57,7 +57,7 @@ def template_path(tmp_path_factory):
 
 @pytest.fixture
 def engine(template_path, tmp_path):
-    """Return an engine for SQLite only: calls to StackStorm do not depend on the database."""
+    """Return an engine for SQLite. The calls to StackStorm do not depend on the database."""
     shutil.copy(template_path, tmp_path / "tracking.db")
     new_engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
     yield new_engine

@@ -1,4 +1,4 @@
-"""Filters and cursors, as people and URLs write them."""
+"""Filters and cursors are parsed from the parameters of actions and URLs."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestParse:
         "field, values",
         [("status", ("firing", "resolved")), ("outcome", search.OUTCOMES)],
     )
-    def test_unknown_values_are_rejected_with_the_known_ones(self, field, values):
+    def test_the_error_for_an_unknown_value_lists_the_known_ones(self, field, values):
         for text in values:
             assert getattr(search.parse(**{field: text}), field) == text
         for text in ("x", values[0].upper(), values[0] + " ", "%", values[0] + "," + values[1]):

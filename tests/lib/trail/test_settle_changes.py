@@ -81,7 +81,7 @@ def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_en
         ("canceled", {}, "unknown"),
     ],
 )
-def test_without_a_report_the_status_of_the_workflow_determines_the_result(
+def test_the_status_of_a_workflow_that_did_not_report_determines_the_result(
     trail, status, output, expected
 ):
     trail.stackstorm.run("e1", status, WORKFLOW, result={"output": output})

@@ -96,7 +96,7 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
             engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end
         )
     stats = read_stats(engine)
-    # 1, 2, 4, 8 and 16 seconds. The alerts have been open for a long time.
+    # The executions took 1, 2, 4, 8 and 16 seconds, and all alerts are still open.
     assert [(row["workflow"], list_figures(row)) for row in stats["workflows"]] == [
         ("x.many", [3, 2, 1, 0, 0, 2, 0.6667, 2.333, 4.0]),
         ("x.a", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),

@@ -1,4 +1,4 @@
-"""A round of sync runs all its steps, alone, and with few requests to StackStorm."""
+"""Rounds of sync run one at a time, run every step, and send few requests to StackStorm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read_synced_at(trail):
         return open_work.last_synced(connection)
 
 
-def test_an_alert_from_start_to_end(trail):
+def test_an_alert_is_tracked_from_start_to_end(trail):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
@@ -47,7 +47,7 @@ def test_an_alert_from_start_to_end(trail):
     assert execution.end_timestamp and execution.rule == "pack.rule" and trail.completed == [True]
 
 
-def test_an_alert_that_no_rule_matched(trail):
+def test_an_alert_that_no_rule_matched_is_explained(trail):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.emit(row, request_id)
     assert trail.sync().explained == 1

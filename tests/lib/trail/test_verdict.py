@@ -106,7 +106,7 @@ LINKED = {"link": OwnLink.UNCLAIMED}
         ),
     ],
 )
-def test_an_execution_is_judged(facts, expected):
+def test_judge_execution(facts, expected):
     assert judge_execution(ALERT, facts, Config(host_cooldown_seconds=0), CLOCKS) == expected
 
 
@@ -140,7 +140,7 @@ def test_a_workflow_whose_link_task_failed_is_retried():
         (ALERT, EPISODE_CLAIMED, EXECUTION),
     ],
 )
-def test_an_execution_that_the_host_cooldown_refused_is_judged(alert, facts, expected):
+def test_judge_execution_that_the_host_cooldown_refused(alert, facts, expected):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
     verdict = judge_execution(
         alert, started_execution("succeeded", 5, REFUSED, **facts), config, CLOCKS
@@ -192,9 +192,7 @@ RETRIED = Judgement(RETRY, "it ended")
         (trigger(), [RAN_RULE], [RETRIED], (RETRY, "it ended", "pack.ran")),
     ],
 )
-def test_the_verdict_on_an_alert_whose_trigger_was_processed(
-    instance, results, judgements, expected
-):
+def test_judge_alert_whose_trigger_was_processed(instance, results, judgements, expected):
     assert judge_alert([instance], results, judgements, CLOCKS) == Verdict(*expected)
 
 
@@ -208,7 +206,7 @@ def test_the_verdict_on_an_alert_whose_trigger_was_processed(
         ("processing", 301, RETRY),
     ],
 )
-def test_the_verdict_on_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
+def test_judge_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
     verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
     assert verdict == (expected, f"StackStorm's rules engine has it: {status}", "")
 
@@ -229,9 +227,7 @@ def test_a_stuck_trigger_that_started_an_execution_explains_its_alert():
         (61, True, RETRY, RETRY),
     ],
 )
-def test_the_verdict_on_an_alert_whose_trigger_was_not_found(
-    seconds, unread, earlier_explanation, expected
-):
+def test_judge_alert_whose_trigger_was_not_found(seconds, unread, earlier_explanation, expected):
     alert = replace(ALERT, recorded_at=later(-seconds), explanation=earlier_explanation)
     assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
 

@@ -224,7 +224,7 @@ class TestFilters:
                 filters = search.parse(fingerprint=text)
                 assert view(engine, function, filters=filters)["count"] == count
 
-    def test_a_text_longer_than_its_column_matches_the_cut_text(self, engine):
+    def test_a_text_longer_than_its_column_matches_the_truncated_text(self, engine):
         long_texts = {
             "alert_name": "\xe9" * 300,
             "severity": "\U0001f370" * 70,
