@@ -174,15 +174,15 @@ class TestExecutions:
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
         """The workflow of the original request claimed the episode before the one of the replay."""
-        first, (original,) = trail.record(alert(), seconds=3000)
-        second = replay_request(trail.engine, Config(), first)["request_id"]
+        original_id, (original_row,) = trail.record(alert(), seconds=3000)
+        replay_id = replay_request(trail.engine, Config(), original_id)["request_id"]
         row = trail.rows(alerts)[-1]
         assert row.outcome == "admitted"
-        link(trail, first, original, "e1")
-        refused_claim = link(trail, second, row, "e2")
+        link(trail, original_id, original_row, "e1")
+        refused_claim = link(trail, replay_id, row, "e2")
         assert not refused_claim["claimed"]
         output = {"output": {"stage": "not_claimed", "message": refused_claim["reason"]}}
-        trail.stackstorm.enforce(trail.stackstorm.emit(row, second), "e2")
+        trail.stackstorm.enforce(trail.stackstorm.emit(row, replay_id), "e2")
         trail.stackstorm.run("e2", result=output, links=True)
         trail.sync()
         alert_row = trail.rows(alerts)[-1]

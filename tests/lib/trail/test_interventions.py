@@ -83,7 +83,7 @@ class TestAcknowledge:
         assert acknowledge(engine, ANNA, incident.episode, undo=True)["state"] == "firing"
         record(engine, refire, received_at=later(101), config=config)
         assert read_rows(engine)[-1].outcome == "admitted"
-        assert [entry[5]["undo"] for entry in read_audit(engine)] == [False, True]
+        assert [details["undo"] for *_, details in read_audit(engine)] == [False, True]
 
     def test_a_workflow_that_has_not_started_is_refused(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
@@ -254,9 +254,10 @@ class TestAudit:
             ("replay", "anna", "e-anna", webhook_request.request_id),
             ("purge", "anna", "e-anna", ""),
         ]
-        assert audit_entries[0][5]["released"][0]["st2_execution_id"] == "e1"
-        assert audit_entries[1][5] == {"request_id": replay["request_id"], "force": False}
-        assert (audit_entries[2][5]["requests"], audit_entries[2][5]["older_than_days"]) == (1, 30)
+        release_details, replay_details, purge_details = (entry[-1] for entry in audit_entries)
+        assert release_details["released"][0]["st2_execution_id"] == "e1"
+        assert replay_details == {"request_id": replay["request_id"], "force": False}
+        assert (purge_details["requests"], purge_details["older_than_days"]) == (1, 30)
         (episode_view,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
         assert [entry["action"] for entry in episode_view["audit"]] == ["release", "replay"]
         status_view = view(engine, queries.status, webhook_request.request_id)

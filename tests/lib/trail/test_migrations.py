@@ -598,7 +598,7 @@ class TestKilled:
     def test_a_migration_killed_between_any_two_writes_loses_nothing(
         self, engine, current_structure, create_tables, version, min_kills
     ):
-        """Each process writes once more than the previous one, so that every state is tested."""
+        """Each process gets one write further than the previous one, so each state is tested."""
         limit, state, kills, before = 1, None, 0, None
         if version:
             create_tables(version)
@@ -695,9 +695,9 @@ class TestConcurrentMigrations:
         with ThreadPoolExecutor(len(engines)) as threads:
             ids = list(threads.map(database.prepare, engines))
         assert len(set(ids)) == len(engines)
-        for migrated in engines:
-            assert read_versions(migrated) == NEWEST_VERSIONS
-            migrated.dispose()
+        for migrated_engine in engines:
+            assert read_versions(migrated_engine) == NEWEST_VERSIONS
+            migrated_engine.dispose()
 
 
 class TestProcesses:

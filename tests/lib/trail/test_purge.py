@@ -645,14 +645,16 @@ def insert_long_history(engine):
     rows = {table: [] for table in TABLES}
     for i in range(1, 10_001):
         at = (OLD if i <= 1000 else NEWER) + timedelta(seconds=i)
-        blank = {"headers": "{}", "body": "{}", "body_sha256": "", "method": "POST", "path": "/"}
+        defaults = {"headers": "{}", "body": "{}", "body_sha256": "", "method": "POST", "path": "/"}
         rows[api_calls].append(
-            dict(blank, id=i, request_id=str(i), status_code=202, created_at=at, completed_at=at)
+            dict(defaults, id=i, request_id=str(i), status_code=202, created_at=at, completed_at=at)
         )
-        blank = {"severity": "", "instance": "", "labels": "{}", "annotations": "{}"}
-        blank.update(status="firing", outcome="admitted", reason="", explanation="execution")
+        defaults = {"severity": "", "instance": "", "labels": "{}", "annotations": "{}"}
+        defaults.update(status="firing", outcome="admitted", reason="", explanation="execution")
         rows[alerts].append(
-            dict(blank, id=i, api_call_id=i, position=0, fingerprint=str(i), alert_name=str(i % 9))
+            dict(
+                defaults, id=i, api_call_id=i, position=0, fingerprint=str(i), alert_name=str(i % 9)
+            )
         )
         rows[alerts][-1].update(created_at=at, recorded_at=at, episode=f"{i}-1")
         link = {"id": i, "request_id": str(i), "alert_id": i, "created_at": at}

@@ -359,7 +359,7 @@ class TestOutcomes:
 
     @on_sqlite
     def test_an_alert_that_fires_long_after_its_resolve_opens_another_episode(self, engine):
-        """Alertmanager resolves an alert without updates, and later fires it with its old start."""
+        """Alertmanager resolves an alert without updates, and fires it again with its old start."""
         notifications = [
             request(alert(), received_at=later(60)),
             request(alert(status="resolved", ends_at=later(500)), received_at=later(600)),

@@ -73,8 +73,8 @@ def read_call(engine, request_id):
         ).one()
 
 
-def gets_claim(engine, request_id, execution, workflow=WORKFLOW):
-    """Return True if an execution for the request's first alert gets the claim."""
+def try_claim(engine, request_id, execution, workflow=WORKFLOW):
+    """Claim the first alert of a request for an execution. Return True if it gets the claim."""
     row = read_rows(engine, request_id)[0]
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
@@ -126,8 +126,8 @@ def test_a_replay_takes_over_the_open_incident(engine):
         1,
     )
     # One execution works, regardless of which of the two requests started it.
-    assert gets_claim(engine, original_id, "e1")
-    assert not gets_claim(engine, replay_id, "e2")
+    assert try_claim(engine, original_id, "e1")
+    assert not try_claim(engine, replay_id, "e2")
     # Later notifications refer to the same incident.
     repeat_id = record(engine, firing(), minutes=0)
     resolve_id = record(engine, resolved(end=0), minutes=0)
@@ -144,7 +144,7 @@ def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     with database_time(ago(65)):
         original_id = record(engine, *same_name_alerts, minutes=65, **limit)
     assert [row.outcome for row in read_rows(engine)] == ["admitted", "rate_limited"]
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     replay_id = replay(engine, original_id, **limit)["request_id"]
     assert [row.outcome for row in read_rows(engine, replay_id)] == ["duplicate", "admitted"]
     assert read_rows(engine, replay_id)[1].open_fingerprint == "two"
@@ -164,7 +164,7 @@ def test_limits_apply_unless_forced(engine, config, outcome):
 
 def test_an_episode_that_a_workflow_has_claimed_is_not_admitted_again(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     replay_result = replay(engine, original_id)
     assert replay_result["outcomes"] == {"duplicate": 1}
     (row,) = read_rows(engine, replay_result["request_id"])
@@ -180,29 +180,29 @@ def test_an_episode_that_a_workflow_has_claimed_is_not_admitted_again(engine):
 @on_sqlite
 def test_a_released_episode_is_admitted_again(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     claims.release(engine, read_rows(engine)[0].episode, force=True)
     replay_id = replay(engine, original_id)["request_id"]
-    assert gets_claim(engine, replay_id, "e2")
+    assert try_claim(engine, replay_id, "e2")
 
 
 def test_each_forced_replay_is_another_attempt(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     for attempt in (2, 3):
         replay_id = replay(engine, original_id, force=True)["request_id"]
         (row,) = read_rows(engine, replay_id)
         assert (row.attempt, row.episode) == (attempt, read_rows(engine, original_id)[0].episode)
-        assert gets_claim(engine, replay_id, f"e{attempt}")
-        assert not gets_claim(engine, replay_id, "another")
-        assert not gets_claim(engine, original_id, "another")
+        assert try_claim(engine, replay_id, f"e{attempt}")
+        assert not try_claim(engine, replay_id, "another")
+        assert not try_claim(engine, original_id, "another")
     with database.reading(engine) as connection:
         claim_keys = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert claim_keys == [key, key + "|2", key + "|3"]
     released_claims = claims.release(engine, row.episode, force=True)
     assert [claim["st2_execution_id"] for claim in released_claims] == ["e1", "e2", "e3"]
-    assert gets_claim(engine, replay_id, "e4")
+    assert try_claim(engine, replay_id, "e4")
 
 
 @on_sqlite
@@ -217,14 +217,14 @@ def test_an_ended_incident_is_not_admitted(engine):
 
 def test_force_admits_an_ended_incident_which_stays_closed(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     record(engine, resolved(), minutes=29)
     replay_id = replay(engine, original_id, force=True)["request_id"]
     (row,) = read_rows(engine, replay_id)
     assert (row.outcome, row.attempt) == ("admitted", 2)
     assert (row.episode, row.starts_at) == (read_rows(engine)[0].episode, ago(60))
     assert [row.open_fingerprint for row in read_rows(engine)] == [None] * 3
-    assert gets_claim(engine, replay_id, "e2")
+    assert try_claim(engine, replay_id, "e2")
 
 
 @on_sqlite
@@ -363,7 +363,7 @@ class TestRequestingExecution:
     def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
         """The server commits, and the connection breaks before the confirmation arrives."""
         original_id = record(engine, firing())
-        assert gets_claim(engine, original_id, "e1")
+        assert try_claim(engine, original_id, "e1")
         failures = [Exception(2013, "Lost connection")]
         commit = type(engine.dialect).do_commit
 

@@ -27,12 +27,12 @@ def other_user():
 
 def test_files_created_by_root_belong_to_the_owner_of_the_folder(other_user, tmp_path):
     os.chown(str(tmp_path), other_user.pw_uid, other_user.pw_gid)
-    state = tmp_path / "exports" / "poundcake"
-    engine = database.open_engine("sqlite:///{}".format(state / "tracking.sqlite"))
+    state_dir = tmp_path / "exports" / "poundcake"
+    engine = database.open_engine("sqlite:///{}".format(state_dir / "tracking.sqlite"))
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm exist while it is open
         connection.execute(select(schema.meta)).all()
-        paths = [state.parent, state, *state.iterdir()]
+        paths = [state_dir.parent, state_dir, *state_dir.iterdir()]
         assert len(paths) >= 3
         for path in paths:
             status = os.stat(str(path))
