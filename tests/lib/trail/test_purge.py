@@ -571,7 +571,7 @@ class TestRefused:
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
         for hours in (0, 1, 6 * 24):
             record_ended(engine, firing_request("Late", ahead - timedelta(hours=hours)))
-            with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+            with pytest.raises(PurgeError, match="no request older than 7 days would remain"):
                 run_purge(engine)
         assert count_rows(engine)[0] == 5
         record_ended(engine, firing_request("Old enough", ahead - timedelta(days=7, minutes=1)))
@@ -580,7 +580,7 @@ class TestRefused:
     @on_sqlite
     def test_a_short_retention_needs_only_a_more_recent_request(self, engine):
         record_ended(engine, firing_request(), firing_request("Hours", NOW - timedelta(hours=11)))
-        with pytest.raises(PurgeError, match="no request older than 12 hours would be left"):
+        with pytest.raises(PurgeError, match="no request older than 12 hours would remain"):
             run_purge(engine, 1)
         record_ended(engine, firing_request("Day", NOW - timedelta(hours=13)))
         assert run_purge(engine, 1)["requests"] == 1
@@ -599,7 +599,7 @@ class TestRefused:
     def test_a_history_without_recent_requests(self, engine):
         record_ended(engine, firing_request(), firing_request("Newer", NEWER))
         execute(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
-        with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
+        with pytest.raises(PurgeError, match="older than 7 days would remain: .* received at 20"):
             run_purge(engine, 79)
         assert run_purge(engine, 81)["requests"] == 1
 
@@ -611,7 +611,7 @@ class TestRefused:
         ahead = api_calls.c.body.contains("Ahead")
         execute(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
         execute(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
-        with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+        with pytest.raises(PurgeError, match="no request older than 7 days would remain"):
             run_purge(engine)
 
     @on_sqlite

@@ -158,11 +158,11 @@ class TestSilence:
             ({"minutes": 0}, "minutes: must be from 1 to 10080"),
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
             ({"comment": " "}, "comment: say why the alert is silenced"),
-            ({"episode": UNKNOWN_EPISODE}, f"no episode {UNKNOWN_EPISODE} is on record"),
-            ({"episode": ""}, "name the alert: either episode=EPISODE or labels, not both"),
+            ({"episode": UNKNOWN_EPISODE}, f"no episode {UNKNOWN_EPISODE} is recorded"),
+            ({"episode": ""}, "specify the alert: either episode=EPISODE or labels, not both"),
             (
                 {"episode": "x", "labels": {"a": "b"}},
-                "name the alert: either episode=EPISODE or labels",
+                "specify the alert: either episode=EPISODE or labels",
             ),
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
@@ -259,7 +259,7 @@ class TestUnsilence:
         assert trail.expect_error(trail.unsilence, **target) == "no such silence"
 
     def test_ending_a_silence_without_a_target_is_an_error(self, trail):
-        assert trail.expect_error(trail.unsilence).startswith("name the alert")
+        assert trail.expect_error(trail.unsilence).startswith("specify the alert")
 
     def test_a_wider_silence_is_not_ended(self, trail):
         trail.silence(labels={"alertname": "HostDown"})

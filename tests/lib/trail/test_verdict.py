@@ -13,8 +13,8 @@ from poundcake.trail.outcomes import Explanation
 from poundcake.trail.verdict import (
     Clocks,
     Judgement,
+    LinkState,
     OpenAlert,
-    OwnLink,
     RuleResult,
     StartedExecution,
     Verdict,
@@ -40,22 +40,22 @@ def execution(status="running", seconds=30, result=None):
 
 
 def started_execution(
-    status="running", seconds=30, result=None, link=OwnLink.NONE, runs_link_task=True, **facts
+    status="running", seconds=30, result=None, link=LinkState.NONE, runs_link_task=True, **facts
 ):
     own_execution = execution(status, seconds, result)
     return StartedExecution("e1", own_execution, link, runs_link_task=runs_link_task, **facts)
 
 
-WAITING = (None, "pack.flow was started (e1) and has not linked itself yet")
-EPISODE_CLAIMED = {"episode_claimed": True}
-LINKED = {"link": OwnLink.UNCLAIMED}
+WAITING = (None, "pack.flow was started (e1) but has not linked itself yet")
+EPISODE_CLAIMED = {"is_episode_claimed": True}
+LINKED = {"link": LinkState.UNCLAIMED}
 
 
 @pytest.mark.parametrize(
     "facts, expected",
     [
         # An execution with a claim explains its alert, and so does a deleted one.
-        (started_execution("failed", 30, link=OwnLink.CLAIMED), Judgement(EXECUTION)),
+        (started_execution("failed", 30, link=LinkState.CLAIMED), Judgement(EXECUTION)),
         (StartedExecution("e1", None), Judgement(EXECUTION)),
         # Sync links a workflow without a link task. It explains the alert immediately.
         (started_execution(runs_link_task=False), Judgement(EXECUTION, needs_link=True)),
@@ -67,7 +67,9 @@ LINKED = {"link": OwnLink.UNCLAIMED}
         (started_execution("running", 599, **LINKED), Judgement(*WAITING)),
         (
             started_execution("running", 601, **LINKED),
-            Judgement(RETRY, "execution e1 of pack.flow runs and has not claimed the episode"),
+            Judgement(
+                RETRY, "execution e1 of pack.flow is running but has not claimed the episode"
+            ),
         ),
         (
             started_execution("running", 601, **EPISODE_CLAIMED),
@@ -101,7 +103,9 @@ LINKED = {"link": OwnLink.UNCLAIMED}
         # The claim was refused.
         (started_execution("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
         (
-            started_execution("succeeded", 5, REFUSED, claimed_for_alert=True, **EPISODE_CLAIMED),
+            started_execution(
+                "succeeded", 5, REFUSED, is_claimed_for_alert=True, **EPISODE_CLAIMED
+            ),
             Judgement(EXECUTION),
         ),
     ],
@@ -208,7 +212,7 @@ def test_judge_alert_whose_trigger_was_processed(instance, results, judgements, 
 )
 def test_judge_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
     verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
-    assert verdict == (expected, f"StackStorm's rules engine has it: {status}", "")
+    assert verdict == (expected, f"the status of its trigger in StackStorm is {status}", "")
 
 
 def test_a_stuck_trigger_that_started_an_execution_explains_its_alert():
