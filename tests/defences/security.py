@@ -776,7 +776,7 @@ NOTHING_IS_EVALUATED = [
         "without the tracking database, nothing is changed",
         Edit(SAFETY + "without_database", "Refusal.DATABASE_UNAVAILABLE", "None"),
         test(
-            LIMITS_TESTS + "TestActions::test_without_the_database_nothing_may_be_changed",
+            LIMITS_TESTS + "TestActions::test_no_change_is_granted_without_the_database",
             "sqlite",
         ),
     ),
@@ -883,7 +883,7 @@ ONE_REMEDIATION = [
             "self._queried_at - since >= gone_after",
             "True",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_an_absence_that_is_too_short"),
+        test(RECONCILE_TESTS + "TestOpen::test_an_alert_that_was_missing_too_briefly"),
     ),
     Defence(
         "a notification that was just received outweighs Alertmanager's answer",
@@ -894,7 +894,7 @@ ONE_REMEDIATION = [
         ),
         test(
             RECONCILE_TESTS
-            + "TestOpen::test_a_notification_that_was_received_when_the_alertmanagers_were_queried"
+            + "TestOpen::test_a_notification_received_just_before_the_alertmanagers_were_queried"
         ),
     ),
     Defence(
@@ -916,7 +916,10 @@ ONE_REMEDIATION = [
     Defence(
         "a notification that arrives after its resolve starts nothing",
         Returns(ADMISSION + "_judge_refire", "None"),
-        test(ADMISSION_TESTS + "TestFiring::test_a_recorded_resolve_decides_about_a_firing_alert"),
+        test(
+            ADMISSION_TESTS
+            + "TestFiring::test_an_earlier_resolve_determines_the_outcome_of_a_firing_alert"
+        ),
     ),
     Defence(
         "two alerts with the same fingerprint of a sender stay separate",
@@ -935,20 +938,20 @@ ONE_REMEDIATION = [
         Edit(ADMISSION + "_decide_resolve", "received_at < _", "False"),
         test(
             ADMISSION_TESTS
-            + "TestResolved::test_a_resolve_received_before_the_last_notification_does_not_close"
+            + "TestResolved::test_a_resolve_received_before_the_last_notification_closes_nothing"
         ),
     ),
     Defence(
         "a receiver that is not listed starts nothing",
         Edit(ADMISSION + "_decide_new", "not situation.may_start", "False"),
-        test(ADMISSION_TESTS + "TestFiring::test_an_unlisted_receiver_is_observed"),
+        test(ADMISSION_TESTS + "TestFiring::test_an_alert_of_an_unlisted_receiver_is_observed"),
     ),
     Defence(
         "nothing is started for an acknowledged incident",
         Returns("poundcake.trail.claims:_acknowledged_by", "''"),
         test(
             "tests/lib/trail/test_interventions.py::TestAcknowledge"
-            "::test_a_workflow_that_has_not_begun_is_refused",
+            "::test_a_workflow_that_has_not_started_is_refused",
             "sqlite",
         ),
     ),
@@ -965,7 +968,7 @@ ONE_REMEDIATION = [
         Returns(LIMITS + "_rate_limit_of", "None"),
         test(
             RECORD_TESTS
-            + "TestLimits::test_a_rate_limit_holds_back_further_alerts_with_the_same_name",
+            + "TestLimits::test_a_rate_limit_holds_back_more_alerts_with_the_same_name",
             "sqlite",
         ),
     ),
@@ -1094,7 +1097,7 @@ ONE_REMEDIATION = [
         Edit("poundcake.trail.purge:_check_clocks", "min(_PROOF_AGE, age / 2)", "timedelta(0)"),
         test(
             "tests/lib/trail/test_purge.py::TestRefused::"
-            "test_requests_received_after_the_clock_jumped_are_no_proof"
+            "test_requests_received_after_the_clock_jumped_do_not_prove_it_right"
         ),
     ),
 ]
@@ -1146,7 +1149,7 @@ SECRETS = [
     Defence(
         "other users lose access to an existing database",
         Returns("poundcake.trail.database.tables:_close_files_to_others", "None"),
-        test(FILE_TESTS + "test_others_lose_access_to_an_existing_database"),
+        test(FILE_TESTS + "test_other_users_lose_access_to_an_existing_database"),
     ),
     Defence(
         "other users lose access to existing files of the journal",
@@ -1174,7 +1177,7 @@ SECRETS = [
     Defence(
         "other users cannot read the folder of the journal and the token",
         Edit("poundcake.trail.shared_files:make_folder", "os.mkdir(_1, _)", "os.mkdir(_1, 0o777)"),
-        test("tests/lib/trail/test_shared_files.py::test_others_cannot_access_a_folder"),
+        test("tests/lib/trail/test_shared_files.py::test_other_users_cannot_access_a_folder"),
     ),
     Defence(
         "an internal error is answered without its details",
