@@ -42,10 +42,10 @@ class Begin(PackAction):
 
         def find_objection(entry: Remediation) -> str:
             from poundcake.remediation.conditions import find_objection as check_conditions
-            from poundcake.remediation.polls import Subject
+            from poundcake.remediation.polls import CheckedAlert
 
-            subject = Subject.of(recorded_alert["labels"], self.settings.host_label)
-            return check_conditions(entry, subject, self.prometheus)
+            checked_alert = CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
+            return check_conditions(entry, checked_alert, self.prometheus)
 
         alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
         request = begin.Request(mode=Mode(mode), **rule)

@@ -9,7 +9,7 @@ class Stage(StringEnum):
     """The step at which a remediation ended. Tables and views contain the values."""
 
     NOT_CLAIMED = "not_claimed"
-    """The execution did not get the claim on the episode, so it did nothing."""
+    """The execution could not claim the episode, so it did nothing."""
     ALERT = "alert"
     """The alert could not be read from the tracking database."""
     EVIDENCE = "evidence"
@@ -23,6 +23,6 @@ class Stage(StringEnum):
     REMEDIATE = "remediate"
     """The action that makes the change may run. At the end of a workflow: the action failed."""
     VERIFY = "verify"
-    """The action succeeded, but the check afterwards did not confirm that it helped."""
+    """The action succeeded, but the verification did not confirm that it helped."""
     DONE = "done"
-    """The action succeeded and, if it was verified, it helped."""
+    """The action succeeded, and if it was verified, the verification confirmed that it helped."""
