@@ -99,4 +99,4 @@ class StackStormApi(Protocol):
         """Return why the newest failed execution of an action failed, or '' if none failed."""
 
     def describe_stuck_execution(self, action: str, since: datetime) -> str:
-        """Return an error if no process has picked up an action's newest execution, else ''."""
+        """Return an error if no process has picked up an action's newest execution, or ''."""

@@ -268,7 +268,7 @@ class StackStorm:
         return failure_reason(execution.result) if execution else ""
 
     def describe_stuck_execution(self, action: str, since: datetime) -> str:
-        """Return an error if no process has picked up an action's newest execution, else ''."""
+        """Return an error if no process has picked up an action's newest execution, or ''."""
         execution = self._newest_execution(action, since)
         process = _PICKED_UP_BY.get(execution.status) if execution else None
         if execution is None or process is None:
