@@ -170,7 +170,7 @@ def play_alert(demo: Demo, sender: Sender) -> None:
     print_text(demo.status_text(firing))
     expect(demo.execution_statuses(firing) == ["succeeded"], "one execution, succeeded")
 
-    print_text("\n2. The same notification comes again. Nothing runs twice.")
+    print_text("\n2. The same notification arrives again. Nothing runs twice.")
     sender.repeat()
     repeat = wait_for("the repeat", lambda: demo.find_completed("duplicate"))
     print_text(demo.status_text(repeat))

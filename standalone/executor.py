@@ -96,7 +96,7 @@ class Executor:
             execution_id = self._create(action, parameters, context, origin)
             self.set_status(execution_id, "failed", {"error": str(error), "traceback": ""})
             raise
-        stored_parameters = parameters_to_store(parameters, values, parameter_schemas)
+        stored_parameters = select_stored_parameters(parameters, values, parameter_schemas)
         validate(action, stored_parameters, parameter_schemas)
         execution_id = self._create(action, stored_parameters, context, origin)
         if delay:
@@ -233,7 +233,7 @@ class Executor:
         return {n: v for n, v in values.items() if n in runner_schemas}, action_parameters
 
 
-def parameters_to_store(passed: dict, values: dict, parameter_schemas: dict) -> dict:
+def select_stored_parameters(passed: dict, values: dict, parameter_schemas: dict) -> dict:
     """Return the parameters to store: those that were passed, and rendered defaults."""
     stored = {n: expressions.cast(values[n], parameter_schemas.get(n, {})) for n in passed}
     for name, schema in parameter_schemas.items():

@@ -41,7 +41,7 @@ class WorkflowEngine:
 
     def __init__(self, content: Content, store: Store, api_url: str):
         self.content, self.store, self.api_url = content, store, api_url
-        self.executor: Any = None  # set by the executor, which needs this engine as well
+        self.executor: Any = None  # set by the executor, which also needs this engine
         self.orquesta = orquesta_compat.load({**expressions.FUNCTIONS, "st2kv": self._st2kv()})
         self.runs: dict[str, WorkflowRun] = {}
         self._events = ThreadPoolExecutor(1, "workflows")

@@ -1,6 +1,6 @@
 """The runner remote-shell-script, which runs a script on a host with this machine's `ssh`.
 
-Like StackStorm, it copies the script and the folder `lib` beside it to the host, passes the
+Like StackStorm, it copies the script and the folder `lib` next to it to the host, passes the
 parameters as quoted arguments, and then deletes the copy.
 """
 
@@ -79,7 +79,7 @@ def _build_ssh_command(run: Run, host: str) -> list[str]:
 
 
 def _create_archive(script: str) -> bytes:
-    """Return a tar archive of a script and the folder `lib` beside it."""
+    """Return a tar archive of a script and the folder `lib` next to it."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         archive.add(script, os.path.basename(script))

@@ -57,7 +57,7 @@ _Check = Callable[[str], None]
 
 
 class ConfigError(PoundCakeError):
-    """A key is unknown or has an invalid value. The message names the key and valid values."""
+    """A key is unknown or has an invalid value. The message contains the key and valid values."""
 
 
 # -- the types of keys
@@ -480,7 +480,7 @@ def refuse_unknown_keys(
         path: The path of the mapping, for example `limits`; empty for the top level.
 
     Raises:
-        ConfigError: A key is unknown. The message names it and the most similar valid key.
+        ConfigError: A key is unknown. The message contains it and the most similar valid key.
     """
     names = sorted(valid_keys)
     for key in mapping:

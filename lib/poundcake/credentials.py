@@ -62,7 +62,7 @@ def read_entries(value: Any) -> tuple[Credential, ...]:
     """Validate the key `credentials`, and return its entries with their secrets resolved.
 
     Raises:
-        ValueError: An entry is invalid. The message names the entry.
+        ValueError: An entry is invalid. The message identifies the entry.
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of credentials, each with name, scope and a secret")

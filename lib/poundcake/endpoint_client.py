@@ -91,7 +91,7 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
     """Send a GET request. A response without `expected_key` did not come from an endpoint."""
     url = config.endpoint
     try:
-        with _session(config) as session:
+        with _create_session(config) as session:
             response = session.get(url + path, timeout=_TIMEOUT, allow_redirects=False)
     # A failed request or an unreadable certificate file raises OSError. An invalid URL or a file
     # without a certificate raises ValueError.
@@ -103,7 +103,7 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
     return Refused(url, response.status_code, str(document.get("detail", ""))[:300])
 
 
-def _session(config: Config) -> requests.Session:
+def _create_session(config: Config) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # a proxy from the environment must not see the credentials
     read_credentials = [c for c in config.all_credentials if c.scope.allows(Scope.READ)]

@@ -108,7 +108,7 @@ def referenced_label(text: str) -> str:
 
 def is_host_check(text: str) -> bool:
     """Return True if the text is a check that runs on a host, valid or not."""
-    return _kind_of(text) in KINDS
+    return _parse_kind(text) in KINDS
 
 
 def parse_host_check(text: str) -> HostCheck:
@@ -117,7 +117,7 @@ def parse_host_check(text: str) -> HostCheck:
     Raises:
         ValueError: The text is invalid. The message shows the valid form.
     """
-    kind = _kind_of(text)
+    kind = _parse_kind(text)
     match = _TEXT.fullmatch(text.strip())
     subject, above = (match["subject"] or "", match["above"]) if match else ("", None)
     pattern = _PATTERNS.get(kind)
@@ -128,6 +128,6 @@ def parse_host_check(text: str) -> HostCheck:
     return HostCheck(kind, subject, int(above or 0))
 
 
-def _kind_of(text: str) -> str:
+def _parse_kind(text: str) -> str:
     match = re.match(r"\s*([a-z]+)\b", text)
     return match[1] if match else ""

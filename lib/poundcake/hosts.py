@@ -1,6 +1,6 @@
-"""Read the host that an alert names, and convert it to one canonical form.
+"""Read the host of an alert, and convert it to one canonical form.
 
-Anybody who can create a metric controls the label that names the host. Locks, cooldowns and
+Anybody who can create a metric controls the label that contains the host. Locks, cooldowns and
 permissions use the canonical host, and actions receive no other part of the label.
 """
 
@@ -15,7 +15,7 @@ from typing import Iterable, Mapping, NamedTuple, Union
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 HOST_LABEL = "instance"
-"""The label that names an alert's host, unless the configuration key host_label sets another."""
+"""The label that contains an alert's host, unless the configuration key host_label is set."""
 
 # RFC 1123, section 2.1, plus underscores, which some host names contain despite the RFC.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"

@@ -46,7 +46,7 @@ def read_entries(value: Any, with_external_url: bool) -> tuple[MonitoringServer,
         with_external_url: Whether the entries may have an external_url.
 
     Raises:
-        ValueError: An entry is invalid. The message names the entry and never contains a secret.
+        ValueError: An entry is invalid. The message identifies the entry, and contains no secret.
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of servers, each with a url")

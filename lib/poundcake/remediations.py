@@ -84,7 +84,7 @@ class Mode(StringEnum):
 
 
 class LabelError(ValueError):
-    """A label cannot be passed to an action. The message names the label and the reason."""
+    """A label cannot be passed to an action. The message contains the label and the reason."""
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ def _check_entry(remediation: Remediation) -> None:
             raise ValueError(f"with.{reference.parameter}: must not contain a label: {reason}")
     if remediation.host_parameter in remediation.parameters:
         raise ValueError(
-            f"with.{remediation.host_parameter}: is the parameter that gets the host; remove it, "
+            f"with.{remediation.host_parameter}: is the parameter for the host; remove it, "
             "or set host_parameter to another name or to ''"
         )
 
@@ -533,7 +533,7 @@ def check_parameters(value: Any) -> Mapping[str, Any]:
     """Validate and return the parameters of an action in the configuration or a rule.
 
     Raises:
-        ValueError: A parameter is invalid. The message names it.
+        ValueError: A parameter is invalid. The message identifies it.
     """
     if not isinstance(value, dict):
         raise ValueError("must be a mapping of the action's parameters, such as {act: restart}")

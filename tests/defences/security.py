@@ -339,7 +339,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "actions never send their token to a proxy",
-        Edit(CLIENT + "_session", "_1.trust_env = _", "_1.trust_env = True"),
+        Edit(CLIENT + "_create_session", "_1.trust_env = _", "_1.trust_env = True"),
         test(CLIENT_TESTS + "test_no_proxy_is_used"),
     ),
 ]

@@ -170,7 +170,7 @@ class TestErrors:
             ),
             (
                 live_entry(**{"with": {"host": "web-1"}}),
-                "with.host: is the parameter that gets the",
+                "with.host: is the parameter for the host",
             ),
             (live_entry(host_parameter=5), "host_parameter: must be the name of a parameter"),
             (live_entry(check="alert"), "check: must be a list, such as [alert]"),

@@ -42,7 +42,7 @@ _SECRET_NAME = re.compile(
 )
 
 SituationReader = Callable[[ChangeRequest], Situation]
-"""Reads what a decision about a change depends on from the tracking database."""
+"""Reads the facts that a decision about a change depends on from the tracking database."""
 
 ObjectionFinder = Callable[[Remediation], str]
 """Returns why a condition of an entry does not permit its change, or ''."""
@@ -102,7 +102,7 @@ class Decision:
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
         approvers: The users who may approve the change. Before the change, one of them must.
-        may_inspect: Whether the host may be inspected: the alert names it, and it is allowed.
+        may_inspect: Whether the host may be inspected: the alert has a host, and it is allowed.
         inspections: The actions that inspect the host, before the change or, if nothing is changed,
             for the report.
     """
@@ -241,8 +241,8 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     """Decide what a remediation does for an alert.
 
     Raises:
-        RemediationError: The rule names neither an entry nor an action, or both. Or it sets
-            host_parameter for an entry, or sets the parameter that host_parameter names.
+        RemediationError: The rule contains neither an entry nor an action, or both. Or it contains
+            host_parameter with an entry, or a value for the parameter that receives the host.
     """
     if bool(request.remediation) == bool(request.action):
         raise RemediationError("name either a remediation or an action")
@@ -274,7 +274,7 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
 
 
 def _decide_shipped(config: Config, alert: Alert, request: Request) -> Decision:
-    """Decide what a shipped remediation does for an alert, if a rule starts it without an entry."""
+    """Decide what a shipped remediation does for an alert if a rule starts it without an entry."""
     name, parameters = request.action, request.parameters
     try:
         check_parameters(parameters)
@@ -289,7 +289,7 @@ def _check_host_parameter(request: Request) -> None:
     if name and request.remediation:
         raise RemediationError("host_parameter: belongs to the entry of remediations, not the rule")
     if name and name in request.parameters:
-        raise RemediationError(f"parameters.{name}: gets the host; remove it")
+        raise RemediationError(f"parameters.{name}: is the parameter for the host; remove it")
 
 
 def decide_entry(

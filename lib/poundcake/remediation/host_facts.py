@@ -124,10 +124,10 @@ class CpuFacts:
     load_15m: float
     processors: int
     busy_percent: int
-    """Busy share of all processors together, without the time spent waiting for disks."""
+    """Percent of the time that all processors were busy, without waiting for disks."""
     iowait_percent: int
     steal_percent: int
-    """Share of the time that the hypervisor gave to other virtual machines."""
+    """Percent of the time that the hypervisor gave to other virtual machines."""
     processes: tuple[Process, ...]
     """The busiest first; 100 percent is one processor."""
 

@@ -208,7 +208,7 @@ def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> 
 
 
 def _starts_entries(rule: Rule) -> bool:
-    """Return True if a rule starts the entry that the trigger's field `remediation` names."""
+    """Return True if a rule starts the entry in the trigger's field `remediation`."""
     name = str(rule.parameters.get("remediation", ""))
     return rule.action == REMEDIATE and bool(_ENTRY_TEMPLATE.search(name))
 
@@ -252,7 +252,7 @@ def _describe_entry(
 
 
 def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
-    """Return what stops a change in the configured mode, and how to allow it."""
+    """Return why nothing is changed in the configured mode, and how to allow the change."""
     if decision.stage is Stage.DRY_RUN and config.dry_run:
         return "dry_run is on; set dry_run: false"
     if decision.stage in (Stage.DRY_RUN, Stage.EVIDENCE):
@@ -261,7 +261,10 @@ def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
 
 
 def _find_permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
-    """Return what stops the change of an entry for every alert; [] if the entry has no change."""
+    """Return the reasons why an entry changes nothing, whatever the alert.
+
+    The list is empty for an entry that is not meant to change anything.
+    """
     if not entry.action or entry.mode is Mode.EVIDENCE:
         return []
     reasons = []

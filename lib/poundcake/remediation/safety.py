@@ -32,7 +32,7 @@ class Refusal(StringEnum):
     """The control that refuses a change. docs/REMEDIATION.md explains how to lift each refusal."""
 
     NO_ACTION = "no_action"
-    """The rule names no action, so only evidence is collected."""
+    """The rule contains no action, so only evidence is collected."""
     ACTION_INVALID = "action_invalid"
     """The action is not a reference of the form pack.name."""
     ACTION_NOT_ALLOWED = "action_not_allowed"
@@ -40,13 +40,13 @@ class Refusal(StringEnum):
     INCIDENT_ENDED = "incident_ended"
     """The incident has ended."""
     RESOLVED = "resolved"
-    """The alert is a resolve notification."""
+    """The alert is resolved."""
     ACKNOWLEDGED = "acknowledged"
     """A person has acknowledged the incident."""
     SILENCED = "silenced"
     """A person has silenced the alert in Alertmanager."""
     NO_HOST = "no_host"
-    """The alert names no usable host."""
+    """The alert contains no usable host."""
     NO_TARGET = "no_target"
     """The alert lacks a label that identifies the target."""
     HOST_NOT_ALLOWED = "host_not_allowed"
@@ -124,7 +124,7 @@ class SafetyDecision:
     """Whether a remediation may change anything, and if not, why not.
 
     Attributes:
-        target: The host that the alert names, or None.
+        target: The alert's host, or None.
         may_check: Whether the host may be checked: it is allowed and is not StackStorm's machine.
         action: The action that would make the change; empty if only evidence is collected.
         dry_run: Whether `dry_run` is on.
@@ -572,22 +572,22 @@ def _check_in_flight(
         return _Reason(
             Refusal.IN_FLIGHT,
             f"another change to {situation.target} is in flight: {_describe_changes(same_target)}",
-            _advice_to_wait(same_target),
+            _advise_waiting(same_target),
         )
     same_value = [change for change in in_flight if change.per_value == situation.per_value]
     if situation.per_value and request.at_once and len(same_value) >= request.at_once:
         return _Reason(
             Refusal.PER_LABEL_IN_FLIGHT,
-            f"{_count_phrase(same_value)} in flight for {situation.per_value}, and at_once is "
+            f"{_format_count(same_value)} in flight for {situation.per_value}, and at_once is "
             f"{request.at_once}: {_describe_changes(same_value)}",
-            _advice_to_wait(same_value),
+            _advise_waiting(same_value),
         )
     if config.max_in_flight and len(in_flight) >= config.max_in_flight:
         return _Reason(
             Refusal.SITE_IN_FLIGHT,
-            f"{_count_phrase(in_flight)} in flight, and max_in_flight is {config.max_in_flight}: "
+            f"{_format_count(in_flight)} in flight, and max_in_flight is {config.max_in_flight}: "
             f"{_describe_changes(in_flight)}",
-            _advice_to_wait(in_flight),
+            _advise_waiting(in_flight),
         )
     return None
 
@@ -703,11 +703,11 @@ def _remaining_settle_seconds(config: Config, situation: Situation) -> int:
     """Return the seconds until `settle_seconds` have passed since the incident was opened."""
     if situation.opened_at is None:
         return 0
-    known_seconds = (situation.now - situation.opened_at).total_seconds()
-    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - known_seconds)))
+    age_seconds = (situation.now - situation.opened_at).total_seconds()
+    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - age_seconds)))
 
 
-def _count_phrase(in_flight: Sequence[Change]) -> str:
+def _format_count(in_flight: Sequence[Change]) -> str:
     return "1 change is" if len(in_flight) == 1 else f"{len(in_flight)} changes are"
 
 
@@ -717,7 +717,7 @@ def _describe_changes(in_flight: Sequence[Change]) -> str:
     return ", ".join(texts) + more
 
 
-def _advice_to_wait(in_flight: Sequence[Change]) -> str:
+def _advise_waiting(in_flight: Sequence[Change]) -> str:
     return (
         "wait until it ends; if its workflow is stuck, `st2 run poundcake.release "
         f"episode={in_flight[0].episode} force=true`"

@@ -179,7 +179,9 @@ class StackStorm:
             message = f"PUT {path}: {reply.status_code} {_error_text(reply)}"
             raise StackStormError(message, reply.status_code)
 
-    def _newest_execution(self, action: str, since: datetime, **query: str) -> Execution | None:
+    def _find_newest_execution(
+        self, action: str, since: datetime, **query: str
+    ) -> Execution | None:
         items = self.get(
             "/executions",
             action=action,
@@ -253,23 +255,22 @@ class StackStorm:
 
     def find_rule_problem(self, rule: str, action: str) -> str:
         """Return why a rule cannot start its action, or '' if nothing prevents it."""
-        for kind, ref in (("rules", rule), ("actions", action)):
-            document = self.get(f"/{kind}/{ref}")
+        for kind, ref in (("rule", rule), ("action", action)):
+            document = self.get(f"/{kind}s/{ref}")
             if not document:
-                return f"{kind[:-1]} {ref} is missing: install the pack again"
+                return f"{kind} {ref} is missing: install the pack again"
             if not document.get("enabled"):
-                hint = f"st2 {kind[:-1]} enable {ref}"
-                return f"{kind[:-1]} {ref} is disabled: {hint}"
+                return f"{kind} {ref} is disabled: st2 {kind} enable {ref}"
         return ""
 
     def find_last_failure(self, action: str, since: datetime) -> str:
         """Return why the newest failed execution of an action failed, or '' if none failed."""
-        execution = self._newest_execution(action, since, status="failed")
+        execution = self._find_newest_execution(action, since, status="failed")
         return failure_reason(execution.result) if execution else ""
 
     def describe_stuck_execution(self, action: str, since: datetime) -> str:
         """Return an error if no process has picked up an action's newest execution, or ''."""
-        execution = self._newest_execution(action, since)
+        execution = self._find_newest_execution(action, since)
         process = _PICKED_UP_BY.get(execution.status) if execution else None
         if execution is None or process is None:
             return ""

@@ -29,7 +29,7 @@ class ExecutionStatus(StringEnum):
     RUNNING = "running"
     """The execution is running. If its runner is killed, it stays `running` forever."""
     CANCELING = "canceling"
-    """Somebody cancelled the execution; running tasks may still finish."""
+    """Somebody canceled the execution; running tasks may still finish."""
     PENDING = "pending"
     """An inquiry waits for an answer."""
     PAUSING = "pausing"
@@ -47,7 +47,7 @@ class ExecutionStatus(StringEnum):
     ABANDONED = "abandoned"
     """The runner was shut down before the execution ended."""
     CANCELED = "canceled"
-    """Somebody cancelled the execution, and it has ended."""
+    """Somebody canceled the execution, and it has ended."""
     GONE = "gone"
     """StackStorm no longer has the execution, for example after garbage collection."""
 
