@@ -117,7 +117,7 @@ def is_host_in(host: str, patterns: Iterable[str]) -> bool:
 def check_pattern(pattern: str) -> None:
     """Raise ValueError if the pattern can never match a host in `is_host_in`."""
     pattern = pattern.strip().lower()
-    if not _NAME_PATTERN.match(pattern) and _network_of(pattern) is None:
+    if not _NAME_PATTERN.match(pattern) and _parse_network(pattern) is None:
         raise ValueError(
             "must contain host names (* matches within one label), addresses, or networks such as "
             "10.0.0.0/8, all without a port"
@@ -190,7 +190,7 @@ def _pattern_matches(pattern: str, host: str) -> bool:
         return True
     address = parse_address(host)
     has_letters = any("a" <= character <= "z" for character in pattern)
-    network = _network_of(pattern)
+    network = _parse_network(pattern)
     if network is not None:
         return address is not None and address in network
     if has_letters == (address is not None):
@@ -201,7 +201,7 @@ def _pattern_matches(pattern: str, host: str) -> bool:
     )
 
 
-def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+def _parse_network(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     """Return a pattern as a network or a single address, or None if it is neither."""
     try:
         return ipaddress.ip_network(pattern, strict=False)

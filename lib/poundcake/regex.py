@@ -353,14 +353,14 @@ def _is_in_ranges(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Pre
     def accepts(character: str) -> bool:
         is_member = is_in(character)
         if ignore_case and not is_member:
-            is_member = any(map(is_in, _other_cases(character)))
+            is_member = any(map(is_in, _case_variants(character)))
         return is_member != is_negated
 
     return accepts
 
 
-def _other_cases(character: str) -> set[str]:
-    """Return the other cases of a character that are single characters."""
+def _case_variants(character: str) -> set[str]:
+    """Return the lower-case and upper-case forms of a character that are single characters."""
     cases = {character.lower(), character.upper()}
     cases |= {case.lower() for case in cases if len(case) == 1}
     return {case for case in cases if len(case) == 1}

@@ -139,7 +139,7 @@ class Decision:
 
     @property
     def may_change(self) -> bool:
-        """Whether nothing would refuse the change now."""
+        """Whether the change would be allowed now."""
         return self.may_reserve and not self.message
 
     @property
@@ -147,13 +147,13 @@ class Decision:
         """The action, its parameters and its target in words; '' if there is no action."""
         if not self.action:
             return ""
-        parameters = self.shown_parameters.items()
+        parameters = self.masked_parameters.items()
         arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in parameters)
         target = f" on {self.target}" if self.target else ""
         return self.action + (f" with {arguments}" if arguments else "") + target
 
     @property
-    def shown_parameters(self) -> dict[str, Any]:
+    def masked_parameters(self) -> dict[str, Any]:
         """The parameters, with `***` in place of each value whose name suggests a secret."""
         return {
             name: "***" if _SECRET_NAME.search(name) else value

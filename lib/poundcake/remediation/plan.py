@@ -222,12 +222,12 @@ def _describe_entry(
     api_problem: str,
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
-    in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
+    live_decision = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
     stopped_by = [] if decision.may_change else [_stop_reason(entry, config, decision)]
     # The reason in the configured mode may hide another one, which would stop the change in mode
     # live.
-    if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
-        stopped_by.append(in_live_mode.message)
+    if not live_decision.may_change and live_decision.message not in " ".join(stopped_by):
+        stopped_by.append(live_decision.message)
     if not starting_rules and not api_problem:
         stopped_by.append(_NO_STARTING_RULE)
     if not api_problem:
@@ -241,9 +241,9 @@ def _describe_entry(
         "approvers": list(decision.approvers),
         "started_by": list(starting_rules),
         "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
-        "change": in_live_mode.change or decision.change,
+        "change": live_decision.change or decision.change,
         "action": decision.action,
-        "parameters": decision.shown_parameters,
+        "parameters": decision.masked_parameters,
         "target": decision.target,
         "host_parameter": decision.host_parameter,
         "stage": str(decision.stage),

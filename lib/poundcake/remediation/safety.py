@@ -350,7 +350,7 @@ def _check_alert(
         return _Reason(
             Refusal.NO_HOST,
             f"the label {config.host_label} of the alert contains no host",
-            "set host_label to the label that names it",
+            "set host_label to the label that contains it",
         )
     return None
 

@@ -65,12 +65,10 @@ class Rule:
     def parse(cls, response: Any) -> Rule | None:
         """Return the rule in a response of the API, or None if it has no reference."""
         ref = fields.text(response, "ref")
-        parameters, criteria = (
-            fields.value(response, "action", "parameters"),
-            response.get("criteria"),
-        )
         if not ref:
             return None
+        parameters = fields.value(response, "action", "parameters")
+        criteria = fields.value(response, "criteria")
         return cls(
             ref=ref,
             is_enabled=fields.value(response, "enabled") is True,
