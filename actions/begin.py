@@ -51,7 +51,9 @@ class Begin(PackAction):
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
         workflow = decision.action or request.action or begin.REMEDIATE
-        ending = decision.ending(request, ChangeRequest(request_id, episode, "", execution_id))
+        ending = decision.build_ending(
+            request, ChangeRequest(request_id, episode, "", execution_id)
+        )
         claim = (
             claims.link_ended(self.engine(), workflow, ending)
             if ending

@@ -253,7 +253,7 @@ class Remediation:
         return {key: value for key, value in entry.items() if value not in ("", [], {}, None)}
 
 
-class Miss(NamedTuple):
+class NearMiss(NamedTuple):
     """An entry that does not match an alert.
 
     Attributes:
@@ -278,10 +278,10 @@ def first_match(
 
 def nearest_misses(
     remediations: Sequence[Remediation], labels: Mapping[str, str], count: int = 3
-) -> list[Miss]:
+) -> list[NearMiss]:
     """Return entries that do not match an alert, those with the fewest differences first."""
     misses = [
-        Miss(
+        NearMiss(
             entry.name,
             tuple(_describe_difference(m, labels) for m in entry.match if not m.matches(labels)),
         )

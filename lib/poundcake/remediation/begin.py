@@ -182,7 +182,7 @@ class Decision:
             evidence={},
         )
 
-    def ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
+    def build_ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
         """Return how the remediation ends, or None if the workflow continues.
 
         Args:
