@@ -1170,7 +1170,7 @@ SECRETS = [
     ),
     Defence(
         "a secret that the process list would show is reported",
-        Edit(CONFIG + "load", "_.is_literal(_)", "False"),
+        Edit(CONFIG + "load", "_.has_literal_secret(_)", "False"),
         test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),
     Defence(
