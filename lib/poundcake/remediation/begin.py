@@ -362,10 +362,7 @@ def describe_unlisted_actions(config: Config, actions: Sequence[str]) -> str:
     if not unlisted:
         return ""
     names = ", ".join(unlisted)
-    return (
-        f"allowed_actions does not contain {names}: add all actions that inspect hosts to "
-        "allowed_actions"
-    )
+    return f"allowed_actions does not contain {names}: add the actions that inspect hosts to it"
 
 
 def _describe_missing_host(config: Config) -> str:
