@@ -19,4 +19,4 @@ class Verify(PackAction):
         recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
         change = polls.read_change(self.stackstorm(), execution_id)
         alert = polls.CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
-        return polls.poll(check, wait, alert, self.prometheus(), change).as_dict()
+        return polls.poll(check, wait, alert, self.prometheus_clients(), change).as_dict()
