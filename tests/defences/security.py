@@ -339,7 +339,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "actions never send their token to a proxy",
-        Edit(CLIENT + "_session", "_1.trust_env = _", "_1.trust_env = True"),
+        Edit(CLIENT + "_create_session", "_1.trust_env = _", "_1.trust_env = True"),
         test(CLIENT_TESTS + "test_no_proxy_is_used"),
     ),
 ]
@@ -482,7 +482,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "the number of alerts in a request is bounded",
-        Edit(ALERTMANAGER + "_list_of_alerts", "len(_) > MAX_ALERTS", "False"),
+        Edit(ALERTMANAGER + "_read_alert_list", "len(_) > MAX_ALERTS", "False"),
         test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_alerts_is_limited"),
     ),
     Defence(
@@ -497,7 +497,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "a huge integer is not converted",
-        Returns(ALERTMANAGER + "_integer", "int(digits)"),
+        Returns(ALERTMANAGER + "_parse_integer", "int(digits)"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_huge_integers_cost_no_time"),
     ),
     Defence(
@@ -648,17 +648,17 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "a wildcard in allowed_hosts matches a single label",
-        Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
+        Edit("poundcake.hosts:_pattern_matches", "len(_) == len(_)", "True"),
         test(HOSTS_TESTS + "test_a_pattern_contains_exactly_the_hosts_that_match"),
     ),
     Defence(
         "StackStorm's own machine is not a target",
-        Returns("poundcake.hosts:refusal_of_target", "''"),
+        Returns("poundcake.hosts:target_refusal", "''"),
         test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
     ),
     Defence(
         "no name that resolves to StackStorm's own machine is a target",
-        Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
+        Edit(CHECKS + "_resolve", "address_refusal(_)", "''"),
         test(CHECKS_TESTS + "test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it"),
     ),
     Defence(
@@ -678,77 +678,77 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "only allowed hosts are changed",
-        Edit(SAFETY + "_refusal_of_host", "not is_host_in(_, _)", "False"),
+        Edit(SAFETY + "_check_host_is_allowed", "not is_host_in(_, _)", "False"),
         REFUSALS,
     ),
     Defence(
         "a denied host is not changed",
-        Edit(SAFETY + "_refusal_of_host", "is_host_in(_, config.denied_hosts)", "False"),
+        Edit(SAFETY + "_check_host_is_allowed", "is_host_in(_, config.denied_hosts)", "False"),
         test(SAFETY_TESTS + "test_a_denied_host_is_refused_even_if_it_is_allowed"),
     ),
     Defence(
         "a pause prevents a change",
-        Returns(SAFETY + "_paused", "None"),
+        Returns(SAFETY + "_check_pause", "None"),
         test(CONTROLS, "paused"),
     ),
     Defence(
         "an acknowledgement prevents a change",
-        Returns(SAFETY + "_acknowledged", "None"),
+        Returns(SAFETY + "_check_acknowledgement", "None"),
         test(CONTROLS, "acknowledged"),
     ),
     Defence(
         "a silence prevents a change",
-        Returns(SAFETY + "_silenced", "None"),
+        Returns(SAFETY + "_check_silence", "None"),
         test(CONTROLS, "silenced"),
     ),
     Defence(
         "a claim of another change on the episode prevents a change",
-        Returns(SAFETY + "_episode_taken", "None"),
+        Returns(SAFETY + "_check_episode", "None"),
         test(CONTROLS, "episode_taken"),
     ),
     Defence(
         "a storm prevents a change",
-        Returns(SAFETY + "_storm", "None"),
+        Returns(SAFETY + "_check_storm", "None"),
         test(CONTROLS, "storm"),
     ),
     Defence(
         "an incident that is too young prevents a change",
-        Returns(SAFETY + "_settling", "None"),
+        Returns(SAFETY + "_check_settling", "None"),
         test(CONTROLS, "settling"),
     ),
     Defence(
         "an old notification prevents a change",
-        Returns(SAFETY + "_stale", "None"),
+        Returns(SAFETY + "_check_freshness", "None"),
         test(CONTROLS, "stale"),
     ),
     Defence(
         "a change in flight prevents a change",
-        Returns(SAFETY + "_in_flight", "None"),
+        Returns(SAFETY + "_check_in_flight", "None"),
         test(CONTROLS, "in_flight"),
     ),
     Defence(
         "the cooldown of a target prevents a change",
-        Returns(SAFETY + "_cooldown", "None"),
+        Returns(SAFETY + "_check_cooldown", "None"),
         test(CONTROLS, "cooldown"),
     ),
     Defence(
         "the daily limit of a target prevents a change",
-        Returns(SAFETY + "_daily_limit", "None"),
+        Returns(SAFETY + "_check_daily_limit", "None"),
         test(CONTROLS, "daily_target_limit"),
     ),
     Defence(
         "the hourly limit of a remediation prevents a change",
-        Returns(SAFETY + "_hourly_limit", "None"),
+        Returns(SAFETY + "_check_hourly_limit", "None"),
         test(CONTROLS, "hourly_limit"),
     ),
     Defence(
         "the hourly limit of the site prevents a change",
-        Returns(SAFETY + "_site_limit", "None"),
+        Returns(SAFETY + "_check_site_limit", "None"),
         test(CONTROLS, "site_limit"),
     ),
     Defence(
         "the breaker prevents a change",
-        Returns(SAFETY + "_breaker", "None"),
+        Returns(SAFETY + "_check_breaker", "None"),
         test(CONTROLS, "breaker"),
     ),
     Defence(
@@ -774,7 +774,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "without the tracking database, nothing is changed",
-        Edit(SAFETY + "without_database", "Refusal.DATABASE_UNAVAILABLE", "None"),
+        Edit(SAFETY + "refuse_without_database", "Refusal.DATABASE_UNAVAILABLE", "None"),
         test(
             LIMITS_TESTS + "TestActions::test_no_change_is_granted_without_the_database",
             "sqlite",
@@ -790,7 +790,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "without allowed hosts, no host is changed",
-        Returns(SAFETY + "_refusal_of_every_host", "None"),
+        Returns(SAFETY + "_check_allowed_hosts", "None"),
         test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
     ),
     Defence(
@@ -818,12 +818,12 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "only allowed actions are run",
-        Edit(SAFETY + "_refusal_of_action", "_ not in config.allowed_actions", "False"),
+        Edit(SAFETY + "_check_action", "_ not in config.allowed_actions", "False"),
         REFUSALS,
     ),
     Defence(
         "a dry run changes nothing",
-        Edit(SAFETY + "decide", "_dry_run(_, _, _, _, _)", "None"),
+        Edit(SAFETY + "decide", "_describe_dry_run(_, _, _, _, _)", "None"),
         test(SAFETY_TESTS + "test_a_dry_run_reports_what_it_would_run"),
     ),
     Defence(
@@ -839,7 +839,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "an id stays one segment of the path of a request to StackStorm's API",
         Returns(
-            "poundcake.stackstorm.client:StackStorm._execution",
+            "poundcake.stackstorm.client:StackStorm._get_execution_document",
             "self.get('/executions/' + execution_id)",
         ),
         test(
@@ -1006,7 +1006,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made if a condition of its entry does not permit it",
-        Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
+        Edit("poundcake.remediation.safety:_check_confirmation", "not request.objection", "True"),
         test(
             SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "not_confirmed",
@@ -1020,7 +1020,7 @@ ONE_REMEDIATION = [
     Defence(
         "no change is made without a check that its entry demands since the start",
         Edit(
-            "poundcake.remediation.safety:objection_to",
+            "poundcake.remediation.safety:find_entry_objection",
             "any(str(_1) not in host_checks for _1 in checks)",
             "False",
         ),
@@ -1030,7 +1030,9 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an entry that was edited since the start permits no change",
-        Edit("poundcake.remediation.safety:objection_to", "entry.action != action", "False"),
+        Edit(
+            "poundcake.remediation.safety:find_entry_objection", "entry.action != action", "False"
+        ),
         test(SAFETY_TESTS + "test_an_entry_that_was_changed_since_the_start_permits_no_change"),
     ),
     Defence(
@@ -1046,7 +1048,7 @@ ONE_REMEDIATION = [
     Defence(
         "an evaluation before the change verifies nothing",
         Edit(
-            "poundcake.remediation.polls:_problem",
+            "poundcake.remediation.polls:_find_problem",
             "not _was_evaluated_since_change(_1, _2)",
             "False",
         ),
@@ -1054,12 +1056,12 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a vanished series verifies nothing",
-        Edit("poundcake.remediation.polls:_scrape_problem", "sample.value != 1", "False"),
+        Edit("poundcake.remediation.polls:_find_scrape_problem", "sample.value != 1", "False"),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
-        Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
+        Edit("poundcake.remediation.safety:_check_approval", "not request.unapproved", "True"),
         test(
             SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "approval_missing",
@@ -1083,7 +1085,7 @@ ONE_REMEDIATION = [
         "a host has one cooldown, however its label spells it",
         Edit(
             "poundcake.trail.rows:alert_row",
-            "host_or_empty(alert.labels, host_label)",
+            "host_from_labels(alert.labels, host_label)",
             "alert.instance",
         ),
         test(
@@ -1171,7 +1173,7 @@ SECRETS = [
     ),
     Defence(
         "a secret that the process list would show is reported",
-        Edit(CONFIG + "load", "_.is_literal(_)", "False"),
+        Edit(CONFIG + "load", "_.has_literal_secret(_)", "False"),
         test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),
     Defence(

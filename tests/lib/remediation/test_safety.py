@@ -12,7 +12,7 @@ from poundcake.config import load
 from poundcake.remediation.safety import (
     Refusal,
     decide,
-    objection_to,
+    find_entry_objection,
     preview,
     with_conditions,
 )
@@ -612,12 +612,12 @@ def test_conditions_that_agree_replace_a_recent_notification():
     ],
 )
 def test_an_entry_that_was_changed_since_the_start_permits_no_change(keys, objection):
-    assert objection_to(entry(**keys), {"alertname": "HostDown"}, "a.b") == objection
+    assert find_entry_objection(entry(**keys), {"alertname": "HostDown"}, "a.b") == objection
 
 
 def test_a_check_that_the_entry_demands_since_the_start_has_to_be_made_first():
     demanding_entry = entry(check=["cpu>95", "disk:/var>90"])
     objection = "the host was not checked as the remediation nginx now requires"
     labels = {"alertname": "HostDown"}
-    assert objection_to(demanding_entry, labels, "a.b", ["cpu>95"]) == objection
-    assert objection_to(demanding_entry, labels, "a.b", ["cpu>95", "disk:/var>90"]) == ""
+    assert find_entry_objection(demanding_entry, labels, "a.b", ["cpu>95"]) == objection
+    assert find_entry_objection(demanding_entry, labels, "a.b", ["cpu>95", "disk:/var>90"]) == ""
