@@ -954,7 +954,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a flapping alert has a cooldown",
-        Returns(LIMITS + "_cooldown_of", "None"),
+        Returns(LIMITS + "_find_cooldown", "None"),
         test(
             RECORD_TESTS + "TestLimits::test_a_cooldown_holds_the_alert_back_until_it_ends",
             "sqlite",
@@ -962,7 +962,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an alert name has a limit per hour",
-        Returns(LIMITS + "_rate_limit_of", "None"),
+        Returns(LIMITS + "_find_rate_limit", "None"),
         test(
             RECORD_TESTS
             + "TestLimits::test_a_rate_limit_holds_back_further_alerts_with_the_same_name",
@@ -980,7 +980,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an execution that changes nothing takes no claim",
-        Edit("poundcake.trail.claims:_link", "_ if claimant.changes else None", "key"),
+        Edit("poundcake.trail.claims:_link", "_ if claimant.may_change else None", "key"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestLink::test_an_execution_without_a_change_takes_no_claim",

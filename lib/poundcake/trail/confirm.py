@@ -101,5 +101,5 @@ class _ConfirmationState(AdmissionState):
 
     def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
         """Return when the last notification was received, because this request is none."""
-        open_incident = self._open.get(alert.fingerprint)
+        open_incident = self._open_incidents.get(alert.fingerprint)
         return open_incident.incident.last_seen_at if open_incident else received_at

@@ -19,7 +19,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
-from poundcake.trail.claims import HostCooldown, last_host_claim
+from poundcake.trail.claims import HostCooldown, find_last_host_claim
 from poundcake.trail.enforcements import Enforcements, read_enforcements
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, cut, links
@@ -268,12 +268,12 @@ class EvidenceReader:
     ) -> datetime | None:
         """Return the end of the cooldown that may have caused the refusal, or None."""
         config = self._config
-        cooldown = HostCooldown.configured(config)
+        cooldown = HostCooldown.from_config(config)
         is_refused = workflow_output(execution.result).get("stage") == NOT_CLAIMED
         if not cooldown.duration or not alert.host or not is_refused:
             return None
         with database.reading(self._round.engine) as connection:
-            blocking_claim = last_host_claim(
+            blocking_claim = find_last_host_claim(
                 connection, alert.host, workflow, cooldown, self._clocks.database
             )
         return blocking_claim.until if blocking_claim else None

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import CLOCK_ALLOWANCE, Execution, StackStormApi, StackStormError
 from poundcake.trail import database
-from poundcake.trail.claims import add_execution, ended_at
+from poundcake.trail.claims import add_execution, find_incident_end
 from poundcake.trail.clock import database_now
 from poundcake.trail.evidence import Evidence, EvidenceReader, TrailFacts
 from poundcake.trail.mirror import write_execution
@@ -304,7 +304,7 @@ def _write_verdict(
     now = database_now(connection)
     verdict = new_verdict or Verdict(alert.explanation, alert.reason)
     is_retry = verdict.explanation is Explanation.RETRY
-    incident_ended_at = ended_at(connection, alert) if is_retry else None
+    incident_ended_at = find_incident_end(connection, alert) if is_retry else None
     verdict = apply_time_limits(verdict, alert, incident_ended_at, config.give_up_hours, now)
     values: dict[str, Any] = {
         "explanation": verdict.explanation,

@@ -28,12 +28,12 @@ from poundcake.trail.changes import (
     SUCCESSES,
     Change,
     ChangeResult,
-    find,
+    find_changes,
     in_flight,
     is_granted,
     write_decision,
 )
-from poundcake.trail.claims import EpisodeAlert, ended_at
+from poundcake.trail.claims import EpisodeAlert, find_incident_end
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import Ending, EndResult, add_ending
@@ -274,7 +274,7 @@ def _read_situation(
     labels: dict[str, str] = json.loads(alert.labels)
     target, missing_label = _find_target(labels, request, config.host_label, alert.fingerprint)
     incident = _read_incident(connection, alert.episode)
-    changes_in_flight = find(connection, *in_flight(now))
+    changes_in_flight = find_changes(connection, *in_flight(now))
     is_granted_change = is_granted()
     has_remediation = changes.c.remediation == _remediation_name(request)
     has_target = changes.c.target == target
@@ -288,7 +288,7 @@ def _read_situation(
         episode=alert.episode,
         opened_at=incident.opened_at,
         last_seen_at=incident.last_seen_at,
-        incident_ended_at=ended_at(connection, alert),
+        incident_ended_at=find_incident_end(connection, alert),
         acknowledged_by=incident.acknowledged_by or "",
         silenced_by=incident.silenced_by or "",
         target=target,
@@ -413,11 +413,11 @@ def _count_similar(
 
 def _find_holder(connection: Connection, alert: _AlertRow) -> Change | None:
     claim = changes.c.claim == change_claim(alert.episode, alert.attempt)
-    return next(iter(find(connection, claim)), None)
+    return next(iter(find_changes(connection, claim)), None)
 
 
 def _find_own_change(connection: Connection, request: ChangeRequest) -> Change | None:
-    own_changes = find(
+    own_changes = find_changes(
         connection,
         changes.c.st2_execution_id == request.execution_id,
         changes.c.episode == request.episode,

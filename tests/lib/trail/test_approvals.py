@@ -12,7 +12,7 @@ from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail.approvals import (
     describe,
     expire_approvals,
-    open_approval,
+    find_pending_approval,
     pending_approvals,
 )
 from tests.lib.fake_stackstorm import FakeStackStorm
@@ -85,7 +85,7 @@ def test_an_approval_that_cannot_be_ended_does_not_stop_the_next_one(stackstorm,
     inquiry(stackstorm, 2)
     stackstorm.errors["respond", "i1"] = StackStormError("no", 403)
     assert [answer[0] for answer in run_step(stackstorm, sync_round)] == ["i1", "i2"]
-    assert sync_round.notes == ["the approval i1 has expired and cannot be ended: no"]
+    assert sync_round.notes == ["approval i1 has expired, but sync cannot answer it: no"]
 
 
 def test_an_outage_ends_the_step(stackstorm, sync_round):
@@ -97,7 +97,10 @@ def test_an_outage_ends_the_step(stackstorm, sync_round):
 
 def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
     approval = inquiry(stackstorm, started_at=NOON)
-    assert open_approval([Execution("b", "succeeded", task_name="begin"), approval]) == approval
+    assert (
+        find_pending_approval([Execution("b", "succeeded", task_name="begin"), approval])
+        == approval
+    )
     assert describe(approval, MINUTES) == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )

@@ -42,7 +42,7 @@ def running_trail(trail):
 
 
 def link(trail, request_id, row, execution, workflow=FLOW, cooldown=0):
-    cooldown = claims.HostCooldown.of(cooldown)
+    cooldown = claims.HostCooldown.from_seconds(cooldown)
     return claims.link(trail.engine, request_id, row.episode, workflow, execution, cooldown)
 
 

@@ -12,7 +12,7 @@ from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.stackstorm import Execution
 from poundcake.trail import claims, database, outbox
-from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.schema import alerts, changes, events
@@ -88,7 +88,7 @@ class TestEndOfChanges:
     def test_a_change_is_reported_once_it_is_known_whether_it_cleared_the_alert(
         self, changing, is_open, result, words
     ):
-        finish_change(changing.engine, "e0", ChangeResult.VERIFIED)
+        finish_changes(changing.engine, "e0", ChangeResult.VERIFIED)
         if not is_open:
             changing.change(alerts, open_fingerprint=None, closed_at=ago(1))
         changing.sync()
@@ -103,8 +103,8 @@ class TestEndOfChanges:
 
     @pytest.mark.parametrize("result", [ChangeResult.FAILED, ChangeResult.NOT_VERIFIED])
     def test_a_failed_change_is_reported_at_once_and_once(self, changing, result):
-        finish_change(changing.engine, "e0", result, "nginx did not start")
-        finish_change(changing.engine, "e0", result, "nginx did not start")
+        finish_changes(changing.engine, "e0", result, "nginx did not start")
+        finish_changes(changing.engine, "e0", result, "nginx did not start")
         changing.change(changes, ended_at=ago(3600))
         changing.sync()
         (payload,) = changing.payloads()
@@ -168,7 +168,7 @@ class TestRefusals:
     def test_a_change_that_is_refused_first_and_fails_later_is_reported_twice(self, trail):
         trail.reserve(config={"allowed_actions": ()})
         assert trail.reserve().may_change
-        finish_change(trail.engine, "e0", ChangeResult.FAILED)
+        finish_changes(trail.engine, "e0", ChangeResult.FAILED)
         assert sorted(trail.results()) == ["failed", "refused"]
 
     @pytest.mark.parametrize("expired, result", [(True, "approval_expired"), (False, "refused")])
@@ -211,13 +211,13 @@ class TestEndWithoutChange:
 
     @pytest.mark.parametrize("output", [{}, {**OUTPUT, "stage": "not_claimed"}])
     def test_an_execution_that_handled_nothing_is_not_reported(self, trail, output):
-        trail.link(changes=False)
+        trail.link(may_change=False)
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
         trail.sync()
         assert trail.payloads() == []
 
     def test_an_execution_whose_alert_is_emitted_again_is_not_reported(self, trail):
-        trail.link(changes=False)
+        trail.link(may_change=False)
         output = {**OUTPUT, "stage": "link"}
         trail.stackstorm.run("e0", "failed", WORKFLOW, result={"output": output})
         trail.sync()
@@ -277,7 +277,7 @@ class TestLimits:
         trail.reserve(0)
         site = {"max_changes_per_hour": 1}
         assert trail.reserve(1, config=site).refusal is safety.Refusal.SITE_LIMIT
-        finish_change(engine, "e0", ChangeResult.FAILED)
+        finish_changes(engine, "e0", ChangeResult.FAILED)
         breaker = {"breaker_failures": 1}
         for number in (2, 3):
             assert trail.reserve(number, config=breaker).refusal is safety.Refusal.BREAKER

@@ -9,7 +9,7 @@ from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims, database
-from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.open_work import open_work
 from poundcake.trail.schema import alerts, changes
@@ -104,7 +104,7 @@ def test_without_stackstorm_the_change_stays_in_flight(trail, call):
 
 
 def test_a_report_is_not_overwritten(trail):
-    finish_change(trail.engine, "e1", ChangeResult.NOT_VERIFIED)
+    finish_changes(trail.engine, "e1", ChangeResult.NOT_VERIFIED)
     trail.stackstorm.run("e1", "succeeded", WORKFLOW)
     trail.sync()
     assert result(trail) == "not_verified"
@@ -112,7 +112,7 @@ def test_a_report_is_not_overwritten(trail):
 
 @pytest.mark.parametrize("is_open, expected", [(True, "not_cleared"), (False, "cleared")])
 def test_whether_the_alert_cleared_is_decided_after_some_minutes(trail, is_open, expected):
-    finish_change(trail.engine, "e1", ChangeResult.VERIFIED)
+    finish_changes(trail.engine, "e1", ChangeResult.VERIFIED)
     if not is_open:
         trail.change(alerts, open_fingerprint=None, closed_at=ago(1))
     set_columns(trail, ended_at=ago(15 * 60 - 30))
@@ -124,7 +124,7 @@ def test_whether_the_alert_cleared_is_decided_after_some_minutes(trail, is_open,
 
 
 def test_a_failure_stays_a_failure(trail):
-    finish_change(trail.engine, "e1", ChangeResult.FAILED)
+    finish_changes(trail.engine, "e1", ChangeResult.FAILED)
     set_columns(trail, ended_at=ago(3600))
     trail.sync()
     assert result(trail) == "failed"
