@@ -55,7 +55,6 @@ SUCCESSES = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED, ChangeResult.CLEARED
 UNDECIDED = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED)
 """The results that sync replaces with CLEARED or NOT_CLEARED."""
 
-
 _POWER_WORDS = ("power", "reboot", "cycle", "reset")
 
 
@@ -107,15 +106,9 @@ def is_undecided(before: datetime) -> tuple[ColumnElement[bool], ...]:
     return changes.c.result.in_(UNDECIDED), changes.c.ended_at <= before
 
 
-def in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def is_in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions for changes that are being made or verified now."""
     return is_unfinished(), changes.c.lease_until > now
-
-
-def find_in_flight(connection: Connection) -> list[Change]:
-    """Return the changes that are in flight, oldest first."""
-    now = clock.database_now(connection)
-    return find_changes(connection, *in_flight(now))
 
 
 def find_changes(connection: Connection, *conditions: ColumnElement[bool]) -> list[Change]:

@@ -327,14 +327,14 @@ def find_incident_end(connection: Connection, alert: EpisodeAlert) -> datetime |
 def find_last_host_claim(
     connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
-    """Return the claim whose cooldown of a host ends last, or None if no cooldown is active.
+    """Return the claim that blocks a workflow on a host for the longest time, or None.
 
     Ignore the claims of executions that succeeded and reported that they changed nothing.
 
     Args:
         connection: A transaction.
         host: The canonical host. Claims on all its alerts count, however their labels spell it.
-        workflow: The reference of the workflow, whose claims are read.
+        workflow: The reference of the workflow.
         cooldown: How long the workflow is refused another claim.
         now: The current time by the database's clock.
     """

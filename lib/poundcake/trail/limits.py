@@ -29,8 +29,8 @@ from poundcake.trail.changes import (
     Change,
     ChangeResult,
     find_changes,
-    in_flight,
     is_granted,
+    is_in_flight,
     write_decision,
 )
 from poundcake.trail.claims import EpisodeAlert, find_incident_end
@@ -274,7 +274,7 @@ def _read_situation(
     labels: dict[str, str] = json.loads(alert.labels)
     target, missing_label = _find_target(labels, request, config.host_label, alert.fingerprint)
     incident = _read_incident(connection, alert.episode)
-    changes_in_flight = find_changes(connection, *in_flight(now))
+    changes_in_flight = find_changes(connection, *is_in_flight(now))
     is_granted_change = is_granted()
     has_remediation = changes.c.remediation == _remediation_name(request)
     has_target = changes.c.target == target

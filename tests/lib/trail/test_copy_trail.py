@@ -647,7 +647,7 @@ class TestRefused:
                         f"BEGIN {update_severity}; END"
                     )
                 )
-        self.refusal(*files, "poundcake_alerts: severity of the row with id 1 .* arrived changed")
+        self.refusal(*files, "poundcake_alerts: severity of the row with id 1 .* differs in")
         with pytest.raises(DatabaseError, match="is not complete"):
             database.prepare(target)
         # The old database is still in use.
