@@ -19,10 +19,10 @@ class Health(PackAction):
         """Return the endpoint's health. If it is unreachable, check the dependencies from here."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
-            answer = health.with_differences(result.document, self.settings)
+            answer = health.add_differences(result.document, self.settings)
         else:
-            answer = health.without_endpoint(
+            answer = health.view_without_endpoint(
                 self.settings, self.engine(), self.stackstorm(), str(result)
             )
-        answer = health.with_pause(answer, self.engine())
+        answer = health.add_pause(answer, self.engine())
         return text.health(answer) if format == "text" else answer

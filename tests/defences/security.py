@@ -1056,7 +1056,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made in the mode ask without an approval",
-        Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
+        Edit("poundcake.remediation.safety:_unapproved", "not request.approval_problem", "True"),
         test(
             SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
             "approval_missing",

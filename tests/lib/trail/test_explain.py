@@ -465,4 +465,4 @@ class TestFailures:
 def test_a_trigger_may_be_among_the_unread_ones(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
     open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
-    assert explain.may_be_unread(open_alert, unread, clocks) is expected
+    assert explain.may_have_unread_trigger(open_alert, unread, clocks) is expected

@@ -173,7 +173,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("expired, result", [(True, "approval_expired"), (False, "refused")])
     def test_an_expired_approval_has_its_own_result(self, trail, expired, result):
-        trail.reserve(unapproved="nobody answered", approval_expired=expired)
+        trail.reserve(approval_problem="nobody answered", approval_expired=expired)
         assert trail.results() == [result]
 
     def test_an_execution_that_lost_the_claim_is_not_reported(self, trail):

@@ -31,7 +31,7 @@ def old_engine(config):
 
 
 def pending(config, engine):
-    health_report = health.without_endpoint(config, engine, StackStorm({}))
+    health_report = health.view_without_endpoint(config, engine, StackStorm({}))
     return health_report["components"]["database"].get("pending", "")
 
 
