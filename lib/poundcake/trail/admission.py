@@ -143,7 +143,12 @@ class Original:
 
 @dataclass(frozen=True)
 class PreviousWork:
-    """The last attempt at an episode, and its last claimant (empty if it was never claimed)."""
+    """The work on an episode so far.
+
+    Attributes:
+        attempt: The number of the last attempt.
+        claimed_by: The last execution that claimed the episode, or empty if none did.
+    """
 
     attempt: int = 1
     claimed_by: str = ""

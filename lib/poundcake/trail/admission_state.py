@@ -189,7 +189,7 @@ class AdmissionState:
     def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
         """Return when the notification that contained an alert was received.
 
-        Subclasses return an earlier time for a request that the sender did not send.
+        Subclasses override this for replays and confirmations, whose alerts were received earlier.
         """
         return received_at
 

@@ -29,7 +29,7 @@ from poundcake.trail.schema import alerts, api_calls, cut, executions, links, me
 from poundcake.trail.schema import changes as change_rows
 
 # The maximum of give_up_hours: an alert that is older is no longer emitted.
-_MAX_EMISSION = timedelta(hours=720)
+_MAX_EMISSION_TIME = timedelta(hours=720)
 _MAX_KEY_LENGTH = 255
 # Maximum number of claims of a workflow on one host that are read to compute the host's cooldown.
 _MAX_HOST_CLAIMS = 50
@@ -360,7 +360,7 @@ def find_last_host_claim(
         .where(
             alerts.c.host == host,
             # Limit the scan of the index: older alerts are no longer emitted.
-            alerts.c.created_at > since - _MAX_EMISSION,
+            alerts.c.created_at > since - _MAX_EMISSION_TIME,
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),

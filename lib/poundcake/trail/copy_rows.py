@@ -280,7 +280,7 @@ class RowWriter:
         admitted stayed open instead, its next notification would start a second remediation.
         """
         open_rows = {row["open_fingerprint"]: row for row in rows}
-        resolved_at = self._last_resolves(open_rows)
+        last_resolves = self._read_last_resolves(open_rows)
         existing_open_rows = {
             row["open_fingerprint"]: row
             for row in self._lock_rows_with(ALERTS, "open_fingerprint", open_rows)
@@ -288,7 +288,7 @@ class RowWriter:
         now = clock.database_now(self._connection)
         for fingerprint, row in open_rows.items():
             existing_row = existing_open_rows.get(fingerprint)
-            closed_at = resolved_at.get(fingerprint)
+            closed_at = last_resolves.get(fingerprint)
             if closed_at and closed_at > row["last_seen_at"]:
                 row.update(
                     open_fingerprint=None, closed_at=closed_at, ended_by=EndedBy.RESOLVE.value
@@ -303,17 +303,17 @@ class RowWriter:
                 if acknowledgement:
                     self._update_row(ALERTS, existing_row, **acknowledgement)
 
-    def _last_resolves(self, fingerprints: Collection[str]) -> dict[str, datetime]:
+    def _read_last_resolves(self, fingerprints: Collection[str]) -> dict[str, datetime]:
         """Return the times of the last resolves that the target recorded, by fingerprint."""
-        resolved_at: dict[str, datetime] = {}
+        last_resolves: dict[str, datetime] = {}
         for chunk in database.batched(sorted(fingerprints)):
             rows = self._connection.execute(
                 select(alerts.c.fingerprint, func.max(alerts.c.created_at))
                 .where(alerts.c.fingerprint.in_(chunk), alerts.c.status == RESOLVED)
                 .group_by(alerts.c.fingerprint)
             )
-            resolved_at.update((row[0], row[1]) for row in rows)
-        return resolved_at
+            last_resolves.update((row[0], row[1]) for row in rows)
+        return last_resolves
 
     # -- whichever side wins
 

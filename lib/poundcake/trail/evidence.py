@@ -187,8 +187,8 @@ class EvidenceReader:
         for alert in batch:
             for enforcement in self._newest_by_rule(self._newest_instances(alert)):
                 execution_id = enforcement.execution_id
-                # An execution that claimed the episode explains the alert whatever its status is, so
-                # there is no need to read it.
+                # Do not read executions that claimed the episode: they explain the alert whatever
+                # their status is.
                 if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
                     ids.append(execution_id)
         for start in range(0, len(ids), _PAGE):
@@ -196,8 +196,10 @@ class EvidenceReader:
             if start and self._deadline.has_passed:
                 break
             page_ids = ids[start : start + _PAGE]
-            read_by_id = read_executions(self._api, page_ids, self._deadline, self._round.note)
-            self._executions.update(read_by_id)
+            executions_by_id = read_executions(
+                self._api, page_ids, self._deadline, self._round.note
+            )
+            self._executions.update(executions_by_id)
 
     def _newest_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
         """Return the newest trigger instances of an alert that could be read, newest first."""
@@ -263,7 +265,7 @@ class EvidenceReader:
             runs_link_task=self._runs_link_task(execution.action),
             episode_claimed=bool(claiming_alert_ids),
             claimed_for_alert=alert.id in claiming_alert_ids,
-            cooldown_until=self._cooldown_until(alert, execution, workflow),
+            cooldown_until=self._read_cooldown_end(alert, execution, workflow),
         )
 
     def _runs_link_task(self, action: str) -> bool:
@@ -278,7 +280,7 @@ class EvidenceReader:
                 raise _UnreadableError(message) from None
         return self._link_task_cache[action]
 
-    def _cooldown_until(
+    def _read_cooldown_end(
         self, alert: OpenAlert, execution: Execution, workflow: str
     ) -> datetime | None:
         """Return the end of the cooldown that may have caused the refused claim, or None."""

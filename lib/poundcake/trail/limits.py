@@ -219,7 +219,7 @@ def reserve(
         engine: The tracking database.
         config: The configuration, with the limits.
         request: The change.
-        decide: Returns the decision about the change in a situation.
+        decide: Decides about the change, given the situation.
 
     Returns:
         The decision.
@@ -295,6 +295,11 @@ def _read_situation(
     has_target = changes.c.target == target
     quiet_since = now - timedelta(minutes=config.storm_quiet_minutes)
     per_value = f"{request.per_label}={labels.get(request.per_label, '')}"
+    similar_count_per_value = 0
+    if request.per_label and request.storm:
+        similar_count_per_value = _count_similar(
+            connection, alert.alert_name, quiet_since, request, labels
+        )
     return Situation(
         now=now,
         named_host=labels.get(config.host_label, ""),
@@ -311,11 +316,7 @@ def _read_situation(
         per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
         pause=read_pause(connection),
         similar_count=_count_similar(connection, alert.alert_name, quiet_since),
-        similar_count_per_value=_count_similar(
-            connection, alert.alert_name, quiet_since, request, labels
-        )
-        if request.per_label and request.storm
-        else 0,
+        similar_count_per_value=similar_count_per_value,
         claiming_change=_find_claiming_change(connection, alert),
         own_change=_find_own_change(connection, request),
         in_flight=[
@@ -323,25 +324,25 @@ def _read_situation(
             for change in changes_in_flight
             if change.st2_execution_id != request.execution_id
         ],
-        changes_last_hour=_find_newest(
+        changes_last_hour=_find_newest_changes(
             connection, config.max_changes_per_hour, is_granted_change, _decided_after(now - HOUR)
         ),
-        remediation_changes_last_hour=_find_newest(
+        remediation_changes_last_hour=_find_newest_changes(
             connection,
             config.max_changes_per_remediation_per_hour,
             is_granted_change,
             has_remediation,
             _decided_after(now - HOUR),
         ),
-        target_changes_last_day=_find_newest(
+        target_changes_last_day=_find_newest_changes(
             connection,
             config.max_changes_per_target_per_day,
             is_granted_change,
             has_target,
             _decided_after(now - DAY),
         ),
-        last_target_change=_find_last_target_change(connection, has_target),
-        breaker_changes=_find_newest(
+        last_target_change=_find_last_ended_change(connection, has_target),
+        breaker_changes=_find_newest_changes(
             connection,
             config.breaker_failures,
             has_remediation,
@@ -365,7 +366,7 @@ def _derive_target(
 
 
 def _read_incident(connection: Connection, episode: str) -> Row[Any]:
-    """Return when an incident was first and last notified, and who acknowledged or silenced it."""
+    """Return an incident's first and last notification, and who acknowledged or silenced it."""
     is_firing = alerts.c.status == FIRING
     acknowledged_by = (
         select(func.max(alerts.c.acknowledged_by))
@@ -443,7 +444,7 @@ def _find_own_change(connection: Connection, request: ChangeRequest) -> Change |
     return next(iter(own_changes), None)
 
 
-def _find_newest(
+def _find_newest_changes(
     connection: Connection, limit: int, *conditions: ColumnElement[bool]
 ) -> Sequence[Change]:
     if not limit:
@@ -461,7 +462,7 @@ def _decided_after(moment: datetime) -> ColumnElement[bool]:
     return changes.c.decided_at > moment
 
 
-def _find_last_target_change(
+def _find_last_ended_change(
     connection: Connection, has_target: ColumnElement[bool]
 ) -> Change | None:
     row = connection.execute(
