@@ -178,7 +178,9 @@ def make_ending(change: Change, result: EndResult, message: str = "") -> Ending:
 def finish_changes(
     engine: Engine, execution_id: str, result: ChangeResult, message: str = ""
 ) -> int:
-    """End the changes of a workflow's execution. Called by the workflow's last task.
+    """End the changes of a workflow's execution in one transaction.
+
+    The workflow's last task calls this.
 
     Args:
         engine: The tracking database.

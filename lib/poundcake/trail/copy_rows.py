@@ -36,7 +36,7 @@ class TableSpec:
     Attributes:
         table: The table.
         lookup_column: The indexed column by which to look up its rows.
-        key: The columns of the natural key. A reference in it is compared after its translation.
+        key: The columns of the natural key. References in it are translated before a comparison.
         parent: The column that refers to the numeric id of another row, or empty.
     """
 
@@ -162,7 +162,7 @@ class RowWriter:
         if self._verify:
             parents = parents or {}
             for row in rows_by_key.values() if self._source_wins else missing_rows:
-                _compare(spec, row, existing_rows.get(spec.key_of(row)))
+                _check_copied_row(spec, row, existing_rows.get(spec.key_of(row)))
                 parent = parents.get(row.get(spec.parent))
                 counts.lines.append(spec.checksum_line(row, parent))
         counts.rows += len(rows_by_key)
@@ -355,7 +355,7 @@ def _missing_acknowledgement(row: Row, other: Row) -> Row:
     return {name: other[name] for name in _ACKNOWLEDGEMENT_COLUMNS}
 
 
-def _compare(spec: TableSpec, row: Row, existing_row: Row | None) -> None:
+def _check_copied_row(spec: TableSpec, row: Row, existing_row: Row | None) -> None:
     """Raise CopyError if a row of the source is missing from the target or differs there."""
     if existing_row is None:
         raise CopyError(f"{spec.name}: the row with id {row['id']} in the source was not copied")

@@ -88,7 +88,7 @@ def _read_list(
     deadline: Deadline,
     note: Callable[[str], None],
 ) -> None:
-    """Read pages of the list into `enforcements`, as long as that takes fewer calls.
+    """Read pages of the list into `enforcements`, until one call per instance is cheaper.
 
     Args:
         api: StackStorm's API.

@@ -96,14 +96,14 @@ def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
     Returns:
         The number of alerts that this call gave up on.
     """
-    limit = timedelta(hours=config.give_up_hours)
+    give_up_after = timedelta(hours=config.give_up_hours)
     with database.reading(sync_round.engine) as connection:
-        recorded_before = database_now(connection) - limit
+        recorded_before = database_now(connection) - give_up_after
         old_alerts = _read_open_alerts(connection, alerts.c.recorded_at < recorded_before)
     overdue_alerts = [
         alert
         for alert in old_alerts
-        if alert.checked_at and alert.checked_at > alert.recorded_at + limit
+        if alert.checked_at and alert.checked_at > alert.recorded_at + give_up_after
     ]
     facts = TrailFacts(sync_round, overdue_alerts)
     overdue_alerts = [alert for alert in overdue_alerts if not facts.has_claim(alert)]
