@@ -234,7 +234,7 @@ def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
     )
 
 
-def first_start(alert: Alert, received_at: datetime) -> datetime:
+def compute_start(alert: Alert, received_at: datetime) -> datetime:
     """Return when an alert began: at its startsAt, or at its receipt if that is earlier."""
     return min(alert.starts_at or received_at, received_at)
 
@@ -249,7 +249,7 @@ def _belongs_to(alert: Alert, incident: OpenIncident, skew: timedelta) -> bool:
 def _decide_repeat(
     alert: Alert, received_at: datetime, incident: OpenIncident, situation: Situation
 ) -> Decision:
-    starts_at = first_start(alert, received_at)
+    starts_at = compute_start(alert, received_at)
     if incident.outcome == Outcome.ADMITTED:
         return Decision(
             Outcome.DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at
@@ -287,7 +287,7 @@ def _decide_repeat(
 
 
 def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
-    starts_at = first_start(alert, received_at)
+    starts_at = compute_start(alert, received_at)
     superseded_incident = situation.incident
     refire = _judge_refire(alert, received_at, situation.resolves)
     if refire and refire[0] == Outcome.DUPLICATE:

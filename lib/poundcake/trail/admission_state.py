@@ -206,7 +206,7 @@ class AdmissionState:
         fallback_names: dict[str, str] = {}
         for alert, received_at in batch.received_alerts:
             if alert.status == alertmanager.FIRING:
-                starts_at = admission.first_start(alert, received_at)
+                starts_at = admission.compute_start(alert, received_at)
                 name = alertmanager.episode_name(alert.fingerprint, starts_at)
                 start_names.add(name)
                 fallback_names[name] = alertmanager.episode_name(alert.fingerprint, received_at)

@@ -36,7 +36,7 @@ ROUTE = "poundcake.approval"
 """The route of the inquiries. Rules on `core.st2.generic.inquiry` can select them by it."""
 
 
-def pending_approvals(api: StackStormApi) -> list[Execution]:
+def read_pending_approvals(api: StackStormApi) -> list[Execution]:
     """Return the requests for approval that have not been answered.
 
     Raises:

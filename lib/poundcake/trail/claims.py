@@ -324,7 +324,7 @@ def find_incident_end(connection: Connection, alert: EpisodeAlert) -> datetime |
     return connection.scalar(last_closed_at)
 
 
-def find_last_host_claim(
+def find_blocking_claim(
     connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
     """Return the claim that blocks a workflow on a host for the longest time, or None.
@@ -480,7 +480,7 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
 def _cooldown_refusal(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    blocking_claim = find_last_host_claim(
+    blocking_claim = find_blocking_claim(
         connection, host, claimant.workflow, claimant.cooldown, now
     )
     if not blocking_claim:

@@ -19,7 +19,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
-from poundcake.trail.claims import HostCooldown, find_last_host_claim
+from poundcake.trail.claims import HostCooldown, find_blocking_claim
 from poundcake.trail.enforcements import Enforcements, read_enforcements
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, cut, links
@@ -175,7 +175,7 @@ class EvidenceReader:
     def _read_enforcements(self, batch: Sequence[OpenAlert]) -> None:
         processed_instances = []
         for alert in batch:
-            instances = self._newest_instances(alert)
+            instances = self._find_newest_instances(alert)
             if instances and is_decided(instances[0], self._clocks):
                 processed_instances += instances
         self._enforcements = read_enforcements(
@@ -185,7 +185,7 @@ class EvidenceReader:
     def _read_executions(self, batch: Sequence[OpenAlert], facts: TrailFacts) -> None:
         ids = []
         for alert in batch:
-            for enforcement in self._newest_by_rule(self._newest_instances(alert)):
+            for enforcement in self._find_newest_by_rule(self._find_newest_instances(alert)):
                 execution_id = enforcement.execution_id
                 # Do not read executions that claimed the episode: they explain the alert whatever
                 # their status is.
@@ -201,12 +201,12 @@ class EvidenceReader:
             )
             self._executions.update(executions_by_id)
 
-    def _newest_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
+    def _find_newest_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
         """Return the newest trigger instances of an alert that could be read, newest first."""
         instances = (self._triggers.get(i) for i in alert.trigger_ids[:_MAX_TRIGGERS])
         return sorted((i for i in instances if i), key=lambda i: i.occurred_at, reverse=True)
 
-    def _newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
+    def _find_newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
         """Return the enforcement of each rule for the newest instance that it matched."""
         by_rule: dict[str, RuleEnforcement] = {}
         for instance in instances:
@@ -223,7 +223,7 @@ class EvidenceReader:
     def _collect(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
         if any(i not in self._triggers for i in alert.trigger_ids[:_MAX_TRIGGERS]):
             raise _UnreadableError("its triggers could not be read")
-        instances = self._newest_instances(alert)
+        instances = self._find_newest_instances(alert)
         if not instances or not is_decided(instances[0], self._clocks):
             return Evidence(instances)
         for instance in instances:
@@ -232,7 +232,7 @@ class EvidenceReader:
                 raise _UnreadableError(f"the enforcements of trigger {instance.id}: {reason}")
         results = [
             self._rule_result(alert, enforcement, facts)
-            for enforcement in self._newest_by_rule(instances)
+            for enforcement in self._find_newest_by_rule(instances)
         ]
         return Evidence(instances, results)
 
@@ -290,7 +290,7 @@ class EvidenceReader:
         if not cooldown.duration or not alert.host or not is_refused:
             return None
         with database.reading(self._round.engine) as connection:
-            blocking_claim = find_last_host_claim(
+            blocking_claim = find_blocking_claim(
                 connection, alert.host, workflow, cooldown, self._clocks.database
             )
         return blocking_claim.until if blocking_claim else None

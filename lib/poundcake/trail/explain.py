@@ -190,7 +190,7 @@ class _Explainer:
                 self._round.note(f"alert {alert.id}: {alert_evidence.problem}")
             if not alert_evidence.is_deferred:
                 has_unread_trigger = may_have_unread_trigger(alert, triggers.unread, clocks)
-                verdict = _verdict(
+                verdict = _decide_verdict(
                     alert, alert_evidence, judgements[alert.id], has_unread_trigger, clocks
                 )
                 verdicts[alert.id] = verdict
@@ -228,7 +228,7 @@ class _Explainer:
         return judgement
 
 
-def _verdict(
+def _decide_verdict(
     alert: OpenAlert,
     evidence: Evidence,
     judgements: Sequence[Judgement],

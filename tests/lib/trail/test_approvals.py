@@ -13,7 +13,7 @@ from poundcake.trail.approvals import (
     describe,
     expire_approvals,
     find_pending_approval,
-    pending_approvals,
+    read_pending_approvals,
 )
 from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.samples import NOON
@@ -53,7 +53,7 @@ def sync_round():
 def run_step(stackstorm, sync_round):
     """Run the step of sync, and return the answers that it sent."""
     config = load({"approval_minutes": MINUTES})
-    count = expire_approvals(sync_round, stackstorm, config, pending_approvals(stackstorm))
+    count = expire_approvals(sync_round, stackstorm, config, read_pending_approvals(stackstorm))
     assert count == len(stackstorm.answers) - len(sync_round.notes)
     return stackstorm.answers
 
