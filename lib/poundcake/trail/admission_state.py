@@ -257,7 +257,7 @@ def _add_notification(incident: OpenIncident, notification: AlertRow) -> OpenInc
         external_url=notification.external_url if is_newest else incident.external_url,
         # Keep the first startsAt. A second Prometheus server or a late copy may report an earlier
         # one. If the earlier one replaced it, the next notification with the first startsAt would
-        # look like a new occurrence. A late resolve of the previous occurrence would end this one.
+        # look like a new occurrence, and a late resolve of the previous one would end this one.
         sender_starts_at=incident.sender_starts_at or notification.sender_starts_at,
     )
 

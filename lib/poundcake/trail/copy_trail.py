@@ -176,7 +176,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
         with database.transaction(databases.source, check=False) as locked_source:
             holds.lock_out_writers(locked_source)
             _check_source_marks(databases, holds.read_marks(locked_source))
-            log("writers are locked out of the source; copying what has changed since")
+            log("writers are locked out of the source; copying the remaining changes")
             totals = _Pass(databases, source_wins, log).run()
             _copy_pause(locked_source, databases.target)
             holds.set_mark(locked_source, holds.MOVED_TO, databases.target_id, result["target"])
