@@ -112,7 +112,7 @@ BROKEN_RULES = {
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
     "late duplicates": (admission, "_judge_refire", refire_without_late_resolves),
     "starts in the future": (admission, "compute_start", sender_start),
-    "names used again": (admission, "_new_name", name_by_start),
+    "names used again": (admission, "_choose_episode_name", name_by_start),
     "endpoints' own clocks": (record, "_by_database_clock", unmeasured_clock),
 }
 

@@ -542,7 +542,7 @@ def _write_refused_claim(
 
 
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
-    """Clear the explanation of an alert that was given up but turned out not to be lost."""
+    """Clear the explanation of an alert that sync gave up on, but that was not lost after all."""
     connection.execute(
         update(alerts)
         .where(alerts.c.id == alert_id)

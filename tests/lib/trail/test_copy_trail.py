@@ -736,7 +736,7 @@ class TestKilled:
         source = open_database(urls[0])
         fill(source)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(copy_trail, "_release", stop_here)
+            patch.setattr(copy_trail, "_unmark_target", stop_here)
             with pytest.raises(KeyboardInterrupt):
                 copy(*urls, False, discard)
         # Neither database accepts requests, so that no alert looks new to one of them.
