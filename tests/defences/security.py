@@ -879,7 +879,7 @@ ONE_REMEDIATION = [
     Defence(
         "an incident is closed only after gone_after_seconds",
         Edit(
-            RECONCILE + "_Comparison.is_due",
+            RECONCILE + "_Comparison.is_gone",
             "self._queried_at - since >= gone_after",
             "True",
         ),
@@ -1150,7 +1150,7 @@ SECRETS = [
     ),
     Defence(
         "other users lose access to existing files of the journal",
-        Edit("poundcake.endpoint.journal_file:_open", "close_to_others(_)", "None"),
+        Edit("poundcake.endpoint.journal_file:_open", "revoke_access_of_others(_)", "None"),
         test(
             "tests/lib/endpoint/test_journal.py::TestOpening::"
             "test_others_lose_access_to_existing_files"

@@ -41,7 +41,7 @@ class EventPublisher:
             return None
         self._dependencies.metrics.start_remediations(self._remediation_names())
         reader = self._dependencies.reader
-        if not reader.read(outbox.has_due_events):
+        if not reader.read(outbox.has_claimable_events):
             self._check_at = monotonic() + CHECK_WAIT
             return None
         claimed = reader.write(outbox.claim, self._dependencies.journal.endpoint_id)

@@ -16,7 +16,7 @@ from poundcake.endpoint.journal_clock import MAX_WAIT, JournalClock
 from poundcake.endpoint.journal_entry import is_intact
 from poundcake.endpoint.journal_schema import VERSION, RequestState
 from poundcake.errors import PoundCakeError
-from poundcake.trail.shared_files import close_to_others, create_file
+from poundcake.trail.shared_files import create_file, revoke_access_of_others
 
 T = TypeVar("T")
 
@@ -172,7 +172,7 @@ def save_clock(connection: sqlite3.Connection, now: float) -> None:
 def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
     try:
         for file in glob.glob(glob.escape(path) + "*"):
-            close_to_others(file)
+            revoke_access_of_others(file)
         quarantine.finish(path)
         if not damage and quarantine.has_orphaned_wal(path):
             damage = "it is empty, but its -wal file is not"

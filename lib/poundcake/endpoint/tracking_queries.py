@@ -21,7 +21,7 @@ from poundcake.endpoint.recorded import (
 )
 from poundcake.request_ids import collision_id
 from poundcake.trail import database
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls
 
@@ -91,7 +91,7 @@ def recorded_requests(
                 func.length(alerts.c.labels),
                 alerts.c.explanation,
             )
-            .where(alerts.c.api_call_id.in_(ids), alerts.c.outcome.in_(EMITTED), unexplained())
+            .where(alerts.c.api_call_id.in_(ids), alerts.c.outcome.in_(EMITTED), is_unexplained())
             .order_by(alerts.c.id)
         )
         for call_id, alert_id, size, explanation in rows:
@@ -207,7 +207,7 @@ def open_replays(connection: Connection) -> list[str]:
     statement = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),
         api_calls.c.replay_of.is_not(None),
-        exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained()),
+        exists().where(alerts.c.api_call_id == api_calls.c.id, is_unexplained()),
     )
     return list(connection.scalars(statement))
 

@@ -28,8 +28,8 @@ from poundcake.trail.triggers import read_triggers
 from poundcake.trail.verdict import (
     NOT_CLAIMED,
     Clocks,
+    LinkState,
     OpenAlert,
-    OwnLink,
     RuleResult,
     StartedExecution,
     is_decided,
@@ -72,7 +72,7 @@ class TrailFacts:
     """The recorded links of a batch of alerts, and the claims on the episodes of these alerts."""
 
     def __init__(self, sync_round: SyncRound, batch: Sequence[OpenAlert]):
-        self._links: dict[tuple[int, str], OwnLink] = {}
+        self._links: dict[tuple[int, str], LinkState] = {}
         self._claims: set[_Claim] = set()
         is_claimed = or_(links.c.claim.is_not(None), links.c.released_at.is_not(None))
         alert_links = select(
@@ -86,15 +86,15 @@ class TrailFacts:
         with database.reading(sync_round.engine) as connection:
             for ids in database.batched([alert.id for alert in batch]):
                 for row in connection.execute(alert_links.where(links.c.alert_id.in_(ids))):
-                    link = OwnLink.CLAIMED if row.is_claimed else OwnLink.UNCLAIMED
+                    link = LinkState.CLAIMED if row.is_claimed else LinkState.UNCLAIMED
                     self._links[row.alert_id, row.st2_execution_id] = link
             for episodes in database.batched(sorted({alert.episode for alert in batch})):
                 for row in connection.execute(claims.where(alerts.c.episode.in_(episodes))):
                     self._claims.add(_Claim(*row))
 
-    def link(self, alert: OpenAlert, execution_id: str) -> OwnLink:
+    def link(self, alert: OpenAlert, execution_id: str) -> LinkState:
         """Return how an execution is linked to an alert."""
-        return self._links.get((alert.id, execution_id), OwnLink.NONE)
+        return self._links.get((alert.id, execution_id), LinkState.NONE)
 
     def has_claim(self, alert: OpenAlert) -> bool:
         """Return True if an execution claimed the episode through this alert."""
@@ -189,7 +189,7 @@ class EvidenceReader:
                 execution_id = enforcement.execution_id
                 # Do not read executions that claimed the episode: they explain the alert whatever
                 # their status is.
-                if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
+                if execution_id and facts.link(alert, execution_id) is not LinkState.CLAIMED:
                     ids.append(execution_id)
         for start in range(0, len(ids), _PAGE):
             # Always read at least one page, so that every round makes progress.
@@ -249,7 +249,7 @@ class EvidenceReader:
         self, alert: OpenAlert, execution_id: str, facts: TrailFacts
     ) -> StartedExecution:
         link = facts.link(alert, execution_id)
-        if link is OwnLink.CLAIMED:
+        if link is LinkState.CLAIMED:
             return StartedExecution(execution_id, None, link)
         if execution_id not in self._executions:
             raise _UnreadableError(f"execution {execution_id} could not be read")
@@ -263,8 +263,8 @@ class EvidenceReader:
             execution,
             link,
             runs_link_task=self._runs_link_task(execution.action),
-            episode_claimed=bool(claiming_alert_ids),
-            claimed_for_alert=alert.id in claiming_alert_ids,
+            is_episode_claimed=bool(claiming_alert_ids),
+            is_claimed_for_alert=alert.id in claiming_alert_ids,
             cooldown_until=self._read_cooldown_end(alert, execution, workflow),
         )
 
