@@ -225,7 +225,7 @@ WHO_MAY_POST = [
         "the credential that posted a webhook is recorded",
         Edit(
             "poundcake.endpoint.authentication:Authentication.authenticate",
-            "sufficient[0].name",
+            "sufficient_credentials[0].name",
             "''",
         ),
         test(
@@ -347,17 +347,17 @@ WHO_MAY_POST = [
 INPUT_LIMITS = [
     Defence(
         "the size of a body is bounded",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > max_length", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_headers", "length > max_length", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_a_body_over_the_limit_is_refused", "threads"),
     ),
     Defence(
         "a body without a length is refused",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "length is None", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_headers", "length is None", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_a_body_without_a_length_is_refused", "threads"),
     ),
     Defence(
         "a compressed body is refused",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "_ != 'identity'", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_headers", "_ != 'identity'", "False"),
         MEDIA_TYPES,
     ),
     Defence(
