@@ -314,7 +314,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
-        Edit(SERVER + "_secure", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
+        Edit(SERVER + "_open_stream", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
         test(
             TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
             "threads",
@@ -469,7 +469,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "plain HTTP on a TLS port is refused",
-        Edit(SERVER + "_secure", "Client(client_host, refusal=_)", "Client(client_host)"),
+        Edit(SERVER + "_open_stream", "Client(client_host, refusal=_)", "Client(client_host)"),
         test(TLS_TESTS + "TestWrongClients::test_a_webhook_over_plain_http_is_refused", "threads"),
     ),
     Defence(
