@@ -19,9 +19,9 @@ class Begin(PackAction):
     def work(
         self, request_id: str, episode: str, st2_user: str = "", **options: Any
     ) -> dict[str, Any]:
-        """Return what the workflow may do, and if it changes nothing, its report."""
+        """Return what the workflow may do and, if it changes nothing, its report."""
         result = self.retry_while_unavailable(lambda: self._begin(request_id, episode, **options))
-        # The last user is the service user, as whom sync answers no when the approval has expired.
+        # The last user is the service user, whom sync needs to reject an expired approval.
         users = [*result["approvers"], st2_user] if result["approvers"] else []
         return {**result, "asks": bool(users), "users": users}
 
@@ -36,22 +36,24 @@ class Begin(PackAction):
         recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
 
         def read_situation(change: ChangeRequest) -> Situation:
-            return self.situation(
+            return self.read_situation(
                 replace(change, request_id=request_id, episode=episode, execution_id=execution_id)
             )
 
         def find_objection(entry: Remediation) -> str:
             from poundcake.remediation.conditions import find_objection as check_conditions
-            from poundcake.remediation.polls import Subject
+            from poundcake.remediation.polls import CheckedAlert
 
-            subject = Subject.of(recorded_alert["labels"], self.settings.host_label)
-            return check_conditions(entry, subject, self.prometheus)
+            checked_alert = CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
+            return check_conditions(entry, checked_alert, self.prometheus_clients)
 
         alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
         workflow = decision.action or request.action or begin.REMEDIATE
-        ending = decision.ending(request, ChangeRequest(request_id, episode, "", execution_id))
+        ending = decision.build_ending(
+            request, ChangeRequest(request_id, episode, "", execution_id)
+        )
         claim = (
             claims.link_ended(self.engine(), workflow, ending)
             if ending
@@ -61,7 +63,7 @@ class Begin(PackAction):
                 episode,
                 workflow,
                 execution_id,
-                claims.HostCooldown.configured(self.settings),
+                claims.HostCooldown.from_config(self.settings),
                 decision.may_reserve,
             )
         )

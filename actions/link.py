@@ -34,14 +34,14 @@ class Link(PackAction):
                 episode,
                 workflow,
                 execution_id,
-                claims.HostCooldown.configured(self.settings),
+                claims.HostCooldown.from_config(self.settings),
                 changes,
             )
         )
         if not claim["claimed"] or not action:
             refusal = safety.Refusal.NO_ACTION if claim["claimed"] else safety.Refusal.NOT_CLAIMED
             return {**claim, "may_change": False, "refusal": str(refusal)}
-        decision = self._decision(
+        decision = self._decide(
             engine, ChangeRequest(request_id, episode, action, execution_id, needs_host=needs_host)
         )
         return {
@@ -51,10 +51,10 @@ class Link(PackAction):
             "refusal": decision.refusal_name,
         }
 
-    def _decision(self, engine: Engine, request: ChangeRequest) -> safety.SafetyDecision:
+    def _decide(self, engine: Engine, request: ChangeRequest) -> safety.SafetyDecision:
         try:
             with database.reading(engine) as connection:
                 situation = read_situation(connection, self.settings, request)
         except database.DatabaseError as error:
-            return safety.without_database(self.settings, request, error)
+            return safety.refuse_without_database(self.settings, request, error)
         return safety.preview(self.settings, request, situation)

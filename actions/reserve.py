@@ -38,18 +38,18 @@ class Reserve(PackAction):
             )
             approved_by = approval.by
             request = replace(
-                request, unapproved=approval.problem, approval_expired=approval.has_expired
+                request, approval_problem=approval.problem, approval_expired=approval.has_expired
             )
         try:
             decision = self.retry_while_unavailable(
                 lambda: self._reserve(request, configured_entry, host_checks)
             )
         except database.DatabaseError as error:
-            decision = safety.without_database(self.settings, request, error)
+            decision = safety.refuse_without_database(self.settings, request, error)
         return {**decision.as_dict(), "approved_by": approved_by}
 
     def _with_host_checks(self, request: ChangeRequest, checks: Sequence[str]) -> ChangeRequest:
-        """Return a request after the results of the host's checks were read."""
+        """Return the request with the results of the checks of the host."""
         if not checks:
             return request
         from poundcake.remediation.inspections import read_objection
@@ -60,30 +60,30 @@ class Reserve(PackAction):
     def _reserve(
         self, request: ChangeRequest, entry: Remediation | None, host_checks: Sequence[str]
     ) -> safety.SafetyDecision:
-        if entry and not request.unapproved:
+        if entry and not request.approval_problem:
             request = self._with_conditions(request, entry, host_checks)
         return safety.reserve(self.engine(), self.settings, request)
 
     def _with_conditions(
         self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]
     ) -> ChangeRequest:
-        """Return a request after the conditions of an entry were checked."""
+        """Check the conditions of an entry, and return the request with the result."""
         alert = self.view(
             queries.recorded_alert, request_id=request.request_id, episode=request.episode
         )
         labels = alert["labels"]
-        objection = safety.objection_to(entry, labels, request.action, host_checks)
+        objection = safety.find_entry_objection(entry, labels, request.action, host_checks)
         objection = objection or request.objection
         if objection or not entry.has_conditions:
             return replace(request, objection=objection)
-        decision = safety.decide(self.settings, request, self.situation(request))
+        decision = safety.decide(self.settings, request, self.read_situation(request))
         if not safety.may_check_conditions(decision):
-            return request  # it is refused anyway
+            return request  # the change is refused anyway
         return safety.with_conditions(request, entry, self._find_objection(entry, labels))
 
     def _find_objection(self, entry: Remediation, labels: dict[str, str]) -> str:
         from poundcake.remediation.conditions import find_objection
-        from poundcake.remediation.polls import Subject
+        from poundcake.remediation.polls import CheckedAlert
 
-        subject = Subject.of(labels, self.settings.host_label)
-        return find_objection(entry, subject, self.prometheus)
+        alert = CheckedAlert.of(labels, self.settings.host_label)
+        return find_objection(entry, alert, self.prometheus_clients)

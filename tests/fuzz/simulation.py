@@ -15,7 +15,7 @@ from poundcake.trail import record
 from poundcake.trail.outcomes import EndedBy, Outcome
 from tests.fuzz.alertmanagers import MINUTE, World
 from tests.lib.samples import later
-from tests.lib.trail.one_fingerprint import OneFingerprint
+from tests.lib.trail.in_memory_admission import InMemoryAdmission
 
 SKEW = 120
 """An alert that starts this many seconds later supersedes the open incident."""
@@ -36,7 +36,7 @@ class Simulation(World):
 
     def __init__(self, seed, plan=None):
         super().__init__(seed, plan)
-        self.state = OneFingerprint()
+        self.state = InMemoryAdmission()
         self.received = []
         self.case_counts = Counter()
         self.unannounced = ([], [])  # for each endpoint, the requests that it has not announced yet
@@ -114,7 +114,7 @@ class Simulation(World):
             for n, notification in enumerate(batch)
         ]
         measured = later(offset + self.errors[endpoint]) - later(0)
-        for request in record._by_database_clock(requests, measured, now):
+        for request in record._convert_to_database_clock(requests, measured, now):
             notification = batch[int(request.request_id)]
             alert = self.alert(notification)
             previous_incident = self.state.incident

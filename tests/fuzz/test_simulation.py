@@ -57,7 +57,7 @@ def test_a_violation_shows_the_seed_and_the_timeline(monkeypatch):
 decide_resolve = admission._decide_resolve
 judge_refire = admission._judge_refire
 belongs_to = admission._belongs_to
-by_database_clock = record._by_database_clock
+by_database_clock = record._convert_to_database_clock
 FOREVER = datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
 
 
@@ -111,9 +111,9 @@ BROKEN_RULES = {
     "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
     "late duplicates": (admission, "_judge_refire", refire_without_late_resolves),
-    "starts in the future": (admission, "first_start", sender_start),
-    "reused names": (admission, "_new_name", name_by_start),
-    "clocks of the endpoints": (record, "_by_database_clock", unmeasured_clock),
+    "starts in the future": (admission, "compute_start", sender_start),
+    "reused names": (admission, "_choose_episode_name", name_by_start),
+    "clocks of the endpoints": (record, "_convert_to_database_clock", unmeasured_clock),
 }
 
 

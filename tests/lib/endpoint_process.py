@@ -6,7 +6,7 @@ OPTIONS is a JSON object with these keys:
                does
     pack       the folder of the pack
     config     the configuration of the pack
-    settings   constants to change, such as {"endpoint.http_server.HEADER_TIME": 0.5}
+    settings   constants to change, such as {"endpoint.http_connection.HEADER_TIMEOUT": 0.5}
     published  the file to which triggers are written; the broker is down while a file with this
                name and the suffix .down exists
     records    whether this process records the announced requests
@@ -84,13 +84,13 @@ class NoStackStorm:
     def get_executions(self, ids):
         return {}
 
-    def problem_with(self, rule, action):
+    def find_rule_problem(self, rule, action):
         return ""
 
-    def last_failure(self, action, since):
+    def find_last_failure(self, action, since):
         return ""
 
-    def stuck_execution(self, action, since):
+    def describe_stuck_execution(self, action, since):
         return ""
 
 
@@ -148,7 +148,7 @@ def main(options):
     apply_settings(options["settings"])
     bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
     bus.registered_config = lambda: registered_config(options)
-    stackstorm.in_sensor = lambda config, service: NoStackStorm()
+    stackstorm.client_for_sensor = lambda config, service: NoStackStorm()
     path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()

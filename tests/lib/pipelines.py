@@ -127,15 +127,15 @@ class API:
 
     problem, failure, stuck, error = "", "", "", None
 
-    def problem_with(self, rule, action):
+    def find_rule_problem(self, rule, action):
         if self.error:
             raise self.error
         return self.problem
 
-    def last_failure(self, action, since):
+    def find_last_failure(self, action, since):
         return self.failure
 
-    def stuck_execution(self, action, since):
+    def describe_stuck_execution(self, action, since):
         return self.stuck
 
 
@@ -215,11 +215,11 @@ class Rig:
 
     # -- requests
 
-    def accept(self, *sent_alerts, body=None, wanted_id="", **fields):
+    def accept(self, *sent_alerts, body=None, sender_request_id="", **fields):
         """Accept a request into the journal, and return its id."""
         new_request = request(*sent_alerts, body=body, **fields)
         request_id = self.journal.accept(
-            new_request, wanted_id, body_sha256(new_request.body), len(sent_alerts)
+            new_request, sender_request_id, body_sha256(new_request.body), len(sent_alerts)
         )
         if self.pipeline:
             self.pipeline.wake()

@@ -7,7 +7,7 @@ from sqlalchemy import exists, select, update
 from poundcake.stackstorm import TERMINAL
 from poundcake.trail import database
 from poundcake.trail.clock import database_now
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.sync_round import SyncRound
 
@@ -15,12 +15,12 @@ _MAX_REQUESTS = 10_000
 
 
 def complete_requests(sync_round: SyncRound) -> int:
-    """Set completed_at of requests with no unexplained alert and no running execution.
+    """Set completed_at on requests with no unexplained alerts and no running executions.
 
     Returns:
         The number of requests that were completed.
     """
-    has_unexplained_alert = exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained())
+    has_unexplained_alert = exists().where(alerts.c.api_call_id == api_calls.c.id, is_unexplained())
     has_running_execution = exists().where(
         links.c.request_id == api_calls.c.request_id,
         executions.c.id == links.c.st2_execution_id,
@@ -30,8 +30,8 @@ def complete_requests(sync_round: SyncRound) -> int:
         api_calls.c.completed_at.is_(None), ~has_unexplained_alert, ~has_running_execution
     )
     # Select the ids before the update. On MariaDB, a single UPDATE with these conditions could
-    # complete a request that is being recorded: it sees the row of the request, but its subqueries
-    # do not see the alerts yet.
+    # complete a request that is being recorded, because its subqueries would not see the request's
+    # alerts yet.
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(finished_ids.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
     for chunk in database.batched(ids):

@@ -50,7 +50,7 @@ def test_a_registered_configuration_is_returned_once_per_poll(watcher):
 def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected):
     watcher.registered = error
     wait_for(lambda: watcher.problem)
-    assert watcher.problem == f"the registered one cannot be read: {expected}"
+    assert watcher.problem == f"the registered configuration cannot be read: {expected}"
     assert watcher.latest == {"port": 1}
     watcher.registered = {"port": 3}
     wait_for(lambda: watcher.latest == {"port": 3})

@@ -30,7 +30,7 @@ def intact_journal(tmp_path_factory):
     for _ in range(COUNT):
         # Some bodies fit into their page, others need overflow pages.
         accept(journal, "x" * generator.choice([10, 300, 2000, 9000]))
-    entries = [entry.id for entry in journal.fresh(COUNT)]
+    entries = [entry.id for entry in journal.next_fresh_batch(COUNT)]
     journal.mark_announced(entries, "the-batch")
     journal.mark_missed(entries[:90], 300, 3)
     journal.mark_recorded(entries[:60])
@@ -105,7 +105,7 @@ class TestReadable:
 
     def check(self, path, rows, expected_ids, journal):
         assert read_rows(journal) == {i: rows[i] for i in expected_ids}
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         assert report.saved == len(expected_ids)
         assert load(journal, accept(journal, "new")).body == "new"
         journal.close()
@@ -217,7 +217,7 @@ class TestReadable:
         if main_file == "empty":
             open(path, "wb").close()
         Journal(path).close()
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         with open(report.file + "-wal", "rb") as file:
             assert b"only in the -wal" in file.read()
         assert report.unread_bytes > PAGE
@@ -291,7 +291,7 @@ class TestQuarantine:
             except JournalError as error:
                 assert "check the disk" in str(error)
             clock.now += 30 if clock.now < 600 else 1800
-        assert len(quarantine.reports(path)) == len(quarantined_at) <= 7
+        assert len(quarantine.read_reports(path)) == len(quarantined_at) <= 7
         assert (
             quarantined_at[0] == 0
             and quarantined_at[1] >= 60
@@ -312,21 +312,21 @@ class TestQuarantine:
     def test_the_report_is_shown_until_the_file_is_moved(self, path):
         self.overwrite_start(path)
         Journal(path).close()
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         assert report.file in str(report)
         Journal(path).close()
-        assert quarantine.reports(path) == [report]
+        assert quarantine.read_reports(path) == [report]
         os.remove(report.file)
-        assert quarantine.reports(path) == []
+        assert quarantine.read_reports(path) == []
 
     def test_an_unreadable_report_is_ignored(self, path):
         self.overwrite_start(path)
         Journal(path).close()
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         for text in ("", "{", "{}", "[]"):
             with open(report.file + ".json", "w") as file:
                 file.write(text)
-            assert quarantine.reports(path) == []
+            assert quarantine.read_reports(path) == []
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99])
     def test_a_journal_of_a_newer_release_is_not_quarantined(self, path, version):
@@ -394,11 +394,11 @@ class TestKill:
         assert read_rows(journal) == intact_journal[1]
         journal.close()
         if steps <= COUNT:
-            assert quarantine.reports(path) == []
+            assert quarantine.read_reports(path) == []
             journal = Journal(path, "damaged")
             assert read_rows(journal) == intact_journal[1]
             journal.close()
-        assert [report.saved for report in quarantine.reports(path)] == [COUNT]
+        assert [report.saved for report in quarantine.read_reports(path)] == [COUNT]
         assert "salvage" not in "".join(file_names(path))
 
     def test_the_quarantine_completes_without_a_kill(self, intact_journal, path, runtime):

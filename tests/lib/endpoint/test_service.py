@@ -582,7 +582,7 @@ class TestInternalFaults:
         def break_journal():
             if service.journal:
                 monkeypatch.setattr(service.journal, "check", check)
-                service.journal_failed("full")
+                service.note_journal_failure("full")
                 return True
             return False
 
@@ -655,7 +655,7 @@ class TestInternalFaults:
             return True
 
         self.run_until(service, request_is_recorded)
-        assert "has died; it is being restarted" in caplog.text
+        assert "has ended; it is being restarted" in caplog.text
 
     def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
         self, tmp_path, monkeypatch, caplog, short_intervals
@@ -664,7 +664,7 @@ class TestInternalFaults:
         monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
         service, _ = self.start(tmp_path)
         self.run_until(service, lambda: service.journal and service.health()["status"] == "ok")
-        assert caplog.text.count("is on tmpfs, which a reboot empties") == 1
+        assert caplog.text.count("is on tmpfs, which is cleared on reboot") == 1
 
     def test_each_state_is_logged_once(self, tmp_path, monkeypatch, caplog, short_intervals):
         service, port = self.start(tmp_path)

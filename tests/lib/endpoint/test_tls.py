@@ -194,7 +194,7 @@ class TestWrongClients:
         "data", [b"\x16", b"\x16\x03\x01\x02\x00\x01", b"\x16" * 400], ids=range(3)
     )
     def test_a_connection_without_a_handshake_is_closed(self, start_endpoint, files, data):
-        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIME": 0.5}, **files)
+        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIMEOUT": 0.5}, **files)
         with endpoint.runner.client() as client:
             client.send(data)
             read_all(client)
@@ -202,7 +202,7 @@ class TestWrongClients:
         assert is_live(endpoint)
 
     def test_the_time_limit_applies_to_the_whole_handshake(self, start_endpoint, files):
-        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
+        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIMEOUT": 1.0}, **files)
         with endpoint.runner.client() as client:
             client.send(b"\x16\x03\x01\x02\x00")
             with pytest.raises(ConnectionError):
@@ -220,8 +220,8 @@ class TestWrongClients:
     ):
         endpoint = start_endpoint(
             {
-                "endpoint.http_connection.HEADER_TIME": 1.0,
-                "endpoint.http_connection.BODY_TIME": 1.0,
+                "endpoint.http_connection.HEADER_TIMEOUT": 1.0,
+                "endpoint.http_connection.BODY_TIMEOUT": 1.0,
             },
             **files,
         )
@@ -245,7 +245,7 @@ class TestWrongClients:
                     time.sleep(0.1)
 
     def test_silent_clients_do_not_block_others(self, start_endpoint, files):
-        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIME": 1.0}, **files)
+        endpoint = start_endpoint({"endpoint.http_connection.HEADER_TIMEOUT": 1.0}, **files)
         silent_clients = [endpoint.runner.client() for _ in range(20)]
         try:
             assert is_live(endpoint)

@@ -11,7 +11,7 @@ import pytest
 
 from poundcake.endpoint import tracking_reader
 from poundcake.endpoint.tracking_reader import (
-    CLOCK_WAIT,
+    CLOCK_CHECK_SECONDS,
     MAX_VIEWS,
     MAX_WAITING_VIEWS,
     TrackingReader,
@@ -68,7 +68,7 @@ def test_views_over_the_waiting_limit_are_refused(engine, monkeypatch):
             assert refusals.acquire(timeout=60)
         may_end.set()
         results = [future.result() for future in results]
-    assert results.count("32 views are waiting for it; try again") == 5
+    assert results.count("32 other views are waiting; try again") == 5
     assert results.count(True) == MAX_WAITING_VIEWS
     assert reader.read_view(0)
 
@@ -87,7 +87,7 @@ def test_the_offset_is_measured_again_with_other_reads(engine, set_clock_ahead, 
     set_clock_ahead(600)
     reader.read(lambda connection: None)
     assert abs(reader.clock_offset()) < 5
-    now = tracking_reader.monotonic() + CLOCK_WAIT
+    now = tracking_reader.monotonic() + CLOCK_CHECK_SECONDS
     monkeypatch.setattr(tracking_reader, "monotonic", lambda: now)
     reader.read(lambda connection: None)
     assert abs(reader.clock_offset() - 600) < 5

@@ -148,17 +148,17 @@ class TestRefused:
 
 class TestRequestIDs:
     def test_a_senders_uuid_is_used(self, endpoint):
-        wanted_id = str(uuid.uuid4())
+        sender_request_id = str(uuid.uuid4())
         for _ in range(2):
-            assert endpoint.accept(webhook(), X_Request_ID=wanted_id) == wanted_id
-        assert [e[0] for e in endpoint.entries()].count(wanted_id) == 1
+            assert endpoint.accept(webhook(), X_Request_ID=sender_request_id) == sender_request_id
+        assert [e[0] for e in endpoint.entries()].count(sender_request_id) == 1
 
     def test_the_senders_id_is_only_stored_with_a_different_body(self, endpoint):
-        wanted_id = str(uuid.uuid4())
-        endpoint.post(webhook(), X_Request_ID=wanted_id)
-        other_id = endpoint.accept(webhook(alert()), X_Request_ID=wanted_id)
-        assert other_id != wanted_id
-        assert {e[0]: e[3] for e in endpoint.entries()}[other_id] == wanted_id
+        sender_request_id = str(uuid.uuid4())
+        endpoint.post(webhook(), X_Request_ID=sender_request_id)
+        other_id = endpoint.accept(webhook(alert()), X_Request_ID=sender_request_id)
+        assert other_id != sender_request_id
+        assert {e[0]: e[3] for e in endpoint.entries()}[other_id] == sender_request_id
 
     @pytest.mark.parametrize(
         "header",
@@ -186,12 +186,12 @@ class TestRequestIDs:
         assert request_id != header and str(uuid.UUID(request_id)) == request_id
 
     def test_duplicate_ids_are_ignored(self, endpoint):
-        wanted_id = str(uuid.uuid4())
-        headers = f"X-Request-ID: {wanted_id}\r\n" * 2
+        sender_request_id = str(uuid.uuid4())
+        headers = f"X-Request-ID: {sender_request_id}\r\n" * 2
         data = message("POST", HOOK, b'{"alerts": []}').replace(b"Host", headers.encode() + b"Host")
         with endpoint.client() as client:
             client.send(data)
-            assert client.read().json["request_id"] != wanted_id
+            assert client.read().json["request_id"] != sender_request_id
 
 
 class TestStoredHeaders:

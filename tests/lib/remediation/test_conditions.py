@@ -8,7 +8,7 @@ import pytest
 
 from poundcake.config import ConfigError
 from poundcake.remediation.checks import TcpResult, TcpState
-from poundcake.remediation.conditions import Subject, find_objection
+from poundcake.remediation.conditions import CheckedAlert, find_objection
 from poundcake.remediations import read_remediations
 from tests.lib.fake_prometheus import LABELS, FakePrometheus
 
@@ -19,7 +19,7 @@ def objection_to_change(*servers, labels=LABELS, **keys):
     entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", **keys}
     (remediation,), errors = read_remediations([entry])
     assert not errors
-    return find_objection(remediation, Subject.of(labels, "instance"), lambda: servers)
+    return find_objection(remediation, CheckedAlert.of(labels, "instance"), lambda: servers)
 
 
 @pytest.mark.parametrize(
@@ -118,5 +118,5 @@ def test_a_secret_that_cannot_be_read_permits_no_change():
     (entry,), _ = read_remediations(
         [{"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", "check": ["alert"]}]
     )
-    objection = find_objection(entry, Subject.of(LABELS, "instance"), servers)
+    objection = find_objection(entry, CheckedAlert.of(LABELS, "instance"), servers)
     assert objection == "prometheus, entry 1: /etc/secret: permission denied"

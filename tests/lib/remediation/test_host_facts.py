@@ -238,7 +238,7 @@ def test_any_other_output_is_an_error(read, document, stdout):
 @for_each_reader
 def test_too_much_output_is_an_error(read, document):
     with pytest.raises(RemediationError, match="too long"):
-        read(execution_result(json.dumps({**document, "more": "x" * host_facts.LONGEST_OUTPUT})))
+        read(execution_result(json.dumps({**document, "more": "x" * host_facts.MAX_OUTPUT})))
     with pytest.raises(RemediationError, match="too long"):
         read(execution_result("[" * 5000))
 

@@ -128,7 +128,7 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
             {"labels": {"instance": ""}},
             [
                 "the label instance of the alert contains no host: set host_label to the label "
-                "that names it"
+                "that contains it"
             ],
         ),
         (
@@ -165,7 +165,7 @@ def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
     entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "action:mypack.look"]}
     assert reasons_against(entries=[entry]) == [
         "mode is dry_run; set mode: live",
-        "allowed_actions does not contain mypack.look: add what inspects hosts to allowed_actions",
+        "allowed_actions does not contain mypack.look: add the actions that inspect hosts to it",
         "StackStorm has no action mypack.look",
     ]
 

@@ -308,7 +308,7 @@ def test_the_report_names_who_approved_the_change():
             (
                 "failed",
                 "verify",
-                "the action succeeded, and could not be verified; the task verify says why",
+                "the action succeeded but could not be verified; the task verify says why",
                 False,
             ),
         ),

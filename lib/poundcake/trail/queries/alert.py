@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
-from poundcake.trail.claims import ended_at
+from poundcake.trail.claims import find_incident_end
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
@@ -25,7 +25,7 @@ class AlertDetails:
     """An alert with its original text, for the workflow that handles it.
 
     The attributes are columns of poundcake_alerts and of its request, except for
-    `incident_ended_at`. The silence is that of the open incident of the episode.
+    `incident_ended_at`. The silence is that of the episode's open incident.
 
     Attributes:
         incident_ended_at: When the incident that it opened ended, or None while it is open.
@@ -59,17 +59,17 @@ class AlertDetails:
         return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
 
 
-def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
+def find_episode_alert(connection: Connection, episode: str) -> AlertDetails | None:
     """Return the newest firing alert of an episode, preferably one that was emitted.
 
-    If no alert is firing, return the newest one that was emitted, or the newest one.
+    If the episode has no firing alert, return its newest alert, preferably one that was emitted.
 
     Args:
         connection: A transaction.
-        episode: The name of the episode, or its unique beginning.
+        episode: The name of the episode, or a unique prefix of it.
 
     Raises:
-        FilterError: Several episodes begin with the text.
+        FilterError: Several episodes begin with `episode`.
     """
     has_name = alerts.c.episode == episode
     has_prefix = alerts.c.episode.startswith(episode, autoescape=True)
@@ -120,7 +120,7 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
         receiver=row.receiver or "",
         starts_at=row.starts_at,
         ends_at=row.ends_at or (row.created_at if row.status == RESOLVED else None),
-        incident_ended_at=ended_at(connection, row),
+        incident_ended_at=find_incident_end(connection, row),
         silenced_by=(open_incident.silenced_by if open_incident else None) or "",
         silenced_until=open_incident.silenced_until if open_incident else None,
         silenced_comment=(open_incident.silenced_comment if open_incident else None) or "",

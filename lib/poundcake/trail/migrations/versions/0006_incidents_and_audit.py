@@ -1,4 +1,4 @@
-"""Columns for an incident's sender and for how and by whom it ended; the audit table."""
+"""Columns for the sender, host, acknowledgement and end of an incident, and the audit table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from poundcake.hosts import HOST_LABEL, host_or_empty
+from poundcake.hosts import HOST_LABEL, host_from_labels
 from poundcake.trail.migrations.changes import add_column, create_table
 
 revision = "0006"
@@ -82,7 +82,7 @@ def upgrade() -> None:
 
 
 def _fill_hosts() -> None:
-    """Set the host of the alerts that the cooldown of a host may still depend on.
+    """Set the host of the alerts on which the cooldown of a host may still depend.
 
     These are the open incidents, the alerts that StackStorm has not handled yet, and those for
     which a workflow was started in the last day, the longest cooldown. Reading the whole history
@@ -92,7 +92,7 @@ def _fill_hosts() -> None:
     since = bindparam("since", day_ago, _Moment)
     alert_rows = op.get_bind().execute(text(_WITHOUT_HOST).bindparams(since)).all()
     hosts_by_alert = (
-        (row.id, host_or_empty({HOST_LABEL: row.instance}, HOST_LABEL)) for row in alert_rows
+        (row.id, host_from_labels({HOST_LABEL: row.instance}, HOST_LABEL)) for row in alert_rows
     )
     host_rows = [{"id": row_id, "host": host} for row_id, host in hosts_by_alert if host]
     if host_rows:
