@@ -312,8 +312,8 @@ class Pack:
             for text in self.check_keys("task", task, ()):
                 yield f"task {name} {text}"
             action, parameters = task.get("action"), task.get("input")
-            dynamic = isinstance(parameters, str) or evaluation.EXPRESSION.search(str(action))
-            if action and not dynamic:
+            is_dynamic = isinstance(parameters, str) or evaluation.EXPRESSION.search(str(action))
+            if action and not is_dynamic:
                 yield from self.check_call(f"task {name}", action, parameters)
             for transition in task.get("next", []):
                 for target in find_targets(transition.get("do")):

@@ -26,7 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RUNTIMES = ["threads", "green"]
 
 
-def bound_by_permissions():
+def permission_bound_prefix():
     """Return a command prefix that makes file permissions apply, even if the tests run as root.
 
     Skip the test if root cannot drop the capability to ignore permissions.

@@ -78,8 +78,7 @@ class FakeStackStorm:
     def run(self, execution_id, status="succeeded", action="pack.workflow", seconds=1, **fields):
         """Add an execution that started some seconds ago.
 
-        With links=True, its action has a link task. With parent="e1", it is a task of the workflow
-        e1.
+        With links=True, its action has a link task. With parent="e1", it belongs to workflow e1.
         """
         self.parents[execution_id] = fields.pop("parent", "")
         if fields.pop("links", False):

@@ -24,8 +24,8 @@ class Executor(executor.Executor):
         super().__init__(content, store, engine, api_url)
         self.runners = {
             **self.runners,
-            "python-script": python_script,
-            "action-chain": action_chain,
+            "python-script": run_python_script,
+            "action-chain": run_action_chain,
         }
         self.forks = Forks()
         self._starting = threading.Lock()
@@ -138,14 +138,14 @@ class Executor(executor.Executor):
         self.set_status(execution_id, "succeeded", {**execution["result"], "response": response})
 
 
-def python_script(run):
+def run_python_script(run):
     """Run a Python action in a fork of a process that has loaded the common modules."""
     task, environment = runners.build_python_task(run)
     ended = run.executor.forks.run(task, run.runner_parameters.get("timeout"), environment)
     return runners.build_python_result(run, task["mark"], ended)
 
 
-def action_chain(run):
+def run_action_chain(run):
     """Run the tasks of a chain one by one in this thread."""
     chain = read_yaml(run.action["file_path"])
     tasks = {task["name"]: task for task in chain["chain"]}

@@ -32,8 +32,8 @@ from tests.lib.endpoints import (
     InThreads,
     Patched,
     Unpatched,
-    bound_by_permissions,
     message,
+    permission_bound_prefix,
 )
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
@@ -475,7 +475,7 @@ class TestDisk:
         state = tmp_path / "state"
         state.mkdir(mode=0o555)
         endpoint = sensor()
-        endpoint.prefix = bound_by_permissions()
+        endpoint.prefix = permission_bound_prefix()
         endpoint.start().ready(journal=False)
         wait_for_refusal(endpoint, "Permission denied")
         assert str(state) in component(endpoint, "journal")["detail"]
