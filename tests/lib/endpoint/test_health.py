@@ -126,6 +126,21 @@ def test_pending_migrations_are_shown_for_the_database(rig, installation):
     assert report(installation)["status"] == "ok"
 
 
+def test_open_incidents_that_were_not_copied_degrade_health(rig, installation):
+    rig.pipeline.uncopied_incidents = "tracking.sqlite has 2 open incidents"
+    health = report(installation)
+    assert health["status"] == "degraded"
+    assert health["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"
+
+
+def test_a_component_that_was_not_used_yet_is_unknown_with_the_reason(installation):
+    stackstorm = report(installation)["components"]["stackstorm"]
+    assert (stackstorm["state"], stackstorm["detail"]) == (
+        "unknown",
+        "not used since the endpoint started",
+    )
+
+
 def test_a_full_journal_is_unavailable(rig, installation):
     for _ in range(5):
         rig.accept()
