@@ -359,7 +359,7 @@ def unlisted_actions(config: Config, actions: Sequence[str]) -> str:
     if not unlisted:
         return ""
     names = ", ".join(unlisted)
-    return f"allowed_actions does not contain {names}: add what inspects hosts to allowed_actions"
+    return f"allowed_actions does not contain {names}: add the actions that inspect hosts to it"
 
 
 def _no_host(config: Config) -> str:

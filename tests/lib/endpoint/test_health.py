@@ -1,4 +1,4 @@
-"""The health report: the state of each component, and when the endpoint is degraded."""
+"""The health report shows the state of each component, and whether the endpoint is degraded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG = logging.getLogger("health")
 
 @pytest.fixture
 def installation(rig, tmp_path):
-    """Return an installation around a rig that is driven manually."""
+    """Return an installation with the journal and the pipeline of a manually driven rig."""
     config = Config(state_dir=str(tmp_path), backlog_limit=5)
     keeper = JournalKeeper(config, None, LOG)
     keeper.journal, keeper.pipeline = rig.journal, rig.pipeline
@@ -146,7 +146,7 @@ def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, m
 
 
 class TestWatchdog:
-    """Health was once ok while requests waited for a thread that was dead or hung."""
+    """Health used to be ok while requests waited for a dead or hung thread."""
 
     def test_a_request_that_waits_for_two_minutes_degrades_health(self, rig, installation, clock):
         rig.accept(alert())
@@ -161,9 +161,7 @@ class TestWatchdog:
         assert report(installation)["status"] == "ok"
 
     @pytest.mark.parametrize("hours", [-5, 5])
-    def test_a_change_of_the_wall_clock_makes_no_request_late(
-        self, rig, installation, wall_clock, hours
-    ):
+    def test_a_wall_clock_change_makes_no_request_late(self, rig, installation, wall_clock, hours):
         rig.accept(alert())
         wall_clock.offset = hours * 3600
         assert 0 <= journal_report(installation)["oldest_seconds"] < 60
@@ -201,7 +199,7 @@ class TestWatchdog:
         assert "the triggers of 1 request cannot" in journal_report(installation)["detail"]
 
 
-class TestVolatile:
+class TestVolatileFilesystems:
     """A state_dir in memory causes a warning."""
 
     @pytest.fixture
@@ -231,7 +229,7 @@ class TestVolatile:
             (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last mount hides the first
             (["/ ext4", "/with\\040space tmpfs"], "/with space/x", "tmpfs"),
             (["/ ext4", "/ä tmpfs"], "/ä/x", "tmpfs"),
-            (["nonsense"], "/opt", ""),
+            (["malformed"], "/opt", ""),
             ([], "/opt", ""),
         ],
     )
@@ -247,7 +245,7 @@ class TestVolatile:
 
 
 class TestComponent:
-    def test_a_state_is_logged_once_and_has_a_start_time(self, caplog):
+    def test_each_change_of_state_is_logged_once_and_sets_since(self, caplog):
         component = Component(LOG, "broker")
         assert component.state == State.UNKNOWN
         with caplog.at_level("INFO"):
