@@ -649,7 +649,7 @@ class TestClock:
         journal.close()
 
     def test_waits_end_even_if_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
-        """After a restart, the clock counts a limited downtime."""
+        """After a restart, the clock counts up to a minute of downtime."""
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 100, 0)
@@ -682,8 +682,8 @@ class TestUpgrade:
                 ("accepted", now - 40, 2, now + 100, "missed", 4, 0),
                 ("accepted", now - 40, 3, 0, "cleared", 2, 0),
                 ("accepted", now - 30, 5, now + 500, "alone", -1, 0),
-                ("announced", now - 20, 0, 0, "out", 0, 0),
-                ("announced", now - 20, 4, now - 30, "alone too", -1, 0),
+                ("announced", now - 20, 0, 0, "in flight", 0, 0),
+                ("announced", now - 20, 4, now - 30, "alone again", -1, 0),
                 ("recorded", now - 10, 0, 0, "", 0, 0),
                 ("recorded", now - 10, 1, now + 3, "", 0, now + 50),
                 ("done", now - 5, 1, 0, "", 0, now - 60),
@@ -717,7 +717,7 @@ class TestUpgrade:
         assert self.entry_numbers(journal.fresh(10)) == [0]
         assert self.entry_numbers(journal.failed(10)) == [3]
         assert self.entry_numbers(journal.announced()) == [5, 6]
-        assert journal.announced()[0].batch_id == "out"
+        assert journal.announced()[0].batch_id == "in flight"
         # The clock continues from the last stored value; it is read 3 s later.
         entries = journal.due(10)
         assert self.entry_numbers(entries) == [7, 8]

@@ -260,22 +260,20 @@ class TestRequests:
             metrics_requests = 1 if route == "/metrics" else 0
             # The duration of an invalid request is not measured.
             is_timed = code != 400 or (headers is token and path == webhook_path)
-            assert (
-                increase("http_request_duration_seconds_count", route=route)
-                == is_timed + metrics_requests
-            )
+            timed_requests = increase("http_request_duration_seconds_count", route=route)
+            assert timed_requests == is_timed + metrics_requests
             assert increase("http_requests_total") == 2  # this request, and the scrape before it
             assert increase("failed_authentications_total") == (code == 401)
             assert increase("alerts_received_total") == (2 if code == 202 else 0)
 
     def test_open_and_evicted_connections_are_counted(self, start_endpoint):
         endpoint = start_endpoint(max_connections=4)
-        before = scrape_endpoint(endpoint).get("connections_evicted_total")
+        evicted_before = scrape_endpoint(endpoint).get("connections_evicted_total")
         idle_clients = [endpoint.client() for _ in range(3)]
         wait_for_scrape(endpoint, lambda scrape: scrape.get("connections") == 4)
         idle_clients += [endpoint.client() for _ in range(2)]
         scrape = wait_for_scrape(
-            endpoint, lambda scrape: scrape.get("connections_evicted_total") >= before + 2
+            endpoint, lambda scrape: scrape.get("connections_evicted_total") >= evicted_before + 2
         )
         assert scrape.get("connections") <= 4
         for client in idle_clients:

@@ -54,10 +54,8 @@ def get_refused_in_health(endpoint):
     ],
 )
 def test_each_refusal_is_counted_with_its_reason(endpoint, reason, status, data):
-    total_before, count_before = (
-        count_refused(endpoint, reason),
-        get_refused_in_health(endpoint)["count"],
-    )
+    total_before = count_refused(endpoint, reason)
+    count_before = get_refused_in_health(endpoint)["count"]
     assert exchange(endpoint, data).startswith(b"HTTP/1.1 %d " % status)
     assert count_refused(endpoint, reason) == total_before + 1
     refusals = get_refused_in_health(endpoint)

@@ -1,4 +1,4 @@
-"""Pure functions decide when requests are retried, and in batches of which size."""
+"""Pure functions decide when requests are retried, and how large their batches are."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_warnings_before_the_output_are_ignored(read, document):
 
 # Fields that some or all readers ignore.
 IGNORED_FIELDS = {"check", "change", "manager", "before_since", "after_since"}
-# Fields that may be missing or null, because not every host can determine them.
+# Fields that may be missing or null, because their values are not always known.
 NULLABLE_FIELDS = {"inodes_used_percent", "oom_kills_since_boot", "pid", "restarts", "exit_code"}
 
 

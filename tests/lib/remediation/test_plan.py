@@ -202,8 +202,8 @@ def test_a_plan_lists_matching_disabled_and_failing_rules():
         ("mypack.searches", "trigger.labels: only StackStorm evaluates search"),
     ]
     assert plan_view["disabled_rules"] == ["mypack.off"]
-    (failing,) = plan_view["failing_rules"]
-    assert failing.startswith("mypack.missing: trigger.labels.rack: ")
+    (explanation,) = plan_view["failing_rules"]
+    assert explanation.startswith("mypack.missing: trigger.labels.rack: ")
 
 
 def test_a_backstop_rule_matches_if_no_other_rule_does():
