@@ -85,16 +85,16 @@ class TestChanges:
         )
         with endpoint.client() as client:
 
-            def status_with(token):
+            def get_status_with(token):
                 client.send(message("GET", "/api/v1/health", **bearer(token)))
                 return client.read().status
 
-            assert status_with("the-first-long-token") == 200
+            assert get_status_with("the-first-long-token") == 200
             # The registered configuration does not change, only the file does.
             token_file.write_text("the-second-long-token")
             endpoint.wait_for_status(200, **bearer("the-second-long-token"))
-            assert status_with("the-first-long-token") == 401
-            assert status_with("the-second-long-token") == 200
+            assert get_status_with("the-first-long-token") == 401
+            assert get_status_with("the-second-long-token") == 200
 
     def test_a_changed_database_url_is_used(self, start_endpoint, tmp_path):
         url_file = tmp_path / "database_url"

@@ -60,10 +60,11 @@ def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
     def fail():
         raise ValueError
 
-    worker = Worker([("fail", fail)], lambda *_: None)
+    new_worker = Worker([("fail", fail)], lambda *_: None)
+    (step,) = new_worker._steps
     for _ in range(8):
-        waits.append(worker._run_step(worker._steps[0]))
-        assert worker._run_step(worker._steps[0]) > 0  # the wait is not over yet
+        waits.append(new_worker._run_step(step))
+        assert new_worker._run_step(step) > 0  # the wait is not over yet
         clock.offset += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -86,17 +87,17 @@ def test_stopping_does_not_wait_for_the_next_run(start_worker, monkeypatch):
     assert running_worker.problem() == ""
 
 
-def test_a_step_can_end_early_when_the_worker_stops(start_worker):
+def test_a_step_can_end_early_when_the_worker_stops():
     has_ended = threading.Event()
 
     def step():
-        while worker.keep_going():
+        while new_worker.keep_going():
             pass
         has_ended.set()
 
-    worker = Worker([("step", step)], lambda *_: None)
-    worker.start()
-    worker.stop(60)
+    new_worker = Worker([("step", step)], lambda *_: None)
+    new_worker.start()
+    new_worker.stop(60)
     assert has_ended.is_set()
 
 
