@@ -391,7 +391,7 @@ class TestSignatures:
         finally:
             endpoint.stop()
 
-    def test_unfinished_bodies_of_unauthenticated_clients_do_not_block_others(self, start_endpoint):
+    def test_unauthenticated_unfinished_bodies_do_not_block_others(self, start_endpoint):
         """Otherwise, such bodies could occupy every connection and exhaust the memory."""
         endpoint = start_endpoint(
             {"endpoint.body_signatures.MAX_UNVERIFIED": 2}, **GRAFANA_AND_ON_CALL
