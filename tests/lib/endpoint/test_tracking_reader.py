@@ -40,7 +40,7 @@ def test_the_number_of_concurrent_views_is_limited(engine, monkeypatch):
     def slow_read(query):
         active_queries.append(query)
         concurrent_counts.append(len(active_queries))
-        time.sleep(0.02)  # lets another thread enter
+        time.sleep(0.02)  # another thread can enter meanwhile
         active_queries.pop()
 
     monkeypatch.setattr(reader, "read", slow_read)

@@ -76,7 +76,7 @@ def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
             return parse(body, identity)
         parsing.append(body)
         concurrent_counts.append(len(parsing))
-        time.sleep(0.05)  # lets another thread enter
+        time.sleep(0.05)  # another thread can enter meanwhile
         try:
             return parse(body, identity)
         finally:
