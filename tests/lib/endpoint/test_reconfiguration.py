@@ -81,7 +81,7 @@ class TestChanges:
         endpoint = start_endpoint(
             "the-first-long-token",
             auth_tokens=[f"file:{token_file}"],
-            basic_auth="user:a-long-password",
+            basic_auth="user:a-long-password-01",
         )
         with endpoint.client() as client:
 

@@ -358,8 +358,13 @@ class TestAlertmanager:
             endpoint = start_endpoint(tls_client_ca=str(client_ca.certificate), **certificate_files)
             http_config["tls_config"].update(zip(("cert_file", "key_file"), client_ca.issue("am")))
         else:
-            endpoint = start_endpoint(basic_auth="on-call:a-long-password", **certificate_files)
-            http_config["basic_auth"] = {"username": "on-call", "password": "a-long-password"}
+            endpoint = start_endpoint(
+                basic_auth="on-call:a password with spaces", **certificate_files
+            )
+            http_config["basic_auth"] = {
+                "username": "on-call",
+                "password": "a password with spaces",
+            }
         server = alertmanager(endpoint.url + "/api/v1/webhook", http_config=http_config)
         server.fire(alertname="HostDown")
         wait_for(lambda: len(endpoint.runner.entries()) == 1)
