@@ -1,38 +1,39 @@
-# Needs only Python 3.8 or later and make. `make help` lists the targets.
+# These targets need only Python 3.8 or later and make. `make help` lists them.
 
 PYTHON ?= python3
-# Interpreters for `make test-all`; by default every Python from 3.8 to 3.12 that is found.
+# Interpreters for `make test-all`. By default, it uses every installed Python from 3.8 to 3.12.
 PYTHONS ?=
-# More arguments: `make test TESTS="tests/lib/test_config.py -k bounds"`, `make run ARGS="--port 8001"`.
-# Several processes run the tests, which mostly wait. TESTS="-n 0 --pdb ..." uses one process.
+# Additional arguments: `make test TESTS="tests/lib/test_config.py -k bounds"`,
+# `make run ARGS="--port 8001"`. The tests mostly wait, so several processes run them;
+# TESTS="-n 0 --pdb ..." uses one process.
 TESTS ?=
 ARGS ?=
-# INSTALL=0: `make test` installs none of the distribution's packages, even as root.
+# With INSTALL=0, `make test` installs no packages of the distribution, even as root.
 INSTALL ?= 1
 export INSTALL
-# The tests start hundreds of Python processes. Without compiled files, each would compile the pack.
+# Allow .pyc files: the tests start hundreds of Python processes, and each would compile the pack.
 unexport PYTHONDONTWRITEBYTECODE
 
 REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
 	--no-deps-r standalone/requirements-orquesta.txt
 PYTEST = .venv/bin/python -m pytest -rs -n 4 --dist loadgroup
 
-# Other tests that generate inputs. `make fuzz` generates more of them.
+# Tests outside tests/fuzz that generate inputs. `make fuzz` makes them generate more.
 FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
-demo: .venv ## See it work: send alerts to the pack without StackStorm, and show their trail
+demo: .venv ## See the pack in action without StackStorm: send alerts, and show their trail
 	@.venv/bin/python -m standalone.demo $(ARGS)
 
 run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
 	@.venv/bin/python -m standalone $(ARGS)
 
-test-fast: .venv ## Run the quick tests, in a few minutes: no servers, no second process
+test-fast: .venv ## Run the quick tests, in a few minutes: those without servers or a second process
 	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow and not long" $(TESTS)
 
-test: services .venv ## Run all tests except the long ones (TESTS="..." for some; INSTALL=0: install no servers)
+test: services .venv ## Run all tests except the long ones (TESTS="..." selects some; INSTALL=0 installs no servers)
 	@$(PYTEST) -m "not long" $(TESTS)
 
 test-long: services .venv ## Run the tests that `make test` skips: short fault suite, clusters, kills
@@ -41,7 +42,7 @@ test-long: services .venv ## Run the tests that `make test` skips: short fault s
 test-all: ## Run the tests that need no server, on every installed Python (PYTHONS="python3.8 ...")
 	@$(PYTHON) scripts/test_all.py $(PYTHONS) -- $(REQUIREMENTS) -- $(TESTS)
 
-lint: .venv-lint ## Check format, mistakes, types, imports, and the pack's files against StackStorm's rules
+lint: .venv-lint ## Check formatting, likely bugs, types, imports, and the files that StackStorm reads
 	@.venv-lint/bin/python scripts/lint.py
 
 faults: services .venv ## Kill processes, broker and database under load; nothing may be lost (ARGS="--help")
@@ -55,24 +56,24 @@ fuzz: .venv .venv-fuzz ## Generate hostile inputs: parsers, models, schemathesis
 soak: services .venv ## Make two Alertmanagers and a Prometheus fail, for 30 minutes (ARGS="--help")
 	@.venv/bin/python -m tests.cluster $(ARGS)
 
-mutate: services .venv ## Remove each defence in a copy of the tree, and expect its test to fail (ARGS="--help")
+mutate: services .venv ## Remove each defence in a copy of the tree, and check that its test fails (ARGS="--help")
 	@.venv/bin/python -m tests.defences $(ARGS)
 
 bench: .venv ## Measure views and recording, with a short and a long history (ARGS="--help")
 	@.venv/bin/python -m bench $(ARGS)
 
 live: .venv ## Run the scenarios on a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
-	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the address of the API \
+	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the URL of the API \
 	of a StackStorm with this pack installed, for example https://stackstorm.example/api"; exit 2; }
 	@test -n "$$ST2_API_KEY$$ST2_AUTH_TOKEN" || { echo "make live needs ST2_API_KEY (created by \
 	'st2 apikey create') or ST2_AUTH_TOKEN (by 'st2 auth -t USER')"; exit 2; }
 	@.venv/bin/python -m pytest -rs tests/scenarios $(TESTS)
 
-clean: ## Remove the environments and the caches of the tools
+clean: ## Remove the virtual environments and the caches of the tools
 	rm -rf .venv .venv-* .*_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-# Quick if nothing changed: the script compares the requirements with a stamp.
+# This is quick if nothing has changed: the script compares the requirements with a stamp.
 .venv:
 	@$(PYTHON) scripts/venv.py .venv $(REQUIREMENTS)
 

@@ -15,11 +15,11 @@ class AlertsActive(PackAction):
         self, limit: int = 100, offset: int = 0, format: str = "json", **filters: Any
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
-        answer = self.live_view(
+        view = self.live_view(
             queries.alerts_active,
             stale_after_hours=self.settings.stale_after_hours,
             filters=search.parse(**filters),
             limit=limit,
             offset=offset,
         )
-        return text.alerts_active(answer) if format == "text" else answer
+        return text.alerts_active(view) if format == "text" else view

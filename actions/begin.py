@@ -19,9 +19,9 @@ class Begin(PackAction):
     def work(
         self, request_id: str, episode: str, st2_user: str = "", **options: Any
     ) -> dict[str, Any]:
-        """Return what the workflow may do, and if it changes nothing, its report."""
+        """Return what the workflow may do and, if it changes nothing, its report."""
         result = self.retry_while_unavailable(lambda: self._begin(request_id, episode, **options))
-        # The last user is the service user, as whom sync answers no when the approval has expired.
+        # The last user is the service user, whom sync needs to reject an expired approval.
         users = [*result["approvers"], st2_user] if result["approvers"] else []
         return {**result, "asks": bool(users), "users": users}
 
@@ -36,7 +36,7 @@ class Begin(PackAction):
         recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
 
         def read_situation(change: ChangeRequest) -> Situation:
-            return self.situation(
+            return self.read_situation(
                 replace(change, request_id=request_id, episode=episode, execution_id=execution_id)
             )
 
@@ -45,7 +45,7 @@ class Begin(PackAction):
             from poundcake.remediation.polls import Subject
 
             subject = Subject.of(recorded_alert["labels"], self.settings.host_label)
-            return check_conditions(entry, subject, self.prometheus)
+            return check_conditions(entry, subject, self.prometheus_clients)
 
         alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
         request = begin.Request(mode=Mode(mode), **rule)

@@ -15,7 +15,7 @@ class ExecutionsRecent(PackAction):
         self, limit: int = 20, offset: int = 0, format: str = "json", **filters: Any
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
-        answer = self.view(
+        view = self.view(
             queries.executions_recent, filters=search.parse(**filters), limit=limit, offset=offset
         )
-        return text.executions_recent(answer) if format == "text" else answer
+        return text.executions_recent(view) if format == "text" else view

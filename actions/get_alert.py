@@ -17,10 +17,10 @@ class GetAlert(PackAction):
 
     def work(self, **values: Any) -> dict[str, Any]:
         """Return the alert with its labels and host, and the decision."""
-        answer: dict[str, Any] = self.view(self._read, request=ChangeRequest(**values))
-        return answer
+        alert: dict[str, Any] = self.view(self._read_alert, request=ChangeRequest(**values))
+        return alert
 
-    def _read(self, connection: Connection, request: ChangeRequest) -> dict[str, Any]:
+    def _read_alert(self, connection: Connection, request: ChangeRequest) -> dict[str, Any]:
         alert = queries.recorded_alert(connection, request.request_id, request.episode)
         situation = read_situation(connection, self.settings, request)
         return {**alert, **safety.preview(self.settings, request, situation).as_dict()}

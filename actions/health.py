@@ -16,13 +16,13 @@ class Health(PackAction):
     unneeded_keys = MONITORING_KEYS
 
     def work(self, format: str = "json") -> dict[str, Any] | str:
-        """Return the endpoint's health. If it is unreachable, check the dependencies from here."""
+        """Return the endpoint's health. If it is unreachable, check the dependencies directly."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
-            answer = health.with_differences(result.document, self.settings)
+            view = health.with_differences(result.document, self.settings)
         else:
-            answer = health.without_endpoint(
+            view = health.without_endpoint(
                 self.settings, self.engine(), self.stackstorm(), str(result)
             )
-        answer = health.with_pause(answer, self.engine())
-        return text.health(answer) if format == "text" else answer
+        view = health.with_pause(view, self.engine())
+        return text.health(view) if format == "text" else view

@@ -41,7 +41,7 @@ class Link(PackAction):
         if not claim["claimed"] or not action:
             refusal = safety.Refusal.NO_ACTION if claim["claimed"] else safety.Refusal.NOT_CLAIMED
             return {**claim, "may_change": False, "refusal": str(refusal)}
-        decision = self._decision(
+        decision = self._decide(
             engine, ChangeRequest(request_id, episode, action, execution_id, needs_host=needs_host)
         )
         return {
@@ -51,7 +51,7 @@ class Link(PackAction):
             "refusal": decision.refusal_name,
         }
 
-    def _decision(self, engine: Engine, request: ChangeRequest) -> safety.SafetyDecision:
+    def _decide(self, engine: Engine, request: ChangeRequest) -> safety.SafetyDecision:
         try:
             with database.reading(engine) as connection:
                 situation = read_situation(connection, self.settings, request)

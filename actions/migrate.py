@@ -13,7 +13,7 @@ class Migrate(PackAction):
     """Run poundcake.migrate."""
 
     def work(self, copy_from: str = "", copy_to: str = "") -> dict[str, Any]:
-        """Migrate, and return the database, the revision of its tables, and the completed steps."""
+        """Migrate, and return the database, the revision of its tables and the completed steps."""
         if copy_from and copy_to:
             raise ConfigError("copy_from, copy_to: only one of them can be given")
         current, source, target = self.settings.tracking_url, "", ""
@@ -23,14 +23,14 @@ class Migrate(PackAction):
             source, target = current, self.settings.other_tracking_url("copy_to", copy_to)
         engine, log = self.engine(), self.logger.info
         steps = database.migrate(engine, log)
-        answer = {
+        result = {
             "database": database.kind(engine),
             "database_id": database.identify(engine),
             "schema": schema.VERSION,
             "steps": [step.as_dict() for step in steps],
         }
         if source:
-            answer["copy"] = copy_trail.copy_trail(source, target, bool(copy_from), log)
+            result["copy"] = copy_trail.copy_trail(source, target, bool(copy_from), log)
         else:
-            database.prepare(engine, create=False)  # refuses a database that must not be used
-        return answer
+            database.prepare(engine, create=False)  # fails if the database must not be used
+        return result

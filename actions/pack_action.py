@@ -38,7 +38,7 @@ class PackAction(Action):
     """
 
     settings: config.Config
-    # Only actions that query the endpoint need credentials. They run on the sensor's host or on
+    # Only actions that query the endpoint need its credentials. They run on the sensor's host or on
     # another host that has the secret files.
     unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS + config.MONITORING_KEYS
 
@@ -50,7 +50,7 @@ class PackAction(Action):
         """Return whether the action succeeded, and its result or a one-line error.
 
         StackStorm evaluates results again, so they are made inert. A result of type str is a view
-        for people: the pack created its line breaks, so they are kept.
+        for people. Its line breaks are from the pack, not from an alert, so they are kept.
         """
         try:
             self.settings = config.load(self.config, self.unneeded_keys)
@@ -69,7 +69,7 @@ class PackAction(Action):
 
         return database.open_engine(self.settings.tracking_url)
 
-    def prometheus(self) -> Sequence[PrometheusApi]:
+    def prometheus_clients(self) -> Sequence[PrometheusApi]:
         """Return clients of the configured Prometheus servers.
 
         Raises:
@@ -85,27 +85,27 @@ class PackAction(Action):
 
         return Actor(st2_user, os.environ.get("ST2_ACTION_EXECUTION_ID", ""))
 
-    def view(self, view: Callable[..., Any], **query: Any) -> Any:
+    def view(self, read_view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Create the tables first if auto_migrate is on."""
         from poundcake.trail import database
 
         engine = self.engine()
         database.prepare(engine, create=self.settings.auto_migrate)
         with database.reading(engine) as connection:
-            return view(connection, **query)
+            return read_view(connection, **query)
 
-    def live_view(self, view: Callable[..., Any], **query: Any) -> Any:
+    def live_view(self, read_view: Callable[..., Any], **query: Any) -> Any:
         """Return a view with the current state of open executions from StackStorm's API."""
         from poundcake.trail import refresh
 
-        answer = self.view(view, **query)
-        if not answer:
-            return answer
-        minutes = self.settings.approval_minutes
-        return refresh.refresh_open_executions(self.stackstorm(), answer, minutes)
+        view = self.view(read_view, **query)
+        if not view:
+            return view
+        approval_minutes = self.settings.approval_minutes
+        return refresh.refresh_open_executions(self.stackstorm(), view, approval_minutes)
 
-    def situation(self, request: ChangeRequest) -> Situation:
-        """Return what the decision about a change depends on now."""
+    def read_situation(self, request: ChangeRequest) -> Situation:
+        """Return the current facts on which the decision about a change depends."""
         from poundcake.trail import limits
 
         situation: Situation = self.view(

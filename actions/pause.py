@@ -1,4 +1,4 @@
-"""Stop all changes at once."""
+"""Stop all changes immediately."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class Pause(PackAction):
     """Run poundcake.pause."""
 
     def work(self, reason: str, minutes: int = 0, st2_user: str = "") -> dict[str, Any]:
-        """Pause, and return the pause that is in force."""
+        """Pause all changes, and return the current pause."""
         actor, create = self.actor(st2_user), self.settings.auto_migrate
         return {"paused": pause(self.engine(), actor, reason, minutes, create).as_json()}

@@ -23,7 +23,7 @@ class Plan(PackAction):
         """Return the plan as JSON, or as text for a terminal."""
         api = self.stackstorm()
         if labels and episode:
-            raise PoundCakeError("name either labels or an episode")
+            raise PoundCakeError("pass either labels or episode, not both")
         if labels or episode:
             alert = self._recorded_alert(episode) if episode else self._possible_alert(labels or {})
             result = plan.plan_alert(self.settings, api, alert)
@@ -36,10 +36,10 @@ class Plan(PackAction):
 
         recorded = self.view(queries.alert_of_episode, episode=episode)
         if recorded is None:
-            raise PoundCakeError(f"no alert of episode {episode} is on record")
+            raise PoundCakeError(f"no alert of episode {episode} is recorded")
 
         def read_situation(change: ChangeRequest) -> Situation:
-            return self.situation(
+            return self.read_situation(
                 replace(change, request_id=recorded["request_id"], episode=recorded["episode"])
             )
 

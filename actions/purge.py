@@ -12,6 +12,6 @@ class Purge(PackAction):
     def work(
         self, older_than_days: int | None = None, dry_run: bool = False, st2_user: str = ""
     ) -> purge.PurgeResult:
-        """Purge, and return how many rows were deleted, or would be with dry_run off."""
+        """Purge old requests, and return how many rows were, or in a dry run would be, deleted."""
         actor = self.actor(st2_user)
         return purge.purge(self.engine(), self.settings, older_than_days, dry_run, actor)

@@ -23,15 +23,17 @@ class Release(PackAction):
     ) -> dict[str, Any]:
         """Release the claims or the breaker, and return what was released."""
         if bool(episode) == bool(remediation):
-            raise TrackingError("pass either episode=EPISODE or remediation=NAME")
+            raise TrackingError("pass either episode=EPISODE or remediation=NAME, not both")
         actor = self.actor(st2_user)
         if remediation:
             failures = claims.release_breaker(self.engine(), remediation, actor)
             return {"released": [], "count": 0, "failures": failures}
-        released = claims.release(self.engine(), episode, workflow, force, self._statuses, actor)
+        released = claims.release(
+            self.engine(), episode, workflow, force, self._get_statuses, actor
+        )
         return {"released": released, "count": len(released), "failures": 0}
 
-    def _statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
+    def _get_statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
         """Return the statuses from StackStorm's API, or {} if the API is unavailable."""
         try:
             executions = self.stackstorm().get_executions(execution_ids)

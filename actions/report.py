@@ -14,7 +14,7 @@ class Report(PackAction):
     """Run poundcake.report."""
 
     def work(self, execution_id: str) -> dict[str, Any]:
-        """Return the workflow's output."""
+        """Return the report, which becomes the workflow's output."""
         report = build_report(self.stackstorm(), execution_id)
         if report.change_result:
             try:

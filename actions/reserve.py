@@ -49,7 +49,7 @@ class Reserve(PackAction):
         return {**decision.as_dict(), "approved_by": approved_by}
 
     def _with_host_checks(self, request: ChangeRequest, checks: Sequence[str]) -> ChangeRequest:
-        """Return a request after the results of the host's checks were read."""
+        """Return the request with the results of the checks of the host."""
         if not checks:
             return request
         from poundcake.remediation.inspections import read_objection
@@ -67,7 +67,7 @@ class Reserve(PackAction):
     def _with_conditions(
         self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]
     ) -> ChangeRequest:
-        """Return a request after the conditions of an entry were checked."""
+        """Check the conditions of an entry, and return the request with the result."""
         alert = self.view(
             queries.recorded_alert, request_id=request.request_id, episode=request.episode
         )
@@ -76,9 +76,9 @@ class Reserve(PackAction):
         objection = objection or request.objection
         if objection or not entry.has_conditions:
             return replace(request, objection=objection)
-        decision = safety.decide(self.settings, request, self.situation(request))
+        decision = safety.decide(self.settings, request, self.read_situation(request))
         if not safety.may_check_conditions(decision):
-            return request  # it is refused anyway
+            return request  # the change is refused anyway
         return safety.with_conditions(request, entry, self._find_objection(entry, labels))
 
     def _find_objection(self, entry: Remediation, labels: dict[str, str]) -> str:
@@ -86,4 +86,4 @@ class Reserve(PackAction):
         from poundcake.remediation.polls import Subject
 
         subject = Subject.of(labels, self.settings.host_label)
-        return find_objection(entry, subject, self.prometheus)
+        return find_objection(entry, subject, self.prometheus_clients)

@@ -12,7 +12,7 @@ class Resume(PackAction):
     """Run poundcake.resume."""
 
     def work(self, st2_user: str = "") -> dict[str, Any]:
-        """Resume, and return the pause that was in force, or null."""
+        """Allow changes again, and return the pause that was in effect, or None."""
         ended_pause = resume(self.engine(), self.actor(st2_user))
         return {
             "resumed": ended_pause is not None,

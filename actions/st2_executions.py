@@ -20,7 +20,7 @@ class St2Executions(PackAction):
         **filters: Any,
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
-        answer = self.live_view(
+        view = self.live_view(
             queries.st2_executions,
             status=status,
             filters=search.parse(**filters),
@@ -28,4 +28,4 @@ class St2Executions(PackAction):
             offset=offset,
             web_url=self.settings.st2_web_url,
         )
-        return text.st2_executions(answer) if format == "text" else answer
+        return text.st2_executions(view) if format == "text" else view

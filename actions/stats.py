@@ -13,9 +13,9 @@ class Stats(PackAction):
 
     def work(self, format: str = "json", **filters: Any) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
-        answer = self.view(
+        view = self.view(
             stats.stats,
             filters=search.parse(**filters),
             not_cleared_minutes=self.settings.not_cleared_minutes,
         )
-        return text.stats(answer) if format == "text" else answer
+        return text.stats(view) if format == "text" else view

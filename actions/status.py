@@ -19,11 +19,11 @@ class Status(PackAction):
     def work(self, request_id: str, format: str = "json") -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
         web_url = self.settings.st2_web_url
-        answer = self.live_view(queries.status, request_id=request_id, web_url=web_url)
-        if answer is None:
+        view = self.live_view(queries.status, request_id=request_id, web_url=web_url)
+        if view is None:
             # The request may be in the endpoint's journal, but not recorded yet.
-            answer = self._pending_status(request_id)
-        return text.status(answer) if format == "text" else answer
+            view = self._pending_status(request_id)
+        return text.status(view) if format == "text" else view
 
     def _pending_status(self, request_id: str) -> dict[str, Any]:
         """Return the endpoint's status view of a request that is not recorded yet.
@@ -34,7 +34,7 @@ class Status(PackAction):
         result = endpoint_client.status(self.settings, request_id)
         if isinstance(result, endpoint_client.Answered):
             return result.document
-        unknown = f"no request {request_id} is recorded"
+        message = f"no request {request_id} is recorded"
         if isinstance(result, endpoint_client.Refused) and result.status == 404:
-            raise TrackingError(unknown)
-        raise TrackingError(f"{unknown}; the endpoint may have it, but {result}")
+            raise TrackingError(message)
+        raise TrackingError(f"{message}; the endpoint may have it, but {result}")

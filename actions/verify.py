@@ -19,4 +19,4 @@ class Verify(PackAction):
         alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
         change = polls.read_change(self.stackstorm(), execution_id)
         subject = polls.Subject.of(alert["labels"], self.settings.host_label)
-        return polls.poll(check, wait, subject, self.prometheus(), change).as_dict()
+        return polls.poll(check, wait, subject, self.prometheus_clients(), change).as_dict()

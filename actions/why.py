@@ -18,9 +18,9 @@ class Why(PackAction):
         """Return the view as JSON, or as text for a terminal."""
         if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
             raise PoundCakeError(
-                "name the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
+                "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
             )
-        answer = self.live_view(
+        view = self.live_view(
             queries.why,
             filters=search.parse(**filters),
             limit=limit,
@@ -28,4 +28,4 @@ class Why(PackAction):
             web_url=self.settings.st2_web_url,
         )
         stale_after = self.settings.stale_after_hours
-        return text.why(answer, stale_after) if format == "text" else answer
+        return text.why(view, stale_after) if format == "text" else view

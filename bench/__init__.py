@@ -1,4 +1,4 @@
-"""Measurements of the pack: see README.md in this folder."""
+"""Benchmarks of the pack: see README.md in this folder."""
 
 from __future__ import annotations
 

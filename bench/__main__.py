@@ -1,4 +1,4 @@
-"""Run all measurements: views, plans, record, connections.
+"""Run all benchmarks: views, plans, record, connections.
 
     python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
@@ -14,7 +14,7 @@ from bench import history
 
 
 def main() -> None:
-    """Run each measurement in a separate process."""
+    """Run each benchmark in a separate process."""
     history.argument_parser(__doc__).parse_args()
     commands = [
         ["bench.views", *sys.argv[1:]],

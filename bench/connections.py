@@ -1,13 +1,13 @@
-"""Measure how long a healthy client waits while others hold connections and send little.
+"""Measure how long a client waits while other clients hold connections and send little.
 
     python -m bench.connections [--idle 1000] [--slow 200] [--samples 1000]
 
-The endpoint runs as under StackStorm, in a process patched by eventlet, and on plain threads. The
-idle clients have got a response and keep their connection. Half of the slow clients send a header,
-the others a body, one byte every half second. The measured client posts webhooks, half of them on
-new connections. The limit max_connections is first high enough for all clients, and then the
-default, with which the connections that are idle longest are closed. The exit code is 1 if the
-client's p99 is 100 ms or more, or a response is not 202.
+The endpoint runs as under StackStorm, in a process patched by eventlet, and then on plain threads.
+The idle clients have received a response and keep their connections open. Half of the slow clients
+send a header, the others a body, one byte every half second. The measured client posts webhooks,
+half of them on new connections. max_connections is first high enough for all clients, and then has
+its default, so that the endpoint closes the connections that have been idle longest. The exit code
+is 1 if the client's p99 is 100 ms or more, or if the status of a response is not 202.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADERS = {"Content-Type": "application/json"}
 
 
 def main() -> None:
-    """Measure both kinds of process, each with both limits."""
+    """Measure with eventlet and with threads, each with both limits."""
     parser = argparse.ArgumentParser("python -m bench.connections", description=__doc__)
     parser.add_argument("--idle", type=int, default=1000)
     parser.add_argument("--slow", type=int, default=200)
@@ -46,10 +46,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))
     is_over_limit = False
     print(f"{'milliseconds':<40}{'p50':>10}{'p99':>10}{'max':>10}")
-    for kind, name in ((Patched, "eventlet"), (Unpatched, "threads")):
+    for endpoint_class, name in ((Patched, "eventlet"), (Unpatched, "threads")):
         for limit in (options.idle + options.slow + 100, Config.max_connections):
             with tempfile.TemporaryDirectory() as folder:
-                endpoint = kind(pathlib.Path(folder), max_connections=limit).start()
+                endpoint = endpoint_class(pathlib.Path(folder), max_connections=limit).start()
                 try:
                     endpoint.ready()
                     label = f"{name}, max_connections {limit}"
@@ -66,7 +66,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
-    """Hold connections of both kinds, and yield a function that counts those still open."""
+    """Hold idle and slow connections, and yield a function that counts those still open."""
     clients, stop = [], threading.Event()
     try:
         for _ in range(idle):

@@ -2,13 +2,13 @@
 
     python -m bench.history [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
-The same seed and the same end produce the same rows, and a shorter history is the last part of a
-longer one: the number of alerts per hour, the open incidents and the shares of names, outcomes and
-statuses do not depend on the length.
+The same seed and the same end produce the same rows. A shorter history is the last part of a longer
+one, so the number of alerts per hour, the open incidents, and the proportions of names, outcomes
+and statuses do not depend on the length.
 
-There are 500 places, ten in each group. Each place has one incident after another; see
-bench.incidents. A group is one Alertmanager notification: 50 groups take turns, with one request
-every 31.5 seconds.
+There are 500 slots, ten in each group. Each slot has one incident after another; see
+bench.incidents. Each request is a notification of one group. The 50 groups take turns, with one
+request every 31.5 seconds.
 """
 
 from __future__ import annotations
@@ -82,26 +82,26 @@ def rows(alerts: int, end: datetime) -> Iterator[Rows]:
     """Yield the rows of each request of a history, oldest first."""
     call_count = alerts // PER_REQUEST
     notifications = call_count // GROUPS
-    places = [
-        incidents.incidents_of(place, notifications, end) for place in range(GROUPS * PER_REQUEST)
+    slots = [
+        incidents.incidents_of(slot, notifications, end) for slot in range(GROUPS * PER_REQUEST)
     ]
-    current = [next(place) for place in places]
+    current = [next(slot) for slot in slots]
     link_count = 0
     for number in reversed(range(call_count)):
         notification, group = divmod(number, GROUPS)
-        first_place = group * PER_REQUEST
-        for place in range(first_place, first_place + PER_REQUEST):
-            if current[place].opened - notification == current[place].length:
-                current[place] = next(places[place])
+        first_slot = group * PER_REQUEST
+        for slot in range(first_slot, first_slot + PER_REQUEST):
+            if current[slot].opened - notification == current[slot].length:
+                current[slot] = next(slots[slot])
         request = _Request(number, call_count - number, end, link_count)
         for position in range(PER_REQUEST):
-            request.add(position, current[first_place + position], notification)
+            request.add(position, current[first_slot + position], notification)
         link_count = request.links
         yield request.rows()
 
 
 class _Request:
-    """A request to which alerts are added.
+    """Build the rows of a request, to which alerts are added.
 
     Args:
         number: Its number, counted back from the end of the history.
@@ -123,7 +123,7 @@ class _Request:
         self.links = links
 
     def add(self, position: int, incident: Incident, notification: int) -> None:
-        """Add the alert of a place.
+        """Add the alert of a slot.
 
         Args:
             notification: The number of the notification, counted back from the newest of the group.
@@ -152,7 +152,7 @@ class _Request:
             )
         )
         if decision.outcome == "resolved":
-            self._complete_not_before(decision.checked_at)
+            self._delay_completion(decision.checked_at)
         if decision.outcome == "admitted":
             for run in incident.runs():
                 self._link(alert_id, run)
@@ -173,9 +173,9 @@ class _Request:
                 run.claim,
             )
         )
-        self._complete_not_before(str(synced_at) if ended_at else None)
+        self._delay_completion(str(synced_at) if ended_at else None)
 
-    def _complete_not_before(self, moment: str | None) -> None:
+    def _delay_completion(self, moment: str | None) -> None:
         if self._completed_at is not None:
             self._completed_at = max(self._completed_at, moment) if moment else None
 
@@ -231,7 +231,7 @@ def build(url: str, alerts: int, end: datetime) -> None:
         connection.commit()
         _fill(connection, load if is_mariadb else insert, rows(alerts, end))
         print(f"{alerts:,} alerts written after {time.monotonic() - started:.0f} s")
-        # Creating them now is many times faster than updating them for each row.
+        # Creating the indexes now is many times faster than updating them for each row.
         for table in (schema.api_calls, schema.alerts):
             _make_indexes(connection, table, is_mariadb)
         digest = incidents.seeded_digest("database")[:32]
@@ -282,7 +282,7 @@ def open_histories(
 ) -> Iterator[dict[int, str]]:
     """Yield the URLs of the selected histories by size. Build the missing ones first.
 
-    The MariaDB of the directory runs until the context ends.
+    With --mariadb, the server of the directory runs until the context ends.
 
     Args:
         sizes: The sizes to open; by default the small and the large one.
@@ -357,7 +357,7 @@ def _is_built(url: str, description: str) -> bool:
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all measurements have in common."""
+    """Return a parser with the options that all benchmarks have in common."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -394,8 +394,10 @@ def insert(
     connection: Connection, table: Table, columns: Sequence[str], values: Sequence[Values]
 ) -> None:
     """Write rows with INSERT."""
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", list(values))
+    names, placeholders = ", ".join(columns), ", ".join("?" * len(columns))
+    connection.exec_driver_sql(
+        f"INSERT INTO {table.name} ({names}) VALUES ({placeholders})", list(values)
+    )
 
 
 def load(
@@ -403,7 +405,7 @@ def load(
 ) -> None:
     """Write rows with LOAD DATA.
 
-    It is several times faster than INSERT, because the driver need not format every value.
+    It is several times faster than INSERT, because the driver does not have to format every value.
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as file:
         for row in values:

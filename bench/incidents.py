@@ -1,6 +1,6 @@
 """Generate incidents, with their notifications, decisions and remediations.
 
-Everything is drawn from a fixed seed, so that each incident is the same in every run.
+All random values come from a fixed seed, so each incident is the same in every run.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from poundcake.alertmanager import episode_name, fingerprint
 from poundcake.timestamps import format_timestamp
 
 SEED = 20
-# 10 million alerts are one year.
+# The time between two requests. With it, 10 million alerts make up one year.
 INTERVAL = timedelta(seconds=31.536)
-# There are 500 places, ten in each group. Each place has one incident after another.
+# There are 500 slots, ten in each group. Each slot has one incident after another.
 GROUPS = 50
 PER_REQUEST = 10
-# The number of groups whose alerts have the same name. The other groups contain the alerts of a
-# cluster.
+# The number of groups whose alerts all have the same name. The other groups contain alerts with
+# various names.
 GROUPS_OF_ONE_NAME = 25
 SMALLEST = 10_000
 
@@ -75,44 +75,44 @@ class Incident:
     """One incident and its notifications, from the first, number 0, to the last.
 
     Args:
-        place: Its place, 0 to 499. Each place has one incident after another.
-        number: Counted back from the newest incident of the place, which is open.
+        slot: The slot of the incident, 0 to 499. Each slot has one incident after another.
+        number: Counted back from the newest incident of the slot, which is open.
         opened: The number of its first notification, counted back from the newest of its group.
         length: The number of its notifications, including the resolve.
         end: The end of the history.
     """
 
-    def __init__(self, place: int, number: int, opened: int, length: int, end: datetime) -> None:
-        draw = random.Random(f"{SEED}-{place}-{number}")
-        self.group, self.position = divmod(place, PER_REQUEST)
+    def __init__(self, slot: int, number: int, opened: int, length: int, end: datetime) -> None:
+        rng = random.Random(f"{SEED}-{slot}-{number}")
+        self.group, self.position = divmod(slot, PER_REQUEST)
         self.end, self.opened, self.length = end, opened, length
         self.is_open = number == 0
         if self.group < GROUPS_OF_ONE_NAME:
             rank = self.group
         else:
             # Frequent names are much more frequent than rare ones.
-            rank = int(len(NAMES) ** draw.random()) - 1
+            rank = int(len(NAMES) ** rng.random()) - 1
         self.name = NAMES[rank]
-        # No two places share an instance, so that incidents of one fingerprint never overlap.
-        host = place + GROUPS * PER_REQUEST * draw.randrange(INSTANCES // (GROUPS * PER_REQUEST))
+        # No two slots share an instance, so that incidents of one fingerprint never overlap.
+        host = slot + GROUPS * PER_REQUEST * rng.randrange(INSTANCES // (GROUPS * PER_REQUEST))
         service = SERVICES[rank % len(SERVICES)].lower()
         self.instance = f"{service}-{host:04}.fra{host % 4 + 1}.example:9100"
         self.severity = SEVERITIES[rank % len(SEVERITIES)]
-        if draw.random() < 0.001 or (place == GROUPS * PER_REQUEST - 1 and self.is_open):
+        if rng.random() < 0.001 or (slot == GROUPS * PER_REQUEST - 1 and self.is_open):
             self.severity = "page"
-        self._describe(draw, host, service)
-        self.starts_at = self.received_at(0) - timedelta(seconds=draw.uniform(20, 90))
+        self._describe(rng, host, service)
+        self.starts_at = self.received_at(0) - timedelta(seconds=rng.uniform(20, 90))
         self.episode = episode_name(self.fingerprint, self.starts_at)
         self.stored_start = as_stored(self.starts_at)
-        self._draw = draw
-        self._plan(draw)
+        self._rng = rng
+        self._plan_refusals(rng)
         labels = {"alertname": self.name, "instance": self.instance}
         starts_at = format_timestamp(self.starts_at)
         fields = {"fingerprint": self.fingerprint, "labels": labels, "startsAt": starts_at}
         # The common fields of its alerts in the body of a request.
         self.fragment = json.dumps(fields)[1:]
 
-    def _describe(self, draw: random.Random, host: int, service: str) -> None:
+    def _describe(self, rng: random.Random, host: int, service: str) -> None:
         labels = {
             "alertname": self.name,
             "cluster": f"fra{host % 4 + 1}",
@@ -129,23 +129,23 @@ class Incident:
             {
                 "summary": f"{self.name} on {self.instance}",
                 "description": f"{self.name} has been seen on {self.instance} for more than 5 "
-                f"minutes, the value is {draw.uniform(1, 100):.1f}.",
+                f"minutes, the value is {rng.uniform(1, 100):.1f}.",
                 "runbook_url": "https://runbooks.example/" + self.name.lower(),
             }
         )
 
-    def _plan(self, draw: random.Random) -> None:
-        """Draw which notifications are refused, and which one is malformed or resolves nothing."""
+    def _plan_refusals(self, rng: random.Random) -> None:
+        """Choose the refused notifications, and one that is malformed or resolves nothing."""
         self.firing_count = self.length - (not self.is_open)
         # The number of refused notifications before the one that is admitted, if any is.
-        self.refusal_count = draw.randint(1, 4) if draw.random() < 0.15 else 0
-        self.refusal_outcome = draw.choice(["cooldown", "cooldown", "rate_limited"])
+        self.refusal_count = rng.randint(1, 4) if rng.random() < 0.15 else 0
+        self.refusal_outcome = rng.choice(["cooldown", "cooldown", "rate_limited"])
         self.refusal_count = min(self.refusal_count, self.firing_count)
         # In a few incidents, one notification is malformed or resolves nothing.
         self.unusual_index: int | None = None
-        self.unusual_kind = draw.choice(["malformed", "no open incident", "no open incident"])
-        if self.firing_count > self.refusal_count + 2 and draw.random() < 0.25:
-            self.unusual_index = draw.randrange(self.refusal_count + 1, self.firing_count - 1)
+        self.unusual_kind = rng.choice(["malformed", "no open incident", "no open incident"])
+        if self.firing_count > self.refusal_count + 2 and rng.random() < 0.25:
+            self.unusual_index = rng.randrange(self.refusal_count + 1, self.firing_count - 1)
 
     def request_number(self, index: int) -> int:
         """Return the number of a notification's request, counted back from the end."""
@@ -162,13 +162,13 @@ class Incident:
             created_at: The time of its receipt, as stored.
         """
         if index == self.unusual_index:
-            return self._unusual(created_at)
+            return self._decide_unusual(created_at)
         if index == self.firing_count:
-            return "resolved", self._resolved(index, created_at)
+            return "resolved", self._decide_resolved(index, created_at)
         if index < self.refusal_count:
-            return "firing", self._refused(index, created_at)
+            return "firing", self._decide_refused(index, created_at)
         if index == self.refusal_count:
-            return "firing", self._admitted(index)
+            return "firing", self._decide_admitted(index)
         return "firing", AlertDecision(
             episode=self.episode,
             outcome="duplicate",
@@ -176,7 +176,7 @@ class Incident:
             last_seen_at=created_at,
         )
 
-    def _unusual(self, created_at: str) -> tuple[str, AlertDecision]:
+    def _decide_unusual(self, created_at: str) -> tuple[str, AlertDecision]:
         if self.unusual_kind == "malformed":
             reason = (
                 f"alerts[{self.position}].endsAt: an RFC 3339 time is expected, such as "
@@ -191,7 +191,7 @@ class Incident:
             last_seen_at=created_at,
         )
 
-    def _resolved(self, index: int, created_at: str) -> AlertDecision:
+    def _decide_resolved(self, index: int, created_at: str) -> AlertDecision:
         opening_index = self.refusal_count if self.refusal_count < self.firing_count else 0
         return AlertDecision(
             ends_at=created_at,
@@ -204,7 +204,7 @@ class Incident:
             last_seen_at=created_at,
         )
 
-    def _refused(self, index: int, created_at: str) -> AlertDecision:
+    def _decide_refused(self, index: int, created_at: str) -> AlertDecision:
         until = format_timestamp(self.received_at(self.refusal_count))
         reason = f"cooldown until {until}"
         if self.refusal_outcome == "rate_limited":
@@ -224,11 +224,11 @@ class Incident:
             return decision._replace(closed_at=as_stored(self.received_at(self.refusal_count)))
         return decision._replace(open_fingerprint=self.fingerprint) if self.is_open else decision
 
-    def _admitted(self, index: int) -> AlertDecision:
+    def _decide_admitted(self, index: int) -> AlertDecision:
         reason = "new incident"
         if index:
             reason = f"first notification after {self.refusal_outcome.replace('_', ' ')}"
-        checked_at = self.received_at(index) + timedelta(seconds=self._draw.uniform(5, 15))
+        checked_at = self.received_at(index) + timedelta(seconds=self._rng.uniform(5, 15))
         return AlertDecision(
             episode=self.episode,
             outcome="admitted",
@@ -244,12 +244,12 @@ class Incident:
         )
 
     def runs(self) -> list[Run]:
-        """Return the executions for the admitted notification."""
+        """Return the executions that ran for the admitted notification."""
         number = self.request_number(self.refusal_count)
         received = self.received_at(self.refusal_count)
         workflow = workflow_of(self.name)
         claims: list[tuple[str, str | None]] = [(workflow, f"{self.episode}|{workflow}")]
-        if self._draw.random() < 0.01:
+        if self._rng.random() < 0.01:
             claims.append((OTHER_WORKFLOW, None))
         # A few of the newest executions have not ended.
         is_running = number < 3 * GROUPS and self.position == 0
@@ -264,14 +264,14 @@ class Incident:
         self, digest: str, workflow: str, received: datetime, is_running: bool
     ) -> tuple[str, Values]:
         """Return an execution's id and its row of execution_db."""
-        status = self._draw.choices(STATUSES, STATUS_WEIGHTS)[0]
-        dry_run = self._draw.random() < 0.3
-        seconds = self._draw.expovariate(1 / 40)
-        started = received + timedelta(seconds=self._draw.uniform(1, 4))
+        status = self._rng.choices(STATUSES, STATUS_WEIGHTS)[0]
+        dry_run = self._rng.random() < 0.3
+        seconds = self._rng.expovariate(1 / 40)
+        started = received + timedelta(seconds=self._rng.uniform(1, 4))
         duration = timedelta(seconds=3600 if status == "timeout" else 2 + seconds)
         ended = None if is_running else started + duration
-        # A MongoDB ObjectId begins with its time in seconds, so that executions close in time are
-        # close in an index.
+        # As in a MongoDB ObjectId, the id begins with the time in seconds, so that executions that
+        # are close in time are close in an index.
         execution_id = f"{int(started.timestamp()):08x}{digest}"
         host = self.instance.partition(":")[0]
         error = stage = message = None
@@ -303,24 +303,24 @@ class Incident:
         )
 
 
-def incidents_of(place: int, notifications: int, end: datetime) -> Iterator[Incident]:
-    """Yield the incidents of a place, oldest first.
+def incidents_of(slot: int, notifications: int, end: datetime) -> Iterator[Incident]:
+    """Yield the incidents of a slot, oldest first.
 
     Args:
-        notifications: The number of notifications of the place in the whole history.
+        notifications: The number of notifications of the slot in the whole history.
 
-    Lengths are drawn backwards from the end, so that the end of a history does not depend on its
-    length.
+    The lengths are chosen backwards from the end, so that the end of a history does not depend on
+    its length.
     """
-    draw = random.Random(f"{SEED}-{place}")
+    rng = random.Random(f"{SEED}-{slot}")
     # The open incident began within the shortest history.
-    lengths = [draw.randint(1, SMALLEST // PER_REQUEST // GROUPS - 1)]
+    lengths = [rng.randint(1, SMALLEST // PER_REQUEST // GROUPS - 1)]
     covered = lengths[0]
     while covered < notifications:
-        lengths.append(draw.randint(3, 60))
+        lengths.append(rng.randint(3, 60))
         covered += lengths[-1]
     for number in reversed(range(len(lengths))):
-        yield Incident(place, number, covered - 1, lengths[number], end)
+        yield Incident(slot, number, covered - 1, lengths[number], end)
         covered -= lengths[number]
 
 

@@ -2,7 +2,7 @@
 
     python -m bench.plans [--directory DIRECTORY] [--mariadb] [--large 1000000]
 
-It queries the database's plan (EXPLAIN; EXPLAIN QUERY PLAN) of every statement that the views send.
+It reads the database's plan (EXPLAIN or EXPLAIN QUERY PLAN) for each statement that the views send.
 The exit code is 1 if a plan reads a whole table of the history, or a whole index without a limit.
 """
 
@@ -25,7 +25,7 @@ HISTORY = (
 )
 SCANS = tuple("SCAN " + table for table in HISTORY)
 SORTS = ("USE TEMP B-TREE FOR ORDER BY", "USE TEMP B-TREE FOR GROUP BY")
-# Calls of each view, because the parameters may change the plan.
+# The number of calls of each view. The parameters may change the plan.
 SAMPLES = 20
 
 # SQL and its parameters.
@@ -53,7 +53,7 @@ def sent_selects(engine: Engine) -> Iterator[Statements]:
 def full_scans(connection: Connection, statement: str, parameters: Any) -> list[str]:
     """Return the lines of a statement's plan that read a whole table of the history.
 
-    Reading a whole index is as bad, unless a LIMIT ends the scan early. It does so if the rows need
+    Reading a whole index is as bad, unless a LIMIT ends the scan early, as it does if the rows need
     no sorting.
     """
     has_limit = "LIMIT" in statement
@@ -86,7 +86,7 @@ def main() -> None:
     arguments = history.argument_parser(__doc__).parse_args()
     with history.open_histories(arguments, [arguments.large]) as urls:
         engine = database.open_engine(urls[arguments.large])
-        full_scans_found, plans = set(), 0
+        found_scans, plans = set(), 0
         with database.reading(engine) as connection:
             samples = views.samples(connection, SAMPLES)
             for name, prepare in views.cases().items():
@@ -96,12 +96,12 @@ def main() -> None:
                 plans += len(sent)
                 for statement, parameters in sent:
                     for line in full_scans(connection, statement, parameters):
-                        if (name, statement, line) not in full_scans_found:
+                        if (name, statement, line) not in found_scans:
                             print(f"{name}: {line}\n{statement}\n{parameters}\n")
-                            full_scans_found.add((name, statement, line))
+                            found_scans.add((name, statement, line))
     print(f"{plans} plans of {len(views.cases())} views")
-    if full_scans_found:
-        sys.exit(f"{len(full_scans_found)} plans read a whole table")
+    if found_scans:
+        sys.exit(f"{len(found_scans)} plans read a whole table")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python -m bench.record [--process] [--requests 1000]
 
 It uses a fresh SQLite database and a fresh private MariaDB server, with durable commits as in
-production. Without --process, it compares only the work. With --process, each call runs the action
-in a separate process, as StackStorm does, and the calls for single requests are a sample. The exit
-code is then 1 if the one call takes more than a twentieth of the time.
+production. Without --process, all calls run in this process. With --process, each call runs the
+action in a separate process, as StackStorm does, and the time of the single calls is extrapolated
+from a sample. The exit code is then 1 if the one call takes more than a twentieth of their time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MIN_SPEEDUP = 20
 SAMPLE = 50
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Records requests, and returns {"outcomes": {outcome: alerts}}.
+# A function that records requests and returns {"outcomes": {outcome: number of alerts}}.
 Record = Callable[[Sequence[Request]], Any]
 
 
@@ -102,14 +102,14 @@ def as_action(url: str) -> Record:
     engine = database.open_engine(url)
     database_id = database.prepare(engine)
     engine.dispose()
-    mark = "bench-result\n"
+    marker = "bench-result\n"
 
     def record(batch: Sequence[Request]) -> Any:
         task = {
             "file": os.path.join(ROOT, "actions", "record.py"),
             "config": {"database_url": url},
             "parameters": announcement.pack(batch, database_id),
-            "mark": mark,
+            "mark": marker,
         }
         process = subprocess.run(
             [sys.executable, os.path.join(ROOT, "standalone", "python_action.py")],
@@ -122,7 +122,7 @@ def as_action(url: str) -> Record:
                 PYTHONPATH=os.path.join(ROOT, "actions", "lib"),
             ),
         )
-        output = json.loads(process.stdout.decode().split(mark)[1])
+        output = json.loads(process.stdout.decode().split(marker)[1])
         if not output["status"]:
             sys.exit(f"record failed: {output['result']}")
         return output["result"]
@@ -159,7 +159,7 @@ def compare(
     batch: Sequence[Request],
     sample: int,
 ) -> tuple[float, float]:
-    """Return the seconds of one call for all requests, and of one call for each request.
+    """Return the seconds that one call for all requests takes, and one call for each request.
 
     Args:
         new_database: Returns the URL of a fresh database.
@@ -182,7 +182,7 @@ def compare(
 
 
 def main() -> None:
-    """Compare on both databases."""
+    """Compare the two ways on both databases."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Run a private MariaDB for the measurements. Its data is kept between runs.
+"""Run a private MariaDB for the benchmarks. Its data is kept between runs.
 
     python -m bench.server DIRECTORY
 
@@ -22,7 +22,7 @@ LOG_FILE = "1G"
 class MariaDB(services.MariaDB):
     """The tests' server with more memory, and with its data in a directory that is kept."""
 
-    start_seconds = 300  # it may have to recover from its log
+    start_seconds = 300  # the server may have to recover from its log
     stop_seconds = 300
 
     def __init__(self, directory: str) -> None:
@@ -80,7 +80,7 @@ class MariaDB(services.MariaDB):
 
 
 def interrupt(signal_number: int, frame: FrameType | None) -> None:
-    """Stop the server as Ctrl-C does."""
+    """Raise KeyboardInterrupt, so that SIGTERM stops the server as Ctrl-C does."""
     raise KeyboardInterrupt
 
 

@@ -9,7 +9,8 @@ filters are drawn from the history, and every page has the view's default size.
 The exit code is 1 if a p99 on the long history reaches the limit. It is also 1 if the p99 of all
 calls of a view is more than twice as long as on the short history.
 
-In the table, `other_severity` is the severity of another alert; the filters mostly match nothing.
+In the table, `other_severity` is the severity of another alert, so these filters mostly match
+nothing.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ LIMIT_MS = 50
 MAX_RATIO = 2
 SAMPLES = 300
 WARM_UP = 20
-# A line that takes longer is over the limit anyway.
-MAX_SECONDS_PER_LINE = 60
+# A case that takes longer is over the limit anyway.
+MAX_SECONDS_PER_CASE = 60
 
 SINGLE_FILTERS = [(name,) for name in ALERT_FILTERS]
 TIME_FILTERS = [("since",), ("until",), ("since", "until")]
@@ -73,7 +74,7 @@ class Sample:
     Attributes:
         alert: A row of poundcake_alerts, with request_id.
         other: Another row.
-        link: A link, with the episode of its alert, and status and start of its execution.
+        link: A link, with the episode of its alert, and the status and start of its execution.
         end: The end of the history.
         offset: The number of rows to skip.
     """
@@ -87,7 +88,7 @@ class Sample:
     def filters(
         self, names: Sequence[str], before: Cursor | None = None, severity: str = ""
     ) -> Filters:
-        """Return filters with these names that the alert matches, a cursor and a severity."""
+        """Return filters with these names that match the alert, with a cursor and a severity."""
         values: dict[str, Any] = {"before": before, "severity": severity}
         for name in names:
             if name == "since":
@@ -102,7 +103,7 @@ class Sample:
 
 
 Prepare = Callable[[Connection, Sample], Call]
-"""Prepares a call of a view, and returns it."""
+"""A function that prepares a call of a view, and returns the call."""
 
 LISTS: dict[str, Callable[[Connection, Filters], View]] = {
     "executions_recent": queries.executions_recent,
@@ -113,73 +114,90 @@ LISTS: dict[str, Callable[[Connection, Filters], View]] = {
 
 
 def cases() -> dict[str, Prepare]:
-    """Return the calls of every view with its filters, by the name of the line."""
-    prepared: dict[str, Prepare] = {
-        "status": lambda c, s: partial(queries.status, c, s.alert.request_id),
-        "get_alert": lambda c, s: partial(
-            queries.alert_of_request, c, s.link.request_id, s.link.episode
+    """Return the cases by name: functions that prepare a call of a view with filters."""
+    cases_by_name: dict[str, Prepare] = {
+        "status": lambda connection, sample: partial(
+            queries.status, connection, sample.alert.request_id
         ),
-        "executions_recent offset": lambda c, s: partial(
-            queries.executions_recent, c, offset=s.offset
+        "get_alert": lambda connection, sample: partial(
+            queries.alert_of_request, connection, sample.link.request_id, sample.link.episode
         ),
-        "st2_executions offset": lambda c, s: partial(
-            queries.st2_executions, c, offset=s.offset // 4
+        "executions_recent offset": lambda connection, sample: partial(
+            queries.executions_recent, connection, offset=sample.offset
         ),
-        "st2_executions STATUS": lambda c, s: partial(queries.st2_executions, c, s.link.status),
-        "st2_executions STATUS=timeout": lambda c, s: partial(queries.st2_executions, c, "timeout"),
-        "st2_executions STATUS alert_name": lambda c, s: partial(
-            queries.st2_executions, c, s.link.status, Filters(alert_name=s.alert.alert_name)
+        "st2_executions offset": lambda connection, sample: partial(
+            queries.st2_executions, connection, offset=sample.offset // 4
         ),
-        "stats, an hour": lambda c, s: _stats(c, s, timedelta(hours=1)),
-        "stats, a day": lambda c, s: _stats(c, s, stats.DEFAULT_RANGE),
-        "stats, a day alert_name": lambda c, s: _stats(
-            c, s, stats.DEFAULT_RANGE, s.alert.alert_name
+        "st2_executions STATUS": lambda connection, sample: partial(
+            queries.st2_executions, connection, sample.link.status
+        ),
+        "st2_executions STATUS=timeout": lambda connection, sample: partial(
+            queries.st2_executions, connection, "timeout"
+        ),
+        "st2_executions STATUS alert_name": lambda connection, sample: partial(
+            queries.st2_executions,
+            connection,
+            sample.link.status,
+            Filters(alert_name=sample.alert.alert_name),
+        ),
+        "stats, an hour": lambda connection, sample: _prepare_stats(
+            connection, sample, timedelta(hours=1)
+        ),
+        "stats, a day": lambda connection, sample: _prepare_stats(
+            connection, sample, stats.DEFAULT_RANGE
+        ),
+        "stats, a day alert_name": lambda connection, sample: _prepare_stats(
+            connection, sample, stats.DEFAULT_RANGE, sample.alert.alert_name
         ),
     }
     for view in ("executions_recent", "st2_executions"):
         for names in [(), ("before",), *TIME_FILTERS, *SINGLE_FILTERS, *COMBINATIONS]:
-            prepared[" ".join((view, *names))] = _list(view, names)
+            cases_by_name[" ".join((view, *names))] = _prepare_list(view, names)
     for names in [*TIME_FILTERS[2:], *SINGLE_FILTERS, *COMBINATIONS]:
-        prepared[" ".join(("why", *names))] = _list("why", names)
+        cases_by_name[" ".join(("why", *names))] = _prepare_list("why", names)
     few_filters: list[tuple[str, ...]] = [(), ("before",), ("since",), ("severity", "since")]
     for names in [*few_filters, *SINGLE_FILTERS, *COMBINATIONS[:2]]:
-        prepared[" ".join(("alerts_active", *names))] = _list("alerts_active", names)
+        cases_by_name[" ".join(("alerts_active", *names))] = _prepare_list("alerts_active", names)
     for view in ("executions_recent", "st2_executions", "why"):
-        prepared[f"{view} severity={RARE_FILTER['severity']}"] = _list(view, (), **RARE_FILTER)
-    return prepared
+        cases_by_name[f"{view} severity={RARE_FILTER['severity']}"] = _prepare_list(
+            view, (), **RARE_FILTER
+        )
+    return cases_by_name
 
 
-def _list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
-    """Return the call of a list with these filters. With `before`, it reads a later page."""
+def _prepare_list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
+    """Prepare the call of a list with these filters. With `before`, the call reads a later page."""
     others = [name for name in names if name != "before"]
 
     def prepare(connection: Connection, sample: Sample) -> Call:
-        before = _cursor(connection, view, sample, others) if "before" in names else None
+        before = _read_cursor(connection, view, sample, others) if "before" in names else None
         filters = sample.filters(others, before, severity)
         return partial(LISTS[view], connection, filters)
 
     return prepare
 
 
-def _cursor(
+def _read_cursor(
     connection: Connection, view: str, sample: Sample, names: Sequence[str]
 ) -> Cursor | None:
-    """Return the cursor after the page that starts at the sample's alert; None for the last."""
+    """Return the cursor after the page that starts at the sample's alert, or None at the end."""
     page = LISTS[view](connection, sample.filters([*names, "until"]))
     return search.parse(before=page.get("next", "")).before
 
 
-def _stats(connection: Connection, sample: Sample, span: timedelta, alert_name: str = "") -> Call:
+def _prepare_stats(
+    connection: Connection, sample: Sample, span: timedelta, alert_name: str = ""
+) -> Call:
     filters = Filters(since=sample.end - span, until=sample.end, alert_name=alert_name)
     return partial(stats.stats, connection, filters, 15)
 
 
 def samples(connection: Connection, count: int) -> list[Sample]:
     """Return samples of a history, the same in every run."""
-    draw = random.Random(incidents.SEED)
+    rng = random.Random(incidents.SEED)
     alert_rows = _draw_rows(
         connection,
-        draw,
+        rng,
         2 * count,
         select(alerts, api_calls.c.request_id).join(
             api_calls, api_calls.c.id == alerts.c.api_call_id
@@ -188,7 +206,7 @@ def samples(connection: Connection, count: int) -> list[Sample]:
     )
     link_rows = _draw_rows(
         connection,
-        draw,
+        rng,
         count,
         select(links, alerts.c.episode, executions.c.status, executions.c.start_timestamp)
         .join(alerts, alerts.c.id == links.c.alert_id)
@@ -197,17 +215,17 @@ def samples(connection: Connection, count: int) -> list[Sample]:
     )
     end = connection.scalar(select(func.max(api_calls.c.created_at)))
     return [
-        Sample(alert_rows[i], alert_rows[count + i], link_rows[i], end, draw.randrange(1000))
+        Sample(alert_rows[i], alert_rows[count + i], link_rows[i], end, rng.randrange(1000))
         for i in range(count)
     ]
 
 
 def _draw_rows(
-    connection: Connection, draw: random.Random, count: int, statement: Select[Any], row_id: Any
+    connection: Connection, rng: random.Random, count: int, statement: Select[Any], row_id: Any
 ) -> list[Row[Any]]:
     """Return randomly drawn rows. The ids must be contiguous from 1."""
     last_id = connection.scalar(select(func.max(row_id))) or 1
-    ids = [draw.randint(1, last_id) for _ in range(count)]
+    ids = [rng.randint(1, last_id) for _ in range(count)]
     rows: dict[int, Row[Any]] = {}
     for chunk in database.batched(ids):
         rows.update({row.id: row for row in connection.execute(statement.where(row_id.in_(chunk)))})
@@ -221,9 +239,9 @@ def measure_ms(call: Call) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def percentile(values: Sequence[float], share: int) -> float:
+def percentile(values: Sequence[float], percent: int) -> float:
     """Return the percentile by the nearest rank."""
-    return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
+    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
 
 
 def main() -> None:
@@ -274,8 +292,8 @@ def measure(
         failures += is_cut_short + report(label, times)
         if not name.startswith(NOT_COMPARED):
             totals = by_view.setdefault(name.split()[0], [[], []])
-            for total, side in zip(totals, times):
-                total.extend(side)
+            for total, history_times in zip(totals, times):
+                total.extend(history_times)
     print("\nAll calls of each view:")
     return failures + sum(report(view, times, MAX_RATIO) for view, times in by_view.items())
 
@@ -283,11 +301,11 @@ def measure(
 def _time_case(
     histories: Sequence[tuple[Connection, list[Sample]]], prepare: Prepare, count: int
 ) -> list[list[float]]:
-    """Return the milliseconds of each call, for each history: `count` calls, or fewer slow ones."""
+    """Return the milliseconds of each call on each history: `count` calls, or fewer slow ones."""
     milliseconds: list[list[float]] = [[], []]
     started = time.monotonic()
     for i in range(count + WARM_UP):
-        if i > WARM_UP and time.monotonic() - started > MAX_SECONDS_PER_LINE:
+        if i > WARM_UP and time.monotonic() - started > MAX_SECONDS_PER_CASE:
             break
         for (connection, case_samples), times in zip(histories, milliseconds):
             times.append(measure_ms(prepare(connection, case_samples[i])))
@@ -295,13 +313,13 @@ def _time_case(
 
 
 def report(label: str, times: Times, max_ratio: int | None = None) -> bool:
-    """Print a line, and return True if it is over a limit.
+    """Print the times of a case or view, and return True if they are over a limit.
 
     Args:
         max_ratio: The maximum ratio of the long history's p99 to the short one's, or None.
     """
-    short_median, long_median = [percentile(side, 50) for side in times]
-    short_p99, long_p99 = [percentile(side, 99) for side in times]
+    short_median, long_median = [percentile(history_times, 50) for history_times in times]
+    short_p99, long_p99 = [percentile(history_times, 99) for history_times in times]
     ratio = long_p99 / short_p99
     exceeded = [f"over {LIMIT_MS} ms"] if long_p99 >= LIMIT_MS else []
     if max_ratio and ratio > max_ratio:

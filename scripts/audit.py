@@ -2,8 +2,8 @@
 
     .venv-lint/bin/python scripts/audit.py
 
-pip-audit queries the database (https://osv.dev) from its own environment. The exit code is 1 if a
-vulnerability is known, and 3 if the database could not be queried.
+pip-audit, in a separate environment, queries the database (https://osv.dev). The exit code is 1 if
+a vulnerability is known, and 3 if the database could not be queried.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import urllib.request
 from typing import NamedTuple
 
 HOST = "https://api.osv.dev"
-PROBE = f"{HOST}/v1/vulns/OSV-2020-111"
+PROBE_URL = f"{HOST}/v1/vulns/OSV-2020-111"
 ENVIRONMENT = ".venv-audit"
 UNAVAILABLE = 3
 
@@ -31,7 +31,7 @@ class Audit(NamedTuple):
 def audit() -> Audit:
     """Audit requirements.txt. The working directory must be the root of the project."""
     try:
-        urllib.request.urlopen(PROBE, timeout=5).close()
+        urllib.request.urlopen(PROBE_URL, timeout=5).close()
     except OSError as error:
         return Audit(UNAVAILABLE, f"{HOST} does not answer ({error})")
     setup = run(sys.executable, "scripts/venv.py", ENVIRONMENT, "-r", "requirements-audit.txt")
@@ -45,11 +45,11 @@ def audit() -> Audit:
         dependencies = json.loads(process.stdout)["dependencies"]
     except ValueError:
         return Audit(UNAVAILABLE, last_line(process))
-    unknown = [d["name"] for d in dependencies if "skip_reason" in d]
-    if not dependencies or unknown:
-        return Audit(UNAVAILABLE, f"not found: {', '.join(unknown)}")
+    skipped = [d["name"] for d in dependencies if "skip_reason" in d]
+    if not dependencies or skipped:
+        return Audit(UNAVAILABLE, f"not found: {', '.join(skipped)}")
     findings = [f"{d['name']} {d['version']}: {v['id']}" for d in dependencies for v in d["vulns"]]
-    summary = f"{len(dependencies)} packages, {len(findings)} known vulnerabilities"
+    summary = f"packages: {len(dependencies)}, known vulnerabilities: {len(findings)}"
     return Audit(1 if findings else 0, "\n".join([*findings, summary]))
 
 

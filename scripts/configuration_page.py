@@ -2,7 +2,7 @@
 
 .venv/bin/python scripts/configuration_page.py
 
-Everything above the marker in the page is written by hand and kept.
+The script keeps everything above the marker in the page, which is written manually.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ def update_page(page: str) -> str:
     """
     manual_part, marker, _ = page.partition(MARKER)
     if not marker:
-        raise ValueError(f"{PAGE}: the marker is missing, a line with: {MARKER.strip()}")
-    return f"{manual_part}{marker}\n{table(SCHEMA)}"
+        raise ValueError(f"{PAGE}: the marker is missing; it is the line {MARKER.strip()}")
+    return f"{manual_part}{marker}\n{format_table(SCHEMA)}"
 
 
-def table(schema: Path) -> str:
-    """Return the keys of a configuration schema as a table in Markdown, one line per key."""
+def format_table(schema: Path) -> str:
+    """Return the keys of a configuration schema as a table in Markdown, with one row per key."""
     keys = yaml.safe_load(schema.read_text(encoding="utf-8"))
     lines = ["| key | type | default | what it does |", "|---|---|---|---|"]
-    lines += [row(name, key) for name, key in keys.items()]
+    lines += [format_row(name, key) for name, key in keys.items()]
     return "\n".join(lines) + "\n"
 
 
-def row(name: str, key: Mapping[str, Any]) -> str:
-    """Return the line of one key."""
-    kind = f"{type_of(key)}, secret" if has_secret(key) else type_of(key)
+def format_row(name: str, key: Mapping[str, Any]) -> str:
+    """Return the row of a key."""
+    kind = f"{describe_type(key)}, secret" if has_secret(key) else describe_type(key)
     description = " ".join(key["description"].split()).replace("|", "\\|")
-    return f"| `{name}` | {kind} | {default_of(key)} | {description} |"
+    return f"| `{name}` | {kind} | {format_default(key)} | {description} |"
 
 
 def has_secret(key: Mapping[str, Any]) -> bool:
@@ -60,14 +60,14 @@ def has_secret(key: Mapping[str, Any]) -> bool:
     return bool(key.get("secret")) or any(has_secret(part) for part in parts if part)
 
 
-def type_of(key: Mapping[str, Any]) -> str:
+def describe_type(key: Mapping[str, Any]) -> str:
     """Return the type of a key's value."""
     if key["type"] == "array":
         return f"list of {key['items']['type']}s"
     return str(key["type"])
 
 
-def default_of(key: Mapping[str, Any]) -> str:
+def format_default(key: Mapping[str, Any]) -> str:
     """Return the default of a key as YAML, or "none" for an empty string or list."""
     default = key.get("default")
     if default in (None, "", []):

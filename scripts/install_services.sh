@@ -1,7 +1,7 @@
 #!/bin/sh
-# Install the servers that tests use, from the distribution's packages. The script installs them
+# Install the servers that the tests use, from the distribution's packages. The script installs them
 # only as root, only if they are missing, and never with INSTALL=0. It starts no service and touches
-# no running server: tests start private instances, with their own ports and data.
+# no running server: the tests start private instances, with their own ports and data.
 #
 #     sh scripts/install_services.sh [--dry-run]
 set -eu
@@ -23,13 +23,13 @@ if [ -z "$missing" ]; then
     echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus and nftables are installed; tests start their own instances"
     exit 0
 fi
-skipping() {
+skip() {
     echo "poundcake: not installed:$missing ($1); the tests that need them are skipped"
     exit 0
 }
 
-[ "${INSTALL:-1}" != 0 ] || skipping "INSTALL=0"
-has apt-get || skipping "no apt-get here"
+[ "${INSTALL:-1}" != 0 ] || skip "INSTALL=0"
+has apt-get || skip "apt-get is not available"
 
 # MariaDB's server package adds a service and a database in /var/lib/mysql. The core package has
 # only the programs.
@@ -42,23 +42,23 @@ packages_for() {
     nftables) echo nftables ;;
     esac
 }
-packages=
-for name in $missing; do packages="$packages $(packages_for "$name")"; done
+all_packages=
+for name in $missing; do all_packages="$all_packages $(packages_for "$name")"; done
 
-[ "$(id -u)" = 0 ] || skipping "as root, or with sudo: apt-get install --no-install-recommends$packages"
+[ "$(id -u)" = 0 ] || skip "as root, or with sudo: apt-get install --no-install-recommends$all_packages"
 
-echo "poundcake: installing$packages with apt-get, for the tests; no service is started, INSTALL=0 prevents it"
+echo "poundcake: installing$all_packages with apt-get for the tests; no service is started (INSTALL=0 installs nothing)"
 [ "${1:-}" != --dry-run ] || exit 0
 
 # invoke-rc.d and deb-systemd-invoke run this file before they start a service; 101 forbids it.
-restore() {
+restore_policy() {
     if grep -qsF "$MARK" "$POLICY"; then rm -f "$POLICY"; fi
     if [ -e "$POLICY.poundcake" ]; then mv -f "$POLICY.poundcake" "$POLICY"; fi
 }
-trap restore EXIT
+trap restore_policy EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-restore # clean up after a run that was killed
+restore_policy # clean up after a run that was killed
 if [ -e "$POLICY" ]; then mv "$POLICY" "$POLICY.poundcake"; fi
 printf '#!/bin/sh\n%s\nexit 101\n' "$MARK" >"$POLICY"
 chmod 755 "$POLICY"
@@ -68,17 +68,17 @@ apt() { apt-get -q -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@" </dev/null
 
 apt update >/dev/null || echo "poundcake: apt-get update failed; using the existing package lists"
 for name in $missing; do
-    wanted=$(packages_for "$name")
+    packages=$(packages_for "$name")
     if [ "$name" = MariaDB ] && ! apt-cache policy mariadb-server-core | grep -q 'Candidate: [0-9]'; then
-        wanted=$(apt-cache pkgnames mariadb-server-core- | sort -V | tail -n 1)
+        packages=$(apt-cache pkgnames mariadb-server-core- | sort -V | tail -n 1)
     fi
     log=$(mktemp)
     # shellcheck disable=SC2086 # a list of words
-    if apt install -y --no-install-recommends --no-upgrade --no-remove $wanted >"$log" 2>&1; then
-        echo "poundcake: installed $wanted"
+    if apt install -y --no-install-recommends --no-upgrade --no-remove $packages >"$log" 2>&1; then
+        echo "poundcake: installed $packages"
     else
         tail -n 5 "$log"
-        echo "poundcake: could not install $wanted; the tests that need it are skipped"
+        echo "poundcake: could not install $packages; the tests that need it are skipped"
     fi
     rm -f "$log"
 done

@@ -1,4 +1,4 @@
-"""Run every check of `make lint`, then list the failed and the skipped checks.
+"""Run every check of `make lint`, and list the failed and the skipped checks.
 
 .venv-lint/bin/python scripts/lint.py
 """
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def code_checks() -> list[Check]:
-    """Return the checks of the project's code. Their tools are in this environment."""
+    """Return the checks of the project's code, whose tools are installed in this environment."""
     python = [sys.executable, "-m"]
     # lint-imports has no module that `python -m` could run.
     lint_imports = str(Path(sys.executable).with_name("lint-imports"))
@@ -67,7 +67,7 @@ def code_checks() -> list[Check]:
 
 
 def configuration_checks() -> list[Check]:
-    """Return a check for each example configuration, by the program that reads it."""
+    """Return a check of each example configuration with the program that reads it."""
     return [
         *(Check(name, ["amtool", "check-config", name]) for name in files("etc/alertmanager*.yml")),
         *(Check(name, ["promtool", "check", "rules", name]) for name in files("etc/*rules.yml")),
@@ -76,7 +76,10 @@ def configuration_checks() -> list[Check]:
             for name in files("etc/prometheus.yml")
         ),
         *(
-            Check(name, [*compose(), "--env-file", "etc/env.example", "-f", name, "config", "-q"])
+            Check(
+                name,
+                [*compose_command(), "--env-file", "etc/env.example", "-f", name, "config", "-q"],
+            )
             for name in files("docker-compose*.yml")
         ),
     ]
@@ -87,8 +90,8 @@ def files(pattern: str) -> list[str]:
     return sorted(glob(pattern))
 
 
-def compose() -> list[str]:
-    """Return the command of Docker Compose: docker's plugin, or the older program."""
+def compose_command() -> list[str]:
+    """Return the command that runs Docker Compose: docker's plugin, or the older program."""
     plugin = ["docker", "compose"]
     if shutil.which("docker"):
         discard = subprocess.DEVNULL

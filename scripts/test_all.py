@@ -3,8 +3,8 @@
     python3 scripts/test_all.py [INTERPRETER...] -- VENV_ARGUMENTS... -- PYTEST_ARGUMENTS...
     python3 scripts/test_all.py --list
 
-Without interpreters it uses every python3.8 to 3.12 on the PATH, and those of pyenv. `--list`
-prints them, except the version that runs this script.
+By default, the script uses every python3.8 to python3.12 on the PATH and in pyenv. `--list` prints
+their paths, except that of the version that runs this script.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ MINOR_VERSIONS = range(8, 13)
 
 def main() -> None:
     """Parse the command line and run the tests, or list the interpreters."""
-    interpreters, venv_arguments, pytest_arguments = split(sys.argv[1:])
+    interpreters, venv_arguments, pytest_arguments = split_arguments(sys.argv[1:])
     if interpreters == ["--list"]:
-        pythons = by_version(candidates())
+        pythons = first_by_version(find_interpreters())
         pythons.pop(sys.version_info.minor, None)
         print("\n".join(pythons[version] for version in sorted(pythons)))
         return
     for name in interpreters:
         if minor_version(name) not in MINOR_VERSIONS:
             sys.exit(f"{name} does not run, or is not a Python from 3.8 to 3.12")
-    pythons = by_version(interpreters or candidates())
+    pythons = first_by_version(interpreters or find_interpreters())
     if not pythons:
         sys.exit("no Python from 3.8 to 3.12 was found")
     failed = []
     for version in sorted(pythons):
         print(f"--- Python 3.{version}", flush=True)
-        if not passes(pythons[version], f".venv-3.{version}", venv_arguments, pytest_arguments):
+        if not run_tests(pythons[version], f".venv-3.{version}", venv_arguments, pytest_arguments):
             failed.append(f"3.{version}")
     print(f"--- tested on Python {', '.join(f'3.{version}' for version in sorted(pythons))}")
     if failed:
         sys.exit(f"failed on Python {', '.join(failed)}")
 
 
-def passes(
+def run_tests(
     interpreter: str, directory: str, venv_arguments: list[str], pytest_arguments: list[str]
 ) -> bool:
     """Run the tests with an interpreter. Return True if they pass."""
@@ -53,11 +53,11 @@ def passes(
     command = [python, "-m", "pytest", "-q", "-m", "not services", *pytest_arguments]
     code = subprocess.call(command)
     if code < 0:
-        print(f"pytest was ended by signal {-code}", flush=True)
+        print(f"pytest was killed by signal {-code}", flush=True)
     return code == 0
 
 
-def split(arguments: list[str]) -> list[list[str]]:
+def split_arguments(arguments: list[str]) -> list[list[str]]:
     """Split the command line at each `--`, into three lists."""
     lists: list[list[str]] = [[]]
     for argument in arguments:
@@ -68,17 +68,17 @@ def split(arguments: list[str]) -> list[list[str]]:
     return [*lists, [], []][:3]
 
 
-def by_version(interpreters: list[str] | Iterator[str]) -> dict[int, str]:
+def first_by_version(interpreters: list[str] | Iterator[str]) -> dict[int, str]:
     """Return the first interpreter of each minor version that the pack supports."""
-    first_by_version: dict[int, str] = {}
+    selected: dict[int, str] = {}
     for name in interpreters:
         version = minor_version(name)
         if version in MINOR_VERSIONS:
-            first_by_version.setdefault(version, name)
-    return first_by_version
+            selected.setdefault(version, name)
+    return selected
 
 
-def candidates() -> Iterator[str]:
+def find_interpreters() -> Iterator[str]:
     """Yield the paths of possible interpreters, on the PATH and in pyenv's folder."""
     directories = os.environ.get("PATH", "").split(os.pathsep)
     root = ""
@@ -94,7 +94,7 @@ def candidates() -> Iterator[str]:
 
 
 def minor_version(interpreter: str) -> int:
-    """Return the minor version of a Python 3, or 0 if it does not run or is not one.
+    """Return the minor version of a Python 3, or 0 if it does not run or is not Python 3.
 
     A pyenv shim fails for a version that is not selected.
     """

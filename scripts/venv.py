@@ -2,10 +2,10 @@
 
     python3 scripts/venv.py .venv -r requirements.txt --no-deps-r more.txt
 
-If nothing has changed, a run takes a few hundredths of a second.
+If nothing has changed, the script takes a few hundredths of a second.
 
 Debian's python3 comes without ensurepip, so the script looks for pip in this order: ensurepip; a
-pip wheel of the distribution; the system's pip; the distribution's package with that wheel,
+pip wheel from the distribution; the system's pip; the distribution's package with that wheel,
 unpacked into a temporary directory (`apt-get download` needs no root). It installs nothing outside
 the environment.
 """
@@ -35,13 +35,13 @@ NO_PIP = (
 
 
 def main() -> None:
-    """Create or update the environment that the command line names."""
+    """Create or update the environment that the command line specifies."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory")
     parser.add_argument("-r", dest="files", action="append", default=[], metavar="FILE")
     parser.add_argument(
         "--no-deps-r",
-        dest="bare_files",
+        dest="no_deps_files",
         action="append",
         default=[],
         metavar="FILE",
@@ -51,15 +51,15 @@ def main() -> None:
     # This file must also run on older Pythons, so that it can report that they are too old.
     if sys.version_info < (3, 8):  # noqa: UP036
         fail(f"Python 3.8 or later is needed; this is {sys.version.split()[0]}")
-    update(os.path.abspath(args.directory), args.files, args.bare_files)
+    update(os.path.abspath(args.directory), args.files, args.no_deps_files)
 
 
-def update(directory: str, files: list[str], bare_files: list[str]) -> None:
+def update(directory: str, files: list[str], no_deps_files: list[str]) -> None:
     """Create or update the environment, unless its stamp shows that it is up to date."""
     python = os.path.join(directory, "bin", "python")
     stamp = os.path.join(directory, ".installed")
-    current_digest = digest(directory, files, bare_files)
-    if os.path.exists(stamp) and read(stamp) == current_digest and version_of(python):
+    current_digest = compute_digest(directory, files, no_deps_files)
+    if os.path.exists(stamp) and read_text(stamp) == current_digest and version_of(python):
         return
     print_status(f"setting up {os.path.relpath(directory)} with Python {sys.version.split()[0]}")
     if version_of(python) != sys.version.strip() or not has_pip(python):
@@ -68,8 +68,8 @@ def update(directory: str, files: list[str], bare_files: list[str]) -> None:
         os.remove(stamp)
     if files:
         run([python, *PIP, *requirements(files)])
-    if bare_files:
-        run([python, *PIP, "--no-deps", *requirements(bare_files)])
+    if no_deps_files:
+        run([python, *PIP, "--no-deps", *requirements(no_deps_files)])
     with open(stamp, "w") as file:
         file.write(current_digest)
 
@@ -79,14 +79,14 @@ def requirements(files: Sequence[str]) -> list[str]:
     return [option for name in files for option in ("-r", name)]
 
 
-def digest(directory: str, files: list[str], bare_files: list[str]) -> str:
-    """Return a digest of what an environment depends on: its path, its Python, its requirements."""
+def compute_digest(directory: str, files: list[str], no_deps_files: list[str]) -> str:
+    """Return a digest of an environment's path, its Python version and its requirements."""
     hasher = hashlib.sha256(f"{directory}\n{sys.version}\n".encode())
     for name in files:
-        hasher.update(read(name).encode())
+        hasher.update(read_text(name).encode())
     hasher.update(b"--no-deps")
-    for name in bare_files:
-        hasher.update(read(name).encode())
+    for name in no_deps_files:
+        hasher.update(read_text(name).encode())
     return hasher.hexdigest()
 
 
@@ -128,7 +128,7 @@ def install_pip_from(wheels: str | None, python: str) -> bool:
 
 
 def install_pip_with_system_pip(python: str) -> bool:
-    """Install pip with the pip of the Python that runs this. Return True if that worked."""
+    """Install pip with the pip of the Python that runs this script. Return True if that worked."""
     if not succeeds([sys.executable, "-m", "pip", "--version"]):
         return False
     target = subprocess.check_output(
@@ -142,12 +142,14 @@ def download_wheels(temporary: str) -> str | None:
     """Download the distribution's package with pip's wheel. Return the folder of the wheel."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         return None
-    print_status("neither ensurepip nor pip is installed: taking pip's wheel from the distribution")
+    print_status(
+        "neither ensurepip nor pip is installed: downloading pip's wheel from the distribution"
+    )
     return fetch_package([], temporary) or fetch_package(fetch_package_lists(temporary), temporary)
 
 
 def fetch_package_lists(temporary: str) -> list[str]:
-    """Download package lists into the temporary directory, for an image that has none.
+    """Download package lists into the temporary directory, for an image that contains none.
 
     Returns:
         The options that make apt-get use them.
@@ -202,7 +204,7 @@ def run(command: list[str]) -> None:
         fail(f"failed ({code}): {' '.join(command)}")
 
 
-def read(name: str) -> str:
+def read_text(name: str) -> str:
     """Return the text of a file."""
     with open(name) as file:
         return file.read()

@@ -62,11 +62,12 @@ class AlertmanagerSensor(Sensor):
         try:
             signal.signal(signal.SIGTERM, lambda *_: self._endpoint.request_stop())
         except ValueError:
-            # This is not the main thread. Standalone runs sensors like this and calls cleanup().
+            # This is not the main thread. The standalone runner runs sensors like this, and calls
+            # cleanup() to stop them.
             self._endpoint.run()
             return
         self._endpoint.run()
-        # The container never restarts a sensor that exits with 0, whoever stopped it.
+        # The container never restarts a sensor that exits with 0, regardless of who stopped it.
         sys.exit(128 + signal.SIGTERM)
 
     def cleanup(self) -> None:

@@ -10,10 +10,9 @@ import jsonschema
 
 def draft4(schema: dict, nulls: bool = False) -> dict:
     """Convert a schema to plain draft 4. With `nulls`, optional properties may be null."""
-    schema = copy.deepcopy(schema)
-    schema.pop("required", None)
-    properties = schema.get("properties")
-    if isinstance(properties, dict):
+    schema = {key: value for key, value in schema.items() if key != "required"}
+    if isinstance(schema.get("properties"), dict):
+        properties = schema["properties"] = dict(schema["properties"])
         required = [n for n, s in properties.items() if s.get("required") is True]
         if required:
             schema["required"] = required

@@ -47,7 +47,7 @@ def make_report(**fields):
 
 
 def test_a_package_without_known_vulnerabilities_passes(audit):
-    assert audit(make_report(vulns=[])) == (0, "1 packages, 0 known vulnerabilities")
+    assert audit(make_report(vulns=[])) == (0, "packages: 1, known vulnerabilities: 0")
 
 
 def test_a_known_vulnerability_is_named(audit):

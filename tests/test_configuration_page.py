@@ -27,7 +27,10 @@ def test_the_page_is_up_to_date(script):
 
 def test_only_the_text_below_the_marker_is_replaced(script):
     page = f"# By hand\n{script.MARKER}| `removed_key` |\n"
-    assert script.update_page(page) == f"# By hand\n{script.MARKER}\n{script.table(script.SCHEMA)}"
+    assert (
+        script.update_page(page)
+        == f"# By hand\n{script.MARKER}\n{script.format_table(script.SCHEMA)}"
+    )
 
 
 def test_a_page_without_the_marker_is_not_overwritten(script):
@@ -43,7 +46,7 @@ def test_each_key_has_a_row(script, tmp_path):
         "url: {type: string, secret: true, default: '', description: U.}\n"
         "tokens: {type: array, items: {type: string, secret: true}, description: T.}\n"
     )
-    assert script.table(schema).splitlines()[2:] == [
+    assert script.format_table(schema).splitlines()[2:] == [
         "| `port` | integer | `8000` | A \\| B, and more. |",
         "| `dry_run` | boolean | `true` | D. |",
         "| `url` | string, secret | none | U. |",

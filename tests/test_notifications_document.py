@@ -165,7 +165,7 @@ def test_a_message_in_slack_has_the_verdict_the_reason_and_the_command(receiver)
         {
             "text": "*HostDown web-1:9100: still open after ipmi.power_cycle on web-1* (critical)\n"
             "the incident is still open 15 min after the change\n"
-            "open incidents of this name: 2\n"
+            "open incidents with this name: 2\n"
             "`st2 run poundcake.why format=text fingerprint=f` https://st2.example.org/#/history/6b07"
         }
     ]

@@ -61,8 +61,9 @@ printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
                 if (line ~ /^Uid:/) { split(line, field, "\t"); uid = field[2] }
             close(status)
             split(files[i], field, "/")
-            keep(used, sprintf("{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"cpu_percent\":%.0f}",
-                field[3], inert(name, 32), user_of(uid), 100 * processors * used / elapsed))
+            format = "{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"cpu_percent\":%.0f}"
+            percent = 100 * processors * used / elapsed
+            keep_largest(used, sprintf(format, field[3], inert(name, 32), user_of(uid), percent))
         }
         getline line < "/proc/loadavg"
         split(line, load, " ")

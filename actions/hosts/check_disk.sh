@@ -37,7 +37,7 @@ directories=$(
         printf "%s$separator" "$?"
     } | if [ -n "$null_option" ]; then tr '\n\000' '_\n'; else cat; fi | awk -v top="$top" "$AWK_FUNCTIONS"'
         NR > 1 && split(previous, field, "\t") >= 2 && field[1] ~ /^[0-9]+$/ {
-            keep(field[1] * 1024, substr(previous, index(previous, "\t") + 1))
+            keep_largest(field[1] * 1024, substr(previous, index(previous, "\t") + 1))
         }
         { previous = $0 }
         END {
@@ -46,7 +46,7 @@ directories=$(
                 printf ",{\"path\":\"%s\",\"bytes\":%.0f}", inert(texts[i], 300), sizes[i]
         }'
 )
-# The first element is whether du has read everything.
+# The first element is true if du has read everything, otherwise false.
 complete=${directories%%,*}
 directories=${directories#"$complete"}
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Print the memory in use, the largest processes and those that the kernel has killed. Change
+# Print the available memory, the largest processes, and those that the kernel has killed. Change
 # nothing.
 . "${0%/*}/lib/host.sh"
 
@@ -41,8 +41,8 @@ printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
         close($0)
         if (resident == 0) next
         split($0, field, "/")
-        keep(resident, sprintf("{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"bytes\":%.0f}",
-            field[3], inert(name, 32), user_of(uid), resident))
+        format = "{\"pid\":%d,\"name\":\"%s\",\"user\":\"%s\",\"bytes\":%.0f}"
+        keep_largest(resident, sprintf(format, field[3], inert(name, 32), user_of(uid), resident))
     }
     END {
         available = memory["MemAvailable"]

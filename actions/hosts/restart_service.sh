@@ -4,7 +4,7 @@
 . "${0%/*}/lib/host.sh"
 . "${0%/*}/lib/service.sh"
 
-SETTLE=3 # seconds after which a service that fails immediately is no longer active
+SETTLE_SECONDS=3 # a service that fails immediately is no longer active after this time
 
 service='' wait=60
 for argument do
@@ -26,7 +26,7 @@ systemd-poweroff | systemd-reboot | systemd-soft-reboot | systemd-halt | systemd
 esac
 find_service "$service"
 
-# With sudo=true, the script already runs as root. Otherwise sudoers must allow this one command.
+# With sudo=true, the script already runs as root. Otherwise, sudoers must allow this one command.
 if [ "$(id -u)" = 0 ]; then as_root=''; else as_root='sudo -n --'; fi
 
 # The daemon inherits these settings, which are the same as at boot.
@@ -43,30 +43,30 @@ started=$(date +%s)
 deadline=$((started + wait))
 
 manage restart "$as_root" </dev/null >"$output" 2>&1 &
-restart=$!
-while kill -0 "$restart" 2>/dev/null && [ "$(date +%s)" -lt "$deadline" ]; do sleep 1; done
-if kill -0 "$restart" 2>/dev/null; then
-    code=null
+restart_pid=$!
+while kill -0 "$restart_pid" 2>/dev/null && [ "$(date +%s)" -lt "$deadline" ]; do sleep 1; done
+if kill -0 "$restart_pid" 2>/dev/null; then
+    exit_code=null
 else
-    wait "$restart"
-    code=$?
+    wait "$restart_pid"
+    exit_code=$?
 fi
 
 read_state
-while [ "$state" != active ] && [ "$code" = 0 ] && [ "$(date +%s)" -lt "$deadline" ]; do
+while [ "$state" != active ] && [ "$exit_code" = 0 ] && [ "$(date +%s)" -lt "$deadline" ]; do
     sleep 1
     read_state
 done
-if [ "$state" = active ] && [ "$code" = 0 ]; then
-    sleep "$SETTLE"
+if [ "$state" = active ] && [ "$exit_code" = 0 ]; then
+    sleep "$SETTLE_SECONDS"
     read_state
 fi
 
 message=$(tail -n 5 "$output" | clean 500)
-[ "$code" != null ] || message="the command had not ended after $wait seconds. $message"
+[ "$exit_code" != null ] || message="the command had not ended after $wait seconds. $message"
 printf '{"change":"restart_service","service":"%s","manager":"%s","before":"%s",' \
     "$name" "$manager" "$before"
 printf '"before_since":"%s","after":"%s","after_since":"%s","exit_code":%s,' \
-    "$before_since" "$state" "$since" "$code"
+    "$before_since" "$state" "$since" "$exit_code"
 printf '"seconds":%s,"message":"%s"}\n' "$(($(date +%s) - started))" "$message"
-[ "$state" = active ] && [ "$code" = 0 ]
+[ "$state" = active ] && [ "$exit_code" = 0 ]

@@ -9,8 +9,8 @@ BUS = "poundcake.endpoint.bus:"
 
 # Assign the ids immediately, and commit a moment later.
 COMMIT_LATER = (
-    "([setattr(a, 'wanted_id', a.wanted_id or str(uuid.uuid4())) for a in _1],"
-    " [setattr(a, 'request_id', a.wanted_id) for a in _1],"
+    "([setattr(a, 'sender_request_id', a.sender_request_id or str(uuid.uuid4())) for a in _1],"
+    " [setattr(a, 'request_id', a.sender_request_id) for a in _1],"
     " threading.Timer(0.1, self._file.run, [self._commit, _1]).start())"
 )
 

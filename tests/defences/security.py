@@ -268,7 +268,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "browsers do not guess the type of a response",
-        Becomes("poundcake.endpoint.app:_SAFETY_HEADERS", "{}"),
+        Becomes("poundcake.endpoint.app:_SECURITY_HEADERS", "{}"),
         test(
             APP_TESTS + "TestRoutes::test_browsers_must_not_sniff_or_cache_responses",
             "threads",
@@ -316,7 +316,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
-        Edit(SERVER + "_secure", "_1.shake_hands()", "_1.shake_hands() or 'CN=somebody'"),
+        Edit(SERVER + "_secure", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
         test(
             TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
             "threads",
@@ -883,7 +883,7 @@ ONE_REMEDIATION = [
     Defence(
         "an incident is closed only after gone_after_seconds",
         Edit(
-            RECONCILE + "_Comparison.is_due",
+            RECONCILE + "_Comparison.is_gone",
             "self._queried_at - since >= gone_after",
             "True",
         ),
@@ -1154,7 +1154,7 @@ SECRETS = [
     ),
     Defence(
         "other users lose access to existing files of the journal",
-        Edit("poundcake.endpoint.journal_file:_open", "close_to_others(_)", "None"),
+        Edit("poundcake.endpoint.journal_file:_open", "revoke_access_of_others(_)", "None"),
         test(
             "tests/lib/endpoint/test_journal.py::TestOpening::"
             "test_others_lose_access_to_existing_files"

@@ -115,7 +115,7 @@ class Simulation(World):
             for n, notification in enumerate(batch)
         ]
         measured = later(offset + self.errors[endpoint]) - later(0)
-        for request in record._by_database_clock(requests, measured, now):
+        for request in record._convert_to_database_clock(requests, measured, now):
             notification = batch[int(request.request_id)]
             alert = self.alert(notification)
             previous_incident = self.state.incident

@@ -45,19 +45,21 @@ class Machine(RuleBasedStateMachine):
         self.journal = Journal(self.path)
         self.models = []  # in the order of their ids
 
-    @rule(body=bodies, wanted_id=st.sampled_from(["", *IDS]))
-    def accept(self, body, wanted_id):
+    @rule(body=bodies, sender_request_id=st.sampled_from(["", *IDS]))
+    def accept(self, body, sender_request_id):
         models_by_id = {model.request_id: model for model in self.models}
         sent_request = request(body=body, request_id="", received_at=NOON)
-        accepted = self.journal.accept(sent_request, wanted_id, body_sha256(body), 1)
-        if wanted_id in models_by_id and models_by_id[wanted_id].body == body:
-            assert accepted == wanted_id
+        accepted = self.journal.accept(sent_request, sender_request_id, body_sha256(body), 1)
+        if sender_request_id in models_by_id and models_by_id[sender_request_id].body == body:
+            assert accepted == sender_request_id
             return
-        if wanted_id and wanted_id not in models_by_id:
-            assert accepted == wanted_id
+        if sender_request_id and sender_request_id not in models_by_id:
+            assert accepted == sender_request_id
         else:
             assert accepted not in models_by_id and str(uuid.UUID(accepted)) == accepted
-        self.models.append(Model(accepted, body, "" if accepted == wanted_id else wanted_id))
+        self.models.append(
+            Model(accepted, body, "" if accepted == sender_request_id else sender_request_id)
+        )
 
     @rule(picked=st.sets(st.integers(0, 3), min_size=1), batch=st.sampled_from("xy"))
     def mark_announced(self, picked, batch):
@@ -145,8 +147,8 @@ class Machine(RuleBasedStateMachine):
             s: len(by_state[s]) for s in RequestState
         }
         assert counts.stuck == len(stuck)
-        assert self.journal.stuck(99) == [m.request_id for m in stuck]
-        assert request_ids(self.journal.fresh(99)) == [
+        assert self.journal.stuck_ids(99) == [m.request_id for m in stuck]
+        assert request_ids(self.journal.next_fresh_batch(99)) == [
             m.request_id for m in by_state[RequestState.ACCEPTED] if not m.attempts
         ]
         assert request_ids(self.journal.announced()) == [
@@ -160,12 +162,15 @@ class Machine(RuleBasedStateMachine):
         earliest = min(due, key=lambda m: m.due_at, default=None)
         same_batch = [m for m in due if (m.batch, m.limit) == (earliest.batch, earliest.limit)]
         limit = earliest.limit or 99 if earliest else 0
-        assert request_ids(self.journal.failed(99)) == [m.request_id for m in same_batch][:limit]
+        assert (
+            request_ids(self.journal.next_failed_batch(99))
+            == [m.request_id for m in same_batch][:limit]
+        )
         due_rechecks = [
             m for m in self.models if m.state == RequestState.RECORDED and m.due_at <= self.now
         ]
         due_rechecks.sort(key=lambda m: m.due_at)
-        assert request_ids(self.journal.due(99)) == [m.request_id for m in due_rechecks]
+        assert request_ids(self.journal.due_recorded(99)) == [m.request_id for m in due_rechecks]
 
     def select(self, picked, *states):
         chosen = [self.models[n] for n in sorted(picked) if n < len(self.models)]

@@ -57,7 +57,7 @@ def test_a_violation_shows_the_seed_and_the_timeline(monkeypatch):
 decide_resolve = admission._decide_resolve
 judge_refire = admission._judge_refire
 belongs_to = admission._belongs_to
-by_database_clock = record._by_database_clock
+by_database_clock = record._convert_to_database_clock
 FOREVER = datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
 
 
@@ -113,7 +113,7 @@ BROKEN_RULES = {
     "late duplicates": (admission, "_judge_refire", refire_without_late_resolves),
     "starts in the future": (admission, "first_start", sender_start),
     "names used again": (admission, "_new_name", name_by_start),
-    "endpoints' own clocks": (record, "_by_database_clock", unmeasured_clock),
+    "endpoints' own clocks": (record, "_convert_to_database_clock", unmeasured_clock),
 }
 
 

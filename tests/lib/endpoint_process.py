@@ -1,10 +1,10 @@
 """Run the endpoint in a separate process, as StackStorm does: `endpoint_process.py OPTIONS`.
 
 OPTIONS is JSON: `patched` (patch the process as StackStorm's sensor wrapper does, before anything
-is imported), `config`, `settings` ({"endpoint.http_server.HEADER_TIME": 0.5}), `pack`, the folder
-of the pack, and `published`, the file to which triggers are written. The broker is down while a
-file with that name and the suffix .down exists. This process records announced requests, unless
-`records` is false.
+is imported), `config`, `settings` ({"endpoint.http_connection.HEADER_TIMEOUT": 0.5}), `pack`, the
+folder of the pack, and `published`, the file to which triggers are written. The broker is down
+while a file with that name and the suffix .down exists. This process records announced requests,
+unless `records` is false.
 
 With only `patched` and `pack`, it is a server: it forks an endpoint for each request of a
 ForkServer. Each request passes two files: one contains the other options, and one is the log.

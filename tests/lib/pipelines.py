@@ -212,11 +212,11 @@ class Rig:
 
     # -- the requests
 
-    def accept(self, *sent_alerts, body=None, wanted_id="", **fields):
+    def accept(self, *sent_alerts, body=None, sender_request_id="", **fields):
         """Put a request into the journal, and return its id."""
         new_request = request(*sent_alerts, body=body, **fields)
         request_id = self.journal.accept(
-            new_request, wanted_id, body_sha256(new_request.body), len(sent_alerts)
+            new_request, sender_request_id, body_sha256(new_request.body), len(sent_alerts)
         )
         if self.pipeline:
             self.pipeline.wake()

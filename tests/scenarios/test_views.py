@@ -221,7 +221,7 @@ def test_why_requires_an_alert(stack):
     with pytest.raises(ActionFailed) as error:
         stack.run("poundcake.why")
     assert str(error.value) == (
-        "name the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
+        "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
     )
 
 

@@ -78,14 +78,15 @@ class Forks:
 def load_actions(directory):
     """Load the pack's python actions once, and return the names of the modules loaded from it.
 
-    Actions load the pack's own code from below `directory`, through a symbolic link.
+    Actions load the pack's own code from the folder lib below `directory`, a symbolic link.
     """
     before = set(sys.modules)
-    sys.path.append(directory)
+    paths = [os.path.join(directory, "lib"), directory]
+    sys.path += paths
     for file in sorted(glob.glob(os.path.join(directory, "*.py"))):
-        with suppress(ImportError):  # the action reports the error when it runs
+        if os.path.basename(file) != "pack_action.py":  # the base class of the others
             python_action.load_action_class(file)
-    sys.path.remove(directory)
+    del sys.path[-len(paths) :]
     origins = {name: getattr(sys.modules[name], "__file__", None) for name in sys.modules}
     return {
         name for name in set(sys.modules) - before if (origins[name] or "").startswith(directory)
@@ -130,4 +131,4 @@ if __name__ == "__main__":
     if os.path.dirname(task["file"]) != actions:
         for name in pack_modules:
             del sys.modules[name]
-    python_action.run(task)
+    forks.run_and_exit(python_action.run, task)

@@ -1,5 +1,5 @@
-# Functions of the checks and changes that run on a host. StackStorm copies this folder to the host
-# beside the script, and deletes both afterwards.
+# Functions for the checks and changes that run on a host. StackStorm copies this folder to the
+# host, next to the script, and deletes both afterwards.
 #
 # Everything here is POSIX sh, because a host may have no bash, and its programs may be BusyBox.
 # Each script prints exactly one JSON document to stdout and nothing to stderr, which StackStorm
@@ -17,10 +17,10 @@ IFS='
 INERT='A-Za-z0-9 ._:/@%+=,~#()-'
 INERT_IN_AWK='A-Za-z0-9 ._:\/@%+=,~#()-'
 
-# awk functions: keep(size, text) keeps the `top` largest in texts[1] to texts[count], and
+# awk functions: keep_largest(size, text) keeps the `top` largest in texts[1] to texts[count], and
 # inert(text, length) makes text from the host safe to print.
 AWK_FUNCTIONS='
-    function keep(size, text,   i) {
+    function keep_largest(size, text,   i) {
         if (top == 0 || (count == top && size <= sizes[top])) return
         i = count < top ? ++count : top
         for (; i > 1 && sizes[i - 1] < size; i--) {
@@ -35,7 +35,7 @@ AWK_FUNCTIONS='
         gsub(/[^'"$INERT_IN_AWK"']/, "_", text)
         return text
     }
-    # Return the name of a user of the host.
+    # Return the name of the user with this uid on the host.
     function user_of(uid,   line, field) {
         if (!have_users++)
             while ((getline line < "/etc/passwd") > 0)
@@ -49,13 +49,13 @@ clean() {
     tr '\n\t' '  ' | tr -c "$INERT" '_' | sed 's/  *$//' | cut -c "1-$1"
 }
 
-# Print lines from stdin as the elements of a JSON array, each at most 300 characters long.
+# Print the lines from stdin as elements of a JSON array, each at most 300 characters long.
 json_lines() {
     tr '\t' ' ' | tr -c "\n$INERT" '_' | cut -c 1-300 |
         awk '{ printf "%s\"%s\"", separator, $0; separator = "," }'
 }
 
-# Print {"error": $1} and exit with status 2. The action has changed nothing.
+# Print {"error": $1} and exit with status 2. Call this only before anything has been changed.
 refuse() {
     printf '{"error":"%s"}\n' "$(printf %s "$1" | clean 400)"
     exit 2

@@ -10,7 +10,7 @@ find_service() {
         # Other units are not services: restarting poweroff.target would power the host off.
         case $name in *.service) ;; *) name=$name.service ;; esac
         read_properties
-        case $(property LoadState) in
+        case $(print_property LoadState) in
         '') refuse "systemctl does not answer" ;;
         not-found) refuse "the host has no service $name" ;;
         esac
@@ -24,17 +24,20 @@ find_service() {
     fi
 }
 
+# Set `properties` to the properties of the systemd unit `name`.
 read_properties() {
     properties=$(timeout -s KILL 10 systemctl show -p LoadState -p ActiveState -p SubState \
         -p ActiveEnterTimestamp -p InactiveEnterTimestamp -p MainPID -p NRestarts "$name" \
         </dev/null 2>/dev/null)
 }
 
-property() {
+# Print the property $1 from `properties`.
+print_property() {
     printf '%s\n' "$properties" | sed -n "s/^$1=//p" | head -n 1 | clean 100
 }
 
-# Run a program of the service manager, such as `manage status`.
+# Run the service manager's command $1, such as `status`. $2 is a prefix such as `sudo -n --`, or
+# empty.
 manage() {
     case $manager in
     systemd) $2 systemctl "$1" "$name" ;;
@@ -48,27 +51,27 @@ manage() {
     esac
 }
 
-# Set `state` (active, inactive, failed, or what the manager calls it), `detail`, `since`, `pid` and
-# `restarts`. A value that the manager does not report is empty, or null for a number.
+# Set `state` (active, inactive, failed, unknown, or another state of systemd), `detail`, `since`,
+# `pid` and `restarts`. A value that the manager does not report is empty, or null for a number.
 read_state() {
     detail='' since='' pid=null restarts=null
     if [ "$manager" = systemd ]; then
         read_properties
-        state=$(property ActiveState)
-        detail=$(property SubState)
+        state=$(print_property ActiveState)
+        detail=$(print_property SubState)
         case $state in
-        active) since=$(property ActiveEnterTimestamp) ;;
-        *) since=$(property InactiveEnterTimestamp) ;;
+        active) since=$(print_property ActiveEnterTimestamp) ;;
+        *) since=$(print_property InactiveEnterTimestamp) ;;
         esac
-        pid=$(number "$(property MainPID)")
+        pid=$(number_or_null "$(print_property MainPID)")
         [ "$pid" != 0 ] || pid=null
-        restarts=$(number "$(property NRestarts)")
+        restarts=$(number_or_null "$(print_property NRestarts)")
         state=${state:-unknown}
         return
     fi
     manage status 'timeout -s KILL 20' </dev/null >/dev/null 2>&1
     detail="exit status $?"
-    # The Linux Standard Base defines these; OpenRC adds 32 for a crashed service.
+    # The Linux Standard Base defines these exit statuses. OpenRC adds 32 for a crashed service.
     case ${detail##* } in
     0) state=active ;;
     1 | 2 | 32) state=failed ;;
@@ -78,7 +81,7 @@ read_state() {
 }
 
 # Print $1 if it is a number, otherwise null.
-number() {
+number_or_null() {
     case $1 in
     '' | *[!0-9]* | ??????????*) echo null ;;
     *) echo "$1" ;;

@@ -12,8 +12,8 @@ The path of a request:
 2. `announcer` publishes the request for the action `poundcake.record`, and polls the tracking
    database until it is recorded.
 3. `emitter` publishes the triggers that rules match.
-4. `sync_timer` requests a sync, which asks StackStorm for the outcome.
+4. `sync_timer` requests a sync, which polls StackStorm for the outcome.
 
 `pipeline` defines these steps, `worker` runs them, and `retry` decides when a failed step is
-retried. `service` starts everything and restarts what fails.
+retried. `service` starts all parts, and restarts those that fail.
 """

@@ -10,7 +10,7 @@ from poundcake.endpoint.tracking_queries import load_alerts
 from poundcake.endpoint.tracking_reader import TrackingReader
 
 LOAD_BYTES = 4 << 20
-"""Maximum bytes of labels in memory at the same time."""
+"""Maximum size of the labels in one chunk, in bytes."""
 
 
 class AlertLoader:

@@ -13,7 +13,7 @@ from poundcake.endpoint import native, retry
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.journal import Entry
 from poundcake.endpoint.retry import FailedAttempt, Pace
-from poundcake.endpoint.tracking_queries import recorded_ids
+from poundcake.endpoint.tracking_queries import find_recorded_ids
 from poundcake.endpoint.triggers import ANNOUNCE
 from poundcake.stackstorm import StackStorm, StackStormError
 
@@ -86,15 +86,15 @@ class Announcer:
 
     def _mark_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
         """Mark the requests that are in the tracking database as recorded, and return them."""
-        request_ids = self._dependencies.reader.read(recorded_ids, entries)
-        self._dependencies.components.database.ok()
+        request_ids = self._dependencies.reader.read(find_recorded_ids, entries)
+        self._dependencies.components.database.mark_ok()
         recorded = [entry for entry in entries if entry.id in request_ids]
         if recorded:
             self._dependencies.journal.mark_recorded([entry.id for entry in recorded])
             if self._pace.misses:
                 self._dependencies.journal.clear_waits()
             self._pace = retry.pace_after_record(self._pace, monotonic())
-            self._dependencies.components.stackstorm.ok()
+            self._dependencies.components.stackstorm.mark_ok()
             self._dependencies.metrics.count_recorded(entry.received_at for entry in recorded)
         return recorded
 
@@ -107,9 +107,9 @@ class Announcer:
         if plan.is_stuck:
             self.stuck_reason = explain_not_recorded(self._dependencies.stackstorm)
             return
-        self._dependencies.reader.forget()
+        self._dependencies.reader.forget_database_id()
         self._pace = retry.pace_after_miss(self._pace, monotonic())
-        self._dependencies.components.stackstorm.down(
+        self._dependencies.components.stackstorm.mark_down(
             explain_not_recorded(self._dependencies.stackstorm)
         )
 
@@ -151,7 +151,7 @@ class Announcer:
         except Exception as error:
             self._retry_refused(entries, error)
             raise
-        self._dependencies.components.broker.ok()
+        self._dependencies.components.broker.mark_ok()
         self._pace = retry.pace_after_publish(self._pace)
         self._dependencies.journal.mark_announced([entry.id for entry in entries], batch_id)
         self._in_flight[batch_id] = Batch(entries, monotonic())
@@ -166,8 +166,8 @@ class Announcer:
         self._prefers_failed = not self._prefers_failed
         journal, limit = self._dependencies.journal, self._pace.batch_requests
         if self._prefers_failed:
-            return journal.failed(limit) or journal.fresh(limit)
-        return journal.fresh(limit) or journal.failed(limit)
+            return journal.next_failed_batch(limit) or journal.next_fresh_batch(limit)
+        return journal.next_fresh_batch(limit) or journal.next_failed_batch(limit)
 
     def _retry_refused(self, entries: list[Entry], error: Exception) -> None:
         """Schedule the retry of a batch that could not be published.

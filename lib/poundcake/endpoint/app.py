@@ -35,8 +35,8 @@ from poundcake.trail.search import FilterError
 
 __all__ = ["Receiver", "Service"]
 
-# Sent with every response: a browser must neither guess the content type nor cache it.
-_SAFETY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+# Sent with every response: a browser must neither guess its content type nor cache it.
+_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class Receiver:
@@ -44,7 +44,7 @@ class Receiver:
 
     Args:
         config: The pack's configuration.
-        service: The endpoint that the application belongs to.
+        service: The endpoint that the application is part of.
         log: The logger for failures and refusals.
         refused_webhooks: The counter of refused webhooks; a new one by default.
     """
@@ -85,7 +85,7 @@ class Receiver:
         Raises:
             ClientGoneError: The body did not arrive.
         """
-        began = time.monotonic()
+        started_at = time.monotonic()
         request_id = str(uuid.uuid4())
         try:
             response = self._answer(request)
@@ -103,7 +103,7 @@ class Receiver:
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "the endpoint failed unexpectedly; its log has the reason under this request_id",
             ).response(request_id)
-        return self._finish(response, request.method, request.path, time.monotonic() - began)
+        return self._finish(response, request.method, request.path, time.monotonic() - started_at)
 
     def refuse(self, error: FramingError, client_host: str) -> HTTPResponse:
         """Return the response to bytes that are not a valid request."""
@@ -118,7 +118,7 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
-            authentication = self._authentication  # read once: it may be replaced
+            authentication = self._authentication  # read only once, because configure() replaces it
             needed_scope = routes.needed_scope(request.path)
             request = authentication.authenticate(request, needed_scope)
             if not authentication.is_required:
@@ -138,12 +138,12 @@ class Receiver:
     def _refusal_reason(self, request: HTTPRequest, status: HTTPStatus) -> RefusalReason | None:
         """Return why a webhook was refused.
 
-        None if the request is not a webhook, or if Alertmanager retries it.
+        Return None if the request is not a webhook, or if Alertmanager retries it.
         """
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return None
         if request.path != WEBHOOK_PATH:
-            # Only webhooks are posted, so the sender has a wrong URL. A sender without a valid
+            # Only webhooks are posted, so the sender has the wrong URL. A sender without a valid
             # credential may be a scanner that posts to any path.
             is_posted = request.method == "POST" and status != HTTPStatus.UNAUTHORIZED
             return RefusalReason.WRONG_PATH if is_posted else None
@@ -159,9 +159,9 @@ class Receiver:
         self, response: HTTPResponse, method: str, path: str, seconds: float | None
     ) -> HTTPResponse:
         """Count a response, and return it with the headers that all responses have."""
-        template = routes.template(self.routes, path) or metrics.OTHER
+        template = routes.matching_template(self.routes, path) or metrics.OTHER
         self._service.metrics.count_response(template, method, response.status.value, seconds)
-        return replace(response, headers={**_SAFETY_HEADERS, **response.headers})
+        return replace(response, headers={**_SECURITY_HEADERS, **response.headers})
 
     def _health(self, request: HTTPRequest, _: str) -> HTTPResponse:
         health = self._service.health()
@@ -173,9 +173,9 @@ class Receiver:
         return HTTPResponse.json(HTTPStatus.OK, {"status": "alive"})
 
     def _openapi(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        description = openapi.description(self._authentication_methods, self._has_scopes)
+        description = openapi.build_description(self._authentication_methods, self._has_scopes)
         return HTTPResponse.json(HTTPStatus.OK, description)
 
     def _metrics(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        text, media_type = self._service.metrics.text(request.headers.get("accept", ""))
+        text, media_type = self._service.metrics.render(request.headers.get("accept", ""))
         return HTTPResponse(HTTPStatus.OK, text, {"Content-Type": media_type})

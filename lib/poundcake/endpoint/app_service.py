@@ -1,4 +1,4 @@
-"""The interface of the endpoint that its web application uses."""
+"""Protocols for the objects that the web application uses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ class RequestJournal(Protocol):
     def backlog(self) -> int:
         """Number of requests that wait to be recorded."""
 
-    def accept(self, request: Request, wanted_id: str, sha256: str, alerts: int) -> str:
+    def accept(
+        self, request: Request, sender_request_id: str, body_sha256: str, alert_count: int
+    ) -> str:
         """Store a request durably and return its request_id.
 
         Args:
             request: The request; its request_id is not set yet.
-            wanted_id: The request id that the sender chose, a UUID, or an empty string.
-            sha256: The hash of the body, from `request_ids.body_sha256`.
-            alerts: The number of alerts in the request.
+            sender_request_id: The request id that the sender chose, a UUID, or an empty string.
+            body_sha256: The hash of the body, from `request_ids.body_sha256`.
+            alert_count: The number of alerts in the request.
 
         Raises:
             JournalError: Nothing was stored.
@@ -30,7 +32,7 @@ class RequestJournal(Protocol):
 
 
 class Service(Protocol):
-    """The endpoint as its web application sees it."""
+    """The part of the endpoint that its web application uses."""
 
     @property
     def metrics(self) -> Metrics:
@@ -43,8 +45,8 @@ class Service(Protocol):
     def journal_problem(self) -> str:
         """Return why the journal is not open."""
 
-    def journal_failed(self, reason: str) -> None:
-        """Note that the journal could not be written."""
+    def note_journal_failure(self, reason: str) -> None:
+        """Note that the journal could not be written or read."""
 
     def note_accepted(self) -> None:
         """Note that a request was stored in the journal."""

@@ -50,7 +50,7 @@ class Authentication:
         return bool(self._methods)
 
     def authenticate(self, request: HTTPRequest, needed_scope: Scope) -> HTTPRequest:
-        """Return the request with the name of the credential that allows it.
+        """Return the request with the name of the credential that permits it.
 
         If no credentials are configured, every request is allowed.
 
@@ -58,17 +58,17 @@ class Authentication:
             needed_scope: The scope that the request needs.
 
         Raises:
-            ProblemError: The request has no valid credential, or none with the needed scope.
+            ProblemError: The request has no valid credential that has the needed scope.
             ClientGoneError: The body is signed and did not arrive.
         """
         if not self._methods:
             return request
         valid_credentials = self._valid_credentials(request)
-        sufficient = [
+        sufficient_credentials = [
             credential for credential in valid_credentials if credential.scope.allows(needed_scope)
         ]
-        if sufficient:
-            return replace(request, credential=sufficient[0].name)
+        if sufficient_credentials:
+            return replace(request, credential=sufficient_credentials[0].name)
         if request.certificate_name:
             return replace(request, credential=request.certificate_name)
         if needed_scope == Scope.POST and self._signatures.is_signed(request):
@@ -82,9 +82,9 @@ class Authentication:
 
     def _valid_credentials(self, request: HTTPRequest) -> list[Credential]:
         """Return the configured credentials that match the Authorization field."""
-        scheme, _, text = request.headers.get("authorization", "").partition(" ")
+        scheme, _, parameters = request.headers.get("authorization", "").partition(" ")
         kind = _KINDS.get(scheme.lower())
-        secret = text.strip().encode("latin-1")
+        secret = parameters.strip().encode("latin-1")
         if kind == Kind.BASIC:
             try:
                 secret = base64.b64decode(secret, validate=True)

@@ -1,8 +1,8 @@
 """Verify webhooks that are signed with a shared secret, in Grafana's format.
 
 The signature is the HMAC-SHA256 of the body, in lower-case hex. If the request has a timestamp
-header, the signature is the HMAC-SHA256 of `timestamp:body`, and an attacker who intercepted a
-notification can replay it only until its timestamp is too old.
+header, the signature is the HMAC-SHA256 of `timestamp:body`. An attacker who intercepts a
+notification with a timestamp can replay it only until that timestamp is too old.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_UNVERIFIED = 16
 
 Each of them takes memory and keeps a connection busy.
 """
-# Hashing a larger body would stop the other green threads for too long.
+# Hashing a larger body would block the other green threads for too long.
 _LARGE_BODY = 64 << 10
 _MAX_DIGITS = 12
 
@@ -95,7 +95,7 @@ class BodySignatures:
         credential = self._matching_credential(request, body)
         if credential is None:
             return None
-        _check_time(request.headers.get(TIMESTAMP_HEADER.lower()))
+        _check_timestamp(request.headers.get(TIMESTAMP_HEADER.lower()))
         return replace(request, body=_ReadBody(body), credential=credential.name)
 
     def _matching_credential(self, request: HTTPRequest, body: bytes) -> Credential | None:
@@ -124,7 +124,7 @@ def _compute_signature(secret: str, prefix: bytes, body: bytes) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _check_time(timestamp: str | None) -> None:
+def _check_timestamp(timestamp: str | None) -> None:
     if timestamp is None:
         return
     text = timestamp.strip()

@@ -28,8 +28,8 @@ def refuse_cross_site_request(request: HTTPRequest) -> None:
         raise ProblemError(
             HTTPStatus.FORBIDDEN,
             "this endpoint has no credentials, so it answers only to loopback names: use "
-            "http://127.0.0.1 or http://localhost, make a proxy in front send that as the Host "
-            "field, or set credentials",
+            "http://127.0.0.1 or http://localhost, configure the reverse proxy to send "
+            "127.0.0.1 or localhost as the Host field, or set credentials",
         )
     origin = request.headers.get("origin")
     if origin is not None and not _is_own_origin(origin, request.host):
@@ -42,7 +42,7 @@ def refuse_cross_site_request(request: HTTPRequest) -> None:
 
 def _is_own_origin(origin: str, host: str) -> bool:
     scheme, _, authority = origin.lower().partition("://")
-    return scheme in ("http", "https") and authority == host.lower() != ""
+    return scheme in ("http", "https") and authority != "" and authority == host.lower()
 
 
 def _host_name(authority: str) -> str:

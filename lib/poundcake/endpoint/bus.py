@@ -1,7 +1,7 @@
 """Publish triggers to StackStorm with publisher confirms, so that a lost trigger raises an error.
 
 StackStorm's own `sensor_service.dispatch` returns None whether or not the trigger arrived, and
-stops working for good after one broken connection. Here every publish waits for the broker's
+never works again after one broken connection. Here, every publish waits for the broker's
 confirm (https://www.rabbitmq.com/docs/confirms), is `mandatory` (the broker returns a message that
 it cannot route to a queue), has a time limit, and reconnects after any failure.
 """
@@ -18,7 +18,7 @@ from poundcake.errors import PoundCakeError
 _PACK = "poundcake"
 _TIMEOUT = 5  # seconds, for the write and again for the confirm
 _CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish in progress
-_PERSISTENT = 2
+_PERSISTENT = 2  # a delivery_mode of AMQP
 
 
 class BusError(PoundCakeError):
@@ -46,7 +46,7 @@ class Bus:
     """Publish triggers from any thread, one at a time."""
 
     def __init__(self, connect: Callable[[], Any] | None = None):
-        """Connect on first use.
+        """Create a bus that connects on first use.
 
         Args:
             connect: Returns an unconnected kombu Connection; by default the one that
@@ -64,8 +64,8 @@ class Bus:
             BusError: The broker did not confirm it in time, or the publish failed.
         """
         with self._lock:
-            # An idle connection may have died unnoticed, so a failure on it is retried once on a
-            # new connection.
+            # An idle connection may have been lost unnoticed, so a failed publish on it is retried
+            # once on a new connection.
             for is_reused in (self._channel is not None, False):
                 try:
                     self._open()
@@ -94,7 +94,7 @@ class Bus:
     def close(self) -> None:
         """Close the connection without waiting for the broker."""
         has_lock = self._lock.acquire(timeout=_CLOSE_TIMEOUT)
-        # Closing the socket wakes a publish that still waits for its confirm.
+        # Closing the socket wakes a publish that is still waiting for its confirm.
         self._disconnect()
         if has_lock:
             self._lock.release()

@@ -36,7 +36,7 @@ class ConfigWatcher:
         self.problem = ""
         self._read = read
         self._on_poll = on_poll
-        self._is_new = False
+        self._has_new_poll = False
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -48,9 +48,9 @@ class ConfigWatcher:
         self._stopping.set()
 
     def consume_poll(self) -> bool:
-        """Return True if there was a poll since the last call."""
-        is_new, self._is_new = self._is_new, False
-        return is_new
+        """Return True if there has been a poll since the last call."""
+        has_new_poll, self._has_new_poll = self._has_new_poll, False
+        return has_new_poll
 
     def _run(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):
@@ -64,6 +64,6 @@ class ConfigWatcher:
         # StackStorm's code may raise anything, for instance if a datastore key is missing.
         except Exception as error:
             text = (str(error).splitlines() or [""])[0] or type(error).__name__
-            self.problem = f"the registered one cannot be read: {text[:_MAX_CHARACTERS]}"
-        self._is_new = True
+            self.problem = f"the registered configuration cannot be read: {text[:_MAX_CHARACTERS]}"
+        self._has_new_poll = True
         self._on_poll()

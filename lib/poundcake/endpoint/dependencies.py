@@ -21,14 +21,14 @@ class Dependencies:
 
     Attributes:
         journal: The requests and their states.
-        reader: The connection to the tracking database.
+        reader: Reads and writes the tracking database.
         bus: Publishes triggers and counts them in `metrics`.
-        broker: The same broker without counting, used to check the connection.
+        broker: The same publisher without counting, used to check the connection.
         stackstorm: The client of StackStorm's API.
-        components: The state of the broker, the database and StackStorm.
+        components: The states of the components that the endpoint depends on.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        config: Returns the configuration in force.
+        config: Returns the current configuration.
     """
 
     journal: Journal

@@ -30,8 +30,8 @@ class EmissionClaims:
     def claim(self, request_ids: Sequence[str]) -> set[str]:
         """Claim requests or extend their claims. Return those that this endpoint may emit now."""
         now = monotonic()
-        fresh_ids = {i for i in request_ids if self._is_fresh(i, now)}
-        ids_to_claim = [i for i in request_ids if i not in fresh_ids]
+        fresh_ids = {id_ for id_ in request_ids if self._is_fresh(id_, now)}
+        ids_to_claim = [id_ for id_ in request_ids if id_ not in fresh_ids]
         if not ids_to_claim:
             return fresh_ids
         try:
@@ -41,8 +41,8 @@ class EmissionClaims:
             return fresh_ids
         self.problem = ""
         # Forget old claims that were not extended, because their requests are done.
-        kept_claims = {i: at for i, at in self._claimed_at.items() if self._is_fresh(i, now)}
-        self._claimed_at = {**kept_claims, **dict.fromkeys(granted_ids, now)}
+        fresh_claims = {id_: at for id_, at in self._claimed_at.items() if self._is_fresh(id_, now)}
+        self._claimed_at = {**fresh_claims, **dict.fromkeys(granted_ids, now)}
         return fresh_ids | granted_ids
 
     def _is_fresh(self, request_id: str, now: float) -> bool:

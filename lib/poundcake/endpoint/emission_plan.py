@@ -10,7 +10,7 @@ from poundcake.endpoint.journal import Entry
 from poundcake.endpoint.recorded import RecordedRequest, Summary, UnexplainedAlert
 
 
-class Item(NamedTuple):
+class PlannedTrigger(NamedTuple):
     """One trigger of a request.
 
     Attributes:
@@ -41,7 +41,7 @@ class Emission:
 
     @property
     def is_empty(self) -> bool:
-        """Return True if there is nothing to publish."""
+        """Whether there is nothing to publish."""
         return not self.is_first and not self.alerts
 
     @property
@@ -49,14 +49,14 @@ class Emission:
         """The row ids of the alerts that StackStorm lost."""
         return {alert.id for alert in self.alerts if alert.is_lost}
 
-    def items(self, summary: Summary) -> Iterator[Item]:
+    def planned_triggers(self, summary: Summary) -> Iterator[PlannedTrigger]:
         """Yield the triggers to publish, in order."""
         if self.is_first:
-            yield Item(triggers.WEBHOOK, 0)
-            for limited in summary.limited_alerts:
-                yield Item(triggers.LIMIT_REACHED, limited.id)
+            yield PlannedTrigger(triggers.WEBHOOK, 0)
+            for limited_alert in summary.limited_alerts:
+                yield PlannedTrigger(triggers.LIMIT_REACHED, limited_alert.id)
         for alert in self.alerts:
-            yield Item(triggers.ALERT, alert.id)
+            yield PlannedTrigger(triggers.ALERT, alert.id)
 
 
 def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now: float) -> Emission:
@@ -66,7 +66,7 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         entry: The request in the journal.
         request: The request in the tracking database.
         endpoint_id: The id of this endpoint.
-        now: The monotonic time.
+        now: The current time of the monotonic clock.
     """
     is_claimed_elsewhere = request.emitter not in ("", endpoint_id)
     if entry.emit_after is None:
@@ -75,6 +75,6 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         due_alerts = [alert for alert in request.unexplained_alerts if alert.is_lost]
     else:
         due_alerts = []
-    # An endpoint that claims a request publishes the triggers of the request itself.
+    # The endpoint that has claimed a request publishes the triggers of the request itself.
     is_first = entry.emit_after is None and not (entry.is_shared and is_claimed_elsewhere)
     return Emission(entry, request, is_first, due_alerts)

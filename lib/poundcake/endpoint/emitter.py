@@ -17,15 +17,19 @@ from poundcake.endpoint.alert_loader import AlertLoader
 from poundcake.endpoint.bus import BusError
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.emission_claims import EmissionClaims
-from poundcake.endpoint.emission_plan import Emission, Item, plan_emission
+from poundcake.endpoint.emission_plan import Emission, PlannedTrigger, plan_emission
 from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.recorded import RecordedRequest, Summary
-from poundcake.endpoint.tracking_queries import recorded_ids, recorded_requests, summaries
+from poundcake.endpoint.tracking_queries import (
+    find_recorded_ids,
+    load_recorded_requests,
+    load_summaries,
+)
 from poundcake.trail.database import DatabaseError
 
 PAGE_REQUESTS = 500
 RECHECK_WAIT = 5.0
-"""Seconds between two checks of whether the alerts of a request are explained."""
+"""Seconds between checks of whether the alerts of a request are explained."""
 _MAX_FAILURES_IN_A_ROW = 3
 """After this many failed publishes in a row, the broker is considered down."""
 
@@ -36,13 +40,13 @@ class Attempt:
 
     Attributes:
         sent_at: When each trigger was last published, by the monotonic clock.
-        is_counted: Whether all triggers were published and counted in the metrics, and only the
-            journal has not been updated.
+        is_counted: Whether all triggers were published and counted in the metrics, so that only
+            the journal remains to be updated.
         failures: Failed attempts in a row.
         error: The error of the last failed attempt.
     """
 
-    sent_at: dict[Item, float] = field(default_factory=dict)
+    sent_at: dict[PlannedTrigger, float] = field(default_factory=dict)
     is_counted: bool = False
     failures: int = 0
     error: str = ""
@@ -62,13 +66,13 @@ class Emitter:
         Args:
             dependencies: The objects that the steps of the pipeline share.
             keep_going: Called between triggers; the step ends early if it returns False.
-            on_emitted: Called after alerts were published.
+            on_emitted: Called after alerts have been published.
         """
         self._dependencies = dependencies
         self._keep_going = keep_going
         self._on_emitted = on_emitted
         self._claims = EmissionClaims(dependencies.reader, dependencies.journal.endpoint_id)
-        # {entry id: progress of the request's emission, until it is complete}
+        # {entry id: the progress of an emission that is not complete}
         self._attempts: dict[int, Attempt] = {}
         self._failures_in_a_row = 0
 
@@ -82,11 +86,11 @@ class Emitter:
 
     def emit(self) -> float | None:
         """Emit the due triggers of one page of recorded requests."""
-        entries = self._dependencies.journal.due(PAGE_REQUESTS)
+        entries = self._dependencies.journal.due_recorded(PAGE_REQUESTS)
         if not entries:
             return None
         requests = self._dependencies.reader.read(_read_page, entries)
-        self._dependencies.components.database.ok()
+        self._dependencies.components.database.mark_ok()
         missing_entries = [entry for entry in entries if entry.id not in requests]
         if missing_entries:
             self._announce_again(missing_entries)
@@ -142,11 +146,13 @@ class Emitter:
     def _publish(self, plans: Sequence[Emission]) -> None:
         """Publish the due triggers. A request that fails does not hold up the others."""
         call_ids = [plan.request.call_id for plan in plans if plan.is_first]
-        by_call = self._dependencies.reader.read(summaries, call_ids) if call_ids else {}
+        summaries_by_call = (
+            self._dependencies.reader.read(load_summaries, call_ids) if call_ids else {}
+        )
         loader = AlertLoader(self._dependencies.reader, [a for plan in plans for a in plan.alerts])
         self._failures_in_a_row = 0
         for plan in plans:
-            summary = by_call.get(plan.request.call_id, Summary())
+            summary = summaries_by_call.get(plan.request.call_id, Summary())
             if not self._publish_one(plan, summary, loader):
                 return
         if self._failures_in_a_row:
@@ -160,14 +166,14 @@ class Emitter:
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
         lost_ids = plan.lost_ids
         failure: Exception | None = None
-        for item in plan.items(summary):
-            if not _is_due(item, lost_ids, attempt):
+        for planned in plan.planned_triggers(summary):
+            if not _is_due(planned, lost_ids, attempt):
                 continue
             if not self._keep_going():
                 return False
             try:
-                self._send(item, plan.request, summary, loader)
-                attempt.sent_at[item] = monotonic()
+                self._send(planned, plan.request, summary, loader)
+                attempt.sent_at[planned] = monotonic()
             except (DatabaseError, JournalError):
                 raise
             except Exception as error:
@@ -184,22 +190,26 @@ class Emitter:
         return True
 
     def _send(
-        self, item: Item, request: RecordedRequest, summary: Summary, loader: AlertLoader
+        self,
+        planned: PlannedTrigger,
+        request: RecordedRequest,
+        summary: Summary,
+        loader: AlertLoader,
     ) -> None:
         payload: Mapping[str, object]
-        if item.trigger == triggers.WEBHOOK:
+        if planned.trigger == triggers.WEBHOOK:
             payload = triggers.webhook_payload(request, summary)
-        elif item.trigger == triggers.LIMIT_REACHED:
-            limited = next(alert for alert in summary.limited_alerts if alert.id == item.row_id)
+        elif planned.trigger == triggers.LIMIT_REACHED:
+            limited = next(alert for alert in summary.limited_alerts if alert.id == planned.row_id)
             payload = triggers.limit_reached_payload(request, limited)
         else:
-            alert = loader.get(item.row_id)
+            alert = loader.get(planned.row_id)
             if alert is None:
                 return  # it was purged
             remediations = self._dependencies.config().remediations
             payload = triggers.alert_payload(request, alert, remediations)
-        self._dependencies.bus.publish(item.trigger, dict(payload), request.request_id)
-        self._dependencies.components.broker.ok()
+        self._dependencies.bus.publish(planned.trigger, dict(payload), request.request_id)
+        self._dependencies.components.broker.mark_ok()
         self._failures_in_a_row = 0
 
     def _is_broker_down(self) -> bool:
@@ -234,20 +244,25 @@ class Emitter:
         self._dependencies.journal.postpone([plan.entry.id], wait)
 
 
-def _is_due(item: Item, lost_ids: set[int], attempt: Attempt) -> bool:
-    """Return True if a trigger was not published yet, or was published and StackStorm lost it.
+def _is_due(planned: PlannedTrigger, lost_ids: set[int], attempt: Attempt) -> bool:
+    """Return True if a trigger is unpublished, or if its alert was lost and has waited long enough.
 
-    Otherwise, a request whose emission never completes would never re-emit its lost alerts.
+    The second case matters for a request whose emission never completes, because one of its
+    triggers cannot be published.
     """
-    sent_at = attempt.sent_at.get(item)
+    sent_at = attempt.sent_at.get(planned)
     if sent_at is None:
         return True
-    is_lost = item.trigger == triggers.ALERT and item.row_id in lost_ids
+    is_lost = planned.trigger == triggers.ALERT and planned.row_id in lost_ids
     return is_lost and monotonic() - sent_at >= retry.doubled(retry.EMIT_WAITS, attempt.failures)
 
 
 def _read_page(connection: Connection, entries: Sequence[Entry]) -> dict[int, RecordedRequest]:
     """Return the recorded requests by entry id."""
-    names = recorded_ids(connection, entries)
-    requests = recorded_requests(connection, list(names.values()))
-    return {i: requests[name] for i, name in names.items() if name in requests}
+    request_ids = find_recorded_ids(connection, entries)
+    requests = load_recorded_requests(connection, list(request_ids.values()))
+    return {
+        entry_id: requests[request_id]
+        for entry_id, request_id in request_ids.items()
+        if request_id in requests
+    }

@@ -12,8 +12,8 @@ from poundcake.trail import outbox
 from poundcake.trail.outbox import Event, EventKind
 
 CHECK_WAIT = 2.0
-"""Seconds between two checks for unpublished events."""
-_MAX_SECONDS = outbox.LEASE.total_seconds() / 2
+"""Seconds between checks for unpublished events."""
+_MAX_BATCH_SECONDS = outbox.LEASE.total_seconds() / 2
 _MAX_FAILURES_IN_A_ROW = 3
 """After this many failed publishes in a row, the broker is considered down."""
 
@@ -35,32 +35,32 @@ class EventPublisher:
     def publish(self) -> float | None:
         """Publish a batch of events.
 
-        An event whose publishing fails is published again after its lease.
+        An event that could not be published is tried again once its lease has expired.
         """
         if monotonic() < self._check_at:
             return None
-        self._dependencies.metrics.start_remediations(self._remediation_names())
+        self._dependencies.metrics.create_remediation_series(self._remediation_names())
         reader = self._dependencies.reader
-        if not reader.read(outbox.has_due_events):
+        if not reader.read(outbox.has_claimable_events):
             self._check_at = monotonic() + CHECK_WAIT
             return None
-        claimed = reader.write(outbox.claim, self._dependencies.journal.endpoint_id)
-        published, failure = self._publish_all(claimed)
-        if published:
-            reader.write(outbox.mark_published, published)
+        events = reader.write(outbox.claim, self._dependencies.journal.endpoint_id)
+        published_ids, failure = self._publish_all(events)
+        if published_ids:
+            reader.write(outbox.mark_published, published_ids)
         if failure:
             raise failure
         return 0.0
 
-    def _publish_all(self, claimed: list[Event]) -> tuple[list[str], Exception | None]:
+    def _publish_all(self, events: list[Event]) -> tuple[list[str], Exception | None]:
         """Publish events. Return the ids of those that the broker accepted, and the last error."""
-        published: list[str] = []
+        published_ids: list[str] = []
         failure: Exception | None = None
         failures_in_a_row = 0
-        ends_at = monotonic() + _MAX_SECONDS
-        for event in claimed:
-            # The rest is published after the lease, by this endpoint or another one.
-            if not self._keep_going() or monotonic() > ends_at:
+        deadline = monotonic() + _MAX_BATCH_SECONDS
+        for event in events:
+            # The others are published once their lease has expired, by this or another endpoint.
+            if not self._keep_going() or monotonic() > deadline:
                 break
             try:
                 self._publish(event)
@@ -72,19 +72,19 @@ class EventPublisher:
                     break
             else:
                 failures_in_a_row = 0
-                published.append(event.id)
-        return published, failure
+                published_ids.append(event.id)
+        return published_ids, failure
 
     def _publish(self, event: Event) -> None:
         payload = event_payload(event)
         trigger = f"poundcake.{event.kind}"
         self._dependencies.bus.publish(trigger, payload, str(payload["request_id"]))
-        self._dependencies.components.broker.ok()
+        self._dependencies.components.broker.mark_ok()
         if event.kind == EventKind.REMEDIATION_ENDED:
-            label = self._label(event.payload["remediation"])
+            label = self._metric_label(event.payload["remediation"])
             self._dependencies.metrics.count_remediation(label, event.payload["result"])
 
-    def _label(self, remediation: str) -> str:
+    def _metric_label(self, remediation: str) -> str:
         """Return the name of a remediation if it is configured, otherwise OTHER.
 
         A rule may take the name from an alert, which must not create a series.
@@ -92,6 +92,6 @@ class EventPublisher:
         return remediation if remediation in self._remediation_names() else OTHER
 
     def _remediation_names(self) -> set[str]:
-        """Return the entries of `remediations`, and the actions that a rule may name."""
+        """Return the names of the entries of `remediations` and of the allowed actions."""
         config = self._dependencies.config()
         return {*(entry.name for entry in config.remediations), *config.allowed_actions}

@@ -9,28 +9,28 @@ _MOUNTS = "/proc/self/mounts"
 
 
 def volatile_filesystem(path: str) -> str:
-    """Return the type of a path's file system if it is kept in memory only, otherwise ''."""
-    kind = _filesystem_type(os.path.realpath(path))
-    return kind if kind in _VOLATILE else ""
+    """Return the type of a path's file system if it exists only in memory, otherwise ''."""
+    filesystem_type = _filesystem_type(os.path.realpath(path))
+    return filesystem_type if filesystem_type in _VOLATILE else ""
 
 
 def _filesystem_type(path: str) -> str:
     """Return the type of the file system that a path is on, '' if it is unknown."""
-    innermost_kind, longest_mount_point = "", -1
+    innermost_type, longest_mount_point = "", -1
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 # device, mount point (with octal escapes), type, ...
-                _, mount_point, kind = line.split(" ", 3)[:3]
+                _, mount_point, filesystem_type = line.split(" ", 3)[:3]
                 mount_point = _unescape(mount_point)
                 contains_path = path == mount_point or path.startswith(
                     mount_point.rstrip("/") + "/"
                 )
                 if contains_path and len(mount_point) >= longest_mount_point:
-                    innermost_kind, longest_mount_point = kind, len(mount_point)
+                    innermost_type, longest_mount_point = filesystem_type, len(mount_point)
     except (OSError, ValueError):
         return ""
-    return innermost_kind
+    return innermost_type
 
 
 def _unescape(text: str) -> str:

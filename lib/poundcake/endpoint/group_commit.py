@@ -22,19 +22,19 @@ from poundcake.timestamps import format_timestamp
 
 @dataclass
 class Acceptance:
-    """A request that waits to be committed, and the result.
+    """A request that is waiting to be committed, and the result of the commit.
 
     Attributes:
         request: The request to store.
-        wanted_id: The request id that the sender chose, a UUID, or ''.
+        sender_request_id: The request id that the sender chose, a UUID, or ''.
         body_sha256: The hash of the body.
         alert_count: The number of alerts in the request.
         request_id: The id under which it was stored, '' until then.
-        error: Why it was not stored.
+        error: Why it was not stored, or None.
     """
 
     request: Request
-    wanted_id: str
+    sender_request_id: str
     body_sha256: str
     alert_count: int
     request_id: str = ""
@@ -58,7 +58,7 @@ class NewRow(NamedTuple):
 
 
 class GroupCommit:
-    """Commit requests to a journal file. May be used by any (green) thread."""
+    """Commit requests to a journal file. Safe to use from any (green) thread."""
 
     def __init__(self, file: JournalFile, on_added: Callable[[int], None]):
         """Create a group commit for a file.
@@ -84,7 +84,7 @@ class GroupCommit:
         if acceptance.error:
             raise acceptance.error
         if not acceptance.request_id:
-            # The thread that took this request into its batch was killed.
+            # The thread whose batch contains this request was killed.
             raise JournalError("the commit was interrupted; send the request again")
         return acceptance.request_id
 
@@ -113,7 +113,7 @@ class GroupCommit:
         for acceptance in batch:
             request_id, is_new = _choose_id(connection, acceptance)
             if is_new:
-                is_shared = request_id == acceptance.wanted_id
+                is_shared = request_id == acceptance.sender_request_id
                 insert(
                     connection, acceptance, NewRow(request_id, is_shared, self._file.clock.now())
                 )
@@ -125,7 +125,7 @@ def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) 
     """Add a request to the journal, inside the caller's transaction."""
     request = acceptance.request
     body = request.body.encode()
-    client_id = request.client_request_id or acceptance.wanted_id
+    client_id = request.client_request_id or acceptance.sender_request_id
     values = {
         "id": None,
         "request_id": row.request_id,
@@ -155,14 +155,14 @@ def insert(connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) 
 
 def _choose_id(connection: sqlite3.Connection, acceptance: Acceptance) -> tuple[str, bool]:
     """Return the request_id for a request, and whether the request is new."""
-    if not acceptance.wanted_id:
+    if not acceptance.sender_request_id:
         return str(uuid.uuid4()), True
     statement = "SELECT body_sha256 FROM requests WHERE request_id = ?"
-    row = connection.execute(statement, (acceptance.wanted_id,)).fetchone()
+    row = connection.execute(statement, (acceptance.sender_request_id,)).fetchone()
     if row is None:
-        return acceptance.wanted_id, True
+        return acceptance.sender_request_id, True
     if row["body_sha256"] == acceptance.body_sha256:
-        return acceptance.wanted_id, False
+        return acceptance.sender_request_id, False
     # A proxy with a fixed X-Request-ID sends different bodies with the same id. Each of them
     # is a new request, even if an earlier one had the same body.
     return str(uuid.uuid4()), True

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_STUCK_LISTED = 20
 LATE_SECONDS = 120.0
-"""Seconds after which a waiting request makes the endpoint degraded."""
+"""Seconds after which a waiting request degrades the health of the endpoint."""
 
 
 class State(StringEnum):
@@ -51,11 +51,11 @@ class Component:
         self.detail = ""
         self.since = datetime.now(timezone.utc)
 
-    def ok(self) -> None:
+    def mark_ok(self) -> None:
         """Note that the component works."""
         self._change_state(State.OK, "")
 
-    def down(self, detail: str) -> None:
+    def mark_down(self, detail: str) -> None:
         """Note that the component does not work, and why."""
         self._change_state(State.DOWN, detail)
 
@@ -70,13 +70,13 @@ class Component:
 
 
 class Components:
-    """The components that requests pass through after the journal."""
+    """The components that the endpoint depends on, besides the journal."""
 
     def __init__(self, log: logging.Logger):
         self.broker = Component(log, "broker")
         self.database = Component(log, "database")
         self.stackstorm = Component(log, "stackstorm")
-        # Sync queries the Alertmanagers; no request passes through them.
+        # The Alertmanagers, which sync queries. No request passes through them.
         self.monitoring = Component(log, "monitoring")
 
     def first_down(self) -> Component | None:
@@ -87,14 +87,14 @@ class Components:
 
 @dataclass
 class ComponentReport:
-    """A component in the report."""
+    """The report on one component."""
 
     state: State
     since: str
     detail: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON, without unknown values."""
+        """Return the report as a JSON object, without unknown values."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -104,7 +104,7 @@ class DownstreamReport(ComponentReport):
 
     Attributes:
         waiting: The number of requests that wait for the component.
-        pending: For the database, the migrations for which an operator has to run `migrate`.
+        pending: For the database, a sentence about migrations that an operator has to run.
         stuck: For StackStorm, the requests that cannot be recorded.
     """
 
@@ -120,7 +120,7 @@ class JournalReport(ComponentReport):
     Attributes:
         waiting: Requests that wait to be recorded, excluding stuck ones.
         backlog_limit: The limit of `waiting`, from the configuration.
-        oldest_seconds: How long the oldest waiting request has waited.
+        oldest_seconds: How long the oldest of the waiting requests has waited.
         accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
         stuck: Number of requests that cannot be recorded although others can be.
         stuck_requests: The request ids of the first stuck requests.
@@ -144,10 +144,10 @@ class ConfigurationReport:
     """The configuration that the endpoint uses.
 
     Attributes:
-        applied_at: When it came into force.
-        problem: Why the newest configuration is not in force, '' if it is.
+        applied_at: When it was applied.
+        problem: Why the newest configuration is not in effect, '' if it is.
         warnings: Valid settings that are probably mistakes.
-        remediation_errors: The entries of `remediations` that are invalid and not in force.
+        remediation_errors: The entries of `remediations` that are invalid and ignored.
         in_force: The keys that are not secret, with their values.
     """
 
@@ -187,12 +187,12 @@ class HealthReport:
     paused: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON."""
+        """Return the report as a JSON object."""
         components = {name: report.as_dict() for name, report in self.components.items()}
         return {**asdict(self), "components": components}
 
 
-def assemble(
+def build_report(
     installation: Installation, address: str, applied_at: datetime, config_problem: str = ""
 ) -> HealthReport:
     """Return the health report of an endpoint.
@@ -200,8 +200,8 @@ def assemble(
     Args:
         installation: The parts of the endpoint.
         address: The URL that it listens on, '' while it does not listen.
-        applied_at: When its configuration came into force.
-        config_problem: Why the newest configuration is not in force, '' if it is.
+        applied_at: When its configuration was applied.
+        config_problem: Why the newest configuration is not in effect, '' if it is.
     """
     config, keeper = installation.config, installation.keeper
     journal, problems = _journal_report(keeper, config.backlog_limit)
@@ -276,7 +276,7 @@ def _journal_details(journal: Journal, counts: JournalCounts, backlog_limit: int
         "recorded": counts.recorded,
         "done": counts.done,
         "stuck": counts.stuck,
-        "stuck_requests": journal.stuck(_MAX_STUCK_LISTED) if counts.stuck else [],
+        "stuck_requests": journal.stuck_ids(_MAX_STUCK_LISTED) if counts.stuck else [],
     }
 
 

@@ -1,7 +1,7 @@
 """Serve the requests of one connection, one after the other (RFC 9112).
 
 h11 tracks the state of the connection and writes the responses; `request_head` parses and checks
-requests. This module moves the bytes and limits the time for each part of an exchange.
+requests. This module transfers the bytes, and limits the time of each part of an exchange.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from poundcake.endpoint.open_connections import Phase, Slot
 from poundcake.endpoint.timed_socket import ByteStream
 
 # Seconds.
-IDLE_TIME = 75  # Alertmanager keeps its connections for the next notification
-HEADER_TIME = 10
-BODY_TIME = 30
-ANSWER_TIME = 30
-LINGER_TIME = 2
-# A body that is refused for its size is already in transit. If the server closed the connection
-# without reading the body, the sender would see a reset instead of the response.
+IDLE_TIMEOUT = 75  # Alertmanager keeps its connections for the next notification
+HEADER_TIMEOUT = 10
+BODY_TIMEOUT = 30
+ANSWER_TIMEOUT = 30
+LINGER_TIMEOUT = 2
+# A body that is refused because of its size is already in transit. If the server closed the
+# connection without reading the body, the sender would see a reset instead of the response.
 LINGER_BYTES = 16 << 20
 _CHUNK = 65536
 
@@ -69,11 +69,11 @@ class HTTPConnection:
         """Answer requests until the connection ends.
 
         Raises:
-            OSError: The client went away or was too slow.
+            OSError: The client disconnected or was too slow.
         """
         while self._serve_request():
             self._http.start_next_cycle()
-            # Let other green threads run: with a client that pipelines, this one may never block.
+            # Let other green threads run: if the client pipelines, this one may never block.
             time.sleep(0)
 
     def _serve_request(self) -> bool:
@@ -91,7 +91,7 @@ class HTTPConnection:
         if not self._slot.enter(Phase.BUSY):
             return False
         response = self._application(request)
-        # The unread part of a body would be parsed as the next request.
+        # Otherwise, the unread part of the body would be parsed as the next request.
         has_unread_body = self._http.their_state is h11.SEND_BODY
         must_close = has_unread_body or self._slot.is_last_request
         return self._respond(response, request.method, must_close)
@@ -100,7 +100,7 @@ class HTTPConnection:
         """Return the head of the next request, or None if the client ended the connection."""
         received, searched = self._received, 0
         has_begun = bool(received)
-        self._stream.expire_in(HEADER_TIME if has_begun else IDLE_TIME)
+        self._stream.expire_in(HEADER_TIMEOUT if has_begun else IDLE_TIMEOUT)
         while True:
             # RFC 9112, section 2.2: empty lines before a request are ignored.
             while received.startswith(b"\r\n"):
@@ -116,7 +116,7 @@ class HTTPConnection:
                 return None
             if not has_begun:
                 has_begun = True
-                self._stream.expire_in(HEADER_TIME)
+                self._stream.expire_in(HEADER_TIMEOUT)
             received += chunk
 
     def _parse(self, head: bytes) -> HTTPRequest:
@@ -152,12 +152,12 @@ class HTTPConnection:
         if not must_close:
             data += self._http.send(h11.EndOfMessage())
         self._slot.enter(Phase.ANSWERING)
-        self._stream.expire_in(ANSWER_TIME)
+        self._stream.expire_in(ANSWER_TIMEOUT)
         self._stream.send(data)
         if self._http.our_state is h11.DONE:
             return self._slot.enter(Phase.WAITING)
         if self._slot.enter(Phase.LINGERING):
-            self._stream.linger(LINGER_TIME, LINGER_BYTES)
+            self._stream.linger(LINGER_TIMEOUT, LINGER_BYTES)
         return False
 
 
@@ -179,14 +179,14 @@ class _Body:
             raise ClientGoneError(str(error)) from None
 
     def _read(self) -> bytes:
-        self._stream.expire_in(BODY_TIME)
+        self._stream.expire_in(BODY_TIMEOUT)
         if self._http.they_are_waiting_for_100_continue:
             proceed = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
             self._stream.send(self._http.send(proceed))
         chunks = []
         remaining = self.length or 0
         while remaining:
-            chunk = self._take(min(remaining, _CHUNK))
+            chunk = self._next_chunk(min(remaining, _CHUNK))
             chunks.append(chunk)
             remaining -= len(chunk)
             self._http.receive_data(chunk)
@@ -194,7 +194,7 @@ class _Body:
         self._http.next_event()  # the end of the message
         return b"".join(chunks)
 
-    def _take(self, size: int) -> bytes:
+    def _next_chunk(self, size: int) -> bytes:
         """Return at least one byte of the body and at most `size`."""
         chunk = bytes(self._received[:size])
         if chunk:
@@ -202,5 +202,5 @@ class _Body:
             return chunk
         chunk = self._stream.receive(size)
         if not chunk:
-            raise ConnectionResetError("the client ended the connection inside a body")
+            raise ConnectionResetError("the client disconnected while sending a body")
         return chunk

@@ -36,15 +36,15 @@ class HTTPRequest:
         path: As the client wrote it, not percent-decoded. `*` for OPTIONS on the whole server,
             empty for CONNECT.
         query: The part after the `?`, not decoded.
-        host: The authority that the client asked for: from the target if that is a URL, otherwise
+        host: The authority that the client requested: from the target if that is a URL, otherwise
             from the Host field. Empty if an HTTP/1.0 client sent neither.
         headers: By lower-case name. The values of repeated fields are joined with a comma.
         client_host: The IP address of the client.
         certificate_name: The name of the client's certificate, if the client authenticated with
             one that the configured client CA signed; otherwise empty.
         body: The body, not received yet.
-        credential: The name of the credential that allows the request. Empty until the request is
-            authenticated, or if it needs no credential.
+        credential: The name of the credential that permits the request. Empty until the request is
+            authenticated, or if no credential is needed.
     """
 
     method: str
@@ -79,7 +79,7 @@ class FramingError(Exception):
     """A request whose boundaries cannot be determined. The connection is closed after it.
 
     Attributes:
-        status: The status to answer, always 4xx.
+        status: The status of the response, always 4xx.
         detail: What is wrong. Never contains anything that the client sent.
         method: The first word of the request line, where the method belongs, or ''.
         target: The second word of the request line, where the target belongs, or ''.

@@ -18,7 +18,7 @@ from poundcake.endpoint.http_messages import Application
 from poundcake.endpoint.open_connections import OpenConnections, Slot
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 from poundcake.endpoint.timed_socket import ByteStream, TimedSocket
-from poundcake.endpoint.tls import HANDSHAKE, Certificates, TLSStream
+from poundcake.endpoint.tls import HANDSHAKE_RECORD, Certificates, TLSStream
 
 try:
     import resource
@@ -30,7 +30,7 @@ _BACKLOG = 1024
 # Seconds.
 _ACCEPT_TIMEOUT = 0.5
 _RETRY_WAIT = 0.1
-_STOP_TICK = 0.02
+_STOP_POLL_WAIT = 0.02
 
 
 class Server:
@@ -48,7 +48,7 @@ class Server:
             listening socket is taken over, so that no connection is refused.
 
     Raises:
-        OSError: The address is taken or does not exist.
+        OSError: The address is in use or does not exist.
         UnicodeError: `host` cannot be a host name.
     """
 
@@ -124,7 +124,7 @@ class Server:
         self._listener.close()
 
     def stop(self, timeout: float) -> None:
-        """Accept no new requests, and let those in flight finish.
+        """Stop accepting requests, and let those in flight finish.
 
         Args:
             timeout: How long to wait for the requests in flight, in seconds.
@@ -134,7 +134,7 @@ class Server:
             self.close()
         deadline = time.monotonic() + timeout
         while self._open_connections.abort_idle() and time.monotonic() < deadline:
-            time.sleep(_STOP_TICK)
+            time.sleep(_STOP_POLL_WAIT)
 
     def _start_connection(self, client_socket: socket.socket, client_host: str) -> None:
         slot = self._open_connections.admit(lambda: _shut_down(client_socket))
@@ -151,33 +151,35 @@ class Server:
             thread.start()
         except RuntimeError as error:  # the machine is out of threads
             self._rate_limited_log.warning("cannot serve a connection: %s", error)
-            self._open_connections.leave(slot)
+            self._open_connections.remove(slot)
             client_socket.close()
 
     def _serve_connection(self, client_socket: socket.socket, slot: Slot, client_host: str) -> None:
         try:
             client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            stream, client = self._secure(TimedSocket(client_socket), client_host)
+            stream, client = self._open_stream(TimedSocket(client_socket), client_host)
             HTTPConnection(stream, self._application, slot, client).serve()
         except OSError:
-            pass  # the client went away or was too slow
+            pass  # the client disconnected or was too slow
         except Exception:
             self._log.exception("the connection of %s failed", client_host)
         finally:
-            self._open_connections.leave(slot)
+            self._open_connections.remove(slot)
             client_socket.close()
 
-    def _secure(self, plain_stream: TimedSocket, client_host: str) -> tuple[ByteStream, Client]:
-        """Do the TLS handshake, if this is a TLS server."""
+    def _open_stream(
+        self, plain_stream: TimedSocket, client_host: str
+    ) -> tuple[ByteStream, Client]:
+        """Do the TLS handshake if this is a TLS server. Return the stream and the client."""
         if not self.certificates:
             return plain_stream, Client(client_host)
         try:
-            plain_stream.expire_in(http_connection.HEADER_TIME)
-            if plain_stream.peek() != HANDSHAKE:
-                refusal = "this port speaks TLS: use https://"
+            plain_stream.expire_in(http_connection.HEADER_TIMEOUT)
+            if plain_stream.peek() != HANDSHAKE_RECORD:
+                refusal = "this port accepts only TLS: use https://"
                 return plain_stream, Client(client_host, refusal=refusal)
             tls_stream = TLSStream(plain_stream, self.certificates.context())
-            return tls_stream, Client(client_host, certificate_name=tls_stream.shake_hands())
+            return tls_stream, Client(client_host, certificate_name=tls_stream.do_handshake())
         except OSError as error:
             with self._lock:
                 self.failed_handshakes += 1

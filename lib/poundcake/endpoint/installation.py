@@ -22,13 +22,13 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import database, queries, refresh
 from poundcake.trail.database import DatabaseError
 
-VIEW_SECONDS = 5
-"""Time limit of one statement, in seconds. It is short because a person waits for the view."""
+VIEW_TIMEOUT_SECONDS = 5
+"""Time limit of each database statement, in seconds. It is short because a person is waiting."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The parts of an endpoint, built from its configuration, and the views of their data."""
+    """The parts of an endpoint, and the views that combine their data."""
 
     config: Config
     reader: TrackingReader
@@ -48,7 +48,7 @@ class Installation:
         return refresh.refresh_open_executions(self.stackstorm, document, minutes)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
-        """Return the status view of a request, recorded or not; None if it is unknown.
+        """Return the status view of a request, even if it is not recorded yet; None if unknown.
 
         Raises:
             DatabaseError: The request is not in the journal, and the tracking database cannot be
@@ -56,7 +56,7 @@ class Installation:
             JournalError: The request is not in the tracking database, and the journal cannot be
                 read.
         """
-        entry, problem = self._find(request_id)
+        entry, problem = self._find_entry(request_id)
         web_url = self.config.st2_web_url
         try:
             document: dict[str, Any] | None = self.read(
@@ -73,8 +73,8 @@ class Installation:
             raise JournalError(problem)
         return document
 
-    def _find(self, request_id: str) -> tuple[Entry | None, str]:
-        """Return the journal's entry of a request, and why the journal cannot be read, or ''."""
+    def _find_entry(self, request_id: str) -> tuple[Entry | None, str]:
+        """Return the journal's entry of a request, and the reason if the journal is unreadable."""
         journal = self.keeper.journal
         if journal is None:
             return None, self.keeper.problem()
@@ -84,13 +84,13 @@ class Installation:
             return None, str(error)
 
 
-def install(
+def build_installation(
     config: Config,
     bus: Broker,
     stackstorm: StackStorm,
     metrics: Metrics,
     log: logging.Logger,
-    config_in_force: Callable[[], Config],
+    current_config: Callable[[], Config],
 ) -> Installation:
     """Create the parts that a configuration describes, without opening any of them.
 
@@ -100,7 +100,7 @@ def install(
         stackstorm: StackStorm's API.
         metrics: The endpoint's metrics.
         log: The endpoint's logger.
-        config_in_force: Returns the configuration that is in force when it is called.
+        current_config: Returns the configuration that is current when it is called.
 
     Raises:
         DatabaseError: The database URL cannot be used.
@@ -118,7 +118,7 @@ def install(
                 components=Components(log),
                 metrics=metrics,
                 log=log,
-                config=config_in_force,
+                config=current_config,
             )
         )
 
@@ -126,8 +126,12 @@ def install(
 
 
 def open_engine(config: Config) -> Engine:
-    """Return an engine of the tracking database for views. Raises DatabaseError."""
-    return database.open_engine(config.tracking_url, VIEW_SECONDS)
+    """Return an engine for the tracking database, with the time limit of views.
+
+    Raises:
+        DatabaseError: The database URL cannot be used.
+    """
+    return database.open_engine(config.tracking_url, VIEW_TIMEOUT_SECONDS)
 
 
 def apply_log_settings(config: Config, log: logging.Logger) -> None:
@@ -148,7 +152,7 @@ def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
 
     Args:
         entry: The journal's entry of the request.
-        blocked_by: Why it is not recorded yet, '' if nothing is wrong.
+        blocked_by: What keeps it from being recorded, '' if nothing is wrong.
     """
     document: dict[str, Any] = {
         "request_id": entry.request_id,

@@ -30,7 +30,7 @@ T = TypeVar("T")
 __all__ = ["Entry", "Journal", "JournalCounts", "JournalError", "RequestState"]
 
 KEEP_DONE = 86400.0  # seconds
-# Maximum bytes of bodies that are loaded at the same time.
+# Maximum total size of the bodies that are loaded together, in bytes.
 BATCH_BYTES = 4 << 20
 # Maximum number of alerts in the requests that due() returns.
 PAGE_ALERTS = 10_000
@@ -51,7 +51,7 @@ class JournalCounts:
         accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
         stuck: The accepted and announced requests that failed alone while others were recorded.
         oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
-        overdue_seconds: The longest time by which the next step of a recorded request is overdue.
+        overdue_seconds: How long the most overdue step of a recorded request has been due.
     """
 
     accepted: int
@@ -67,7 +67,7 @@ class _CountKey(NamedTuple):
     """The key by which requests are counted."""
 
     state: RequestState
-    stuck: bool
+    is_stuck: bool
 
 
 class Journal:
@@ -83,7 +83,7 @@ class Journal:
         try:
             (row,) = self._file.run(fetch, "SELECT endpoint_id FROM journal")
             self.endpoint_id = str(row["endpoint_id"])
-            # Changed only by functions that run on the connection, so by one thread at a time. It
+            # Only functions that run on the connection change it, so only one thread at a time. It
             # has all keys from the start, so that other threads may read it at any time.
             self._counts: Counter[_CountKey] = self._file.run(_count_all)
         except BaseException:
@@ -105,7 +105,7 @@ class Journal:
 
     @property
     def is_damaged(self) -> bool:
-        """Return True if the file is damaged. It will be replaced when it is opened again."""
+        """Whether the file is damaged. It will be replaced when it is opened again."""
         return self._file.is_damaged
 
     @property
@@ -118,31 +118,35 @@ class Journal:
 
     # -- accepting
 
-    def accept(self, request: Request, wanted_id: str, sha256: str, alerts: int) -> str:
+    def accept(
+        self, request: Request, sender_request_id: str, body_sha256: str, alert_count: int
+    ) -> str:
         """Store a request durably and return its request_id.
 
         Requests that arrive at the same time share a commit.
 
         Args:
             request: The request to store.
-            wanted_id: The request id that the sender chose, a UUID, or ''. The same id with the
-                same body is the same request; with a different body it gets a new id.
-            sha256: The hash of the body.
-            alerts: The number of alerts in the request.
+            sender_request_id: The request id that the sender chose, a UUID, or ''. The same id with
+                the same body is the same request. With a different body, the request gets a new id.
+            body_sha256: The hash of the body.
+            alert_count: The number of alerts in the request.
         """
-        return self._group_commit.accept(Acceptance(request, wanted_id, sha256, alerts))
+        return self._group_commit.accept(
+            Acceptance(request, sender_request_id, body_sha256, alert_count)
+        )
 
     def _count_accepted(self, count: int) -> None:
         self._counts[_CountKey(RequestState.ACCEPTED, False)] += count
 
-    def import_recorded(self, request: Request, sha256: str, alerts: int) -> None:
+    def import_recorded(self, request: Request, body_sha256: str, alert_count: int) -> None:
         """Import a replay that another process recorded, so that this endpoint emits it.
 
         Do nothing if the journal already has the request.
         """
         if self.find(request.request_id) is None:
             row = NewRow(request.request_id, True, self._now(), RequestState.RECORDED)
-            self._file.run(self._import, Acceptance(request, "", sha256, alerts), row)
+            self._file.run(self._import, Acceptance(request, "", body_sha256, alert_count), row)
 
     def _import(self, connection: sqlite3.Connection, acceptance: Acceptance, row: NewRow) -> None:
         in_transaction(connection, insert, acceptance, row)
@@ -164,12 +168,12 @@ class Journal:
             known_ids.update(row["request_id"] for row in self._file.run(fetch, statement, chunk))
         return [request_id for request_id in request_ids if request_id not in known_ids]
 
-    def fresh(self, limit: int) -> list[Entry]:
+    def next_fresh_batch(self, limit: int) -> list[Entry]:
         """Return requests that were never announced, oldest first, up to BATCH_BYTES of bodies."""
         where = f"WHERE state = '{RequestState.ACCEPTED}' AND due_at = 0 ORDER BY id LIMIT ?"
         return _take_batch(self._entries(where, limit))
 
-    def failed(self, limit: int) -> list[Entry]:
+    def next_failed_batch(self, limit: int) -> list[Entry]:
         """Return the requests of one failed batch that are due for a retry, oldest first."""
         where = (
             f"WHERE state = '{RequestState.ACCEPTED}' AND due_at > 0 AND due_at <= ?"
@@ -190,7 +194,7 @@ class Journal:
         """Return the requests that were published and are not known to be recorded."""
         return self._entries(f"WHERE state = '{RequestState.ANNOUNCED}' ORDER BY id")
 
-    def due(self, limit: int) -> list[Entry]:
+    def due_recorded(self, limit: int) -> list[Entry]:
         """Return recorded requests whose next step is due, up to PAGE_ALERTS alerts."""
         where = (
             f"WHERE state = '{RequestState.RECORDED}' AND due_at <= ? ORDER BY due_at, id LIMIT ?"
@@ -213,8 +217,8 @@ class Journal:
     def counts(self) -> JournalCounts:
         """Return how many requests are in each state, and how long the oldest has waited."""
         by_state = Counter(dict.fromkeys(RequestState, 0))
-        for key, number in self._counts.items():
-            by_state[key.state] += number
+        for key, count in self._counts.items():
+            by_state[key.state] += count
         now = self._now()
         oldest_rows = self._file.run(
             fetch,
@@ -229,12 +233,12 @@ class Journal:
             announced=by_state[RequestState.ANNOUNCED],
             recorded=by_state[RequestState.RECORDED],
             done=by_state[RequestState.DONE],
-            stuck=sum(number for key, number in self._counts.items() if key.stuck),
+            stuck=sum(count for key, count in self._counts.items() if key.is_stuck),
             oldest_seconds=max(0.0, now - oldest_rows[0][0]) if oldest_rows else 0.0,
             overdue_seconds=0.0 if due_at is None else max(0.0, now - due_at),
         )
 
-    def stuck(self, limit: int) -> list[str]:
+    def stuck_ids(self, limit: int) -> list[str]:
         """Return the request_ids of requests that failed alone while others were recorded."""
         statement = (
             f"SELECT request_id FROM requests WHERE {_WAITING} AND stuck = 1 ORDER BY id LIMIT ?"
@@ -376,8 +380,8 @@ def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Co
     statement = f"SELECT state, stuck, count(*) FROM requests {where} GROUP BY state, stuck"
     return Counter(
         {
-            _CountKey(RequestState(state), bool(stuck)): number
-            for state, stuck, number in connection.execute(statement, ids)
+            _CountKey(RequestState(state), bool(is_stuck)): count
+            for state, is_stuck, count in connection.execute(statement, ids)
         }
     )
 
@@ -385,14 +389,17 @@ def _count(connection: sqlite3.Connection, where: str, ids: Sequence[int]) -> Co
 def _count_all(connection: sqlite3.Connection) -> Counter[_CountKey]:
     """Count all requests, using only indexes because the table's rows are large."""
     counts = Counter(
-        {_CountKey(state, stuck): 0 for state in RequestState for stuck in (False, True)}
+        {_CountKey(state, is_stuck): 0 for state in RequestState for is_stuck in (False, True)}
     )
-    for state, number in connection.execute("SELECT state, count(*) FROM requests GROUP BY state"):
-        counts[_CountKey(RequestState(state), False)] = number
-    stuck = f"SELECT state, count(*) FROM requests WHERE {_WAITING} AND stuck = 1 GROUP BY state"
-    for state, number in connection.execute(stuck):
-        counts[_CountKey(RequestState(state), True)] = number
-        counts[_CountKey(RequestState(state), False)] -= number
+    select_all = "SELECT state, count(*) FROM requests GROUP BY state"
+    for state, count in connection.execute(select_all):
+        counts[_CountKey(RequestState(state), False)] = count
+    select_stuck = (
+        f"SELECT state, count(*) FROM requests WHERE {_WAITING} AND stuck = 1 GROUP BY state"
+    )
+    for state, count in connection.execute(select_stuck):
+        counts[_CountKey(RequestState(state), True)] = count
+        counts[_CountKey(RequestState(state), False)] -= count
     return counts
 
 
@@ -404,7 +411,7 @@ def _prune(connection: sqlite3.Connection, now: float) -> int:
         " ORDER BY due_at LIMIT ?",
         (now, _PRUNE_BATCH),
     )
-    # Removing a body of several MiB takes as long as removing hundreds of small ones.
+    # Deleting a body of several MiB takes as long as deleting hundreds of small ones.
     ids = [row["id"] for row in _take_up_to(rows, [row["body_bytes"] for row in rows], BATCH_BYTES)]
     for table in ("bodies", "requests"):
         connection.executemany(f"DELETE FROM {table} WHERE id = ?", [(i,) for i in ids])

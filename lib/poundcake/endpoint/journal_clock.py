@@ -1,9 +1,9 @@
 """The journal's own clock, which decides what is due.
 
 People and NTP step the wall clock, sometimes by hours. If the wall clock decided what is due, a
-step back would stop every retry for that long, and a step forward would make everything due at
-once. So the journal has its own clock: it follows the monotonic clock while the process runs, is
-saved in the file, and continues from the saved time after a restart.
+step back would stop every retry for that long, and a step forward would make everything due
+immediately. So the journal has its own clock: it follows the monotonic clock while the process
+runs, is saved in the file, and continues from the saved time after a restart.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ MAX_DOWNTIME = 60.0
 The wall clock measures the downtime, and may have been stepped during it.
 """
 MAX_WAIT = 3600.0
-"""Longest wait that is written to the journal, in seconds."""
+"""Longest wait that the journal stores, in seconds."""
 
 
 class JournalClock:
     """A clock in seconds that is never stepped. A new one starts at the wall clock's time."""
 
-    def __init__(self, saved: float | None = None):
+    def __init__(self, saved_time: float | None = None):
         """Start the clock.
 
         Args:
-            saved: The time at which it was last saved, or None for a new journal.
+            saved_time: The last time that was saved in the file, or None for a new journal.
         """
         start = time.time()
-        if saved is not None:
-            start = saved + min(max(start - saved, 0.0), MAX_DOWNTIME)
+        if saved_time is not None:
+            start = saved_time + min(max(start - saved_time, 0.0), MAX_DOWNTIME)
         self._offset = start - monotonic()
 
     def now(self) -> float:

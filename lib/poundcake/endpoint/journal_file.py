@@ -16,7 +16,7 @@ from poundcake.endpoint.journal_clock import MAX_WAIT, JournalClock
 from poundcake.endpoint.journal_entry import is_intact
 from poundcake.endpoint.journal_schema import VERSION, RequestState
 from poundcake.errors import PoundCakeError
-from poundcake.trail.shared_files import close_to_others, create_file
+from poundcake.trail.shared_files import create_file, revoke_access_of_others
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ class JournalFile:
     def __init__(self, path: str, damage: str = ""):
         """Open or create the journal.
 
-        Put a damaged file into quarantine, and continue with a new one that has the requests that
-        can still be read.
+        Move a damaged file into quarantine, and continue with a new one that contains the requests
+        that can still be read.
 
         Args:
             path: The path of the file; its folder must exist.
@@ -55,7 +55,7 @@ class JournalFile:
         self._path = path
         self.problem = ""
         self.is_damaged = False
-        # The bytes that the last failed commit needed. With less free space, the disk is full.
+        # Bytes that the last failed commit needed. With less free space, the disk counts as full.
         self._needed_bytes = 0
         # Green threads wait for this lock, so it must be a patched one.
         self.lock = threading.Lock()
@@ -79,7 +79,7 @@ class JournalFile:
         except OSError:
             os.close(lock_file)
             raise JournalError(
-                f"{self._path}: another endpoint uses this state_dir; give each its own"
+                f"{self._path}: another endpoint uses this state_dir; give each endpoint its own"
             ) from None
         return lock_file
 
@@ -113,7 +113,7 @@ class JournalFile:
         return result
 
     def run_locked(self, work: Callable[..., T], *args: Any) -> T:
-        """Return work(connection, *args), for a caller that holds `lock`. Raises sqlite3.Error."""
+        """Do the same as run(), for a caller that holds `lock`. Raises sqlite3.Error."""
         result: T = native.run_in_native_thread(self._run_exclusively, work, *args)
         return result
 
@@ -125,12 +125,12 @@ class JournalFile:
         """Check that the file can be written, without changing anything.
 
         Raises:
-            JournalError: It cannot be written, or the disk is still too full for the write that
+            JournalError: It cannot be written, or the disk still has no space for the write that
                 failed last.
         """
         if shutil.disk_usage(os.path.dirname(self._path)).free < self._needed_bytes:
             raise JournalError(self.problem)
-        self.run(_write_nothing)
+        self.run(_rewrite_version)
         self.note_success()
 
     def note_success(self) -> None:
@@ -141,8 +141,8 @@ class JournalFile:
         """Note an error and return it as a JournalError.
 
         Args:
-            error: What was raised.
-            body_bytes: The bytes of bodies that the failed commit would have written.
+            error: The exception that was raised.
+            body_bytes: The total size of the bodies in the failed commit.
         """
         self.problem = f"{self._path}: {str(error) or type(error).__name__}"
         self.is_damaged = self.is_damaged or quarantine.is_damage(error)
@@ -165,15 +165,15 @@ def in_transaction(connection: sqlite3.Connection, work: Callable[..., T], *args
 
 
 def save_clock(connection: sqlite3.Connection, now: float) -> None:
-    """Save the time of the journal's clock, which continues from it after a restart."""
+    """Save the time of the journal's clock, so that it can continue from there after a restart."""
     connection.execute("UPDATE journal SET clock = ?", (now,))
 
 
 def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
     try:
         for file in glob.glob(glob.escape(path) + "*"):
-            close_to_others(file)
-        quarantine.finish(path)
+            revoke_access_of_others(file)
+        quarantine.finish_replacement(path)
         if not damage and quarantine.has_orphaned_wal(path):
             damage = "it is empty, but its -wal file is not"
         if not damage:
@@ -183,7 +183,7 @@ def _open(path: str, damage: str) -> tuple[sqlite3.Connection, JournalClock]:
                 if not quarantine.is_damage(error):
                     raise
                 damage = str(error)
-        if quarantine.seconds_until_allowed(path) > 0:
+        if quarantine.seconds_until_replacement(path) > 0:
             raise JournalError(
                 f"{path}: {damage}; the previous journal was damaged too, so this one is not "
                 "replaced yet: check the disk"
@@ -204,7 +204,7 @@ def _connect(path: str) -> tuple[sqlite3.Connection, JournalClock]:
     db = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
     try:
         db.row_factory = sqlite3.Row
-        db.text_factory = quarantine.strict_text
+        db.text_factory = quarantine.decode_text
         version = _check_version(db, path)
         if version == 0 and fetch(db, "SELECT 1 FROM sqlite_master LIMIT 1"):
             raise sqlite3.DatabaseError("it is another program's database")
@@ -265,7 +265,8 @@ def _cap_times(db: sqlite3.Connection, now: float) -> None:
         )
 
 
-def _write_nothing(connection: sqlite3.Connection) -> None:
+def _rewrite_version(connection: sqlite3.Connection) -> None:
+    # This changes nothing, and fails if the file cannot be written.
     connection.execute(f"PRAGMA user_version={VERSION}")
 
 

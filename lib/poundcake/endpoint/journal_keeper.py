@@ -36,7 +36,7 @@ class JournalKeeper:
         self._config = config
         self._make_pipeline = make_pipeline
         self._log = log
-        # The damage that was found while the file was last open.
+        # The damage that was found while the file was last open, '' for none.
         self._damage = ""
         self._logged: set[str] = set()
 
@@ -55,7 +55,7 @@ class JournalKeeper:
                 self._open()
             elif self.journal.problem or self.component.state != State.OK:
                 self.journal.check()
-                self.component.ok()
+                self.component.mark_ok()
         except JournalError as error:
             self.note_failure(str(error))
             return False
@@ -74,7 +74,7 @@ class JournalKeeper:
 
     def note_accepted(self) -> None:
         """Note that a request was added to the journal, and wake the pipeline."""
-        self.component.ok()
+        self.component.mark_ok()
         if self.pipeline:
             self.pipeline.wake()
 
@@ -87,20 +87,20 @@ class JournalKeeper:
         component = self.component
         if component.state == State.DOWN and component.detail != reason:
             self._log.warning("journal: still down: %s", reason)
-        component.down(reason)
+        component.mark_down(reason)
 
     def quarantine_reports(self) -> list[quarantine.Report]:
         """Return the reports on the damaged journals that are still in quarantine."""
-        return quarantine.reports(self._config.journal_path)
+        return quarantine.read_reports(self._config.journal_path)
 
     def volatility_warning(self) -> str:
-        """Return a warning if the folder does not survive a reboot, otherwise ''."""
-        kind = volatile_filesystem(self._config.state_dir)
-        if not kind:
+        """Return a warning if a reboot would delete the journal, otherwise ''."""
+        filesystem_type = volatile_filesystem(self._config.state_dir)
+        if not filesystem_type:
             return ""
         return (
-            f"state_dir {self._config.state_dir} is on {kind}, which a reboot empties: requests "
-            "that still wait would be lost; set state_dir to a folder on a disk"
+            f"state_dir {self._config.state_dir} is on {filesystem_type}, which is cleared "
+            "on reboot: waiting requests would be lost; set state_dir to a folder on a disk"
         )
 
     def _close_damaged(self, journal: Journal) -> None:
@@ -123,7 +123,7 @@ class JournalKeeper:
             raise
         self._damage = ""
         self._log_state(journal)
-        self.component.ok()
+        self.component.mark_ok()
         self.pipeline = pipeline
         self.journal = journal
 
@@ -142,7 +142,7 @@ class JournalKeeper:
             self._log.info("resuming %s from the journal", requests)
 
     def _restart_worker(self) -> None:
-        """Start the pipeline's thread again if it has died."""
+        """Start the pipeline's thread again if it has ended."""
         if self.pipeline and self.pipeline.worker.is_dead():
             self._log.error("%s", self.pipeline.worker.problem())
             self.pipeline.start()

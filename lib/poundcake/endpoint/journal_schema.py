@@ -125,7 +125,7 @@ FROM entries""",
     VERSION: f"SELECT {', '.join(f'requests.{c}' for c in COLUMNS)}, bodies.body"
     " FROM requests JOIN bodies ON bodies.id = requests.id",
 }
-_TABLE = {1: "entries", 2: "requests", VERSION: "requests"}
+_TABLE_NAMES = {1: "entries", 2: "requests", VERSION: "requests"}
 
 
 def create(connection: sqlite3.Connection, clock: float) -> None:
@@ -184,7 +184,7 @@ def select_ids(version: int) -> list[str]:
     They read the table and an index, each from both ends, so that damage in one place hides as few
     ids as possible.
     """
-    table = _TABLE[version]
+    table = _TABLE_NAMES[version]
     statements = (
         f"SELECT id FROM {table} NOT INDEXED ORDER BY id",
         f"SELECT id FROM {table} INDEXED BY sqlite_autoindex_{table}_1 ORDER BY request_id",

@@ -1,7 +1,7 @@
 """The endpoint's Prometheus metrics, in their own registry.
 
-No client or alert can choose the value of a label: routes are templates; methods, outcomes and
-reasons come from fixed sets; the pack names the triggers and components.
+No client or alert can choose the value of a label: routes are templates, the pack defines the
+triggers and components, and all other values come from fixed sets or the configuration.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _JOURNAL_GAUGES = {
 # Seconds.
 _RESPONSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-_HEALTH_AGE = 1.0
-# Counting a journal with millions of requests takes a while, and blocks new requests. This factor
-# limits counting to a twentieth of the time, however often Prometheus scrapes.
-_HEALTH_AGE_FACTOR = 20
+_HEALTH_REUSE_SECONDS = 1.0
+# Counting a journal with millions of requests takes a while and blocks new requests. With this
+# factor, counting takes at most a twentieth of the time, however often Prometheus scrapes.
+_HEALTH_REUSE_FACTOR = 20
 _MAX_ACCEPT_CHARACTERS = 1024
 
 # (open, closed because there were too many, failed TLS handshakes)
@@ -124,7 +124,7 @@ class Metrics:
         )
         self._remediations = self._counter(
             "remediations",
-            "Remediations that ended, by name and result, counted when that is published.",
+            "Remediations that ended, by name and result, counted when their end is published.",
             "remediation",
             "result",
         )
@@ -137,10 +137,8 @@ class Metrics:
         self.announcement_misses = self._counter(
             "announcement_misses", "Announcements that were not recorded in time."
         )
-        self.syncs_asked = self._counter(
-            "syncs_asked", "How often a sync with StackStorm was requested."
-        )
-        self._start_from_zero()
+        self.syncs_requested = self._counter("syncs_asked", "Requests for a sync with StackStorm.")
+        self._create_fixed_series()
         self._registry.register(_HealthCollector(health))
         self._registry.register(_ConnectionCollector(connections))
 
@@ -159,11 +157,11 @@ class Metrics:
             self._durations.labels(route).observe(seconds)
 
     def count_recorded(self, received_at: Iterable[datetime]) -> None:
-        """Count requests that were found in the tracking database, and how long that took."""
+        """Count requests that were found in the tracking database, and observe how long it took."""
         now = datetime.now(timezone.utc)
         for moment in received_at:
             self._requests_recorded.inc()
-            # The clock may have been set back.
+            # The machine's clock may have been set back.
             self._record_times.observe(max(0.0, (now - moment).total_seconds()))
 
     def count_emission(self, outcomes: Mapping[str, int], count: int, is_repeat: bool) -> None:
@@ -180,7 +178,7 @@ class Metrics:
                 label = str(outcome) if outcome in OUTCOMES else OTHER
                 self._alerts_recorded.labels(label).inc(number)
 
-    def start_remediations(self, remediations: Iterable[str]) -> None:
+    def create_remediation_series(self, remediations: Iterable[str]) -> None:
         """Create the series of remediations with the value 0."""
         for remediation in remediations:
             for result in END_RESULTS:
@@ -199,7 +197,7 @@ class Metrics:
         """Count an attempt to publish a trigger."""
         self._publishes.labels(trigger, "ok" if is_confirmed else "failed").inc()
 
-    def text(self, accept: str) -> tuple[bytes, str]:
+    def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their media type, in a format that the Accept header allows."""
         # The library copies the requested version into the media type.
         if not accept.isascii() or len(accept) > _MAX_ACCEPT_CHARACTERS:
@@ -222,8 +220,8 @@ class Metrics:
             name, text, labels, namespace=_NAMESPACE, registry=self._registry, buckets=buckets
         )
 
-    def _start_from_zero(self) -> None:
-        """Create series with the value 0, because rate() misses the first increase of a new one."""
+    def _create_fixed_series(self) -> None:
+        """Create the series with known labels: rate() misses the first increase of a new series."""
         self._requests.labels(WEBHOOK_PATH, "POST", "202")
         self._durations.labels(WEBHOOK_PATH)
         for outcome in OUTCOMES:
@@ -233,7 +231,7 @@ class Metrics:
 
 
 class CountedBus:
-    """A bus that counts what it publishes."""
+    """A publisher that counts its attempts in the metrics."""
 
     def __init__(self, bus: Publisher, metrics: Metrics) -> None:
         self._bus = bus
@@ -271,7 +269,7 @@ class _ConnectionCollector(Collector):
 
 
 class _HealthCollector(Collector):
-    """Collect the metrics that come from the health view, which is read at most once a second."""
+    """Collect the metrics that come from the health view, which is built at most once a second."""
 
     def __init__(self, health: Callable[[], dict[str, Any]]) -> None:
         self._health = health
@@ -294,11 +292,11 @@ class _HealthCollector(Collector):
 
     def _recent_health(self) -> dict[str, Any]:
         with self._lock:  # simultaneous scrapes share one health view
-            began = time.monotonic()
-            if began >= self._stale_at:
+            started_at = time.monotonic()
+            if started_at >= self._stale_at:
                 self._last = self._health()
                 now = time.monotonic()
-                age = max(_HEALTH_AGE, _HEALTH_AGE_FACTOR * (now - began))
+                age = max(_HEALTH_REUSE_SECONDS, _HEALTH_REUSE_FACTOR * (now - started_at))
                 self._stale_at = now + age
             return self._last
 

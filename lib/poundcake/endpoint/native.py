@@ -1,7 +1,7 @@
 """Run calls that block in C, without stopping the green threads of the sensor process.
 
 StackStorm patches its sensors with eventlet: all threads share one native thread, and a call into
-SQLite, zlib or a large json.loads stops all of them until it returns.
+SQLite, zlib or json.loads with a large text blocks all of them until it returns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_eventlet_patched() -> bool:
 
 
 def run_in_native_thread(function: Callable[..., T], *args: Any) -> T:
-    """Return function(*args), called in a native thread if this process's threads are green.
+    """Return function(*args), run in a native thread if this process's threads are green.
 
     Code that runs in the native thread must not wait for a green lock. If the function uses
     objects that other threads also use, hold a lock around this call, or use a `native_lock`

@@ -16,13 +16,13 @@ class Phase(IntEnum):
     WAITING = 1
     """It has not sent a complete header: it is idle, slow, or in the TLS handshake."""
     ANSWERING = 2
-    """Its response is being sent. A client that never reads it could otherwise stay forever."""
+    """Its response is being sent. It can be evicted, because the client may never read it all."""
     BUSY = 3
     """A request is being processed. A busy connection is never evicted."""
 
 
 class Slot:
-    """One of the limited number of places for open connections."""
+    """The place of one connection among the limited number of open ones."""
 
     def __init__(self, connections: OpenConnections, abort: Callable[[], None]) -> None:
         self._connections = connections
@@ -32,7 +32,7 @@ class Slot:
 
     @property
     def is_last_request(self) -> bool:
-        """Return True if the connection has to close after its current request."""
+        """Whether the connection has to close after its current request."""
         return self._connections.is_stopping
 
     def enter(self, phase: Phase) -> bool:
@@ -49,7 +49,8 @@ class OpenConnections:
     """The open connections, at most `limit` of them. Safe to use from any thread.
 
     Attributes:
-        limit: May be changed at any time. Connections above it are closed as new ones arrive.
+        limit: May be changed at any time. If more connections are open, none is closed, but each
+            new one replaces one of them.
     """
 
     def __init__(self, limit: int) -> None:
@@ -100,7 +101,7 @@ class OpenConnections:
             slot.phase, slot.since = phase, time.monotonic()
             return True
 
-    def leave(self, slot: Slot) -> None:
+    def remove(self, slot: Slot) -> None:
         """Remove a connection that has ended."""
         with self._lock:
             self._slots.discard(slot)

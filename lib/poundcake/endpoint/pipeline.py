@@ -20,11 +20,13 @@ from poundcake.trail.database import DatabaseError
 from poundcake.trail.pause import Pause, read_pause
 
 PRUNE_WAIT = 60.0
+"""Seconds between checks for requests to prune."""
 PRUNE_PAUSE = 0.1
-"""Seconds between two pruning transactions, so that requests are accepted in between."""
+"""Seconds between pruning transactions, in which requests can be accepted."""
 MIGRATIONS_WAIT = 30.0
+"""Seconds between checks for migrations that wait for an operator."""
 PAUSE_WAIT = 5.0
-"""Seconds between two reads of the pause, which the health view and the metrics show."""
+"""Seconds between reads of the pause, which the health view and the metrics show."""
 
 
 class Pipeline:
@@ -37,7 +39,7 @@ class Pipeline:
         worker: The thread that runs the steps.
         pending_migrations: A sentence about the database migrations that wait for an operator, ''
             if there are none.
-        pause: The pause of all changes that was in force a few seconds ago, or None.
+        pause: The pause of all changes, as it was a few seconds ago; None if there was none.
     """
 
     def __init__(self, dependencies: Dependencies):
@@ -48,9 +50,9 @@ class Pipeline:
         # The emitter reports its progress to the worker, which does not exist yet.
         self.emitter = Emitter(dependencies, self._keep_going, self.sync_timer.sync_soon)
         self._prune_at = 0.0
-        self._migrations_at = 0.0
+        self._read_migrations_at = 0.0
         self.pending_migrations = ""
-        self._pause_at = 0.0
+        self._read_pause_at = 0.0
         self.pause: Pause | None = None
         self.worker = Worker(
             [
@@ -70,11 +72,11 @@ class Pipeline:
 
     @property
     def components(self) -> Components:
-        """The components that requests pass through after the journal."""
+        """The components that the endpoint depends on, besides the journal."""
         return self._dependencies.components
 
     def start(self) -> None:
-        """Start the thread, or restart it if it has died."""
+        """Start the thread, or restart it if it has ended."""
         self.worker.start()
 
     def stop(self, timeout: float) -> None:
@@ -87,7 +89,7 @@ class Pipeline:
         self.worker.wake()
 
     def problem(self) -> str:
-        """Return what is wrong with the thread or with requests, '' if nothing is."""
+        """Return a sentence about a problem with the thread or with requests, '' for none."""
         return self.worker.problem() or self.emitter.problem()
 
     def blocked_by(self, entry: Entry) -> str:
@@ -100,9 +102,9 @@ class Pipeline:
 
     def _note_failure(self, step: str, error: Exception) -> None:
         if isinstance(error, BusError):
-            self.components.broker.down(str(error))
+            self.components.broker.mark_down(str(error))
         elif isinstance(error, DatabaseError):
-            self.components.database.down(str(error))
+            self.components.database.mark_down(str(error))
         elif not isinstance(error, JournalError):  # the journal keeper reports journal errors
             self._dependencies.log.error("%s failed, retrying", step, exc_info=error)
 
@@ -110,25 +112,25 @@ class Pipeline:
         return self.worker.keep_going()
 
     def _check_broker(self) -> None:
-        """Check the connection to the broker before there is anything to publish."""
+        """Check the connection to the broker before anything is published."""
         if self.components.broker.state == State.UNKNOWN:
             self._dependencies.broker.check()
-            self.components.broker.ok()
+            self.components.broker.mark_ok()
 
     def _read_migrations(self) -> None:
-        if monotonic() < self._migrations_at:
+        if monotonic() < self._read_migrations_at:
             return
         reader, config = self._dependencies.reader, self._dependencies.config()
         request_ids = native.run_in_native_thread(
             uncopied.open_in_default_file, config, reader.engine
         )
         self.pending_migrations = reader.read(uncopied.pending, config, request_ids)
-        self._migrations_at = monotonic() + MIGRATIONS_WAIT
+        self._read_migrations_at = monotonic() + MIGRATIONS_WAIT
 
     def _read_pause(self) -> None:
-        if monotonic() >= self._pause_at:
+        if monotonic() >= self._read_pause_at:
             self.pause = self._dependencies.reader.read(read_pause)
-            self._pause_at = monotonic() + PAUSE_WAIT
+            self._read_pause_at = monotonic() + PAUSE_WAIT
 
     def _prune(self) -> float | None:
         if monotonic() < self._prune_at:

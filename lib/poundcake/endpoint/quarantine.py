@@ -1,4 +1,4 @@
-"""Put a damaged journal into quarantine, and salvage the requests that plain SQL can still read.
+"""Move a damaged journal into quarantine, and salvage the requests that can still be read.
 
 journal.sqlite                  the damaged file
 journal.sqlite.salvage          the new journal while it is being filled
@@ -33,7 +33,7 @@ class Report:
 
     Attributes:
         file: The path of the damaged file in quarantine.
-        at: When it was put there, in seconds since the epoch.
+        at: When it was moved there, in seconds since the epoch.
         reason: What was wrong with it.
         saved: The number of requests that were salvaged.
         lost: The number of requests whose id was found but whose contents were unreadable.
@@ -48,7 +48,7 @@ class Report:
     unread_bytes: int
 
     def as_dict(self) -> dict[str, str | float]:
-        """Return the report as JSON."""
+        """Return the report as a JSON object."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -63,9 +63,9 @@ class Report:
 def is_damage(error: BaseException) -> bool:
     """Return True if an error means that the file is damaged or is not a journal.
 
-    A disk that is full or failing is not damage of the file.
+    A full or failing disk does not count as damage to the file.
     """
-    # The driver raises exactly this class, not a subclass, only for SQLITE_CORRUPT and
+    # The driver raises this class itself, not a subclass, only for SQLITE_CORRUPT and
     # SQLITE_NOTADB.
     if type(error) is sqlite3.DatabaseError:
         return True
@@ -82,7 +82,7 @@ def has_orphaned_wal(path: str) -> bool:
     return not _file_size(path) and bool(_file_size(path + "-wal"))
 
 
-def strict_text(raw: bytes) -> str:
+def decode_text(raw: bytes) -> str:
     """Decode a text column. Text that is not UTF-8 means that the file is damaged."""
     try:
         return raw.decode()
@@ -90,23 +90,23 @@ def strict_text(raw: bytes) -> str:
         raise sqlite3.DatabaseError(f"a text column cannot be decoded: {error}") from None
 
 
-def seconds_until_allowed(path: str) -> float:
-    """Return how many seconds to wait before another journal may be put into quarantine.
+def seconds_until_replacement(path: str) -> float:
+    """Return how many seconds to wait before another damaged journal may be replaced.
 
-    The wait grows with the number of damaged journals of the last day. Otherwise a failing disk
-    would soon be full of them.
+    The wait grows with the number of journals that were damaged in the last day. Otherwise, a
+    failing disk would soon be full of damaged journals.
     """
-    ages = [time.time() - report.at for report in reports(path)]
-    recent = [age for age in ages if 0 <= age < _DAY]
-    return _FIRST_WAIT * 4.0 ** (len(recent) - 1) - min(recent) if recent else 0.0
+    ages = [time.time() - report.at for report in read_reports(path)]
+    recent_ages = [age for age in ages if 0 <= age < _DAY]
+    return _FIRST_WAIT * 4.0 ** (len(recent_ages) - 1) - min(recent_ages) if recent_ages else 0.0
 
 
 def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], reason: str) -> None:
-    """Replace a damaged journal with a new one that has every request that can still be read.
+    """Replace a damaged journal with a new one that contains the requests that can still be read.
 
     Args:
         path: The path of the damaged journal.
-        clock: The time for the journal's clock, used if the damaged file has lost it.
+        clock: The time of the new journal's clock if the damaged file does not contain one.
         is_intact: Returns True if a row of `journal_schema.select_one` is intact.
         reason: What is wrong, for the report.
 
@@ -118,7 +118,7 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
     new_path, now = path + ".salvage", time.time()
     timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     _remove(new_path)
-    create_file(path)  # the file may be missing if only its -wal is left
+    create_file(path)  # it may be missing while its -wal file exists
     try:
         saved, lost, unused_bytes = _salvage(new_path, path, clock, is_intact)
         size = _file_size(path) + _file_size(path + "-wal")
@@ -136,10 +136,10 @@ def replace(path: str, clock: float, is_intact: Callable[[sqlite3.Row], bool], r
         os.rename(new_path, f"{path}.salvaged-{timestamp}")
     finally:
         _remove(new_path)
-    finish(path)
+    finish_replacement(path)
 
 
-def finish(path: str) -> None:
+def finish_replacement(path: str) -> None:
     """Complete a replacement that was interrupted.
 
     If there is a complete new journal, move the damaged one away and put the new one in its place.
@@ -154,7 +154,7 @@ def finish(path: str) -> None:
         os.rename(salvaged, path)
 
 
-def reports(path: str) -> list[Report]:
+def read_reports(path: str) -> list[Report]:
     """Return the reports on the journals that are still in quarantine, oldest first."""
     quarantine_reports = []
     for name in sorted(glob.glob(glob.escape(path) + ".corrupt-*Z")):
@@ -162,7 +162,7 @@ def reports(path: str) -> list[Report]:
             with open(name + ".json", encoding="utf-8") as file:
                 quarantine_reports.append(Report(**json.load(file)))
         except (OSError, ValueError, TypeError):
-            pass  # an operator removed the report
+            pass  # an operator removed or edited the report
     return quarantine_reports
 
 
@@ -204,7 +204,7 @@ def _salvage(
 def _open(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
-    connection.text_factory = strict_text
+    connection.text_factory = decode_text
     return connection
 
 
@@ -223,8 +223,8 @@ def _find_ids(old_db: sqlite3.Connection, version: int) -> set[int]:
 
 
 def _read_rows(old_db: sqlite3.Connection, version: int, ids: set[int]) -> Iterator[sqlite3.Row]:
-    for i in sorted(ids):
-        yield from _read_undamaged(old_db, journal_schema.select_one(version), i)
+    for row_id in sorted(ids):
+        yield from _read_undamaged(old_db, journal_schema.select_one(version), row_id)
 
 
 def _copy_identity(new_db: sqlite3.Connection, old_db: sqlite3.Connection) -> None:
@@ -236,7 +236,7 @@ def _copy_identity(new_db: sqlite3.Connection, old_db: sqlite3.Connection) -> No
 def _read_undamaged(
     old_db: sqlite3.Connection, statement: str, *args: object
 ) -> Iterator[sqlite3.Row]:
-    """Yield the rows of a statement up to the first damage."""
+    """Yield the rows of a statement up to the first one that is damaged."""
     try:
         yield from old_db.execute(statement, args)
     except sqlite3.Error as error:

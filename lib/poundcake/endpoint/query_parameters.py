@@ -16,7 +16,7 @@ _MAX_CHARACTERS = 1024
 
 @dataclass(frozen=True)
 class PageQuery:
-    """The parameters of one page of a list.
+    """The query parameters of a request for one page of a list.
 
     Attributes:
         limit: The maximum number of rows.
@@ -42,8 +42,8 @@ def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> Pag
     """
     parameters = _parse(query, ["limit", "offset", *text_names])
     return PageQuery(
-        limit=_whole_number(parameters, "limit", default_limit, 1, search.MAX_ROWS),
-        offset=_whole_number(parameters, "offset", 0, 0, search.MAX_OFFSET),
+        limit=_parse_integer(parameters, "limit", default_limit, 1, search.MAX_ROWS),
+        offset=_parse_integer(parameters, "offset", 0, 0, search.MAX_OFFSET),
         text_values={name: parameters.get(name, "")[:_MAX_CHARACTERS] for name in text_names},
     )
 
@@ -71,7 +71,7 @@ def _parse(query: str, known_names: Sequence[str]) -> dict[str, str]:
     return dict(pairs)
 
 
-def _whole_number(
+def _parse_integer(
     parameters: dict[str, str], name: str, default: int, minimum: int, maximum: int
 ) -> int:
     text = parameters.get(name, str(default))

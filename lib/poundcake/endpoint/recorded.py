@@ -17,8 +17,8 @@ class RecordedRequest:
         receiver: The receiver of Alertmanager's notification.
         group_status: The status of the notification's alert group.
         emitter: The id of the endpoint that has claimed it, '' if none has.
-        unexplained_alerts: Its alerts to emit, and its emitted alerts whose outcome StackStorm
-            has not reported yet.
+        unexplained_alerts: Its alerts that are not emitted yet, and its emitted alerts whose
+            outcome StackStorm has not reported yet.
     """
 
     call_id: int

@@ -31,12 +31,12 @@ class RefusalReason(StringEnum):
 
     @classmethod
     def from_status(cls, status: HTTPStatus) -> RefusalReason:
-        """Return the reason for which the application refuses a webhook with this status."""
+        """Return why the application refused a webhook with this status."""
         return _REASONS.get(status, cls.INVALID_HTTP)
 
     @classmethod
     def from_framing_status(cls, status: HTTPStatus) -> RefusalReason:
-        """Return why the server answered a malformed request with this status."""
+        """Return why the server refused a malformed webhook with this status."""
         return cls.INVALID_HTTP if status == HTTPStatus.BAD_REQUEST else cls.from_status(status)
 
 
@@ -59,7 +59,7 @@ class RefusedWebhook:
         reason: Why it was refused.
         status: The status of the response, always 4xx.
         detail: The explanation that was returned to the sender.
-        sender: The IP address that the webhook came from.
+        sender: The IP address of the sender.
         refused_at: When it was refused.
     """
 
@@ -104,7 +104,7 @@ class RefusedWebhooks:
         return self._last
 
     def report(self) -> dict[str, Any]:
-        """Return the health view's section: the count since the start, and the last one."""
+        """Return a section for the health view: the count since the start, and the last one."""
         with self._lock:
             count, last = self._count, self._last
         if last is None:

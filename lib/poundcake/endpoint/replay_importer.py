@@ -5,11 +5,11 @@ from __future__ import annotations
 from time import monotonic
 
 from poundcake.endpoint.dependencies import Dependencies
-from poundcake.endpoint.tracking_queries import load_request, open_replays
+from poundcake.endpoint.tracking_queries import find_unemitted_replays, load_request
 
 POLL_WAIT = 5.0
 """Seconds between polls for replays."""
-MAX_IMPORTED_AT_ONCE = 100
+MAX_IMPORTS_PER_POLL = 100
 
 
 class ReplayImporter:
@@ -25,13 +25,13 @@ class ReplayImporter:
         if remaining > 0:
             return remaining
         journal, reader = self._dependencies.journal, self._dependencies.reader
-        unknown_ids = journal.find_unknown_ids(reader.read(open_replays))
-        self._dependencies.components.database.ok()
-        for request_id in unknown_ids[:MAX_IMPORTED_AT_ONCE]:
+        unknown_ids = journal.find_unknown_ids(reader.read(find_unemitted_replays))
+        self._dependencies.components.database.mark_ok()
+        for request_id in unknown_ids[:MAX_IMPORTS_PER_POLL]:
             # Load one at a time, because each may be several MiB.
             replay = reader.read(load_request, request_id)
             if replay:
                 journal.import_recorded(*replay)
-        wait = 0.0 if len(unknown_ids) > MAX_IMPORTED_AT_ONCE else POLL_WAIT
+        wait = 0.0 if len(unknown_ids) > MAX_IMPORTS_PER_POLL else POLL_WAIT
         self._poll_at = monotonic() + wait
         return wait

@@ -1,10 +1,10 @@
 """Parse the head of a request (request line and header) as strictly as RFC 9112 allows.
 
-h11 does the parsing, but it also serves clients and is lenient where the RFC leaves a choice. A
-server behind a proxy must refuse anything that the proxy may have read differently. So before
-h11, this module refuses lines that end with LF only, continuation lines, and control characters.
-After h11, it refuses what h11 does not check: other major versions, a missing Host in HTTP/1.2
-and later, a malformed Host, any Transfer-Encoding, and malformed targets.
+h11 does the parsing, but it is made for clients too, and is lenient where the RFC leaves a choice.
+A server behind a proxy must refuse anything that the proxy may have read differently. So before
+h11 parses a head, this module refuses lines that end with LF only, continuation lines, and control
+characters. Afterwards, it checks what h11 does not: it refuses other major versions, a missing
+Host in HTTP/1.2 and later, a malformed Host, any Transfer-Encoding, and malformed targets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_HEAD_BYTES = 64 << 10
 MAX_FIELDS = 100
 
 _HEAD_END = re.compile(rb"\n\r?\n")
-# Each line begins with a visible character, has no control character but HTAB, and ends with CRLF.
+# Each line begins with a visible character, has no control character except tab, and ends in CRLF.
 _LINES = re.compile(rb"(?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*\r\n)+\r\n")
 _METHOD_START = re.compile(rb"[-!#$%&'*+.^_`|~0-9A-Za-z]")
 _LEADING_ZEROS = re.compile(rb"(?i)(\r\ncontent-length:[ \t]*)0+(?=[0-9])")
@@ -118,8 +118,8 @@ def _check_lines(head: bytes) -> None:
 
 def _validate(request: h11.Request) -> RequestHead:
     if not request.http_version.startswith(b"1."):
-        raise FramingError(HTTPStatus.BAD_REQUEST, "only HTTP/1.0 and HTTP/1.1 are understood")
-    headers = _join_repeated(request)
+        raise FramingError(HTTPStatus.BAD_REQUEST, "only HTTP/1.0 and HTTP/1.1 are supported")
+    headers = _join_repeated_fields(request)
     if "transfer-encoding" in headers:
         # RFC 9112, section 6.1: with Content-Length, or in HTTP/1.0, it may be request smuggling.
         if "content-length" in headers or request.http_version == b"1.0":
@@ -155,7 +155,7 @@ def _transfer_encoding_error(head: bytes = b"") -> FramingError:
     )
 
 
-def _join_repeated(request: h11.Request) -> dict[str, str]:
+def _join_repeated_fields(request: h11.Request) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in request.headers:
         name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")

@@ -5,8 +5,8 @@ Durations are in seconds.
 
 An announcement that is not recorded in time is retried with a doubled wait. From its second
 failure on, the batch is also halved, so that a request that cannot be recorded ends up alone and
-is marked `stuck`. While nothing at all is recorded, announcements are rare, because RabbitMQ keeps
-every copy and StackStorm later executes each of them.
+is marked `stuck`. While nothing at all is recorded, announcements are infrequent, because RabbitMQ
+keeps every copy, and StackStorm later executes each of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FAILURE_WAITS = (1.0, 30.0)
 SYNC_WAITS = (5.0, 60.0)
 """First and longest wait between rounds of sync. An emission resets it to the first."""
 SYNC_IDLE_WAIT = 600.0
-"""Wait between rounds of sync while all open work waits for people."""
+"""Wait between rounds of sync while all open work is waiting for people."""
 
 _MAX_DOUBLINGS = 16
 
@@ -43,7 +43,7 @@ def doubled(waits: tuple[float, float], times: int) -> float:
 
 
 def jittered(wait: float) -> float:
-    """Return a wait shortened by up to a tenth, so that retries do not all run at once."""
+    """Return a wait shortened by up to a tenth, so that retries do not all run together."""
     return wait * random.uniform(0.9, 1.0)
 
 
@@ -103,7 +103,7 @@ def _is_stuck(failed: FailedAttempt) -> bool:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast requests may be announced. Times are of the monotonic clock.
+    """How fast requests may be announced. Times are on the monotonic clock.
 
     Attributes:
         next_at: When the next announcement may be published.
@@ -130,7 +130,7 @@ def pace_after_miss(pace: Pace, now: float) -> Pace:
 
 
 def pace_after_record(pace: Pace, now: float) -> Pace:
-    """Return the pace after requests were recorded: the next announcement may go out at once."""
+    """Return the pace after requests were recorded: after misses, announcements may resume."""
     return replace(pace, misses=0, next_at=0.0 if pace.misses else pace.next_at, recorded_at=now)
 
 

@@ -25,7 +25,10 @@ class Route(NamedTuple):
     handler: Handler
 
     def argument(self, path: str) -> str | None:
-        """Return the part of the path that matches the placeholder, None if it does not match."""
+        """Return the part of the path that matches the placeholder, '' if there is no placeholder.
+
+        Return None if the path does not match the template.
+        """
         prefix, placeholder, _ = self.template.partition("{")
         if not placeholder:
             return "" if path == self.template else None
@@ -55,11 +58,11 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
 
 
 def needed_scope(path: str) -> Scope:
-    """Return the scope that a credential needs for a path, even if no route has the path."""
+    """Return the scope that a credential needs for a path, whether or not a route has it."""
     return Scope.POST if path == WEBHOOK_PATH else Scope.READ
 
 
-def template(routes: Sequence[Route], path: str) -> str | None:
+def matching_template(routes: Sequence[Route], path: str) -> str | None:
     """Return the template that a path matches, or None."""
     return next((r.template for r in routes if r.argument(path) is not None), None)
 

@@ -18,7 +18,7 @@ from poundcake.endpoint.http_server import Server
 from poundcake.endpoint.installation import (
     Installation,
     apply_log_settings,
-    install,
+    build_installation,
     open_engine,
 )
 from poundcake.endpoint.journal import Journal
@@ -68,7 +68,7 @@ class Endpoint:
             pack_config: The configuration that StackStorm passes to the sensor.
             bus: Publishes triggers.
             connect_stackstorm: Returns a client of StackStorm's API, given a function that returns
-                the configuration in force.
+                the current configuration.
             log: The endpoint's logger.
             registered_config: Returns the currently registered configuration, and may raise any
                 exception. By default, `pack_config` is used, and only its secret files can change.
@@ -85,7 +85,7 @@ class Endpoint:
         self._config_problem = ""
         self._server: Server | None = None
         self._receiver: Receiver | None = None
-        self.metrics = Metrics(self.health, self._connections)
+        self.metrics = Metrics(self.health, self._connection_counts)
 
     def run(self) -> None:
         """Serve until stop() is called. Keep retrying the parts that cannot start."""
@@ -104,8 +104,8 @@ class Endpoint:
         """Start the parts that are not running yet.
 
         Returns:
-            A sentence for each problem. An empty string is a problem with the journal, which the
-            journal keeper logs.
+            A sentence for each problem. An empty string stands for a problem with the journal,
+            which the journal keeper logs itself.
         """
         problems = self._configure()
         if self._installation is None:
@@ -120,13 +120,13 @@ class Endpoint:
         return problems
 
     def _configure(self) -> list[str]:
-        """Use the newest configuration. Return a list with the problem, or an empty list."""
+        """Apply the newest configuration. Return a list with the problem, or an empty list."""
         if self._installation is None:
             try:
                 config = load(self._watcher.latest)
-                stackstorm = self._connect_stackstorm(self._config_in_force)
-                self._installation = install(
-                    config, self._bus, stackstorm, self.metrics, self._log, self._config_in_force
+                stackstorm = self._connect_stackstorm(self._current_config)
+                self._installation = build_installation(
+                    config, self._bus, stackstorm, self.metrics, self._log, self._current_config
                 )
             except (ConfigError, DatabaseError) as error:
                 return [f"configuration: {error}"]
@@ -136,14 +136,14 @@ class Endpoint:
             self._config_problem = self._reconfigure(self._installation)
         return [self._config_problem] if self._config_problem else []
 
-    def _config_in_force(self) -> Config:
-        return self._installed.config
+    def _current_config(self) -> Config:
+        return self._configured_installation.config
 
     def _reconfigure(self, installation: Installation) -> str:
         """Apply a changed configuration completely or not at all.
 
         Returns:
-            What could not be applied, and why; empty if there was no problem.
+            A message that says what could not be applied and why; empty if there was no problem.
         """
         failures, notes = [self._watcher.problem], []
         try:
@@ -154,7 +154,7 @@ class Endpoint:
             if config != installation.config:
                 self._apply(config, installation)
             if new_config.state_dir != config.state_dir:
-                notes = [f"state_dir: {new_config.state_dir} is used after a restart of the sensor"]
+                notes = [f"state_dir: restart the sensor to use {new_config.state_dir}"]
         except (ConfigError, DatabaseError, TLSError, ListenError) as error:
             failures.append(str(error))
         if self._server and self._server.certificates:
@@ -164,7 +164,7 @@ class Endpoint:
         return "; ".join([*errors, *notes])
 
     def _apply(self, config: Config, installation: Installation) -> None:
-        """Switch to a new configuration. If this raises, the previous one stays in force.
+        """Switch to a new configuration. If this raises, the previous one stays in effect.
 
         Raises:
             DatabaseError, TLSError, ListenError: The configuration cannot be used.
@@ -179,7 +179,7 @@ class Endpoint:
             else:
                 self._receiver.configure(config)
                 self._server.limit_connections(config.max_connections)
-        installation.reader.use(engine, config.auto_migrate)
+        installation.reader.switch_engine(engine, config.auto_migrate)
         self._installation = replace(installation, config=config)
         self._applied_at = datetime.now(timezone.utc)
         self._log.info("using the changed configuration: %s", ", ".join(changed))
@@ -195,7 +195,7 @@ class Endpoint:
         try:
             server = self._new_server(config, receiver, old_server)
         except ListenError as error:
-            # 0.0.0.0 conflicts with each address of this host: stop the old server first.
+            # 0.0.0.0 conflicts with every address of this host: stop the old server first.
             if not (error.is_taken and old_server.bound_to[1] == config.port):
                 raise
         old_server.stop(0)
@@ -217,7 +217,7 @@ class Endpoint:
     def _new_server(
         self, config: Config, receiver: Receiver, predecessor: Server | None = None
     ) -> Server:
-        """Return a server that has opened its port but does not serve yet.
+        """Return a server that listens on its port but does not accept connections yet.
 
         Raises:
             TLSError, ListenError: The configuration cannot be used.
@@ -255,8 +255,8 @@ class Endpoint:
             self._installation.keeper.close()
         self._log.info("stopped")
 
-    def _connections(self) -> tuple[int, int, int]:
-        """Return the numbers of open connections, evicted ones, and failed TLS handshakes."""
+    def _connection_counts(self) -> tuple[int, int, int]:
+        """Return the numbers of open connections, evicted connections and failed TLS handshakes."""
         server = self._server
         if server is None:
             return 0, 0, 0
@@ -265,7 +265,7 @@ class Endpoint:
     # -- the interface for the web application, which starts only after the installation exists
 
     @property
-    def _installed(self) -> Installation:
+    def _configured_installation(self) -> Installation:
         if self._installation is None:
             raise RuntimeError("the endpoint is not configured yet")
         return self._installation
@@ -277,22 +277,22 @@ class Endpoint:
 
     def note_accepted(self) -> None:
         """Note that a request was added to the journal, and wake the pipeline."""
-        self._installed.keeper.note_accepted()
+        self._configured_installation.keeper.note_accepted()
 
     def journal_problem(self) -> str:
         """Return why the journal is not open."""
-        return self._installed.keeper.problem()
+        return self._configured_installation.keeper.problem()
 
-    def journal_failed(self, reason: str) -> None:
+    def note_journal_failure(self, reason: str) -> None:
         """Note that the journal could not be written or read."""
-        self._installed.keeper.note_failure(reason)
+        self._configured_installation.keeper.note_failure(reason)
 
     def read(self, view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Raises DatabaseError."""
-        return self._installed.read(view, **query)
+        return self._configured_installation.read(view, **query)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
-        """Return the status view of a request, None if it is unknown.
+        """Return the status view of a request, or None if it is unknown.
 
         Raises:
             DatabaseError: The request is not in the journal, and the tracking database cannot be
@@ -300,14 +300,17 @@ class Endpoint:
             JournalError: The request is not in the tracking database, and the journal cannot be
                 read.
         """
-        return self._installed.status(request_id)
+        return self._configured_installation.status(request_id)
 
     def health(self) -> dict[str, Any]:
         """Return the health view of the endpoint."""
         address = self._server.address if self._server else ""
         certificates = self._server.certificates if self._server else None
         problems = [self._config_problem, certificates.problem if certificates else ""]
-        report = health.assemble(
-            self._installed, address, self._applied_at, "; ".join(filter(None, problems))
+        report = health.build_report(
+            self._configured_installation,
+            address,
+            self._applied_at,
+            "; ".join(filter(None, problems)),
         )
         return report.as_dict()

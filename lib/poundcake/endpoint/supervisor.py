@@ -1,7 +1,7 @@
 """Start the endpoint and keep it running for as long as the sensor runs.
 
 StackStorm restarts a sensor at most twice. So the endpoint never exits because of an error: it logs
-each problem once and retries.
+each problem once, and retries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Callable
 
 RETRY_SECONDS = 1.0
-"""Seconds between two checks. The wait doubles after each failure, up to ten times this value."""
+"""Seconds between checks. The wait doubles after each failure, up to ten times this value."""
 TICK_SECONDS = 0.2
 
 
@@ -35,7 +35,7 @@ class Supervisor:
         self._is_stopping = False
         self._is_woken = False
         self._ended = threading.Event()
-        self._logged: list[str] = []
+        self._logged_problems: list[str] = []
 
     def run(self, shut_down: Callable[[], None]) -> None:
         """Run until request_stop() is called, then shut down."""
@@ -57,7 +57,7 @@ class Supervisor:
         self._is_stopping = True
 
     def wake(self) -> None:
-        """Call the function now instead of after the wait. May be called from any thread."""
+        """End the current wait, so that the parts are checked now. Safe to call from any thread."""
         self._is_woken = True
 
     def stop(self, timeout: float) -> None:
@@ -69,13 +69,13 @@ class Supervisor:
         """Start the missing parts and log each new problem. Return True if everything runs."""
         try:
             problems = self._start_parts()
-        # A bug. The next attempt may succeed, and exiting would not help.
+        # This is a bug, but the next attempt may succeed, and exiting would not help.
         except Exception as error:
             problems = [f"{type(error).__name__}: {error}"]
-            if problems[0] not in self._logged:
+            if problems[0] not in self._logged_problems:
                 self._log.exception("the endpoint cannot be started")
         for problem in problems:
-            if problem and problem not in self._logged:
+            if problem and problem not in self._logged_problems:
                 self._log.error("%s; retrying until it works", problem)
-        self._logged = problems
+        self._logged_problems = problems
         return not problems

@@ -23,7 +23,7 @@ class SyncTimer:
         self._observed_at = 0.0
 
     def sync_soon(self) -> None:
-        """Return to short waits, because alerts were emitted."""
+        """Return to the shortest wait, because alerts were emitted."""
         self._wait = retry.SYNC_WAITS[0]
         self._check_at = min(self._check_at, monotonic() + self._wait)
 
@@ -39,9 +39,9 @@ class SyncTimer:
             bool(config.alertmanagers),
             config.not_cleared_minutes,
         )
-        self._dependencies.components.database.ok()
+        self._dependencies.components.database.mark_ok()
         self._report_monitoring(work.monitoring_problem)
-        last_sync = self._observe(work)
+        last_sync = self._observe_last_sync(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
@@ -52,8 +52,8 @@ class SyncTimer:
             self._dependencies.bus.publish(
                 SYNC_DUE, dict(payload), f"poundcake-sync-{uuid.uuid4()}"
             )
-            self._dependencies.metrics.syncs_asked.inc()
-            self._dependencies.components.broker.ok()
+            self._dependencies.metrics.syncs_requested.inc()
+            self._dependencies.components.broker.mark_ok()
             self._wait = retry.next_sync_wait(self._wait)
             remaining = wait
         self._check_at = monotonic() + remaining
@@ -62,11 +62,11 @@ class SyncTimer:
     def _report_monitoring(self, problem: str) -> None:
         monitoring = self._dependencies.components.monitoring
         if problem:
-            monitoring.down(problem)
+            monitoring.mark_down(problem)
         else:
-            monitoring.ok()
+            monitoring.mark_ok()
 
-    def _observe(self, work: OpenWork) -> ObservedSync:
+    def _observe_last_sync(self, work: OpenWork) -> ObservedSync:
         now = monotonic()
         database_age = 0.0
         if work.synced_at and work.read_at:

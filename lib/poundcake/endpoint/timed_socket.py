@@ -21,7 +21,7 @@ class ByteStream(Protocol):
     """
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline for all calls that follow."""
+        """Set the deadline of all later calls, in seconds from now."""
 
     def receive(self, size: int) -> bytes:
         """Return 1 to `size` bytes, or b"" if the client has closed its side."""
@@ -30,7 +30,7 @@ class ByteStream(Protocol):
         """Send all of `data`."""
 
     def linger(self, seconds: float, max_bytes: int) -> None:
-        """Close the sending side, and discard what the client still sends."""
+        """Close the sending side, and discard the data that the client still sends."""
 
 
 class TimedSocket:
@@ -41,7 +41,7 @@ class TimedSocket:
         self._deadline = 0.0
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline for all calls that follow."""
+        """Set the deadline of all later calls, in seconds from now."""
         self._deadline = time.monotonic() + seconds
 
     def peek(self) -> bytes:
@@ -63,10 +63,10 @@ class TimedSocket:
             unsent = unsent[self._socket.send(unsent) :]
 
     def linger(self, seconds: float, max_bytes: int) -> None:
-        """Close the sending side, and discard what the client still sends for a while.
+        """Close the sending side, and discard the data that the client still sends.
 
-        Closing a socket that has unread data resets the connection, and the client may lose the
-        response that it was just sent (RFC 9112, section 9.6).
+        Closing a socket that has unread data resets the connection, and the client may then lose
+        the response (RFC 9112, section 9.6).
         """
         self._socket.shutdown(socket.SHUT_WR)
         self.expire_in(seconds)

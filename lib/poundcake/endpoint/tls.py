@@ -1,7 +1,7 @@
 """TLS for the endpoint: the server side of a connection, and the certificate files.
 
-TLS 1.2 and later, with the ciphers that Python's ssl chooses. Changed files are loaded without a
-restart.
+The server accepts TLS 1.2 and later, with the ciphers that Python's ssl module chooses. It loads
+changed files without a restart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from poundcake.endpoint.timed_socket import TimedSocket
 from poundcake.errors import PoundCakeError
 
 # The first byte that a TLS client sends: the record type "handshake" (RFC 8446, section 5.1).
-HANDSHAKE = b"\x16"
+HANDSHAKE_RECORD = b"\x16"
 _CHUNK = 65536
 
 _Result = TypeVar("_Result")
@@ -28,15 +28,15 @@ _FileVersions = List[Optional[Tuple[int, int, int]]]
 
 
 class TLSError(PoundCakeError):
-    """A certificate, key or CA file cannot be used. The message names the configuration key."""
+    """A certificate, key or CA file cannot be used. The message contains the configuration key."""
 
 
 class TLSStream:
     """A ByteStream with the server side of TLS over a plain connection.
 
-    TLS runs in memory, between the plain socket and this object. The sockets of Python's ssl do not
-    keep one deadline for a whole handshake under eventlet, and they break if another thread shuts
-    them down.
+    TLS runs in memory, between the plain socket and this object. Under eventlet, the sockets of
+    Python's ssl module cannot limit the time of a whole handshake, and they break if another
+    thread shuts them down.
     """
 
     def __init__(self, plain: TimedSocket, context: ssl.SSLContext) -> None:
@@ -44,7 +44,7 @@ class TLSStream:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    def shake_hands(self) -> str:
+    def do_handshake(self) -> str:
         """Do the handshake.
 
         Returns:
@@ -64,7 +64,7 @@ class TLSStream:
         return _certificate_name(certificate) if certificate else ""
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline for all calls that follow, including the handshake."""
+        """Set the deadline of all later calls, including the handshake, in seconds from now."""
         self._plain.expire_in(seconds)
 
     def receive(self, size: int) -> bytes:
@@ -80,7 +80,7 @@ class TLSStream:
         self._flush()
 
     def linger(self, seconds: float, max_bytes: int) -> None:
-        """Send the closing alert, and discard what the client still sends for a while."""
+        """Send the closing alert, and discard the data that the client still sends."""
         # unwrap() writes the server's alert, then raises because the client's has not arrived yet.
         with suppress(ssl.SSLError):
             self._tls.unwrap()
@@ -88,7 +88,7 @@ class TLSStream:
         self._plain.linger(seconds, max_bytes)
 
     def _run_step(self, step: Callable[[], _Result]) -> _Result:
-        """Return step(). While it needs more data, receive some and call it again."""
+        """Return the result of step(). If it needs more data, receive some and call it again."""
         while True:
             try:
                 return step()
@@ -167,8 +167,8 @@ def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
         context.load_cert_chain(certificate, private_key, password=lambda: "")
     except (ssl.SSLError, OSError) as error:
         raise TLSError(
-            f"tls_certificate, tls_key: {certificate} and {private_key} are not a certificate and "
-            f"its key in PEM without a passphrase ({_reason(error)})"
+            f"tls_certificate, tls_key: {certificate} and {private_key} are not a PEM "
+            f"certificate and its key without a passphrase ({_reason(error)})"
         ) from None
     client_ca = paths.get("tls_client_ca")
     if client_ca:
@@ -176,7 +176,7 @@ def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
             context.load_verify_locations(client_ca)
         except (ssl.SSLError, OSError) as error:
             raise TLSError(
-                f"tls_client_ca: {client_ca} has no certificate in PEM ({_reason(error)})"
+                f"tls_client_ca: {client_ca} contains no PEM certificate ({_reason(error)})"
             ) from None
         # A client without a certificate may still have another credential.
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -184,9 +184,10 @@ def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
 
 
 def _certificate_name(certificate: Mapping[str, Any]) -> str:
-    """Return the name under which the trail shows the owner of a certificate, as `CN=name`.
+    """Return the name that the trail shows for the owner of a certificate, usually `CN=name`.
 
-    The equals sign distinguishes it from the names of other credentials, whatever the CA signs.
+    The equals sign distinguishes it from the names of other credentials, regardless of which
+    names the CA signs.
     """
     subject = [pair for pairs in certificate.get("subject", ()) for pair in pairs]
     names = [f"CN={value}" for key, value in subject if key == "commonName"]

@@ -21,7 +21,7 @@ from poundcake.endpoint.recorded import (
 )
 from poundcake.request_ids import collision_id
 from poundcake.trail import database
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls
 
@@ -29,7 +29,7 @@ from poundcake.trail.schema import alerts, api_calls
 _LIMIT_RESET = timedelta(hours=1)
 
 
-def recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
+def find_recorded_ids(connection: Connection, entries: Sequence[Entry]) -> dict[int, str]:
     """Return {entry id: the request_id under which it is recorded} for the recorded requests."""
     entries_by_id = {entry.request_id: entry for entry in entries}
     hashes = _body_hashes(connection, list(entries_by_id))
@@ -60,7 +60,7 @@ def _body_hashes(connection: Connection, request_ids: Sequence[str]) -> dict[str
     return hashes
 
 
-def recorded_requests(
+def load_recorded_requests(
     connection: Connection, request_ids: Sequence[str]
 ) -> dict[str, RecordedRequest]:
     """Return recorded requests by request_id, each with its unexplained alerts in row order."""
@@ -91,7 +91,7 @@ def recorded_requests(
                 func.length(alerts.c.labels),
                 alerts.c.explanation,
             )
-            .where(alerts.c.api_call_id.in_(ids), alerts.c.outcome.in_(EMITTED), unexplained())
+            .where(alerts.c.api_call_id.in_(ids), alerts.c.outcome.in_(EMITTED), is_unexplained())
             .order_by(alerts.c.id)
         )
         for call_id, alert_id, size, explanation in rows:
@@ -100,20 +100,20 @@ def recorded_requests(
     return {request.request_id: request for request in requests.values()}
 
 
-def summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
-    """Return the summaries of requests by the row ids of the requests."""
-    by_call = {call_id: Summary() for call_id in call_ids}
+def load_summaries(connection: Connection, call_ids: Sequence[int]) -> dict[int, Summary]:
+    """Return a summary of each request by the row id of the request."""
+    summaries_by_call = {call_id: Summary() for call_id in call_ids}
     for ids in database.batched(call_ids):
         counts = connection.execute(
             select(alerts.c.api_call_id, alerts.c.outcome, func.count())
             .where(alerts.c.api_call_id.in_(ids))
             .group_by(alerts.c.api_call_id, alerts.c.outcome)
         )
-        for call_id, outcome, number in counts:
-            by_call[call_id].outcomes[outcome] = number
+        for call_id, outcome, count in counts:
+            summaries_by_call[call_id].outcomes[outcome] = count
         for call_id, limited in _limits_reached(connection, ids):
-            by_call[call_id].limited_alerts.append(limited)
-    return by_call
+            summaries_by_call[call_id].limited_alerts.append(limited)
+    return summaries_by_call
 
 
 def _limits_reached(
@@ -160,7 +160,7 @@ def _limits_reached(
 
 
 def _was_limited_before(connection: Connection, row: Row[tuple[object, ...]]) -> bool:
-    """Return True if an earlier alert reached the limit, so the trigger was already emitted."""
+    """Return True if the trigger was already emitted, for an earlier alert."""
     return bool(
         connection.scalar(
             select(
@@ -202,12 +202,12 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
     return loaded
 
 
-def open_replays(connection: Connection) -> list[str]:
+def find_unemitted_replays(connection: Connection) -> list[str]:
     """Return the request_ids of replays that are still to be emitted."""
     statement = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),
         api_calls.c.replay_of.is_not(None),
-        exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained()),
+        exists().where(alerts.c.api_call_id == api_calls.c.id, is_unexplained()),
     )
     return list(connection.scalars(statement))
 

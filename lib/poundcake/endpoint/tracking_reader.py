@@ -12,8 +12,8 @@ from poundcake.endpoint import native
 from poundcake.trail import clock, database
 from poundcake.trail.database import DatabaseError, holds
 
-CLOCK_WAIT = 30.0
-"""Seconds between two comparisons of the clocks."""
+CLOCK_CHECK_SECONDS = 30.0
+"""Seconds between comparisons of this machine's clock with the database's."""
 
 MAX_VIEWS = 2
 """Maximum number of views that are read concurrently.
@@ -34,19 +34,19 @@ T = TypeVar("T")
 class TrackingReader:
     """Read the tracking database, from any (green) thread.
 
-    On SQLite, calls run one at a time in a native thread, so that they do not stop every green
-    thread.
+    On SQLite, calls run one at a time in a native thread, so that they do not block all green
+    threads.
     """
 
-    def __init__(self, engine: Engine, create: bool):
+    def __init__(self, engine: Engine, create_tables: bool):
         """Create a reader.
 
         Args:
             engine: The engine of the tracking database.
-            create: Whether to create the tables if they do not exist.
+            create_tables: Whether to create the tables if they do not exist.
         """
         self.engine = engine
-        self._create = create
+        self._create_tables = create_tables
         self._database_id = ""
         self._lock = threading.Lock()
         self._queued_views = threading.BoundedSemaphore(MAX_WAITING_VIEWS)
@@ -71,54 +71,57 @@ class TrackingReader:
             DatabaseError: The database cannot be read now, or too many views are waiting.
         """
         if not self._queued_views.acquire(blocking=False):
-            raise DatabaseError(f"{MAX_WAITING_VIEWS} views are waiting for it; try again")
+            raise DatabaseError(f"{MAX_WAITING_VIEWS} other views are waiting; try again")
         try:
             with self._active_views:
                 return self.read(query, *args)
         finally:
             self._queued_views.release()
 
-    def write(self, statement: Callable[..., T], *args: Any) -> T:
-        """Return statement(engine, *args), which writes to the database.
+    def write(self, function: Callable[..., T], *args: Any) -> T:
+        """Return function(engine, *args), which writes to the database.
 
         Raises:
             DatabaseError: The database cannot be written now.
         """
         self.database_id()
-        return self._call(statement, self.engine, *args)
+        return self._call(function, self.engine, *args)
 
     def database_id(self) -> str:
-        """Return the id of the database. Create missing tables if `create` was set.
+        """Return the id of the database. Create missing tables if `create_tables` was set.
 
         Raises:
             DatabaseError: The database cannot be read now.
         """
         if not self._database_id:
-            self._database_id = self._call(database.prepare, self.engine, self._create)
+            self._database_id = self._call(database.prepare, self.engine, self._create_tables)
         return self._database_id
 
     def clock_offset(self) -> float:
-        """Return by how many seconds this machine's clock is ahead of the database's.
+        """Return how many seconds this machine's clock is ahead of the database's.
 
-        The offset is measured during other reads. SQLite uses this machine's clock.
+        The offset is measured during other reads. On SQLite, it is 0: SQLite has no other clock.
 
         Raises:
-            DatabaseError: The offset was not measured yet, and the database cannot be read now.
+            DatabaseError: The offset is not measured yet, and the database cannot be read now.
         """
         if self._compared_at is None and self.engine.dialect.name != "sqlite":
             self.read(lambda connection: None)
         return self._clock_offset
 
-    def use(self, engine: Engine, create: bool) -> None:
+    def switch_engine(self, engine: Engine, create_tables: bool) -> None:
         """Use another engine from now on. Reads in progress finish on the previous one."""
-        previous, self.engine, self._create = self.engine, engine, create
+        previous, self.engine, self._create_tables = self.engine, engine, create_tables
         if engine is not previous:
-            self.forget()
+            self.forget_database_id()
             self._clock_offset, self._compared_at = 0.0, None
             previous.dispose()
 
-    def forget(self) -> None:
-        """Forget the id, so that it is read again: the database may have been replaced."""
+    def forget_database_id(self) -> None:
+        """Forget the database's id, so that the next call reads it again.
+
+        It changes if the database is replaced.
+        """
         self._database_id = ""
 
     def _call(self, function: Callable[..., T], *args: Any) -> T:
@@ -137,13 +140,13 @@ class TrackingReader:
         try:
             holds.check_usable(connection)
         except DatabaseError:
-            # Without the id, nothing is announced.
-            self.forget()
+            # Without the id, the announcer cannot publish anything.
+            self.forget_database_id()
             raise
 
     def _compare_clocks(self, connection: Connection) -> None:
         now = monotonic()
-        if self._compared_at is not None and now - self._compared_at < CLOCK_WAIT:
+        if self._compared_at is not None and now - self._compared_at < CLOCK_CHECK_SECONDS:
             return
         if self.engine.dialect.name == "sqlite":
             return

@@ -1,4 +1,4 @@
-"""Answer requests for the trail of one request and for the lists."""
+"""Serve the views of the trail: the status of one request, and the lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poundcake.endpoint.query_parameters import PageQuery, parse_page, refuse_pa
 from poundcake.endpoint.routes import Route
 from poundcake.trail import queries, search
 
-# A page that would be larger has fewer rows, and its `next` continues after them.
+# A page that would exceed this has fewer rows, and its `next` continues after them.
 MAX_PAGE_BYTES = 2 << 20
 _FILTERS = (
     "since",

@@ -60,7 +60,7 @@ class AlertPayload(TypedDict):
 
 
 class SyncDuePayload(TypedDict):
-    """The payload of poundcake.sync_due: how many requests or executions wait for StackStorm."""
+    """The payload of poundcake.sync_due: how much work is open."""
 
     open: int
 
@@ -87,14 +87,14 @@ def alert_payload(
     Args:
         request: The request that contained the alert.
         alert: The alert.
-        remediations: The configured remediations. They are matched with the labels as they were
-            sent, and only for a firing alert.
+        remediations: The configured remediations. They are matched against the original labels,
+            and only for a firing alert.
 
     Raises:
         ValueError: The labels cannot be read.
     """
     labels = json.loads(alert.labels)
-    matching = first_match(remediations, labels) if alert.status == FIRING else None
+    matching_entry = first_match(remediations, labels) if alert.status == FIRING else None
     payload: AlertPayload = make_inert(
         AlertPayload(
             request_id=request.request_id,
@@ -109,7 +109,7 @@ def alert_payload(
             receiver=request.receiver,
             starts_at=_timestamp_or_empty(alert.starts_at),
             ends_at=_timestamp_or_empty(alert.ends_at),
-            remediation=matching.name if matching else "",
+            remediation=matching_entry.name if matching_entry else "",
         )
     )
     return payload

@@ -19,7 +19,7 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.problems import ProblemError
 from poundcake.request_ids import body_sha256
 
-# The request headers that are stored. Never add one that carries credentials.
+# The request headers that are stored. Never add one that contains credentials.
 STORED_HEADERS = (
     "User-Agent",
     "Content-Type",
@@ -39,8 +39,8 @@ class WebhookReceiver:
     def __init__(self, config: Config, service: Service) -> None:
         self._config = config
         self._service = service
-        # Python parses one body at a time anyway. Parsing in several threads would only take more
-        # memory, and more time from the other connections.
+        # Python parses one body at a time anyway. Parsing in several threads would only use more
+        # memory and slow down the other connections.
         self._parsing_large_body = threading.Lock()
 
     def accept(self, request: HTTPRequest, _: str) -> HTTPResponse:
@@ -91,12 +91,12 @@ class WebhookReceiver:
             raise ProblemError(HTTPStatus.BAD_REQUEST, str(error), field=error.field) from None
 
     def check_before_body(self, request: HTTPRequest) -> None:
-        """Raise ProblemError if the webhook cannot be accepted, whatever its body is."""
-        self._check_header(request)
+        """Raise ProblemError if the webhook cannot be accepted, regardless of its body."""
+        self._check_headers(request)
         self._check_backlog()
 
-    def _check_header(self, request: HTTPRequest) -> None:
-        """Raise ProblemError if the header shows that the body cannot be accepted."""
+    def _check_headers(self, request: HTTPRequest) -> None:
+        """Raise ProblemError if the headers show that the body cannot be accepted."""
         length, max_length = request.body.length, self._config.max_body_bytes
         if length is None:
             raise ProblemError(HTTPStatus.LENGTH_REQUIRED, "send the body with Content-Length")
@@ -124,17 +124,20 @@ class WebhookReceiver:
         if journal.backlog >= limit:
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{journal.backlog} requests wait to be recorded, and backlog_limit is {limit}",
+                f"too many requests are waiting to be recorded: {journal.backlog}, and "
+                f"backlog_limit is {limit}",
             )
 
-    def _store(self, request: Request, wanted_id: str, alert_count: int) -> str:
+    def _store(self, request: Request, sender_request_id: str, alert_count: int) -> str:
         journal = self._service.journal
         if journal is None:  # closed while the body was read
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, self._service.journal_problem())
         try:
-            request_id = journal.accept(request, wanted_id, body_sha256(request.body), alert_count)
+            request_id = journal.accept(
+                request, sender_request_id, body_sha256(request.body), alert_count
+            )
         except JournalError as error:
-            self._service.journal_failed(str(error))
+            self._service.note_journal_failure(str(error))
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE, f"the journal cannot be written now: {error}"
             ) from None
@@ -158,7 +161,7 @@ def _sender_request_id(headers: Mapping[str, str]) -> str:
     """Return the sender's X-Request-ID if it is a lower-case UUID, otherwise an empty string.
 
     A UUID of version 5 is ignored as well. `request_ids` derives the ids of later requests in that
-    version, so a sender could take the id of another sender's replay or confirmation.
+    version, so a sender could otherwise claim the id of another sender's replay or confirmation.
     """
     sender_id = headers.get("x-request-id", "")
     try:

@@ -10,7 +10,10 @@ from typing import Callable, Optional, Sequence
 from poundcake.endpoint import retry
 
 Step = Callable[[], Optional[float]]
-"""Do the work that is due. Return the seconds until the next run, or None for no preference."""
+"""A function that does the work that is due.
+
+It returns the seconds until it should run again, or None to leave that to the worker.
+"""
 
 IDLE_WAIT = 1.0
 HUNG_SECONDS = 120.0
@@ -25,13 +28,13 @@ class _ScheduledStep:
         name: What the step does, for log lines, such as "emitting".
         run: The function to call.
         failures: Failed runs in a row.
-        waits_until: Monotonic time of the next attempt after a failure.
+        retry_at: Monotonic time before which a step that failed does not run again.
     """
 
     name: str
     run: Step
     failures: int = 0
-    waits_until: float = 0.0
+    retry_at: float = 0.0
 
 
 class Worker:
@@ -51,12 +54,12 @@ class Worker:
         self._wake = threading.Event()
         self._is_stopping = False
         self._thread: threading.Thread | None = None
-        # The current step ('' between steps), and when it last made progress.
-        self._step = ""
+        # The name of the current step ('' between steps), and when it last made progress.
+        self._current_step = ""
         self._progress_at = 0.0
 
     def start(self) -> None:
-        """Start the thread, or a new one if it has died."""
+        """Start the thread, or a new one if it has ended."""
         self._thread = threading.Thread(target=self._run, name="poundcake-worker", daemon=True)
         self._thread.start()
 
@@ -81,10 +84,10 @@ class Worker:
         return bool(self._thread) and not self._is_stopping and not self._is_alive()
 
     def problem(self) -> str:
-        """Return what is wrong with the thread, in a sentence; '' if it works."""
+        """Return a sentence that says what is wrong with the thread, '' if it works."""
         if self.is_dead():
-            return "the thread that announces and emits requests has died; it is being restarted"
-        step, seconds = self._step, monotonic() - self._progress_at
+            return "the thread that announces and emits requests has ended; it is being restarted"
+        step, seconds = self._current_step, monotonic() - self._progress_at
         if step and seconds > HUNG_SECONDS and not self._is_stopping:
             return (
                 f"the thread that announces and emits requests has hung for {seconds:.0f} s "
@@ -107,10 +110,10 @@ class Worker:
 
     def _run_step(self, step: _ScheduledStep) -> float | None:
         """Run a step unless it is backing off. Return the seconds until it has to run again."""
-        remaining = step.waits_until - monotonic()
+        remaining = step.retry_at - monotonic()
         if remaining > 0:
             return remaining
-        self._progress_at, self._step = monotonic(), step.name
+        self._progress_at, self._current_step = monotonic(), step.name
         try:
             next_wait = step.run()
             step.failures = 0
@@ -119,8 +122,8 @@ class Worker:
         except Exception as error:
             self._on_failure(step.name, error)
         finally:
-            self._step = ""
+            self._current_step = ""
         wait = retry.jittered(retry.doubled(retry.FAILURE_WAITS, step.failures))
         step.failures += 1
-        step.waits_until = monotonic() + wait
+        step.retry_at = monotonic() + wait
         return wait

@@ -7,7 +7,7 @@ from sqlalchemy import exists, select, update
 from poundcake.stackstorm import TERMINAL
 from poundcake.trail import database
 from poundcake.trail.clock import database_now
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.schema import alerts, api_calls, executions, links
 from poundcake.trail.sync_round import SyncRound
 
@@ -20,7 +20,7 @@ def complete_requests(sync_round: SyncRound) -> int:
     Returns:
         The number of requests that were completed.
     """
-    has_unexplained_alert = exists().where(alerts.c.api_call_id == api_calls.c.id, unexplained())
+    has_unexplained_alert = exists().where(alerts.c.api_call_id == api_calls.c.id, is_unexplained())
     has_running_execution = exists().where(
         links.c.request_id == api_calls.c.request_id,
         executions.c.id == links.c.st2_execution_id,

@@ -22,7 +22,7 @@ from poundcake.request_ids import confirmation_id
 from poundcake.trail import admission, clock, database
 from poundcake.trail.admission import Decision
 from poundcake.trail.admission_state import AdmissionState
-from poundcake.trail.open_work import unconfirmed
+from poundcake.trail.open_work import is_unconfirmed
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.record import record_safely
 from poundcake.trail.rows import to_json
@@ -46,7 +46,7 @@ def admit_unconfirmed(sync_round: SyncRound, config: Config) -> int:
         ids = connection.scalars(
             select(alerts.c.id)
             .where(
-                *unconfirmed(),
+                *is_unconfirmed(),
                 # Do not use the time of receipt: after an outage, the resolve of an old alert may
                 # still be waiting to be recorded.
                 alerts.c.recorded_at <= recorded_before,

@@ -28,8 +28,8 @@ from poundcake.trail.triggers import read_triggers
 from poundcake.trail.verdict import (
     NOT_CLAIMED,
     Clocks,
+    LinkState,
     OpenAlert,
-    OwnLink,
     RuleResult,
     StartedExecution,
     is_decided,
@@ -63,7 +63,7 @@ class TrailFacts:
     """The links of the alerts of a batch, and the claims on their episodes, from the trail."""
 
     def __init__(self, sync_round: SyncRound, batch: Sequence[OpenAlert]):
-        self._links: dict[tuple[int, str], OwnLink] = {}
+        self._links: dict[tuple[int, str], LinkState] = {}
         self._claims: set[tuple[str, int, int, str]] = set()
         is_claimed = or_(links.c.claim.is_not(None), links.c.released_at.is_not(None))
         alert_links = select(
@@ -77,15 +77,15 @@ class TrailFacts:
         with database.reading(sync_round.engine) as connection:
             for ids in database.batched([alert.id for alert in batch]):
                 for row in connection.execute(alert_links.where(links.c.alert_id.in_(ids))):
-                    link = OwnLink.CLAIMED if row.is_claimed else OwnLink.UNCLAIMED
+                    link = LinkState.CLAIMED if row.is_claimed else LinkState.UNCLAIMED
                     self._links[row.alert_id, row.st2_execution_id] = link
             for episodes in database.batched(sorted({alert.episode for alert in batch})):
                 for row in connection.execute(claims.where(alerts.c.episode.in_(episodes))):
                     self._claims.add((row.episode, row.attempt, row.alert_id, row.st2_action_ref))
 
-    def link(self, alert: OpenAlert, execution_id: str) -> OwnLink:
+    def link(self, alert: OpenAlert, execution_id: str) -> LinkState:
         """Return how an execution is linked to an alert."""
-        return self._links.get((alert.id, execution_id), OwnLink.NONE)
+        return self._links.get((alert.id, execution_id), LinkState.NONE)
 
     def has_claim(self, alert: OpenAlert) -> bool:
         """Return True if an execution claimed the episode through this alert."""
@@ -177,7 +177,7 @@ class EvidenceReader:
             for enforcement in self._newest_by_rule(self._known_instances(alert)):
                 execution_id = enforcement.execution_id
                 # An execution that claimed the episode explains the alert in any state.
-                if execution_id and facts.link(alert, execution_id) is not OwnLink.CLAIMED:
+                if execution_id and facts.link(alert, execution_id) is not LinkState.CLAIMED:
                     ids.append(execution_id)
         for start in range(0, len(ids), _PAGE):
             # Always read at least one page. Otherwise no alert might ever be explained.
@@ -233,7 +233,7 @@ class EvidenceReader:
 
     def _started(self, alert: OpenAlert, execution_id: str, facts: TrailFacts) -> StartedExecution:
         link = facts.link(alert, execution_id)
-        if link is OwnLink.CLAIMED:
+        if link is LinkState.CLAIMED:
             return StartedExecution(execution_id, None, link)
         if execution_id not in self._executions:
             raise _UnknownError(f"execution {execution_id} could not be read")
@@ -247,8 +247,8 @@ class EvidenceReader:
             execution,
             link,
             runs_link_task=self._links_itself(execution.action),
-            episode_claimed=bool(claiming_alert_ids),
-            claimed_for_alert=alert.id in claiming_alert_ids,
+            is_episode_claimed=bool(claiming_alert_ids),
+            is_claimed_for_alert=alert.id in claiming_alert_ids,
             cooldown_until=self._cooldown_until(alert, execution, workflow),
         )
 

@@ -16,7 +16,7 @@ from poundcake.trail.claims import add_execution, ended_at
 from poundcake.trail.clock import database_now
 from poundcake.trail.evidence import Evidence, EvidenceReader, TrailFacts
 from poundcake.trail.mirror import write_execution
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.schema import alerts, api_calls, cut, links
 from poundcake.trail.sync_round import Deadline, SyncRound
@@ -130,7 +130,7 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
     rows = connection.execute(
         select(*_COLUMNS)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-        .where(unexplained(), *conditions)
+        .where(is_unexplained(), *conditions)
         # Least recently checked first: alerts that wait long must not delay the others.
         .order_by(alerts.c.checked_at, alerts.c.id)
         .limit(_BATCH_ALERTS)
@@ -313,7 +313,9 @@ def _write_verdict(
     }
     if verdict.rules:
         values["st2_rule_matched"] = cut(verdict.rules, alerts.c.st2_rule_matched)
-    connection.execute(update(alerts).where(alerts.c.id == alert.id, unexplained()).values(values))
+    connection.execute(
+        update(alerts).where(alerts.c.id == alert.id, is_unexplained()).values(values)
+    )
     return verdict.explanation not in (None, Explanation.RETRY)
 
 

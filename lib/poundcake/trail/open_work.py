@@ -1,4 +1,4 @@
-"""The requests and executions that wait for StackStorm, and the time of the last sync."""
+"""Find the work that waits for StackStorm or for a round of sync."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from poundcake.trail.outcomes import Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, changes, executions, meta
 
 SYNCED_AT = "synced_at"
-"""The row of poundcake_meta with the time at which a round of sync last finished."""
+"""The name of the row of poundcake_meta that stores when a round of sync last finished."""
 MONITORING_PROBLEM = "monitoring_problem"
-"""The row of poundcake_meta with the problems of the last comparison with the Alertmanagers."""
+"""The name of the row that stores the problems of the last comparison with the Alertmanagers."""
 _MAX_COUNT = 1000
-# How long webhooks must have arrived again after an outage before an incident counts as stale.
+# After an outage, webhooks must have been arriving for this long before incidents can be stale.
 _RECOVERY_TIME = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class OpenWork:
-    """The requests and executions that wait for StackStorm.
+    """The work that is still open, as of one point in time.
 
     Attributes:
-        count: The number of open requests, of open executions, or of incidents and changes that
-            need a round of sync, whichever is largest; at most 1000.
+        count: The largest of three numbers: open requests, open executions, and incidents and
+            changes that need a round of sync; at most 1000.
         can_proceed_unattended: Whether some of the work can proceed without a person. False if only
-            pending or paused executions are left.
+            pending or paused executions remain.
         synced_at: When a round of sync last finished, by the database's clock.
-        read_at: When these values were read, by the same clock, to compute the age of synced_at.
+        read_at: When these values were read, by the same clock. The age of synced_at is relative
+            to this time.
         monitoring_problem: Why the last round of sync could not fully compare the incidents with
             the Alertmanagers, or empty.
     """
@@ -56,9 +57,9 @@ def open_work(
 
     Args:
         connection: The tracking database.
-        expire_stale_hours: The configuration key; 0 if incidents do not expire.
+        expire_stale_hours: The configured value; 0 if incidents never expire.
         reconciles: Whether each round compares the open incidents with the Alertmanagers.
-        not_cleared_minutes: The configuration key.
+        not_cleared_minutes: The configured value.
     """
     now = database_now(connection)
     statuses = connection.scalars(
@@ -69,7 +70,7 @@ def open_work(
     ).all()
     # Sync admits unconfirmed incidents and closes stale ones.
     ids_for_sync = list(
-        connection.scalars(select(alerts.c.id).where(*unconfirmed()).limit(_MAX_COUNT))
+        connection.scalars(select(alerts.c.id).where(*is_unconfirmed()).limit(_MAX_COUNT))
     )
     if expire_stale_hours:
         stale = is_stale(connection, now, expire_stale_hours)
@@ -78,15 +79,17 @@ def open_work(
     if reconciles:
         incidents = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
         ids_for_sync += incidents
-        # Without open incidents, no round queries the Alertmanagers.
+        # Without open incidents, sync queries no Alertmanager, so the stored problem is outdated.
         problem = read_meta(connection, MONITORING_PROBLEM) if incidents else None
-    # Sync ends changes whose workflow did not report, and decides whether they cleared the alert.
-    is_due = is_undecided(now - timedelta(minutes=not_cleared_minutes))
-    for conditions in ((is_unfinished(),), is_due):
+    # Sync ends changes whose workflow did not report, and decides whether each cleared its alert.
+    undecided_conditions = is_undecided(now - timedelta(minutes=not_cleared_minutes))
+    for conditions in ((is_unfinished(),), undecided_conditions):
         ids_for_sync += connection.scalars(
             select(changes.c.id).where(*conditions).limit(_MAX_COUNT)
         )
-    unexplained_id = connection.scalars(select(alerts.c.id).where(unexplained()).limit(1)).first()
+    unexplained_id = connection.scalars(
+        select(alerts.c.id).where(is_unexplained()).limit(1)
+    ).first()
     waits_for_people_only = bool(statuses) and all(status in WAITING for status in statuses)
     return OpenWork(
         count=min(_MAX_COUNT, max(len(statuses), len(open_request_ids), len(ids_for_sync))),
@@ -99,17 +102,17 @@ def open_work(
     )
 
 
-def unexplained() -> ColumnElement[bool]:
-    """Return the condition for alerts that are not yet explained."""
+def is_unexplained() -> ColumnElement[bool]:
+    """Return the condition for alerts that are not explained yet."""
     return or_(alerts.c.explanation.is_(None), alerts.c.explanation == Explanation.RETRY)
 
 
 def is_open() -> ColumnElement[bool]:
-    """Return the condition for alerts whose row is an open incident."""
+    """Return the condition for alerts whose row is that of an open incident."""
     return alerts.c.open_fingerprint > ""  # SQLite uses no index for IS NOT NULL
 
 
-def unconfirmed() -> tuple[ColumnElement[bool], ...]:
+def is_unconfirmed() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of unconfirmed incidents that nobody has acknowledged."""
     return (
         alerts.c.outcome == Outcome.UNCONFIRMED,
@@ -121,10 +124,10 @@ def unconfirmed() -> tuple[ColumnElement[bool], ...]:
 def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions of incidents that received no notification for a number of hours.
 
-    Other webhooks must have arrived during these hours. After an outage of the endpoint or of the
-    database, the notifications of all incidents are missing or not recorded yet. An incident that
-    was closed then would be remediated again. So the hours are counted back from the newest
-    recorded webhook, and another webhook must have arrived during them.
+    After an outage of the endpoint or of the database, the notifications of all incidents are
+    missing or not recorded yet. If the incidents were closed then, they would be remediated again.
+    So the hours are counted back from the newest recorded webhook, and no incident is stale unless
+    an earlier webhook arrived during these hours.
 
     Args:
         connection: The tracking database.

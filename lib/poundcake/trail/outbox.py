@@ -1,11 +1,11 @@
 """The outbox: events about remediations, which an endpoint publishes as triggers.
 
-The transaction that writes a fact also writes its event, so no event is lost, and none reports what
-did not happen. The id of an event is derived from its fact, so each fact has one event, and a
-receiver recognizes an event that is published twice.
+The transaction that writes a fact also writes its event, so no event is lost, and no event reports
+a fact that was rolled back. The id of an event is derived from its fact, so each fact has one
+event, and a receiver recognizes an event that is published twice.
 
 An endpoint claims unpublished events with a lease, and publishes them at least once. All times are
-by the database's clock.
+read from the database's clock.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ LIMIT_RESET = timedelta(hours=1)
 """A limit is reported again once it has refused nothing for this long."""
 MAX_EVENTS = 50
 """Maximum number of events in one claim."""
-_IDS = uuid.UUID("5a3e3f0a-0d0c-4a53-9f0e-5d6f6f1b7c11")  # the namespace of the events' ids
+_NAMESPACE = uuid.UUID("5a3e3f0a-0d0c-4a53-9f0e-5d6f6f1b7c11")  # of the ids of events
 
 
 class EventKind(StringEnum):
     """The kind of an event (column `kind`). Its trigger is `poundcake.KIND`."""
 
     REMEDIATION_ENDED = "remediation_ended"
-    """A remediation ended or, after a change, it is known whether the alert cleared."""
+    """A remediation ended. After a successful change, this is reported once it is known whether the
+    alert cleared."""
     APPROVAL_WANTED = "approval_wanted"
-    """A workflow waits for the approval of its change."""
+    """A workflow is waiting for the approval of its change."""
     LIMIT_REACHED = "limit_reached"
-    """A limit refused a change, and had refused none for LIMIT_RESET."""
+    """A limit refused a change, after it had refused none for at least LIMIT_RESET."""
 
 
 class EndResult(StringEnum):
@@ -69,9 +70,9 @@ class Limit(StringEnum):
     """The limits that are reported."""
 
     RATE_LIMIT = "rate_limit"
-    """`max_remediations_per_hour`. The endpoint reports it with the request that reached it."""
+    """`max_remediations_per_hour` was reached. The endpoint reports this without an event."""
     STORM = "storm"
-    """More incidents with one alert name than `storm_limit`, or than `storm` of an entry."""
+    """More incidents with the same alert name than `storm_limit` or an entry's `storm` allows."""
     SITE_LIMIT = "site_limit"
     """All remediations together made `max_changes_per_hour` changes."""
     BREAKER = "breaker"
@@ -79,13 +80,13 @@ class Limit(StringEnum):
 
 
 class EventPayload(TypedDict):
-    """The fields of every event. Missing texts are empty.
+    """The fields of every event. Missing fields are empty.
 
     Attributes:
         event_id: The id of the event.
         time: When it happened.
         summary: What happened, in one line.
-        command: The command that shows more, or that a person has to run.
+        command: The command that shows details, or that a person has to run.
         request_id: The request that contained the alert.
         episode: The alert's episode.
         alert_name: The alert's name.
@@ -161,7 +162,7 @@ class LimitReachedPayload(EventPayload):
 
     Attributes:
         limit: The value of a Limit.
-        reason: The limit, its present value and, if something lifts it, what.
+        reason: The limit, its current value and, if the limit can be lifted, how.
         until: When it ends, if that is known.
     """
 
@@ -187,8 +188,8 @@ class Ending:
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change, or ''.
         message: What was done, or why nothing was done.
-        follows_change: Whether a change was granted. A workflow may first be refused a change, and
-            later be granted it.
+        follows_change: Whether a change was granted. A workflow may first be refused a change and
+            later be granted one; each of these endings has its own event.
     """
 
     result: EndResult
@@ -236,13 +237,13 @@ class Event(NamedTuple):
     payload: Mapping[str, Any]
 
 
-# -- writing events, in the transaction of the fact
+# -- writing events, in the transaction that writes the fact
 
 
 def add_ending(connection: Connection, ending: Ending) -> None:
-    """Add the event that a remediation ended and, if a limit refused its change, the limit's event.
+    """Add the event for the end of a remediation and, if a limit refused its change, for the limit.
 
-    The same end has one event, however often this is called.
+    Repeated calls for the same end add only one event.
     """
     alert = _find_alert(connection, ending.request_id, ending.episode)
     if alert is None:
@@ -254,7 +255,7 @@ def add_ending(connection: Connection, ending: Ending) -> None:
     message = ending.message or execution.message
     payload: RemediationEndedPayload = {
         **_common_fields(fact, now, alert, ending.remediation),
-        "summary": f"{_title(alert)}: {_verdict(ending)}",
+        "summary": f"{_title(alert)}: {_describe_result(ending)}",
         "command": show_command(ending.episode),
         "result": str(ending.result),
         "action": ending.action,
@@ -267,19 +268,20 @@ def add_ending(connection: Connection, ending: Ending) -> None:
     }
     is_new = _insert(connection, EventKind.REMEDIATION_ENDED, ending.episode, now, payload)
     if is_new and ending.refusal in _REPORTED_LIMITS:
-        _add_limit(connection, Limit(ending.refusal), ending, alert, now)
+        _add_limit_event(connection, Limit(ending.refusal), ending, alert, now)
 
 
 def add_approval_request(connection: Connection, request: ApprovalRequest) -> None:
-    """Add the event that a workflow waits for an approval, once for each request."""
+    """Add the event for a request for approval. Repeated calls add only one event."""
     alert = _find_alert(connection, request.request_id, request.episode)
     if alert is None:
         return  # it was purged
     now = clock.database_now(connection)
-    question = f"{request.change}? May approve until {request.until}: "
+    approvers = ", ".join(request.approvers)
+    summary = f"{request.change} waits for approval until {request.until} (by {approvers})"
     payload: ApprovalWantedPayload = {
         **_common_fields(_approval_fact(request.inquiry_id), now, alert, request.remediation),
-        "summary": f"{_title(alert)}: {question}{', '.join(request.approvers)}",
+        "summary": f"{_title(alert)}: {summary}",
         "command": f"st2 inquiry respond {request.inquiry_id}",
         "change": request.change,
         "approvers": list(request.approvers),
@@ -293,32 +295,34 @@ def add_approval_request(connection: Connection, request: ApprovalRequest) -> No
 
 
 def unreported_approvals(connection: Connection, inquiry_ids: Sequence[str]) -> set[str]:
-    """Return the requests for approval that have no event yet."""
-    ids = {event_id(_approval_fact(inquiry_id)): inquiry_id for inquiry_id in inquiry_ids}
-    unreported = dict(ids)
-    for chunk in database.batched(list(ids)):
+    """Return the inquiries whose requests for approval have no event yet."""
+    inquiries_by_event = {event_id(_approval_fact(name)): name for name in inquiry_ids}
+    unreported = dict(inquiries_by_event)
+    for chunk in database.batched(list(inquiries_by_event)):
         for reported_id in connection.scalars(select(events.c.id).where(events.c.id.in_(chunk))):
             unreported.pop(reported_id, None)
     return set(unreported.values())
 
 
-def _add_limit(
+def _add_limit_event(
     connection: Connection, limit: Limit, ending: Ending, alert: Row[Any], now: datetime
 ) -> None:
-    """Add the event that a limit is reached, unless it has refused something in the last hour."""
+    """Add the event for a reached limit, unless the limit already refused a change recently."""
     subjects = {Limit.STORM: alert.alert_name, Limit.BREAKER: ending.remediation}
     subject = cut(f"{limit}|{subjects.get(limit, '')}", events.c.subject)
-    last = connection.execute(
+    last_event = connection.execute(
         select(events.c.id, events.c.at, events.c.repeated_at)
         .where(events.c.kind == EventKind.LIMIT_REACHED, events.c.subject == subject)
         .order_by(events.c.at.desc())
         .limit(1)
     ).one_or_none()
-    if last and (last.repeated_at or last.at) > now - LIMIT_RESET:
-        connection.execute(update(events).where(events.c.id == last.id).values(repeated_at=now))
+    if last_event and (last_event.repeated_at or last_event.at) > now - LIMIT_RESET:
+        connection.execute(
+            update(events).where(events.c.id == last_event.id).values(repeated_at=now)
+        )
         return
     # Simultaneous refusals derive the same id, so only one of them adds the event.
-    fact = f"{EventKind.LIMIT_REACHED}|{subject}|{last.id if last else ''}"
+    fact = f"{EventKind.LIMIT_REACHED}|{subject}|{last_event.id if last_event else ''}"
     payload: LimitReachedPayload = {
         **_common_fields(fact, now, alert, ending.remediation),
         "summary": describe_limit(limit, alert.alert_name, ending.remediation),
@@ -331,7 +335,7 @@ def _add_limit(
 
 
 def describe_limit(limit: Limit, alert_name: str, remediation: str = "") -> str:
-    """Return in one line that a limit is reached."""
+    """Return a one-line summary of a limit that was reached."""
     texts = {
         Limit.RATE_LIMIT: f"{alert_name}: too many remediations in an hour",
         Limit.STORM: f"{alert_name}: storm",
@@ -350,7 +354,7 @@ def show_command(episode: str) -> str:
 _REPORTED_LIMITS = (Limit.STORM, Limit.SITE_LIMIT, Limit.BREAKER)
 
 
-def _verdict(ending: Ending) -> str:
+def _describe_result(ending: Ending) -> str:
     """Return how a remediation ended, in a few words."""
     change = f"{ending.action} on {ending.target}" if ending.target else ending.action
     return {
@@ -385,8 +389,8 @@ def _common_fields(fact: str, now: datetime, alert: Row[Any], remediation: str) 
 
 
 def event_id(fact: str) -> str:
-    """Return the id of the event about a fact, given a unique name of the fact."""
-    return str(uuid.uuid5(_IDS, fact))
+    """Return the id of the event for a fact. `fact` must be unique to that fact."""
+    return str(uuid.uuid5(_NAMESPACE, fact))
 
 
 def _approval_fact(inquiry_id: str) -> str:
@@ -396,7 +400,7 @@ def _approval_fact(inquiry_id: str) -> str:
 def _insert(
     connection: Connection, kind: EventKind, subject: str, now: datetime, payload: _Payload
 ) -> bool:
-    """Insert an event. Return False if the fact has one already."""
+    """Insert an event. Return False if its fact already has one."""
     try:
         with connection.begin_nested():
             connection.execute(
@@ -450,14 +454,14 @@ def _count_open(connection: Connection, alert_name: str) -> int:
 # -- publishing events, by the endpoint
 
 
-def has_due_events(connection: Connection) -> bool:
-    """Return True if an event is to be published now."""
+def has_claimable_events(connection: Connection) -> bool:
+    """Return True if an event can be claimed and published now."""
     now = clock.database_now(connection)
-    return connection.scalar(select(events.c.id).where(*_due(now)).limit(1)) is not None
+    return connection.scalar(select(events.c.id).where(*_is_claimable(now)).limit(1)) is not None
 
 
 def claim(engine: Engine, endpoint_id: str) -> list[Event]:
-    """Claim the oldest unpublished events for an endpoint, for the time of LEASE.
+    """Claim the oldest unpublished events for an endpoint. The claim expires after LEASE.
 
     Raises:
         DatabaseError: The database is unavailable.
@@ -487,7 +491,7 @@ def _claim(engine: Engine, endpoint_id: str) -> list[Event]:
         now = clock.database_now(connection)
         rows = connection.execute(
             select(events.c.id, events.c.kind, events.c.payload)
-            .where(*_due(now))
+            .where(*_is_claimable(now))
             .order_by(events.c.at, events.c.id)
             .limit(MAX_EVENTS)
             .with_for_update()
@@ -500,7 +504,7 @@ def _claim(engine: Engine, endpoint_id: str) -> list[Event]:
     return [Event(row.id, row.kind, json.loads(row.payload)) for row in rows]
 
 
-def _due(now: datetime) -> tuple[ColumnElement[bool], ...]:
+def _is_claimable(now: datetime) -> tuple[ColumnElement[bool], ...]:
     return (
         events.c.published_at.is_(None),
         or_(events.c.publisher_until.is_(None), events.c.publisher_until <= now),

@@ -9,10 +9,10 @@ from poundcake.string_enum import StringEnum
 
 
 class Outcome(StringEnum):
-    """The decision about one alert at the time it was recorded (column `outcome`)."""
+    """The decision that was made about an alert when it was recorded (column `outcome`)."""
 
     ADMITTED = "admitted"
-    """A rule may start a remediation for it. It is emitted as poundcake.alert."""
+    """Rules may start a remediation for it. It is emitted as poundcake.alert."""
     RESOLVED = "resolved"
     """It closed the open incident of its label set. It is emitted as poundcake.alert."""
     DUPLICATE = "duplicate"
@@ -20,13 +20,13 @@ class Outcome(StringEnum):
     COOLDOWN = "cooldown"
     """It opened an incident, but the same alert was admitted less than cooldown_seconds ago."""
     RATE_LIMITED = "rate_limited"
-    """It opened an incident, but its name reached max_remediations_per_hour."""
+    """It opened an incident, but its alert name had reached max_remediations_per_hour."""
     OBSERVED = "observed"
-    """Its receiver may not start a remediation. It opened, continued or ended an incident for
-    which no remediation was started."""
+    """No remediations are started for its receiver. It opened, continued or ended an incident for
+    which none was started."""
     UNCONFIRMED = "unconfirmed"
-    """It fires shortly after its resolve, or ended an incident that did. No remediation is started
-    until another notification arrives, or until six minutes pass without a resolve."""
+    """It fired shortly after its resolve, or it ended an unconfirmed incident. No remediation is
+    started until another notification arrives, or until six minutes pass without a resolve."""
     MALFORMED = "malformed"
     """It cannot be parsed. The reason names the field."""
 
@@ -47,23 +47,23 @@ class EndedBy(StringEnum):
     EXPIRED = "expired"
     """It received no notification for expire_stale_hours."""
     GONE = "gone"
-    """None of the configured Alertmanagers holds its alert any more, and no resolve arrived."""
+    """None of the configured Alertmanagers holds its alert any more, but no resolve arrived."""
 
 
 class Explanation(StringEnum):
-    """What StackStorm did with an alert (column `explanation`, NULL until it has reported that)."""
+    """What StackStorm did with an alert (column `explanation`, NULL while that is unknown)."""
 
     NOT_EMITTED = "none"
     """Its outcome is not in EMITTED, so StackStorm never received it."""
     EXECUTION = "execution"
     """A rule started an execution for it."""
     NO_RULE = "no_rule"
-    """StackStorm processed the trigger and no rule matched."""
+    """StackStorm processed the trigger, but no rule matched."""
     FAILED = "failed"
-    """A rule matched and could not start its action."""
+    """A rule matched, but could not start its action."""
     ENDED = "ended"
     """The incident ended before a workflow could claim the episode."""
     RETRY = "retry"
-    """StackStorm lost it or cannot process it now. The endpoint emits it again."""
+    """StackStorm lost it, or currently cannot process it. The endpoint emits it again."""
     LOST = "lost"
     """StackStorm kept losing it for longer than give_up_hours. It is no longer emitted."""

@@ -1,7 +1,7 @@
-"""The switch that stops all changes at once: the actions poundcake.pause and poundcake.resume.
+"""Pause and resume all changes, for the actions poundcake.pause and poundcake.resume.
 
-The pause is stored in poundcake_meta, because every decision about a change reads the tracking
-database anyway. So it takes effect everywhere as soon as it is committed.
+Every decision about a change reads the pause from poundcake_meta, so a pause takes effect
+everywhere as soon as it is committed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.schema import cut, meta
 
 _AT, _UNTIL, _BY, _REASON = "paused_at", "paused_until", "paused_by", "paused_reason"
-_ROWS = (_AT, _UNTIL, _BY, _REASON)
+_ROW_NAMES = (_AT, _UNTIL, _BY, _REASON)
 
 
 @dataclass(frozen=True)
 class Pause:
-    """The pause that is in force.
+    """The current pause of all changes.
 
     Attributes:
         at: When it began.
@@ -54,14 +54,14 @@ def pause(
 ) -> Pause:
     """Stop all changes until they are resumed, or for a number of minutes.
 
-    If changes are paused already, the reason is replaced and the later end applies, so that nobody
+    If changes are already paused, the reason is replaced and the later end applies, so that nobody
     shortens another person's pause by accident.
 
     Args:
         engine: The tracking database.
         actor: Who pauses changes.
         reason: The reason.
-        minutes: After how many minutes the pause ends automatically; 0 if only resume() ends it.
+        minutes: The minutes until the pause ends automatically; 0 if only resume() ends it.
         create: Whether to create the tables if no alert has been recorded yet.
 
     Raises:
@@ -78,7 +78,7 @@ def resume(engine: Engine, actor: Actor) -> Pause | None:
     """Allow changes again.
 
     Returns:
-        The pause that was in force, or None if there was none.
+        The pause that was ended, or None if changes were not paused.
 
     Raises:
         DatabaseError: The database is unavailable.
@@ -88,7 +88,7 @@ def resume(engine: Engine, actor: Actor) -> Pause | None:
 
 
 def read_pause(connection: Connection) -> Pause | None:
-    """Return the pause that is in force, or None if changes are not paused."""
+    """Return the current pause, or None if changes are not paused."""
     rows = _read_rows(connection)
     at = parse_timestamp(rows.get(_AT, ""))
     until = parse_timestamp(rows.get(_UNTIL, ""))
@@ -98,7 +98,7 @@ def read_pause(connection: Connection) -> Pause | None:
 
 
 def copy_pause(source: Connection, target: Connection) -> None:
-    """Copy the pause of one database to another, unless changes are paused there already."""
+    """Copy the pause of one database to another, unless changes are already paused there."""
     if read_pause(source) and not read_pause(target):
         _write(target, _read_rows(source))
 
@@ -137,19 +137,19 @@ def _resume(engine: Engine, actor: Actor) -> Pause | None:
     with database.transaction(engine) as connection:
         lock_decisions(connection)
         previous_pause = read_pause(connection)
-        connection.execute(delete(meta).where(meta.c.name.in_(_ROWS)))
+        connection.execute(delete(meta).where(meta.c.name.in_(_ROW_NAMES)))
         if previous_pause:
             write_entry(connection, "resume", actor)
     return previous_pause
 
 
 def _read_rows(connection: Connection) -> dict[str, str]:
-    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ROWS)))
+    rows = connection.execute(select(meta.c.name, meta.c.value).where(meta.c.name.in_(_ROW_NAMES)))
     return {name: value for name, value in rows}
 
 
 def _write(connection: Connection, rows: dict[str, str]) -> None:
-    connection.execute(delete(meta).where(meta.c.name.in_(_ROWS)))
+    connection.execute(delete(meta).where(meta.c.name.in_(_ROW_NAMES)))
     connection.execute(
         meta.insert(), [{"name": name, "value": value} for name, value in rows.items()]
     )

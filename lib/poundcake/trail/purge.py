@@ -21,7 +21,7 @@ from poundcake.trail import clock, database
 from poundcake.trail.audit import NOBODY, Actor, change_details, write_entry
 from poundcake.trail.changes import FAILURES, SUCCESSES, is_unfinished
 from poundcake.trail.errors import PurgeError
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 
 MAX_DAYS = 36_500
@@ -41,13 +41,13 @@ class PurgeResult(TypedDict):
     """The result of the action poundcake.purge.
 
     Attributes:
-        dry_run: Whether it was a dry run, whose counts are of rows that would be deleted.
+        dry_run: Whether it was a dry run, which only counts the rows that would be deleted.
         before: Requests that were received and completed before this time were deleted.
         requests: The number of deleted requests.
         alerts: The number of deleted alerts.
         links: The number of deleted links.
         executions: The number of deleted executions.
-        kept: The number of requests that were received before that time and kept.
+        kept: The number of requests that were received before that time but kept.
     """
 
     dry_run: bool
@@ -103,6 +103,8 @@ def purge(
     - one of its executions has a claim on an episode that has not ended. Without the claim, a
       workflow could work on the episode a second time.
 
+    Audit entries and events that are older than `older_than_days` are deleted, too.
+
     It is safe to kill a purge at any time, and to run it concurrently with other writers and
     purges.
 
@@ -110,8 +112,8 @@ def purge(
         engine: The tracking database.
         config: The configuration.
         older_than_days: 1 to 36500; by default the configuration's retention_days.
-        dry_run: Count the rows that would be deleted, and delete nothing.
-        actor: Who purges, for the audit. Audit entries of that age are deleted, too.
+        dry_run: Count the rows that would be deleted, without deleting them.
+        actor: Who requested the purge, for the audit.
 
     Raises:
         PurgeError: `older_than_days` is out of range, or a clock is wrong. Nothing was deleted.
@@ -123,18 +125,19 @@ def purge(
     database.prepare(engine, create=config.auto_migrate)
     before = _check_clocks(engine, timedelta(days=days))
     total: Counter[str] = Counter()
-    entry = _PurgeAudit(actor, days)
+    audit_entry = _PurgeAudit(actor, days)
     cursor: _Cursor | None = None
     while True:
         started_at = time.monotonic()
         page = database.retry_while_unavailable(
-            partial(_purge_page, engine, before, cursor, None if dry_run else entry), _RETRY_SECONDS
+            partial(_purge_page, engine, before, cursor, None if dry_run else audit_entry),
+            _RETRY_SECONDS,
         )
         if page is None:
             break
         counts, cursor = page
         total.update(counts)
-        entry.counts.update(counts)
+        audit_entry.counts.update(counts)
         if not dry_run:
             # Pause, so that other writers get the lock: SQLite's lock has no queue.
             time.sleep(min(time.monotonic() - started_at, 1))
@@ -162,11 +165,11 @@ def _check_days(config: Config, days: int) -> None:
 
 
 def _check_clocks(engine: Engine, age: timedelta) -> datetime:
-    """Return the time before which requests are deleted.
+    """Check the clocks, and return the time before which requests are deleted.
 
     If a clock has jumped months ahead, the whole history looks old, and only requests that were
-    received after the jump look recent. So a recent request that is older than
-    `proof_age` must exist.
+    received after the jump look recent. So the newest request that is older than `proof_age` must
+    be too recent to be deleted.
 
     Raises:
         PurgeError: A clock seems to be wrong.
@@ -187,10 +190,10 @@ def _check_clocks(engine: Engine, age: timedelta) -> datetime:
         )
     if newest_received_at is not None and newest_received_at < now - age:
         raise PurgeError(
-            f"nothing was deleted, because no request older than {_format_age(proof_age)} would be "
-            f"left: the newest of them was received at "
+            f"nothing was deleted, because no request older than {_format_age(proof_age)} would "
+            f"remain: the newest of them was received at "
             f"{clock.format_deadline(newest_received_at)}, and the database's clock says "
-            f"{clock.format_deadline(now)}; if that is right, purge again once a newer one is "
+            f"{clock.format_deadline(now)}; if that is right, purge again once a newer request is "
             f"{_format_age(proof_age)} old"
         )
     return now - age
@@ -201,7 +204,7 @@ def _format_age(age: timedelta) -> str:
 
 
 def _purge_page(
-    engine: Engine, before: datetime, after: _Cursor | None, entry: _PurgeAudit | None
+    engine: Engine, before: datetime, after: _Cursor | None, audit_entry: _PurgeAudit | None
 ) -> tuple[dict[str, int], _Cursor] | None:
     """Purge the next page of requests.
 
@@ -209,13 +212,14 @@ def _purge_page(
         engine: The tracking database.
         before: Older requests are deleted.
         after: The cursor of the previous page, or None for the first page.
-        entry: The audit entry to update, or None for a dry run.
+        audit_entry: The audit entry to update, or None for a dry run.
 
     Returns:
-        The counts of the page and its cursor, or None if no requests were left.
+        The counts of the page and its cursor, or None if there are no more requests.
     """
-    dry_run = entry is None
-    with (database.reading if dry_run else database.transaction)(engine) as connection:
+    dry_run = audit_entry is None
+    open_connection = database.reading if dry_run else database.transaction
+    with open_connection(engine) as connection:
         page = _read_page(connection, before, after, lock=not dry_run)
         if not page:
             return None
@@ -223,7 +227,7 @@ def _purge_page(
         ids = {call.id for call in page}
         if not dry_run:
             _lock_alerts(connection, ids)
-        kept_ids = _find_kept(connection, ids, before)
+        kept_ids = _find_ids_to_keep(connection, ids, before)
         old_ids = ids - kept_ids
         old_links = _read_links(connection, old_ids)
         execution_ids = {link.st2_execution_id for link in old_links}
@@ -241,10 +245,10 @@ def _purge_page(
             _delete_changes(connection, old_ids)
             _delete(connection, alerts.c.api_call_id, old_ids)
             _delete(connection, api_calls.c.id, old_ids)
-        if entry:
+        if audit_entry:
             connection.execute(delete(audit).where(audit.c.at < before))
             connection.execute(delete(events).where(events.c.at < before))
-            entry.write(connection, counts)
+            audit_entry.write(connection, counts)
     return counts, cursor
 
 
@@ -253,17 +257,19 @@ def _read_page(
 ) -> list[Row[Any]]:
     """Return the oldest requests after the cursor, up to the limits of a page."""
     # Positions count the alerts of a request from 0, and max() is faster than count().
-    last_position = select(func.max(alerts.c.position)).where(
-        alerts.c.api_call_id == api_calls.c.id
+    last_position = (
+        select(func.max(alerts.c.position))
+        .where(alerts.c.api_call_id == api_calls.c.id)
+        .scalar_subquery()
     )
     statement = (
-        select(api_calls.c.id, api_calls.c.created_at, last_position.scalar_subquery())
+        select(api_calls.c.id, api_calls.c.created_at, last_position.label("last_position"))
         .where(api_calls.c.created_at < before)
         .order_by(api_calls.c.created_at, api_calls.c.id)
         .limit(_MAX_REQUESTS)
     )
     if after:
-        # The first condition lets MariaDB use the index, because it cannot derive a range from OR.
+        # MariaDB cannot derive an index range from OR, so the first condition provides one.
         statement = statement.where(
             api_calls.c.created_at >= after.created_at,
             or_(api_calls.c.created_at > after.created_at, api_calls.c.id > after.id),
@@ -271,10 +277,10 @@ def _read_page(
     if lock:  # keep another purge from taking the same requests
         statement = statement.with_for_update()
     page: list[Row[Any]] = []
-    count = 0
+    alert_count = 0
     for call in connection.execute(statement):
-        count += 0 if call[2] is None else call[2] + 1
-        if page and count > _MAX_ALERTS:
+        alert_count += 0 if call.last_position is None else call.last_position + 1
+        if page and alert_count > _MAX_ALERTS:
             break
         page.append(call)
     return page
@@ -339,7 +345,9 @@ def _delete_changes(connection: Connection, call_ids: Collection[int]) -> None:
         _delete(connection, changes.c.id, ids)
 
 
-def _find_kept(connection: Connection, call_ids: Collection[int], before: datetime) -> set[int]:
+def _find_ids_to_keep(
+    connection: Connection, call_ids: Collection[int], before: datetime
+) -> set[int]:
     """Return the ids of the requests to keep."""
     kept_ids: set[int] = set()
     for chunk in database.batched(sorted(call_ids)):
@@ -368,7 +376,7 @@ def _select_recent(call_ids: Sequence[int], before: datetime) -> Select[tuple[in
 def _select_unfinished(call_ids: Sequence[int], before: datetime) -> Select[tuple[int]]:
     return select(alerts.c.api_call_id).where(
         alerts.c.api_call_id.in_(call_ids),
-        or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, unexplained()),
+        or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at >= before, is_unexplained()),
     )
 
 
@@ -403,7 +411,7 @@ def _select_claiming(call_ids: Sequence[int], before: datetime) -> Select[tuple[
             or_(
                 alerts.c.created_at >= before,
                 alerts.c.open_fingerprint.is_not(None),
-                unexplained(),
+                is_unexplained(),
             ),
         )
     )
@@ -416,9 +424,9 @@ def _find_linked_elsewhere(
     cursor: _Cursor,
     before: datetime,
 ) -> set[str]:
-    """Return the executions that are also linked to a request that remains.
+    """Return the executions that are also linked to a remaining request.
 
-    A request remains if it is kept or comes after the cursor. All other requests have already been
+    A request remains if it is kept or follows the cursor. All other requests have already been
     deleted, or counted as deleted by a dry run.
     """
     other_links: list[Row[Any]] = []
@@ -430,7 +438,7 @@ def _find_linked_elsewhere(
             .where(links.c.st2_execution_id.in_(chunk))
         )
         other_links += [row for row in rows if row.id not in old_ids]
-    kept_ids = _find_kept(connection, {row.id for row in other_links}, before)
+    kept_ids = _find_ids_to_keep(connection, {row.id for row in other_links}, before)
     return {
         row.st2_execution_id
         for row in other_links

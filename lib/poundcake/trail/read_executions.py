@@ -1,4 +1,4 @@
-"""Read many executions, even if some of them cannot be read."""
+"""Read many executions from StackStorm, even if some of them are unreadable."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def read_executions(
 
     Args:
         api: StackStorm's API.
-        ids: At most 100 ids, the maximum of one list of the API.
-        deadline: When to stop reading single executions.
+        ids: At most 100 ids, the maximum for one list of the API.
+        deadline: When to stop reading executions one by one.
         note: Called with a sentence for each execution that cannot be read.
 
     Returns:
-        The executions by id. The value is None if StackStorm does not have the execution.
+        The executions by id. The value is None if StackStorm no longer has the execution.
         Executions that could not be read are left out.
 
     Raises:
@@ -37,7 +37,7 @@ def read_executions(
         if execution_id in executions:
             continue
         if deadline.has_passed:
-            note("there was no time to read the executions that the list lacks")
+            note("there was no time to read the executions that the list did not contain")
             break
         # The list may have been truncated; only a 404 means that the execution is gone.
         try:

@@ -1,11 +1,11 @@
 """Compare the open incidents with the alerts that the Alertmanagers hold.
 
-A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, or for an alert
-that it lost. So each round of sync reads the alerts of every Alertmanager. An incident is closed if
+A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, or if it lost
+the alert. So each round of sync reads the alerts of every Alertmanager. An incident is closed if
 
-* every Alertmanager answered, and has run for gone_after_seconds, because it starts without alerts
-  until Prometheus sends them again;
-* the incident's last notification came from one of them, because other senders may still hold the
+* every Alertmanager answered, and has been running for gone_after_seconds, because it starts
+  without alerts, until Prometheus sends them again;
+* one of them sent the incident's last notification, because any other sender may still hold the
   alert;
 * none of them held an alert with the incident's identity in two rounds that are at least
   gone_after_seconds apart, or in any complete round in between; and
@@ -36,11 +36,16 @@ from poundcake.trail.schema import alerts, cut, meta
 from poundcake.trail.sync_round import SyncRound, write_meta
 
 MARGIN = timedelta(seconds=5)
-"""The minimum time from the last notification to the query of the Alertmanagers.
+"""The minimum time between the last notification and the query of the Alertmanagers.
 
 The time of receipt is converted from the endpoint's clock, which is not exact.
 """
 _MAX_PARALLEL = 8
+
+
+# The columns in which a round stores its findings about an open incident.
+_SILENCE_COLUMNS = ("silence_id", "silenced_by", "silenced_until", "silenced_comment")
+_STORED_COLUMNS = ("missing_since", *_SILENCE_COLUMNS)
 
 
 class ReconcileCounts(NamedTuple):
@@ -75,7 +80,8 @@ class _Answer:
     """The answer of one Alertmanager.
 
     Attributes:
-        silences: The silences that mute each alert that it holds, by fingerprint.
+        silences: The silences that mute each alert that it holds, by the alert's fingerprint. The
+            list of an alert that is not muted is empty.
         problem: Why the answer is incomplete, or empty.
     """
 
@@ -94,12 +100,12 @@ def reconcile_incidents(
         alertmanagers: All configured Alertmanagers.
     """
     if not alertmanagers:
-        _clear(sync_round)
+        _clear_stored_values(sync_round)
         return ReconcileCounts()
     with database.reading(sync_round.engine) as connection:
-        # Read the time first: a later notification must not be compared with the answers.
+        # Read the time before the answers, which may not reflect later notifications.
         queried_at = clock.database_now(connection)
-        incidents = _read(connection)
+        incidents = _read_incidents(connection)
     if not incidents:
         return ReconcileCounts()
     answers = _query_all(alertmanagers, config_identity(config))
@@ -110,13 +116,13 @@ def reconcile_incidents(
     changed_rows = [
         changed_row for changed_row in map(comparison.changed_columns, incidents) if changed_row
     ]
-    _write(sync_round, changed_rows)
-    due_ids = [incident.id for incident in incidents if comparison.is_due(incident, gone_after)]
+    _update_alerts(sync_round, changed_rows)
+    gone_ids = [incident.id for incident in incidents if comparison.is_gone(incident, gone_after)]
     gone_count = 0
-    if due_ids:
-        have_run, uptime_problems = _check_uptimes(alertmanagers, gone_after)
+    if gone_ids:
+        have_run_long_enough, uptime_problems = _check_uptimes(alertmanagers, gone_after)
         problems += uptime_problems
-        gone_count = _close(sync_round, due_ids) if have_run else 0
+        gone_count = _close(sync_round, gone_ids) if have_run_long_enough else 0
     _store_problems(sync_round, problems)
     silenced_count = sum(bool(comparison.silence_of(incident)) for incident in incidents)
     return ReconcileCounts(gone_count, silenced_count)
@@ -146,18 +152,21 @@ class _Comparison:
 
     def changed_columns(self, incident: _Incident) -> dict[str, Any] | None:
         """Return the columns of an incident that change, with its `id`, or None if none does."""
-        current_values = self._missing_since(incident), *self._silence_columns(incident)
-        if current_values == incident[5:]:
+        current_values = {
+            "missing_since": self._missing_since(incident),
+            **self._silence_columns(incident),
+        }
+        if all(getattr(incident, name) == value for name, value in current_values.items()):
             return None
-        return {"id": incident.id, **dict(zip(_Incident._fields[5:], current_values))}
+        return {"id": incident.id, **current_values}
 
-    def is_due(self, incident: _Incident, gone_after: timedelta) -> bool:
-        """Return True if an incident's alert has been missing for long enough."""
+    def is_gone(self, incident: _Incident, gone_after: timedelta) -> bool:
+        """Return True if an incident's alert has been missing for at least `gone_after`."""
         since = self._missing_since(incident)
         return self._is_complete and since is not None and self._queried_at - since >= gone_after
 
     def _missing_since(self, incident: _Incident) -> datetime | None:
-        """Return the time since which an incident's alert is missing, or None if it is not."""
+        """Return since when an incident's alert has been missing, or None if it is not missing."""
         since = incident.missing_since
         if incident.open_fingerprint in self._silences:
             return None
@@ -166,24 +175,26 @@ class _Comparison:
         if since is not None and since <= incident.last_seen_at:
             since = None  # a notification has arrived since then
         if since is None and self._is_complete:
-            is_later = self._queried_at - incident.last_seen_at >= MARGIN
-            return self._queried_at if is_later else None
+            has_margin = self._queried_at - incident.last_seen_at >= MARGIN
+            return self._queried_at if has_margin else None
         return since
 
-    def _silence_columns(self, incident: _Incident) -> tuple[Any, ...]:
+    def _silence_columns(self, incident: _Incident) -> dict[str, Any]:
         silence = self.silence_of(incident)
         if silence:
-            return (
-                cut(silence.id, alerts.c.silence_id),
-                cut(silence.created_by, alerts.c.silenced_by),
-                silence.ends_at,
-                cut(silence.comment, alerts.c.silenced_comment),
-            )
+            return {
+                "silence_id": cut(silence.id, alerts.c.silence_id),
+                "silenced_by": cut(silence.created_by, alerts.c.silenced_by),
+                "silenced_until": silence.ends_at,
+                "silenced_comment": cut(silence.comment, alerts.c.silenced_comment),
+            }
+        if self._is_complete:
+            return dict.fromkeys(_SILENCE_COLUMNS)
         # An Alertmanager that did not answer may still have the silence.
-        return (None,) * 4 if self._is_complete else incident[6:]
+        return {name: getattr(incident, name) for name in _SILENCE_COLUMNS}
 
 
-def _read(connection: Connection) -> list[_Incident]:
+def _read_incidents(connection: Connection) -> list[_Incident]:
     columns = [alerts.c[name] for name in _Incident._fields]
     return [_Incident(*row) for row in connection.execute(select(*columns).where(is_open()))]
 
@@ -197,11 +208,11 @@ def _query_all(alertmanagers: Sequence[AlertmanagerApi], identity: Identity) -> 
 def _query(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
     answer = _Answer()
     try:
-        alerts_held = alertmanager.alerts()
+        held_alerts = alertmanager.alerts()
         answer.silences = {
-            _fingerprint(alert.labels, alertmanager, identity): [] for alert in alerts_held
+            _fingerprint(alert.labels, alertmanager, identity): [] for alert in held_alerts
         }
-        muted_alerts = [alert for alert in alerts_held if alert.silenced_by]
+        muted_alerts = [alert for alert in held_alerts if alert.silenced_by]
         silences_by_id = (
             {silence.id: silence for silence in alertmanager.silences()} if muted_alerts else {}
         )
@@ -227,7 +238,7 @@ def _unknown_senders(
     alertmanagers: Sequence[AlertmanagerApi],
     answers: Sequence[_Answer],
 ) -> list[str]:
-    """Return a sentence for each Alertmanager whose notifications seem to have another URL."""
+    """Return a sentence for each Alertmanager whose notifications seem to contain another URL."""
     known_urls = {alertmanager.external_url for alertmanager in alertmanagers}
     unknown_incidents = [
         incident
@@ -254,7 +265,7 @@ def _unknown_senders(
 def _check_uptimes(
     alertmanagers: Sequence[AlertmanagerApi], duration: timedelta
 ) -> tuple[bool, list[str]]:
-    """Return whether all Alertmanagers have run for a duration, and the errors of queries."""
+    """Return whether all Alertmanagers have been running for this long, and the query errors."""
 
     def read_uptime(alertmanager: AlertmanagerApi) -> timedelta | str:
         try:
@@ -265,11 +276,13 @@ def _check_uptimes(
     with ThreadPoolExecutor(_MAX_PARALLEL) as pool:
         uptimes = list(pool.map(read_uptime, alertmanagers))
     problems = [problem for problem in uptimes if isinstance(problem, str)]
-    have_run = all(isinstance(uptime, timedelta) and uptime >= duration for uptime in uptimes)
-    return have_run, problems
+    have_run_long_enough = all(
+        isinstance(uptime, timedelta) and uptime >= duration for uptime in uptimes
+    )
+    return have_run_long_enough, problems
 
 
-def _write(sync_round: SyncRound, changed_rows: Sequence[dict[str, Any]]) -> None:
+def _update_alerts(sync_round: SyncRound, changed_rows: Sequence[dict[str, Any]]) -> None:
     for chunk in database.batched(changed_rows):
         with sync_round.writing() as connection:
             for changed_row in chunk:
@@ -301,13 +314,13 @@ def _close(sync_round: SyncRound, ids: Sequence[int]) -> int:
     return closed_count
 
 
-def _clear(sync_round: SyncRound) -> None:
-    """Clear what earlier rounds stored, because `alertmanagers` is no longer configured."""
+def _clear_stored_values(sync_round: SyncRound) -> None:
+    """Clear the values that earlier rounds stored: `alertmanagers` is no longer configured."""
     has_stored_values = or_(alerts.c.missing_since.is_not(None), alerts.c.silence_id.is_not(None))
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(select(alerts.c.id).where(is_open(), has_stored_values)).all()
-    cleared_values = dict.fromkeys(_Incident._fields[5:])
-    _write(sync_round, [{"id": row_id, **cleared_values} for row_id in ids])
+    cleared_values = dict.fromkeys(_STORED_COLUMNS)
+    _update_alerts(sync_round, [{"id": row_id, **cleared_values} for row_id in ids])
 
 
 def _store_problems(sync_round: SyncRound, problems: Sequence[str]) -> None:

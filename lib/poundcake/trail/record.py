@@ -80,9 +80,12 @@ class Counts:
 
 @dataclass
 class NewRequest:
-    """A request that is not recorded yet, and an unused id for it.
+    """A request that is not recorded yet.
 
     Attributes:
+        request: The announced request.
+        request_id: The id under which it will be recorded, which no other request has.
+        sha256: The SHA-256 of its body.
         webhook: The payload, once it is parsed.
         error: Why the request is recorded without its alerts, or empty.
     """
@@ -103,12 +106,12 @@ class NewRequest:
 class DecidedRequest:
     """A request and the rows of its alerts, which contain the outcomes."""
 
-    new: NewRequest
+    new_request: NewRequest
     rows: list[AlertRow]
 
     @property
-    def is_emitted(self) -> bool:
-        """Return True if an alert of the request is emitted."""
+    def has_emitted_alerts(self) -> bool:
+        """Return True if one of the request's alerts is to be emitted."""
         return any(row.outcome in EMITTED for row in self.rows)
 
 
@@ -139,9 +142,9 @@ def record_requests(
     own_id = database.prepare(engine, create=config.auto_migrate)
     if database_id and database_id != own_id:
         raise DatabaseError(
-            f"the endpoint reads the tracking database {database_id}, this action writes "
+            f"the endpoint reads the tracking database {database_id}, but this action writes to "
             f"{own_id} ({database.public_url(engine.url)}): set database_url to "
-            "one MariaDB for both, or put state_dir where both see it"
+            "one MariaDB for both, or put state_dir where both can access it"
         )
     uncopied.refuse_empty_database(config, engine)
     offset = timedelta(seconds=clock_offset_seconds)
@@ -152,11 +155,13 @@ def _record_all(
     engine: Engine, config: Config, requests: Sequence[Request], offset: timedelta
 ) -> RecordCounts:
     with database.transaction(engine) as connection:
-        converted_requests = _by_database_clock(requests, offset, clock.database_now(connection))
+        converted_requests = _convert_to_database_clock(
+            requests, offset, clock.database_now(connection)
+        )
         return record_safely(connection, config, converted_requests).as_dict()
 
 
-def _by_database_clock(
+def _convert_to_database_clock(
     requests: Sequence[Request], offset: timedelta, now: datetime
 ) -> list[Request]:
     """Convert times of receipt to the database's clock, and sort the requests by them.
@@ -167,8 +172,8 @@ def _by_database_clock(
         now: The current time by the database's clock.
     """
     converted_requests = [
-        # If the clock has been set back since, the time of receipt is in the future. The request
-        # would then look newer than every request that is received until that time.
+        # If a clock was set back after the request was received, the time of receipt may lie in the
+        # future. The request would then look newer than every request received until that time.
         replace(request, received_at=min(request.received_at - offset, now))
         for request in requests
     ]
@@ -224,7 +229,7 @@ def _record_list(
     replay_of: str | None,
     error: str = "",
 ) -> Counts:
-    """Record a batch, as record_safely() does. With an `error`, record it without alerts."""
+    """Record a batch of requests. With an `error`, record it instead of the requests' alerts."""
     new_requests = _new_requests(connection, requests)
     counts = Counts(known=len(requests) - len(new_requests))
     if not new_requests:
@@ -233,7 +238,7 @@ def _record_list(
     for request in new_requests:
         _parse(request, error, identity)
     now = clock.database_now(connection)
-    state = make_state(connection, config, _batch(new_requests, now))
+    state = make_state(connection, config, _alert_batch(new_requests, now))
     decided_requests = [
         DecidedRequest(request, _decide(state, request, now, config)) for request in new_requests
     ]
@@ -257,27 +262,33 @@ def config_identity(config: Config) -> Identity:
 
 
 def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[NewRequest]:
-    """Return the requests that are not recorded yet, without duplicates."""
+    """Return the requests that are not recorded yet, without duplicates.
+
+    If a request's id already belongs to another request, use its collision_id() instead.
+    """
     hashes = [body_sha256(request.body) for request in requests]
-    ids = [(r.request_id, collision_id(r.request_id, h)) for r, h in zip(requests, hashes)]
+    candidate_ids = [
+        (request.request_id, collision_id(request.request_id, sha256))
+        for request, sha256 in zip(requests, hashes)
+    ]
     known_hashes: dict[str, str] = {}
-    for chunk in database.batched([name for candidates in ids for name in candidates]):
+    for chunk in database.batched([name for names in candidate_ids for name in names]):
         statement = select(api_calls.c.request_id, api_calls.c.body_sha256)
         rows = connection.execute(statement.where(api_calls.c.request_id.in_(chunk)))
         known_hashes.update((row.request_id, row.body_sha256) for row in rows)
     new_requests = []
-    for request, sha256, candidates in zip(requests, hashes, ids):
-        for candidate in candidates:
-            if candidate not in known_hashes:
-                known_hashes[candidate] = sha256
-                new_requests.append(NewRequest(request, candidate, sha256))
-            if known_hashes[candidate] == sha256:
+    for request, sha256, candidates in zip(requests, hashes, candidate_ids):
+        for candidate_id in candidates:
+            if candidate_id not in known_hashes:
+                known_hashes[candidate_id] = sha256
+                new_requests.append(NewRequest(request, candidate_id, sha256))
+            if known_hashes[candidate_id] == sha256:
                 break
     return new_requests
 
 
 def _parse(new_request: NewRequest, error: str, identity: Identity) -> None:
-    """Parse the payload of a request. If there is an `error`, store the error instead."""
+    """Parse the payload of a request, or store the `error` if there is one."""
     if error:
         new_request.error = error
         return
@@ -289,7 +300,7 @@ def _parse(new_request: NewRequest, error: str, identity: Identity) -> None:
         new_request.error = f"the payload cannot be read: {problem}"
 
 
-def _batch(new_requests: Sequence[NewRequest], now: datetime) -> AlertBatch:
+def _alert_batch(new_requests: Sequence[NewRequest], now: datetime) -> AlertBatch:
     received_alerts = [
         ReceivedAlert(alert, new_request.request.received_at)
         for new_request in new_requests
@@ -307,6 +318,7 @@ def _decide(
     """Decide about each alert of a request, and return the rows."""
     rows = []
     episodes: dict[tuple[str, str, datetime | None], str] = {}
+    received_at = new_request.request.received_at
     receiver = new_request.webhook.receiver if new_request.webhook else ""
     external_url = new_request.webhook.external_url if new_request.webhook else ""
     for alert in new_request.alerts:
@@ -316,10 +328,9 @@ def _decide(
                 Outcome.DUPLICATE, f"duplicate of {new_request.request_id}", episodes[key]
             )
         else:
-            decision = state.decide(alert, new_request.request.received_at, receiver)
+            decision = state.decide(alert, received_at, receiver)
             if not alert.problem:
                 episodes[key] = decision.episode
-        received_at = new_request.request.received_at
         row = alert_row(alert, decision, received_at, now, config.host_label, external_url)
         state.apply(new_request.request_id, alert, decision, row)
         rows.append(row)
@@ -327,8 +338,8 @@ def _decide(
 
 
 def _call_row(decided_request: DecidedRequest, now: datetime, replay_of: str | None) -> CallRow:
-    new_request = decided_request.new
-    completed_at = None if decided_request.is_emitted else now
+    new_request = decided_request.new_request
+    completed_at = None if decided_request.has_emitted_alerts else now
     return call_row(
         new_request.request,
         new_request.request_id,
@@ -348,7 +359,7 @@ def _check_size(connection: Connection, decided_request: DecidedRequest, call: C
     max_length = database.longest_text(connection)
     if max_length is None or _LARGEST_EXPANSION * len(call.body) <= max_length:
         return
-    if decided_request.new.error:
+    if decided_request.new_request.error:
         call.body = call.body[: max_length - len(call.error or "") - len(call.headers)]
         return
     database.check_size(connection, "the request", vars(call))
@@ -367,7 +378,7 @@ def _insert(
         ids.update((row.request_id, row.id) for row in rows)
     for decided_request in decided_requests:
         for row in decided_request.rows:
-            row.api_call_id = ids[decided_request.new.request_id]
+            row.api_call_id = ids[decided_request.new_request.request_id]
     alert_rows = [vars(row) for decided_request in decided_requests for row in decided_request.rows]
     if alert_rows:
         connection.execute(alerts.insert(), alert_rows)

@@ -1,4 +1,4 @@
-"""Find the recorded alert of an episode in a request."""
+"""Find the alert that was recorded for an episode in a request."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from poundcake.trail.schema import alerts, api_calls
 def find_alert(
     connection: Connection, request_id: str, episode: str, *columns: Any
 ) -> Row[Any] | None:
-    """Return columns of the alert of an episode in a request, or None if it is not recorded.
+    """Return columns of the alert that a request contained for an episode, or None if it had none.
 
     Args:
         connection: A connection.
         request_id: The request that contained the alert.
         episode: The alert's episode.
-        columns: Columns of poundcake_alerts and poundcake_api_calls, or a whole table.
+        columns: What to return: columns of poundcake_alerts and poundcake_api_calls, or a whole
+            table.
     """
     return connection.execute(
         select(*columns)

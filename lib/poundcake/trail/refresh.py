@@ -19,7 +19,7 @@ from poundcake.trail.approvals import describe, open_approval
 from poundcake.trail.queries.rows import message_with_note, status_with_note
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# A person is waiting for the view, so no request to StackStorm starts after this time.
+# A person is waiting for the view, so no page is requested from StackStorm after this time.
 _MAX_SECONDS = 5.0
 _MAX_APPROVALS = 5  # each costs a request to StackStorm
 
@@ -35,29 +35,29 @@ def refresh_open_executions(
     Args:
         stackstorm: StackStorm's API.
         view: The view as JSON. It is changed in place.
-        approval_minutes: The configuration key.
+        approval_minutes: The configured value.
 
     Returns:
         The same view.
     """
     executions = [row for row in _executions_in(view) if row["status"] not in TERMINAL]
-    incidents = [row for row in view.get("active_alerts", []) if _is_open(row)]
+    incidents = [row for row in view.get("active_alerts", []) if _has_open_execution(row)]
     ids = list(dict.fromkeys(row["st2_execution_id"] for row in executions + incidents))
-    current, problem = _read(stackstorm, ids)
+    executions_by_id, problem = _read_executions(stackstorm, ids)
     if problem:
         view["stackstorm"] = problem
     for row in executions:
-        _update_execution(row, current.get(row["st2_execution_id"]))
+        _update_execution(row, executions_by_id.get(row["st2_execution_id"]))
     _show_approvals(stackstorm, executions, approval_minutes)
     for row in incidents:
-        _update_incident(row, current.get(row["st2_execution_id"]))
+        _update_incident(row, executions_by_id.get(row["st2_execution_id"]))
     return view
 
 
 def _show_approvals(
     stackstorm: StackStormApi, rows: Sequence[dict[str, Any]], approval_minutes: int
 ) -> None:
-    """Show who may approve, until when and how, in the rows that wait for an approval."""
+    """Describe the pending approval in the message of each execution that waits for one."""
     waiting_rows = [row for row in rows if row["status"] in WAITING and "message" in row]
     for row in waiting_rows[:_MAX_APPROVALS]:
         try:
@@ -75,12 +75,14 @@ def _executions_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _is_open(incident: Mapping[str, Any]) -> bool:
+def _has_open_execution(incident: Mapping[str, Any]) -> bool:
     return bool(incident["st2_execution_id"]) and incident["st2_execution_status"] not in TERMINAL
 
 
-def _read(stackstorm: StackStormApi, ids: Sequence[str]) -> tuple[dict[str, Execution], str]:
-    """Read executions in the given order.
+def _read_executions(
+    stackstorm: StackStormApi, ids: Sequence[str]
+) -> tuple[dict[str, Execution], str]:
+    """Read executions, in the order of `ids`.
 
     Returns:
         The executions by id, and a sentence that explains why some were not read, or ''.

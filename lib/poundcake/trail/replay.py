@@ -41,13 +41,13 @@ class ReplayResult(TypedDict):
 
 @dataclass(frozen=True)
 class _Replay:
-    """A requested replay.
+    """The parameters of a replay.
 
     Attributes:
         request_id: The request to replay.
         force: Also admit alerts whose episodes were claimed or have ended.
-        execution_id: The execution that requests the replay, or '' if it is not known.
-        actor: Who requests the replay, for the audit.
+        execution_id: The execution that requested the replay, or '' if it is not known.
+        actor: Who requested the replay, for the audit.
     """
 
     request_id: str
@@ -73,18 +73,18 @@ def replay_request(
     """Record a request again, as a new request whose replay_of is the original's id.
 
     An alert is admitted if its incident is open and no execution has claimed its episode. With
-    force, it is always admitted, as a new attempt at the episode. If the alerts of the request
-    could not be recorded, it is recorded as if it had just been received.
+    force, it is always admitted, as a new attempt at the episode. If the original was recorded
+    without its alerts, the new request is recorded as if it had just been received.
 
     Args:
         engine: The tracking database.
         config: The configuration, with the limits of admission.
         request_id: The request to replay.
         force: Also admit alerts whose episodes were claimed or have ended, and ignore limits.
-        execution_id: The execution that requests the replay. Repeated calls by the same execution
+        execution_id: The execution that requested the replay. Repeated calls by the same execution
             record one replay, because the execution cannot know whether an interrupted transaction
             was committed.
-        actor: Who requests the replay, for the audit.
+        actor: Who requested the replay, for the audit.
 
     Raises:
         TrackingError: The request is not recorded, or its alerts cannot be recorded.
@@ -92,10 +92,10 @@ def replay_request(
     """
     database.prepare(engine, create=config.auto_migrate)
     replay = _Replay(request_id, force, execution_id, actor)
-    return database.retry_deadlocks(lambda: _replay(engine, config, replay))
+    return database.retry_deadlocks(lambda: _record_replay(engine, config, replay))
 
 
-def _replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
+def _record_replay(engine: Engine, config: Config, replay: _Replay) -> ReplayResult:
     with database.transaction(engine) as connection:
         original = _read_original(connection, replay.request_id)
         request = _new_request(original, replay.new_id(), clock.database_now(connection))
@@ -188,7 +188,7 @@ class ReplayState(AdmissionState):
         """Return the decision about the next alert of the replay."""
         original = self._originals_by_position.get(alert.position)
         if alert.problem or original is None or original.outcome == Outcome.MALFORMED:
-            # A resolve ends only an incident that it could have ended when it was first received.
+            # A resolve can only end an incident that it could have ended when first received.
             is_resolve = alert.status == RESOLVED
             return super().decide(
                 alert, self._originally_received_at if is_resolve else received_at, receiver

@@ -1,4 +1,4 @@
-"""The rows that recording writes, as typed objects. The fields are named after the columns."""
+"""The rows of recorded requests and alerts. Their fields are named after the columns."""
 
 from __future__ import annotations
 
@@ -142,12 +142,12 @@ def alert_row(
     """Return the row of an alert.
 
     Args:
-        alert: The alert as it was sent.
+        alert: The alert, as its sender sent it.
         decision: The decision about it.
         received_at: When its request was received.
         now: The current time by the database's clock.
-        host_label: The label that names the alert's host.
-        external_url: The address of the sender.
+        host_label: The name of the label that contains the alert's host.
+        external_url: The external URL of the sender.
     """
     return AlertRow(
         position=alert.position,
@@ -194,4 +194,4 @@ def to_json(value: Mapping[str, Any]) -> str:
     if text.isascii():
         return text
     # JSON may contain lone surrogates as escapes, but neither database can store them.
-    return _SURROGATE.sub(lambda surrogate: f"\\u{ord(surrogate.group()):04x}", text)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)

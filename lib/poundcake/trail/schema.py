@@ -3,8 +3,9 @@
 ``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` form the trail.
 ``execution_db`` mirrors the StackStorm executions in the trail. ``poundcake_audit`` logs manual
 changes to the trail. ``poundcake_changes`` contains the decisions about the changes that
-remediations asked for, and ``poundcake_events`` the events that endpoints publish about them.
-``poundcake_meta`` contains the database's id and versions. All times are UTC with microseconds.
+remediations requested, and ``poundcake_events`` the events about remediations, which endpoints
+publish. ``poundcake_meta`` contains the database's id and versions. All times are UTC with
+microseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 # The newest revision of the tables in migrations/versions, which every writer needs.
 VERSION = 10
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
-# views are slow without them. With a long history they take long to build, so they are built last.
+# views are slow without them. They are built last, because indexing a long history is slow.
 INDEX_REVISIONS = (4, 7)
 # The revisions that created tables after the first revision, by table.
 LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9, "poundcake_events": 10}
@@ -103,7 +104,7 @@ api_calls = Table(
     **_options,
 )
 
-# The sort order of a search, then the columns that it filters by without reading the row.
+# The columns by which a search sorts, then those by which it filters without reading the row.
 _SEARCH = ("created_at", "id", "severity", "status", "outcome", "api_call_id")
 
 alerts = Table(
@@ -134,8 +135,8 @@ alerts = Table(
     Column("explanation_reason", String(512)),
     Column("checked_at", UtcDateTime),
     Column("st2_rule_matched", String(255)),
-    # The fingerprint while this row is its open incident, otherwise NULL. The unique key allows one
-    # open incident per fingerprint. It replaces a partial index, which MariaDB does not have.
+    # The fingerprint while this row is that of the open incident, otherwise NULL. The unique key
+    # allows one open incident per fingerprint. It replaces a partial index, which MariaDB lacks.
     Column("open_fingerprint", String(64), unique=True),
     Column("last_seen_at", UtcDateTime),
     Column("notifications", Integer, nullable=False, default=1),
@@ -152,25 +153,26 @@ alerts = Table(
     # The first startsAt in the notifications of the incident, by the sender's clock. NULL if none
     # of them had one.
     Column("sender_starts_at", UtcDateTime),
-    # The canonical host in the label host_label, or empty if the alert names no host.
+    # The canonical host in the label host_label, or empty if the label contains no host.
     Column("host", String(255), nullable=False, default="", server_default=""),
     # Fields of the alert that could not be read and were ignored, in one line.
     Column("notes", String(1024)),
     # How the incident of this row ended, see outcomes.EndedBy. NULL while it is open, or if a later
     # row has taken over the incident.
     Column("ended_by", String(16)),
-    # Who acknowledged the open incident, so that no remediation is started for it.
+    # When, by whom and why the open incident was acknowledged. NULL if it was not. While it is
+    # acknowledged, no remediation is started for it.
     Column("acknowledged_at", UtcDateTime),
     Column("acknowledged_by", String(255)),
     Column("acknowledged_comment", String(1024)),
-    # Who closed the incident by hand.
+    # Who closed the incident with poundcake.close, and why.
     Column("closed_by", String(255)),
     Column("closed_comment", String(1024)),
     # The external URL of the Alertmanager that sent the incident's last notification, without a
     # trailing slash. Empty if the sender did not set it, and in rows of earlier revisions.
     Column("external_url", String(512), nullable=False, default="", server_default=""),
     # When a round of sync first found that no Alertmanager holds the alert of the open incident.
-    # NULL while one of them holds it.
+    # NULL unless it is missing.
     Column("missing_since", UtcDateTime),
     # The silence that mutes the alert of the open incident in Alertmanager. NULL if there is none.
     Column("silence_id", String(64)),
@@ -270,7 +272,7 @@ changes = Table(
     "poundcake_changes",
     metadata,
     Column("id", _Id, primary_key=True),
-    # The execution of the workflow that asked for the change.
+    # The execution of the workflow that requested the change.
     Column("st2_execution_id", String(64), nullable=False),
     Column("request_id", String(36), nullable=False),
     Column("episode", String(96), nullable=False),
@@ -283,7 +285,7 @@ changes = Table(
     Column("action", String(255), nullable=False),
     # What is changed: a canonical host, or `label=value,…`.
     Column("target", String(255), nullable=False),
-    # `label=value` of the label by which changes are limited further, or empty.
+    # `label=value` of the label `per_label`, for the limits per value of that label, or empty.
     Column("per_value", String(255), nullable=False),
     Column("decided_at", UtcDateTime, nullable=False),
     # When the change stops counting as in flight, unless it ends earlier. Sync extends the lease.
@@ -296,7 +298,7 @@ changes = Table(
     # Why the change was refused: a member of remediation.safety.Refusal, and a sentence.
     Column("refusal", String(32), nullable=False),
     Column("reason", String(512), nullable=False),
-    # When a person released the change, so that it no longer counts.
+    # When a person released the change, so that limits no longer count it.
     Column("released_at", UtcDateTime),
     UniqueConstraint("st2_execution_id", "episode", name="uq_poundcake_changes_execution"),
     Index("ix_poundcake_changes_target", "target", "decided_at"),
@@ -312,20 +314,20 @@ changes = Table(
 events = Table(
     "poundcake_events",
     metadata,
-    # A UUID that is derived from the fact that the event reports, so each fact has one event.
+    # A UUID derived from the fact that the event reports, so each fact has one event.
     Column("id", String(36), primary_key=True),
     # See outbox.EventKind.
     Column("kind", String(32), nullable=False),
-    # The episode, or for a limit `<limit>|<what it concerns>`.
+    # The episode or, for a limit, `<limit>|<alert name, remediation or empty>`.
     Column("subject", String(255), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     # The payload of the trigger as JSON, before its text is made inert.
     Column("payload", _Long, nullable=False),
-    # When a reported limit last refused something again. NULL if it has not.
+    # When the limit that this event reports last refused another change. NULL if it has not.
     Column("repeated_at", UtcDateTime),
-    # When an endpoint published it. NULL until then.
+    # When an endpoint published the event. NULL until then.
     Column("published_at", UtcDateTime),
-    # The endpoint that has claimed it, and until when.
+    # The endpoint that has claimed the event, and when the claim expires.
     Column("publisher", String(36)),
     Column("publisher_until", UtcDateTime),
     Index("ix_poundcake_events_unpublished", "published_at", "at", "id"),
@@ -344,7 +346,7 @@ meta = Table(
 
 
 def cut(text: str, column: ColumnElement[Any]) -> str:
-    """Truncate a text to the length of its column. The full text is in the JSON of the same row.
+    """Truncate a text to the length of its column.
 
     Lone surrogates become question marks, because neither database can store them.
     """

@@ -1,6 +1,6 @@
 """The parameters of a view: filters, a time range, and the cursor of a page.
 
-People and URLs pass them as text, which this module parses and validates. The searches are in
+Actions and URLs pass them as text, which this module parses and validates. The searches are in
 `poundcake.trail.queries`.
 """
 
@@ -17,7 +17,7 @@ from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import alerts, cut
 
-# Upper bounds of the parameters limit and offset. To get rows beyond them, use `before`.
+# Maximum values of the parameters limit and offset. To read rows beyond them, use `before`.
 MAX_ROWS = 1000
 MAX_OFFSET = 1000
 
@@ -144,7 +144,7 @@ def parse(now: datetime | None = None, **filters: str) -> Filters:
         now: The time to which ages are relative. The default is the current time.
         filters: Fields of Filters. `since` and `until` are RFC 3339 times, or ages in the format of
             Prometheus durations (90s, 1h30m, 7d). `before` is the `next` of the previous page. A
-            text that is longer than its column is truncated, as it is when recorded.
+            text that is longer than its column is truncated, as it is when an alert is recorded.
 
     Raises:
         FilterError: A value is invalid; the error names its field.
@@ -162,7 +162,7 @@ def parse(now: datetime | None = None, **filters: str) -> Filters:
 
 
 def require_one_of(field: str, value: str, allowed: Sequence[str]) -> None:
-    """Raise FilterError if a value is neither empty nor one of the allowed ones."""
+    """Raise FilterError if a value is neither empty nor one of the allowed values."""
     if value and value not in allowed:
         raise FilterError(field, f"must be one of {', '.join(allowed)}")
 

@@ -1,7 +1,7 @@
 """End changes whose workflow could not report, and decide whether changes cleared their alerts.
 
-The last task of a workflow reports the end of its change. No task runs after a workflow was
-cancelled or killed, and its change may still be running then. So a change stays in flight until
+The last task of a workflow reports the end of its change. After a workflow is cancelled or killed,
+none of its tasks runs, but its change may still be running. So a change stays in flight until
 StackStorm reports that the workflow and everything that it started have ended.
 """
 
@@ -40,13 +40,15 @@ from poundcake.trail.schema import alerts, changes
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 SETTLE_SECONDS = 10
-"""Seconds for which a round may read the executions of changes from StackStorm."""
+"""Maximum time that a round reads the executions of changes from StackStorm, in seconds."""
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
 
 
 class _ChangeEnd(NamedTuple):
+    """How a change ended, and the message about it."""
+
     result: ChangeResult
     message: str
 
@@ -60,7 +62,7 @@ def settle_changes(
         The number of changes that were ended, or whose effect on their alert was decided.
 
     Raises:
-        StackStormError: The API is unavailable. The leases stay as they are.
+        StackStormError: The API is unavailable. The leases are not extended.
     """
     count = _decide_results(sync_round, config)
     with database.reading(sync_round.engine) as connection:
@@ -82,7 +84,7 @@ def _settle_page(
         for execution_id, execution in executions_by_id.items()
         if execution is None or not _is_running(api, execution, _MAX_DEPTH)
     }
-    _write(sync_round, page, executions_by_id, endings)
+    _store(sync_round, page, executions_by_id, endings)
     return sum(change.st2_execution_id in endings for change in page)
 
 
@@ -96,7 +98,7 @@ def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
 
 
 def _result(execution: Execution | None) -> ChangeResult:
-    """Return how a change ended, judged by the execution of its workflow."""
+    """Return the result of a change, given the execution of its workflow."""
     if execution is None or execution.status == ExecutionStatus.CANCELED:
         return ChangeResult.UNKNOWN
     if execution.status != ExecutionStatus.SUCCEEDED:
@@ -106,16 +108,16 @@ def _result(execution: Execution | None) -> ChangeResult:
 
 
 def _message(execution: Execution | None) -> str:
-    """Return what failed, judged by the execution of a change's workflow."""
+    """Return the message about the end of a change, given the execution of its workflow."""
     if execution is None:
-        return "StackStorm has deleted the workflow's execution before it reported a result"
+        return "StackStorm deleted the workflow's execution before it reported a result"
     if execution.status == ExecutionStatus.CANCELED:
         return "the workflow was cancelled, and its change may have been made"
     message = workflow_output(execution.result).get("message", "")
     return str(message) or failure_reason(execution.result)
 
 
-def _write(
+def _store(
     sync_round: SyncRound,
     page: Sequence[Change],
     executions_by_id: Mapping[str, Execution | None],
@@ -128,18 +130,18 @@ def _write(
     ]
     with sync_round.writing() as connection:
         extend(connection, running_ids)
-        for execution_id, end in endings.items():
-            finish(connection, execution_id, end.result, end.message)
+        for execution_id, change_end in endings.items():
+            finish(connection, execution_id, change_end.result, change_end.message)
 
 
 def _decide_results(sync_round: SyncRound, config: Config) -> int:
     """Decide for ended changes whether their incidents ended within not_cleared_minutes."""
     minutes = config.not_cleared_minutes
     with sync_round.writing() as connection:
-        due_changes = find(
+        undecided_changes = find(
             connection, *is_undecided(database_now(connection) - timedelta(minutes=minutes))
         )
-        for change in due_changes:
+        for change in undecided_changes:
             if _is_incident_open(connection, change):
                 result = ChangeResult.NOT_CLEARED
                 message = f"the incident is still open {minutes} min after the change"
@@ -150,7 +152,7 @@ def _decide_results(sync_round: SyncRound, config: Config) -> int:
                 update(changes).where(changes.c.id == change.id).values(result=result)
             )
             add_ending(connection, ending)
-    return len(due_changes)
+    return len(undecided_changes)
 
 
 def _is_incident_open(connection: Connection, change: Change) -> bool:

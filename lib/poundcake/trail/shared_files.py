@@ -1,7 +1,7 @@
 """Create files that only root and the sensor's user can access, whichever of them creates them.
 
 StackStorm's packages run the sensor as `st2` and actions as root. The files contain alert text,
-which other users of the machine must not read.
+which other users of the machine must not be able to read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def create_file(path: str) -> None:
     give_to_owner_of_folder(path)
 
 
-def close_to_others(path: str) -> None:
+def revoke_access_of_others(path: str) -> None:
     """Remove other users' permissions from an existing file, if this user may change them.
 
     Release 0.2.0 created files that all users could read.
@@ -56,7 +56,7 @@ def close_to_others(path: str) -> None:
 def give_to_owner_of_folder(path: str) -> None:
     """Change the owner of a file to the owner of its folder, if this process runs as root.
 
-    This includes SQLite's -wal and -shm, which root may have created together with the database.
+    The same applies to SQLite's -wal and -shm, which root may have created with the database.
     """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         folder = os.stat(os.path.dirname(path) or ".")

@@ -1,6 +1,6 @@
-"""Silence alerts in Alertmanager by hand, and end such silences.
+"""Create and end silences in Alertmanager, for the actions poundcake.silence and unsilence.
 
-A silence has an exact matcher for each label of the alert, and always ends automatically.
+A silence has an equality matcher for each label of the alert, and always ends automatically.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from poundcake.trail.schema import alerts, cut
 MAX_MINUTES = 10_080
 """The longest silence: a week."""
 COMMENT_MARK = " (poundcake.silence)"
-"""The end of the comment of each silence that the pack creates, by which it recognizes them."""
-# A repeated call asks for a slightly later end, which does not extend the silence.
+"""The suffix of a silence's comment by which the pack recognizes the silences it created."""
+# A repeated call asks for a slightly later end. Differences up to this do not extend a silence.
 _END_TOLERANCE = timedelta(minutes=1)
 # A new silence reaches the other members of a cluster by gossip, usually within a second.
 _GOSSIP_TRIES, _GOSSIP_WAIT = 6, 0.5
@@ -46,7 +46,7 @@ class SilenceChange(TypedDict):
         silence_ids: The ids of the silences, one for each Alertmanager or cluster.
         state: `created`, `extended`, `unchanged` (the same silence existed) or `ended`.
         until: When the silences end, or ended.
-        labels: The labels that an alert must have.
+        labels: The labels that an alert must have to be silenced.
         problems: A sentence for each Alertmanager that could not be changed.
     """
 
@@ -82,12 +82,13 @@ def silence(
 ) -> SilenceChange:
     """Silence an alert in all Alertmanagers for a number of minutes from now.
 
-    If the same silence exists and would end earlier, it is extended; otherwise it is kept.
+    If the pack has already created a silence for the same labels, it is extended if it would end
+    earlier, and otherwise kept.
 
     Args:
         engine: The tracking database.
         alertmanagers: All configured Alertmanagers.
-        actor: Who silences it.
+        actor: Who requested the silence.
         target: What to silence.
         minutes: The duration, at most MAX_MINUTES.
         comment: The reason.
@@ -102,26 +103,19 @@ def silence(
     if not comment.strip():
         raise TrackingError("comment: say why the alert is silenced")
     labels = _read_labels(engine, target)
-    wanted_silence = _WantedSilence(
+    requested_silence = _RequestedSilence(
         labels, minutes, actor.st2_user or "somebody", comment.strip() + COMMENT_MARK
     )
     silences: list[Silence] = []
     states: list[str] = []
 
-    def ensure(alertmanager: AlertmanagerApi) -> None:
-        active_silence, state = _ensure(alertmanager, wanted_silence, bool(silences))
+    def ensure_silence(alertmanager: AlertmanagerApi) -> None:
+        active_silence, state = _ensure_silence(alertmanager, requested_silence, bool(silences))
         silences.append(active_silence)
         states.append(state)
 
-    problems = _call_for_each(alertmanagers, ensure)
-    state = next(
-        (
-            candidate_state
-            for candidate_state in ("created", "extended")
-            if candidate_state in states
-        ),
-        "unchanged",
-    )
+    problems = _call_for_each(alertmanagers, ensure_silence)
+    state = next((name for name in ("created", "extended") if name in states), "unchanged")
     change = _summary(silences, state, labels, problems)
     _record_change(engine, actor, "silence", target.episode, comment, change, silences)
     return change
@@ -140,7 +134,7 @@ def unsilence(
     Args:
         engine: The tracking database.
         alertmanagers: All configured Alertmanagers.
-        actor: Who ends it.
+        actor: Who requested its end.
         target: The alert that it silences, if silence_id is empty.
         silence_id: The id of the silence, or empty.
         force: End it even if the pack did not create it.
@@ -158,7 +152,7 @@ def unsilence(
     def is_selected(candidate: Silence) -> bool:
         return candidate.id == silence_id if silence_id else _has_labels(candidate, labels)
 
-    def end(alertmanager: AlertmanagerApi) -> None:
+    def end_silences(alertmanager: AlertmanagerApi) -> None:
         for selected_silence in filter(is_selected, alertmanager.silences()):
             if not (force or selected_silence.comment.endswith(COMMENT_MARK)):
                 foreign_silences.append(selected_silence)
@@ -168,12 +162,12 @@ def unsilence(
                 alertmanager.expire_silence(selected_silence.id)
             ended_silences.append(selected_silence)
 
-    problems = _call_for_each(alertmanagers, end)
+    problems = _call_for_each(alertmanagers, end_silences)
     if foreign_silences and not ended_silences:
         foreign = foreign_silences[0]
         raise TrackingError(
             f"the silence {foreign.id} was created by {foreign.created_by}, not by "
-            "poundcake.silence: force=true ends it"
+            "poundcake.silence: use force=true to end it"
         )
     if not ended_silences:
         raise TrackingError("; ".join(["no such silence", *problems]))
@@ -191,7 +185,7 @@ def unsilence(
 
 
 @dataclass(frozen=True)
-class _WantedSilence:
+class _RequestedSilence:
     """The silence that a call requests."""
 
     labels: Mapping[str, str]
@@ -209,7 +203,7 @@ def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
     """Return the labels that an alert must have to be silenced."""
     database.prepare(engine, create=False)
     if bool(target.episode) == bool(target.labels):
-        raise TrackingError("name the alert: either episode=EPISODE or labels, not both")
+        raise TrackingError("specify the alert: either episode=EPISODE or labels, not both")
     if target.labels:
         labels_with_values = {name: str(value) for name, value in target.labels.items() if value}
         if not labels_with_values:
@@ -223,7 +217,7 @@ def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
             .limit(1)
         )
     if labels_json is None:
-        raise TrackingError(f"no episode {target.episode} is on record")
+        raise TrackingError(f"no episode {target.episode} is recorded")
     labels: dict[str, str] = json.loads(labels_json)
     stable_labels = {
         name: value for name, value in labels.items() if name not in target.ignored_labels
@@ -252,23 +246,26 @@ def _call_for_each(
     return problems
 
 
-def _ensure(
-    alertmanager: AlertmanagerApi, wanted_silence: _WantedSilence, is_created: bool
+def _ensure_silence(
+    alertmanager: AlertmanagerApi, requested_silence: _RequestedSilence, exists_elsewhere: bool
 ) -> tuple[Silence, str]:
-    """Create or extend a silence in an Alertmanager if needed. Return it and its new state.
+    """Create or extend a silence in an Alertmanager if needed.
 
     Args:
         alertmanager: The Alertmanager.
-        wanted_silence: The silence.
-        is_created: Whether another Alertmanager, which may be a peer of this one, already has the
+        requested_silence: The silence.
+        exists_elsewhere: Whether another Alertmanager, possibly a peer of this one, already has the
             silence.
+
+    Returns:
+        The silence, and `created`, `extended` or `unchanged`.
     """
-    new_silence = wanted_silence.starting_at(alertmanager.status().now)
+    new_silence = requested_silence.starting_at(alertmanager.status().now)
     existing_silence = None
-    for attempt in range(_GOSSIP_TRIES if is_created else 1):
+    for attempt in range(_GOSSIP_TRIES if exists_elsewhere else 1):
         if attempt:
             time.sleep(_GOSSIP_WAIT)
-        existing_silence = _find_existing(alertmanager, wanted_silence)
+        existing_silence = _find_existing(alertmanager, requested_silence)
         if existing_silence and new_silence.ends_at - existing_silence.ends_at <= _END_TOLERANCE:
             return existing_silence, "unchanged"
     if existing_silence:
@@ -279,14 +276,16 @@ def _ensure(
     return replace(new_silence, id=silence_id), "extended" if existing_silence else "created"
 
 
-def _find_existing(alertmanager: AlertmanagerApi, wanted_silence: _WantedSilence) -> Silence | None:
+def _find_existing(
+    alertmanager: AlertmanagerApi, requested_silence: _RequestedSilence
+) -> Silence | None:
     """Return the pack's silence with the same labels that ends last, or None."""
     same_silences = [
         silence
         for silence in alertmanager.silences()
         if silence.state != _EXPIRED
         and silence.comment.endswith(COMMENT_MARK)
-        and _has_labels(silence, wanted_silence.labels)
+        and _has_labels(silence, requested_silence.labels)
     ]
     return max(same_silences, key=lambda silence: silence.ends_at) if same_silences else None
 
@@ -318,7 +317,7 @@ def _record_change(
     change: SilenceChange,
     silences: Sequence[Silence],
 ) -> None:
-    """Write an audit entry, and show the change in the views before the next round of sync."""
+    """Write an audit entry, and update the trail so that the views show the change immediately."""
     details: dict[str, Any] = {
         name: value for name, value in change.items() if name in ("silence_ids", "state", "until")
     }
@@ -333,7 +332,7 @@ def _record_change(
 
 
 def _silenced_episode(connection: Connection, silence_ids: Sequence[str]) -> str | None:
-    """Return the open episode that is recorded as muted by one of these silences, or None."""
+    """Return the open episode that is muted by one of these silences in the trail, or None."""
     episodes = select(alerts.c.episode).where(is_open(), alerts.c.silence_id.in_(silence_ids))
     return connection.scalar(episodes.limit(1))
 

@@ -52,9 +52,9 @@ class Figures:
 
     @property
     def success_rate(self) -> float | None:
-        """Successes divided by successes plus failures, or None if there are neither."""
-        finished = self.succeeded + self.failed
-        return round(self.succeeded / finished, 4) if finished else None
+        """The share of successes among successes and failures, or None if there are neither."""
+        finished_count = self.succeeded + self.failed
+        return round(self.succeeded / finished_count, 4) if finished_count else None
 
     @property
     def mean_seconds(self) -> float | None:
@@ -65,7 +65,7 @@ class Figures:
 
     @property
     def p95_seconds(self) -> float | None:
-        """The 95th percentile of the durations (nearest rank), or None if none ended."""
+        """The 95th percentile of the durations (nearest rank), or None if there are none."""
         if not self.durations:
             return None
         rank = -(-len(self.durations) * 95 // 100)
@@ -136,7 +136,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     now = clock.database_now(connection)
     until = filters.until or now
     since = filters.since or until - DEFAULT_RANGE
-    statement = _sums(connection, now, timedelta(minutes=not_cleared_minutes)).where(
+    statement = _select_figures(connection, now, timedelta(minutes=not_cleared_minutes)).where(
         *time_filters(Filters(since=since, until=until), executions.c.start_timestamp),
         *[
             unindexed(alerts.c[name]) == filters.alert_filters[name]
@@ -152,13 +152,15 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     return Stats(since, until, by_workflow, by_alert_name)
 
 
-def _sums(connection: Connection, now: datetime, not_cleared_after: timedelta) -> Select[Any]:
+def _select_figures(
+    connection: Connection, now: datetime, not_cleared_after: timedelta
+) -> Select[Any]:
     """Return the statement that aggregates executions by workflow, alert name and status.
 
     It aggregates in the database, because fetching a row per execution would take longer.
     """
     ended = executions.c.end_timestamp
-    # An alert that is a resolve opened no incident, so it has no closed_at.
+    # A resolve opens no incident, so its row has no closed_at.
     fired_until = case(
         (alerts.c.open_fingerprint.is_not(None), literal(now, ended.type)),
         else_=alerts.c.closed_at,
@@ -187,7 +189,7 @@ def _sums(connection: Connection, now: datetime, not_cleared_after: timedelta) -
 def _microseconds_between(
     connection: Connection, start: ColumnElement[Any], end: ColumnElement[Any]
 ) -> ColumnElement[Any]:
-    """Return the expression for the time between two columns. It is NULL if one of them is."""
+    """Return the expression for the time between two columns. It is NULL if either of them is."""
     if connection.dialect.name != "sqlite":
         return func.timestampdiff(sql_text("MICROSECOND"), start, end)
 
@@ -200,5 +202,5 @@ def _microseconds_between(
 
 
 def _as_rows(key: str, figures_by_name: dict[str, Figures]) -> list[dict[str, Any]]:
-    frequent_first = sorted(figures_by_name.items(), key=lambda item: (-item[1].count, item[0]))
-    return [{key: name, **figures.as_json()} for name, figures in frequent_first]
+    sorted_figures = sorted(figures_by_name.items(), key=lambda item: (-item[1].count, item[0]))
+    return [{key: name, **figures.as_json()} for name, figures in sorted_figures]

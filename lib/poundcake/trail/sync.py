@@ -1,7 +1,7 @@
 """One round of sync: poll StackStorm for the outcome of emitted alerts and store it in the trail.
 
 StackStorm may lose a trigger after acknowledging it. Sync detects this, because an alert counts as
-handled only once StackStorm reports that it was handled.
+handled only once StackStorm reports how it was handled.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class SyncCounts:
     executions: int = 0
     """Open executions whose state was read."""
     explained: int = 0
-    """Alerts that this round explained."""
+    """Alerts that were explained."""
     unexplained: int = 0
     """Alerts that were checked and are still unexplained."""
     completed: int = 0
     """Requests that were completed."""
     confirmed: int = 0
-    """Unconfirmed incidents about which the round decided."""
+    """Unconfirmed incidents that were decided."""
     expired: int = 0
     """Incidents that were closed because no notification arrived for expire_stale_hours."""
     gone: int = 0
@@ -73,14 +73,14 @@ def sync(
     hold.
 
     The steps are independent: if one of them fails, the next ones still run. The work of each step
-    is bounded, and the next round continues where this one stopped.
+    is bounded, and the next round continues where this round stopped.
 
     Returns:
         The counts of the round; all zero if another round is already running.
 
     Raises:
         StackStormError: The API is unavailable. Results that do not depend on it are stored.
-        LeaseLostError: Another round has taken over.
+        LeaseLostError: This round took too long, and another round may have taken over.
         DatabaseError: The tracking database is unavailable.
     """
     database.prepare(engine, create=config.auto_migrate)
@@ -128,15 +128,17 @@ def _run_steps(
         deadline = Deadline(SETTLE_SECONDS)
         counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
 
-    def approvals() -> None:
-        # A workflow that waits for an approval is an open execution.
+    def update_approvals() -> None:
+        # A workflow that waits for an approval is an open execution, so without open executions
+        # there is nothing to do.
         if counts.executions:
             pending = pending_approvals(stackstorm)
             report_approvals(sync_round, stackstorm, config, pending)
             counts.expired_approvals = expire_approvals(sync_round, stackstorm, config, pending)
 
+    steps = (mirror, explain, complete, confirm, expire, reconcile, settle, update_approvals)
     try:
-        _run_each((mirror, explain, complete, confirm, expire, reconcile, settle, approvals))
+        _run_each(steps)
     finally:
         counts.problems = tuple(sync_round.problems)
 

@@ -2,8 +2,8 @@
 
 The lease is a row of poundcake_meta with its holder and its expiry by the database's clock. The
 timeout of the action poundcake.sync is shorter than the lease, so StackStorm ends a round before
-the next round can take over its lease. A round may still run after that, because its machine slept
-or StackStorm could not kill it. Then it finds that it has lost the lease and stops writing.
+the next round can take over its lease. If a round still runs after that, because its machine was
+suspended or StackStorm could not kill it, it finds that it has lost the lease and stops writing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from poundcake.trail.schema import meta
 
 LEASE = timedelta(seconds=180)
 """The duration of the lease. The timeout in actions/sync.yaml is shorter."""
-_ROUND = "sync_round"
-_IS_ROUND = meta.c.name == _ROUND
+_LEASE_NAME = "sync_round"
+_IS_LEASE = meta.c.name == _LEASE_NAME
 _MAX_PROBLEMS = 20
 
 
@@ -57,8 +57,8 @@ class SyncRound:
 
     Attributes:
         engine: The tracking database, for reads.
-        problems: One sentence for each request to StackStorm that failed or returned unexpected
-            data. The round continues without that data.
+        problems: A sentence for each problem, such as a request to StackStorm that failed. The
+            round continues without the data of that request.
     """
 
     def __init__(self, engine: Engine, owner: str):
@@ -68,13 +68,13 @@ class SyncRound:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction that only commits if this round still holds its lease.
+        """Open a write transaction, if this round still holds its lease.
 
         Raises:
             LeaseLostError: Another round has taken over, or the lease has expired.
         """
         with database.transaction(self.engine) as connection:
-            holder = _parse(_locked_row(connection))
+            holder = _parse(_read_and_lock_row(connection))
             now = database_now(connection)
             if holder is None or holder.owner != self._owner or now >= holder.until:
                 is_taken = holder is not None and holder.owner != self._owner
@@ -90,59 +90,59 @@ class SyncRound:
             self.problems.append(problem)
 
     def finish(self) -> None:
-        """Store the time of this sync, and release the lease."""
+        """Store the time at which this round finished, and release the lease."""
         with self.writing() as connection:
             now = database_now(connection)
             write_meta(connection, SYNCED_AT, format_timestamp(now))
             self._release(connection, now)
 
     def abandon(self) -> None:
-        """Release the lease, but do not store the time of this sync."""
+        """Release the lease without storing a time."""
         try:
             with self.writing() as connection:
                 self._release(connection, database_now(connection))
         except LeaseLostError:
-            pass  # the next round has begun already
+            pass  # the next round may have begun already
 
     def _release(self, connection: Connection, now: datetime) -> None:
         # Keep the row, because only an existing row can be locked.
         value = f"{self._owner} {format_timestamp(now)}"
-        connection.execute(update(meta).where(_IS_ROUND).values(value=value))
+        connection.execute(update(meta).where(_IS_LEASE).values(value=value))
 
 
 def start_round(engine: Engine, owner: str) -> SyncRound | None:
-    """Take the lease and return a round, or return None while another round is running.
+    """Take the lease and return a new round, or None while another round is running.
 
     Args:
         engine: The tracking database.
         owner: The unique id of this round: the id of its execution, or a UUID.
     """
-    for is_last in (False, True):
+    for is_last_attempt in (False, True):
         try:
             with database.transaction(engine) as connection:
-                row = _locked_row(connection)
+                row = _read_and_lock_row(connection)
                 holder, now = _parse(row), database_now(connection)
-                # If a lease ends later than now + LEASE, the clock was set back after it was taken.
+                # A lease that ends after now + LEASE was taken before the clock was set back.
                 if holder and now < holder.until <= now + LEASE:
                     return None
                 # Do not use write_meta(): it would overwrite the row of a round that starts
                 # concurrently.
                 value = f"{owner} {format_timestamp(now + LEASE)}"
                 if row is None:
-                    connection.execute(meta.insert().values(name=_ROUND, value=value))
+                    connection.execute(meta.insert().values(name=_LEASE_NAME, value=value))
                 else:
-                    connection.execute(update(meta).where(_IS_ROUND).values(value=value))
+                    connection.execute(update(meta).where(_IS_LEASE).values(value=value))
             return SyncRound(engine, owner)
         except IntegrityError:
-            # Another round has just created the row.
-            if is_last:
+            # Another round has just inserted the row.
+            if is_last_attempt:
                 raise
     return None
 
 
-def _locked_row(connection: Connection) -> str | None:
+def _read_and_lock_row(connection: Connection) -> str | None:
     """Return the value of the lease's row, and lock the row until the transaction ends."""
-    value = connection.scalar(select(meta.c.value).where(_IS_ROUND).with_for_update())
+    value = connection.scalar(select(meta.c.value).where(_IS_LEASE).with_for_update())
     return value if value is None else str(value)
 
 

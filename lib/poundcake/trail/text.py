@@ -37,8 +37,8 @@ def status(view: dict[str, Any]) -> str:
     completed = f", completed {view['completed_at']}" if view["completed_at"] else ""
     lines = [f"request {view['request_id']}: {view['status']}", received + completed]
     if view["truncated_alerts"]:
-        left_out = counted(view["truncated_alerts"], "alert")
-        lines.append(f"Alertmanager left out {left_out} of this group")
+        count = counted(view["truncated_alerts"], "alert")
+        lines.append(f"Alertmanager left out {count} of this group")
     for key in ("credential", "replay_of", "error", "blocked_by", "stackstorm"):
         if view.get(key):
             lines.append(f"{key.replace('_', ' ')}: {view[key]}")
@@ -47,30 +47,31 @@ def status(view: dict[str, Any]) -> str:
         cells = [[alert[column] for column in columns] for alert in view["alerts"]]
         lines += ["", *table(("alert", *columns[1:]), cells)]
     else:
-        lines += ["", "no alerts are recorded for it"]
+        lines += ["", "no alerts were recorded"]
     for alert in view["alerts"]:
         for remark in _remarks(alert):
             lines.append(f"{alert['alert_name']} {alert['instance']}: {remark}")
-    lines += _changes(view)
-    lines += _audit(view)
-    return _text([*lines, "", *_executions(view["stackstorm_executions"])])
+    lines += _change_lines(view)
+    lines += _audit_lines(view)
+    return _join([*lines, "", *_execution_lines(view["stackstorm_executions"])])
 
 
-def _executions(executions: Sequence[Mapping[str, Any]]) -> list[str]:
+def _execution_lines(executions: Sequence[Mapping[str, Any]]) -> list[str]:
     if not executions:
         return ["nothing ran for it"]
     columns = ("st2_execution_id", "st2_workflow", "st2_rule", "status", "duration_seconds")
     headings = ("execution", "workflow", "rule", "status", "seconds", "message")
-    return table(headings, [[e[name] for name in (*columns, "message")] for e in executions])
+    rows = [[row[name] for name in (*columns, "message")] for row in executions]
+    return table(headings, rows)
 
 
 def why(view: dict[str, Any], stale_after_hours: int, now: datetime | None = None) -> str:
-    """Format what was done for an alert, episode by episode.
+    """Format what was done about an alert, episode by episode.
 
     Args:
         view: The view, as JSON.
-        stale_after_hours: The configuration key: an incident without a notification for this
-            long is shown as stale.
+        stale_after_hours: The configured value. An incident without a notification for this many
+            hours is shown as stale.
         now: The time to which ages are relative. The default is the current time.
     """
     now = now or datetime.now(timezone.utc)
@@ -79,14 +80,14 @@ def why(view: dict[str, Any], stale_after_hours: int, now: datetime | None = Non
     if not view["episodes"]:
         no_match_so_far = "none of the newest alerts matches"
         message = no_match_so_far if view.get("next") else "no matching alert is recorded"
-        return _text([*_paused(view), message, *_footer(view)])
-    lines = _paused(view)
+        return _join([*_pause_lines(view), message, *_footer(view)])
+    lines = _pause_lines(view)
     for episode in view["episodes"]:
-        lines += [*_episode(episode, now, stale_before), ""]
-    return _text([*lines, _total(view, "count", "episode"), *_footer(view)])
+        lines += [*_episode_lines(episode, now, stale_before), ""]
+    return _join([*lines, _total(view, "count", "episode"), *_footer(view)])
 
 
-def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> list[str]:
+def _episode_lines(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> list[str]:
     title_parts = [
         episode[name] for name in ("alert_name", "instance", "severity") if episode[name]
     ]
@@ -111,14 +112,14 @@ def _episode(episode: Mapping[str, Any], now: datetime, stale_before: datetime) 
         )
     if not episode["stackstorm_executions"]:
         lines.append("  nothing ran for it")
-    lines += [f"  {line}" for line in _changes(episode)]
+    lines += [f"  {line}" for line in _change_lines(episode)]
     lines += [f"  {remark}" for remark in _remarks(episode)]
-    lines += [f"  {line}" for line in _audit(episode)]
+    lines += [f"  {line}" for line in _audit_lines(episode)]
     return lines
 
 
 def _remarks(incident: Mapping[str, Any]) -> list[str]:
-    """Return remarks on what people did to an incident, how it ended, and unreadable fields."""
+    """Return remarks on what people did to an incident, how it ended, and what was not read."""
     remarks = []
     for verb, comment in (("acknowledged", "acknowledged_comment"), ("closed", "closed_comment")):
         if incident.get(f"{verb}_by"):
@@ -137,13 +138,13 @@ def _remarks(incident: Mapping[str, Any]) -> list[str]:
 
 
 def _silenced(incident: Mapping[str, Any]) -> str:
-    """Return by whom and until when an alert is silenced, to the minute."""
+    """Return by whom and until when (to the minute) an alert is silenced."""
     until = parse_timestamp(incident.get("silenced_until"))
     end = f" until {until:%Y-%m-%d %H:%MZ}" if until else ""
     return f"silenced by {incident.get('silenced_by') or 'somebody'}{end}"
 
 
-def _audit(view: Mapping[str, Any]) -> list[str]:
+def _audit_lines(view: Mapping[str, Any]) -> list[str]:
     """Return a line for each audit entry."""
     lines = []
     for entry in view.get("audit", ()):
@@ -154,7 +155,7 @@ def _audit(view: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _changes(view: Mapping[str, Any]) -> list[str]:
+def _change_lines(view: Mapping[str, Any]) -> list[str]:
     """Return a line for each change that was made or refused."""
     lines = []
     for change in view.get("changes", ()):
@@ -165,7 +166,7 @@ def _changes(view: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _paused(view: Mapping[str, Any]) -> list[str]:
+def _pause_lines(view: Mapping[str, Any]) -> list[str]:
     """Return the lines that show a pause at the top of a view."""
     pause = view.get("paused")
     if not pause:
@@ -180,8 +181,8 @@ def _paused(view: Mapping[str, Any]) -> list[str]:
 
 def _age(moment: str, now: datetime) -> str:
     """Return how long ago a time was, for example "12 min ago"."""
-    time = parse_timestamp(moment)
-    seconds = max(0, int((now - time).total_seconds())) if time else 0
+    parsed_moment = parse_timestamp(moment)
+    seconds = max(0, int((now - parsed_moment).total_seconds())) if parsed_moment else 0
     for unit, size, limit in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 36 * 3600)):
         if seconds < limit:
             return f"{seconds // size} {unit} ago"
@@ -217,7 +218,7 @@ def stats(view: dict[str, Any]) -> str:
         lines += ["", *table(headings, [[row[name] for name in (key, *figures)] for row in rows])]
     if not view["workflows"]:
         lines += ["", "nothing ran for an alert in that time"]
-    return _text(lines)
+    return _join(lines)
 
 
 def executions_recent(view: dict[str, Any]) -> str:
@@ -234,20 +235,20 @@ def executions_recent(view: dict[str, Any]) -> str:
                     what_ran += f"; {event.replace('_', ' ')} {alert[event]}"
             rows.append([*request_cells, *alert_cells, what_ran])
         if request.get("alerts_left_out"):
-            left_out = counted(request["alerts_left_out"], "more alert")
-            rows.append([*request_cells, left_out, "", "", "", ""])
+            more_alerts = counted(request["alerts_left_out"], "more alert")
+            rows.append([*request_cells, more_alerts, "", "", "", ""])
         elif not request["alerts"]:
             rows.append([*request_cells, "", "", "", "", ""])
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
     total = f"{_total(view, 'total', 'request')} recorded"
-    return _text([*table(headings, rows), "", total, *_footer(view)])
+    return _join([*table(headings, rows), "", total, *_footer(view)])
 
 
 def alerts_active(view: dict[str, Any]) -> str:
     """Format the open incidents."""
     view = _sanitize(view)
     if not view["count"]:
-        return _text([*_paused(view), "no active alerts"])
+        return _join([*_pause_lines(view), "no active alerts"])
     columns = ("starts_at", "alert_name", "severity", "instance", "notifications", "st2_workflow")
     rows = [
         [
@@ -259,7 +260,7 @@ def alerts_active(view: dict[str, Any]) -> str:
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
     total = f"{view['count']} active"
-    return _text([*_paused(view), *table(headings, rows), "", total, *_footer(view)])
+    return _join([*_pause_lines(view), *table(headings, rows), "", total, *_footer(view)])
 
 
 def _incident_state(incident: Mapping[str, Any]) -> str:
@@ -286,7 +287,7 @@ def st2_executions(view: dict[str, Any]) -> str:
     headings = ["triggered", "execution", "workflow", "status", "seconds"]
     headings += ["alert", "instance", "request"]
     total = _total(view, "count", "execution")
-    return _text([*table(headings, rows), "", total, *_footer(view)])
+    return _join([*table(headings, rows), "", total, *_footer(view)])
 
 
 def health(view: dict[str, Any]) -> str:
@@ -294,7 +295,7 @@ def health(view: dict[str, Any]) -> str:
     view = _sanitize(view)
     components = view["components"]
     lines = [
-        *_paused(view),
+        *_pause_lines(view),
         f"PoundCake {view['version']}: {view['status']}",
         f"endpoint {view['address'] or 'not listening'}, authentication "
         f"{view['authentication']}, database {view['database']}, "
@@ -309,7 +310,7 @@ def health(view: dict[str, Any]) -> str:
         ],
     )
     for request_id in components.get("journal", {}).get("stuck_requests", []):
-        lines.append(f"stuck: request {request_id} cannot be recorded; its status gives the reason")
+        lines.append(f"stuck: request {request_id} cannot be recorded; poundcake.status shows why")
     pending = components.get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
@@ -324,8 +325,10 @@ def health(view: dict[str, Any]) -> str:
         )
     lines += _configuration(view.get("configuration") or {})
     for key in view.get("literal_secrets", []):
-        lines.append(f"{key} is written in the configuration: use file:/path or env:NAME instead")
-    return _text(lines)
+        lines.append(
+            f"{key} is in plain text in the configuration: use file:/path or env:NAME instead"
+        )
+    return _join(lines)
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:
@@ -360,7 +363,7 @@ def _footer(view: Mapping[str, Any]) -> list[str]:
 
 
 def _sanitize(value: Any) -> Any:
-    """Return a view whose text cannot move the cursor, start a line or fake a column."""
+    """Return the view with all text made safe: it cannot move the cursor or forge a line."""
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, dict):
@@ -370,6 +373,6 @@ def _sanitize(value: Any) -> Any:
     return value
 
 
-def _text(lines: Sequence[str]) -> str:
+def _join(lines: Sequence[str]) -> str:
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(lines)

@@ -2,7 +2,7 @@
 
 StackStorm cannot search trigger instances by payload, only by time. So each instance of
 poundcake.alert is read once, newest first, and its id is stored with the alert for which it was
-emitted. If a round cannot read a time span, it stores the span for the next round.
+emitted. If a round cannot read a time span, it stores that span for the next round.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from poundcake.stackstorm import (
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import database
 from poundcake.trail.clock import database_now
-from poundcake.trail.open_work import unexplained
+from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.schema import alerts, api_calls, meta
 from poundcake.trail.sync_round import Deadline, SyncRound, write_meta
 
 ALERT_TRIGGER = "poundcake.alert"
 _PROGRESS = "sync_triggers"
-_PAGES_AT_ONCE = 100
+_MAX_PAGES = 100
+"""Maximum pages that a round reads."""
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# Maximum ids stored with an alert. Because of CLOCK_ALLOWANCE, rounds read some triggers twice, and
-# the ids of these triggers must still be stored then. An alert is emitted at most once a minute, so
-# this is enough.
+# Maximum ids stored with an alert. Because of CLOCK_ALLOWANCE, consecutive rounds read some
+# triggers twice. If their ids were no longer stored, the alert would look as if it had been emitted
+# again. An alert is emitted at most once a minute, so this maximum is high enough.
 _MAX_IDS = 8
 _ID = re.compile(r"[0-9A-Za-z_-]{1,24}\Z", re.ASCII)
 _NONE = "-"
@@ -65,9 +66,9 @@ class Progress(NamedTuple):
     """How far the triggers have been read."""
 
     newest: datetime | None = None
-    """The time of the newest trigger that was read."""
+    """The time of the newest trigger that was read, or None if none was read."""
     unread: Span | None = None
-    """The span of older triggers that were not read yet."""
+    """The span of older triggers that have not been read yet, or None."""
 
 
 class FoundTriggers(NamedTuple):
@@ -76,7 +77,7 @@ class FoundTriggers(NamedTuple):
     instances: Mapping[str, TriggerInstance]
     """The instances that were read in this round, by id."""
     unread: Span | None = None
-    """The span that may contain unread triggers, or None if all triggers were read."""
+    """The span that may contain unread triggers, or None if all triggers have been read."""
     failure: StackStormError | None = None
     """Why triggers could not be read, or None."""
 
@@ -87,9 +88,9 @@ def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline)
     A failure is returned, not raised. The next round reads the triggers that are still unread.
     """
     with database.reading(sync_round.engine) as connection:
-        progress = _load(connection)
+        progress = _read_progress(connection)
         oldest_recorded_at = connection.scalar(
-            select(func.min(alerts.c.recorded_at)).where(unexplained())
+            select(func.min(alerts.c.recorded_at)).where(is_unexplained())
         )
         now = database_now(connection)
     if oldest_recorded_at is None:
@@ -108,13 +109,13 @@ def find_triggers(sync_round: SyncRound, api: StackStormApi, deadline: Deadline)
 
 
 def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[Span, Span | None]:
-    """Return the span of recent triggers, and the gap that earlier rounds left.
+    """Return the span of recent triggers, and the gap that earlier rounds left unread, if any.
 
     Args:
         progress: How far earlier rounds have read.
-        start: The earliest time at which the oldest open alert can have been emitted.
-        now: The current time by StackStorm's clock. If `progress` is later, that clock was set
-            back.
+        start: The earliest time at which the oldest open alert could have been emitted.
+        now: The current time by StackStorm's clock. If `progress` is later, that clock has been
+            set back.
     """
     after = start
     if progress.newest:
@@ -125,7 +126,7 @@ def spans_to_read(progress: Progress, start: datetime, now: datetime) -> tuple[S
     return Span(after, None), Span(max(gap.after, start), gap.before)
 
 
-def merge(newer: Span | None, older: Span | None) -> Span | None:
+def merge_spans(newer: Span | None, older: Span | None) -> Span | None:
     """Return the smallest span that covers both spans."""
     if newer is None or older is None:
         return newer or older
@@ -153,7 +154,7 @@ class _Reader:
         self._round = sync_round
         self._api = api
         self._deadline = deadline
-        self._pages_left = _PAGES_AT_ONCE
+        self._remaining_pages = _MAX_PAGES
 
     def read(self, span: Span, gap: Span | None) -> bool:
         """Read a span, newest first. Return True if all of it was read.
@@ -168,23 +169,23 @@ class _Reader:
             if page is None:
                 break
             remaining_span = Span(span.after, page.older) if page.older else None
-            self._store(page.items, merge(remaining_span, gap))
-        self.unread = merge(remaining_span, gap)
+            self._store(page.items, merge_spans(remaining_span, gap))
+        self.unread = merge_spans(remaining_span, gap)
         return remaining_span is None
 
     def _page(self, span: Span) -> Page[TriggerInstance] | None:
         """Return the newest page of a span, or None if this round cannot read it."""
-        if self._pages_left <= 0 or self._deadline.has_passed:
+        if self._remaining_pages <= 0 or self._deadline.has_passed:
             self._round.note("there was no time to read all triggers; the next round continues")
             return None
-        self._pages_left -= 1
+        self._remaining_pages -= 1
         try:
             page = self._api.list_triggers(ALERT_TRIGGER, span.after, span.before)
         except StackStormError as error:
             self.failure = error
             return None
         if page.unreadable:
-            self._round.note(f"triggers left out, without id, time or payload: {page.unreadable}")
+            self._round.note(f"left out {page.unreadable} triggers without an id, time or payload")
         return page
 
     def _store(self, instances: Sequence[TriggerInstance], unread: Span | None) -> None:
@@ -197,10 +198,10 @@ class _Reader:
         request_ids = {_emitted_alert(instance).request_id for instance in instances}
         with self._round.writing() as connection:
             self._store_ids(connection, sorted(filter(_is_request_id, request_ids)))
-            write_meta(connection, _PROGRESS, _dump(Progress(self._newest, unread)))
+            write_meta(connection, _PROGRESS, _format_progress(Progress(self._newest, unread)))
 
     def _store_ids(self, connection: Connection, request_ids: Sequence[str]) -> None:
-        """Store the ids that this round has read with the open alerts of these requests."""
+        """Store the trigger ids that this round has read with the alerts of these requests."""
         rows = connection.execute(
             select(
                 alerts.c.id,
@@ -210,10 +211,10 @@ class _Reader:
                 api_calls.c.request_id,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            # Include alerts that were given up: a claim on their episode reopens them.
+            # Include alerts that were given up, because a claim on their episode reopens them.
             .where(
                 api_calls.c.request_id.in_(request_ids),
-                or_(unexplained(), alerts.c.explanation == Explanation.LOST),
+                or_(is_unexplained(), alerts.c.explanation == Explanation.LOST),
             )
         ).all()
         for row in rows:
@@ -232,7 +233,7 @@ def _emitted_alert(instance: TriggerInstance) -> _EmittedAlert:
 
 
 def _is_request_id(text: str) -> bool:
-    # Any StackStorm user who may emit triggers can emit this trigger with any payload.
+    # Any StackStorm user who is allowed to emit triggers can emit this one with any payload.
     return len(text) <= 36 and text.isascii()
 
 
@@ -240,7 +241,7 @@ def _write_ids(connection: Connection, alert_id: int, ids: Sequence[str]) -> Non
     is_alert = alerts.c.id == alert_id
     value = ",".join([trigger_id for trigger_id in ids if _ID.match(trigger_id)][:_MAX_IDS])
     connection.execute(update(alerts).where(is_alert).values(trigger_instances=value))
-    # The alert was emitted again, and the result is not known yet.
+    # The alert was emitted again, and the outcome is not known yet.
     waits_for_retry = alerts.c.explanation == Explanation.RETRY
     connection.execute(update(alerts).where(is_alert, waits_for_retry).values(explanation=None))
 
@@ -251,7 +252,7 @@ def read_triggers(
     """Read trigger instances from StackStorm by id.
 
     Returns:
-        The instances by id. The value is None if StackStorm does not have the instance. Instances
+        The instances by id. The value is None if StackStorm no longer has the instance. Instances
         that could not be read, or not in time, are left out.
 
     Raises:
@@ -278,7 +279,7 @@ def trigger_ids(column: str | None) -> list[str]:
     return column.split(",") if column else []
 
 
-def _load(connection: Connection) -> Progress:
+def _read_progress(connection: Connection) -> Progress:
     stored_progress = connection.scalar(select(meta.c.value).where(meta.c.name == _PROGRESS))
     moments = [
         None if text == _NONE else parse_timestamp(text) for text in (stored_progress or "").split()
@@ -287,6 +288,6 @@ def _load(connection: Connection) -> Progress:
     return Progress(newest, Span(after, before) if after and before else None)
 
 
-def _dump(progress: Progress) -> str:
+def _format_progress(progress: Progress) -> str:
     moments = (progress.newest, *(progress.unread or ()))
     return " ".join(format_timestamp(moment) if moment else _NONE for moment in moments)

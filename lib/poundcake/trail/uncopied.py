@@ -1,7 +1,7 @@
 """Find open incidents in the default SQLite file after `database_url` was set.
 
-If the trail was not moved, the new database does not know these incidents, so their alerts would be
-remediated again.
+If the trail was not moved, these incidents are unknown to the new database, so their alerts would
+be remediated again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_INCIDENTS = 1000
 
 
 def open_in_default_file(config: Config, engine: Engine) -> list[str]:
-    """Return the requests of the incidents that are open in the default SQLite file.
+    """Return the request_ids of incidents that are open in an unused default SQLite file.
 
     Args:
         config: The configuration.
@@ -71,12 +71,17 @@ def pending(connection: Connection, config: Config, request_ids: Sequence[str]) 
         config: The configuration.
         request_ids: The result of open_in_default_file().
     """
-    sentences = (database.pending(connection), _warning(connection, config, request_ids))
-    return "; ".join(filter(None, sentences))
+    reasons = (
+        database.pending(connection),
+        _describe_missing_incidents(connection, config, request_ids),
+    )
+    return "; ".join(filter(None, reasons))
 
 
-def _warning(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
-    """Return a sentence if the tracking database lacks some of these requests, otherwise ''."""
+def _describe_missing_incidents(
+    connection: Connection, config: Config, request_ids: Sequence[str]
+) -> str:
+    """Return a sentence about the incidents that the tracking database lacks, or '' if none."""
     known_ids: set[str] = set()
     for chunk in database.batched(sorted(set(request_ids))):
         column = api_calls.c.request_id
@@ -110,5 +115,5 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         if request_ids:
             raise DatabaseError(
                 f"nothing is recorded, because the database is new, and "
-                f"{_warning(connection, config, request_ids)}"
+                f"{_describe_missing_incidents(connection, config, request_ids)}"
             )

@@ -1,4 +1,4 @@
-"""Decide the explanation of an emitted alert, from the evidence of StackStorm and the trail.
+"""Decide the explanation of an emitted alert, based on data from StackStorm and the trail.
 
 These are pure functions: they read neither a database nor StackStorm, and take the time as an
 argument.
@@ -24,7 +24,7 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import CLAIM_GRACE
 from poundcake.trail.outcomes import Explanation
 
-# How long a trigger may take to reach the rules engine, and the engine to process it.
+# How long a trigger may take to reach the rules engine, and how long the engine may then take.
 ARRIVAL_GRACE = timedelta(seconds=60)
 RULES_GRACE = timedelta(minutes=5)
 # A workflow with a link task usually links itself within this time, unless other tasks run first.
@@ -33,9 +33,9 @@ LINK_GRACE = timedelta(seconds=60)
 # runner was killed, StackStorm leaves the execution `running` forever.
 CLAIM_TIMEOUT = timedelta(minutes=10)
 LINK_STAGE = "link"
-"""The stage that a workflow reports if it ended before it was linked."""
+"""The stage that a workflow reports if it ends before it is linked."""
 NOT_CLAIMED = "not_claimed"
-"""The stage that a workflow reports if its claim on the episode was refused."""
+"""The stage that a workflow reports if its claim on the episode is refused."""
 
 
 class Clocks(NamedTuple):
@@ -52,11 +52,11 @@ class Clocks(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenAlert:
-    """An emitted alert that is not explained yet. The attributes are columns of its row.
+    """An emitted alert that is not explained yet. Most attributes are columns of its row.
 
     Attributes:
         explanation: None or Explanation.RETRY.
-        reason: The reason of the explanation.
+        reason: The reason for the explanation.
         trigger_ids: The ids of its trigger instances, newest first.
     """
 
@@ -88,7 +88,7 @@ class Verdict(NamedTuple):
     rules: str = ""
 
 
-class OwnLink(Enum):
+class LinkState(Enum):
     """How an execution is linked to the alert for which it was started."""
 
     NONE = "none"
@@ -96,7 +96,7 @@ class OwnLink(Enum):
     UNCLAIMED = "unclaimed"
     """It is linked without a claim: sync linked it, or it changes nothing and linked itself."""
     CLAIMED = "claimed"
-    """It claimed the episode. The claim may have been released since."""
+    """It is linked and claimed the episode. The claim may have been released since."""
 
 
 @dataclass(frozen=True)
@@ -108,25 +108,25 @@ class StartedExecution:
         execution: The execution, or None if StackStorm no longer has it.
         link: How it is linked to the alert.
         runs_link_task: Whether it runs a workflow with a task that runs poundcake.link.
-        episode_claimed: Whether an execution of its workflow has or had the claim on the alert's
+        is_episode_claimed: Whether an execution of its workflow has or had the claim on the alert's
             attempt at the episode.
-        claimed_for_alert: Whether that execution is linked to this alert.
+        is_claimed_for_alert: Whether that execution is linked to this alert.
         cooldown_until: When the cooldown of the alert's host ends, by the database's clock; None
             if there is none.
     """
 
     id: str
     execution: Execution | None
-    link: OwnLink = OwnLink.NONE
+    link: LinkState = LinkState.NONE
     runs_link_task: bool = False
-    episode_claimed: bool = False
-    claimed_for_alert: bool = False
+    is_episode_claimed: bool = False
+    is_claimed_for_alert: bool = False
     cooldown_until: datetime | None = None
 
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The result of a rule for the newest trigger of the alert that it matched.
+    """The result of a rule, for the newest of an alert's triggers that it matched.
 
     Attributes:
         rule: The reference of the rule.
@@ -159,30 +159,30 @@ def judge_execution(
     """Decide whether an execution explains its alert."""
     execution = started.execution
     # If StackStorm has already deleted the execution, there is nothing more to check.
-    if started.link is OwnLink.CLAIMED or execution is None:
+    if started.link is LinkState.CLAIMED or execution is None:
         return Judgement(Explanation.EXECUTION)
-    since_start = clocks.stackstorm - execution.started_at if execution.started_at else None
+    age = clocks.stackstorm - execution.started_at if execution.started_at else None
     waiting_reason = (
-        f"{execution.action} was started ({execution.id}) and has not linked itself yet"
+        f"{execution.action} was started ({execution.id}) but has not linked itself yet"
     )
     output = workflow_output(execution.result)
     if started.runs_link_task:
-        is_young = since_start is not None and since_start < LINK_GRACE
+        is_young = age is not None and age < LINK_GRACE
         if is_young and not execution.is_terminal:
             return Judgement(None, waiting_reason)
         # Without a message, the link task itself may have failed, because the database was
-        # unavailable or the trail was moved meanwhile.
+        # unavailable or the trail was being moved.
         was_refused = output.get("message") or execution.status == ExecutionStatus.SUCCEEDED
         if output.get("stage") == NOT_CLAIMED and was_refused:
             reason = f"{execution.action} did nothing: {output.get('message')}"
             return _judge_refused(alert, started, reason, config)
-    needs_link = started.link is OwnLink.NONE
+    needs_link = started.link is LinkState.NONE
     # A workflow that succeeded without running its link task took a branch without that task.
     has_succeeded = execution.status == ExecutionStatus.SUCCEEDED
     # A workflow that changes nothing links itself without a claim, and may fail after that.
     has_reported = output.get("stage") not in (None, LINK_STAGE)
-    has_begun = started.link is OwnLink.UNCLAIMED and has_reported
-    if not started.runs_link_task or has_succeeded or has_begun or started.episode_claimed:
+    has_begun_work = started.link is LinkState.UNCLAIMED and has_reported
+    if not started.runs_link_task or has_succeeded or has_begun_work or started.is_episode_claimed:
         return Judgement(Explanation.EXECUTION, needs_link=needs_link)
     if execution.is_terminal:
         reason = (
@@ -190,9 +190,10 @@ def judge_execution(
             f"{execution.status}, {failure_reason(execution.result)}"
         )
         return Judgement(Explanation.RETRY, reason, needs_link)
-    if since_start is not None and since_start > CLAIM_TIMEOUT:
+    if age is not None and age > CLAIM_TIMEOUT:
         reason = (
-            f"execution {execution.id} of {execution.action} runs and has not claimed the episode"
+            f"execution {execution.id} of {execution.action} is running but has not claimed the "
+            "episode"
         )
         return Judgement(Explanation.RETRY, reason, needs_link)
     return Judgement(None, waiting_reason, needs_link)
@@ -202,10 +203,10 @@ def _judge_refused(
     alert: OpenAlert, started: StartedExecution, reason: str, config: Config
 ) -> Judgement:
     """Decide whether an execution explains its alert, after its claim was refused."""
-    if started.claimed_for_alert:
+    if started.is_claimed_for_alert:
         return Judgement(Explanation.EXECUTION)  # the link shows the result
-    is_over = bool(alert.closed_at) or alert.is_acknowledged
-    if not config.host_cooldown_seconds or is_over or started.episode_claimed:
+    needs_no_remediation = bool(alert.closed_at) or alert.is_acknowledged
+    if not config.host_cooldown_seconds or needs_no_remediation or started.is_episode_claimed:
         return Judgement(Explanation.EXECUTION, reason)
     if started.cooldown_until is None:
         return Judgement(Explanation.RETRY, reason)
@@ -230,7 +231,7 @@ def judge_alert(
     """
     rules = ", ".join(sorted(filter(None, (result.rule for result in results))))
     newest_instance = instances[0]
-    engine_status = f"StackStorm's rules engine has it: {newest_instance.status}"
+    engine_status = f"the status of its trigger in StackStorm is {newest_instance.status}"
     if not is_decided(newest_instance, clocks):
         return Verdict(None, engine_status, rules)  # more rules may still match
     waiting_reasons = [
@@ -259,7 +260,7 @@ def judge_alert(
 
 
 def is_decided(instance: TriggerInstance, clocks: Clocks) -> bool:
-    """Return True if the rules engine has processed a trigger, or is not expected to."""
+    """Return True if the rules engine has processed a trigger, or is no longer expected to."""
     if instance.status in (TriggerStatus.PROCESSED, TriggerStatus.PROCESSING_FAILED):
         return True
     return clocks.stackstorm - instance.occurred_at > RULES_GRACE
@@ -270,7 +271,7 @@ def judge_missing_trigger(alert: OpenAlert, may_be_unread: bool, clocks: Clocks)
 
     Args:
         alert: The alert.
-        may_be_unread: Whether one of its triggers may not have been read yet.
+        may_be_unread: Whether a trigger of the alert may not have been read yet.
         clocks: The current time.
     """
     if may_be_unread:
@@ -287,14 +288,14 @@ def apply_time_limits(
     give_up_hours: int,
     now: datetime,
 ) -> Verdict:
-    """Return the verdict, or a final verdict if the alert must no longer be emitted.
+    """Return the verdict, or a final one instead if the alert must not be emitted again.
 
     Args:
         verdict: The verdict.
         alert: The alert.
         ended_at: When the incident ended. It is only used if the alert would be emitted again.
         give_up_hours: The hours after which an open alert is given up.
-        now: The time by the database's clock.
+        now: The current time by the database's clock.
     """
     explanation, reason, rules = verdict
     if explanation is Explanation.RETRY and ended_at and now - ended_at > CLAIM_GRACE:

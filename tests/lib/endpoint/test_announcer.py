@@ -174,7 +174,7 @@ class TestUnrecordedBatches:
         for _ in range(30):
             rig.advance(31)
         assert {rig.state(i) for i in good_ids} == {"done"}
-        assert rig.journal.stuck(10) == [bad_id]
+        assert rig.journal.stuck_ids(10) == [bad_id]
         assert rig.journal.backlog == 0
         assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
         rig.bus.poison.clear()
@@ -266,7 +266,7 @@ class TestPublishFailures:
         rig.advance(31)  # the failures looked like an outage of the broker until then
         assert rig.state(late_id) == "done"
         rig.advance(601)
-        assert rig.journal.stuck(10) == [bad_id]
+        assert rig.journal.stuck_ids(10) == [bad_id]
         assert "cannot be published: refused" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
         later_id = rig.accept(body=unique_body("later"))
         rig.advance(2)

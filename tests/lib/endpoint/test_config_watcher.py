@@ -50,7 +50,7 @@ def test_a_changed_configuration_is_read_and_each_poll_is_consumed_once(watcher)
 def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected_reason):
     watcher.registered = error
     wait_for(lambda: watcher.problem)
-    assert watcher.problem == f"the registered one cannot be read: {expected_reason}"
+    assert watcher.problem == f"the registered configuration cannot be read: {expected_reason}"
     assert watcher.latest == {"port": 1}
     watcher.registered = {"port": 3}
     wait_for(lambda: watcher.latest == {"port": 3})

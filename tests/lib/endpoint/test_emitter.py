@@ -425,7 +425,7 @@ class TestReplays:
         assert rig.state(replay_id) == "done"
 
     def test_replays_are_emitted_even_if_they_are_imported_one_by_one(self, rig, monkeypatch):
-        monkeypatch.setattr("poundcake.endpoint.replay_importer.MAX_IMPORTED_AT_ONCE", 1)
+        monkeypatch.setattr("poundcake.endpoint.replay_importer.MAX_IMPORTS_PER_POLL", 1)
         ids = [rig.accept(*named_alerts(name)) for name in "abc"]
         rig.advance()
         replay_ids = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}
@@ -510,10 +510,13 @@ class TestTwoEndpoints:
 
     @pytest.mark.parametrize("is_explained", [True, False])
     def test_a_request_that_reached_both_endpoints_is_emitted_once(self, rigs, is_explained):
-        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
-            assert rig.accept(alert(), body=body, wanted_id=wanted_id) == wanted_id
+            assert (
+                rig.accept(alert(), body=body, sender_request_id=sender_request_id)
+                == sender_request_id
+            )
         rigs[0].advance()
         if is_explained:
             # The first endpoint completes the request long before the other one reads it.
@@ -521,18 +524,20 @@ class TestTwoEndpoints:
             rigs[0].advance(1000)
         for _ in range(3):
             self.advance(rigs, 6)
-        assert self.emitted_ids(rigs, ALERT) == self.emitted_ids(rigs, WEBHOOK) == [wanted_id]
+        assert (
+            self.emitted_ids(rigs, ALERT) == self.emitted_ids(rigs, WEBHOOK) == [sender_request_id]
+        )
         rigs[0].set_explanation("execution")
         self.advance(rigs, 31)
-        assert {rig.state(wanted_id) for rig in rigs} == {"done"}
+        assert {rig.state(sender_request_id) for rig in rigs} == {"done"}
 
     def test_the_other_endpoint_takes_over_when_the_claim_of_the_first_expires(self, rigs):
-        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
-            rig.accept(alert(), body=body, wanted_id=wanted_id)
+            rig.accept(alert(), body=body, sender_request_id=sender_request_id)
         rigs[0].advance()
-        assert self.emitted_ids(rigs, ALERT) == [wanted_id]
+        assert self.emitted_ids(rigs, ALERT) == [sender_request_id]
         rigs[0].stop()
         rigs[0].assemble()
         rigs[1].advance(31)
@@ -541,20 +546,20 @@ class TestTwoEndpoints:
         assert self.emitted_ids(rigs[1:], ALERT) == []
         self.expire_claims(rigs[0])
         rigs[1].advance(31)
-        assert self.emitted_ids(rigs[1:], ALERT) == [wanted_id]
-        assert self.emitted_ids(rigs, WEBHOOK) == [wanted_id]
+        assert self.emitted_ids(rigs[1:], ALERT) == [sender_request_id]
+        assert self.emitted_ids(rigs, WEBHOOK) == [sender_request_id]
 
     def test_a_claim_is_extended_while_the_request_is_open(self, rigs):
-        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
-            rig.accept(alert(), body=body, wanted_id=wanted_id)
+            rig.accept(alert(), body=body, sender_request_id=sender_request_id)
         rigs[0].advance()
         for _ in range(4):
             self.expire_claims(rigs[0])
             rigs[0].advance(205)
             rigs[1].advance()
-        assert self.emitted_ids(rigs, ALERT) == [wanted_id]
+        assert self.emitted_ids(rigs, ALERT) == [sender_request_id]
 
     def test_a_request_with_a_generated_id_needs_no_claim(self, rigs):
         rigs[0].accept(alert())
@@ -578,8 +583,8 @@ class TestTwoEndpoints:
             raise database.DatabaseError("read-only")
 
         monkeypatch.setattr("poundcake.trail.emissions.claim", fail)
-        wanted_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
-        rigs[0].accept(*named_alerts("Shared"), wanted_id=wanted_id)
+        sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
+        rigs[0].accept(*named_alerts("Shared"), sender_request_id=sender_request_id)
         rigs[0].accept(*named_alerts("Own"))
         rigs[0].advance()
         assert emitted_names(rigs[0]) == ["Own"]

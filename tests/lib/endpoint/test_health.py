@@ -28,12 +28,12 @@ def installation(rig, tmp_path):
     config = Config(state_dir=str(tmp_path), backlog_limit=5)
     keeper = JournalKeeper(config, None, LOG)
     keeper.journal, keeper.pipeline = rig.journal, rig.pipeline
-    keeper.component.ok()
+    keeper.component.mark_ok()
     return Installation(config, rig.reader, rig.api, keeper)
 
 
 def report(installation, problem=""):
-    return health.assemble(installation, "http://127.0.0.1:8000", NOON, problem).as_dict()
+    return health.build_report(installation, "http://127.0.0.1:8000", NOON, problem).as_dict()
 
 
 def journal_report(installation):
@@ -91,7 +91,7 @@ def test_a_pause_is_shown_within_seconds(rig, installation):
     health_view = report(installation)
     assert (health_view["paused"]["by"], health_view["paused"]["reason"]) == ("anna", "maintenance")
     assert health_view["status"] == "ok"
-    metrics = Metrics(lambda: health_view, lambda: (0, 0, 0)).text("")[0].decode()
+    metrics = Metrics(lambda: health_view, lambda: (0, 0, 0)).render("")[0].decode()
     assert "\npoundcake_paused 1.0\n" in metrics
     resume(rig.reader.engine, Actor("anna"))
     rig.advance(PAUSE_WAIT)
@@ -100,7 +100,7 @@ def test_a_pause_is_shown_within_seconds(rig, installation):
 
 def test_a_component_that_is_down_degrades_health(rig, installation):
     rig.advance()
-    rig.components.stackstorm.down("the rule is disabled")
+    rig.components.stackstorm.mark_down("the rule is disabled")
     assert report(installation)["status"] == "degraded"
 
 
@@ -182,10 +182,10 @@ class TestWatchdog:
     def test_a_dead_thread_degrades_health(self, rig, installation, monkeypatch):
         monkeypatch.setattr(rig.pipeline.worker, "is_dead", lambda: True)
         assert report(installation)["status"] == "degraded"
-        assert "has died" in journal_report(installation)["detail"]
+        assert "has ended" in journal_report(installation)["detail"]
 
     def test_a_hanging_thread_degrades_health(self, rig, installation, clock):
-        rig.pipeline.worker._step = "emitting"
+        rig.pipeline.worker._current_step = "emitting"
         rig.pipeline.worker.keep_going()
         assert report(installation)["status"] == "ok"
         clock.offset += worker.HUNG_SECONDS + 1
@@ -252,14 +252,14 @@ class TestComponent:
         component = Component(LOG, "broker")
         assert component.state == State.UNKNOWN
         with caplog.at_level("INFO"):
-            component.ok()
+            component.mark_ok()
             since = component.since
-            component.ok()
+            component.mark_ok()
             assert component.since == since
-            component.down("unavailable")
-            component.down("still unavailable")
+            component.mark_down("unavailable")
+            component.mark_down("still unavailable")
             assert (component.state, component.detail) == (State.DOWN, "still unavailable")
-            component.ok()
+            component.mark_ok()
         assert [r.getMessage() for r in caplog.records] == [
             "broker: down: unavailable",
             "broker: works again",

@@ -19,12 +19,12 @@ from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
 SHORT_TIMEOUTS = {
-    "endpoint.http_connection.HEADER_TIME": 0.8,
-    "endpoint.http_connection.BODY_TIME": 1.2,
-    "endpoint.http_connection.ANSWER_TIME": 1.2,
-    "endpoint.http_connection.IDLE_TIME": 2.5,
+    "endpoint.http_connection.HEADER_TIMEOUT": 0.8,
+    "endpoint.http_connection.BODY_TIMEOUT": 1.2,
+    "endpoint.http_connection.ANSWER_TIMEOUT": 1.2,
+    "endpoint.http_connection.IDLE_TIMEOUT": 2.5,
 }
-LONG_LINGER = {"endpoint.http_connection.LINGER_TIME": 60}
+LONG_LINGER = {"endpoint.http_connection.LINGER_TIMEOUT": 60}
 
 
 def was_closed(client):
@@ -219,7 +219,7 @@ class TestSlowClients:
         for thread in threads:
             thread.join(90)
         assert results["header"] and results["body"] and results["nothing"]
-        assert results["idle"] >= SHORT_TIMEOUTS["endpoint.http_connection.IDLE_TIME"]
+        assert results["idle"] >= SHORT_TIMEOUTS["endpoint.http_connection.IDLE_TIMEOUT"]
 
     def test_a_client_that_does_not_read_its_responses_is_disconnected(self, impatient_endpoint):
         with impatient_endpoint.client() as client:

@@ -44,9 +44,9 @@ def journal(path):
     journal.close()
 
 
-def accept(journal, body="{}", wanted_id="", alerts=1):
+def accept(journal, body="{}", sender_request_id="", alerts=1):
     """Store a request, and return its request_id."""
-    return journal.accept(request(body=body), wanted_id, body_sha256(body), alerts)
+    return journal.accept(request(body=body), sender_request_id, body_sha256(body), alerts)
 
 
 def load(journal, request_id):
@@ -99,35 +99,37 @@ class TestAccept:
         assert len({accept(journal) for _ in range(10)}) == 10
 
     def test_the_senders_id_is_used(self, journal):
-        wanted_id = str(uuid.uuid4())
-        assert accept(journal, wanted_id=wanted_id) == wanted_id
-        assert load(journal, wanted_id).client_request_id == ""
+        sender_request_id = str(uuid.uuid4())
+        assert accept(journal, sender_request_id=sender_request_id) == sender_request_id
+        assert load(journal, sender_request_id).client_request_id == ""
 
     def test_the_same_id_with_the_same_body_is_the_same_request(self, journal):
-        wanted_id = str(uuid.uuid4())
-        assert [accept(journal, "a", wanted_id) for _ in range(3)] == [wanted_id] * 3
+        sender_request_id = str(uuid.uuid4())
+        assert [accept(journal, "a", sender_request_id) for _ in range(3)] == [
+            sender_request_id
+        ] * 3
         assert journal.backlog == 1
-        journal.mark_recorded([journal.find(wanted_id).id])
-        assert accept(journal, "a", wanted_id) == wanted_id
-        assert journal.find(wanted_id).state == "recorded"
+        journal.mark_recorded([journal.find(sender_request_id).id])
+        assert accept(journal, "a", sender_request_id) == sender_request_id
+        assert journal.find(sender_request_id).state == "recorded"
 
     def test_the_same_id_with_a_different_body_is_a_different_request(self, journal):
-        wanted_id = str(uuid.uuid4())
-        accept(journal, "a", wanted_id)
-        other_id = accept(journal, "b", wanted_id)
-        assert other_id != wanted_id
-        assert load(journal, other_id).client_request_id == wanted_id
+        sender_request_id = str(uuid.uuid4())
+        accept(journal, "a", sender_request_id)
+        other_id = accept(journal, "b", sender_request_id)
+        assert other_id != sender_request_id
+        assert load(journal, other_id).client_request_id == sender_request_id
         assert load(journal, other_id).body == "b"
-        assert load(journal, wanted_id).body == "a"
+        assert load(journal, sender_request_id).body == "a"
 
     def test_concurrent_requests_with_one_id_are_distinguished_by_their_bodies(self, journal):
         """The requests may share one commit."""
-        wanted_id, results = str(uuid.uuid4()), []
+        sender_request_id, results = str(uuid.uuid4()), []
         start = threading.Barrier(8)
 
         def work(body):
             start.wait()
-            results.append((body, accept(journal, body, wanted_id)))
+            results.append((body, accept(journal, body, sender_request_id)))
 
         threads = [threading.Thread(target=work, args=(str(i % 2),)) for i in range(8)]
         for thread in threads:
@@ -216,7 +218,7 @@ class TestAccept:
         for thread in threads:
             thread.join(30)
         assert results == [JournalError] * 4
-        assert journal.backlog == 0 and journal.fresh(10) == []
+        assert journal.backlog == 0 and journal.next_fresh_batch(10) == []
         monkeypatch.setattr(group_commit, "insert", insert)
         assert journal.find(accept(journal))
 
@@ -312,7 +314,7 @@ class TestProblem:
             assert "locked" in journal.problem
             other_connection.execute("ROLLBACK")
         journal.check()
-        assert (journal.problem, journal.fresh(10)) == ("", [])
+        assert (journal.problem, journal.next_fresh_batch(10)) == ("", [])
 
 
 @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
@@ -378,7 +380,7 @@ journal = Journal(sys.argv[1])
 ids = []
 threads = [threading.Thread(target=lambda: ids.append(accept(journal))) for _ in range(50)]
 [t.start() for t in threads]; [t.join(20) for t in threads]
-journal.mark_announced([e.id for e in journal.fresh(100)], 'l')
+journal.mark_announced([e.id for e in journal.next_fresh_batch(100)], 'l')
 print_line(str((len(set(ids)), journal.counts().announced, journal.backlog))); journal.close()
 """,
             path,
@@ -391,36 +393,38 @@ class TestStates:
 
     def test_a_request_passes_through_all_states(self, journal, clock):
         entry = journal.find(accept(journal))
-        assert [e.id for e in journal.fresh(10)] == [entry.id]
+        assert [e.id for e in journal.next_fresh_batch(10)] == [entry.id]
         journal.mark_announced([entry.id], "the-batch")
-        assert journal.fresh(10) == []
+        assert journal.next_fresh_batch(10) == []
         assert [(e.id, e.batch_id) for e in journal.announced()] == [(entry.id, "the-batch")]
         assert journal.backlog == 1
         journal.mark_recorded([entry.id])
         assert (journal.announced(), journal.backlog) == ([], 0)
-        assert [e.emit_after for e in journal.due(10)] == [None]
+        assert [e.emit_after for e in journal.due_recorded(10)] == [None]
         journal.mark_emitted([entry.id], 60, 120)
-        assert journal.due(10) == []
+        assert journal.due_recorded(10) == []
         clock.offset += 61
-        (loaded,) = journal.due(10)
+        (loaded,) = journal.due_recorded(10)
         assert (loaded.attempts, round(loaded.emit_after - clock())) == (1, 59)
         journal.postpone([entry.id], 60)
-        assert journal.due(10) == []
+        assert journal.due_recorded(10) == []
         journal.mark_done([entry.id])
         clock.offset += 1000
-        assert journal.due(10) == []
+        assert journal.due_recorded(10) == []
         assert journal.find(entry.request_id).state == RequestState.DONE
 
     def test_missed_requests_are_due_after_their_wait(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(4)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids, 100, 2)
-        assert journal.fresh(10) == []  # a request that was announced before is not fresh
-        assert journal.failed(10) == []
+        assert (
+            journal.next_fresh_batch(10) == []
+        )  # a request that was announced before is not fresh
+        assert journal.next_failed_batch(10) == []
         clock.offset += 101
-        assert [e.id for e in journal.failed(10)] == ids[:2]
+        assert [e.id for e in journal.next_failed_batch(10)] == ids[:2]
         journal.mark_announced(ids[:2], "b")
-        assert [e.id for e in journal.failed(10)] == ids[2:]
+        assert [e.id for e in journal.next_failed_batch(10)] == ids[2:]
         assert journal.backlog == 4
 
     def test_batches_are_not_mixed(self, journal, clock):
@@ -431,9 +435,9 @@ class TestStates:
         journal.mark_missed(ids[4:], 50, 1)
         journal.mark_missed(ids[:2], 60, 0)
         clock.offset += 101
-        assert [e.id for e in journal.failed(10)] == ids[2:4]
+        assert [e.id for e in journal.next_failed_batch(10)] == ids[2:4]
         journal.mark_recorded(ids[2:4])
-        assert [e.id for e in journal.failed(10)] == ids[4:5]
+        assert [e.id for e in journal.next_failed_batch(10)] == ids[4:5]
 
     def test_clear_waits_skips_stuck_requests(self, journal):
         ids = [journal.find(accept(journal)).id for _ in range(2)]
@@ -441,7 +445,7 @@ class TestStates:
         journal.mark_missed(ids[:1], 600, 5)
         journal.mark_missed(ids[1:], 600, 1, is_stuck=True)
         journal.clear_waits()
-        assert [e.id for e in journal.failed(10)] == ids[:1]
+        assert [e.id for e in journal.next_failed_batch(10)] == ids[:1]
 
     def test_counts_cover_each_state_and_the_oldest_request(self, journal, clock):
         ids = [journal.find(accept(journal)).id for _ in range(6)]
@@ -458,7 +462,7 @@ class TestStates:
         accept(journal)
         clock.offset += 60
         accept(journal)
-        oldest = journal.fresh(1)[0]
+        oldest = journal.next_fresh_batch(1)[0]
         for _ in range(2):
             journal.mark_announced([oldest.id], "a")
             assert round(journal.counts().oldest_seconds) == 60
@@ -475,7 +479,7 @@ class TestStates:
             journal.mark_announced([entry.id], str(number))
             journal.mark_missed([entry.id], 0, 1, is_stuck=True)
         assert journal.find(ids[0]).is_stuck
-        assert (journal.counts().stuck, journal.stuck(10)) == (1, [ids[0]])
+        assert (journal.counts().stuck, journal.stuck_ids(10)) == (1, [ids[0]])
         assert journal.backlog == 1
         assert round(journal.counts().oldest_seconds) == 30  # the age of the other request
         journal.mark_recorded([journal.find(ids[1]).id])
@@ -488,7 +492,7 @@ class TestStates:
         clock.offset += KEEP_DONE + 5
         assert journal.prune() == 2
         assert journal.prune() == 0
-        assert [e.id for e in journal.fresh(10)] == ids[2:]
+        assert [e.id for e in journal.next_fresh_batch(10)] == ids[2:]
         assert journal.counts().done == 0
         count = "SELECT count(*) FROM bodies"
         assert journal._file.run(lambda db: db.execute(count).fetchone()[0]) == 1
@@ -499,16 +503,16 @@ class TestStates:
 
     def test_an_id_chosen_by_the_sender_is_marked_as_shared(self, journal):
         """Another endpoint can have the same request only if the sender chose its id."""
-        wanted_id = str(uuid.uuid4())
-        accept(journal, "a", wanted_id)
-        generated_id = accept(journal, "b", wanted_id)
-        assert journal.find(wanted_id).is_shared
+        sender_request_id = str(uuid.uuid4())
+        accept(journal, "a", sender_request_id)
+        generated_id = accept(journal, "b", sender_request_id)
+        assert journal.find(sender_request_id).is_shared
         assert not journal.find(generated_id).is_shared
         assert not journal.find(accept(journal)).is_shared
         replay = request(request_id=str(uuid.uuid4()))
         journal.import_recorded(replay, body_sha256(replay.body), 1)
         journal.import_recorded(replay, body_sha256(replay.body), 1)
-        (entry,) = journal.due(10)
+        (entry,) = journal.due_recorded(10)
         assert (entry.request_id, entry.is_shared) == (replay.request_id, True)
         assert journal.load_requests([entry]) == [replay]
 
@@ -568,9 +572,9 @@ class TestQueryCosts:
     ):
         self.add_requests(journal, state, due_at)
         for query in (
-            lambda: journal.fresh(1),
-            lambda: journal.failed(10),
-            lambda: journal.due(10),
+            lambda: journal.next_fresh_batch(1),
+            lambda: journal.next_failed_batch(10),
+            lambda: journal.due_recorded(10),
             journal.announced,
             journal.counts,
             lambda: accept(journal),
@@ -590,12 +594,12 @@ class TestQueryCosts:
                     file.write(bytes(4096))
         journal = Journal(path)
         assert journal.find(entry.request_id).state == RequestState.ACCEPTED
-        assert [e.body_bytes for e in journal.fresh(10)] == [200_000]
+        assert [e.body_bytes for e in journal.next_fresh_batch(10)] == [200_000]
         journal.mark_announced([entry.id], "a")
         assert journal.counts().announced == 1
         assert [e.id for e in journal.announced()] == [entry.id]
         journal.mark_recorded([entry.id])
-        assert [e.id for e in journal.due(10)] == [entry.id]
+        assert [e.id for e in journal.due_recorded(10)] == [entry.id]
         journal.mark_done([entry.id])
         with pytest.raises(JournalError, match="malformed"):
             journal.load_requests([entry])
@@ -604,18 +608,17 @@ class TestQueryCosts:
     def test_a_page_of_recorded_requests_is_bounded_by_alerts(self, journal):
         ids = [journal.find(accept(journal, alerts=4000)).id for _ in range(5)]
         journal.mark_recorded(ids)
-        assert [e.id for e in journal.due(10)] == ids[:2]
+        assert [e.id for e in journal.due_recorded(10)] == ids[:2]
 
     def test_a_batch_is_bounded_by_bytes(self, journal):
         for _ in range(3):
             accept(journal, "x" * (2 << 20))
-        assert len(journal.fresh(10)) == 2
+        assert len(journal.next_fresh_batch(10)) == 2
         accept(journal, "x" * (6 << 20))
-        journal.mark_recorded([e.id for e in journal.fresh(10)])
-        journal.mark_recorded([e.id for e in journal.fresh(10)])
-        assert [e.body_bytes for e in journal.fresh(10)] == [
-            6 << 20
-        ]  # a larger request forms a batch alone
+        journal.mark_recorded([e.id for e in journal.next_fresh_batch(10)])
+        journal.mark_recorded([e.id for e in journal.next_fresh_batch(10)])
+        # A request that is larger than the limit forms a batch alone.
+        assert [e.body_bytes for e in journal.next_fresh_batch(10)] == [6 << 20]
 
 
 class TestClock:
@@ -629,9 +632,9 @@ class TestClock:
             journal.close()
             wall_clock.offset = hours * 3600
             journal = Journal(path)
-            assert journal.failed(10) == []
+            assert journal.next_failed_batch(10) == []
         clock.offset += 600
-        assert [e.id for e in journal.failed(10)] == [entry.id]
+        assert [e.id for e in journal.next_failed_batch(10)] == [entry.id]
         journal.close()
 
     def test_an_implausible_saved_time_is_ignored(self, path, clock):
@@ -644,7 +647,7 @@ class TestClock:
             db.execute("UPDATE requests SET due_at = 1e12, emit_after = 1e12, accepted_at = 1e12")
         journal = Journal(path)
         clock.offset += journal_clock.MAX_WAIT + 1
-        (loaded,) = journal.due(10)
+        (loaded,) = journal.due_recorded(10)
         assert loaded.emit_after <= clock()
         journal.close()
 
@@ -658,7 +661,7 @@ class TestClock:
             clock.offset += 40
             wall_clock.offset += 40
             journal = Journal(path)
-        assert [e.id for e in journal.failed(10)] == [entry.id]
+        assert [e.id for e in journal.next_failed_batch(10)] == [entry.id]
         journal.close()
 
 
@@ -714,22 +717,22 @@ class TestUpgrade:
         counts = journal.counts()
         assert (counts.accepted, counts.announced, counts.recorded, counts.done) == (5, 2, 2, 1)
         assert (counts.stuck, journal.backlog) == (2, 5)
-        assert self.entry_numbers(journal.fresh(10)) == [0]
-        assert self.entry_numbers(journal.failed(10)) == [3]
+        assert self.entry_numbers(journal.next_fresh_batch(10)) == [0]
+        assert self.entry_numbers(journal.next_failed_batch(10)) == [3]
         assert self.entry_numbers(journal.announced()) == [5, 6]
         assert journal.announced()[0].batch_id == "in flight"
         # The clock continues from the last stored value; it is read 3 s later.
-        entries = journal.due(10)
+        entries = journal.due_recorded(10)
         assert self.entry_numbers(entries) == [7, 8]
         assert (entries[0].emit_after, round(entries[1].emit_after - clock())) == (None, 47)
         clock.offset += 100
         journal.mark_recorded([journal.find(str(uuid.UUID(int=3))).id])
-        failed = journal.failed(10)
+        failed = journal.next_failed_batch(10)
         assert self.entry_numbers(failed) == [1, 2]
         assert (failed[0].attempts, failed[0].batch_limit) == (2, 4)
         clock.offset += 500
         journal.mark_recorded([entry.id for entry in failed])
-        assert self.entry_numbers(journal.failed(10)) == [4]
+        assert self.entry_numbers(journal.next_failed_batch(10)) == [4]
         for number in range(10):
             entry = journal.find(str(uuid.UUID(int=number)))
             # Release 0.2.0 did not record whether the sender chose the id. This matters only
@@ -784,7 +787,7 @@ class TestUpgrade:
         db.close()
         journal = Journal(path, damage)
         assert [e.request_id for e in journal.announced()] == [ids[0]]
-        assert [e.request_id for e in journal.fresh(10)] == [ids[1]]
+        assert [e.request_id for e in journal.next_fresh_batch(10)] == [ids[1]]
         for entry in old_entries:
             assert journal.find(entry.request_id).body_sha256 == entry.body_sha256
             assert load(journal, entry.request_id).credential == ""
@@ -808,7 +811,7 @@ class TestUpgrade:
         assert self.entry_numbers(journal.announced()) == [5, 6]
         assert load(journal, str(uuid.UUID(int=9))).body == self.BODY
         journal.close()
-        (report,) = quarantine.reports(old_path)
+        (report,) = quarantine.read_reports(old_path)
         assert (report.saved, report.lost) == (10, 0)
 
 
@@ -947,10 +950,10 @@ class TestOpening:
         with open(copied_path + "-wal", "ab") as file:
             file.write(os.urandom(100))
         reopened = Journal(copied_path)
-        assert [e.request_id for e in reopened.fresh(10)] == ids
+        assert [e.request_id for e in reopened.next_fresh_batch(10)] == ids
         assert reopened.find(accept(reopened))
         reopened.close()
-        assert quarantine.reports(copied_path) == []
+        assert quarantine.read_reports(copied_path) == []
 
     @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
     def test_a_read_only_file_is_refused_until_it_is_writable(self, runtime, path):

@@ -29,7 +29,10 @@ from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 UNKNOWN_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
-UNCACHED_HEALTH = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
+UNCACHED_HEALTH = {
+    "endpoint.metrics._HEALTH_REUSE_SECONDS": 0,
+    "endpoint.metrics._HEALTH_REUSE_FACTOR": 0,
+}
 CODES = {
     *("200", "202", "400", "401", "403", "404", "405", "411", "413", "414", "415", "431", "503")
 }
@@ -127,7 +130,7 @@ def pipeline(tmp_path, database_path, monkeypatch):
 
 def parse_metrics(endpoint_metrics):
     """Return a scrape of metrics without an endpoint."""
-    return Scrape(endpoint_metrics.text("")[0])
+    return Scrape(endpoint_metrics.render("")[0])
 
 
 class TestFormat:
@@ -427,7 +430,7 @@ class TestPipelineMetrics:
         for _ in range(30):
             endpoint.accept(webhook())
         journal = endpoint.endpoint.journal
-        entries = journal.fresh(25)
+        entries = journal.next_fresh_batch(25)
         journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
         scrape = wait_for_scrape(endpoint, lambda scrape: scrape.get("journal_stuck_requests"))
         assert scrape.get("journal_stuck_requests") == 25
@@ -502,18 +505,18 @@ class TestMetrics:
             return {"components": {"journal": DOWN}}
 
         # The other tests in this file use an endpoint without this cache.
-        monkeypatch.setattr(metrics, "_HEALTH_AGE", 1.0)
-        monkeypatch.setattr(metrics, "_HEALTH_AGE_FACTOR", 20)
+        monkeypatch.setattr(metrics, "_HEALTH_REUSE_SECONDS", 1.0)
+        monkeypatch.setattr(metrics, "_HEALTH_REUSE_FACTOR", 20)
         monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
         endpoint_metrics = Metrics(health, lambda: (0, 0, 0))
         for _ in range(50):
-            endpoint_metrics.text("")
+            endpoint_metrics.render("")
             clock[0] += 0.1
         assert 4 <= len(computed_at) <= 6  # in five seconds
         duration = 2.0
         computed_at.clear()
         for _ in range(1000):
-            endpoint_metrics.text("")
+            endpoint_metrics.render("")
             clock[0] += 0.1
         assert len(computed_at) in (2, 3)  # in a hundred seconds
 

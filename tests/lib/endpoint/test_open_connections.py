@@ -70,7 +70,7 @@ def test_a_closed_connection_starts_no_request(full_connections):
     connections, open_connections = full_connections
     FakeConnection(connections)
     assert not open_connections[0].slot.enter(Phase.BUSY)
-    connections.leave(open_connections[0].slot)
+    connections.remove(open_connections[0].slot)
     assert len(connections) == 3
 
 

@@ -26,7 +26,7 @@ from tests.waiting import wait_for
 
 OPENAPI_SCHEMA = pathlib.Path(__file__).with_name("openapi-3.0.schema.yaml")
 TOKEN = "Bearer the-token-in-use"
-PATHS = sorted(openapi.description([], False)["paths"])
+PATHS = sorted(openapi.build_description([], False)["paths"])
 
 
 def resolve(document, part):
@@ -120,14 +120,14 @@ def check_response(document, path, response, method="get"):
 class TestDocument:
     @pytest.mark.parametrize("methods", [[], ["bearer"], ["bearer", "basic", "client certificate"]])
     def test_the_document_is_valid_openapi_3_0(self, methods):
-        document = openapi.description(methods, False)
+        document = openapi.build_description(methods, False)
         schema = yaml.safe_load(OPENAPI_SCHEMA.read_text())
         jsonschema.Draft7Validator.check_schema(schema)
         jsonschema.Draft7Validator(schema).validate(document)
         assert document["info"]["version"] == poundcake.__version__
 
     def test_every_reference_resolves_and_every_component_is_used(self):
-        document = openapi.description([], False)
+        document = openapi.build_description([], False)
         used_references = set()
         for reference in iterate_references(document):
             resolve(document, {"$ref": reference})
@@ -141,7 +141,7 @@ class TestDocument:
         assert defined_components - used_references == {"#/components/responses/Unauthenticated"}
 
     def test_the_placeholders_of_a_path_are_its_path_parameters(self):
-        document = openapi.description([], False)
+        document = openapi.build_description([], False)
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 parameters = [resolve(document, p) for p in operation.get("parameters", [])]
@@ -149,7 +149,7 @@ class TestDocument:
                 assert re.findall(r"{(\w+)}", path) == parameter_names
 
     def test_every_operation_has_a_unique_id(self):
-        paths = openapi.description([], False)["paths"].values()
+        paths = openapi.build_description([], False)["paths"].values()
         ids = [operation["operationId"] for path in paths for operation in path.values()]
         assert len(set(ids)) == len(ids) and "status" in ids
 
@@ -163,14 +163,14 @@ class TestDocument:
         ],
     )
     def test_the_security_matches_the_configuration(self, methods, expected):
-        description = openapi.description(methods, False)
+        description = openapi.build_description(methods, False)
         assert description["security"] == expected
         responses = description["paths"]["/metrics"]["get"]["responses"]
         assert ("401" in responses) == bool(methods)
         assert ("403" in responses) == (not methods)
 
     def test_scopes_add_403_and_signatures_apply_to_webhooks(self):
-        description = openapi.description(["bearer", "hmac"], True)
+        description = openapi.build_description(["bearer", "hmac"], True)
         operations = [op for path in description["paths"].values() for op in path.values()]
         assert all(
             {"401", "403"} <= set(operation["responses"])

@@ -30,7 +30,7 @@ def intact_journal(tmp_path_factory):
     for _ in range(REQUEST_COUNT):
         # Some bodies fit into a page, others need overflow pages.
         accept(journal, "x" * generator.choice([10, 300, 2000, 9000]))
-    entries = [entry.id for entry in journal.fresh(REQUEST_COUNT)]
+    entries = [entry.id for entry in journal.next_fresh_batch(REQUEST_COUNT)]
     journal.mark_announced(entries, "the-batch")
     journal.mark_missed(entries[:90], 300, 3)
     journal.mark_recorded(entries[:60])
@@ -109,7 +109,7 @@ class TestSavedRequests:
     def check_quarantine(self, path, rows, expected_ids, journal):
         """Assert that the journal has only these requests, and return the report."""
         assert read_rows(journal) == {i: rows[i] for i in expected_ids}
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         assert report.saved == len(expected_ids)
         assert load(journal, accept(journal, "new")).body == "new"
         journal.close()
@@ -223,7 +223,7 @@ class TestSavedRequests:
         if main_file == "empty":
             open(path, "wb").close()
         Journal(path).close()
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         with open(report.file + "-wal", "rb") as file:
             assert b"only in the -wal" in file.read()
         assert report.unread_bytes > PAGE_BYTES
@@ -302,7 +302,7 @@ class TestQuarantine:
             except JournalError as error:
                 assert "check the disk" in str(error)
             clock.now += 30 if clock.now < 600 else 1800
-        assert len(quarantine.reports(path)) == len(quarantined_at) <= 7
+        assert len(quarantine.read_reports(path)) == len(quarantined_at) <= 7
         assert (
             quarantined_at[0] == 0
             and quarantined_at[1] >= 60
@@ -323,21 +323,21 @@ class TestQuarantine:
     def test_the_report_is_shown_until_the_file_is_moved(self, path):
         self.overwrite_start(path)
         Journal(path).close()
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         assert report.file in str(report)
         Journal(path).close()
-        assert quarantine.reports(path) == [report]
+        assert quarantine.read_reports(path) == [report]
         os.remove(report.file)
-        assert quarantine.reports(path) == []
+        assert quarantine.read_reports(path) == []
 
     def test_an_unreadable_report_is_ignored(self, path):
         self.overwrite_start(path)
         Journal(path).close()
-        (report,) = quarantine.reports(path)
+        (report,) = quarantine.read_reports(path)
         for text in ("", "{", "{}", "[]"):
             with open(report.file + ".json", "w") as file:
                 file.write(text)
-            assert quarantine.reports(path) == []
+            assert quarantine.read_reports(path) == []
 
     @pytest.mark.parametrize("version", [VERSION + 1, 99])
     def test_a_journal_of_a_newer_release_is_not_quarantined(self, path, version):
@@ -408,11 +408,11 @@ class TestKill:
         assert read_rows(journal) == intact_journal[1]
         journal.close()
         if steps <= REQUEST_COUNT:
-            assert quarantine.reports(path) == []
+            assert quarantine.read_reports(path) == []
             journal = Journal(path, "damaged")
             assert read_rows(journal) == intact_journal[1]
             journal.close()
-        assert [report.saved for report in quarantine.reports(path)] == [REQUEST_COUNT]
+        assert [report.saved for report in quarantine.read_reports(path)] == [REQUEST_COUNT]
         assert "salvage" not in "".join(file_names(path))
 
     def test_the_quarantine_completes_without_a_kill(self, intact_journal, path, runtime):

@@ -20,5 +20,5 @@ def test_a_message_is_logged_once_a_minute_with_its_count(monkeypatch, caplog):
     assert [r.getMessage() for r in caplog.records] == [
         "refused 0",
         "another text",
-        "refused 9 (and 2 times since this was last logged)",
+        "refused 9 (and 2 times since it was last logged)",
     ]

@@ -334,7 +334,9 @@ class TestUnusableConfigurations:
         path = endpoint.published_path + ".config"
         with open(path, "w") as file:
             file.write("not json")
-        self.assert_previous_is_kept(endpoint, read_log, "the registered one cannot be read: ")
+        self.assert_previous_is_kept(
+            endpoint, read_log, "the registered configuration cannot be read: "
+        )
         endpoint.register()
         self.wait_until_restored(endpoint)
 
@@ -364,7 +366,7 @@ class TestUnusableConfigurations:
         configuration = endpoint.configuration()
         assert configuration["in_force"]["state_dir"] == old_state_dir
         assert configuration["problem"] == (
-            f"state_dir: {tmp_path}/other is used after a restart of the sensor"
+            f"state_dir: restart the sensor to use {tmp_path}/other"
         )
         assert endpoint.get("/api/v1/health").json["status"] == "degraded"
         assert not (tmp_path / "other").exists()

@@ -11,7 +11,10 @@ from tests.waiting import wait_for
 
 WEBHOOK = "/api/v1/webhook"
 TOKEN = {"Authorization": "Bearer the-token-in-use"}
-UNCACHED_HEALTH = {"endpoint.metrics._HEALTH_AGE": 0, "endpoint.metrics._HEALTH_AGE_FACTOR": 0}
+UNCACHED_HEALTH = {
+    "endpoint.metrics._HEALTH_REUSE_SECONDS": 0,
+    "endpoint.metrics._HEALTH_REUSE_FACTOR": 0,
+}
 
 
 @pytest.fixture(scope="module", params=RUNTIMES)

@@ -587,7 +587,7 @@ class TestInternalFaults:
         def break_journal():
             if endpoint_service.journal:
                 monkeypatch.setattr(endpoint_service.journal, "check", check)
-                endpoint_service.journal_failed("full")
+                endpoint_service.note_journal_failure("full")
                 return True
             return False
 
@@ -663,7 +663,7 @@ class TestInternalFaults:
             return True
 
         self.run_until(endpoint_service, request_is_recorded)
-        assert "has died; it is being restarted" in caplog.text
+        assert "has ended; it is being restarted" in caplog.text
 
     def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
         self, tmp_path, monkeypatch, caplog, short_intervals
@@ -675,7 +675,7 @@ class TestInternalFaults:
             endpoint_service,
             lambda: endpoint_service.journal and endpoint_service.health()["status"] == "ok",
         )
-        assert caplog.text.count("is on tmpfs, which a reboot empties") == 1
+        assert caplog.text.count("is on tmpfs, which is cleared on reboot") == 1
 
     def test_each_state_is_logged_once(self, tmp_path, monkeypatch, caplog, short_intervals):
         endpoint_service, port = self.create(tmp_path)

@@ -203,7 +203,7 @@ class TestWrongClients:
         self, start_endpoint, certificate_files, data
     ):
         endpoint = start_endpoint(
-            {"endpoint.http_connection.HEADER_TIME": 0.5}, **certificate_files
+            {"endpoint.http_connection.HEADER_TIMEOUT": 0.5}, **certificate_files
         )
         with endpoint.runner.client() as client:
             client.send(data)
@@ -213,7 +213,7 @@ class TestWrongClients:
 
     def test_the_time_limit_applies_to_the_whole_handshake(self, start_endpoint, certificate_files):
         endpoint = start_endpoint(
-            {"endpoint.http_connection.HEADER_TIME": 1.0}, **certificate_files
+            {"endpoint.http_connection.HEADER_TIMEOUT": 1.0}, **certificate_files
         )
         with endpoint.runner.client() as client:
             client.send(b"\x16\x03\x01\x02\x00")
@@ -232,8 +232,8 @@ class TestWrongClients:
     ):
         endpoint = start_endpoint(
             {
-                "endpoint.http_connection.HEADER_TIME": 1.0,
-                "endpoint.http_connection.BODY_TIME": 1.0,
+                "endpoint.http_connection.HEADER_TIMEOUT": 1.0,
+                "endpoint.http_connection.BODY_TIMEOUT": 1.0,
             },
             **certificate_files,
         )
@@ -258,7 +258,7 @@ class TestWrongClients:
 
     def test_silent_clients_do_not_block_others(self, start_endpoint, certificate_files):
         endpoint = start_endpoint(
-            {"endpoint.http_connection.HEADER_TIME": 1.0}, **certificate_files
+            {"endpoint.http_connection.HEADER_TIMEOUT": 1.0}, **certificate_files
         )
         silent_clients = [endpoint.runner.client() for _ in range(20)]
         try:

@@ -11,7 +11,7 @@ import pytest
 
 from poundcake.endpoint import tracking_reader
 from poundcake.endpoint.tracking_reader import (
-    CLOCK_WAIT,
+    CLOCK_CHECK_SECONDS,
     MAX_VIEWS,
     MAX_WAITING_VIEWS,
     TrackingReader,
@@ -87,7 +87,7 @@ def test_the_offset_is_measured_again_with_other_reads(engine, set_clock_ahead, 
     set_clock_ahead(600)
     reader.read(lambda connection: None)
     assert abs(reader.clock_offset()) < 5
-    now = tracking_reader.monotonic() + CLOCK_WAIT
+    now = tracking_reader.monotonic() + CLOCK_CHECK_SECONDS
     monkeypatch.setattr(tracking_reader, "monotonic", lambda: now)
     reader.read(lambda connection: None)
     assert abs(reader.clock_offset() - 600) < 5

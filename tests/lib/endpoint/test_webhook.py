@@ -148,19 +148,19 @@ class TestRefused:
 
 class TestRequestIDs:
     def test_a_senders_uuid_is_used(self, endpoint):
-        wanted_id = str(uuid.uuid4())
+        sender_request_id = str(uuid.uuid4())
         for _ in range(2):
-            assert endpoint.accept(webhook(), X_Request_ID=wanted_id) == wanted_id
-        assert [entry.request_id for entry in endpoint.entries()].count(wanted_id) == 1
+            assert endpoint.accept(webhook(), X_Request_ID=sender_request_id) == sender_request_id
+        assert [entry.request_id for entry in endpoint.entries()].count(sender_request_id) == 1
 
     def test_a_reused_id_is_replaced_and_stored_as_the_client_request_id(self, endpoint):
-        wanted_id = str(uuid.uuid4())
-        endpoint.post(webhook(), X_Request_ID=wanted_id)
-        other_id = endpoint.accept(webhook(alert()), X_Request_ID=wanted_id)
-        assert other_id != wanted_id
+        sender_request_id = str(uuid.uuid4())
+        endpoint.post(webhook(), X_Request_ID=sender_request_id)
+        other_id = endpoint.accept(webhook(alert()), X_Request_ID=sender_request_id)
+        assert other_id != sender_request_id
         assert {entry.request_id: entry.client_request_id for entry in endpoint.entries()}[
             other_id
-        ] == wanted_id
+        ] == sender_request_id
 
     @pytest.mark.parametrize(
         "header",
@@ -188,14 +188,14 @@ class TestRequestIDs:
         assert request_id != header and str(uuid.UUID(request_id)) == request_id
 
     def test_duplicate_ids_are_ignored(self, endpoint):
-        wanted_id = str(uuid.uuid4())
-        headers = f"X-Request-ID: {wanted_id}\r\n" * 2
+        sender_request_id = str(uuid.uuid4())
+        headers = f"X-Request-ID: {sender_request_id}\r\n" * 2
         data = message("POST", WEBHOOK, b'{"alerts": []}').replace(
             b"Host", headers.encode() + b"Host"
         )
         with endpoint.client() as client:
             client.send(data)
-            assert client.read().json["request_id"] != wanted_id
+            assert client.read().json["request_id"] != sender_request_id
 
 
 class TestStoredHeaders:

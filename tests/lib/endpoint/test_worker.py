@@ -112,7 +112,7 @@ def test_an_ended_thread_is_dead_and_can_be_restarted(start_worker, short_waits)
 
     running_worker = start_worker(step=step)
     wait_for(running_worker.is_dead)
-    assert "has died" in running_worker.problem()
+    assert "has ended" in running_worker.problem()
     running_worker.start()
     wait_for(lambda: len(runs) > 2)
     assert not running_worker.is_dead() and running_worker.problem() == ""

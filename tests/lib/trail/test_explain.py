@@ -147,7 +147,7 @@ class TestExecutions:
         running_trail.sync()
         assert running_trail.rows(links) == [] and running_trail.one().explanation is None
         assert running_trail.one().explanation_reason == (
-            "pack.workflow was started (e1) and has not linked itself yet"
+            "pack.workflow was started (e1) but has not linked itself yet"
         )
         running_trail.stackstorm.run("e1", "running", seconds=61)
         running_trail.sync()
@@ -158,7 +158,7 @@ class TestExecutions:
         self, running_trail, monkeypatch
     ):
         running_trail.stackstorm.run("e1", "running", seconds=61)
-        monkeypatch.setattr(evidence.TrailFacts, "link", lambda *_: evidence.OwnLink.NONE)
+        monkeypatch.setattr(evidence.TrailFacts, "link", lambda *_: evidence.LinkState.NONE)
         link(running_trail, running_trail.request_id, running_trail.alert, "e1")
         running_trail.sync()
         assert running_trail.one().explanation is None and running_trail.one(links).claim

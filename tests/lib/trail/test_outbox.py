@@ -361,8 +361,8 @@ class TestApprovals:
         assert (payload["inquiry_id"], payload["execution_id"]) == ("i1", "e0")
         assert payload["change"] == "linux.service on web-0"
         assert payload["summary"] == (
-            "HostDown web-0:9100: linux.service on web-0? May approve until "
-            f"{payload['until']}: anna, ben"
+            "HostDown web-0:9100: linux.service on web-0 waits for approval until "
+            f"{payload['until']} (by anna, ben)"
         )
 
     def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, waiting):
@@ -395,7 +395,7 @@ class TestClaims:
         trail.change(events, publisher_until=ago(1))
         assert outbox.claim(engine, "a") == []
         with database.reading(engine) as connection:
-            assert not outbox.has_due_events(connection)
+            assert not outbox.has_claimable_events(connection)
 
     def test_events_are_claimed_oldest_first(self, engine):
         trail = self.refuse(engine, 3)

@@ -563,7 +563,7 @@ class TestRefused:
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
         for hours in (0, 1, 6 * 24):
             record_ended(engine, firing_request("Late", ahead - timedelta(hours=hours)))
-            with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+            with pytest.raises(PurgeError, match="no request older than 7 days would remain"):
                 run(engine)
         assert count_rows(engine)[0] == 5
         record_ended(engine, firing_request("Old enough", ahead - timedelta(days=7, minutes=1)))
@@ -572,7 +572,7 @@ class TestRefused:
     @on_sqlite
     def test_for_a_short_retention_a_younger_request_is_proof_enough(self, engine):
         record_ended(engine, firing_request(), firing_request("Hours", NOW - timedelta(hours=11)))
-        with pytest.raises(PurgeError, match="no request older than 12 hours would be left"):
+        with pytest.raises(PurgeError, match="no request older than 12 hours would remain"):
             run(engine, 1)
         record_ended(engine, firing_request("Day", NOW - timedelta(hours=13)))
         assert run(engine, 1)["requests"] == 1
@@ -591,7 +591,7 @@ class TestRefused:
     def test_a_history_without_recent_requests(self, engine):
         record_ended(engine, firing_request(), firing_request("Young", YOUNG))
         change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
-        with pytest.raises(PurgeError, match="older than 7 days would be left: .* received at 20"):
+        with pytest.raises(PurgeError, match="older than 7 days would remain: .* received at 20"):
             run(engine, 79)
         assert run(engine, 81)["requests"] == 1
 
@@ -603,7 +603,7 @@ class TestRefused:
         ahead = api_calls.c.body.contains("Ahead")
         change(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
         change(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
-        with pytest.raises(PurgeError, match="no request older than 7 days would be left"):
+        with pytest.raises(PurgeError, match="no request older than 7 days would remain"):
             run(engine)
 
     @on_sqlite

@@ -90,8 +90,8 @@ def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
     (tmp_path / "x").write_text("")
     (tmp_path / "x").chmod(0o644)
     monkeypatch.setattr(shared_files.os, "chmod", refuse)
-    shared_files.close_to_others(str(tmp_path / "x"))
-    shared_files.close_to_others(str(tmp_path / "missing"))
+    shared_files.revoke_access_of_others(str(tmp_path / "x"))
+    shared_files.revoke_access_of_others(str(tmp_path / "missing"))
 
 
 @pytest.fixture

@@ -153,11 +153,11 @@ class TestSilence:
             ({"minutes": 0}, "minutes: must be from 1 to 10080"),
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
             ({"comment": " "}, "comment: say why the alert is silenced"),
-            ({"episode": UNKNOWN}, f"no episode {UNKNOWN} is on record"),
-            ({"episode": ""}, "name the alert: either episode=EPISODE or labels, not both"),
+            ({"episode": UNKNOWN}, f"no episode {UNKNOWN} is recorded"),
+            ({"episode": ""}, "specify the alert: either episode=EPISODE or labels, not both"),
             (
                 {"episode": "x", "labels": {"a": "b"}},
-                "name the alert: either episode=EPISODE or labels",
+                "specify the alert: either episode=EPISODE or labels",
             ),
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
@@ -249,7 +249,7 @@ class TestUnsilence:
         assert world.error(world.unsilence, **target) == "no such silence"
 
     def test_ending_a_silence_without_a_target_is_an_error(self, world):
-        assert world.error(world.unsilence).startswith("name the alert")
+        assert world.error(world.unsilence).startswith("specify the alert")
 
     def test_a_wider_silence_is_not_ended(self, world):
         world.silence(labels={"alertname": "HostDown"})

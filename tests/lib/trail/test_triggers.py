@@ -10,7 +10,7 @@ from poundcake.stackstorm import CLOCK_ALLOWANCE, TriggerInstance
 from poundcake.trail import sync_round, triggers
 from poundcake.trail.schema import alerts
 from poundcake.trail.sync_round import Deadline
-from poundcake.trail.triggers import Progress, Span, find_triggers, merge, spans_to_read
+from poundcake.trail.triggers import Progress, Span, find_triggers, merge_spans, spans_to_read
 from tests.lib.fake_stackstorm import OUTAGE, refusal
 from tests.lib.samples import NOON, alert, later
 from tests.lib.sync_trail import SyncTrail, ago
@@ -77,7 +77,7 @@ def test_without_open_alerts_nothing_is_requested(trail):
 
 def test_triggers_are_read_once_for_alerts_of_any_age(trail, monkeypatch):
     """An alert open for 20 h once made each round read all triggers since then: 201 pages."""
-    monkeypatch.setattr(triggers, "_PAGES_AT_ONCE", 10)
+    monkeypatch.setattr(triggers, "_MAX_PAGES", 10)
     request_id, (row,) = trail.record(alert(), seconds=20 * HOUR)
     add_other_triggers(trail.stackstorm, 2000, ago(19 * HOUR), 18 * HOUR)
     trail.stackstorm.emit(row, request_id, seconds=20 * HOUR - 5)
@@ -95,7 +95,7 @@ def test_triggers_are_read_once_for_alerts_of_any_age(trail, monkeypatch):
 
 
 def test_new_triggers_come_before_those_left_by_an_earlier_round(trail, monkeypatch):
-    monkeypatch.setattr(triggers, "_PAGES_AT_ONCE", 2)
+    monkeypatch.setattr(triggers, "_MAX_PAGES", 2)
     trail.record(alert("Old"), seconds=20 * HOUR)
     add_other_triggers(trail.stackstorm, 1000, ago(19 * HOUR), 18 * HOUR)
     read_once(trail)
@@ -152,7 +152,7 @@ def test_malformed_payloads_are_skipped(trail, payload):
 def test_entries_without_id_or_time_are_reported(trail):
     trail.record(alert())
     trail.stackstorm.unreadable = 3
-    assert read_once(trail)[1] == ["triggers left out, without id, time or payload: 3"]
+    assert read_once(trail)[1] == ["left out 3 triggers without an id, time or payload"]
 
 
 def test_the_clocks_of_the_database_and_of_stackstorm_are_never_compared(trail):
@@ -209,4 +209,4 @@ def test_unread_spans_are_joined(newer, older, expected):
     def span(pair):
         return pair and Span(*(None if n is None else NOON + timedelta(seconds=n) for n in pair))
 
-    assert merge(span(newer), span(older)) == span(expected)
+    assert merge_spans(span(newer), span(older)) == span(expected)

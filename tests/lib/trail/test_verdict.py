@@ -13,8 +13,8 @@ from poundcake.trail.outcomes import Explanation
 from poundcake.trail.verdict import (
     Clocks,
     Judgement,
+    LinkState,
     OpenAlert,
-    OwnLink,
     RuleResult,
     StartedExecution,
     Verdict,
@@ -39,21 +39,21 @@ def execution(status="running", seconds=30, result=None):
     return Execution("e1", status, "pack.flow", started_at=started_at, result=result)
 
 
-def started_execution(*args, link=OwnLink.NONE, links=True, **facts):
+def started_execution(*args, link=LinkState.NONE, links=True, **facts):
     own_execution = execution(*args[:2], **{"result": args[2]} if len(args) > 2 else {})
     return StartedExecution("e1", own_execution, link, runs_link_task=links, **facts)
 
 
-WAITING = (None, "pack.flow was started (e1) and has not linked itself yet")
-EPISODE_CLAIMED = {"episode_claimed": True}
-LINKED = {"link": OwnLink.UNCLAIMED}
+WAITING = (None, "pack.flow was started (e1) but has not linked itself yet")
+EPISODE_CLAIMED = {"is_episode_claimed": True}
+LINKED = {"link": LinkState.UNCLAIMED}
 
 
 @pytest.mark.parametrize(
     "facts, expected",
     [
         # Explained by its claim, or by an existing link.
-        (started_execution("failed", 30, link=OwnLink.CLAIMED), Judgement(EXECUTION)),
+        (started_execution("failed", 30, link=LinkState.CLAIMED), Judgement(EXECUTION)),
         (StartedExecution("e1", None), Judgement(EXECUTION)),
         # A workflow without a link task is linked by sync, and explains the alert at once.
         (started_execution(links=False), Judgement(EXECUTION, needs_link=True)),
@@ -65,7 +65,9 @@ LINKED = {"link": OwnLink.UNCLAIMED}
         (started_execution("running", 599, **LINKED), Judgement(*WAITING)),
         (
             started_execution("running", 601, **LINKED),
-            Judgement(RETRY, "execution e1 of pack.flow runs and has not claimed the episode"),
+            Judgement(
+                RETRY, "execution e1 of pack.flow is running but has not claimed the episode"
+            ),
         ),
         (
             started_execution("running", 601, **EPISODE_CLAIMED),
@@ -99,7 +101,9 @@ LINKED = {"link": OwnLink.UNCLAIMED}
         # The claim was refused.
         (started_execution("succeeded", 5, REFUSED), Judgement(EXECUTION, REFUSAL)),
         (
-            started_execution("succeeded", 5, REFUSED, claimed_for_alert=True, **EPISODE_CLAIMED),
+            started_execution(
+                "succeeded", 5, REFUSED, is_claimed_for_alert=True, **EPISODE_CLAIMED
+            ),
             Judgement(EXECUTION),
         ),
     ],
@@ -208,7 +212,7 @@ def test_the_verdict_on_an_alert_whose_trigger_was_processed(
 )
 def test_the_verdict_on_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
     verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
-    assert verdict == (expected, f"StackStorm's rules engine has it: {status}", "")
+    assert verdict == (expected, f"the status of its trigger in StackStorm is {status}", "")
 
 
 def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():

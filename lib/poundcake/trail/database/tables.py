@@ -25,10 +25,10 @@ from poundcake.trail.database.sqlite import READ_ONLY
 from poundcake.trail.database.transactions import describe, reading
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.shared_files import (
-    close_to_others,
     create_file,
     give_to_owner_of_folder,
     make_folder,
+    revoke_access_of_others,
 )
 
 if TYPE_CHECKING:  # Alembic takes longer to import than most actions take to run.
@@ -285,7 +285,7 @@ def _close_files_to_others(engine: Engine) -> None:
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path:
         for file in (path, path + "-wal", path + "-shm"):
-            close_to_others(file)
+            revoke_access_of_others(file)
 
 
 def _version_of(engine: Engine) -> _Version:

@@ -1,4 +1,4 @@
-"""Upgrade the tables to the state in schema.py: one revision for each change, forward only.
+"""Upgrade the tables to the definition in schema.py: one revision per change, forward only.
 
 The revisions form two branches, and the newest revision of each branch is its head. One branch
 changes the tables, the other only builds indexes (schema.INDEX_REVISIONS). Never edit a revision
@@ -20,15 +20,15 @@ from typing import Any, Callable, Iterable
 
 from sqlalchemy.engine import Connection
 
-# Alembic logs each step and, since 1.18, its own loading. Callers get the progress from `log`.
+# Alembic logs each step and, since 1.18, its own loading. Callers get the progress through `log`.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 from alembic import command  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import Script  # noqa: E402
 
-# A command replaces functions of Alembic's modules while it runs, so only one may run at a time.
-_alembic = threading.Lock()
+# While a command runs, it replaces functions of Alembic's modules, so only one may run at a time.
+_alembic_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def revision(number: int) -> str:
 
 
 def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> list[Step]:
-    """Run the pending revisions of a branch, up to and including the given one.
+    """Run the pending revisions of a branch, up to and including revision `number`.
 
     Args:
         connection: A connection to a database in which no other migration runs.
@@ -71,20 +71,20 @@ def upgrade(connection: Connection, number: int, log: Callable[[str], None]) -> 
         log(f"revision {script.revision}: {script.doc} {seconds:.1f} s")
 
     config.attributes.update(applied=record_step, log=log)
-    with _alembic:
+    with _alembic_lock:
         command.upgrade(config, revision(number))
     return steps
 
 
 def stamp(connection: Connection, heads: Iterable[int]) -> None:
-    """Record these revisions as the newest of their branches, without running any."""
-    with _alembic:
+    """Record these revisions as the newest of their branches, without running any revision."""
+    with _alembic_lock:
         command.stamp(_config(connection), [revision(number) for number in sorted(heads)])
 
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    # Alembic's configuration interpolates %.
+    # Alembic interpolates % in its configuration.
     folder = os.path.dirname(os.path.abspath(__file__)).replace("%", "%%")
     config.set_main_option("script_location", folder)
     config.attributes["connection"] = connection

@@ -1,4 +1,4 @@
-"""The schema changes that make up the revisions. Repeating a change does nothing."""
+"""The changes to tables that revisions consist of. Repeating a change has no effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script in which Alembic runs revisions, on a connection from poundcake.trail.migrations.
+"""The script with which Alembic runs revisions, on the connection from trail.migrations.
 
 After each revision it copies Alembic's version to poundcake_meta, which the pack reads. `schema` is
 the newest revision of the tables. A release that does not know that revision refuses to write.

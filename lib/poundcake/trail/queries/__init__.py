@@ -1,4 +1,4 @@
-"""The views of the trail: alerts, the executions that ran for them, and the outcomes.
+"""The views of the trail: alerts, the executions that ran for them, and their outcomes.
 
 The views run in actions and in the sensor process, and import nothing from the endpoint. Each view
 has its own module, which returns typed rows:
@@ -13,7 +13,7 @@ has its own module, which returns typed rows:
 | alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, and `rows` the rows that they show. The
-functions in this module return the views ready for JSON, as their URLs return them.
+functions in this module return the views as JSON objects, as their URLs return them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from poundcake.trail.pause import read_pause
-from poundcake.trail.queries.alert import alert_details, find_emitted
+from poundcake.trail.queries.alert import alert_details, find_episode_alert
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
 from poundcake.trail.queries.executions import linked_executions
 from poundcake.trail.queries.incidents import open_incidents
@@ -117,12 +117,15 @@ def recorded_alert(connection: Connection, request_id: str, episode: str) -> dic
 
 
 def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | None:
-    """Return the newest emitted alert of an episode, or None if the episode is not recorded."""
-    details = find_emitted(connection, episode)
+    """Return the newest firing alert of an episode, or None if the episode is not recorded.
+
+    Prefer an alert that was emitted; see alert.find_episode_alert().
+    """
+    details = find_episode_alert(connection, episode)
     return details.as_json() if details else None
 
 
 def _with_pause(connection: Connection, view: dict[str, Any]) -> dict[str, Any]:
-    """Return a view with the pause of all changes, if one is in force."""
+    """Return a view with the current pause of all changes, if there is one."""
     pause = read_pause(connection)
     return {"paused": pause.as_json(), **view} if pause else view

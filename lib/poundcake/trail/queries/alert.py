@@ -25,7 +25,7 @@ class AlertDetails:
     """An alert with its original text, for the workflow that handles it.
 
     The attributes are columns of poundcake_alerts and of its request, except for
-    `incident_ended_at`. The silence is that of the open incident of the episode.
+    `incident_ended_at`. The silence is that of the episode's open incident.
 
     Attributes:
         incident_ended_at: When the incident that it opened ended, or None while it is open.
@@ -59,17 +59,17 @@ class AlertDetails:
         return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
 
 
-def find_emitted(connection: Connection, episode: str) -> AlertDetails | None:
+def find_episode_alert(connection: Connection, episode: str) -> AlertDetails | None:
     """Return the newest firing alert of an episode, preferably one that was emitted.
 
-    If no alert is firing, return the newest one that was emitted, or the newest one.
+    If the episode has no firing alert, return its newest alert, preferably one that was emitted.
 
     Args:
         connection: A transaction.
-        episode: The name of the episode, or its unique beginning.
+        episode: The name of the episode, or a unique prefix of it.
 
     Raises:
-        FilterError: Several episodes begin with the text.
+        FilterError: Several episodes begin with `episode`.
     """
     has_name = alerts.c.episode == episode
     has_prefix = alerts.c.episode.startswith(episode, autoescape=True)

@@ -1,9 +1,9 @@
 """The bounded search for alerts behind the list views.
 
-A view has to respond quickly during an outage, even with a long history. So a search reads at most
-DEPTH entries of one index, newest first, and applies the filters to those. If it stops before the
-end of the history, the view reports that its total is a lower bound, and returns a cursor to
-continue.
+A view has to respond quickly during an outage, even with a long history. So a search reads only the
+newest entries of one index, at most DEPTH, and applies the filters to those. If it stops before the
+end of the history, the view reports that its total is a lower bound, and returns a cursor with
+which the search continues.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from poundcake.trail.search import Cursor, Filters
 
 DEPTH = 1_000
 # The filters for which poundcake_alerts has an index, the most selective first. The search reads
-# the index of the first one that is given, and applies the other filters to its entries.
+# the index of the first one that is set, and applies the other filters to its entries.
 _INDEXED = ("fingerprint", "instance", "alert_name", "outcome", "severity")
 
 
@@ -36,7 +36,8 @@ class Candidates(NamedTuple):
     """The newest alerts in one index, at most DEPTH + 1, which may match all filters.
 
     Attributes:
-        rows: A subquery with id, api_call_id, created_at and outcome of the alerts.
+        rows: A subquery that selects id, api_call_id, created_at and outcome, and the columns by
+            which the rows are still to be filtered.
         matches: The condition for the rows that match all filters.
     """
 
@@ -54,12 +55,13 @@ class Candidates(NamedTuple):
         return Cursor.of(*connection.execute(oldest_row).one(), *more_ids)
 
 
-def candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> Candidates:
+def select_candidates(filters: Filters, after: tuple[datetime, int] | None = None) -> Candidates:
     """Return the newest alerts that may match the filters.
 
     Args:
         filters: The filters. Their time range applies to the times of receipt.
-        after: The created_at and id of an alert. Return only alerts that follow it in the list.
+        after: The created_at and id of an alert. Only alerts that follow it in the list are
+            returned.
     """
     remaining_filters = dict(filters.alert_filters)
     indexed_filter = next((name for name in _INDEXED if name in remaining_filters), "")
@@ -101,7 +103,7 @@ def rows_after(
     last_moment, *last_ids = values
     last_row = tuple_(*[literal(value, column.type) for value, column in zip(last_ids, ids)])
     return [
-        # A database can use an index for this condition, but not for the next one.
+        # Databases can use an index for this condition, but not for the next one.
         moment <= last_moment,
         or_(moment < last_moment, tuple_(*ids) < last_row),
     ]
@@ -110,7 +112,7 @@ def rows_after(
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Wrap a text column in an expression that no index matches.
 
-    This keeps SQLite from using the index of a filter that thousands of rows match, if the
-    statement needs only a few rows by id.
+    If a statement reads only a few rows by id, this keeps SQLite from reading thousands of rows
+    from the index of a filter instead.
     """
     return func.coalesce(column, "")

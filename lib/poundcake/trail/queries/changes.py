@@ -1,4 +1,4 @@
-"""The changes that remediations asked for, as the views show them."""
+"""The changes that remediations requested, as the views show them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_SHOWN = 20
 
 
 def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, list[Change]]:
-    """Return the newest changes of each episode, by the name of the episode, oldest first."""
+    """Return the newest changes of each episode by the episode's name, each list oldest first."""
     changes_by_episode: dict[str, list[Change]] = {}
     for chunk in database.batched(sorted({name for name in names if name})):
         for change in find(connection, changes.c.episode.in_(chunk)):

@@ -19,7 +19,7 @@ from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries import bounded_search
-from poundcake.trail.queries.bounded_search import candidates, time_filters
+from poundcake.trail.queries.bounded_search import select_candidates, time_filters
 from poundcake.trail.queries.changes import as_json as change_as_json
 from poundcake.trail.queries.changes import changes_of_episodes
 from poundcake.trail.queries.page import Page
@@ -36,10 +36,10 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
 DEFAULT_LIMIT = 10
-# Maximum matching notifications that one page is built from.
+# Maximum number of matching notifications from which one page is built.
 _MAX_NOTIFICATIONS = 40
-# How many of an episode's newest notifications are shown, and how many of the newest ones that
-# changed something.
+# Maximum number of an episode's newest notifications that are shown, and of the newest ones among
+# those that changed something.
 _MAX_SHOWN = 3
 _CHANGING_OUTCOMES = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
 
@@ -78,10 +78,10 @@ class Episode:
         severity: The severity of the alert.
         instance: The instance of the alert.
         state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
-            `expired`, `gone`, or '' if it never was an incident.
+            `expired`, `gone`, or '' if it was never an incident.
         starts_at: When the alert began to fire.
         ends_at: When the alert ended, or None if it has not.
-        incident: The alert whose row is or was the open incident, or None if there is none.
+        incident: The alert whose row is or was that of the open incident, or None.
         audit: The audit entries of the episode and of the shown requests, oldest first.
         changes: The changes that were made or refused for it, oldest first.
         last_seen_at: When the newest notification was received.
@@ -146,7 +146,7 @@ class _Match(NamedTuple):
     episode: str | None
 
 
-class _Search(NamedTuple):
+class _SearchResult(NamedTuple):
     """The newest notifications that match the filters.
 
     Attributes:
@@ -179,31 +179,31 @@ def find_episodes(
         offset: How many episodes to skip.
         web_url: StackStorm's web UI, for links to the executions.
     """
-    search = _search(connection, filters)
+    result = _search(connection, filters)
     groups: dict[str | int, list[_Match]] = {}
-    for match in search.matches:
+    for match in result.matches:
         groups.setdefault(match.episode or match.id, []).append(match)
     if filters.before:
         newest_matches = [group[0] for group in groups.values() if group[0].episode]
-        for name in _on_earlier_pages(connection, filters, filters.before, newest_matches):
+        for name in _shown_on_earlier_pages(connection, filters, filters.before, newest_matches):
             del groups[name]
     end = offset + limit
     page = list(groups.values())[offset:end]
-    next_cursor = search.next_cursor
+    next_cursor = result.next_cursor
     if len(groups) > end:
         last_match = page[-1][0]
-        next_cursor = Cursor.of(last_match.received_at, last_match.id, search.newest_id)
-    episodes = _episodes(connection, page, web_url)
-    return Page(episodes, len(groups), search.next_cursor is not None, next_cursor)
+        next_cursor = Cursor.of(last_match.received_at, last_match.id, result.newest_id)
+    episodes = _build_episodes(connection, page, web_url)
+    return Page(episodes, len(groups), result.next_cursor is not None, next_cursor)
 
 
-def _search(connection: Connection, filters: Filters) -> _Search:
+def _search(connection: Connection, filters: Filters) -> _SearchResult:
     if filters.before:
         alert_id, newest_id = filters.before.row_ids(2)
-        search = candidates(filters, (filters.before.moment, alert_id))
+        search = select_candidates(filters, (filters.before.moment, alert_id))
     else:
         newest_id = connection.scalar(select(func.max(alerts.c.id))) or 0
-        search = candidates(filters)
+        search = select_candidates(filters)
     scanned_count = search.count(connection)
     moment, row_id = search.rows.c.created_at, search.rows.c.id
     newest = (
@@ -227,17 +227,17 @@ def _search(connection: Connection, filters: Filters) -> _Search:
         next_cursor = Cursor.of(last_match.received_at, last_match.id, newest_id)
     elif scanned_count > bounded_search.DEPTH:
         next_cursor = search.cursor_of_oldest(connection, newest_id)
-    return _Search(matches[:_MAX_NOTIFICATIONS], newest_id, next_cursor)
+    return _SearchResult(matches[:_MAX_NOTIFICATIONS], newest_id, next_cursor)
 
 
-def _on_earlier_pages(
+def _shown_on_earlier_pages(
     connection: Connection, filters: Filters, before: Cursor, matches: Sequence[_Match]
 ) -> set[str]:
     """Return the episodes of these matches that an earlier page has already shown.
 
-    Such an episode has a newer matching alert. Only the next alert with the same fingerprint is
-    read, which belongs to the same episode or to a new one. If a late alert of another episode
-    lies in between, the episode is shown again.
+    An earlier page has shown an episode if the episode has a newer matching alert. Only the next
+    alert with the same fingerprint is read, which belongs to the same episode or to a later one. If
+    a late alert of another episode lies in between, the episode is shown again.
     """
     alert_id, newest_id = before.row_ids(2)
     later_alerts = alerts.alias("later")
@@ -269,7 +269,7 @@ def _on_earlier_pages(
     return {name for name in shown_names if name in names}
 
 
-def _episodes(
+def _build_episodes(
     connection: Connection, groups: Sequence[Sequence[_Match]], web_url: str
 ) -> list[Episode]:
     """Return an episode for each group of notifications. Each group is sorted newest first."""
@@ -302,7 +302,9 @@ def _episodes(
         connection, [rows[0].episode or "" for rows in shown_rows if rows]
     )
     episodes = [
-        _episode(rows, changing_by_episode.get(rows[0].episode or "", rows), executions, by_target)
+        _build_episode(
+            rows, changing_by_episode.get(rows[0].episode or "", rows), executions, by_target
+        )
         for rows in shown_rows
         if rows
     ]
@@ -321,8 +323,8 @@ def _changing_notifications(
 ) -> dict[str, list[AlertRow]]:
     """Return the notifications that changed something, newest first, by episode.
 
-    Repetitions during a cooldown change nothing. The incident that the first notification opened
-    counts them.
+    Repetitions during a cooldown change nothing. They are counted by the incident that the first
+    notification opened.
     """
     has_changed_something = or_(
         alerts.c.outcome.in_(EMITTED),
@@ -343,7 +345,7 @@ def _changing_notifications(
     return notifications
 
 
-def _episode(
+def _build_episode(
     shown_rows: list[AlertRow],
     changing_rows: list[AlertRow],
     executions: Sequence[Execution],
@@ -426,5 +428,5 @@ def _count_shown(shown_rows: Sequence[AlertRow], firing_rows: Sequence[AlertRow]
 
     A firing notification after the last counted one was recorded late and was not counted.
     """
-    last_counted = max(row.last_seen_at for row in firing_rows)
-    return sum(row.status == FIRING and row.received_at <= last_counted for row in shown_rows)
+    last_counted_at = max(row.last_seen_at for row in firing_rows)
+    return sum(row.status == FIRING and row.received_at <= last_counted_at for row in shown_rows)

@@ -14,8 +14,8 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import (
-    candidates,
     rows_after,
+    select_candidates,
     time_filters,
     unindexed,
 )
@@ -87,7 +87,7 @@ def linked_executions(
     """
     require_one_of("status", status, STATUSES)
     end = offset + limit
-    ids, next_cursor = _find(connection, status, filters, max(end, MAX_ROWS) + 1)
+    ids, next_cursor = _find_links(connection, status, filters, max(end, MAX_ROWS) + 1)
     page = ids[offset:end]
     executions_by_link_id = executions_by_link(connection, page, web_url)
     alerts_by_id = _read_alerts(
@@ -122,23 +122,23 @@ def _read_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert
     return alerts_by_id
 
 
-def _find(
+def _find_links(
     connection: Connection, status: str, filters: Filters, limit: int
 ) -> tuple[Sequence[int], Cursor | None]:
     """Find the links to matching executions, newest first, at most `limit`.
 
-    With filters on alerts, search the executions of all matching alerts if these are few, otherwise
-    the newest executions.
+    With filters on alerts, search the executions of all matching alerts if there are only a few
+    alerts, and otherwise the newest executions.
 
     Returns:
-        The ids of the links, and the cursor to continue with if the search stopped early.
+        The ids of the links, and the cursor with which to continue if the search stopped early.
     """
     next_cursor = None
     statement = (
         _select_for_few_alerts(connection, status, filters) if filters.alert_filters else None
     )
     if statement is None:
-        # Search one more, because the last execution of the previous page may have no more links.
+        # Search one more execution, because the cursor's own execution may have no more links.
         depth = bounded_search.DEPTH if filters.alert_filters else limit
         newest = _select_newest(status, filters, depth + 1)
         statement = _select_links(newest, filters)
@@ -160,7 +160,7 @@ def _select_for_few_alerts(
     connection: Connection, status: str, filters: Filters
 ) -> Select[tuple[datetime, str, int]] | None:
     """Select the executions of all matching alerts, or return None if there are too many."""
-    search = candidates(replace(filters, since=None, until=None))
+    search = select_candidates(replace(filters, since=None, until=None))
     if search.count(connection) > bounded_search.DEPTH:
         return None
     statement = (
@@ -179,8 +179,8 @@ def _select_newest(status: str, filters: Filters, count: int) -> Subquery:
     if status:
         newest = newest.where(executions.c.status == status)
     if filters.before:
-        # "\0" includes the cursor's own execution, which may have links that the previous page
-        # did not show.
+        # The "\0" includes the cursor's own execution, which may have links that the previous
+        # page did not show.
         execution_id, _ = filters.before.execution_and_row_id()
         after = (filters.before.moment, execution_id + "\0")
         newest = newest.where(*rows_after((_STARTED_AT, _EXECUTION_ID), after))

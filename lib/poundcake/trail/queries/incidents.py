@@ -14,7 +14,7 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
-from poundcake.trail.queries.page import Page, page_of
+from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     AlertRow,
     Execution,
@@ -27,7 +27,7 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
 _NO_LIMIT = (1 << 63) - 1
-# The filters that ix_poundcake_alerts_by_open contains.
+# The filters whose columns are in the index ix_poundcake_alerts_by_open.
 _IN_INDEX = ("severity", "alert_name", "instance")
 
 
@@ -80,7 +80,7 @@ def open_incidents(
     offset: int = 0,
 ) -> Page[Incident]:
     """Return the open incidents, newest first."""
-    page = _find(connection, filters, limit, offset)
+    page = _find_page(connection, filters, limit, offset)
     rows = alerts_by_id(connection, page.rows)
     newest_executions = {
         execution.alert_id: execution
@@ -95,8 +95,8 @@ def open_incidents(
     )
 
 
-def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
-    """Return the ids of the alerts that opened the incidents, and count all open incidents."""
+def _find_page(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
+    """Return the page with the ids of the alerts that opened the matching incidents."""
     alert_filters = filters.alert_filters
     open_alerts = _select_open(alert_filters.get("fingerprint", ""))
     moment, row_id = open_alerts.c.created_at, open_alerts.c.id
@@ -118,7 +118,7 @@ def _find(connection: Connection, filters: Filters, limit: int, offset: int) -> 
     rows = connection.execute(
         statement.order_by(moment.desc(), row_id.desc()).limit(limit + 1).offset(offset)
     ).all()
-    page = page_of(rows, limit, total, lambda row: Cursor.of(row.created_at, row.id))
+    page = make_page(rows, limit, total, lambda row: Cursor.of(row.created_at, row.id))
     return page.with_rows([row.id for row in page.rows])
 
 
@@ -128,6 +128,6 @@ def _select_open(fingerprint: str) -> Subquery:
     if fingerprint:
         is_open = alerts.c.open_fingerprint == fingerprint
     columns = [alerts.c[name] for name in ("id", "created_at", *_IN_INDEX)]
-    # The limit keeps SQLite from merging the subquery into the statement. Otherwise SQLite would
+    # The limit keeps SQLite from merging the subquery into the statement. Otherwise, SQLite would
     # search the whole history by time or severity for the few open alerts.
     return select(*columns).where(is_open).limit(_NO_LIMIT).subquery("opened")

@@ -40,14 +40,15 @@ class Page(Generic[RowT_co]):
         """Return a copy of the page with other rows, for example converted ones."""
         return Page(rows, self.total, self.at_least, self.next)
 
-    def as_json(self: Page[JsonRow], rows: str, total: str) -> dict[str, Any]:
+    def as_json(self: Page[JsonRow], rows_key: str, total_key: str) -> dict[str, Any]:
         """Return the page as JSON, as a view's URL returns it.
 
         Args:
-            rows: The key of the rows.
-            total: The key of the total.
+            rows_key: The key of the rows.
+            total_key: The key of the total.
         """
-        view: dict[str, Any] = {rows: [row.as_json() for row in self.rows], total: self.total}
+        rows = [row.as_json() for row in self.rows]
+        view: dict[str, Any] = {rows_key: rows, total_key: self.total}
         if self.at_least:
             view["at_least"] = True
         if self.next:
@@ -55,7 +56,7 @@ class Page(Generic[RowT_co]):
         return view
 
 
-def page_of(
+def make_page(
     rows: Sequence[OtherT],
     limit: int,
     total: int,
@@ -63,10 +64,10 @@ def page_of(
     at_least: bool = False,
     continuation: Cursor | None = None,
 ) -> Page[OtherT]:
-    """Return the page that shows the rows of a search.
+    """Return the page with the rows that a search found.
 
     Args:
-        rows: The rows. More than `limit` rows mean that there is another page.
+        rows: The rows. If there are more than `limit`, there is another page.
         limit: The maximum number of rows on a page.
         total: The number of rows on all pages.
         cursor: A function that returns the cursor of a row.

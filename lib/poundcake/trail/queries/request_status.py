@@ -32,8 +32,16 @@ from poundcake.trail.schema import alerts, api_calls
 _REQUEST_COLUMNS = [
     api_calls.c[name]
     for name in (
-        *("id", "request_id", "created_at", "completed_at", "receiver", "truncated_alerts"),
-        *("replay_of", "client_request_id", "error", "credential"),
+        "id",
+        "request_id",
+        "created_at",
+        "completed_at",
+        "receiver",
+        "truncated_alerts",
+        "replay_of",
+        "client_request_id",
+        "error",
+        "credential",
     )
 ]
 
@@ -76,15 +84,15 @@ class RequestTrail:
     Attributes:
         request_id: The id of the request.
         received_at: When the endpoint received it.
-        completed_at: When the request was completed, or None while it is open.
+        completed_at: When it was completed, or None while it is open.
         status: Its state, see rows.request_state().
         receiver: The receiver of Alertmanager's notification.
-        truncated_alerts: How many alerts Alertmanager left out of the notification.
+        truncated_alerts: The number of alerts that Alertmanager left out of the notification.
         alerts: The alerts of the request.
         executions: The executions that were started for these alerts.
-        replay_of: The request that it replays.
-        client_request_id: The id that its sender chose, if another request already had that id.
-        error: Why its alerts could not be recorded.
+        replay_of: The request that it replays, or empty.
+        client_request_id: The id that its sender chose if another request already had it, or empty.
+        error: Why its alerts could not be recorded, or empty.
         credential: The name of the credential that its sender used, or '' if none was required.
         audit: The audit entries of the request and of its alerts' episodes, oldest first.
         changes: The changes that were made or refused for its alerts, oldest first.

@@ -13,8 +13,8 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries import bounded_search
-from poundcake.trail.queries.bounded_search import candidates, rows_after, time_filters
-from poundcake.trail.queries.page import Page, page_of
+from poundcake.trail.queries.bounded_search import rows_after, select_candidates, time_filters
+from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     Execution,
     executions_of_alerts,
@@ -85,8 +85,8 @@ class RequestSummary:
         status: Its state, see rows.request_state().
         alert_count: The number of alerts in the request.
         execution_count: The number of StackStorm executions that were started for these alerts.
-        alerts: Its first alerts in the order of the payload, and the matching alert for which the
-            request is listed.
+        alerts: Its first alerts in the order of the payload and, with filters on alerts, its newest
+            matching alert.
     """
 
     request_id: str
@@ -132,15 +132,17 @@ class _Match(NamedTuple):
 def recent_requests(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> Page[RequestSummary]:
-    """Return the newest requests. With filters on alerts, only those with a matching alert."""
-    find_page = _requests_with_alerts if filters.alert_filters else _requests
+    """Return the newest requests. With filters on alerts, return only those with a match."""
+    find_page = _find_requests_with_alerts if filters.alert_filters else _find_requests
     page = find_page(connection, filters, limit, offset)
     matching_alert_ids = [match.sort_id for match in page.rows] if filters.alert_filters else []
     ids = [match.call_id for match in page.rows]
     return page.with_rows(_summaries(connection, ids, matching_alert_ids))
 
 
-def _requests(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[_Match]:
+def _find_requests(
+    connection: Connection, filters: Filters, limit: int, offset: int
+) -> Page[_Match]:
     moment, row_id = api_calls.c.created_at, api_calls.c.id
     conditions = time_filters(filters, moment)
     if filters.before:
@@ -158,45 +160,45 @@ def _requests(connection: Connection, filters: Filters, limit: int, offset: int)
     )
     depth = bounded_search.DEPTH
     page_rows = [_Match(*row) for row in rows]
-    return page_of(page_rows, limit, min(total, depth), _Match.cursor, at_least=total > depth)
+    return make_page(page_rows, limit, min(total, depth), _Match.cursor, at_least=total > depth)
 
 
-def _requests_with_alerts(
+def _find_requests_with_alerts(
     connection: Connection, filters: Filters, limit: int, offset: int
 ) -> Page[_Match]:
-    """Return the requests with a matching alert, sorted by their newest matching alerts."""
+    """Return the requests with a matching alert, sorted by their newest matching alert."""
     after = _cursor_values(filters.before) if filters.before else None
-    search = candidates(filters, after)
+    search = select_candidates(filters, after)
     alert, matches = search.rows.c, search.matches
     if after:
-        shown_request_ids = _on_earlier_pages(connection, filters, after)
+        shown_request_ids = _shown_on_earlier_pages(connection, filters, after)
         matches = and_(matches, alert.api_call_id.not_in(shown_request_ids))
     counts = select(func.count(), func.count(distinct(case((matches, alert.api_call_id)))))
     scanned_count, total = connection.execute(counts.select_from(search.rows)).one()
     moment = func.max(alert.created_at, type_=alerts.c.created_at.type)
-    newest_id = func.max(alert.id)
+    newest_alert_id = func.max(alert.id)
     rows = connection.execute(
-        select(alert.api_call_id, moment, newest_id)
+        select(alert.api_call_id, moment, newest_alert_id)
         .where(matches)
         .group_by(alert.api_call_id)
-        .order_by(moment.desc(), newest_id.desc())
+        .order_by(moment.desc(), newest_alert_id.desc())
         .limit(limit + 1)
         .offset(offset)
     )
     at_least = scanned_count > bounded_search.DEPTH
     next_cursor = search.cursor_of_oldest(connection) if at_least else None
     page_rows = [_Match(*row) for row in rows]
-    return page_of(page_rows, limit, total, _Match.cursor, at_least, next_cursor)
+    return make_page(page_rows, limit, total, _Match.cursor, at_least, next_cursor)
 
 
 def _cursor_values(before: Cursor) -> tuple[datetime, int]:
     return before.moment, before.row_ids(1)[0]
 
 
-def _on_earlier_pages(
+def _shown_on_earlier_pages(
     connection: Connection, filters: Filters, after: tuple[datetime, int]
 ) -> Sequence[int]:
-    """Return the requests of an earlier page whose alerts continue on this page.
+    """Return the requests of earlier pages that have more matching alerts on this page.
 
     All alerts of a request have the time of the request, so only requests with the cursor's time
     can be split between two pages.
@@ -213,12 +215,13 @@ def _on_earlier_pages(
 def _summaries(
     connection: Connection, ids: Sequence[int], matching_alert_ids: Sequence[int]
 ) -> list[RequestSummary]:
-    """Return the rows of the page.
+    """Return the requests of a page with their alerts.
 
     Args:
         connection: A connection to the tracking database.
         ids: The row ids of the requests, in the order of the page.
-        matching_alert_ids: The row ids of the matching alerts for which the requests are listed.
+        matching_alert_ids: The row ids of the newest matching alert of each request; empty without
+            filters on alerts.
     """
     requests_by_id = {row.id: row for row in _read_requests(connection, ids)}
     limit = max(1, min(_MAX_REQUEST_ALERTS, _MAX_PAGE_ALERTS // max(1, len(ids))))
@@ -226,9 +229,9 @@ def _summaries(
     shown_ids = [row.id for rows in shown_alerts.values() for row in rows]
     executions = group_by_alert(executions_of_alerts(connection, shown_ids))
     large_requests = [
-        requests_by_id[i]
-        for i in ids
-        if i in requests_by_id and len(shown_alerts.get(i, [])) >= limit
+        requests_by_id[call_id]
+        for call_id in ids
+        if call_id in requests_by_id and len(shown_alerts.get(call_id, [])) >= limit
     ]
     totals = _read_totals(connection, large_requests)
     summaries = []
@@ -249,7 +252,9 @@ def _summary(
     return RequestSummary(
         request_id=request.request_id,
         received_at=request.created_at,
-        status=request_state(request.error, total.has_lost, request.completed_at, has_executions),
+        status=request_state(
+            request.error, total.has_lost_alert, request.completed_at, has_executions
+        ),
         alert_count=total.alerts,
         execution_count=total.executions,
         alerts=[
@@ -271,7 +276,7 @@ def _read_requests(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]
 def _read_shown_alerts(
     connection: Connection, ids: Sequence[int], matching_alert_ids: Sequence[int], limit: int
 ) -> dict[int, list[_AlertRow]]:
-    """Return the first `limit` alerts of each request, and the alert for which it is listed."""
+    """Return the first `limit` alerts of each request, and its newest matching alert."""
     first_alerts = _read_alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < limit)
     other_ids = sorted(set(matching_alert_ids) - {row.id for row in first_alerts})
     shown_alerts: dict[int, list[_AlertRow]] = {}
@@ -300,7 +305,7 @@ class _Totals(NamedTuple):
     """Totals over all alerts of a request, including those that are not shown."""
 
     alerts: int
-    has_lost: bool
+    has_lost_alert: bool
     executions: int
 
 
@@ -311,8 +316,8 @@ def _totals_of_shown_alerts(
     execution_ids = {
         execution.st2_execution_id for row in rows for execution in executions.get(row.id, [])
     }
-    has_lost = any(row.explanation == Explanation.LOST for row in rows)
-    return _Totals(len(rows), has_lost, len(execution_ids))
+    has_lost_alert = any(row.explanation == Explanation.LOST for row in rows)
+    return _Totals(len(rows), has_lost_alert, len(execution_ids))
 
 
 def _read_totals(connection: Connection, requests: Sequence[Row[Any]]) -> dict[int, _Totals]:
@@ -327,12 +332,12 @@ def _read_totals(connection: Connection, requests: Sequence[Row[Any]]) -> dict[i
         )
         execution_counts = {request_id: count for request_id, count in counts}
         request_ids = {request.id: request.request_id for request in chunk}
-        for call_id, alert_count, has_lost in connection.execute(
+        for call_id, alert_count, has_lost_alert in connection.execute(
             select(alerts.c.api_call_id, func.count(), func.max(is_lost))
             .where(alerts.c.api_call_id.in_(request_ids))
             .group_by(alerts.c.api_call_id)
         ):
             totals[call_id] = _Totals(
-                alert_count, bool(has_lost), execution_counts.get(request_ids[call_id], 0)
+                alert_count, bool(has_lost_alert), execution_counts.get(request_ids[call_id], 0)
             )
     return totals

@@ -1,6 +1,6 @@
 """The rows that views share: alerts, and the StackStorm executions that ran for them.
 
-Texts are as they were received. Sanitize them before passing them to StackStorm.
+Text is returned as it was received. Sanitize it before passing it to StackStorm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class AlertRow(NamedTuple):
     """One alert of one notification, without the fields that can be megabytes long.
 
     The fields are columns of poundcake_alerts, except for `received_at`, which is its created_at,
-    and `request_id`, which comes from its request.
+    and `request_id`, which is a column of its request.
     """
 
     id: int
@@ -85,7 +85,7 @@ def incident_remarks(row: AlertRow) -> dict[str, Any]:
         "acknowledged_at": format_optional(row.acknowledged_at),
         "acknowledged_comment": row.acknowledged_comment,
     }
-    if row.open_fingerprint:  # once it has ended, nothing updates its silence
+    if row.open_fingerprint:  # the silence of an ended incident is no longer updated
         remarks.update(
             silence_id=row.silence_id,
             silenced_by=row.silenced_by,
@@ -95,9 +95,10 @@ def incident_remarks(row: AlertRow) -> dict[str, Any]:
     return {name: text for name, text in remarks.items() if text}
 
 
-_RENAMED = {"request_id": api_calls.c.request_id, "received_at": alerts.c.created_at}
+_RENAMED_COLUMNS = {"request_id": api_calls.c.request_id, "received_at": alerts.c.created_at}
 _ALERT_COLUMNS = [
-    _RENAMED[name] if name in _RENAMED else alerts.c[name] for name in AlertRow._fields
+    _RENAMED_COLUMNS[name] if name in _RENAMED_COLUMNS else alerts.c[name]
+    for name in AlertRow._fields
 ]
 
 
@@ -115,8 +116,8 @@ class Execution:
         st2_workflow: The action that it runs.
         st2_rule: The rule that started it, or '' if it is not known.
         linked_at: When it was linked to the alert.
-        status: Its StackStorm status, `gone` if StackStorm has deleted it, or `unknown` if it was
-            never read.
+        status: Its status in StackStorm, `gone` if StackStorm has deleted it, or `unknown` if it
+            was never read.
         started_at: When it started, or None if that is not known.
         ended_at: When it ended, or None if it has not.
         dry_run: Whether the workflow reported a dry run; None if it reported nothing.
@@ -233,18 +234,18 @@ def executions_of_alerts(
         alert_ids: The row ids of the alerts.
         web_url: StackStorm's web UI, for links to the executions; '' if it is not configured.
     """
-    return _executions(connection, links.c.alert_id, alert_ids, web_url)
+    return _read_executions(connection, links.c.alert_id, alert_ids, web_url)
 
 
 def executions_by_link(
     connection: Connection, link_ids: Sequence[int], web_url: str = ""
 ) -> dict[int, Execution]:
     """Return executions, keyed by the row id of their link to an alert."""
-    linked_executions = _executions(connection, links.c.id, link_ids, web_url)
+    linked_executions = _read_executions(connection, links.c.id, link_ids, web_url)
     return {execution.link_id: execution for execution in linked_executions}
 
 
-def _executions(
+def _read_executions(
     connection: Connection, column: ColumnElement[int], values: Sequence[int], web_url: str
 ) -> list[Execution]:
     linked_executions: list[Execution] = []
@@ -275,11 +276,11 @@ def _execution(row: Row[Any], web_url: str) -> Execution:
         verified=row.verified,
         stage=row.stage or "",
         message=row.message or row.error or "",
-        url=_url(web_url, row.st2_execution_id) or row.web_url or "",
+        url=_execution_url(web_url, row.st2_execution_id) or row.web_url or "",
     )
 
 
-def _url(web_url: str, execution_id: str) -> str:
+def _execution_url(web_url: str, execution_id: str) -> str:
     return f"{web_url.rstrip('/')}/#/history/{execution_id}" if web_url else ""
 
 
@@ -292,14 +293,14 @@ def group_by_alert(linked_executions: Sequence[Execution]) -> dict[int, list[Exe
 
 
 def first_workflow(linked_executions: Sequence[Execution]) -> str:
-    """Return the workflow of the first execution that has one, or ''."""
+    """Return the workflow of the first execution whose workflow is known, or ''."""
     return next(
         (execution.st2_workflow for execution in linked_executions if execution.st2_workflow), ""
     )
 
 
 def matched_rule(alert: AlertRow, linked_executions: Sequence[Execution]) -> str:
-    """Return the rule that matched an alert, from sync or from its executions, or ''."""
+    """Return the rule that matched an alert, as stored by sync or by its executions, or ''."""
     rules = [alert.st2_rule_matched or "", *(execution.st2_rule for execution in linked_executions)]
     return next((rule for rule in rules if rule), "")
 

@@ -311,16 +311,16 @@ class TestPages:
                 assert names == expected_rows, (name, filters)
 
     def test_new_rows_during_a_page_do_not_shift_the_pages(self, engine, history, monkeypatch):
-        candidates = episodes.candidates
+        select_candidates = episodes.select_candidates
         filters = Filters(alert_name="A")
         expected_rows = find_expected(engine, filters)["why"]
 
         def record_before_search(*args):
-            monkeypatch.setattr(episodes, "candidates", candidates)
+            monkeypatch.setattr(episodes, "select_candidates", select_candidates)
             record(engine, sample("A", 3), received_at=later(500))
-            return candidates(*args)
+            return select_candidates(*args)
 
-        monkeypatch.setattr(episodes, "candidates", record_before_search)
+        monkeypatch.setattr(episodes, "select_candidates", record_before_search)
         names = []
         for page in pages(engine, queries.why, filters=filters, limit=1):
             names += [VIEWS["why"][3](row) for row in page["episodes"]]

@@ -1,4 +1,4 @@
-"""Columns for an incident's sender and for how and by whom it ended; the audit table."""
+"""Columns for the sender, host, acknowledgement and end of an incident, and the audit table."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def upgrade() -> None:
 
 
 def _fill_hosts() -> None:
-    """Set the host of the alerts that the cooldown of a host may still depend on.
+    """Set the host of the alerts on which the cooldown of a host may still depend.
 
     These are the open incidents, the alerts that StackStorm has not handled yet, and those for
     which a workflow was started in the last day, the longest cooldown. Reading the whole history

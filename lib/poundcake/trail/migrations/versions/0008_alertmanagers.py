@@ -1,4 +1,4 @@
-"""Columns for an incident's silence, and since when no Alertmanager has held its alert."""
+"""Columns for an incident's Alertmanager, its silence, and since when its alert is missing."""
 
 from __future__ import annotations
 
