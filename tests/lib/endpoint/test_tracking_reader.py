@@ -68,7 +68,7 @@ def test_views_over_the_waiting_limit_are_refused(engine, monkeypatch):
             assert refusals.acquire(timeout=60)
         may_end.set()
         results = [future.result() for future in futures]
-    assert results.count("32 views are waiting for it; try again") == 5
+    assert results.count("32 other views are waiting; try again") == 5
     assert results.count(True) == MAX_WAITING_VIEWS
     assert reader.read_view(0)
 
