@@ -42,16 +42,18 @@ class Begin(PackAction):
 
         def find_objection(entry: Remediation) -> str:
             from poundcake.remediation.conditions import find_objection as check_conditions
-            from poundcake.remediation.polls import Subject
+            from poundcake.remediation.polls import CheckedAlert
 
-            subject = Subject.of(recorded_alert["labels"], self.settings.host_label)
-            return check_conditions(entry, subject, self.prometheus_clients)
+            checked_alert = CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
+            return check_conditions(entry, checked_alert, self.prometheus_clients)
 
         alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
         workflow = decision.action or request.action or begin.REMEDIATE
-        ending = decision.ending(request, ChangeRequest(request_id, episode, "", execution_id))
+        ending = decision.build_ending(
+            request, ChangeRequest(request_id, episode, "", execution_id)
+        )
         claim = (
             claims.link_ended(self.engine(), workflow, ending)
             if ending

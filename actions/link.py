@@ -56,5 +56,5 @@ class Link(PackAction):
             with database.reading(engine) as connection:
                 situation = read_situation(connection, self.settings, request)
         except database.DatabaseError as error:
-            return safety.without_database(self.settings, request, error)
+            return safety.refuse_without_database(self.settings, request, error)
         return safety.preview(self.settings, request, situation)

@@ -124,6 +124,6 @@ class PackAction(Action):
 
     def stackstorm(self) -> StackStorm:
         """Return a client of StackStorm's API that uses the token of this execution."""
-        from poundcake.stackstorm import in_action
+        from poundcake.stackstorm import client_for_action
 
-        return in_action(self.settings)
+        return client_for_action(self.settings)

@@ -45,7 +45,7 @@ class Reserve(PackAction):
                 lambda: self._reserve(request, configured_entry, host_checks)
             )
         except database.DatabaseError as error:
-            decision = safety.without_database(self.settings, request, error)
+            decision = safety.refuse_without_database(self.settings, request, error)
         return {**decision.as_dict(), "approved_by": approved_by}
 
     def _with_host_checks(self, request: ChangeRequest, checks: Sequence[str]) -> ChangeRequest:
@@ -72,7 +72,7 @@ class Reserve(PackAction):
             queries.recorded_alert, request_id=request.request_id, episode=request.episode
         )
         labels = alert["labels"]
-        objection = safety.objection_to(entry, labels, request.action, host_checks)
+        objection = safety.find_entry_objection(entry, labels, request.action, host_checks)
         objection = objection or request.objection
         if objection or not entry.has_conditions:
             return replace(request, objection=objection)
@@ -83,7 +83,7 @@ class Reserve(PackAction):
 
     def _find_objection(self, entry: Remediation, labels: dict[str, str]) -> str:
         from poundcake.remediation.conditions import find_objection
-        from poundcake.remediation.polls import Subject
+        from poundcake.remediation.polls import CheckedAlert
 
-        subject = Subject.of(labels, self.settings.host_label)
-        return find_objection(entry, subject, self.prometheus_clients)
+        alert = CheckedAlert.of(labels, self.settings.host_label)
+        return find_objection(entry, alert, self.prometheus_clients)

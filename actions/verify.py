@@ -16,7 +16,7 @@ class Verify(PackAction):
         self, request_id: str, episode: str, check: str, wait: int, execution_id: str
     ) -> dict[str, Any]:
         """Return whether the verification is done, whether the change helped, and what was seen."""
-        alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
+        recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
         change = polls.read_change(self.stackstorm(), execution_id)
-        subject = polls.Subject.of(alert["labels"], self.settings.host_label)
-        return polls.poll(check, wait, subject, self.prometheus_clients(), change).as_dict()
+        alert = polls.CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
+        return polls.poll(check, wait, alert, self.prometheus_clients(), change).as_dict()

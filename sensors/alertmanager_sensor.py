@@ -36,7 +36,7 @@ from st2reactor.sensor.base import Sensor  # noqa: E402
 
 from poundcake.endpoint.bus import Bus, registered_config  # noqa: E402
 from poundcake.endpoint.service import Endpoint  # noqa: E402
-from poundcake.stackstorm import in_sensor  # noqa: E402
+from poundcake.stackstorm import client_for_sensor  # noqa: E402
 
 
 class AlertmanagerSensor(Sensor):
@@ -47,7 +47,7 @@ class AlertmanagerSensor(Sensor):
         self._endpoint = Endpoint(
             config,
             Bus(),
-            lambda current_config: in_sensor(current_config, sensor_service),
+            lambda current_config: client_for_sensor(current_config, sensor_service),
             sensor_service.get_logger(name=self.__class__.__name__),
             registered_config,
         )

@@ -21,31 +21,31 @@ STOP_SECONDS = 4.0
 NOTICE = """\
 poundcake standalone: the pack's own sensor, rules, actions and workflows in one process, without
 StackStorm. For a first look and for development. Only the pack's own data is kept, in
-{place}."""
+{location}."""
 
 
 class StandIn:
-    """All parts of the stand-in, wired together. Nothing runs before start()."""
+    """All components of the stand-in, connected to each other. start() starts them."""
 
     def __init__(self, options: argparse.Namespace, on_failure: Callable[[str], None]):
-        # Import these here, after the path is set and wrong options are reported.
+        # Import these here, because set_up() must extend sys.path first.
         from standalone import broker, rules, sensors, store
 
         self.options = options
         self.store = store.Store()
-        parts = self.parts()
-        self.content = self.load_content(parts.Content)
-        self.server = self.make_server(parts.ApiServer)
+        classes = self.component_classes()
+        self.content = self.load_content(classes.Content)
+        self.server = self.create_server(classes.ApiServer)
         url = self.server.url
-        self.engine = parts.WorkflowEngine(self.content, self.store, url)
-        self.executor = parts.Executor(self.content, self.store, self.engine, url)
+        self.engine = classes.WorkflowEngine(self.content, self.store, url)
+        self.executor = classes.Executor(self.content, self.store, self.engine, url)
         engine = rules.RulesEngine(self.content, self.store, self.executor)
         self.consumer = broker.TriggerConsumer(engine)
-        self.server.api = parts.Api(self.content, self.store, self.executor)
+        self.server.api = classes.Api(self.content, self.store, self.executor)
         self.sensors = sensors.SensorContainer(self.content, url, on_failure)
 
-    def parts(self) -> types.SimpleNamespace:
-        """Return the classes to use. The stand-in of the tests overrides some."""
+    def component_classes(self) -> types.SimpleNamespace:
+        """Return the classes to use. The stand-in of the tests overrides some of them."""
         from standalone import api, content, executor, orquesta_engine
 
         return types.SimpleNamespace(
@@ -58,10 +58,10 @@ class StandIn:
 
     def load_content(self, content_class: Any) -> Any:
         """Load the pack that contains this folder."""
-        return content_class([PACK], self.options.config, overrides_of(self.options))
+        return content_class([PACK], self.options.config, config_overrides(self.options))
 
-    def make_server(self, server_class: Any) -> Any:
-        """Open the port of the API."""
+    def create_server(self, server_class: Any) -> Any:
+        """Create the API server, which opens its port."""
         port = self.options.api_port
         try:
             server = server_class(port)
@@ -71,9 +71,9 @@ class StandIn:
         return server
 
     def start(self, stop_requested: threading.Event) -> None:
-        """Start every part, and print a line when all of them are ready."""
+        """Start all components, and print a line when they are ready."""
         config = next(iter(self.content.configs.values()))
-        print(NOTICE.format(place=config.get("state_dir", "its database")), flush=True)
+        print(NOTICE.format(location=config.get("state_dir", "its database")), flush=True)
         self.consumer.start()
         threading.Thread(target=self.server.serve_forever, name="api", daemon=True).start()
         ready = f"API at {self.server.url}"
@@ -81,29 +81,29 @@ class StandIn:
             url = self._start_sensors(config, stop_requested)
             ready = f"webhooks at {url}, {ready}"
         if not stop_requested.is_set():
-            # One write: print() would write the line and its end separately, and a log line of
-            # another thread could come between them.
+            # print() would write the text and the line break separately, and another thread could
+            # write a log line in between.
             sys.stdout.write(f"ready: {ready}\n")
             sys.stdout.flush()
 
     def _start_sensors(self, config: dict, stop_requested: threading.Event) -> str:
         host, port = config.get("host") or "127.0.0.1", config["port"]
-        refuse_taken_port(host, port)
+        check_port_is_free(host, port)
         self.sensors.start()
         wait_for_port(host, port, stop_requested)
         scheme = "https" if config.get("tls_certificate") else "http"
         return f"{scheme}://{host}:{port}/api/v1/webhook"
 
     def stop(self) -> None:
-        """Stop the parts in the order in which alerts reach them, so that no work is added."""
+        """Stop the components in the order in which alerts reach them, so that no work is added."""
         self.sensors.stop()
         self.consumer.stop()
         self.executor.stop()
         self.server.shutdown()
 
 
-def arguments(program: str = "python -m standalone") -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+def create_parser(program: str = "python -m standalone") -> argparse.ArgumentParser:
+    """Return the parser for the command line."""
     parser = argparse.ArgumentParser(program, description=__doc__)
     parser.add_argument("--host", help="address for webhooks (default: the pack's config)")
     parser.add_argument("--port", type=int, help="port for webhooks (default: the pack's config)")
@@ -121,28 +121,29 @@ def main(options: argparse.Namespace, stand_in_class: type[StandIn] = StandIn) -
     """Run until a signal or a failure. Return the exit code."""
     set_up(options)
     stop_requested = threading.Event()
-    signals: list[int] = []
-    reasons: list[str] = []
+    received_signals: list[int] = []
+    failures: list[str] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Not stop_requested.set(): the handler may run while its own thread holds the event's lock.
-        signal.signal(number, lambda number, _: signals.append(number))
+        # The handler must not call stop_requested.set(): it may interrupt the thread that holds the
+        # event's lock.
+        signal.signal(number, lambda number, _: received_signals.append(number))
 
     def fail(reason: str) -> None:
-        reasons.append(reason)
+        failures.append(reason)
         stop_requested.set()
 
     try:
         stand_in = stand_in_class(options, fail)
     except Exception as error:
-        return refuse(error)
+        return report_failure(error)
     try:
         stand_in.start(stop_requested)
-        while not signals and not stop_requested.wait(0.1):
+        while not received_signals and not stop_requested.wait(0.1):
             pass
     except Exception as error:
         fail(one_line(error))
-    # Decide the exit code before the sensors stop: a run() that returns later is not a failure.
-    code = refuse(reasons[0]) if reasons else 0
+    # Determine the exit code before stopping the sensors: a run() that returns later is no failure.
+    code = report_failure(failures[0]) if failures else 0
     stopper = threading.Thread(target=stand_in.stop, daemon=True)
     stopper.start()
     stopper.join(STOP_SECONDS)
@@ -150,13 +151,13 @@ def main(options: argparse.Namespace, stand_in_class: type[StandIn] = StandIn) -
 
 
 def set_up(options: argparse.Namespace) -> None:
-    """Prepare logging, the path and the environment."""
+    """Prepare logging, sys.path and the environment."""
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("SensorWrapper").setLevel(logging.INFO)
-    # Last on the path, so that an installed StackStorm takes precedence.
+    # At the end of the path, so that an installed StackStorm takes precedence.
     sys.path.append(os.path.join(HERE, "st2"))
     if options.broker:
         os.environ["STANDALONE_BROKER_URL"] = options.broker
@@ -164,14 +165,14 @@ def set_up(options: argparse.Namespace) -> None:
         options.state_dir = tempfile.mkdtemp(prefix="poundcake-")
 
 
-def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of the pack's configuration that the command line sets."""
+def config_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of the pack's configuration that the command line overrides."""
     names = {"host": "host", "port": "port", "state_dir": "state_dir", "database_url": "database"}
     return {key: getattr(options, name) for key, name in names.items()}
 
 
-def refuse_taken_port(host: str, port: int) -> None:
-    """Raise OSError if a port is taken. The pack's sensor would only log it and wait."""
+def check_port_is_free(host: str, port: int) -> None:
+    """Raise OSError if a port is in use. The pack's sensor would only log that and wait."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -182,7 +183,7 @@ def refuse_taken_port(host: str, port: int) -> None:
 
 
 def wait_for_port(host: str, port: int, stop_requested: threading.Event) -> None:
-    """Wait until the sensor listens, or until the program ends."""
+    """Wait until the sensor listens, or until a stop is requested."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     deadline = time.monotonic() + READY_SECONDS
     while not stop_requested.wait(0.05):
@@ -196,14 +197,14 @@ def wait_for_port(host: str, port: int, stop_requested: threading.Event) -> None
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error in one line."""
+    """Return the message of an error on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def refuse(reason: Exception | str) -> int:
-    """Print why the program ends and return its exit code."""
+def report_failure(reason: Exception | str) -> int:
+    """Print why the program ends, and return its exit code."""
     if isinstance(reason, Exception):
-        logging.getLogger("standalone").debug("refused", exc_info=reason)
+        logging.getLogger("standalone").debug("failed", exc_info=reason)
         reason = one_line(reason)
     print(f"standalone: {reason}", file=sys.stderr, flush=True)
     return 1
@@ -223,4 +224,4 @@ def run_and_exit(
 
 
 if __name__ == "__main__":
-    run_and_exit(arguments())
+    run_and_exit(create_parser())

@@ -22,7 +22,8 @@ MASK = "********"
 MAX_PAGE = 100
 # Fields that a response contains even if include_attributes does not name them.
 REQUIRED_FIELDS = ("id", "action", "runner")
-# For each kind: {parameter of the list: returns the value of a document to compare it with}.
+# For each kind of document, the query parameters of its list. The functions return the value of a
+# document that must be equal to the parameter.
 FILTERS: dict[str, dict[str, Callable[[Document], str | None]]] = {
     "executions": {
         "action": lambda execution: execution["action"]["ref"],
@@ -39,8 +40,8 @@ FILTERS: dict[str, dict[str, Callable[[Document], str | None]]] = {
     },
     "traces": {"trace_tag": lambda trace: trace["trace_tag"]},
 }
-# The field that timestamp_gt and timestamp_lt filter on.
-TIMES = {
+# The fields to which the query parameters timestamp_gt and timestamp_lt apply.
+TIME_FIELDS = {
     "executions": "start_timestamp",
     "triggerinstances": "occurrence_time",
     "ruleenforcements": "enforced_at",
@@ -48,7 +49,7 @@ TIMES = {
 
 
 class ApiError(Exception):
-    """A response other than a success."""
+    """A response that reports an error."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)
@@ -65,8 +66,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response of the API. `total` is the number of documents on all pages of a list."""
+class Response:
+    """A response from the API. `total` is the number of documents on all pages of a list."""
 
     status: int
     document: Any
@@ -83,7 +84,7 @@ class Api:
 
     def __init__(self, content: Content, store: Store, executor: Executor):
         self.content, self.store, self.executor = content, store, executor
-        self.routes: list[tuple[str, str, Callable[..., Answer]]] = [
+        self.routes: list[tuple[str, str, Callable[..., Response]]] = [
             ("GET", r"(executions|triggerinstances|ruleenforcements|traces)", self.list_documents),
             ("GET", r"traces/([^/]+)", self.show_trace),
             ("POST", r"executions", self.run),
@@ -95,7 +96,7 @@ class Api:
             ("GET", r"actions/views/(overview|parameters|entry_point)/([^/]+)", self.show_action),
         ]
 
-    def handle(self, method: str, path: str, request: Request) -> Answer:
+    def handle(self, method: str, path: str, request: Request) -> Response:
         """Return the response to a request, or raise ApiError."""
         is_known_path = False
         for allowed_method, pattern, handler in self.routes:
@@ -109,17 +110,20 @@ class Api:
 
     # -- executions, and their triggers, enforcements and traces
 
-    def list_documents(self, request: Request, kind: str) -> Answer:
+    def list_documents(self, request: Request, kind: str) -> Response:
         """List one page of executions, triggers, enforcements or traces, newest first."""
         query = request.query
-        wanted_ids = [i for i in query.get("id", "").split(",") if i]
-        is_in_time = time_filter(query, TIMES.get(kind, ""))
+        requested_ids = [i for i in query.get("id", "").split(",") if i]
+        is_in_time_range = create_time_filter(query, TIME_FIELDS.get(kind, ""))
 
         def matches(document: Document) -> bool:
             return (
-                (not wanted_ids or document["id"] in wanted_ids)
-                and all(query.get(n) in (None, get(document)) for n, get in FILTERS[kind].items())
-                and is_in_time(document)
+                (not requested_ids or document["id"] in requested_ids)
+                and all(
+                    query.get(name) in (None, get_value(document))
+                    for name, get_value in FILTERS[kind].items()
+                )
+                and is_in_time_range(document)
             )
 
         limit = read_number(query, "limit", MAX_PAGE)
@@ -129,27 +133,27 @@ class Api:
             matches, limit or MAX_PAGE, read_number(query, "offset", 0)
         )
         if kind == "executions":
-            page = [self.execution_view(execution, query) for execution in page]
-        return Answer(200, page, total)
+            page = [self.format_execution(execution, query) for execution in page]
+        return Response(200, page, total)
 
-    def show_trace(self, request: Request, id_: str) -> Answer:
+    def show_trace(self, request: Request, id_: str) -> Response:
         """Show one trace."""
         trace = self.store.traces.get(id_)
         if trace is None:
             raise not_found("Trace", id_)
-        return Answer(200, trace)
+        return Response(200, trace)
 
-    def execution_view(
+    def format_execution(
         self, execution: Document, query: Mapping[str, str] | None = None
     ) -> Document:
-        """Return an execution as the API shows it, with secrets masked and fields selected."""
+        """Return an execution in the API's format, with masked secrets and the selected fields."""
         query = query or {}
         if execution["status"] in COMPLETED:
             ended_at = dateutil.parser.parse(execution["end_timestamp"])
             duration = ended_at - dateutil.parser.parse(execution["start_timestamp"])
             execution["elapsed_seconds"] = round(duration.total_seconds(), 6)
         action = self.content.actions[execution["action"]["ref"]]
-        for name, schema in self.content.parameters_of(action).items():
+        for name, schema in self.content.get_parameter_schemas(action).items():
             for values in (execution["parameters"], execution["liveaction"]["parameters"]):
                 if schema.get("secret") and values.get(name):
                     values[name] = MASK
@@ -167,11 +171,11 @@ class Api:
             raise not_found("ActionExecution", id_)
         return execution
 
-    def show_execution(self, request: Request, id_: str) -> Answer:
+    def show_execution(self, request: Request, id_: str) -> Response:
         """Show one execution."""
-        return Answer(200, self.execution_view(self.get_execution(id_), request.query))
+        return Response(200, self.format_execution(self.get_execution(id_), request.query))
 
-    def list_children(self, request: Request, id_: str) -> Answer:
+    def list_children(self, request: Request, id_: str) -> Response:
         """List the descendants of an execution, level by level."""
         child_ids, descendants = self.get_execution(id_)["children"], []
         depth = int(request.query.get("depth", -1))
@@ -180,9 +184,9 @@ class Api:
             descendants += documents
             child_ids = [child for document in documents for child in document["children"]]
             depth -= 1
-        return Answer(200, [self.execution_view(child, request.query) for child in descendants])
+        return Response(200, [self.format_execution(child, request.query) for child in descendants])
 
-    def run(self, request: Request) -> Answer:
+    def run(self, request: Request) -> Response:
         """Run an action."""
         body = request.body
         if not isinstance(body, dict) or not isinstance(body.get("action"), str):
@@ -190,18 +194,18 @@ class Api:
         context = {**(body.get("context") or {}), "user": body.get("user") or "stanley"}
         return self.start(body["action"], body.get("parameters") or {}, context)
 
-    def start(self, ref: str, parameters: dict, context: dict) -> Answer:
+    def start(self, ref: str, parameters: dict, context: dict) -> Response:
         """Request an execution and show it."""
         try:
             id_ = self.executor.request(ref, parameters, context)
         except (ValueError, SyntaxError) as error:
             raise ApiError(400, str(error)) from error
-        return Answer(201, self.execution_view(self.get_execution(id_)))
+        return Response(201, self.format_execution(self.get_execution(id_)))
 
     # -- content
 
-    def content_of_kind(self, kind: str) -> list[Document]:
-        """Return all content of a kind."""
+    def get_content_of_kind(self, kind: str) -> list[Document]:
+        """Return all content of one kind."""
         content = self.content
         if kind == "runnertypes":
             return [
@@ -215,52 +219,52 @@ class Api:
         }
         return list(source.get(kind, content.triggers).values())
 
-    def list_content(self, request: Request, kind: str) -> Answer:
-        """List content of a kind."""
-        documents = self.content_of_kind(kind)
+    def list_content(self, request: Request, kind: str) -> Response:
+        """List content of one kind."""
+        documents = self.get_content_of_kind(kind)
         for key in ("name", "pack", "ref"):
-            wanted = request.query.get(key)
-            documents = [d for d in documents if wanted in (None, d.get(key))]
-        return Answer(200, [without_paths(document) for document in documents], len(documents))
+            value = request.query.get(key)
+            documents = [d for d in documents if value in (None, d.get(key))]
+        return Response(200, [remove_paths(document) for document in documents], len(documents))
 
     def get_content(self, kind: str, id_: str) -> Document:
         """Return a piece of content by reference or id, or raise ApiError."""
-        for document in self.content_of_kind(kind):
+        for document in self.get_content_of_kind(kind):
             if id_ in (document["ref"], document["id"]):
                 return document
         raise not_found(kind, id_)
 
-    def show_content(self, request: Request, kind: str, id_: str) -> Answer:
+    def show_content(self, request: Request, kind: str, id_: str) -> Response:
         """Show a piece of content."""
-        return Answer(200, without_paths(self.get_content(kind, id_)))
+        return Response(200, remove_paths(self.get_content(kind, id_)))
 
-    def set_enabled(self, request: Request, kind: str, id_: str) -> Answer:
+    def set_enabled(self, request: Request, kind: str, id_: str) -> Response:
         """Enable or disable a rule or an action."""
         enabled = (request.body or {}).get("enabled")
         document = self.get_content(kind, id_)
         if not isinstance(enabled, bool):
-            raise ApiError(400, "standalone changes nothing but 'enabled'")
+            raise ApiError(400, "standalone can only change 'enabled'")
         if enabled and kind == "rules" and document["trigger"]["type"] not in self.content.triggers:
             raise ApiError(400, f"{id_}: standalone has no trigger {document['trigger']['type']}")
         document["enabled"] = enabled
-        return Answer(200, without_paths(document))
+        return Response(200, remove_paths(document))
 
-    def show_action(self, request: Request, view: str, id_: str) -> Answer:
-        """Show an action with the parameters of its runner, or its entry point."""
+    def show_action(self, request: Request, view: str, id_: str) -> Response:
+        """Show an action with the parameters of its runner, only these parameters, or its code."""
         action = self.get_content("actions", id_)
-        parameters = self.content.parameters_of(action)
+        parameters = self.content.get_parameter_schemas(action)
         if view == "overview":
-            return Answer(200, {**without_paths(action), "parameters": parameters})
+            return Response(200, {**remove_paths(action), "parameters": parameters})
         if view == "parameters":
-            return Answer(200, {"parameters": parameters})
+            return Response(200, {"parameters": parameters})
         if not action["entry_point"]:
             raise not_found("entry point", id_)
         with open(action["file_path"], encoding="utf-8") as stream:
-            return Answer(200, stream.read())
+            return Response(200, stream.read())
 
 
-def without_paths(document: Document) -> Document:
-    """Return a piece of content without the paths of this machine."""
+def remove_paths(document: Document) -> Document:
+    """Return a piece of content without paths on this machine."""
     return {k: v for k, v in document.items() if k not in ("file_path", "path")}
 
 
@@ -272,17 +276,17 @@ def read_number(query: Mapping[str, str], name: str, default: int) -> int:
         raise ApiError(400, f"{name} is not a number") from None
 
 
-def time_filter(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
-    """Return a function that checks the time of a document against the bounds in a query."""
+def create_time_filter(query: Mapping[str, str], name: str) -> Callable[[Document], bool]:
+    """Return a function that checks whether the time of a document is within a query's bounds."""
     prefix = "enforced_at" if name == "enforced_at" else "timestamp"
-    after, before = (canonical_time(query.get(f"{prefix}_{end}")) for end in ("gt", "lt"))
+    after, before = (normalize_time(query.get(f"{prefix}_{end}")) for end in ("gt", "lt"))
     return lambda document: (
         (not after or document[name] > after) and (not before or document[name] < before)
     )
 
 
-def canonical_time(text: str | None) -> str | None:
-    """Return a time from a query in the format of documents."""
+def normalize_time(text: str | None) -> str | None:
+    """Return a time from a query in the format that documents use."""
     if not text:
         return None
     try:
@@ -314,35 +318,35 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _handle(self) -> None:
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
-        answer = self._answer(url.path, query)
-        is_text = isinstance(answer.document, str)
+        response = self._create_response(url.path, query)
+        is_text = isinstance(response.document, str)
         data = b""
-        if answer.document is not None:
-            text = answer.document if is_text else json.dumps(answer.document, default=str)
+        if response.document is not None:
+            text = response.document if is_text else json.dumps(response.document, default=str)
             data = text.encode()
-        self.send_response(answer.status)
+        self.send_response(response.status)
         self.send_header("Content-Type", "text/plain" if is_text else "application/json")
         self.send_header("Content-Length", str(len(data)))
-        if answer.total is not None:
-            self.send_header("X-Total-Count", str(answer.total))
+        if response.total is not None:
+            self.send_header("X-Total-Count", str(response.total))
             self.send_header("X-Limit", query.get("limit", str(MAX_PAGE)))
         self.end_headers()
         self.wfile.write(data)
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - http.server's names
 
-    def _answer(self, path: str, query: dict[str, str]) -> Answer:
+    def _create_response(self, path: str, query: dict[str, str]) -> Response:
         try:
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             body = json.loads(text.decode()) if text else None
             return self.server.api.handle(self.command, path, Request(query, body, self.headers))
         except ApiError as error:
-            return Answer(error.status, {"faultstring": str(error)})
+            return Response(error.status, {"faultstring": str(error)})
         except ValueError as error:
-            return Answer(400, {"faultstring": f"not JSON: {error}"})
+            return Response(400, {"faultstring": f"not JSON: {error}"})
         except Exception as error:
             LOG.exception("%s %s", self.command, self.path)
-            return Answer(500, {"faultstring": f"Internal Server Error: {error!r}"})
+            return Response(500, {"faultstring": f"Internal Server Error: {error!r}"})
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Log a request with the program's own logger."""

@@ -1,4 +1,4 @@
-"""Consume triggers that were published on StackStorm's exchange, for the rules engine."""
+"""Pass the triggers that are published on StackStorm's exchange to the rules engine."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from standalone.rules import RulesEngine
 
 LOG = logging.getLogger("standalone.broker")
 QUEUE = Queue("st2.trigger_instances_dispatch.rules_engine", TRIGGER_INSTANCE_XCHG, "#")
-RULES_AT_ONCE = 50
-# Poll interval of the in-memory transport; timeout in case RabbitMQ is restarting. In seconds.
-OPTIONS = {"transport_options": {"polling_interval": 0.02}, "connect_timeout": 3}
+MAX_CONCURRENT_TRIGGERS = 50
+# In seconds: how often to poll the in-memory transport, and how long to wait for RabbitMQ.
+CONNECTION_OPTIONS = {"transport_options": {"polling_interval": 0.02}, "connect_timeout": 3}
 
 
 class TriggerConsumer:
-    """Consume triggers from the queue: record and acknowledge each, then process it."""
+    """Consume triggers from the queue: store and acknowledge each one, then process it."""
 
     def __init__(self, rules_engine: RulesEngine):
         self.rules_engine = rules_engine
-        self._pool = ThreadPoolExecutor(RULES_AT_ONCE, "rules")
+        self._pool = ThreadPoolExecutor(MAX_CONCURRENT_TRIGGERS, "rules")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._consume, name="consumer", daemon=True)
 
     def start(self) -> None:
-        """Declare the queue, so that no later trigger is lost, and start to consume it."""
-        with get_connection(connection_kwargs=OPTIONS) as connection:
+        """Declare the queue, so that no later trigger is lost, and start consuming it."""
+        with get_connection(connection_kwargs=CONNECTION_OPTIONS) as connection:
             QUEUE(connection.default_channel).declare()
         self._thread.start()
 
@@ -52,7 +52,7 @@ class TriggerConsumer:
     def _consume(self) -> None:
         while not self._stopping.is_set():
             try:
-                with get_connection(connection_kwargs=OPTIONS) as connection:
+                with get_connection(connection_kwargs=CONNECTION_OPTIONS) as connection:
                     self._drain(connection)
             except Exception as error:
                 LOG.warning("broker: %s; retrying", error)
@@ -60,15 +60,15 @@ class TriggerConsumer:
 
     def _drain(self, connection: Any) -> None:
         accept = ["pickle", "json"]
-        with Consumer(connection, [QUEUE], callbacks=[self._take], accept=accept):
+        with Consumer(connection, [QUEUE], callbacks=[self._receive], accept=accept):
             while not self._stopping.is_set():
                 try:
                     connection.drain_events(timeout=0.5)
                 except socket.timeout:
                     continue
 
-    def _take(self, body: Any, message: Any) -> None:
-        # Acknowledge it even after a failure: StackStorm's rules engine also loses the trigger.
+    def _receive(self, body: Any, message: Any) -> None:
+        # Acknowledge the trigger even after a failure: StackStorm's rules engine loses it too.
         try:
             context = body.get("trace_context") or {}
             context = context if isinstance(context, dict) else vars(context)

@@ -1,7 +1,7 @@
-"""The files of a pack: actions, rules, triggers, sensors and configuration, by reference.
+"""Load the files of packs: actions, rules, triggers, sensors and configurations.
 
-`make lint` checks them against StackStorm's rules (tests/content). This module only refuses what
-this process cannot run.
+`make lint` checks them against StackStorm's requirements (tests/content). This module only refuses
+files that this process cannot run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def content_id(ref: str) -> str:
 
 
 def read_yaml(path: str) -> Any:
-    """Return the content of a YAML file. Raise ContentError with the position of a mistake."""
+    """Return the content of a YAML file, or raise ContentError with the position of the error."""
     try:
         with open(path, encoding="utf-8") as stream:
             return yaml.load(stream, Loader=LOADER)
@@ -46,7 +46,7 @@ class Content:
         folders: The folders of the packs. `config_file` and `overrides` apply to the first one.
         config_file: The configuration of the first pack, or None for the defaults.
         overrides: Values that replace those of the configuration. A value of None is ignored.
-        keys: The datastore, which a configuration may refer to.
+        keys: The keys of the datastore, which configurations may refer to.
         catalogues: YAML files with StackStorm's own runner types and actions.
     """
 
@@ -75,10 +75,10 @@ class Content:
             self._load_pack(folder, config_file, overrides or {})
             config_file, overrides = None, None
         for pack, meta in self.packs.items():
-            for path, rule in documents(meta["path"], "rules"):
+            for path, rule in read_documents(meta["path"], "rules"):
                 self._add_rule(pack, path, rule)
 
-    def parameters_of(self, action: dict) -> dict[str, dict]:
+    def get_parameter_schemas(self, action: dict) -> dict[str, dict]:
         """Return the schemas of an action's parameters, including those of its runner."""
         merged = copy.deepcopy(self.runner_types[action["runner_type"]])
         for name, schema in action["parameters"].items():
@@ -92,7 +92,7 @@ class Content:
             self._add_action("core", HERE, path, action)
 
     def register_config(self, pack: str, values: dict) -> None:
-        """Replace the configuration of a pack. Raises ContentError if its schema forbids it."""
+        """Replace the configuration of a pack, or raise ContentError if its schema forbids that."""
         config = complete_config(self._config_schemas[pack], values, self._keys)
         self.configs[pack], self.registered_configs[pack] = config, copy.deepcopy(values)
 
@@ -108,11 +108,11 @@ class Content:
         schema_path = os.path.join(folder, "config.schema.yaml")
         properties = (read_yaml(schema_path) if os.path.exists(schema_path) else None) or {}
         self._config_schemas[pack] = {"type": "object", "properties": properties}
-        for path, trigger in documents(folder, "triggers"):
+        for path, trigger in read_documents(folder, "triggers"):
             self._add_trigger(pack, path, trigger)
-        for path, sensor in documents(folder, "sensors"):
+        for path, sensor in read_documents(folder, "sensors"):
             self._add_sensor(pack, folder, path, sensor)
-        for path, action in documents(folder, "actions"):
+        for path, action in read_documents(folder, "actions"):
             self._add_action(pack, folder, path, action)
         values = (read_yaml(config_file) if config_file else None) or {}
         values.update({name: value for name, value in overrides.items() if value is not None})
@@ -186,7 +186,7 @@ class Content:
         }
 
 
-def documents(folder: str, kind: str) -> Iterator[tuple[str, dict]]:
+def read_documents(folder: str, kind: str) -> Iterator[tuple[str, dict]]:
     """Yield the path and the content of each YAML file of one kind in a pack."""
     for path in sorted(glob.glob(os.path.join(folder, kind, "*.y*ml"))):
         document = read_yaml(path)
@@ -196,20 +196,20 @@ def documents(folder: str, kind: str) -> Iterator[tuple[str, dict]]:
 
 
 def complete_config(schema: dict, values: dict, keys: dict) -> dict:
-    """Return a configuration with the defaults of its schema and values of the datastore."""
-    config = _from_datastore(values, expressions.Datastore(keys))
+    """Return a configuration with the defaults of its schema, and with values of the datastore."""
+    config = _resolve_datastore_references(values, expressions.Datastore(keys))
     try:
         schemas.check(config, schema)
     except ValueError as error:
         raise ContentError(str(error)) from None
-    return schemas.with_defaults(config, schema)
+    return schemas.apply_defaults(config, schema)
 
 
-def _from_datastore(value: Any, datastore: expressions.Datastore) -> Any:
+def _resolve_datastore_references(value: Any, datastore: expressions.Datastore) -> Any:
     if isinstance(value, dict):
-        return {k: _from_datastore(v, datastore) for k, v in value.items()}
+        return {k: _resolve_datastore_references(v, datastore) for k, v in value.items()}
     if isinstance(value, list):
-        return [_from_datastore(v, datastore) for v in value]
+        return [_resolve_datastore_references(v, datastore) for v in value]
     if expressions.is_template(value):
         template = expressions.ENVIRONMENT.from_string(value)
         return template.render(st2kv={"system": datastore})

@@ -1,10 +1,10 @@
-"""Show one alert from its first notification to its resolve, and its trail.
+"""Show one alert, from its first notification to its resolve, and its trail.
 
     python -m standalone.demo
 
-It starts the pack standalone on free ports, sends a firing alert, the same notification again, and
-the resolve, as Alertmanager would. Then it prints the views that an operator would use. The exit
-code is 0 if the trail is as expected.
+The demo starts the pack standalone on free ports, and sends a firing alert, the same notification
+again, and the resolve, as Alertmanager would. It prints the views that an operator would use. The
+exit code is 0 if the trail is as expected.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class DemoError(Exception):
 
 
 class Demo:
-    """The pack, running standalone, and the requests to it."""
+    """The pack that runs standalone, and the requests to it."""
 
     def __init__(self, folder: str):
         self.folder = folder
-        self._port, self._api_port = free_port(), free_port()
+        self._port, self._api_port = find_free_port(), find_free_port()
         self.webhook_url = f"http://127.0.0.1:{self._port}/api/v1/webhook"
         self._api_url = f"http://127.0.0.1:{self._api_port}/v1"
         self._processes: list[subprocess.Popen] = []
@@ -73,7 +73,7 @@ class Demo:
         return process
 
     def stop(self) -> None:
-        """Stop the programs in reverse order."""
+        """Stop the programs, the last one first."""
         for process in reversed(self._processes):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -88,11 +88,11 @@ class Demo:
         url = f"{self._api_url}/executions/{call(f'{self._api_url}/executions', body)['id']}"
         terminal = ("succeeded", "failed", "timeout", "canceled")
 
-        def read_ended() -> Any:
+        def read_if_ended() -> Any:
             execution = call(url)
             return execution if execution["status"] in terminal else None
 
-        execution = wait_for(f"poundcake.{name}", read_ended)
+        execution = wait_for(f"poundcake.{name}", read_if_ended)
         if execution["status"] != "succeeded":
             raise DemoError(f"poundcake.{name} {execution['status']}: {execution}")
         return execution["result"]["result"]
@@ -106,19 +106,19 @@ class Demo:
         return None
 
     def find_completed(self, outcome: str) -> Any:
-        """Return the same request if it is completed, or None."""
+        """Return the request that find_recorded() finds if it is completed, or None."""
         request = self.find_recorded(outcome)
         return request if request and request["status"] == "completed" else None
 
-    def status(self, request: dict) -> str:
-        """Return the status view of a request, as text."""
+    def status_text(self, request: dict) -> str:
+        """Return the status view of a request as text."""
         text = self.run_action("status", request_id=request["request_id"], format="text")
         return text.strip("\n")
 
     def execution_statuses(self, request: dict) -> list[str]:
         """Return the status of each execution of a request."""
-        answer = self.run_action("status", request_id=request["request_id"])
-        return [execution["status"] for execution in answer["stackstorm_executions"]]
+        view = self.run_action("status", request_id=request["request_id"])
+        return [execution["status"] for execution in view["stackstorm_executions"]]
 
 
 class Sender:
@@ -152,7 +152,7 @@ def main() -> int:
     try:
         print_text("PoundCake standalone: the pack's own files in one process, without StackStorm.")
         demo.start()
-        show(demo, Sender(demo))
+        play_alert(demo, Sender(demo))
     except (DemoError, OSError) as error:
         print(f"the demo failed: {error}\nits files are in {folder}", file=sys.stderr)
         return 1
@@ -162,27 +162,27 @@ def main() -> int:
     return 0
 
 
-def show(demo: Demo, sender: Sender) -> None:
+def play_alert(demo: Demo, sender: Sender) -> None:
     """Play one alert from firing to resolved, and print its trail."""
     print_text("\n1. The alert fires. Its workflow runs.")
     sender.fire()
     firing = wait_for("the remediation", lambda: demo.find_completed("admitted"))
-    print_text(demo.status(firing))
+    print_text(demo.status_text(firing))
     expect(demo.execution_statuses(firing) == ["succeeded"], "one execution, succeeded")
 
-    print_text("\n2. The same notification comes again. Nothing runs twice.")
+    print_text("\n2. The same notification arrives again. Nothing runs twice.")
     sender.repeat()
     repeat = wait_for("the repeat", lambda: demo.find_completed("duplicate"))
-    print_text(demo.status(repeat))
+    print_text(demo.status_text(repeat))
     expect(demo.execution_statuses(repeat) == [], "no execution for the repeat")
 
     print_text("\n3. The alert is resolved.")
     sender.resolve()
-    print_text(demo.status(wait_for("the resolve", lambda: demo.find_recorded("resolved"))))
+    print_text(demo.status_text(wait_for("the resolve", lambda: demo.find_recorded("resolved"))))
 
     print_text("\nWhat is firing now?")
     print_text(demo.run_action("alerts_active", format="text").strip("\n"))
-    expect(demo.run_action("alerts_active")["count"] == 0, "no active alert is left")
+    expect(demo.run_action("alerts_active")["count"] == 0, "no active alerts")
 
     print_text("\nAnd why did nothing change on the host?")
     print_text(demo.run_action("why", alert_name="HostDown", format="text").strip("\n"))
@@ -212,12 +212,12 @@ def expect(condition: bool, description: str) -> None:
 
 
 def now() -> str:
-    """Return the current time in Prometheus's format."""
+    """Return the current time in the format that Prometheus uses."""
     return datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
-def free_port() -> int:
-    """Return a free port."""
+def find_free_port() -> int:
+    """Return a port that is not in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

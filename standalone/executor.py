@@ -14,8 +14,9 @@ from standalone.remote_script import remote_script
 from standalone.store import COMPLETED, Store, new_id, timestamp
 
 LOG = logging.getLogger("standalone.executions")
-PYTHON_ACTIONS_AT_ONCE = 8
-WORKFLOWS_AT_ONCE = 40  # StackStorm's default, actionrunner.workflows_pool_size
+MAX_PYTHON_ACTIONS = 8
+MAX_WORKFLOWS = 40  # StackStorm's default, actionrunner.workflows_pool_size
+MAX_OTHER_ACTIONS = 32
 ACTION_KEYS = ("id", "ref", "name", "pack", "uid", "runner_type")
 
 
@@ -30,7 +31,7 @@ NO_ORIGIN = Origin()
 
 
 class Executor:
-    """Replaces StackStorm's action service, scheduler and action runner."""
+    """A replacement for StackStorm's action service, scheduler and action runner."""
 
     runners: ClassVar[Mapping[str, runners.Runner]] = {
         **runners.RUNNERS,
@@ -43,14 +44,14 @@ class Executor:
         engine.executor = self
         self.commands = runners.Commands()
         self._pools = {
-            "python-script": ThreadPoolExecutor(PYTHON_ACTIONS_AT_ONCE, "python"),
-            "workflows": ThreadPoolExecutor(WORKFLOWS_AT_ONCE, "workflow"),
-            "other": ThreadPoolExecutor(32, "runner"),
+            "python-script": ThreadPoolExecutor(MAX_PYTHON_ACTIONS, "python"),
+            "workflows": ThreadPoolExecutor(MAX_WORKFLOWS, "workflow"),
+            "other": ThreadPoolExecutor(MAX_OTHER_ACTIONS, "runner"),
         }
         self._stopping = False
 
     def stop(self) -> None:
-        """Stop starting executions, and kill the running ones."""
+        """Start no more executions, and kill the running ones."""
         self._stopping = True
         self.commands.kill()
         for pool in self._pools.values():
@@ -70,23 +71,23 @@ class Executor:
         Args:
             ref: The reference of the action.
             parameters: The action's parameters. Templates in them are rendered, as in StackStorm.
-            context: The context of the execution, which identifies its origin.
+            context: The context of the execution: its user, its parent and its trace.
             origin: The rule and the trigger instance, whose payload is `trigger` in templates.
-            delay: Seconds to wait.
+            delay: Seconds to wait before the start.
 
         Returns:
             The id of the execution.
 
         Raises:
             ValueError: The action does not exist, or its parameters are invalid. If a parameter
-                cannot be rendered, a failed execution is created as well, as in StackStorm.
+                cannot be rendered, a failed execution is also created, as in StackStorm.
         """
         action = self.content.actions.get(ref)
         if action is None:
             raise ValueError(f'Action "{ref}" cannot be found.')
         context = {**context, "pack": action["pack"]}
-        parameter_schemas = self.content.parameters_of(action)
-        scope = self._scope(action, context)
+        parameter_schemas = self.content.get_parameter_schemas(action)
+        scope = self._build_scope(action, context)
         if origin.trigger_instance:
             scope["trigger"] = origin.trigger_instance["payload"]
         try:
@@ -95,7 +96,7 @@ class Executor:
             execution_id = self._create(action, parameters, context, origin)
             self.set_status(execution_id, "failed", {"error": str(error), "traceback": ""})
             raise
-        stored_parameters = parameters_to_store(parameters, values, parameter_schemas)
+        stored_parameters = select_stored_parameters(parameters, values, parameter_schemas)
         validate(action, stored_parameters, parameter_schemas)
         execution_id = self._create(action, stored_parameters, context, origin)
         if delay:
@@ -105,7 +106,7 @@ class Executor:
             self._start(execution_id)
         return execution_id
 
-    def _scope(self, action: dict, context: dict) -> dict[str, Any]:
+    def _build_scope(self, action: dict, context: dict) -> dict[str, Any]:
         user, system = expressions.Datastore({}), expressions.Datastore(self.store.keys)
         config = self.content.configs.get(action["pack"], {})
         st2kv = {"system": system, "user": user}
@@ -136,10 +137,10 @@ class Executor:
         self.store.executions.add(execution)
         if parent_id:
             self.store.executions.append(parent_id, "children", execution_id)
-        self._trace(execution, context.get("trace_context") or {}, origin)
+        self._add_to_trace(execution, context.get("trace_context") or {}, origin)
         return execution_id
 
-    def _trace(self, execution: dict, trace_context: dict, origin: Origin) -> None:
+    def _add_to_trace(self, execution: dict, trace_context: dict, origin: Origin) -> None:
         """Add an execution to the trace of its cause, or to a new trace."""
         caused_by: dict = {}
         trace_id = trace_context.get("id_")
@@ -147,11 +148,11 @@ class Executor:
             ids = f"{origin.rule['id']}:{origin.trigger_instance['id']}"
             caused_by = {"type": "rule", "id": ids}
         elif "parent" in execution and not trace_context:
-            trace_id = self.store.trace_of(execution["parent"])
+            trace_id = self.store.find_trace_id(execution["parent"])
             caused_by = {"type": "execution", "id": execution["parent"]}
         if not trace_id:
             tag = trace_context.get("trace_tag") or f"execution-{execution['id']}"
-            trace_id = self.store.new_trace(tag)
+            trace_id = self.store.create_trace(tag)
         ref = execution["action"]["ref"]
         self.store.extend_trace(trace_id, "action_executions", execution["id"], ref, caused_by)
 
@@ -180,7 +181,7 @@ class Executor:
                 changes["end_timestamp"] = now
             self.store.executions.change(execution_id, **changes)
         if status in (*COMPLETED, "pending", "paused") and "orquesta" in execution["context"]:
-            self.engine.post(self.engine.child_changed, execution_id)
+            self.engine.post(self.engine.handle_child_change, execution_id)
 
     def _start_later(self, execution_id: str, seconds: float) -> None:
         timer = threading.Timer(seconds, self._start, [execution_id])
@@ -206,22 +207,23 @@ class Executor:
         action = self.content.actions[execution["action"]["ref"]]
         self.set_status(execution_id, "running")
         try:
-            for_runner, for_action = self._final_parameters(action, execution)
+            runner_parameters, parameters = self._render_parameters(action, execution)
             if action["runner_type"] == "orquesta":
-                self.engine.post(self.engine.start, execution_id, for_action)
+                self.engine.post(self.engine.start, execution_id, parameters)
                 return
-            run = self.runners[action["runner_type"]]
-            status, result = run(runners.Run(self, execution, action, for_runner, for_action))
+            runner = self.runners[action["runner_type"]]
+            run = runners.Run(self, execution, action, runner_parameters, parameters)
+            status, result = runner(run)
         except Exception as error:
             LOG.warning("execution %s of %s: %s", execution_id, action["ref"], error)
             status, result = "failed", {"error": str(error), "traceback": traceback.format_exc()}
         if not self._stopping:
             self.set_status(execution_id, status, result)
 
-    def _final_parameters(self, action: dict, execution: dict) -> tuple[dict, dict]:
+    def _render_parameters(self, action: dict, execution: dict) -> tuple[dict, dict]:
         """Return the parameters of the runner and of the action, with defaults."""
-        parameter_schemas = self.content.parameters_of(action)
-        scope = self._scope(action, execution["context"])
+        parameter_schemas = self.content.get_parameter_schemas(action)
+        scope = self._build_scope(action, execution["context"])
         values = expressions.render_defaults(execution["parameters"], parameter_schemas, scope)
         runner_schemas = self.content.runner_types[action["runner_type"]]
         values = {n: expressions.cast(v, parameter_schemas.get(n, {})) for n, v in values.items()}
@@ -231,8 +233,8 @@ class Executor:
         return {n: v for n, v in values.items() if n in runner_schemas}, action_parameters
 
 
-def parameters_to_store(passed: dict, values: dict, parameter_schemas: dict) -> dict:
-    """Return the parameters to store: those that were passed, and defaults with templates."""
+def select_stored_parameters(passed: dict, values: dict, parameter_schemas: dict) -> dict:
+    """Return the parameters to store: those that were passed, and rendered defaults."""
     stored = {n: expressions.cast(values[n], parameter_schemas.get(n, {})) for n in passed}
     for name, schema in parameter_schemas.items():
         is_template = expressions.is_template(schema.get("default"))
@@ -246,7 +248,7 @@ def validate(action: dict, parameters: dict, parameter_schemas: dict) -> None:
     if not action["enabled"]:
         raise ValueError(f'Unable to execute. Action "{action["ref"]}" is disabled.')
     schema = {"type": "object", "properties": parameter_schemas, "additionalProperties": False}
-    schemas.check(schemas.with_defaults(parameters, schema), schema, nulls=True)
+    schemas.check(schemas.apply_defaults(parameters, schema), schema, allow_null=True)
     immutable = [n for n in parameters if parameter_schemas.get(n, {}).get("immutable")]
     if immutable:
         raise ValueError(f"Override of immutable parameter(s) {immutable} is unsupported.")

@@ -1,4 +1,4 @@
-"""Render Jinja as StackStorm does: with its filters, its datastore, and actions' parameters."""
+"""Render Jinja as StackStorm does, with its filters, its datastore and parameters of actions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ENVIRONMENT.filters.update(FUNCTIONS)
 
 
 class Datastore:
-    """`st2kv.system` in Jinja: any path of names. A missing key renders as an empty string."""
+    """`st2kv.system` in Jinja: accepts any path of names. A missing key renders as ''."""
 
     def __init__(self, keys: dict[str, str], path: str = ""):
         self._keys, self._path = keys, path
@@ -106,7 +106,7 @@ def render_parameters(passed: dict, schemas: dict, scope: dict) -> dict:
 
 
 def render_defaults(values: dict, schemas: dict, scope: dict) -> dict:
-    """Add rendered defaults for missing values. Values that were passed are not rendered again."""
+    """Add rendered defaults for missing values. Values that are present are not rendered again."""
     passed = {name: value for name, value in values.items() if value is not None}
     sources = {n: s.get("default") for n, s in schemas.items() if n not in passed}
     return {**values, **passed, **_resolve(sources, {**scope, **passed})}
@@ -116,7 +116,7 @@ def _resolve(sources: dict, scope: dict) -> dict:
     rendered: dict[str, Any] = {}
     in_progress: list[str] = []
 
-    def value_of(name: str) -> Any:
+    def look_up(name: str) -> Any:
         if name in rendered:
             return rendered[name]
         if name in in_progress:
@@ -126,22 +126,22 @@ def _resolve(sources: dict, scope: dict) -> dict:
                 return scope[name]
             raise ParameterError(f'Dependency unsatisfied in variable "{name}"')
         in_progress.append(name)
-        rendered[name] = render(name, sources[name], value_of)
+        rendered[name] = render(name, sources[name], look_up)
         in_progress.pop()
         return rendered[name]
 
-    return {name: value_of(name) for name in sources}
+    return {name: look_up(name) for name in sources}
 
 
-def render(name: str, source: Any, value_of: Callable[[str], Any]) -> Any:
-    """Render one value. `value_of` returns the values of the names in its template."""
+def render(name: str, source: Any, look_up: Callable[[str], Any]) -> Any:
+    """Render one value. `look_up` returns the value of a name in its template."""
     if not is_template(source):
         return source
     try:
         names = jinja2.meta.find_undeclared_variables(ENVIRONMENT.parse(str(source)))
     except jinja2.TemplateSyntaxError:
         return source  # StackStorm treats an invalid template as plain text
-    context = {other: value_of(other) for other in names}
+    context = {other: look_up(other) for other in names}
     try:
         if isinstance(source, str):
             return ENVIRONMENT.from_string(source).render(context)

@@ -38,4 +38,4 @@ ABBREVIATIONS = {
     "in": "inside",
     "nin": "ninside",
 }
-OPERATORS.update({short: OPERATORS[name] for short, name in ABBREVIATIONS.items()})
+OPERATORS.update({alias: OPERATORS[name] for alias, name in ABBREVIATIONS.items()})

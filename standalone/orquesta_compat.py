@@ -1,8 +1,8 @@
 """Make Orquesta importable on Python 3.8 to 3.12, with StackStorm's functions.
 
-The newest Orquesta on PyPI is 1.2.0, which was written for networkx 1 and Python before 3.9. This
-module restores what it needs before importing it, and makes it several times as fast. StackStorm's
-own Orquesta is newer and needs no changes.
+The newest Orquesta on PyPI, 1.2.0, was written for networkx 1 and for Python versions before 3.9.
+This module restores the names that Orquesta needs, then imports it, and makes it several times as
+fast. StackStorm's own Orquesta is newer and needs no changes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, Callable
 def load(functions: dict[str, Callable[..., Any]]) -> types.SimpleNamespace:
     """Import Orquesta, with these functions in YAQL and Jinja, and return its modules.
 
-    Only the first call has an effect: the evaluators collect the functions when they are imported.
+    Only the functions of the first call are used, because the evaluators collect them when they are
+    imported.
     """
     for name in ("Mapping", "MutableSequence"):  # Python 3.10 moved them
         if not hasattr(collections, name):

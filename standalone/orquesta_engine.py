@@ -1,6 +1,6 @@
 """The workflow engine, which runs workflows with Orquesta's conductor, as StackStorm does.
 
-A single thread uses the conductors, and handles one event at a time.
+A single thread uses all conductors, and handles one event at a time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class WorkflowEngine:
 
     def __init__(self, content: Content, store: Store, api_url: str):
         self.content, self.store, self.api_url = content, store, api_url
-        self.executor: Any = None  # set by the executor, which needs this engine as well
+        self.executor: Any = None  # set by the executor, which also needs this engine
         self.orquesta = orquesta_compat.load({**expressions.FUNCTIONS, "st2kv": self._st2kv()})
         self.runs: dict[str, WorkflowRun] = {}
         self._events = ThreadPoolExecutor(1, "workflows")
@@ -92,7 +92,7 @@ class WorkflowEngine:
                 spec = self.orquesta.native.instantiate(stream.read())
             errors = self.inspect(spec, context)
             if errors:
-                self._end(execution_id, "failed", {"errors": errors, "output": None})
+                self._set_status(execution_id, "failed", {"errors": errors, "output": None})
                 return
             conductor = self.orquesta.conducting.WorkflowConductor(
                 spec, context=context, inputs=parameters
@@ -105,10 +105,10 @@ class WorkflowEngine:
         except Exception as error:
             LOG.exception("workflow %s", action["ref"])
             self.runs.pop(execution_id, None)
-            self._end(execution_id, "failed", {"error": str(error), "output": None})
+            self._set_status(execution_id, "failed", {"error": str(error), "output": None})
 
     def inspect(self, spec: Any, context: dict) -> list[dict]:
-        """Return the errors of a workflow: Orquesta's own, and wrong actions and inputs."""
+        """Return the errors of a workflow: Orquesta's own, and unknown actions and inputs."""
         errors = []
         for kind, entries in spec.inspect(app_ctx=context, raise_exception=False).items():
             for entry in entries:
@@ -131,48 +131,49 @@ class WorkflowEngine:
         if ref not in self.content.actions:
             yield "action", f'The action "{ref}" is not registered in the database.'
         elif isinstance(values, dict):
-            schemas = self.content.parameters_of(self.content.actions[ref])
+            schemas = self.content.get_parameter_schemas(self.content.actions[ref])
             for name, schema in sorted(schemas.items()):
                 if schema.get("required") and "default" not in schema and name not in values:
                     yield "input", f'Action "{ref}" is missing required input "{name}".'
             for name in sorted(set(values) - set(schemas)):
                 yield "input", f'Action "{ref}" has unexpected input "{name}".'
 
-    def child_changed(self, child_id: str) -> None:
+    def handle_child_change(self, child_id: str) -> None:
         """Pass the new status of a child to its workflow, and advance the workflow."""
         child = self.store.executions.get(child_id)
         run = self.runs.get(child["context"]["parent"]["execution_id"])
         if run is None:
             return
-        origin, events = child["context"]["orquesta"], self.orquesta.events
-        task, item = run.tasks[(origin["task_id"], origin["task_route"])], origin.get("item_id")
+        events, task_context = self.orquesta.events, child["context"]["orquesta"]
+        task_id, route = task_context["task_id"], task_context["task_route"]
+        task_run, item = run.tasks[(task_id, route)], task_context.get("item_id")
         if item is None:
             event = events.ActionExecutionEvent(child["status"], result=child["result"])
         else:
             if child["status"] in COMPLETED:
-                task.items[item] = child["result"]
+                task_run.items[item] = child["result"]
             event = events.TaskItemActionExecutionEvent(
-                item, child["status"], child["result"], accumulated_result=list(task.items)
+                item, child["status"], child["result"], accumulated_result=list(task_run.items)
             )
         try:
-            run.conductor.update_task_state(origin["task_id"], origin["task_route"], event)
+            run.conductor.update_task_state(task_id, route, event)
             self.advance(run)
         except Exception as error:
             LOG.exception("workflow execution %s", run.execution_id)
-            self._fail(run, error, origin["task_id"], origin["task_route"])
+            self._fail(run, error, task_id, route)
 
     def advance(self, run: WorkflowRun) -> None:
-        """Start the next tasks, until there are none."""
+        """Start the next tasks, until no task can be started."""
         while True:
             tasks = run.conductor.get_next_tasks()
             for task in tasks:
                 self._mark_running(run, task)
-            self.settle(run)
+            self.update_execution(run)
             if not tasks:
                 return
             for task in tasks:
                 try:
-                    self._request(run, task)
+                    self._start_task(run, task)
                 except Exception as error:
                     self._fail(run, error, task["id"], task["route"])
                     return
@@ -186,14 +187,14 @@ class WorkflowEngine:
                 event = events.TaskItemActionExecutionEvent(item, running)
             run.conductor.update_task_state(task["id"], task["route"], event)
 
-    def _request(self, run: WorkflowRun, task: dict) -> None:
-        """Start the executions of a task. A task without an action succeeds at once."""
-        key, itemized = (task["id"], task["route"]), task["spec"].has_items()
-        record = run.tasks.get(key)
-        if record is None or not itemized or None not in record.items:
-            record = TaskRun(new_id(), [None] * (task.get("items_count") or 0))
-            run.tasks[key] = record
-        if task["spec"].action is None or (itemized and not task["items_count"]):
+    def _start_task(self, run: WorkflowRun, task: dict) -> None:
+        """Start the executions of a task. A task without an action succeeds immediately."""
+        key, has_items = (task["id"], task["route"]), task["spec"].has_items()
+        task_run = run.tasks.get(key)
+        if task_run is None or not has_items or None not in task_run.items:
+            task_run = TaskRun(new_id(), [None] * (task.get("items_count") or 0))
+            run.tasks[key] = task_run
+        if task["spec"].action is None or (has_items and not task["items_count"]):
             event = self.orquesta.events.ActionExecutionEvent(self.orquesta.statuses.SUCCEEDED)
             run.conductor.update_task_state(*key, event)
             return
@@ -202,11 +203,11 @@ class WorkflowEngine:
                 raise ValueError(f'Unable to find action "{request["action"]}".')
             item, limit = request.get("item_id"), task.get("concurrency")
             # With a concurrency limit, only the first items are delayed.
-            is_delayed = not (itemized and limit and item >= limit)
+            is_delayed = not (has_items and limit and item >= limit)
             self.executor.request(
                 request["action"],
                 request.get("input") or {},
-                child_context(run, task, request, record),
+                build_child_context(run, task, request, task_run),
                 delay=(task.get("delay") or 0) if is_delayed else 0,
             )
 
@@ -214,9 +215,9 @@ class WorkflowEngine:
         if run.conductor.get_workflow_status() not in self.orquesta.statuses.COMPLETED_STATUSES:
             run.conductor.request_workflow_status(self.orquesta.statuses.FAILED)
         run.conductor.log_error(error, task_id=task_id, route=route)
-        self.settle(run)
+        self.update_execution(run)
 
-    def settle(self, run: WorkflowRun) -> None:
+    def update_execution(self, run: WorkflowRun) -> None:
         """Write the conductor's status to the execution, and the output once it has ended."""
         conductor, statuses = run.conductor, self.orquesta.statuses
         result = None
@@ -227,18 +228,18 @@ class WorkflowEngine:
                 result["errors"] = list(conductor.errors)
             if not conductor.workflow_state.has_active_tasks:
                 self.runs.pop(run.execution_id, None)
-        self._end(run.execution_id, conductor.get_workflow_status(), result)
+        self._set_status(run.execution_id, conductor.get_workflow_status(), result)
 
-    def _end(self, execution_id: str, status: str, result: dict | None) -> None:
+    def _set_status(self, execution_id: str, status: str, result: dict | None) -> None:
         if self.store.executions.get(execution_id)["status"] not in COMPLETED:
             self.executor.set_status(execution_id, status, result)
 
 
-def child_context(run: WorkflowRun, task: dict, request: dict, record: TaskRun) -> dict:
-    """Return the context of an execution that a task starts."""
+def build_child_context(run: WorkflowRun, task: dict, request: dict, task_run: TaskRun) -> dict:
+    """Return the context for an execution that a task starts."""
     orquesta = {
         "workflow_execution_id": run.workflow_execution_id,
-        "task_execution_id": record.id,
+        "task_execution_id": task_run.id,
         "task_name": task["spec"].name or task["id"],
         "task_id": task["id"],
         "task_route": task["route"],

@@ -1,7 +1,7 @@
-"""Run one Python action. This is the main program of its process.
+"""Run one Python action. This file is the main program of the action's process.
 
 It reads {file, config, parameters, mark} as JSON from stdin, and writes the action's return value
-to stdout, between two marks.
+to stdout between two marks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class ActionService:
-    """The service that StackStorm passes to an action: here, a client of the API."""
+    """The service that StackStorm passes to an action. It only provides a client of the API."""
 
     def __init__(self) -> None:
         self.datastore_service = self
@@ -30,7 +30,7 @@ class ActionService:
 
 
 def load_action_class(path: str) -> Any:
-    """Return the action class of a file: its first class, by name, that has a run() method."""
+    """Return the action class in a file: the first class, by name, that has a run() method."""
     name = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -46,7 +46,7 @@ def load_action_class(path: str) -> Any:
 def run(task: dict) -> None:
     """Run the action of a task and write its result."""
     here = os.path.dirname(os.path.realpath(__file__))
-    # The modules of this folder are not on an action's path.
+    # As in StackStorm, an action cannot import the modules in this folder.
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
     sys.path += [os.path.join(here, "st2"), os.path.dirname(task["file"])]
     action_class = load_action_class(task["file"])

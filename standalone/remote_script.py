@@ -1,7 +1,7 @@
 """The runner remote-shell-script, which runs a script on a host with this machine's `ssh`.
 
-Like StackStorm, it copies the script and the folder `lib` beside it to the host, passes the
-parameters as quoted arguments, and deletes the copy afterwards.
+Like StackStorm, it copies the script and the folder `lib` next to it to the host, passes the
+parameters as quoted arguments, and then deletes the copy.
 """
 
 from __future__ import annotations
@@ -15,26 +15,31 @@ from typing import Any
 from standalone.runners import Run, command_result, timeout_error
 
 CONNECT_TIMEOUT = 10  # seconds
-FAILED_TO_CONNECT = 255  # ssh's exit status
+SSH_FAILED = 255  # the exit status of ssh if it cannot connect
 
 
 def remote_script(run: Run) -> tuple[str, dict]:
     """Run a script on the only host in the parameter `hosts`."""
-    host = run.runner["hosts"]
-    folder = f"{run.runner['dir']}/{run.execution['id']}"
-    archive = _archive(run.action["file_path"])
+    host = run.runner_parameters["hosts"]
+    folder = f"{run.runner_parameters['dir']}/{run.execution['id']}"
+    archive = _create_archive(run.action["file_path"])
     script = f"{folder}/{os.path.basename(run.action['file_path'])}"
-    command = f"cd {shlex.quote(run.runner['cwd'])} && {script} {shell_arguments(run)}"
-    if run.runner.get("sudo"):
+    command = (
+        f"cd {shlex.quote(run.runner_parameters['cwd'])} && {script} {build_shell_arguments(run)}"
+    )
+    if run.runner_parameters.get("sudo"):
         command = f"sudo -E -- bash -c {shlex.quote(command)}"
     remote_command = (
         f"mkdir -m 755 {folder} && tar -C {folder} -xf - && {{ {command}; code=$?; "
         f"rm -rf {folder}; exit $code; }}"
     )
     process = run.executor.commands.run(
-        [*_ssh(run, host), remote_command], run.runner.get("timeout"), dict(os.environ), archive
+        [*_build_ssh_command(run, host), remote_command],
+        run.runner_parameters.get("timeout"),
+        dict(os.environ),
+        archive,
     )
-    if process.code == FAILED_TO_CONNECT:
+    if process.code == SSH_FAILED:
         error = f"Unable to connect to any one of the hosts: {[host]}.\n{process.stderr}"
         return "failed", {"error": error, "traceback": "", "failed": True, "succeeded": False}
     result = command_result(process)
@@ -43,18 +48,18 @@ def remote_script(run: Run) -> tuple[str, dict]:
     return "succeeded" if process.code == 0 else "failed", {host: result}
 
 
-def shell_arguments(run: Run) -> str:
+def build_shell_arguments(run: Run) -> str:
     """Return the parameters of an action as arguments for a shell, as StackStorm does."""
     arguments = []
     for name, value in run.parameters.items():
         if value is None or value == "" or value is False:
             continue
-        option = run.runner["kwarg_op"] + name
+        option = run.runner_parameters["kwarg_op"] + name
         arguments.append(option if value is True else f"{option}={shlex.quote(str(value))}")
     return " ".join(arguments)
 
 
-def _ssh(run: Run, host: str) -> list[str]:
+def _build_ssh_command(run: Run, host: str) -> list[str]:
     """Return the command that connects to a host. StackStorm does not check host keys either."""
     options = {
         "BatchMode": "yes",
@@ -67,14 +72,14 @@ def _ssh(run: Run, host: str) -> list[str]:
     for name, value in options.items():
         command += ["-o", f"{name}={value}"]
     for flag, name in (("-p", "port"), ("-l", "username"), ("-i", "private_key")):
-        value: Any = run.runner.get(name)
+        value: Any = run.runner_parameters.get(name)
         if value:
             command += [flag, str(value)]
     return [*command, "--", host]
 
 
-def _archive(script: str) -> bytes:
-    """Return a tar archive of a script and the folder `lib` beside it."""
+def _create_archive(script: str) -> bytes:
+    """Return a tar archive of a script and the folder `lib` next to it."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         archive.add(script, os.path.basename(script))

@@ -36,12 +36,12 @@ class RulesEngine:
         }
         self.store.trigger_instances.add(instance)
         tag = trace_context.get("trace_tag") or f"trigger_instance-{instance['id']}"
-        trace_id = self.store.new_trace(tag)
+        trace_id = self.store.create_trace(tag)
         self.store.extend_trace(trace_id, "trigger_instances", instance["id"], trigger)
         return instance["id"]
 
     def process(self, instance_id: str) -> None:
-        """Enforce every matching rule, then set the status processed or processing_failed."""
+        """Enforce every matching rule, then set the status to processed or processing_failed."""
         instances = self.store.trigger_instances
         instance = instances.change(instance_id, status="processing")
         try:
@@ -72,7 +72,9 @@ class RulesEngine:
             return all(self._is_met(k, c, scope) for k, c in rule["criteria"].items())
         except Exception as error:
             text = f'Failed to match rule "{rule["ref"]}" against trigger instance'
-            self._record(rule, instance, failure_reason=f'{text} "{instance["id"]}": {error}')
+            self._record_enforcement(
+                rule, instance, failure_reason=f'{text} "{instance["id"]}": {error}'
+            )
             return False
 
     def _is_met(self, key: str, criterion: dict, scope: dict) -> bool:
@@ -86,8 +88,8 @@ class RulesEngine:
         system = expressions.Datastore(self.store.keys)
         scope = {**scope, "system": system, "st2kv": {"system": system}}
         try:
-            typed = re.sub(r"^({{)(.*)(}})$", r"\1\2 | to_complex\3", pattern)
-            return json.loads(expressions.ENVIRONMENT.from_string(typed).render(scope))
+            typed_pattern = re.sub(r"^({{)(.*)(}})$", r"\1\2 | to_complex\3", pattern)
+            return json.loads(expressions.ENVIRONMENT.from_string(typed_pattern).render(scope))
         except ValueError:
             return expressions.ENVIRONMENT.from_string(pattern).render(scope)
 
@@ -96,15 +98,15 @@ class RulesEngine:
             execution_id = self._start(rule, instance)
         except Exception as error:
             LOG.warning("rule %s: %s", rule["ref"], error)
-            self._record(rule, instance, failure_reason=str(error))
+            self._record_enforcement(rule, instance, failure_reason=str(error))
         else:
-            self._record(rule, instance, execution_id=execution_id)
+            self._record_enforcement(rule, instance, execution_id=execution_id)
 
     def _start(self, rule: dict, instance: dict) -> str:
         ref = rule["action"]["ref"]
         if ref not in self.content.actions:
             raise ValueError(f'Action "{ref}" doesn\'t exist')
-        trace_id = self.store.trace_of(instance["id"]) or ""
+        trace_id = self.store.find_trace_id(instance["id"]) or ""
         caused_by = {"type": "trigger_instance", "id": instance["id"]}
         self.store.extend_trace(trace_id, "rules", rule["id"], rule["ref"], caused_by)
         trace = self.store.traces.get(trace_id)
@@ -117,7 +119,7 @@ class RulesEngine:
         parameters = rule["action"]["parameters"]
         return self.executor.request(ref, parameters, context, Origin(rule, instance))
 
-    def _record(self, rule: dict, instance: dict, **outcome: str) -> None:
+    def _record_enforcement(self, rule: dict, instance: dict, **outcome: str) -> None:
         enforcement = {
             "id": new_id(),
             "trigger_instance_id": instance["id"],

@@ -18,28 +18,28 @@ PYTHON_ACTION = os.path.join(HERE, "python_action.py")
 
 
 class Run(NamedTuple):
-    """The arguments of a runner: the executor, and one execution of an action.
+    """An execution that a runner has to run.
 
     Attributes:
         executor: The executor.
         execution: The execution.
-        action: Its action.
-        runner: The parameters of the runner.
+        action: The action.
+        runner_parameters: The parameters of the runner.
         parameters: The action's own parameters.
     """
 
     executor: Any
     execution: dict
     action: dict
-    runner: dict
+    runner_parameters: dict
     parameters: dict
 
     def environment(self) -> dict[str, str]:
         """Return the environment that StackStorm gives to the processes of an action."""
-        extra = {str(k): str(v) for k, v in (self.runner.get("env") or {}).items()}
+        variables = self.runner_parameters.get("env") or {}
         return {
             **os.environ,
-            **extra,
+            **{str(name): str(value) for name, value in variables.items()},
             "ST2_ACTION_PACK_NAME": self.action["pack"],
             "ST2_ACTION_EXECUTION_ID": self.execution["id"],
             "ST2_ACTION_API_URL": self.executor.api_url,
@@ -59,7 +59,7 @@ class ProcessResult(NamedTuple):
 
 
 class Commands:
-    """The running processes. Each has its own process group, so that its children die with it."""
+    """Run commands, each in its own process group, so that its children can be killed with it."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -117,25 +117,25 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def python_script(run: Run) -> tuple[str, dict]:
-    """Run a Python action in its own process."""
-    task, environment = python_task(run)
-    return python_result(
+def run_python_action(run: Run) -> tuple[str, dict]:
+    """Run a Python action in a separate process."""
+    task, environment = build_python_task(run)
+    return build_python_result(
         run,
         task["mark"],
         run.executor.commands.run(
             [sys.executable, PYTHON_ACTION],
-            run.runner.get("timeout"),
+            run.runner_parameters.get("timeout"),
             environment,
             json.dumps(task).encode(),
         ),
     )
 
 
-def python_task(run: Run) -> tuple[dict, dict[str, str]]:
-    """Return the input of python_action.py, and its environment.
+def build_python_task(run: Run) -> tuple[dict, dict[str, str]]:
+    """Return the input for python_action.py, and its environment.
 
-    Parameters and configuration are passed on stdin, so that the process list does not show them.
+    Parameters and configuration are passed on stdin, so that they are not in the process list.
     """
     content, pack = run.executor.content, run.action["pack"]
     task = {
@@ -151,13 +151,13 @@ def python_task(run: Run) -> tuple[dict, dict[str, str]]:
     return task, environment
 
 
-def python_result(run: Run, mark: str, process: ProcessResult) -> tuple[str, dict]:
+def build_python_result(run: Run, mark: str, process: ProcessResult) -> tuple[str, dict]:
     """Return the status and the result of a Python action that has ended."""
     status, value, output = None, "None", process.stdout
     if mark in output:
-        before, answer, after = output.split(mark, 2)
+        before, encoded, after = output.split(mark, 2)
         output = before + after
-        status, value = json.loads(answer)["status"], json.loads(answer)["result"]
+        status, value = json.loads(encoded)["status"], json.loads(encoded)["result"]
     result = {
         "stdout": output,
         "stderr": process.stderr,
@@ -171,16 +171,16 @@ def python_result(run: Run, mark: str, process: ProcessResult) -> tuple[str, dic
 
 def timeout_error(run: Run) -> dict[str, str]:
     """Return the error that StackStorm adds to the result of an execution that timed out."""
-    return {"error": f"Action failed to complete in {run.runner.get('timeout')} seconds"}
+    return {"error": f"Action failed to complete in {run.runner_parameters.get('timeout')} seconds"}
 
 
-def local_shell(run: Run) -> tuple[str, dict]:
+def run_local_command(run: Run) -> tuple[str, dict]:
     """Run a command on this machine, in a shell."""
     process = run.executor.commands.run(
-        ["/bin/sh", "-c", run.runner.get("cmd") or ""],
-        run.runner.get("timeout"),
+        ["/bin/sh", "-c", run.runner_parameters.get("cmd") or ""],
+        run.runner_parameters.get("timeout"),
         run.environment(),
-        cwd=run.runner.get("cwd"),
+        cwd=run.runner_parameters.get("cwd"),
     )
     result = command_result(process)
     if process.timed_out:
@@ -200,7 +200,7 @@ def command_result(process: ProcessResult) -> dict[str, Any]:
 
 
 def parse_output(text: str) -> Any:
-    """Return the output of a command. If it is JSON, parse it, as StackStorm does."""
+    """Return the output of a command, parsed if it is JSON, as StackStorm does."""
     text = text[:-1] if text.endswith("\n") else text
     try:
         return json.loads(text)
@@ -208,21 +208,21 @@ def parse_output(text: str) -> Any:
         return text
 
 
-def inquirer(run: Run) -> tuple[str, dict]:
+def start_inquiry(run: Run) -> tuple[str, dict]:
     """Leave the execution pending until somebody answers."""
     names = ("schema", "roles", "users", "route", "ttl")
-    return "pending", {name: run.runner.get(name) for name in names}
+    return "pending", {name: run.runner_parameters.get(name) for name in names}
 
 
-def noop(run: Run) -> tuple[str, dict]:
+def do_nothing(run: Run) -> tuple[str, dict]:
     """Do nothing."""
     return "succeeded", {}
 
 
 Runner = Callable[[Run], "tuple[str, dict]"]
 RUNNERS: dict[str, Runner] = {
-    "python-script": python_script,
-    "local-shell-cmd": local_shell,
-    "inquirer": inquirer,
-    "noop": noop,
+    "python-script": run_python_action,
+    "local-shell-cmd": run_local_command,
+    "inquirer": start_inquiry,
+    "noop": do_nothing,
 }

@@ -1,4 +1,4 @@
-"""The sensor container, which creates the sensors like StackStorm and runs them in threads."""
+"""The sensor container, which creates sensors as StackStorm does, and runs them in threads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SensorService:
 
 
 class SensorContainer:
-    """The sensors of all packs. A sensor that fails is reported to `on_failure`."""
+    """The sensors of all packs. `on_failure` is called with the reason if a sensor fails."""
 
     def __init__(self, content: Content, api_url: str, on_failure: Callable[[str], None]):
         self._content, self._api_url, self._on_failure = content, api_url, on_failure
@@ -42,7 +42,7 @@ class SensorContainer:
 
     def start(self) -> None:
         """Create, set up and run every enabled sensor."""
-        provide_configs(self._content)
+        install_config_loader(self._content)
         for sensor in self._content.sensors:
             if sensor["enabled"]:
                 self._start_sensor(sensor)
@@ -76,8 +76,8 @@ class SensorContainer:
             self._on_failure(f"sensor {ref}: {type(error).__name__}: {error}")
 
 
-def provide_configs(content: Content) -> None:
-    """Provide a replacement for the StackStorm module with which sensors reload their config."""
+def install_config_loader(content: Content) -> None:
+    """Install a replacement for the StackStorm module through which sensors read their config."""
 
     class ContentPackConfigLoader:
         def __init__(self, pack_name: str, user: str | None = None):

@@ -29,7 +29,7 @@ def timestamp() -> str:
 
 
 class Table:
-    """Documents by id, oldest first. Above the limit, the oldest finished one is dropped."""
+    """Documents by id, oldest first. Above the limit, the oldest finished document is dropped."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Table:
 
 
 class Store:
-    """All tables, with one lock, and the keys of the datastore."""
+    """All tables, which share one lock, and the keys of the datastore."""
 
     def __init__(self, limit: int = LIMIT):
         self.lock = threading.RLock()
@@ -90,7 +90,7 @@ class Store:
         self.trigger_instances = Table(self.lock, limit, lambda d: d["status"].startswith("proc"))
         self.enforcements = Table(self.lock, limit)
         self.traces = Table(self.lock, limit)
-        # By their names in the API.
+        # The tables by their names in the API.
         self.tables = {
             "executions": self.executions,
             "triggerinstances": self.trigger_instances,
@@ -98,10 +98,10 @@ class Store:
             "traces": self.traces,
         }
         self.keys: dict[str, str] = {}
-        self._trace_of: OrderedDict[str, str] = OrderedDict()
+        self._trace_ids: OrderedDict[str, str] = OrderedDict()
 
-    def new_trace(self, trace_tag: str) -> str:
-        """Start a trace and return its id. As in StackStorm, each dispatch has its own."""
+    def create_trace(self, trace_tag: str) -> str:
+        """Create a trace and return its id. As in StackStorm, each dispatch has its own trace."""
         trace = {"id": new_id(), "trace_tag": trace_tag, "start_timestamp": timestamp()}
         components: dict[str, list] = {
             "action_executions": [],
@@ -117,11 +117,11 @@ class Store:
         component = {"object_id": object_id, "ref": ref, "updated_at": timestamp()}
         with self.lock:
             self.traces.append(trace_id, kind, {**component, "caused_by": caused_by or {}})
-            self._trace_of[object_id] = trace_id
-            while len(self._trace_of) > 4 * LIMIT:
-                self._trace_of.popitem(last=False)
+            self._trace_ids[object_id] = trace_id
+            while len(self._trace_ids) > 4 * LIMIT:
+                self._trace_ids.popitem(last=False)
 
-    def trace_of(self, object_id: str) -> str | None:
+    def find_trace_id(self, object_id: str) -> str | None:
         """Return the id of the trace that a trigger instance or an execution belongs to."""
         with self.lock:
-            return self._trace_of.get(object_id)
+            return self._trace_ids.get(object_id)

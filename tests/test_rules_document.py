@@ -12,7 +12,7 @@ import yaml
 
 from poundcake.endpoint import triggers
 from poundcake.endpoint.recorded import RecordedAlert, RecordedRequest
-from poundcake.hosts import host_or_empty
+from poundcake.hosts import host_from_labels
 from scripts import check_rules
 from standalone import expressions, rules
 
@@ -43,7 +43,7 @@ def make_payload(labels):
         alert_name=labels["alertname"],
         severity="",
         instance=labels.get("instance", ""),
-        host=host_or_empty(labels, "instance"),
+        host=host_from_labels(labels, "instance"),
         status="firing",
         episode="0123456789abcdef-1768392000000",
         labels=json.dumps(labels),

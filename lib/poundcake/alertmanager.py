@@ -1,9 +1,9 @@
 """Read the payload of an Alertmanager webhook into typed objects.
 
-The format is that of https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
-Other senders (vmalert, Grafana, relays) omit some fields or send them with another type. So a field
-can cause an error only if PoundCake bases a decision on it. The table `ON_ERROR` defines the effect
-of each unreadable field.
+https://prometheus.io/docs/alerting/latest/configuration/#webhook_config describes the format.
+Other senders (vmalert, Grafana, relays) omit some fields or use other types for them. So a field
+can cause an error only if PoundCake bases a decision on it. `ON_ERROR` defines what happens if a
+field is unreadable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESOLVED = "resolved"
 MAX_ALERTS = 10_000
 """Maximum number of alerts in a request."""
 MAX_LABELS = 1_000
-"""Maximum number of labels of an alert."""
+"""Maximum number of labels on an alert."""
 MAX_LABEL_NAME = 1_024
 """Maximum length of a label's name, in characters."""
 MAX_LABEL_VALUE = 16_384
@@ -39,15 +39,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # integer of more than 64 bits as groupKey.
 _MAX_INTEGER_DIGITS = 18
 
-# Maximum length, in characters, of an unreadable value in a note, and of all notes of an alert.
-_MAX_QUOTED = 80
+# Maximum lengths, in characters: an unreadable value in a note, and all notes of an alert.
+_MAX_VALUE_IN_NOTE = 80
 _MAX_NOTES = 1_000
 
-_Object = Dict[str, Any]
+_JsonObject = Dict[str, Any]
 
 
 class OnError(Enum):
-    """The effect of an unreadable field on the payload that contains it."""
+    """What happens to a payload that contains an unreadable field."""
 
     REFUSE_REQUEST = "refuse the whole request with the field's name"
     REFUSE_ALERT = "record the alert as malformed, and process the others"
@@ -69,9 +69,9 @@ ON_ERROR = {
     "alerts[].generatorURL": OnError.NOTE,
     "alerts[].fingerprint": OnError.IGNORE,
 }
-"""The effect of an unreadable value, for each field with a type.
+"""What happens if a field is unreadable, for each field with a type.
 
-Alertmanager never retries a refused request. So a field on which no decision depends never causes a
+Alertmanager never retries a refused request. So a field that no decision depends on never causes a
 refusal.
 """
 
@@ -80,7 +80,7 @@ class PayloadError(PoundCakeError):
     """A request that is invalid and must not be retried.
 
     Attributes:
-        field: The name of the field in the payload, such as ``alerts``, or ``body``.
+        field: The path of the field in the payload, such as ``alerts``, or ``body``.
     """
 
     def __init__(self, field_name: str, message: str):
@@ -95,14 +95,14 @@ class Identity:
     ignored_labels: frozenset[str] = frozenset()
     """Names of labels that are not part of the identity."""
     with_external_url: bool = False
-    """Whether externalURL is part of the identity, for Alertmanagers whose alerts share labels."""
+    """Whether externalURL is part of the identity: for Alertmanagers whose alerts share labels."""
 
     def fingerprint(self, labels: Mapping[str, str], external_url: str) -> str:
         """Return the fingerprint of an alert.
 
         Args:
-            labels: Its labels, whose values are not empty.
-            external_url: The externalURL of its sender.
+            labels: The alert's labels, whose values are not empty.
+            external_url: The externalURL of the sender.
         """
         identifying_labels = {
             name: value for name, value in labels.items() if name not in self.ignored_labels
@@ -127,9 +127,9 @@ class Alert:
     fingerprint: str = ""
     """Identifies the alert: see fingerprint() and Identity."""
     sender_fingerprint: str = ""
-    """The sender's fingerprint if it differs. It is informational only."""
+    """The sender's own fingerprint if it differs. It is informational only."""
     notes: str = ""
-    """Unreadable fields that affect no decision, in one line; empty if there are none."""
+    """Unreadable fields that affect no decision, on one line; empty if there are none."""
     problem: str = ""
     """Why the alert is malformed, starting with the field's name; '' if it is valid."""
 
@@ -161,14 +161,14 @@ class Webhook:
     truncated_alerts: int = 0
     """Number of alerts that the sender left out because of its max_alerts."""
     external_url: str = ""
-    """The address of the sender (externalURL), without a trailing slash."""
+    """The URL of the sender (externalURL), without a trailing slash."""
 
     @property
     def delivery_key(self) -> str:
         """A digest (64 hex digits) that stays the same if the notification is sent again.
 
-        It excludes annotations and endsAt, because they change each time that Alertmanager sends
-        the group.
+        It excludes annotations and endsAt, because they change each time Alertmanager sends the
+        group.
         """
         alerts = sorted(
             (a.fingerprint, a.status, format_timestamp(a.starts_at) if a.starts_at else "")
@@ -183,8 +183,8 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
-        identity: How to compute the fingerprints of the alerts. None leaves them empty, which
-            halves the parsing time.
+        identity: How to compute the fingerprints of the alerts. If it is None, they stay empty,
+            which halves the parsing time.
 
     Returns:
         The notification. A malformed alert is included, with its ``problem`` set.
@@ -192,15 +192,15 @@ def parse(body: bytes, identity: Identity | None = Identity()) -> Webhook:
     Raises:
         PayloadError: The request as a whole is invalid and must not be retried.
     """
-    return _webhook(decode(body), identity)
+    return _read_webhook(decode(body), identity)
 
 
 def fingerprint(labels: Mapping[str, str], source: str = "") -> str:
-    """Return the fingerprint of a label set, 16 hex digits.
+    """Return the fingerprint of a label set as 16 hex digits.
 
-    It is the FNV-1a hash (64 bit) of ``name 0xff value 0xff`` for each label, sorted by name:
-    LabelSet.Fingerprint of prometheus/common, model/labelset.go and model/fnv.go. Without a source
-    it equals Alertmanager's own fingerprint.
+    It is the 64-bit FNV-1a hash of ``name 0xff value 0xff`` for each label, sorted by name, as
+    computed by LabelSet.Fingerprint in prometheus/common (model/labelset.go, model/fnv.go).
+    Without a source, it equals Alertmanager's own fingerprint.
 
     Args:
         labels: Labels whose value is not empty.
@@ -223,14 +223,14 @@ def episode_name(alert_fingerprint: str, starts_at: datetime) -> str:
 
 
 class _Fields:
-    """Read the fields of one JSON object, and apply ON_ERROR to unreadable ones.
+    """Read the fields of one JSON object, and apply ON_ERROR to the unreadable ones.
 
     Attributes:
-        problems: Why an alert is malformed, as ``field: message``.
+        problems: Why an alert is malformed, each as ``field: message``.
         notes: Unreadable fields of an alert that are treated as missing.
     """
 
-    def __init__(self, data: _Object, position: int | None = None):
+    def __init__(self, data: _JsonObject, position: int | None = None):
         """Read the fields of a notification, or of the alert at a position in it."""
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -239,7 +239,7 @@ class _Fields:
         self._table_prefix = "" if position is None else "alerts[]."
 
     def fail(self, name: str, message: str, key: str = "") -> None:
-        """Record that a field, or one of its keys, is invalid."""
+        """Apply ON_ERROR to a field that is invalid, or that has an invalid key."""
         field_name = f"{name}.{key}" if key else name
         effect = ON_ERROR[self._table_prefix + name]
         if effect is OnError.REFUSE_REQUEST:
@@ -259,12 +259,12 @@ class _Fields:
         if value is None:
             return ""
         if isinstance(value, (list, dict)):
-            self.fail(name, f"not a string: {_quoted(value)}")
+            self.fail(name, f"not a string: {_short_repr(value)}")
             return ""
         return _as_text(value)
 
     def count(self, name: str) -> int:
-        """Return a number or numeric string as an integer; 0 if it is missing or unreadable."""
+        """Return a field as a non-negative integer; 0 if it is missing or unreadable."""
         value = self._data.get(name)
         text = "" if value is None else _as_text(value)
         if not _DIGITS.match(text):
@@ -278,32 +278,32 @@ class _Fields:
         try:
             return parse_timestamp(value)
         except ValueError:
-            self.fail(name, f"not a time: {_quoted(value)}")
+            self.fail(name, f"not a time: {_short_repr(value)}")
             return None
 
     def strings(self, name: str) -> dict[str, str]:
-        """Return an object with string values; {} if the field is missing or not an object.
+        """Return a field as an object of strings; {} if it is missing or not an object.
 
-        Numbers and booleans become strings, null counts as absent, and a list or an object
-        becomes a JSON string, with a note.
+        Numbers and booleans become strings, null values are left out, and a list or an object
+        becomes a JSON string and causes a note.
         """
         value = self._data.get(name)
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.fail(name, f"not an object: {_quoted(value)}")
+            self.fail(name, f"not an object: {_short_repr(value)}")
             return {}
         for key, text in value.items():
             if isinstance(text, (list, dict)):
-                self.note(f"{name}.{_abbreviate(key)}", "not a string, kept as JSON")
+                self.note(f"{name}.{_shorten_key(key)}", "not a string, kept as JSON")
         return {key: _as_text(text) for key, text in value.items() if text is not None}
 
 
-def decode(body: bytes) -> _Object:
+def decode(body: bytes) -> _JsonObject:
     """Return the JSON object in the body of a webhook.
 
-    A number that is not finite or would take long to convert stays a string. This way,
-    the result survives json.dumps() and decode() unchanged.
+    A number that is not finite, or that would take long to convert, stays a string. So the result
+    does not change if it is encoded with json.dumps() and decoded again.
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
@@ -320,7 +320,10 @@ def decode(body: bytes) -> _Object:
         raise PayloadError("body", f"nested deeper than {MAX_DEPTH} levels")
     try:
         data = json.loads(
-            text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant
+            text,
+            parse_int=_parse_integer,
+            parse_float=_parse_float,
+            parse_constant=_reject_constant,
         )
     except ValueError as error:
         raise PayloadError("body", f"not JSON: {error}") from None
@@ -329,9 +332,9 @@ def decode(body: bytes) -> _Object:
     return data
 
 
-def _webhook(data: _Object, identity: Identity | None) -> Webhook:
+def _read_webhook(data: _JsonObject, identity: Identity | None) -> Webhook:
     fields = _Fields(data)
-    alerts = _list_of_alerts(fields, data)
+    alerts = _read_alert_list(fields, data)
     group_status = _normalize_status(fields.text("status"))
     external_url = fields.text("externalURL")
     group_key = data.get("groupKey")
@@ -346,7 +349,7 @@ def _webhook(data: _Object, identity: Identity | None) -> Webhook:
     )
 
 
-def _list_of_alerts(fields: _Fields, data: _Object) -> list[Any]:
+def _read_alert_list(fields: _Fields, data: _JsonObject) -> list[Any]:
     alerts = data.get("alerts")
     if not isinstance(alerts, list):
         actual = f"not {_type_name(alerts)}" if "alerts" in data else "but it is missing"
@@ -366,8 +369,8 @@ class _AlertReader:
     """Read the alerts of one notification.
 
     Attributes:
-        group_status: The status to use for an alert without one.
-        identity: How to compute the fingerprints; None if none is needed.
+        group_status: The status of an alert that has none.
+        identity: How to compute the fingerprints; None to leave them empty.
         external_url: The externalURL of the notification.
     """
 
@@ -382,7 +385,7 @@ class _AlertReader:
         fields = _Fields(data, position)
         labels = {name: value for name, value in fields.strings("labels").items() if value}
         _check_labels(fields, labels)
-        computed_fingerprint = self._fingerprint(labels)
+        computed_fingerprint = self._compute_fingerprint(labels)
         sender_fingerprint = fields.text("fingerprint")
         if sender_fingerprint == computed_fingerprint:
             sender_fingerprint = ""
@@ -390,7 +393,7 @@ class _AlertReader:
             position=position,
             labels=labels,
             annotations=fields.strings("annotations"),
-            status=self._status(fields, data),
+            status=self._read_status(fields, data),
             starts_at=fields.timestamp("startsAt"),
             ends_at=fields.timestamp("endsAt"),
             generator_url=fields.text("generatorURL"),
@@ -403,21 +406,21 @@ class _AlertReader:
             notes="; ".join(fields.notes)[:_MAX_NOTES],
         )
 
-    def _fingerprint(self, labels: dict[str, str]) -> str:
+    def _compute_fingerprint(self, labels: dict[str, str]) -> str:
         return self.identity.fingerprint(labels, self.external_url) if self.identity else ""
 
-    def _status(self, fields: _Fields, data: _Object) -> str:
+    def _read_status(self, fields: _Fields, data: _JsonObject) -> str:
         value = data.get("status")
         status = self.group_status
         if value is not None and value != "":
             status = _normalize_status(_as_text(value))
         if status not in (FIRING, RESOLVED):
-            fields.fail("status", f"must be {FIRING} or {RESOLVED}, not {_quoted(status)}")
+            fields.fail("status", f"must be {FIRING} or {RESOLVED}, not {_short_repr(status)}")
         return status
 
 
 def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
-    """Refuse an alert without labels or with excessively large labels.
+    """Report an alert without labels, or with labels that are too many or too long.
 
     Large labels would slow down every view.
     """
@@ -441,27 +444,27 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _quoted(value: Any) -> str:
+def _short_repr(value: Any) -> str:
     """Return the beginning of a value as one line of printable characters."""
     text = repr(value)
-    return text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "…"
+    return text if len(text) <= _MAX_VALUE_IN_NOTE else text[:_MAX_VALUE_IN_NOTE] + "…"
 
 
-def _abbreviate(key: str) -> str:
+def _shorten_key(key: str) -> str:
     """Return the beginning of a key in printable characters."""
-    return key[:40] if key.isprintable() else _quoted(key[:40])
+    return key[:40] if key.isprintable() else _short_repr(key[:40])
 
 
-def _integer(digits: str) -> int | str:
+def _parse_integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _MAX_INTEGER_DIGITS else digits
 
 
-def _float(text: str) -> float | str:
+def _parse_float(text: str) -> float | str:
     number = float(text)
     return number if math.isfinite(number) else text
 
 
-def _refuse_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 

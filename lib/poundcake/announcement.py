@@ -1,8 +1,8 @@
 """Pack and unpack the trigger poundcake.announce, which lists the requests to record.
 
-The list is JSON, compressed with zlib and encoded in base64. The base64 alphabet contains no
-template delimiters, so StackStorm finds nothing to evaluate in it, even when an operator re-runs
-the execution.
+The list is JSON, compressed with zlib and encoded as base64. Base64 contains no template
+delimiters, so StackStorm finds nothing to evaluate in it, even when an operator re-runs the
+execution.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class AnnouncementError(PoundCakeError):
 
 @dataclass(frozen=True)
 class Request:
-    """An accepted request. Only known headers are kept; everything else is unchanged.
+    """An accepted request: its body unchanged, and only the headers that the endpoint stores.
 
     Attributes:
-        request_id: The id that the response contained.
+        request_id: The id in the endpoint's response.
         received_at: When the endpoint received the request.
         client_host: The IP address of the client.
         client_request_id: The id that the sender chose, if another request already has that id.
         method: The HTTP method.
         path: The path of the URL.
-        headers: The known headers, by name.
+        headers: The stored headers, by name.
         body: The body, as text.
-        credential: The name of the sender's credential, '' if none was needed.
+        credential: The name of the sender's credential, '' if none was required.
     """
 
     request_id: str
@@ -82,7 +82,7 @@ def pack(
 
 
 def unpack(version: int, batch: str) -> list[Request]:
-    """Return the requests of an announcement.
+    """Return the requests in an announcement.
 
     Raises:
         AnnouncementError: Another release packed the batch, or the batch is damaged.

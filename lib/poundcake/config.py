@@ -57,32 +57,32 @@ _Check = Callable[[str], None]
 
 
 class ConfigError(PoundCakeError):
-    """A key is unknown or has an invalid value. The message names the key and valid values."""
+    """A key is unknown or has an invalid value. The message contains the key and valid values."""
 
 
 # -- the types of keys
 
 
-class _Kind(Protocol):
-    """The type of a key: parses and checks its values."""
+class _KeyType(Protocol):
+    """The type of a key, which parses and checks the values of the key."""
 
     @property
     def secret(self) -> bool:
-        """Whether the key is a secret, whose value may be a reference."""
+        """Whether the key contains secrets, whose values may be references."""
 
     def read(self, value: Any) -> _Value:
         """Return the parsed value, or raise ValueError, for example "must be a string"."""
 
-    def is_literal(self, value: Any) -> bool:
-        """Return True if a valid value contains a secret itself instead of a reference."""
+    def has_literal_secret(self, value: Any) -> bool:
+        """Return True if a valid value contains a literal secret instead of a reference."""
 
 
 class _Public:
-    """The base class of types that contain no secret."""
+    """The base class of types without secrets."""
 
     secret = False
 
-    def is_literal(self, value: Any) -> bool:
+    def has_literal_secret(self, value: Any) -> bool:
         return False
 
 
@@ -123,7 +123,7 @@ class _String:
             self.check(text)
         return text
 
-    def is_literal(self, value: Any) -> bool:
+    def has_literal_secret(self, value: Any) -> bool:
         text = value.strip()
         return self.secret and bool(text) and not secret_references.is_reference(text)
 
@@ -141,12 +141,12 @@ class _Strings:
         for position, entry in enumerate(value, start=1):
             if not isinstance(entry, str):
                 raise ValueError(f"must be a list of strings, but entry {position} is not a string")
-        item = _String(self.check or _not_empty, may_be_empty=False, secret=self.secret)
+        item = _String(self.check or _check_not_empty, may_be_empty=False, secret=self.secret)
         return tuple(str(item.read(v)) for v in value)
 
-    def is_literal(self, value: Any) -> bool:
+    def has_literal_secret(self, value: Any) -> bool:
         item = _String(self.check, may_be_empty=True, secret=self.secret)
-        return any(item.is_literal(v) for v in value)
+        return any(item.has_literal_secret(v) for v in value)
 
 
 class _Credentials:
@@ -157,7 +157,7 @@ class _Credentials:
     def read(self, value: Any) -> _Value:
         return credentials.read_entries(value)
 
-    def is_literal(self, value: Any) -> bool:
+    def has_literal_secret(self, value: Any) -> bool:
         return credentials.has_literal_secret(value)
 
 
@@ -171,7 +171,7 @@ class _MonitoringServers:
     def read(self, value: Any) -> _Value:
         return monitoring_servers.read_entries(value, self.with_external_url)
 
-    def is_literal(self, value: Any) -> bool:
+    def has_literal_secret(self, value: Any) -> bool:
         return monitoring_servers.has_literal_secret(value)
 
 
@@ -200,29 +200,29 @@ def _strings(check: _Check | None = None, secret: bool = False) -> tuple[str, ..
     return _key((), _Strings(check, secret))
 
 
-def _key(default: _Default, kind: _Kind) -> _Default:
-    return field(default=default, repr=not kind.secret, metadata={"kind": kind})
+def _key(default: _Default, key_type: _KeyType) -> _Default:
+    return field(default=default, repr=not key_type.secret, metadata={"type": key_type})
 
 
 # -- checks of strings; each raises ValueError with a message such as "must be an absolute path"
 
 
-def _not_empty(value: str) -> None:
+def _check_not_empty(value: str) -> None:
     if not value:
         raise ValueError("must not contain an empty entry")
 
 
-def _label_name(value: str) -> None:
+def _check_label_name(value: str) -> None:
     if not value:
         raise ValueError("must be the name of a label")
 
 
-def _absolute_path(value: str) -> None:
+def _check_absolute_path(value: str) -> None:
     if not os.path.isabs(value):
         raise ValueError("must be an absolute path")
 
 
-def _database_url(value: str) -> None:
+def _check_database_url(value: str) -> None:
     if not value.startswith(("mysql+pymysql://", "sqlite:")):
         raise ValueError("must be mysql+pymysql://… or sqlite:///…")
 
@@ -235,18 +235,18 @@ def _one_of(choices: Sequence[str]) -> _Check:
     return check
 
 
-def _token(value: str) -> None:
-    _not_empty(value)
+def _check_token(value: str) -> None:
+    _check_not_empty(value)
     credentials.check_token(value)
 
 
-def _user_name(value: str) -> None:
+def _check_user_name(value: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", value):
         raise ValueError("must be the name of an account")
 
 
-def _host_pattern(value: str) -> None:
-    _not_empty(value)
+def _check_host_pattern(value: str) -> None:
+    _check_not_empty(value)
     check_pattern(value)
 
 
@@ -257,29 +257,29 @@ def _host_pattern(value: str) -> None:
 class Config:
     """The configuration with defaults applied. Secrets are resolved, and omitted from repr()."""
 
-    database_url: str = _string(check=_database_url, secret=True)
-    state_dir: str = _string("/opt/stackstorm/exports/poundcake", _absolute_path)
+    database_url: str = _string(check=_check_database_url, secret=True)
+    state_dir: str = _string("/opt/stackstorm/exports/poundcake", _check_absolute_path)
     host: str = _string("127.0.0.1")
     port: int = _integer(8000, 1, 65_535)
-    auth_tokens: tuple[str, ...] = _strings(_token, secret=True)
+    auth_tokens: tuple[str, ...] = _strings(_check_token, secret=True)
     basic_auth: str = _string(check=credentials.check_user_and_password, secret=True)
     credentials: tuple[Credential, ...] = _key((), _Credentials())
-    tls_certificate: str = _string(check=_absolute_path)
-    tls_key: str = _string(check=_absolute_path)
-    tls_client_ca: str = _string(check=_absolute_path)
+    tls_certificate: str = _string(check=_check_absolute_path)
+    tls_key: str = _string(check=_check_absolute_path)
+    tls_client_ca: str = _string(check=_check_absolute_path)
     # PyMySQL escapes each quote with a second byte, and MariaDB's max_allowed_packet is 16 MiB.
     max_body_bytes: int = _integer(7 << 20, 1024, 7 << 20)
     max_connections: int = _integer(512, 1, 65_536)
     backlog_limit: int = _integer(100_000, 1, 10_000_000)
     dry_run: bool = _boolean(True)
-    allowed_hosts: tuple[str, ...] = _strings(_host_pattern)
-    denied_hosts: tuple[str, ...] = _strings(_host_pattern)
+    allowed_hosts: tuple[str, ...] = _strings(_check_host_pattern)
+    denied_hosts: tuple[str, ...] = _strings(_check_host_pattern)
     allowed_actions: tuple[str, ...] = _strings()
     remediations: tuple[Remediation, ...] = _key((), _Remediations())
-    ssh_user: str = _string(check=_user_name)
-    ssh_key_file: str = _string(check=_absolute_path)
+    ssh_user: str = _string(check=_check_user_name)
+    ssh_key_file: str = _string(check=_check_absolute_path)
     ssh_port: int = _integer(_SSH_PORT, 1, 65_535)
-    host_label: str = _string(HOST_LABEL, _label_name)
+    host_label: str = _string(HOST_LABEL, _check_label_name)
     ignored_labels: tuple[str, ...] = _strings()
     identity_source: str = _string("none", _one_of(IDENTITY_SOURCES))
     receivers: tuple[str, ...] = _strings()
@@ -314,9 +314,9 @@ class Config:
     st2_api_key: str = _string(secret=True)
 
     literal_secrets: tuple[str, ...] = ()
-    """Not a key: the secret keys that contain the secret itself instead of a reference."""
+    """Not a key: the keys that contain a literal secret instead of a reference."""
     remediation_errors: tuple[str, ...] = ()
-    """Not a key: a sentence for each entry of `remediations` that is invalid and not in force."""
+    """Not a key: a sentence for each entry of `remediations` that is ignored as invalid."""
 
     @property
     def all_credentials(self) -> tuple[Credential, ...]:
@@ -333,12 +333,12 @@ class Config:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The keys that are not secret, with their values as JSON types."""
-        return {name: _as_json(getattr(self, name)) for name in _KINDS if name not in SECRETS}
+        """The keys without secrets, with their values as JSON types."""
+        return {name: _as_json(getattr(self, name)) for name in _KEY_TYPES if name not in SECRETS}
 
     @property
     def ssh_parameters(self) -> dict[str, Any]:
-        """The parameters of the pack's actions over SSH, without StackStorm's defaults."""
+        """The SSH parameters for the pack's actions, except those with StackStorm's defaults."""
         parameters = {
             "username": self.ssh_user,
             "private_key": self.ssh_key_file,
@@ -367,7 +367,7 @@ class Config:
 
     @property
     def authentication(self) -> list[str]:
-        """The methods by which a client can authenticate; one of them is enough."""
+        """The methods by which a client can authenticate; any one of them is enough."""
         kinds = {credential.kind for credential in self.all_credentials}
         methods = {
             "bearer": Kind.TOKEN in kinds,
@@ -401,7 +401,7 @@ class Config:
         """Return the SQLAlchemy URL of a database other than the tracking database.
 
         Args:
-            name: The parameter with the value, for the error.
+            name: The name of the parameter that contains the value, for the error.
             value: The word `sqlite` for the default SQLite file, or any valid database_url.
 
         Raises:
@@ -411,7 +411,7 @@ class Config:
             return self.default_tracking_url
         try:
             url = secret_references.resolve(value.strip())
-            _database_url(url)
+            _check_database_url(url)
         except ValueError as error:
             raise ConfigError(f"{name}: {error}") from None
         return url
@@ -425,15 +425,15 @@ class Config:
         return (self.endpoint_url or f"{scheme}://{host}:{self.port}").rstrip("/")
 
 
-_KINDS: dict[str, _Kind] = {
-    spec.name: spec.metadata["kind"] for spec in fields(Config) if "kind" in spec.metadata
+_KEY_TYPES: dict[str, _KeyType] = {
+    spec.name: spec.metadata["type"] for spec in fields(Config) if "type" in spec.metadata
 }
-SECRETS = tuple(name for name, kind in _KINDS.items() if kind.secret)
+SECRETS = tuple(name for name, key_type in _KEY_TYPES.items() if key_type.secret)
 
 
 def changed_keys(before: Config, after: Config) -> list[str]:
     """Return the names of the keys that differ between two configurations."""
-    changed = [name for name in _KINDS if getattr(before, name) != getattr(after, name)]
+    changed = [name for name in _KEY_TYPES if getattr(before, name) != getattr(after, name)]
     if before.remediation_errors != after.remediation_errors and "remediations" not in changed:
         changed.append("remediations")
     return changed
@@ -444,21 +444,23 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
 
     Args:
         pack_config: The keys that are set. None, or a null value, means the default.
-        without: Keys that the caller does not need. Their secrets may be unreadable.
+        without: Keys that the caller does not need. They are not read.
 
     Raises:
         ConfigError: A key is unknown, or a key or a combination of keys has an invalid value.
     """
     # StackStorm ignores unknown keys when it registers a configuration, so a misspelt key would
-    # silently leave the default in force.
-    refuse_unknown_keys(pack_config or {}, _KINDS)
+    # silently have no effect.
+    refuse_unknown_keys(pack_config or {}, _KEY_TYPES)
     set_values = {
         name: value
         for name, value in (pack_config or {}).items()
         if name not in without and value is not None
     }
     values = {name: _read(name, value) for name, value in set_values.items()}
-    literal_secrets = [name for name, value in set_values.items() if _KINDS[name].is_literal(value)]
+    literal_secrets = [
+        name for name, value in set_values.items() if _KEY_TYPES[name].has_literal_secret(value)
+    ]
     _, errors = read_remediations(set_values.get("remediations", ()))
     config = Config(literal_secrets=tuple(literal_secrets), remediation_errors=errors, **values)
     _check_tls(config)
@@ -478,7 +480,7 @@ def refuse_unknown_keys(
         path: The path of the mapping, for example `limits`; empty for the top level.
 
     Raises:
-        ConfigError: A key is unknown. The message names it and the most similar valid key.
+        ConfigError: A key is unknown. The message contains it and the most similar valid key.
     """
     names = sorted(valid_keys)
     for key in mapping:
@@ -506,7 +508,7 @@ def _as_json(value: _Value) -> Any:
 
 def _read(name: str, value: Any) -> Any:
     try:
-        return _KINDS[name].read(value)
+        return _KEY_TYPES[name].read(value)
     except ValueError as error:
         raise ConfigError(f"{name}: {error}") from None
 

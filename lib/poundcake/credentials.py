@@ -15,7 +15,8 @@ MIN_SECRET_CHARACTERS = 16
 MAX_NAME_CHARACTERS = 64
 """Maximum length of a name in the journal and the tracking database."""
 
-# Brackets and equals signs are reserved: `auth_tokens[1]` and `CN=…` name other credentials.
+# Brackets and equals signs are reserved: `auth_tokens[1]` and `CN=…` are names of other
+# credentials.
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}\Z")
 # A value that StackStorm's datastore has encrypted (AES, upper-case hex). A sensor gets the
 # ciphertext if the schema declares `secret` on an array and not on its items.
@@ -31,9 +32,9 @@ class Scope(StringEnum):
     """All other requests: the trail, the health view, the metrics."""
     BOTH = "both"
 
-    def allows(self, needed: Scope) -> bool:
-        """Return True if this scope includes the needed one."""
-        return self in (Scope.BOTH, needed)
+    def allows(self, required: Scope) -> bool:
+        """Return True if this scope includes the required one."""
+        return self in (Scope.BOTH, required)
 
 
 class Kind(StringEnum):
@@ -49,7 +50,7 @@ class Kind(StringEnum):
 
 @dataclass(frozen=True)
 class Credential:
-    """One credential. The trail shows its name with each request that used it."""
+    """One credential. The trail shows its name for each request that used it."""
 
     name: str
     scope: Scope
@@ -61,7 +62,7 @@ def read_entries(value: Any) -> tuple[Credential, ...]:
     """Validate the key `credentials`, and return its entries with their secrets resolved.
 
     Raises:
-        ValueError: An entry is invalid. The message names the entry.
+        ValueError: An entry is invalid. The message identifies the entry.
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of credentials, each with name, scope and a secret")
@@ -70,7 +71,7 @@ def read_entries(value: Any) -> tuple[Credential, ...]:
         try:
             credential = _read_entry(entry)
         except ValueError as error:
-            raise ValueError(f"{_entry_name(number, entry)}: {error}") from None
+            raise ValueError(f"{_describe_entry(number, entry)}: {error}") from None
         entries.append(credential)
     check_names(entries)
     return tuple(entries)
@@ -103,24 +104,24 @@ def _read_entry(entry: Any) -> Credential:
             "name: must have letters, digits, dots, hyphens and underscores, begin with a letter "
             f"or a digit, and have at most {MAX_NAME_CHARACTERS} characters"
         )
-    scope = _scope(entry)
-    kind = _kind(entry)
+    scope = _read_scope(entry)
+    kind = _read_kind(entry)
     if kind == Kind.HMAC and scope != Scope.POST:
         raise ValueError("scope: must be post for hmac_sha256, because only a webhook is signed")
     try:
-        return Credential(name, scope, kind, _secret(kind, entry[kind.value]))
+        return Credential(name, scope, kind, _read_secret(kind, entry[kind.value]))
     except ValueError as error:
         raise ValueError(f"{kind}: {error}") from None
 
 
-def _scope(entry: Mapping[str, Any]) -> Scope:
+def _read_scope(entry: Mapping[str, Any]) -> Scope:
     try:
         return Scope(entry.get("scope"))
     except ValueError:
         raise ValueError(f"scope: must be one of {', '.join(map(str, Scope))}") from None
 
 
-def _kind(entry: Mapping[str, Any]) -> Kind:
+def _read_kind(entry: Mapping[str, Any]) -> Kind:
     kinds = [kind for kind in Kind if entry.get(kind.value) is not None]
     if len(kinds) != 1:
         present = " and ".join(map(str, kinds)) or "none"
@@ -128,7 +129,7 @@ def _kind(entry: Mapping[str, Any]) -> Kind:
     return kinds[0]
 
 
-def _secret(kind: Kind, value: Any) -> str:
+def _read_secret(kind: Kind, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be a string")
     secret = secret_references.resolve(value.strip())
@@ -136,8 +137,8 @@ def _secret(kind: Kind, value: Any) -> str:
     return secret
 
 
-def _entry_name(number: int, entry: Any) -> str:
-    """Return the description of an entry in an error: its number, from 1, and its name."""
+def _describe_entry(number: int, entry: Any) -> str:
+    """Return how an error refers to an entry: by its number, from 1, and its name."""
     name = entry.get("name") if isinstance(entry, dict) else None
     suffix = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
     return f"entry {number}{suffix}"

@@ -1,4 +1,7 @@
-"""Query the endpoint from an action: only the endpoint knows its journal, broker and address."""
+"""Query the endpoint from an action.
+
+Only the endpoint can read its journal and knows whether its connection to RabbitMQ works.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from requests.auth import HTTPBasicAuth
 from poundcake.config import Config
 from poundcake.credentials import Kind, Scope
 
-_TIMEOUT = (2, 8)  # seconds to connect, and to wait for each chunk of the response
+_TIMEOUT = (2, 8)  # seconds to connect, and seconds to wait for each chunk of the response
 _OK, _SERVICE_UNAVAILABLE = 200, 503
 
 
@@ -75,7 +78,7 @@ Result = Union[Answered, Refused, Unreachable]
 
 
 def status(config: Config, request_id: str) -> Result:
-    """Return the trail of a request. If it is unknown, return a Refused with status 404."""
+    """Return the trail of a request; for an unknown request, a Refused with status 404."""
     return _get(config, f"/api/v1/status/{quote(request_id, safe='')}", "request_id", (_OK,))
 
 
@@ -85,10 +88,10 @@ def health(config: Config) -> Result:
 
 
 def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
-    """Send a GET request. A response without `expected_key` is not from an endpoint: refuse it."""
+    """Send a GET request. A response without `expected_key` did not come from an endpoint."""
     url = config.endpoint
     try:
-        with _session(config) as session:
+        with _create_session(config) as session:
             response = session.get(url + path, timeout=_TIMEOUT, allow_redirects=False)
     # A failed request or an unreadable certificate file raises OSError. An invalid URL or a file
     # without a certificate raises ValueError.
@@ -100,9 +103,9 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
     return Refused(url, response.status_code, str(document.get("detail", ""))[:300])
 
 
-def _session(config: Config) -> requests.Session:
+def _create_session(config: Config) -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # a proxy from the environment must not see the token
+    session.trust_env = False  # a proxy from the environment must not see the credentials
     read_credentials = [c for c in config.all_credentials if c.scope.allows(Scope.READ)]
     if read_credentials and read_credentials[0].kind == Kind.TOKEN:
         session.headers["Authorization"] = f"Bearer {read_credentials[0].secret}"
@@ -118,7 +121,7 @@ def _session(config: Config) -> requests.Session:
 class _PinnedCertificate(HTTPAdapter):
     """Accept only the endpoint's own certificate, regardless of its issuer and names.
 
-    The certificate may not list the address by which an action reaches the endpoint.
+    The certificate might not list the address that actions use for the endpoint.
     """
 
     def __init__(self, path: str) -> None:
@@ -144,7 +147,7 @@ def _json_object(response: requests.Response) -> dict[str, Any]:
 
 
 def failure_reason(error: Exception) -> str:
-    """Return why a request failed, using the operating system's error if `requests` wraps one."""
+    """Return why a request failed: the operating system's error, if `requests` wraps one."""
     cause: BaseException | None = error
     while cause:
         if isinstance(cause, OSError) and cause.strerror:

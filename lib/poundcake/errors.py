@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class PoundCakeError(Exception):
-    """An error that a person can act on.
+    """An error that people can act on.
 
     Its message is one line without secrets that states what happened and what to do next. Actions
     return the message as their result, and the endpoint logs it.

@@ -1,7 +1,7 @@
-"""The checks that run on a host: texts such as `disk:/var>90` in the keys `check` and `verify`.
+"""Parse the checks that run on a host, such as `disk:/var>90` in the keys `check` and `verify`.
 
-Each of them is an action of StackStorm. Except for `action`, the actions belong to the pack and run
-over SSH. poundcake.remediation.inspections reads their results.
+Each check runs a StackStorm action: for the kind `action` one that the operator chooses, otherwise
+one of the pack's actions over SSH. poundcake.remediation.inspections reads the results.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SSH_ACTIONS = (
 )
 """The actions of the pack that connect to a host over SSH."""
 READ_ONLY_ACTIONS = SSH_ACTIONS[:4]
-"""Those of them that change nothing. They need not be in `allowed_actions`."""
+"""The SSH actions that change nothing. They need not be in `allowed_actions`."""
 
 REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]+)\})")
-"""A label, as the configuration names it: `$service` or `${app.kubernetes.io/name}`."""
+"""Matches a label in the configuration: `$service` or `${app.kubernetes.io/name}`."""
 ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
-"""The reference of an action."""
+"""Matches the reference of an action: `pack.name`."""
 
 _TEXT = re.compile(
     rf"(?:{'|'.join(KINDS)})(?::(?P<subject>[^>]+?))?(?:\s*>\s*(?P<above>[0-9]{{1,2}}))?"
@@ -45,21 +45,26 @@ _FORMS = {
     "action": "action:pack.name",
 }
 _WITH_THRESHOLD = ("disk", "memory", "cpu")
-# The parameters that keep a check short: no search for large directories, no processes, no log.
-_SHORT = {"disk": {"top": 0}, "memory": {"top": 0}, "cpu": {"top": 0}, "service": {"lines": 0}}
+# The parameters of a check without details: no large directories, no processes, no log.
+_WITHOUT_DETAILS = {
+    "disk": {"top": 0},
+    "memory": {"top": 0},
+    "cpu": {"top": 0},
+    "service": {"lines": 0},
+}
 
 
 class HostCheck(NamedTuple):
     """A check of a host.
 
-    As a condition (`check`), it permits a change if it holds: the file system is more than 90%
-    full, the service does not run. As a verification (`verify`), it confirms a change if it does
-    not hold.
+    A check holds if something is wrong: the file system is more than 90% full, or the service is
+    not running. As a condition (`check`), it permits a change only if it holds. As a verification
+    (`verify`), it confirms a change if it does not hold.
 
     Attributes:
         kind: One of KINDS.
         subject: The path, the service or the reference of the action; '' for memory and cpu. An
-            entry may name a label instead of a path or a service: `$service`.
+            entry may contain a label instead of a path or a service: `$service`.
         above: The percentage above which the check holds; 0 for service and action.
     """
 
@@ -68,60 +73,61 @@ class HostCheck(NamedTuple):
     above: int = 0
 
     def __str__(self) -> str:
-        """Return the check as the configuration contains it."""
+        """Return the check as it is written in the configuration."""
         subject = f":{self.subject}" if self.subject else ""
         return f"{self.kind}{subject}" + (f">{self.above}" if self.has_threshold else "")
 
     @property
     def has_threshold(self) -> bool:
-        """Whether the check compares a percentage."""
+        """Whether the check compares a measured percentage with a threshold."""
         return self.kind in _WITH_THRESHOLD
 
     @property
     def action(self) -> str:
-        """The reference of the action that checks."""
+        """The reference of the action that runs the check."""
         return self.subject if self.kind == "action" else f"poundcake.check_{self.kind}"
 
-    def parameters(self, host: str, is_short: bool = False) -> dict[str, Any]:
+    def parameters(self, host: str, with_details: bool = True) -> dict[str, Any]:
         """Return the parameters of the action.
 
         Args:
             host: The canonical host.
-            is_short: Whether to leave out what only helps people, because the check is repeated.
+            with_details: Whether to collect details for people. They slow down a repeated check.
         """
         names = {"disk": "path", "service": "service"}
-        kind_parameters = {names[self.kind]: self.subject} if self.kind in names else {}
-        return {"host": host, **kind_parameters, **(_SHORT.get(self.kind, {}) if is_short else {})}
+        subject = {names[self.kind]: self.subject} if self.kind in names else {}
+        details = {} if with_details else _WITHOUT_DETAILS.get(self.kind, {})
+        return {"host": host, **subject, **details}
 
 
-def label_of(text: str) -> str:
-    """Return the label that a text names, or '' if the text is not the name of a label."""
+def referenced_label(text: str) -> str:
+    """Return the name of the label that a text such as `$service` refers to, or ''."""
     match = REFERENCE.fullmatch(text)
     return (match[1] or match[2]) if match else ""
 
 
 def is_host_check(text: str) -> bool:
-    """Return True if a check runs on a host, whether or not it is valid."""
-    return _kind_of(text) in KINDS
+    """Return True if the text is a check that runs on a host, valid or not."""
+    return _parse_kind(text) in KINDS
 
 
 def parse_host_check(text: str) -> HostCheck:
-    """Return the check that a text of the configuration describes.
+    """Parse a check in the configuration.
 
     Raises:
-        ValueError: The text is not valid. The message contains the valid form.
+        ValueError: The text is invalid. The message shows the valid form.
     """
-    kind = _kind_of(text)
+    kind = _parse_kind(text)
     match = _TEXT.fullmatch(text.strip())
     subject, above = (match["subject"] or "", match["above"]) if match else ("", None)
     pattern = _PATTERNS.get(kind)
-    may_be_label = kind in ("disk", "service") and bool(label_of(subject))
+    may_be_label = kind in ("disk", "service") and bool(referenced_label(subject))
     is_valid = may_be_label or (bool(pattern.match(subject)) if pattern else not subject)
     if not match or not is_valid or (above is None) == (kind in _WITH_THRESHOLD):
         raise ValueError(f"{text} must have the form {_FORMS[kind]}")
     return HostCheck(kind, subject, int(above or 0))
 
 
-def _kind_of(text: str) -> str:
+def _parse_kind(text: str) -> str:
     match = re.match(r"\s*([a-z]+)\b", text)
     return match[1] if match else ""

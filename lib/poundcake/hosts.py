@@ -1,6 +1,6 @@
-"""Read the host that an alert names, and convert it to one canonical form.
+"""Read the host of an alert, and convert it to one canonical form.
 
-Anybody who can create a metric controls the label that names the host. Locks, cooldowns and
+Anybody who can create a metric controls the label that contains the host. Locks, cooldowns and
 permissions use the canonical host, and actions receive no other part of the label.
 """
 
@@ -15,13 +15,13 @@ from typing import Iterable, Mapping, NamedTuple, Union
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 HOST_LABEL = "instance"
-"""The label that names an alert's host, unless the configuration key host_label sets another."""
+"""The label that contains an alert's host, unless the configuration key host_label is set."""
 
 # RFC 1123, section 2.1, plus underscores, which some host names contain despite the RFC.
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 # The C library parses 127.1, 2130706433, 0x7f.1 and 0177.0.0.1 as addresses. So a name whose last
-# label is a number is invalid (as in the URL standard of WHATWG).
+# label is a number is invalid (as in the WHATWG URL standard).
 _ENDS_IN_A_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\Z")
 _DECIMAL_OCTETS = re.compile(r"(0|[1-9][0-9]{0,2})(\.(0|[1-9][0-9]{0,2})){3}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
@@ -49,14 +49,14 @@ class HostPort(NamedTuple):
 def canonical_host(text: str) -> str:
     """Return the canonical form of a host name or IP address, or '' if the text is neither.
 
-    Names become lower case and lose a trailing dot. An IPv6 address gets its shortest form, and an
-    IPv4-mapped one (``::ffff:192.0.2.7``) becomes the IPv4 address. An IPv4 address must be four
-    decimal numbers; other notations are refused.
+    A name is converted to lower case, without a trailing dot. An IPv6 address is converted to its
+    shortest form, and an IPv4-mapped one (``::ffff:192.0.2.7``) to the IPv4 address. An IPv4
+    address must consist of four decimal numbers; other notations are refused.
 
     Args:
         text: A host without port, brackets or scope.
     """
-    if not text.isascii():  # for example, the Kelvin sign in lower case is an ASCII k
+    if not text.isascii():  # lower() can produce ASCII: it turns the Kelvin sign into a k
         return ""
     if ":" in text:
         address = _ipv6(text)
@@ -69,13 +69,13 @@ def canonical_host(text: str) -> str:
 
 
 def host_and_port(instance: str) -> HostPort | None:
-    """Return the host and port that an ``instance`` label names, or None if it names no host.
+    """Return the host and port in an ``instance`` label, or None if it contains no host.
 
     Args:
         instance: ``web-1``, ``web-1:9100``, ``192.0.2.7:9100``, ``2001:db8::7``,
             ``[2001:db8::7]:9100`` or a URL, ``http://web-1:9100/metrics``. An empty port counts as
-            no port. An http or https URL without a port has its scheme's default port. A URL
-            with a user is refused.
+            no port. An http or https URL without a port has its scheme's default port. A URL with
+            a user name is invalid.
     """
     url = _URL.match(instance)
     parts = _split(url.group(2) if url else instance)
@@ -88,13 +88,13 @@ def host_and_port(instance: str) -> HostPort | None:
     return HostPort(host, int(port) if port else default_port)
 
 
-def host_or_empty(labels: Mapping[str, str], host_label: str) -> str:
-    """Return the canonical host that an alert's labels name, or '' if they name none."""
+def host_from_labels(labels: Mapping[str, str], host_label: str) -> str:
+    """Return the canonical host of an alert, or '' if its host label contains none."""
     parsed = host_and_port(labels.get(host_label, ""))
     return parsed.host if parsed else ""
 
 
-def address_of(host: str) -> IPAddress | None:
+def parse_address(host: str) -> IPAddress | None:
     """Return a canonical host as an IP address, or None if it is a name."""
     try:
         return ipaddress.ip_address(host)
@@ -108,36 +108,36 @@ def is_host_in(host: str, patterns: Iterable[str]) -> bool:
     Args:
         host: A canonical host.
         patterns: ``*`` for any host; a network in CIDR notation or an address; or a name in which
-            ``*``, ``?`` and ``[…]`` match characters within one label. A pattern without a letter
-            (``10.0.0.*``) matches addresses only.
+            ``*``, ``?`` and ``[…]`` match characters within one label. A pattern without letters
+            (``10.0.0.*``) matches only addresses.
     """
-    return any(_contains(pattern.strip().lower(), host) for pattern in patterns)
+    return any(_pattern_matches(pattern.strip().lower(), host) for pattern in patterns)
 
 
 def check_pattern(pattern: str) -> None:
     """Raise ValueError if the pattern can never match a host in `is_host_in`."""
     pattern = pattern.strip().lower()
-    if not _NAME_PATTERN.match(pattern) and _network_of(pattern) is None:
+    if not _NAME_PATTERN.match(pattern) and _parse_network(pattern) is None:
         raise ValueError(
             "must contain host names (* matches within one label), addresses, or networks such as "
             "10.0.0.0/8, all without a port"
         )
 
 
-def refusal_of_target(host: str) -> str:
+def target_refusal(host: str) -> str:
     """Return why no action may target this host, or an empty string.
 
     The host is compared with this machine's name but not resolved.
     """
-    address = address_of(host)
+    address = parse_address(host)
     if address:
-        return refusal_of_address(address)
+        return address_refusal(address)
     if host == "localhost" or host.endswith(".localhost") or _is_own_name(host):
         return f"{host} is the machine on which StackStorm runs"
     return ""
 
 
-def refusal_of_address(address: IPAddress) -> str:
+def address_refusal(address: IPAddress) -> str:
     """Return why no action may target this address, or an empty string."""
     if address.is_loopback:
         return f"{address} is a loopback address of the machine on which StackStorm runs"
@@ -173,7 +173,7 @@ def _is_ipv4(text: str) -> bool:
 
 
 def _split(authority: str) -> tuple[str, str] | None:
-    """Return host and port as unvalidated texts, or None if brackets are misused."""
+    """Return host and port, not yet validated, or None if brackets are misused."""
     if authority.startswith("["):
         host, bracket, after_bracket = authority[1:].partition("]")
         if not bracket or ":" not in host or (after_bracket and not after_bracket.startswith(":")):
@@ -185,12 +185,12 @@ def _split(authority: str) -> tuple[str, str] | None:
     return authority, ""  # a name without a port, or an IPv6 address without brackets
 
 
-def _contains(pattern: str, host: str) -> bool:
+def _pattern_matches(pattern: str, host: str) -> bool:
     if pattern == _ANY:
         return True
-    address = address_of(host)
+    address = parse_address(host)
     has_letters = any("a" <= character <= "z" for character in pattern)
-    network = _network_of(pattern)
+    network = _parse_network(pattern)
     if network is not None:
         return address is not None and address in network
     if has_letters == (address is not None):
@@ -201,7 +201,7 @@ def _contains(pattern: str, host: str) -> bool:
     )
 
 
-def _network_of(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+def _parse_network(pattern: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     """Return a pattern as a network or a single address, or None if it is neither."""
     try:
         return ipaddress.ip_network(pattern, strict=False)
@@ -222,8 +222,8 @@ def _is_own_name(host: str) -> bool:
 def _is_own_address(address: IPAddress) -> bool:
     """Return True if an interface of this machine has the address.
 
-    Connecting a UDP socket sends nothing, but makes the kernel choose a source address. For an
-    address of this machine, the source address is the address itself.
+    Connecting a UDP socket sends nothing, but makes the kernel choose a source address. If the
+    address belongs to this machine, the source address is the address itself.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
@@ -231,4 +231,4 @@ def _is_own_address(address: IPAddress) -> bool:
             probe.connect((str(address), 9))
             return bool(probe.getsockname()[0] == str(address))
     except OSError:
-        return False  # no route to it
+        return False  # no route to the address

@@ -4,7 +4,7 @@ StackStorm renders Jinja and YAQL that it finds in a trigger's payload, in a par
 action's result. It also encodes parameters that are lists or objects as JSON, renders the JSON as
 one string, and decodes it again. So all text from a sender or a host is made inert first:
 
-* It contains no delimiter of Jinja or YAQL, and cannot form one when joined with other inert text.
+* It contains no Jinja or YAQL delimiter, and cannot form one when joined with other inert text.
 * It cannot end a JSON string or a Python string literal, or begin an escape sequence in one.
 * It cannot start a new line, move the cursor or change the direction of the text after it.
 
@@ -29,13 +29,14 @@ _LOOKALIKES = str.maketrans(
     }
 )
 
-# Characters that look like a space or like nothing, although str.isprintable() accepts them: Hangul
-# fillers, the blank Braille pattern, and marks that Unicode calls default ignorable. Not variation
-# selectors, which are part of many emojis and only change the character before them.
+# Characters that look like a space or are invisible, although str.isprintable() accepts them:
+# Hangul fillers, the blank Braille pattern, and marks that Unicode calls default ignorable.
+# Variation selectors are not included: many emojis contain them, and they only change the character
+# before them.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]")
 
-# StackStorm reads %*****__%NONE%__*****% as null. Replace the asterisks, not the word, so that a
-# rule that joins two or three texts cannot form this marker.
+# StackStorm reads %*****__%NONE%__*****% as null. Replacing the asterisks, not the word, ensures
+# that a rule that joins several inert texts cannot form this marker.
 _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
 _ASTERISK_LOOKALIKE = "\N{ASTERISK OPERATOR}"
 
@@ -45,10 +46,10 @@ _EVALUATED = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}|<%|%>|%NONE%")
 
 
 class FixedText(str):
-    """Text that the operator wrote into the configuration, which make_inert() does not change.
+    """Text from the configuration or a rule, which make_inert() does not change.
 
     Unlike text from a sender, it may contain quotes and backslashes, as commands do. It contains no
-    delimiter of Jinja or YAQL: see `is_evaluated`.
+    Jinja or YAQL delimiter: see `is_evaluated`.
     """
 
 
@@ -57,14 +58,14 @@ def is_evaluated(text: str) -> bool:
     return bool(_EVALUATED.search(text))
 
 
-def keep_fixed(value: Any) -> Any:
-    """Return a JSON value in which make_inert() changes only what StackStorm would evaluate."""
+def mark_as_fixed(value: Any) -> Any:
+    """Return a JSON value whose strings are FixedText, except those that StackStorm evaluates."""
     if isinstance(value, str):
         return value if is_evaluated(value) else FixedText(value)
     if isinstance(value, dict):
-        return {keep_fixed(key): keep_fixed(inner) for key, inner in value.items()}
+        return {mark_as_fixed(key): mark_as_fixed(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [keep_fixed(inner) for inner in value]
+        return [mark_as_fixed(inner) for inner in value]
     return value
 
 
@@ -89,8 +90,7 @@ def make_inert(value: Any) -> Any:
 def make_lines_inert(text: str) -> str:
     """Return multi-line text, such as a table, with every line made inert.
 
-    The line breaks must be the caller's own: pass external text through `one_line` before
-    formatting it.
+    The line breaks are kept, so pass external text through `one_line` before inserting it.
     """
     return "\n".join(_inert_text(line) for line in text.split("\n"))
 

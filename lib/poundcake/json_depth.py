@@ -16,7 +16,7 @@ _OTHER_BYTES = bytes(set(range(256)) - set(_QUOTES_AND_BRACKETS))
 def is_too_deep(text: bytes) -> bool:
     """Return True if lists and objects in a JSON text are nested deeper than MAX_DEPTH.
 
-    This is faster than json.loads(). In invalid JSON, brackets after the first error count as well.
+    This is faster than json.loads(). In invalid JSON, brackets after the first error also count.
 
     Args:
         text: JSON in UTF-8.

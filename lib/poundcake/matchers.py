@@ -15,7 +15,7 @@ from poundcake.regex import Regex
 from poundcake.string_enum import StringEnum
 
 MAX_LABEL_CHARACTERS = 4096
-"""Maximum length of a value that is compared with a regular expression. Longer ones never match."""
+"""Maximum length of a value that a regular expression is applied to. Longer ones never match."""
 
 _CLASSIC = re.compile(
     r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(=~|=|!=|!~)\s*(.*?)\s*\Z", re.DOTALL | re.ASCII
@@ -131,8 +131,8 @@ def parse_matcher(text: str) -> Matcher:
 def find_contradiction(matchers: Sequence[Matcher]) -> tuple[Matcher, Matcher] | None:
     """Return two matchers that contradict each other, or None if no contradiction is found.
 
-    This function finds a matcher with `=` whose value another matcher excludes, and two opposite
-    matchers with the same value. It does not find every contradiction.
+    It finds a matcher with `=` whose value another matcher excludes, and two opposite matchers with
+    the same value, but not every other contradiction.
     """
     for matcher in matchers:
         for other in (other for other in matchers if other.name == matcher.name):
@@ -162,15 +162,15 @@ def _split(text: str) -> list[str]:
 def _parse_classic(text: str) -> tuple[str, str, str]:
     r"""Parse a matcher as Alertmanager's classic parser does.
 
-    A value may be unquoted. A backslash escapes a quote, a backslash and `n`; before anything else
-    it stands for itself, so that a regular expression such as "\d+" needs no second backslash.
+    A value may be unquoted. A backslash escapes a quote, a backslash and `n`. Before any other
+    character it is a literal backslash, so that "\d+" needs no second backslash.
     """
     match = _CLASSIC.match(text)
     if not match:
         raise ValueError('write it as name="value", with one of =, !=, =~ and !~')
     name, operator, raw = match[1], match[2], match[3]
-    needs_quote = raw.startswith('"')
-    raw = raw[1:] if needs_quote else raw
+    needs_closing_quote = raw.startswith('"')
+    raw = raw[1:] if needs_closing_quote else raw
     value, is_escaped = "", False
     for position, character in enumerate(raw):
         is_last = position == len(raw) - 1
@@ -180,12 +180,12 @@ def _parse_classic(text: str) -> tuple[str, str, str]:
         elif character == "\\" and not is_last:
             is_escaped = True
         elif character == '"':
-            if not needs_quote or not is_last:
+            if not needs_closing_quote or not is_last:
                 raise ValueError("its value contains an unescaped quote")
-            needs_quote = False
+            needs_closing_quote = False
         else:
             value += character
-    if needs_quote:
+    if needs_closing_quote:
         raise ValueError("its value has no closing quote")
     return name, operator, value
 

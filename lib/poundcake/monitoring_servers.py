@@ -27,8 +27,8 @@ class MonitoringServer:
             --web.external-url), without a trailing slash.
         token: The bearer token that its API requires, or empty.
         basic: The user:password that its API requires, or empty.
-        ca_file: The absolute path of the CA certificate of its https:// URL, or empty for the
-            certificates of the system.
+        ca_file: The absolute path of the CA certificate with which to verify its https:// URL, or
+            empty for the system's CA certificates.
     """
 
     url: str
@@ -46,7 +46,7 @@ def read_entries(value: Any, with_external_url: bool) -> tuple[MonitoringServer,
         with_external_url: Whether the entries may have an external_url.
 
     Raises:
-        ValueError: An entry is invalid. The message names the entry and never contains a secret.
+        ValueError: An entry is invalid. The message identifies the entry, and contains no secret.
     """
     if not isinstance(value, (list, tuple)):
         raise ValueError("must be a list of servers, each with a url")
@@ -64,7 +64,7 @@ def read_entries(value: Any, with_external_url: bool) -> tuple[MonitoringServer,
 
 
 def has_literal_secret(value: Any) -> bool:
-    """Return True if a list of servers contains a secret itself instead of a reference."""
+    """Return True if a list of servers contains a literal secret instead of a reference."""
     secrets = [entry.get(name) for entry in value for name in _SECRETS]
     return any(secret and not secret_references.is_reference(secret.strip()) for secret in secrets)
 

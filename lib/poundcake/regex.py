@@ -3,8 +3,8 @@
 Alertmanager's matchers use Go's regular expressions (RE2). Python's `re` accepts a different
 language, and an expression such as ``(a|a)*b`` can keep it busy for hours on a label that a sender
 chose. So this module compiles each expression to a nondeterministic automaton, and follows all of
-its states at once. A match takes time in proportion to the length of the text, and has the same
-result as in Alertmanager.
+its states simultaneously. The time that a match takes is proportional to the length of the text,
+and the result is the same as in Alertmanager.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_CHARACTERS = 1000
 _MAX_STATES = 2000
 _MAX_REPEAT = 1000  # as in RE2
 _MAX_DEPTH = 50
-_MAX_CACHED = 100_000  # states in all cached sets together
+_MAX_CACHED_STATES = 100_000  # in all cached sets together
 
 _Predicate = Callable[[str], bool]
 _Flags = FrozenSet[str]
@@ -29,12 +29,12 @@ _NAMED_GROUP = re.compile(r"\(\?P?<[A-Za-z0-9_]+>")
 _REPEAT = re.compile(r"\{([0-9]+)(,([0-9]*))?\}")
 _HEX = re.compile(r"\\x(?:([0-9A-Fa-f]{2})|\{([0-9A-Fa-f]{1,6})\})")
 _OCTAL = re.compile(r"\\(0[0-7]{0,2}|[1-7][0-7]{1,2})")
-_POSIX = re.compile(r"\[:(\^?)([a-z]+):\]")
+_POSIX_CLASS = re.compile(r"\[:(\^?)([a-z]+):\]")
 
 _ESCAPES = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _DIGITS, _UPPER, _LOWER = (48, 57), (65, 90), (97, 122)
-# In RE2, these are ASCII only.
-_PERL: dict[str, list[_Range]] = {
+# In RE2, these classes contain only ASCII characters.
+_PERL_CLASSES: dict[str, list[_Range]] = {
     "d": [_DIGITS],
     "s": [(9, 10), (12, 13), (32, 32)],
     "w": [_DIGITS, _UPPER, (95, 95), _LOWER],
@@ -55,7 +55,7 @@ _POSIX_CLASSES: dict[str, list[_Range]] = {
     "word": [_DIGITS, _UPPER, (95, 95), _LOWER],
     "xdigit": [_DIGITS, (65, 70), (97, 102)],
 }
-_HIGHEST = 0x10FFFF
+_MAX_CODE_POINT = 0x10FFFF
 
 
 # -- the syntax tree
@@ -96,7 +96,7 @@ _Node = Union[_Character, _Anchor, _Sequence, _Choice, _Repeat]
 
 
 class Regex:
-    """A compiled expression that must match the whole text, as in a matcher of Alertmanager.
+    """A compiled expression that must match the whole text, as in an Alertmanager matcher.
 
     Attributes:
         text: The expression.
@@ -155,7 +155,7 @@ class _Parser:
         return _Choice(tuple(options)) if len(options) > 1 else options[0]
 
     def _parse_flags(self, flags: _Flags) -> _Flags | None:
-        """Parse (?i) and the like, and return the flags for the rest of the group, or None."""
+        """Parse flags such as (?i), and return those for the rest of the group; None if absent."""
         match = _FLAGS.match(self._text, self._position)
         if not match or match[3] == ":":
             return None
@@ -163,13 +163,13 @@ class _Parser:
         return self._apply_flags(flags, match)
 
     def _apply_flags(self, flags: _Flags, match: re.Match[str]) -> _Flags:
-        on, off = match[1], match[2] or ""
-        for flag in on + off:
+        enabled, disabled = match[1], match[2] or ""
+        for flag in enabled + disabled:
             if flag not in "is":
                 raise ValueError(f"has the flag {flag}, but only i and s are supported")
-        if match[3] == ")" and not on + off:
+        if match[3] == ")" and not enabled + disabled:
             raise ValueError("has (?) without a flag")
-        return (flags | set(on)) - set(off)
+        return (flags | set(enabled)) - set(disabled)
 
     def _parse_repeat(self, flags: _Flags) -> _Node:
         """Parse one part and its quantifier."""
@@ -220,12 +220,12 @@ class _Parser:
 
     def _parse_group(self, flags: _Flags) -> _Node:
         match = _FLAGS.match(self._text, self._position)
-        named = _NAMED_GROUP.match(self._text, self._position)
+        named_group = _NAMED_GROUP.match(self._text, self._position)
         if match:
             flags = self._apply_flags(flags, match)
             self._position = match.end()
-        elif named:
-            self._position = named.end()
+        elif named_group:
+            self._position = named_group.end()
         elif self._text.startswith("(?", self._position):
             raise ValueError(
                 f"has {self._text[self._position : self._position + 4]}, which RE2 does not have: "
@@ -251,12 +251,12 @@ class _Parser:
         return _Character(_is_in_ranges(ranges, False, flags))
 
     def _parse_perl_class(self) -> list[_Range] | None:
-        r"""Parse \d, \w or the like, and return its ranges, or None if it is something else."""
+        r"""Parse a class such as \d or \W, and return its ranges; None if it is no class."""
         letter = self._text[self._position + 1 : self._position + 2]
-        if letter.lower() not in _PERL or not letter:
+        if letter.lower() not in _PERL_CLASSES or not letter:
             return None
         self._position += 2
-        ranges = _PERL[letter.lower()]
+        ranges = _PERL_CLASSES[letter.lower()]
         return ranges if letter.islower() else _complement(ranges)
 
     def _parse_escaped_character(self) -> int:
@@ -265,7 +265,7 @@ class _Parser:
             if match:
                 self._position = match.end()
                 code = int(next(group for group in match.groups() if group), base)
-                if code > _HIGHEST:
+                if code > _MAX_CODE_POINT:
                     raise ValueError(f"has {match[0]}, which is not a character")
                 return code
         character = self._text[self._position + 1 : self._position + 2]
@@ -294,16 +294,16 @@ class _Parser:
         return _Character(_is_in_ranges(ranges, is_negated, flags))
 
     def _parse_class_item(self) -> list[_Range]:
-        posix = _POSIX.match(self._text, self._position)
-        if posix:
-            if posix[2] not in _POSIX_CLASSES:
-                raise ValueError(f"has {posix[0]}, which is not a character class")
-            self._position = posix.end()
-            ranges = _POSIX_CLASSES[posix[2]]
-            return _complement(ranges) if posix[1] else ranges
-        perl = self._parse_perl_class() if self._peek_in_class() == "\\" else None
-        if perl is not None:
-            return perl
+        match = _POSIX_CLASS.match(self._text, self._position)
+        if match:
+            if match[2] not in _POSIX_CLASSES:
+                raise ValueError(f"has {match[0]}, which is not a character class")
+            self._position = match.end()
+            ranges = _POSIX_CLASSES[match[2]]
+            return _complement(ranges) if match[1] else ranges
+        perl_class = self._parse_perl_class() if self._peek_in_class() == "\\" else None
+        if perl_class is not None:
+            return perl_class
         low = self._parse_class_character()
         if not self._is_range():
             return [(low, low)]
@@ -339,11 +339,11 @@ def _complement(ranges: list[_Range]) -> list[_Range]:
         if start < low:
             complement.append((start, low - 1))
         start = high + 1
-    return [*complement, (start, _HIGHEST)]
+    return [*complement, (start, _MAX_CODE_POINT)]
 
 
 def _is_in_ranges(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Predicate:
-    """Return a predicate that holds for the characters in the ranges."""
+    """Return a predicate that is true for the characters in the ranges."""
     ignore_case = "i" in flags
 
     def is_in(character: str) -> bool:
@@ -353,14 +353,14 @@ def _is_in_ranges(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Pre
     def accepts(character: str) -> bool:
         is_member = is_in(character)
         if ignore_case and not is_member:
-            is_member = any(map(is_in, _other_cases(character)))
+            is_member = any(map(is_in, _case_variants(character)))
         return is_member != is_negated
 
     return accepts
 
 
-def _other_cases(character: str) -> set[str]:
-    """Return the single characters that differ from a character only in case."""
+def _case_variants(character: str) -> set[str]:
+    """Return the lower-case and upper-case forms of a character that are single characters."""
     cases = {character.lower(), character.upper()}
     cases |= {case.lower() for case in cases if len(case) == 1}
     return {case for case in cases if len(case) == 1}
@@ -370,10 +370,10 @@ _States = FrozenSet[int]
 
 
 class _Automaton:
-    """A nondeterministic automaton that caches each step from a set of states.
+    """A nondeterministic automaton that caches its transitions between sets of states.
 
     A state has either a predicate and one next state, an anchor and one next state, or any number
-    of next states that are reached without a character. State 0 is the end.
+    of next states that are reached without consuming a character. State 0 is the accepting state.
     """
 
     def __init__(self, node: _Node) -> None:
@@ -385,7 +385,7 @@ class _Automaton:
         self._cached_states = 0
 
     def matches(self, text: str) -> bool:
-        """Return True if the whole text leads from the first state to the end."""
+        """Return True if the whole text leads from the first state to the accepting state."""
         states = self._epsilon_closure({self._start}, is_start=True, is_end=not text)
         last_position = len(text) - 1
         for position, character in enumerate(text):
@@ -396,15 +396,15 @@ class _Automaton:
             next_states = self._steps.get(key)
             if next_states is None:
                 next_states = self._step(states, character, is_end=False)
-                self._remember(key, next_states)
+                self._cache_step(key, next_states)
             states = next_states
             if not states:
                 return False
         return 0 in states
 
-    def _remember(self, key: tuple[_States, str], next_states: _States) -> None:
+    def _cache_step(self, key: tuple[_States, str], next_states: _States) -> None:
         size = len(key[0]) + len(next_states) + 1
-        if self._cached_states + size > _MAX_CACHED:
+        if self._cached_states + size > _MAX_CACHED_STATES:
             self._steps.clear()
             self._cached_states = 0
         self._steps[key] = next_states
@@ -419,7 +419,7 @@ class _Automaton:
         return self._epsilon_closure(next_states, is_start=False, is_end=is_end)
 
     def _epsilon_closure(self, states: set[int], is_start: bool, is_end: bool) -> _States:
-        """Return the states and those that they reach without a character."""
+        """Return the states, and all states they reach without consuming a character."""
         closure: set[int] = set()
         pending = list(states)
         while pending:
@@ -428,8 +428,8 @@ class _Automaton:
                 continue
             closure.add(state)
             is_start_anchor = self._anchors[state]
-            is_open = is_start_anchor is None or (is_start if is_start_anchor else is_end)
-            if self._accepts[state] is None and is_open:
+            can_pass = is_start_anchor is None or (is_start if is_start_anchor else is_end)
+            if self._accepts[state] is None and can_pass:
                 pending += self._next[state]
         return frozenset(closure)
 

@@ -1,6 +1,6 @@
-"""The configured remediations. For each alert, the first entry that matches it applies.
+"""Read the list `remediations` of the configuration, and find the first entry for an alert.
 
-An invalid entry is left out and reported, and the other entries stay in force.
+An invalid entry is ignored and reported; the other entries still apply.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from poundcake.host_checks import (
     REFERENCE,
     HostCheck,
     is_host_check,
-    label_of,
     parse_host_check,
+    referenced_label,
 )
 from poundcake.inert import FixedText, is_evaluated, make_inert
 from poundcake.matchers import Matcher, MatchType, find_contradiction, parse_matchers
-from poundcake.shipped_remediations import steps_of
+from poundcake.shipped_remediations import find_steps
 from poundcake.string_enum import StringEnum
 
 MATCH_ALL = 'alertname=~".*"'
@@ -32,18 +32,18 @@ MATCH_ALL = 'alertname=~".*"'
 MAX_WAIT = 3600
 """Maximum value of `wait`, in seconds."""
 BUILT_IN_CHECKS = ("alert", "expression", "tcp")
-"""The kinds that need no separate task. `tcp` and `expression` may have an argument."""
+"""The kinds of checks that need no separate task. `tcp` and `expression` may have an argument."""
 CHECKS = (*BUILT_IN_CHECKS, *KINDS)
-"""The kinds of checks. The others run on a host, as actions of StackStorm."""
+"""All kinds of checks. Those that are not built in run on a host, as StackStorm actions."""
 NO_VERIFICATION = "none"
 """The value of `verify` for a change that is not verified."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}\Z")
-_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _ESCAPED_DOLLAR = "$$"
-# A value may be a path, a unit, a host, a device or the name of an object. It contains no character
-# that a shell, StackStorm or a list of hosts interprets, does not look like an option, and does not
-# lead to a parent folder.
+# A value may be a path, a unit, a host, a device or the name of an object. It must contain no
+# character that a shell, StackStorm or a list of hosts interprets, must not look like an option,
+# and must not lead to a parent folder.
 _SAFE_VALUE = re.compile(
     r"(?!(?:.*/)?\.\.(?:/|\Z))[A-Za-z0-9_/][A-Za-z0-9_./:@+-]{0,254}\Z", re.ASCII
 )
@@ -52,7 +52,7 @@ _UNSAFE_PARAMETERS = {
     "cmd": "a shell would run the text of the label",
     "hosts": "a comma in the label names another host; use host_parameter: hosts",
 }
-# Names that people use by mistake, and the correct keys.
+# Keys that people write by mistake, and the correct ones.
 _SYNONYMS = {
     "parameters": "with",
     "params": "with",
@@ -68,11 +68,11 @@ class Mode(StringEnum):
     """What a remediation may do. The first mode is the strictest."""
 
     EVIDENCE = "evidence"
-    """Check, and report. Nothing is changed."""
+    """Check and report. Nothing is changed."""
     DRY_RUN = "dry_run"
     """Report the action, the parameters and the target. Nothing is changed."""
     ASK = "ask"
-    """Run the action after one of the approvers has agreed."""
+    """Run the action after one of the approvers has approved it."""
     LIVE = "live"
     """Run the action."""
 
@@ -84,12 +84,12 @@ class Mode(StringEnum):
 
 
 class LabelError(ValueError):
-    """A label cannot be passed to an action. The message names the label and the reason."""
+    """A label cannot be passed to an action. The message contains the label and the reason."""
 
 
 @dataclass(frozen=True)
-class Per:
-    """Limits on the targets that share the value of a label, such as a rack.
+class LabelLimits:
+    """The key `per`: limits on targets that share the value of a label, such as a rack.
 
     Attributes:
         label: The label.
@@ -109,19 +109,19 @@ class Remediation:
 
     Attributes:
         name: Its unique name.
-        match: The matchers, all of which an alert has to satisfy.
+        match: The matchers. An alert has to satisfy all of them.
         mode: What it may do.
         approvers: The users who may approve it in the mode ask.
         action: The reference of the action that makes the change, '' if there is none.
         parameters: The key `with`: the parameters of the action. The text `$name` stands for the
             value of a label, and `$$` for a dollar sign.
-        host_parameter: The parameter of the action that gets the alert's host, '' if none does.
+        host_parameter: The parameter of the action for the alert's host, '' if there is none.
         check: The checks that have to confirm the alert before a change.
         only_if: A PromQL expression that has to be true before a change, '' if there is none.
         per: The limits on targets that share a label, or None.
         wait: Seconds that the verification may take, or None for the default of its kind.
         verify: The check that verifies the change, '' or `none` if there is none.
-        target: The labels that name what is changed. If there are none, the host is changed.
+        target: The labels that identify what is changed. Without them, the host is changed.
         evidence: The references of actions that collect evidence.
     """
 
@@ -134,7 +134,7 @@ class Remediation:
     host_parameter: str = ""
     check: tuple[str, ...] = ()
     only_if: str = ""
-    per: Per | None = None
+    per: LabelLimits | None = None
     wait: int | None = None
     verify: str = ""
     target: tuple[str, ...] = ()
@@ -142,31 +142,31 @@ class Remediation:
 
     @property
     def expanded(self) -> Remediation:
-        """The entry with the steps of its action, if that is a shipped remediation.
+        """The entry with the steps of its action, if the action is a shipped remediation.
 
-        The keys `check` and `verify` of the entry replace those of the shipped remediation.
+        The entry's own keys `check` and `verify` replace those of the shipped remediation.
 
         Raises:
             ValueError: A parameter of the shipped remediation is missing or invalid. The message
                 begins with its name.
         """
-        steps = steps_of(self.action, self.parameters)
+        steps = find_steps(self.action, self.parameters)
         if steps is None:
             return self
-        own_check = str(parse_host_check(steps.check)) if steps.check else ""
+        default_check = str(parse_host_check(steps.check)) if steps.check else ""
         return replace(
             self,
             action=steps.action,
             parameters=steps.parameters,
             host_parameter="host" if steps.action else "",
-            check=self.check or tuple(filter(None, [own_check])),
-            verify=self.verify or own_check,
+            check=self.check or tuple(filter(None, [default_check])),
+            verify=self.verify or default_check,
             evidence=(*self.evidence, *steps.evidence),
         )
 
     @property
     def has_conditions(self) -> bool:
-        """Whether any condition is checked before a change, apart from those on the host."""
+        """Whether any condition other than a check of the host is checked before a change."""
         return bool(self.built_in_checks or self.only_if)
 
     @property
@@ -176,7 +176,7 @@ class Remediation:
 
     @property
     def host_actions(self) -> tuple[str, ...]:
-        """The operator's actions that check the host or collect evidence, each once."""
+        """The operator's actions that check the host or collect evidence, without duplicates."""
         texts = [text for text in (*self.check, self.verify) if is_host_check(text)]
         actions = (*(parse_host_check(text).action for text in texts), *self.evidence)
         return tuple(dict.fromkeys(a for a in actions if a not in READ_ONLY_ACTIONS))
@@ -203,15 +203,15 @@ class Remediation:
         return tuple(_resolve_check(text, labels) for text in self.check if is_host_check(text))
 
     def host_verification(self, labels: Mapping[str, str]) -> HostCheck | None:
-        """Return the check of the host that verifies the change, or None if something else does.
+        """Return the check of the host that verifies the change, or None if no such check does.
 
         Raises:
             LabelError: A label is missing, or its value is not a path or the name of a service.
         """
         return _resolve_check(self.verify, labels) if is_host_check(self.verify) else None
 
-    def target_of(self, labels: Mapping[str, str], host: str) -> str:
-        """Return what would be changed: `label=value,…`, or the host.
+    def resolve_target(self, labels: Mapping[str, str], host: str) -> str:
+        """Return the target of the change: `label=value,…`, or the host.
 
         Raises:
             LabelError: A label of the target is missing.
@@ -222,18 +222,18 @@ class Remediation:
 
     @property
     def summary(self) -> str:
-        """The name, the mode, the action and a digest of the whole entry, without parameters."""
+        """The name, mode and action, and a digest of the whole entry. Parameters are not shown."""
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
         mode_and_action = ", ".join(filter(None, [str(self.mode), self.action]))
         return f"{self.name} ({mode_and_action}) {digest[:8]}"
 
     @property
     def in_live_mode(self) -> Remediation:
-        """The entry as it would be in the mode live."""
+        """The same entry in the mode live."""
         return replace(self, mode=Mode.LIVE)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the entry with the keys of the configuration, without the empty ones."""
+        """Return the entry with the keys of the configuration, without empty values."""
         entry: dict[str, Any] = {
             "name": self.name,
             "match": [str(matcher) for matcher in self.match],
@@ -253,20 +253,20 @@ class Remediation:
         return {key: value for key, value in entry.items() if value not in ("", [], {}, None)}
 
 
-class Miss(NamedTuple):
+class NearMiss(NamedTuple):
     """An entry that does not match an alert.
 
     Attributes:
         name: The name of the entry.
-        failed: The difference for each matcher that the alert does not satisfy.
+        differences: The difference for each matcher that the alert does not satisfy.
     """
 
     name: str
-    failed: tuple[str, ...]
+    differences: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return the entry and what differs: `var-log (mountpoint is /data, wants /var)`."""
-        return f"{self.name} ({'; '.join(self.failed)})"
+        """Return the name and the differences: `var-log (mountpoint is /data, wants /var)`."""
+        return f"{self.name} ({'; '.join(self.differences)})"
 
 
 def first_match(
@@ -278,17 +278,17 @@ def first_match(
 
 def nearest_misses(
     remediations: Sequence[Remediation], labels: Mapping[str, str], count: int = 3
-) -> list[Miss]:
-    """Return the entries that do not match an alert, those with the fewest differences first."""
+) -> list[NearMiss]:
+    """Return entries that do not match an alert, those with the fewest differences first."""
     misses = [
-        Miss(
+        NearMiss(
             entry.name,
             tuple(_describe_difference(m, labels) for m in entry.match if not m.matches(labels)),
         )
         for entry in remediations
         if not entry.matches(labels)
     ]
-    return sorted(misses, key=lambda miss: len(miss.failed))[:count]
+    return sorted(misses, key=lambda miss: len(miss.differences))[:count]
 
 
 def _describe_difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
@@ -307,7 +307,7 @@ def _describe_difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
 
 
 def read_remediations(value: Sequence[Any]) -> tuple[tuple[Remediation, ...], tuple[str, ...]]:
-    """Return the valid entries of the list in order, and a sentence for each invalid one.
+    """Return the valid entries of the list, in order, and a sentence for each invalid one.
 
     Args:
         value: The value of the key `remediations`.
@@ -320,16 +320,16 @@ def read_remediations(value: Sequence[Any]) -> tuple[tuple[Remediation, ...], tu
             if remediation.name in remediations:
                 raise ValueError("an earlier entry has the same name")
         except ValueError as error:
-            errors.append(f"remediations, {_entry_label(number, entry)}: {error}")
+            errors.append(f"remediations, {_describe_entry(number, entry)}: {error}")
         else:
             remediations[remediation.name] = remediation
     return tuple(remediations.values()), tuple(errors)
 
 
-def _entry_label(number: int, entry: Any) -> str:
+def _describe_entry(number: int, entry: Any) -> str:
     name = entry.get("name") if isinstance(entry, dict) else None
-    is_name = isinstance(name, str) and bool(_NAME.match(name))
-    return f"entry {number} ({name})" if is_name else f"entry {number}"
+    has_valid_name = isinstance(name, str) and bool(_NAME.match(name))
+    return f"entry {number} ({name})" if has_valid_name else f"entry {number}"
 
 
 def _read_entry(entry: Any) -> Remediation:
@@ -393,7 +393,7 @@ def _check_entry(remediation: Remediation) -> None:
             raise ValueError(f"with.{reference.parameter}: must not contain a label: {reason}")
     if remediation.host_parameter in remediation.parameters:
         raise ValueError(
-            f"with.{remediation.host_parameter}: is the parameter that gets the host; remove it, "
+            f"with.{remediation.host_parameter}: is the parameter for the host; remove it, "
             "or set host_parameter to another name or to ''"
         )
 
@@ -403,13 +403,13 @@ def _check_entry(remediation: Remediation) -> None:
 
 def _read_text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"must be a string, but is {_excerpt(value)}")
+        raise ValueError(f"must be a string, but is {_shorten(value)}")
     return value.strip()
 
 
 def _read_texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise ValueError(f"must be a list, such as [{_excerpt(value)}]")
+        raise ValueError(f"must be a list, such as [{_shorten(value)}]")
     return tuple(map(_read_text, value))
 
 
@@ -430,7 +430,7 @@ def _read_match(value: Any) -> tuple[Matcher, ...]:
     for item in value:
         if not isinstance(item, str):
             raise ValueError(
-                f"must be a list of strings, but contains {_excerpt(item)}; put quotes around it"
+                f"must be a list of strings, but contains {_shorten(item)}; put quotes around it"
             )
     matchers = tuple(matcher for item in value for matcher in parse_matchers(item))
     contradiction = find_contradiction(matchers)
@@ -443,7 +443,7 @@ def _read_mode(value: Any) -> Mode:
     try:
         return Mode(value)
     except ValueError:
-        raise ValueError(f"must be one of {', '.join(Mode)}, but is {_excerpt(value)}") from None
+        raise ValueError(f"must be one of {', '.join(Mode)}, but is {_shorten(value)}") from None
 
 
 def _read_action(value: Any) -> str:
@@ -465,7 +465,7 @@ def _read_labels(value: Any) -> tuple[str, ...]:
 
 
 def _read_host_parameter(value: Any) -> str:
-    if value != "" and (not isinstance(value, str) or not _PARAMETER.match(value)):
+    if value != "" and (not isinstance(value, str) or not _PARAMETER_NAME.match(value)):
         raise ValueError("must be the name of a parameter of the action, or '' for none")
     return str(value)
 
@@ -478,11 +478,11 @@ def _read_whole_number(value: Any, minimum: int, maximum: int) -> int:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not is_whole or not minimum <= value <= maximum:
         bounds = f"from {minimum} to {maximum}"
-        raise ValueError(f"must be a whole number {bounds}, but is {_excerpt(value)}")
+        raise ValueError(f"must be a whole number {bounds}, but is {_shorten(value)}")
     return int(value)
 
 
-def _read_per(value: Any) -> Per:
+def _read_per(value: Any) -> LabelLimits:
     keys = ("label", "at_once", "storm")
     if not isinstance(value, dict) or not isinstance(value.get("label"), str):
         raise ValueError("must be a mapping such as {label: rack, at_once: 1, storm: 2}")
@@ -492,7 +492,9 @@ def _read_per(value: Any) -> Per:
     (label,) = _read_labels([value["label"]])
     at_once = _read_whole_number(value.get("at_once", 1), 1, 1000)
     storm = value.get("storm")
-    return Per(label, at_once, None if storm is None else _read_whole_number(storm, 1, 100_000))
+    return LabelLimits(
+        label, at_once, None if storm is None else _read_whole_number(storm, 1, 100_000)
+    )
 
 
 def _read_checks(value: Any) -> tuple[str, ...]:
@@ -528,26 +530,29 @@ def _read_verify(value: Any) -> str:
 
 
 def check_parameters(value: Any) -> Mapping[str, Any]:
-    """Return the parameters of an action, which the configuration or a rule contains.
+    """Validate and return the parameters of an action in the configuration or a rule.
 
     Raises:
-        ValueError: They are not valid. The message names the parameter.
+        ValueError: A parameter is invalid. The message identifies it.
     """
     if not isinstance(value, dict):
         raise ValueError("must be a mapping of the action's parameters, such as {act: restart}")
     for name, inner in value.items():
-        if not isinstance(name, str) or not _PARAMETER.match(name):
-            raise ValueError(f"{_excerpt(name)} is not the name of a parameter")
+        if not isinstance(name, str) or not _PARAMETER_NAME.match(name):
+            raise ValueError(f"{_shorten(name)} is not the name of a parameter")
         _check_value(name, inner)
     return value
 
 
 def _check_value(path: str, value: Any) -> None:
-    """Raise ValueError if a text in a parameter embeds a label, or would be evaluated."""
+    """Raise ValueError if a parameter is invalid, at any depth.
+
+    A text must not embed a label, and must contain nothing that StackStorm evaluates.
+    """
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str) or make_inert(key) != key:
-                raise ValueError(f"{path}: {_excerpt(key)} cannot be a key")
+                raise ValueError(f"{path}: {_shorten(key)} cannot be a key")
             _check_value(f"{path}.{key}", inner)
     elif isinstance(value, list):
         for inner in value:
@@ -556,19 +561,19 @@ def _check_value(path: str, value: Any) -> None:
         embedded = REFERENCE.search(value.replace(_ESCAPED_DOLLAR, ""))
         if embedded:
             raise ValueError(
-                f"{path}: {_excerpt(value)} embeds a label in a text, but a label must be the "
+                f"{path}: {_shorten(value)} embeds a label in a text, but a label must be the "
                 f"whole value: {embedded[0]}; for a dollar sign, write $$"
             )
         if is_evaluated(value):
             raise ValueError(
-                f"{path}: {_excerpt(value)} contains an expression, which StackStorm would "
+                f"{path}: {_shorten(value)} contains an expression, which StackStorm would "
                 "evaluate; put it into an action of your own"
             )
     elif not isinstance(value, (str, int, float, bool, type(None))):
         raise ValueError(f"{path}: must be a string, a number, true, false, a list or a mapping")
 
 
-def _excerpt(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value) if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -602,14 +607,14 @@ def label_parameters(remediation: Remediation) -> set[str]:
 
 
 class _Reference(NamedTuple):
-    """A label in a parameter, and the name of the innermost key that contains it."""
+    """A label that a parameter refers to, and the name of the innermost key that contains it."""
 
     parameter: str
     label: str
 
 
 def _find_references(value: Any, parameter: str = "") -> Iterator[_Reference]:
-    """Yield the labels in a value, at any depth."""
+    """Yield the references to labels in a value, at any depth."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _find_references(inner, name)
@@ -617,29 +622,29 @@ def _find_references(value: Any, parameter: str = "") -> Iterator[_Reference]:
         for inner in value:
             yield from _find_references(inner, parameter)
     elif isinstance(value, str):
-        label = label_of(value)
+        label = referenced_label(value)
         if label:
             yield _Reference(parameter, label)
 
 
 def _resolve(value: Any, labels: Mapping[str, str]) -> Any:
-    """Return a value with labels replaced by their values, at any depth."""
+    """Return a value in which references to labels are replaced by their values, at any depth."""
     if isinstance(value, dict):
         return {name: _resolve(inner, labels) for name, inner in value.items()}
     if isinstance(value, list):
         return [_resolve(inner, labels) for inner in value]
     if not isinstance(value, str):
         return value
-    label = label_of(value)
+    label = referenced_label(value)
     if label:
         return _safe_value(label, labels)
     return FixedText(value.replace(_ESCAPED_DOLLAR, "$"))
 
 
 def _resolve_check(text: str, labels: Mapping[str, str]) -> HostCheck:
-    """Return a check of a host with its label, if it has one, replaced by the label's value."""
+    """Parse a check of a host, and replace its reference to a label, if any, by the value."""
     check = parse_host_check(text)
-    label = label_of(check.subject)
+    label = referenced_label(check.subject)
     if not label:
         return check
     value = _safe_value(label, labels)

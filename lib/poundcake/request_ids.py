@@ -18,7 +18,7 @@ def body_sha256(body: str) -> str:
 
 
 def collision_id(request_id: str, sha256: str) -> str:
-    """Return the id under which to record a request if its own id belongs to a different body.
+    """Return the id under which to record a request whose own id belongs to a different body.
 
     The result depends only on the id and the body, so every attempt to record the request derives
     the same id.
@@ -29,8 +29,8 @@ def collision_id(request_id: str, sha256: str) -> str:
 def replay_id(request_id: str, execution_id: str) -> str:
     """Return the id of a replay of a request by an execution.
 
-    If the execution retries because the commit may have failed, it derives the same id and finds
-    its own replay already recorded.
+    If the execution retries after a commit whose result is unknown, it derives the same id, and
+    finds its replay if that was recorded.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), f"replayed by {execution_id}"))
 

@@ -15,7 +15,7 @@ _FORMS = {_FILE: "file:/path", _ENVIRONMENT: "env:NAME"}
 
 
 def is_reference(value: str) -> bool:
-    """Return True if the value is a reference to a secret, False if it is the secret itself."""
+    """Return True if the value is a reference to a secret and not the secret itself."""
     return value.startswith((_FILE, _ENVIRONMENT))
 
 

@@ -1,7 +1,7 @@
-"""The shipped remediations, such as poundcake.disk_cleanup, and the steps that they consist of.
+"""The shipped remediations, such as poundcake.disk_cleanup, and their steps.
 
-Each is an action over the workflow of poundcake.remediate, for rules, and a possible `action` of an
-entry of `remediations`.
+Each is an action that rules can start, and that runs the workflow of poundcake.remediate. An entry
+of `remediations` can also have it as its `action`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
 
-_FULL = 80  # percent
+_DEFAULT_THRESHOLD = 80  # percent
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What a shipped remediation does.
+    """The steps of a shipped remediation.
 
     Attributes:
         action: The action that makes the change, '' if nothing is changed.
-        parameters: Its parameters.
-        check: The check of the host that has to hold before the change, and not afterwards.
+        parameters: The parameters of that action.
+        check: The check of the host that must hold before the change, and must not hold after it.
         evidence: The actions that collect evidence.
     """
 
@@ -29,8 +29,8 @@ class Steps:
     evidence: tuple[str, ...] = ()
 
 
-def steps_of(action: str, parameters: Mapping[str, Any]) -> Steps | None:
-    """Return the steps of a shipped remediation, or None if the action is another one.
+def find_steps(action: str, parameters: Mapping[str, Any]) -> Steps | None:
+    """Return the steps of a shipped remediation, or None if the action is not one.
 
     Args:
         action: The reference of the action.
@@ -39,8 +39,8 @@ def steps_of(action: str, parameters: Mapping[str, Any]) -> Steps | None:
     Raises:
         ValueError: A parameter is missing or invalid. The message begins with its name.
     """
-    steps = _STEPS.get(action)
-    return steps(parameters) if steps else None
+    build_steps = _STEPS.get(action)
+    return build_steps(parameters) if build_steps else None
 
 
 def changing_action(action: str) -> str:
@@ -48,7 +48,7 @@ def changing_action(action: str) -> str:
     return CHANGES.get(action, action)
 
 
-def _disk_cleanup(parameters: Mapping[str, Any]) -> Steps:
+def _build_disk_cleanup(parameters: Mapping[str, Any]) -> Steps:
     change_parameters = {
         name: value for name, value in parameters.items() if name not in ("path", "above")
     }
@@ -57,24 +57,29 @@ def _disk_cleanup(parameters: Mapping[str, Any]) -> Steps:
         raise ValueError("directories: is missing; write directories: [/var/log/app]")
     if "older_than_days" not in change_parameters:
         raise ValueError("older_than_days: is missing; write older_than_days: 7")
-    path, above = parameters.get("path", directories[0]), parameters.get("above", _FULL)
+    path, above = (
+        parameters.get("path", directories[0]),
+        parameters.get("above", _DEFAULT_THRESHOLD),
+    )
     return Steps(CHANGES["poundcake.disk_cleanup"], change_parameters, f"disk:{path}>{above}")
 
 
-def _service_restart(parameters: Mapping[str, Any]) -> Steps:
+def _build_service_restart(parameters: Mapping[str, Any]) -> Steps:
     if not parameters.get("service"):
         raise ValueError("service: is missing; write service: nginx")
     action = CHANGES["poundcake.service_restart"]
     return Steps(action, parameters, f"service:{parameters['service']}")
 
 
-def _collects_evidence(action: str) -> Callable[[Mapping[str, Any]], Steps]:
-    def steps(parameters: Mapping[str, Any]) -> Steps:
+def _evidence_builder(action: str) -> Callable[[Mapping[str, Any]], Steps]:
+    """Return a function that builds the steps of a remediation with one evidence action."""
+
+    def build_steps(parameters: Mapping[str, Any]) -> Steps:
         if parameters:
             raise ValueError(f"{next(iter(parameters))}: is unknown; it takes no parameters")
         return Steps(evidence=(action,))
 
-    return steps
+    return build_steps
 
 
 CHANGES = {
@@ -83,10 +88,10 @@ CHANGES = {
 }
 """The shipped remediations that change something, and the actions that make the change."""
 _STEPS: Mapping[str, Callable[[Mapping[str, Any]], Steps]] = {
-    "poundcake.disk_cleanup": _disk_cleanup,
-    "poundcake.service_restart": _service_restart,
-    "poundcake.memory_check": _collects_evidence("poundcake.check_memory"),
-    "poundcake.cpu_check": _collects_evidence("poundcake.check_cpu"),
+    "poundcake.disk_cleanup": _build_disk_cleanup,
+    "poundcake.service_restart": _build_service_restart,
+    "poundcake.memory_check": _evidence_builder("poundcake.check_memory"),
+    "poundcake.cpu_check": _evidence_builder("poundcake.check_cpu"),
 }
 SHIPPED = tuple(_STEPS)
 """The references of the shipped remediations."""

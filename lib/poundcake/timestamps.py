@@ -10,16 +10,15 @@ _RFC3339 = re.compile(
     r"(?:[Zz]|(?P<sign>[+-])(?P<hours>\d\d):(?P<minutes>\d\d))\Z",
     re.ASCII,
 )
-# Go's zero time is in year 1. Alertmanager sends it for a time that is not set.
+# Go's zero time is in the year 1. Alertmanager sends it for a time that is not set.
 _ZERO_YEARS = ("0000", "0001")
 
 
 def parse_timestamp(text: object) -> datetime | None:
     """Parse an RFC 3339 timestamp with any offset and any number of decimals, and return it in UTC.
 
-    ``datetime.fromisoformat`` cannot do this before Python 3.11: it rejects ``Z`` and nine
-    decimals. Decimals beyond microseconds are truncated. A leap second (RFC 3339, section 5.7)
-    becomes the second before it.
+    Before Python 3.11, ``datetime.fromisoformat`` rejects ``Z`` and nine decimals. Decimals beyond
+    microseconds are truncated. A leap second (RFC 3339, section 5.7) becomes the second before it.
 
     Args:
         text: A value from a payload, of any type.
@@ -38,7 +37,7 @@ def parse_timestamp(text: object) -> datetime | None:
     if match[1] in _ZERO_YEARS:
         return None
     try:
-        return _moment(match)
+        return _to_datetime(match)
     except (ValueError, OverflowError):
         raise ValueError(f"{text} does not exist") from None
 
@@ -48,17 +47,17 @@ def format_timestamp(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
-def _moment(match: re.Match[str]) -> datetime:
+def _to_datetime(match: re.Match[str]) -> datetime:
     year, month, day, hour, minute, second = (int(digits) for digits in match.groups()[:6])
     if second > 60:
         raise ValueError
     microsecond = int((match["fraction"] or "0")[:6].ljust(6, "0"))
     second = min(second, 59)
     local_time = datetime(year, month, day, hour, minute, second, microsecond, timezone.utc)
-    return local_time - _offset(match)
+    return local_time - _parse_offset(match)
 
 
-def _offset(match: re.Match[str]) -> timedelta:
+def _parse_offset(match: re.Match[str]) -> timedelta:
     if not match["sign"]:
         return timedelta(0)
     hours, minutes = int(match["hours"]), int(match["minutes"])

@@ -227,7 +227,7 @@ WHO_MAY_POST = [
         "the credential that posted a webhook is recorded",
         Edit(
             "poundcake.endpoint.authentication:Authentication.authenticate",
-            "sufficient[0].name",
+            "sufficient_credentials[0].name",
             "''",
         ),
         test(
@@ -316,7 +316,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
-        Edit(SERVER + "_secure", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
+        Edit(SERVER + "_open_stream", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
         test(
             TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
             "threads",
@@ -338,7 +338,7 @@ WHO_MAY_POST = [
     ),
     Defence(
         "actions never send their token to a proxy",
-        Edit(CLIENT + "_session", "_1.trust_env = _", "_1.trust_env = True"),
+        Edit(CLIENT + "_create_session", "_1.trust_env = _", "_1.trust_env = True"),
         test(CLIENT_TESTS + "test_no_proxy_is_used"),
     ),
 ]
@@ -346,17 +346,17 @@ WHO_MAY_POST = [
 INPUT_LIMITS = [
     Defence(
         "the size of a body is bounded",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "length > max_length", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_headers", "length > max_length", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_a_body_over_the_limit_is_refused", "threads"),
     ),
     Defence(
         "a body without a length is refused",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "length is None", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_headers", "length is None", "False"),
         test(WEBHOOK_TESTS + "TestRefused::test_a_body_without_a_length_is_refused", "threads"),
     ),
     Defence(
         "a compressed body is refused",
-        Edit(WEBHOOK + "WebhookReceiver._check_header", "_ != 'identity'", "False"),
+        Edit(WEBHOOK + "WebhookReceiver._check_headers", "_ != 'identity'", "False"),
         MEDIA_TYPES,
     ),
     Defence(
@@ -473,7 +473,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "plain HTTP on a TLS port is refused",
-        Edit(SERVER + "_secure", "Client(client_host, refusal=_)", "Client(client_host)"),
+        Edit(SERVER + "_open_stream", "Client(client_host, refusal=_)", "Client(client_host)"),
         test(TLS_TESTS + "TestWrongClients::test_a_webhook_over_plain_http_is_refused", "threads"),
     ),
     Defence(
@@ -486,7 +486,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "the number of alerts in a request is bounded",
-        Edit(ALERTMANAGER + "_list_of_alerts", "len(_) > MAX_ALERTS", "False"),
+        Edit(ALERTMANAGER + "_read_alert_list", "len(_) > MAX_ALERTS", "False"),
         test(ALERTMANAGER_TESTS + "TestLimits::test_the_number_of_alerts_is_limited"),
     ),
     Defence(
@@ -501,7 +501,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "a huge integer is not converted",
-        Returns(ALERTMANAGER + "_integer", "int(digits)"),
+        Returns(ALERTMANAGER + "_parse_integer", "int(digits)"),
         test(ALERTMANAGER_TESTS + "TestRefusedRequest::test_huge_integers_cost_no_time"),
     ),
     Defence(
@@ -652,17 +652,17 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "a wildcard in allowed_hosts matches a single label",
-        Edit("poundcake.hosts:_contains", "len(_) == len(_)", "True"),
+        Edit("poundcake.hosts:_pattern_matches", "len(_) == len(_)", "True"),
         test(HOSTS_TESTS + "test_a_pattern_contains_exactly_the_hosts_that_match"),
     ),
     Defence(
         "StackStorm's own machine is not a target",
-        Returns("poundcake.hosts:refusal_of_target", "''"),
+        Returns("poundcake.hosts:target_refusal", "''"),
         test(SAFETY_TESTS + "test_stackstorm_itself_is_neither_changed_nor_checked"),
     ),
     Defence(
         "no name that resolves to StackStorm's own machine is a target",
-        Edit(CHECKS + "_resolve", "refusal_of_address(_)", "''"),
+        Edit(CHECKS + "_resolve", "address_refusal(_)", "''"),
         test(CHECKS_TESTS + "test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it"),
     ),
     Defence(
@@ -682,77 +682,77 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "only allowed hosts are changed",
-        Edit(SAFETY + "_refusal_of_host", "not is_host_in(_, _)", "False"),
+        Edit(SAFETY + "_check_host_is_allowed", "not is_host_in(_, _)", "False"),
         REFUSALS,
     ),
     Defence(
         "a denied host is not changed",
-        Edit(SAFETY + "_refusal_of_host", "is_host_in(_, config.denied_hosts)", "False"),
+        Edit(SAFETY + "_check_host_is_allowed", "is_host_in(_, config.denied_hosts)", "False"),
         test(SAFETY_TESTS + "test_a_denied_host_is_refused_even_if_it_is_allowed"),
     ),
     Defence(
         "a pause prevents a change",
-        Returns(SAFETY + "_paused", "None"),
+        Returns(SAFETY + "_check_pause", "None"),
         test(CONTROLS, "paused"),
     ),
     Defence(
         "an acknowledgement prevents a change",
-        Returns(SAFETY + "_acknowledged", "None"),
+        Returns(SAFETY + "_check_acknowledgement", "None"),
         test(CONTROLS, "acknowledged"),
     ),
     Defence(
         "a silence prevents a change",
-        Returns(SAFETY + "_silenced", "None"),
+        Returns(SAFETY + "_check_silence", "None"),
         test(CONTROLS, "silenced"),
     ),
     Defence(
         "a claim of another change on the episode prevents a change",
-        Returns(SAFETY + "_episode_taken", "None"),
+        Returns(SAFETY + "_check_episode", "None"),
         test(CONTROLS, "episode_taken"),
     ),
     Defence(
         "a storm prevents a change",
-        Returns(SAFETY + "_storm", "None"),
+        Returns(SAFETY + "_check_storm", "None"),
         test(CONTROLS, "storm"),
     ),
     Defence(
         "an incident that is too young prevents a change",
-        Returns(SAFETY + "_settling", "None"),
+        Returns(SAFETY + "_check_settling", "None"),
         test(CONTROLS, "settling"),
     ),
     Defence(
         "an old notification prevents a change",
-        Returns(SAFETY + "_stale", "None"),
+        Returns(SAFETY + "_check_freshness", "None"),
         test(CONTROLS, "stale"),
     ),
     Defence(
         "a change in flight prevents a change",
-        Returns(SAFETY + "_in_flight", "None"),
+        Returns(SAFETY + "_check_in_flight", "None"),
         test(CONTROLS, "in_flight"),
     ),
     Defence(
         "the cooldown of a target prevents a change",
-        Returns(SAFETY + "_cooldown", "None"),
+        Returns(SAFETY + "_check_cooldown", "None"),
         test(CONTROLS, "cooldown"),
     ),
     Defence(
         "the daily limit of a target prevents a change",
-        Returns(SAFETY + "_daily_limit", "None"),
+        Returns(SAFETY + "_check_daily_limit", "None"),
         test(CONTROLS, "daily_target_limit"),
     ),
     Defence(
         "the hourly limit of a remediation prevents a change",
-        Returns(SAFETY + "_hourly_limit", "None"),
+        Returns(SAFETY + "_check_hourly_limit", "None"),
         test(CONTROLS, "hourly_limit"),
     ),
     Defence(
         "the hourly limit of the site prevents a change",
-        Returns(SAFETY + "_site_limit", "None"),
+        Returns(SAFETY + "_check_site_limit", "None"),
         test(CONTROLS, "site_limit"),
     ),
     Defence(
         "the breaker prevents a change",
-        Returns(SAFETY + "_breaker", "None"),
+        Returns(SAFETY + "_check_breaker", "None"),
         test(CONTROLS, "breaker"),
     ),
     Defence(
@@ -778,9 +778,9 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "without the tracking database, nothing is changed",
-        Edit(SAFETY + "without_database", "Refusal.DATABASE_UNAVAILABLE", "None"),
+        Edit(SAFETY + "refuse_without_database", "Refusal.DATABASE_UNAVAILABLE", "None"),
         test(
-            LIMITS_TESTS + "TestActions::test_without_the_database_nothing_may_be_changed",
+            LIMITS_TESTS + "TestActions::test_no_change_is_granted_without_the_database",
             "sqlite",
         ),
     ),
@@ -794,7 +794,7 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "without allowed hosts, no host is changed",
-        Returns(SAFETY + "_refusal_of_every_host", "None"),
+        Returns(SAFETY + "_check_allowed_hosts", "None"),
         test(SAFETY_TESTS + "test_empty_allowed_hosts_permit_no_change", "True"),
     ),
     Defence(
@@ -822,12 +822,12 @@ NOTHING_IS_EVALUATED = [
     ),
     Defence(
         "only allowed actions are run",
-        Edit(SAFETY + "_refusal_of_action", "_ not in config.allowed_actions", "False"),
+        Edit(SAFETY + "_check_action", "_ not in config.allowed_actions", "False"),
         REFUSALS,
     ),
     Defence(
         "a dry run changes nothing",
-        Edit(SAFETY + "decide", "_dry_run(_, _, _, _, _)", "None"),
+        Edit(SAFETY + "decide", "_describe_dry_run(_, _, _, _, _)", "None"),
         test(SAFETY_TESTS + "test_a_dry_run_reports_what_it_would_run"),
     ),
     Defence(
@@ -843,7 +843,7 @@ NOTHING_IS_EVALUATED = [
     Defence(
         "an id stays one segment of the path of a request to StackStorm's API",
         Returns(
-            "poundcake.stackstorm.client:StackStorm._execution",
+            "poundcake.stackstorm.client:StackStorm._get_execution_document",
             "self.get('/executions/' + execution_id)",
         ),
         test(
@@ -887,7 +887,7 @@ ONE_REMEDIATION = [
             "self._queried_at - since >= gone_after",
             "True",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_an_absence_that_is_too_short"),
+        test(RECONCILE_TESTS + "TestOpen::test_an_alert_that_was_missing_too_briefly"),
     ),
     Defence(
         "a notification that was just received outweighs Alertmanager's answer",
@@ -898,7 +898,7 @@ ONE_REMEDIATION = [
         ),
         test(
             RECONCILE_TESTS
-            + "TestOpen::test_a_notification_that_was_received_when_the_alertmanagers_were_queried"
+            + "TestOpen::test_a_notification_received_just_before_the_alertmanagers_were_queried"
         ),
     ),
     Defence(
@@ -920,7 +920,10 @@ ONE_REMEDIATION = [
     Defence(
         "a notification that arrives after its resolve starts nothing",
         Returns(ADMISSION + "_judge_refire", "None"),
-        test(ADMISSION_TESTS + "TestFiring::test_a_recorded_resolve_decides_about_a_firing_alert"),
+        test(
+            ADMISSION_TESTS
+            + "TestFiring::test_an_earlier_resolve_determines_the_outcome_of_a_firing_alert"
+        ),
     ),
     Defence(
         "two alerts with the same fingerprint of a sender stay separate",
@@ -939,20 +942,20 @@ ONE_REMEDIATION = [
         Edit(ADMISSION + "_decide_resolve", "received_at < _", "False"),
         test(
             ADMISSION_TESTS
-            + "TestResolved::test_a_resolve_received_before_the_last_notification_does_not_close"
+            + "TestResolved::test_a_resolve_received_before_the_last_notification_closes_nothing"
         ),
     ),
     Defence(
         "a receiver that is not listed starts nothing",
         Edit(ADMISSION + "_decide_new", "not situation.may_start", "False"),
-        test(ADMISSION_TESTS + "TestFiring::test_an_unlisted_receiver_is_observed"),
+        test(ADMISSION_TESTS + "TestFiring::test_an_alert_of_an_unlisted_receiver_is_observed"),
     ),
     Defence(
         "nothing is started for an acknowledged incident",
         Returns("poundcake.trail.claims:_acknowledged_by", "''"),
         test(
             "tests/lib/trail/test_interventions.py::TestAcknowledge"
-            "::test_a_workflow_that_has_not_begun_is_refused",
+            "::test_a_workflow_that_has_not_started_is_refused",
             "sqlite",
         ),
     ),
@@ -969,7 +972,7 @@ ONE_REMEDIATION = [
         Returns(LIMITS + "_rate_limit_of", "None"),
         test(
             RECORD_TESTS
-            + "TestLimits::test_a_rate_limit_holds_back_further_alerts_with_the_same_name",
+            + "TestLimits::test_a_rate_limit_holds_back_more_alerts_with_the_same_name",
             "sqlite",
         ),
     ),
@@ -1007,7 +1010,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made if a condition of its entry does not permit it",
-        Edit("poundcake.remediation.safety:_not_confirmed", "not request.objection", "True"),
+        Edit("poundcake.remediation.safety:_check_confirmation", "not request.objection", "True"),
         test(
             SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
             "not_confirmed",
@@ -1021,7 +1024,7 @@ ONE_REMEDIATION = [
     Defence(
         "no change is made without a check that its entry demands since the start",
         Edit(
-            "poundcake.remediation.safety:objection_to",
+            "poundcake.remediation.safety:find_entry_objection",
             "any(str(_1) not in host_checks for _1 in checks)",
             "False",
         ),
@@ -1031,7 +1034,9 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an entry that was edited since the start permits no change",
-        Edit("poundcake.remediation.safety:objection_to", "entry.action != action", "False"),
+        Edit(
+            "poundcake.remediation.safety:find_entry_objection", "entry.action != action", "False"
+        ),
         test(SAFETY_TESTS + "test_an_entry_changed_since_the_start_prevents_the_change"),
     ),
     Defence(
@@ -1047,7 +1052,7 @@ ONE_REMEDIATION = [
     Defence(
         "an evaluation before the change verifies nothing",
         Edit(
-            "poundcake.remediation.polls:_problem",
+            "poundcake.remediation.polls:_find_problem",
             "not _was_evaluated_since_change(_1, _2)",
             "False",
         ),
@@ -1055,12 +1060,12 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a vanished series verifies nothing",
-        Edit("poundcake.remediation.polls:_scrape_problem", "sample.value != 1", "False"),
+        Edit("poundcake.remediation.polls:_find_scrape_problem", "sample.value != 1", "False"),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
-        Edit("poundcake.remediation.safety:_unapproved", "not request.unapproved", "True"),
+        Edit("poundcake.remediation.safety:_check_approval", "not request.unapproved", "True"),
         test(
             SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
             "approval_missing",
@@ -1084,7 +1089,7 @@ ONE_REMEDIATION = [
         "a host has one cooldown, however its label spells it",
         Edit(
             "poundcake.trail.rows:alert_row",
-            "host_or_empty(alert.labels, host_label)",
+            "host_from_labels(alert.labels, host_label)",
             "alert.instance",
         ),
         test(
@@ -1098,7 +1103,7 @@ ONE_REMEDIATION = [
         Edit("poundcake.trail.purge:_check_clocks", "min(_PROOF_AGE, age / 2)", "timedelta(0)"),
         test(
             "tests/lib/trail/test_purge.py::TestRefused::"
-            "test_requests_received_after_the_clock_jumped_are_no_proof"
+            "test_requests_received_after_the_clock_jumped_do_not_prove_it_right"
         ),
     ),
 ]
@@ -1150,7 +1155,7 @@ SECRETS = [
     Defence(
         "other users lose access to an existing database",
         Returns("poundcake.trail.database.tables:_close_files_to_others", "None"),
-        test(FILE_TESTS + "test_others_lose_access_to_an_existing_database"),
+        test(FILE_TESTS + "test_other_users_lose_access_to_an_existing_database"),
     ),
     Defence(
         "other users lose access to existing files of the journal",
@@ -1172,13 +1177,13 @@ SECRETS = [
     ),
     Defence(
         "a secret that the process list would show is reported",
-        Edit(CONFIG + "load", "_.is_literal(_)", "False"),
+        Edit(CONFIG + "load", "_.has_literal_secret(_)", "False"),
         test(CONFIG_TESTS + "TestSecrets::test_literal_secrets_are_named"),
     ),
     Defence(
         "other users cannot read the folder of the journal and the token",
         Edit("poundcake.trail.shared_files:make_folder", "os.mkdir(_1, _)", "os.mkdir(_1, 0o777)"),
-        test("tests/lib/trail/test_shared_files.py::test_others_cannot_access_a_folder"),
+        test("tests/lib/trail/test_shared_files.py::test_other_users_cannot_access_a_folder"),
     ),
     Defence(
         "an internal error is answered without its details",

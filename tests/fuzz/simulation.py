@@ -15,7 +15,7 @@ from poundcake.trail import record
 from poundcake.trail.outcomes import EndedBy, Outcome
 from tests.fuzz.alertmanagers import MINUTE, World
 from tests.lib.samples import later
-from tests.lib.trail.one_fingerprint import OneFingerprint
+from tests.lib.trail.in_memory_admission import InMemoryAdmission
 
 SKEW = 120
 """Seconds by which a later start supersedes the open incident."""
@@ -36,7 +36,7 @@ class Simulation(World):
 
     def __init__(self, seed, plan=None):
         super().__init__(seed, plan)
-        self.state = OneFingerprint()
+        self.state = InMemoryAdmission()
         self.received = []
         self.case_counts = Counter()
         self.unannounced = ([], [])  # by endpoint: the requests that it has not announced yet

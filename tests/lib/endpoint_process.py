@@ -79,13 +79,13 @@ class NoStackStorm:
     def get_executions(self, ids):
         return {}
 
-    def problem_with(self, rule, action):
+    def find_rule_problem(self, rule, action):
         return ""
 
-    def last_failure(self, action, since):
+    def find_last_failure(self, action, since):
         return ""
 
-    def stuck_execution(self, action, since):
+    def describe_stuck_execution(self, action, since):
         return ""
 
 
@@ -143,7 +143,7 @@ def main(options):
     apply(options["settings"])
     bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
     bus.registered_config = lambda: registered(options)
-    stackstorm.in_sensor = lambda config, service: NoStackStorm()
+    stackstorm.client_for_sensor = lambda config, service: NoStackStorm()
     path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()

@@ -121,8 +121,8 @@ class FakeStackStorm:
         self._record_call("get_children", execution_id)
         return [self.executions[i] for i, parent in self.parents.items() if parent == execution_id]
 
-    def pending_inquiries(self):
-        self._record_call("pending_inquiries")
+    def list_pending_inquiries(self):
+        self._record_call("list_pending_inquiries")
         inquiries = [e for e in self.executions.values() if e.action == "core.ask"]
         return [e for e in inquiries if e.status == "pending"]
 

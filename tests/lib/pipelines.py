@@ -124,15 +124,15 @@ class API:
 
     problem, failure, stuck, error = "", "", "", None
 
-    def problem_with(self, rule, action):
+    def find_rule_problem(self, rule, action):
         if self.error:
             raise self.error
         return self.problem
 
-    def last_failure(self, action, since):
+    def find_last_failure(self, action, since):
         return self.failure
 
-    def stuck_execution(self, action, since):
+    def describe_stuck_execution(self, action, since):
         return self.stuck
 
 

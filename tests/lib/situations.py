@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poundcake.hosts import host_or_empty
+from poundcake.hosts import host_from_labels
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail.limits import Situation
 from tests.lib.samples import NOON
@@ -17,7 +17,7 @@ def situation_reader(labels, status="firing", ended_at=None):
             named_host=labels.get("instance", ""),
             status=status,
             incident_ended_at=parse_timestamp(ended_at or ""),
-            target=host_or_empty(labels, "instance"),
+            target=host_from_labels(labels, "instance"),
         )
 
     return read

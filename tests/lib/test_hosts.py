@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poundcake import hosts
-from poundcake.hosts import HostPort, canonical_host, host_and_port, host_or_empty, is_host_in
+from poundcake.hosts import HostPort, canonical_host, host_and_port, host_from_labels, is_host_in
 
 HOSTILE = [
     "",
@@ -160,10 +160,10 @@ def test_a_canonical_host_is_its_own_canonical_form(text):
 
 
 def test_labels_without_a_host_yield_an_empty_string():
-    assert host_or_empty({"instance": "Web-1.:9100"}, "instance") == "web-1"
-    assert host_or_empty({"instance": "web-1; reboot", "host": "web-1"}, "instance") == ""
-    assert host_or_empty({"instance": "", "node": "WEB-2"}, "node") == "web-2"
-    assert host_or_empty({}, "instance") == ""
+    assert host_from_labels({"instance": "Web-1.:9100"}, "instance") == "web-1"
+    assert host_from_labels({"instance": "web-1; reboot", "host": "web-1"}, "instance") == ""
+    assert host_from_labels({"instance": "", "node": "WEB-2"}, "node") == "web-2"
+    assert host_from_labels({}, "instance") == ""
 
 
 @pytest.mark.parametrize(
@@ -217,20 +217,20 @@ class TestTargets:
         ],
     )
     def test_an_address_that_is_not_another_host_is_refused(self, host, reason):
-        assert hosts.refusal_of_target(host).startswith(f"{host} {reason}")
+        assert hosts.target_refusal(host).startswith(f"{host} {reason}")
 
     @pytest.mark.parametrize("host", ["web-1", "192.0.2.77", "2001:db8::7", "localhost.example"])
     def test_another_host_is_accepted(self, host):
-        assert hosts.refusal_of_target(host) == ""
+        assert hosts.target_refusal(host) == ""
 
     def test_each_name_of_this_machine_is_refused(self, monkeypatch):
         monkeypatch.setattr(socket, "gethostname", lambda: "StackStorm")
         monkeypatch.setattr(socket, "getfqdn", lambda: "stackstorm.example.org")
         for name in ("stackstorm", "stackstorm.example.org"):
             reason = f"{name} is the machine on which StackStorm runs"
-            assert hosts.refusal_of_target(name) == reason
+            assert hosts.target_refusal(name) == reason
         for name in ("stackstorm.other.org", "stackstorm-2"):
-            assert hosts.refusal_of_target(name) == ""
+            assert hosts.target_refusal(name) == ""
 
     def test_the_address_of_this_machine_is_refused(self):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -240,4 +240,4 @@ class TestTargets:
                 pytest.skip("this machine has no route, and only a loopback address")
             own_address = ipaddress.ip_address(probe.getsockname()[0])
         reason = f"{own_address} is an address of the machine on which StackStorm runs"
-        assert hosts.refusal_of_address(own_address) == reason
+        assert hosts.address_refusal(own_address) == reason

@@ -12,8 +12,8 @@ from poundcake.inert import make_inert
 from poundcake.remediations import (
     KEYS,
     LabelError,
+    LabelLimits,
     Mode,
-    Per,
     first_match,
     nearest_misses,
     read_remediations,
@@ -71,7 +71,7 @@ class TestKeys:
         assert remediation.approvers == ("anna", "ben")
         assert (remediation.action, remediation.host_parameter) == ("mypack.scale", "node")
         assert remediation.check == ("alert", "tcp:22", "action:mypack.look")
-        assert remediation.per == Per("rack", 2, 5)
+        assert remediation.per == LabelLimits("rack", 2, 5)
         assert (remediation.wait, remediation.verify, remediation.only_if) == (
             900,
             "expression",
@@ -170,7 +170,7 @@ class TestErrors:
             ),
             (
                 live_entry(**{"with": {"host": "web-1"}}),
-                "with.host: is the parameter that gets the",
+                "with.host: is the parameter for the host",
             ),
             (live_entry(host_parameter=5), "host_parameter: must be the name of a parameter"),
             (live_entry(check="alert"), "check: must be a list, such as [alert]"),
@@ -357,12 +357,12 @@ class TestParameters:
 
     def test_the_target_is_the_host_or_the_values_of_labels(self):
         (by_host,) = read(live_entry())
-        assert by_host.target_of(DISK, "db-3") == "db-3"
+        assert by_host.resolve_target(DISK, "db-3") == "db-3"
         (by_labels,) = read(live_entry(target=["cluster", "namespace"]))
         alert_labels = {"cluster": "eu-1", "namespace": "shop"}
-        assert by_labels.target_of(alert_labels, "") == "cluster=eu-1,namespace=shop"
+        assert by_labels.resolve_target(alert_labels, "") == "cluster=eu-1,namespace=shop"
         with pytest.raises(LabelError, match="no label namespace"):
-            by_labels.target_of({"cluster": "eu-1"}, "")
+            by_labels.resolve_target({"cluster": "eu-1"}, "")
 
 
 class TestShippedRemediations:

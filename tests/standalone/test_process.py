@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from standalone.__main__ import refuse_taken_port
+from standalone.__main__ import check_port_is_free
 from standalone.content import Content, ContentError
 from standalone.sensors import SensorContainer
 from tests import services
@@ -127,7 +127,7 @@ def test_a_port_in_use_is_refused():
         listener.listen()
         port = listener.getsockname()[1]
         with pytest.raises(OSError, match=f"port {port}"):
-            refuse_taken_port("127.0.0.1", port)
+            check_port_is_free("127.0.0.1", port)
         options = ("--no-sensor", "--api-port", str(port))
         standalone = Standalone(ROOT, *options, program="standalone")
         assert standalone.wait() == 1

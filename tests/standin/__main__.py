@@ -6,7 +6,7 @@ import os
 import sys
 import types
 
-from standalone.__main__ import PACK, StandIn, arguments, overrides_of, run_and_exit
+from standalone.__main__ import PACK, StandIn, config_overrides, create_parser, run_and_exit
 
 
 class TestStandIn(StandIn):
@@ -14,7 +14,7 @@ class TestStandIn(StandIn):
 
     __test__ = False  # pytest would collect it as a test
 
-    def parts(self):
+    def component_classes(self):
         """Return the classes to use."""
         from standalone.api import ApiServer
         from tests.standin import api, content, engine, executor
@@ -32,7 +32,7 @@ class TestStandIn(StandIn):
         options = self.options
         self.store.keys.update(pair.partition("=")[::2] for pair in options.kv)
         folders = [PACK, *options.pack]
-        return content_class(folders, options.config, overrides_of(options), self.store.keys)
+        return content_class(folders, options.config, config_overrides(options), self.store.keys)
 
     def start(self, ended):
         """Start every part. The API can emit triggers."""
@@ -46,7 +46,7 @@ class TestStandIn(StandIn):
 
 
 if __name__ == "__main__":
-    parser = arguments("python -m tests.standin")
+    parser = create_parser("python -m tests.standin")
     parser.add_argument("--pack", metavar="DIR", action="append", default=[], help="another pack")
     parser.add_argument("--kv", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument(

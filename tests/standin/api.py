@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from standalone import api, schemas
-from standalone.api import Answer, ApiError, not_found
+from standalone.api import ApiError, Response, not_found
 from standalone.content import ContentError
 from standalone.store import COMPLETED
 from tests.standin.executor import USER
@@ -53,7 +53,7 @@ class Api(api.Api):
             if execution["status"] != "canceled":
                 # StackStorm answers this error with 200.
                 raise ApiError(200, str(error)) from error
-        return Answer(200, self.execution_view(self.get_execution(id_)))
+        return Response(200, self.format_execution(self.get_execution(id_)))
 
     def change(self, request, id_):
         """Pause, resume or cancel an execution, or set any other status.
@@ -76,7 +76,7 @@ class Api(api.Api):
                 self.executor.set_status(id_, status, request.body.get("result"))
         except ValueError as error:
             raise ApiError(400, f"Failed updating execution. {error}") from error
-        return Answer(200, self.execution_view(self.get_execution(id_)))
+        return Response(200, self.format_execution(self.get_execution(id_)))
 
     def respond(self, request, id_):
         """Answer an inquiry."""
@@ -90,7 +90,7 @@ class Api(api.Api):
             raise ApiError(403, str(error)) from error
         except ValueError as error:
             raise ApiError(400, str(error)) from error
-        return Answer(200, {"id": id_, "response": response})
+        return Response(200, {"id": id_, "response": response})
 
     def webhook(self, request):
         """Emit a trigger."""
@@ -99,12 +99,12 @@ class Api(api.Api):
             raise ApiError(400, f'Trigger "{trigger}" is not registered')
         try:
             schema = self.content.triggers[trigger].get("payload_schema") or {}
-            schemas.check(payload, schema, nulls=True)
+            schemas.check(payload, schema, allow_null=True)
         except ValueError as error:
             raise ApiError(400, str(error)) from error
         tag = request.headers.get("St2-Trace-Tag")
         self.consumer.emit(trigger, payload, {"trace_tag": tag} if tag else {})
-        return Answer(202, request.body)
+        return Response(202, request.body)
 
     def config(self, request, pack):
         """Show the registered configuration of a pack."""
@@ -113,7 +113,7 @@ class Api(api.Api):
         values = self.content.registered_configs[pack]
         if request.query.get("show_secrets") != "true":
             values = dict.fromkeys(values, "********")  # StackStorm masks the secret ones
-        return Answer(200, {"pack": pack, "values": values})
+        return Response(200, {"pack": pack, "values": values})
 
     def register_config(self, request, pack):
         """Replace the configuration of a pack. The next execution uses it."""
@@ -128,7 +128,7 @@ class Api(api.Api):
         if name not in self.store.keys:
             raise not_found("KeyValuePair", name)
         document = {"id": name, "name": name, "value": self.store.keys[name]}
-        return Answer(200, {**document, "scope": "st2kv.system"})
+        return Response(200, {**document, "scope": "st2kv.system"})
 
     def store_key(self, request, name):
         """Set a key of the datastore."""
@@ -139,4 +139,4 @@ class Api(api.Api):
         """Delete a key of the datastore."""
         self.key(request, name)
         del self.store.keys[name]
-        return Answer(204, None)
+        return Response(204, None)

@@ -19,4 +19,4 @@ class Content(content.Content):
         self.policies = []
         super().__init__(folders, config_file, overrides, keys, CATALOGUES)
         for pack in self.packs.values():
-            self.policies += [p for _, p in content.documents(pack["path"], "policies")]
+            self.policies += [p for _, p in content.read_documents(pack["path"], "policies")]

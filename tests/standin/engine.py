@@ -19,7 +19,7 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
                 self.cancel(child_id)
             elif self.store.executions.get(child_id)["status"] == "delayed":
                 self.executor.set_status(child_id, "canceled")
-        self.settle(run)
+        self.update_execution(run)
 
     def pause(self, execution_id, user):
         """Start no more tasks. The workflow is paused when the running tasks have ended."""
@@ -28,7 +28,7 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
             return
         run.conductor.request_workflow_status(statuses.PAUSED)
         self._update_context(execution_id, paused_by=user)
-        self.settle(run)
+        self.update_execution(run)
 
     def resume(self, execution_id, user):
         """Resume a workflow that paused for an inquiry or on request, and its parents."""

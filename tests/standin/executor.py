@@ -130,7 +130,7 @@ class Executor(executor.Executor):
         users = execution["result"].get("users")
         if users and user not in users:
             raise PermissionError(f'Insufficient permission to respond to "{execution_id}".')
-        schemas.check(response, execution["result"]["schema"], nulls=True)
+        schemas.check(response, execution["result"]["schema"], allow_null=True)
         if "orquesta" in execution["context"]:
             parent_id = execution["context"]["parent"]["execution_id"]
             # The parent resumes first, so that it is running when its child ends.
@@ -140,9 +140,9 @@ class Executor(executor.Executor):
 
 def python_script(run):
     """Run a python action in a fork of a process that has loaded the common modules."""
-    task, environment = runners.python_task(run)
-    ended = run.executor.forks.run(task, run.runner.get("timeout"), environment)
-    return runners.python_result(run, task["mark"], ended)
+    task, environment = runners.build_python_task(run)
+    ended = run.executor.forks.run(task, run.runner_parameters.get("timeout"), environment)
+    return runners.build_python_result(run, task["mark"], ended)
 
 
 def action_chain(run):

@@ -208,9 +208,9 @@ def explain_not_recorded(stackstorm: StackStorm) -> str:
     since = datetime.now(timezone.utc) - timedelta(seconds=2 * retry.RECORD_WAIT)
     try:
         reason = (
-            stackstorm.problem_with(RECORD, RECORD)
-            or stackstorm.stuck_execution(RECORD, since)
-            or stackstorm.last_failure(RECORD, since)
+            stackstorm.find_rule_problem(RECORD, RECORD)
+            or stackstorm.describe_stuck_execution(RECORD, since)
+            or stackstorm.find_last_failure(RECORD, since)
         )
     except StackStormError as error:
         return f"announced requests are not recorded, and StackStorm's API gives no reason: {error}"

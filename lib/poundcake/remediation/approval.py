@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol, Sequence
 
 from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError
-from poundcake.trail.approvals import ANSWER, TASK
+from poundcake.trail.approvals import ANSWER, APPROVAL_TASK
 
 
 class Api(Protocol):
@@ -23,8 +23,8 @@ class Approval(NamedTuple):
 
     Attributes:
         problem: Why it does not permit the change, or ''.
-        by: Who approved, or ''.
-        has_expired: Whether nobody answered in time.
+        by: The user who approved, or ''.
+        has_expired: Whether the request expired because nobody answered in time.
     """
 
     problem: str
@@ -35,8 +35,8 @@ class Approval(NamedTuple):
 def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Approval:
     """Return whether an approver has approved the change of a workflow.
 
-    StackStorm records in the workflow's execution who answered. If somebody resumes the workflow
-    later, that name is overwritten.
+    StackStorm records in the workflow's execution which user answered. If another user resumes the
+    workflow later, StackStorm overwrites that name.
 
     Args:
         api: StackStorm's API.
@@ -45,7 +45,7 @@ def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Appr
     """
     names = ", ".join(approvers) or "nobody"
     try:
-        requests = [c for c in api.get_children(execution_id) if c.task_name == TASK]
+        requests = [c for c in api.get_children(execution_id) if c.task_name == APPROVAL_TASK]
         workflow = api.get_execution(execution_id)
     except StackStormError as error:
         return Approval(f"the answer to the request for approval could not be read: {error}")

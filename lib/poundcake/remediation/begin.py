@@ -9,13 +9,13 @@ from typing import Any, Callable, Mapping, Sequence
 
 from poundcake.config import Config
 from poundcake.host_checks import READ_ONLY_ACTIONS, HostCheck
-from poundcake.hosts import host_or_empty
-from poundcake.inert import FixedText, keep_fixed
+from poundcake.hosts import host_from_labels
+from poundcake.inert import FixedText, mark_as_fixed
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.inspections import INSPECT_TASK, Inspection, with_ssh
+from poundcake.remediation.inspections import INSPECT_TASK, Inspection, add_ssh_parameters
 from poundcake.remediation.report import Report
 from poundcake.remediation.safety import (
-    LASTING,
+    LASTING_REFUSALS,
     Refusal,
     may_check_conditions,
     preview,
@@ -31,7 +31,7 @@ from poundcake.remediations import (
     nearest_misses,
 )
 from poundcake.shipped_remediations import SHIPPED
-from poundcake.trail.approvals import TASK
+from poundcake.trail.approvals import APPROVAL_TASK
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.outbox import Ending, EndResult
 
@@ -42,9 +42,9 @@ _SECRET_NAME = re.compile(
 )
 
 SituationReader = Callable[[ChangeRequest], Situation]
-"""Reads what a decision about a change depends on from the tracking database."""
+"""Reads the facts that a decision about a change depends on from the tracking database."""
 
-FindObjection = Callable[[Remediation], str]
+ObjectionFinder = Callable[[Remediation], str]
 """Returns why a condition of an entry does not permit its change, or ''."""
 
 
@@ -55,12 +55,12 @@ class Alert:
     Attributes:
         labels: Its labels, as they were sent.
         read_situation: Reads its incident, the limits, the pause and other changes.
-        find_objection: Checks the conditions of an entry. None leaves them out.
+        find_objection: Checks the conditions of an entry; None to skip them.
     """
 
     labels: Mapping[str, str]
     read_situation: SituationReader
-    find_objection: FindObjection | None = None
+    find_objection: ObjectionFinder | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Request:
         remediation: The name of the entry, or ''.
         action: The reference of the action, or ''.
         parameters: The parameters of the action.
-        host_parameter: The parameter of the action that gets the alert's host, '' if none does.
+        host_parameter: The parameter of the action for the alert's host, '' if there is none.
         mode: The most permissive mode that the rule allows.
     """
 
@@ -84,24 +84,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a remediation does, and if it changes nothing, why not.
+    """The change that a remediation may make, or why it makes none.
 
     Attributes:
+        stage: REMEDIATE if the change may be reserved; otherwise the stage at which the remediation
+            ends.
+        message: Why nothing is changed, or why the change would be refused now; '' if neither.
         action: The action that makes the change, '' if there is none.
-        parameters: Its parameters, without the host.
-        host_parameter: Its parameter for the host, '' if it gets no host.
+        parameters: The parameters of the action, without the host.
+        host_parameter: The parameter of the action for the host, '' if there is none.
         host: The alert's host, or ''.
         target: What is changed: the host, `label=value,…`, or '' if the alert names none.
         dry_run: Whether changes are reported instead of made.
-        stage: REMEDIATE if the change may be reserved; otherwise the stage at which the remediation
-            ends.
-        message: What would refuse the change now; '' if nothing would.
-        refusal: The name of the control that would refuse it, or ''.
-        settle_seconds: Seconds until the incident has been known for long enough.
+        refusal: The name of the control that would refuse the change, or ''.
+        settle_seconds: Seconds to wait until `settle_seconds` have passed since the incident was
+            opened.
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
-        approvers: The users who may approve the change. One of them has to, before it is made.
-        may_inspect: Whether the host may be inspected: the alert names it, and it is allowed.
+        approvers: The users who may approve the change. Before the change, one of them must.
+        may_inspect: Whether the host may be inspected: the alert has a host, and it is allowed.
         inspections: The actions that inspect the host, before the change or, if nothing is changed,
             for the report.
     """
@@ -128,7 +129,7 @@ class Decision:
         if not self.may_reserve:
             return INSPECT_TASK if self.inspections else ""
         if self.approvers:
-            return TASK
+            return APPROVAL_TASK
         return INSPECT_TASK if self.inspections else "reserve"
 
     @property
@@ -138,7 +139,7 @@ class Decision:
 
     @property
     def may_change(self) -> bool:
-        """Whether nothing would refuse the change now."""
+        """Whether the change would be allowed now."""
         return self.may_reserve and not self.message
 
     @property
@@ -146,13 +147,13 @@ class Decision:
         """The action, its parameters and its target in words; '' if there is no action."""
         if not self.action:
             return ""
-        parameters = self.shown_parameters.items()
+        parameters = self.masked_parameters.items()
         arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in parameters)
         target = f" on {self.target}" if self.target else ""
         return self.action + (f" with {arguments}" if arguments else "") + target
 
     @property
-    def shown_parameters(self) -> dict[str, Any]:
+    def masked_parameters(self) -> dict[str, Any]:
         """The parameters, with `***` in place of each value whose name suggests a secret."""
         return {
             name: "***" if _SECRET_NAME.search(name) else value
@@ -160,7 +161,7 @@ class Decision:
         }
 
     def end_at(self, stage: Stage, message: str) -> Decision:
-        """Return this decision, but ending at a stage without a change."""
+        """Return a copy of this decision that ends at a stage, without a change."""
         return replace(self, stage=stage, message=message, inspections=())
 
     def report(self) -> Report:
@@ -169,7 +170,7 @@ class Decision:
         is_expected = (
             self.dry_run
             or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
-            or bool(self.refusal and self.refusal not in LASTING)
+            or bool(self.refusal and self.refusal not in LASTING_REFUSALS)
         )
         return Report(
             status="succeeded" if is_expected else "failed",
@@ -181,8 +182,8 @@ class Decision:
             evidence={},
         )
 
-    def ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
-        """Return the end of the remediation if it ends here, or None if the workflow goes on.
+    def build_ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
+        """Return how the remediation ends, or None if the workflow continues.
 
         Args:
             request: What the rule requests.
@@ -240,8 +241,8 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     """Decide what a remediation does for an alert.
 
     Raises:
-        RemediationError: The rule names neither an entry nor an action, or both; or its
-            host_parameter is that of an entry, or has a value already.
+        RemediationError: The rule contains neither an entry nor an action, or both. Or it contains
+            host_parameter with an entry, or a value for the parameter that receives the host.
     """
     if bool(request.remediation) == bool(request.action):
         raise RemediationError("name either a remediation or an action")
@@ -257,12 +258,14 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
         return Decision(Stage.REFUSED, _NO_APPROVERS)
     if request.action in SHIPPED:
         return _decide_shipped(config, alert, request)
-    host = host_or_empty(alert.labels, config.host_label)
+    host = host_from_labels(alert.labels, config.host_label)
     draft = Decision(
         Stage.REMEDIATE,
         action=request.action,
-        # StackStorm has rendered them already, as those of every rule.
-        parameters=with_ssh(request.action, keep_fixed(request.parameters), config.ssh_parameters),
+        # StackStorm has already rendered the parameters, as it does for every rule.
+        parameters=add_ssh_parameters(
+            request.action, mark_as_fixed(request.parameters), config.ssh_parameters
+        ),
         host_parameter=request.host_parameter,
         host=host,
         target=host,
@@ -271,7 +274,7 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
 
 
 def _decide_shipped(config: Config, alert: Alert, request: Request) -> Decision:
-    """Decide what a shipped remediation that a rule names does for an alert."""
+    """Decide what a shipped remediation does for an alert if a rule starts it without an entry."""
     name, parameters = request.action, request.parameters
     try:
         check_parameters(parameters)
@@ -286,7 +289,7 @@ def _check_host_parameter(request: Request) -> None:
     if name and request.remediation:
         raise RemediationError("host_parameter: belongs to the entry of remediations, not the rule")
     if name and name in request.parameters:
-        raise RemediationError(f"parameters.{name}: gets the host; remove it")
+        raise RemediationError(f"parameters.{name}: is the parameter for the host; remove it")
 
 
 def decide_entry(
@@ -305,7 +308,7 @@ def decide_entry(
         (miss,) = nearest_misses([entry], alert.labels)
         message = f"the remediation does not match the alert: {miss}"
         return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
-    host = host_or_empty(alert.labels, config.host_label)
+    host = host_from_labels(alert.labels, config.host_label)
     if mode is Mode.EVIDENCE or not entry.action:
         message = f"the remediation {entry.name} changes nothing"
         if mode is Mode.EVIDENCE:
@@ -315,9 +318,9 @@ def decide_entry(
         return _with_inspections(config, entry, decision)
     try:
         parameters = entry.resolve(alert.labels)
-        target = entry.target_of(alert.labels, host)
+        target = entry.resolve_target(alert.labels, host)
         checks = entry.host_checks(alert.labels)
-        verification = _verification(config, alert, entry, host)
+        verification = _build_verification(config, alert, entry, host)
     except LabelError as error:
         return Decision(
             Stage.REFUSED, str(error), entry.action, host=host, dry_run=mode is Mode.DRY_RUN
@@ -325,18 +328,18 @@ def decide_entry(
     draft = Decision(
         Stage.REMEDIATE,
         action=entry.action,
-        parameters=with_ssh(entry.action, parameters, config.ssh_parameters),
+        parameters=add_ssh_parameters(entry.action, parameters, config.ssh_parameters),
         host_parameter=entry.host_parameter,
         host=host,
         target=target,
         verification=verification,
     )
     decision = _apply_safety_rules(config, alert, draft, mode, entry)
-    obstacle = unlisted_actions(config, entry.host_actions)
+    obstacle = describe_unlisted_actions(config, entry.host_actions)
     if mode is Mode.ASK and not entry.approvers:
         obstacle = _NO_APPROVERS
     elif (checks or verification.action) and not decision.may_inspect:
-        obstacle = _no_host(config)
+        obstacle = _describe_missing_host(config)
     if decision.may_reserve and obstacle:
         return replace(decision, stage=Stage.REFUSED, message=obstacle)
     decision = _with_inspections(config, entry, decision, checks)
@@ -353,8 +356,8 @@ _NO_APPROVERS = (
 )
 
 
-def unlisted_actions(config: Config, actions: Sequence[str]) -> str:
-    """Return which actions that inspect a host are not allowed, '' if all are."""
+def describe_unlisted_actions(config: Config, actions: Sequence[str]) -> str:
+    """Return which actions that inspect a host are not in `allowed_actions`, or ''."""
     unlisted = [action for action in actions if not _is_allowed(config, action)]
     if not unlisted:
         return ""
@@ -362,7 +365,7 @@ def unlisted_actions(config: Config, actions: Sequence[str]) -> str:
     return f"allowed_actions does not contain {names}: add the actions that inspect hosts to it"
 
 
-def _no_host(config: Config) -> str:
+def _describe_missing_host(config: Config) -> str:
     return (
         f"the alert names no host that may be checked (see {config.host_label}, allowed_hosts and "
         "denied_hosts)"
@@ -376,32 +379,35 @@ def _is_allowed(config: Config, action: str) -> bool:
 def _with_inspections(
     config: Config, entry: Remediation, decision: Decision, checks: Sequence[HostCheck] = ()
 ) -> Decision:
-    """Return a decision with the inspections of the host that an entry names.
+    """Return a decision with the inspections of the host that an entry requires.
 
     Nothing is inspected for a change that is refused. For a report, an inspection that is not
-    possible is left out, and the message says why.
+    possible is omitted, and the message says why.
     """
     is_report = decision.stage in (Stage.EVIDENCE, Stage.DRY_RUN)
     if not (decision.may_reserve or is_report) or not (checks or entry.evidence):
         return decision
     if not decision.may_inspect:
-        problem = f"{decision.message}; nothing was inspected: {_no_host(config)}"
+        problem = f"{decision.message}; nothing was inspected: {_describe_missing_host(config)}"
         return replace(decision, message=problem) if is_report else decision
-    problem = unlisted_actions(config, [*(check.action for check in checks), *entry.evidence])
+    actions = [*(check.action for check in checks), *entry.evidence]
+    problem = describe_unlisted_actions(config, actions)
     ssh, host = config.ssh_parameters, decision.host
     inspections = [
-        *(Inspection.of_check(c, host, ssh) for c in checks if _is_allowed(config, c.action)),
-        *(Inspection.of_evidence(a, host, ssh) for a in entry.evidence if _is_allowed(config, a)),
+        *(Inspection.for_check(c, host, ssh) for c in checks if _is_allowed(config, c.action)),
+        *(Inspection.for_evidence(a, host, ssh) for a in entry.evidence if _is_allowed(config, a)),
     ]
     message = "; ".join(filter(None, [decision.message, problem]))
     return replace(decision, message=message, inspections=tuple(inspections))
 
 
-def _verification(config: Config, alert: Alert, entry: Remediation, host: str) -> Verification:
+def _build_verification(
+    config: Config, alert: Alert, entry: Remediation, host: str
+) -> Verification:
     check = entry.host_verification(alert.labels)
     if check is None:
         return Verification.of(entry)
-    inspection = Inspection.of_check(check, host, config.ssh_parameters, is_short=True)
+    inspection = Inspection.for_check(check, host, config.ssh_parameters, with_details=False)
     return Verification.of(entry, inspection)
 
 
@@ -416,7 +422,7 @@ def _apply_safety_rules(
     mode: Mode,
     entry: Remediation | None = None,
 ) -> Decision:
-    """Apply the safety rules to a draft of a decision, and return the decision."""
+    """Return the decision that results from applying the safety rules to a draft."""
     is_dry_run = mode is Mode.DRY_RUN
     action = draft.action if mode is not Mode.EVIDENCE else ""
     request = ChangeRequest(
@@ -425,12 +431,13 @@ def _apply_safety_rules(
         change=draft.change,
         **(_entry_limits(entry) if entry else {}),
     )
-    effective, situation = replace(config, dry_run=is_dry_run), alert.read_situation(request)
-    permission = preview(effective, request, situation)
-    is_checked = action and entry and entry.has_conditions
-    if entry and is_checked and alert.find_objection and may_check_conditions(permission):
+    effective_config = replace(config, dry_run=is_dry_run)
+    situation = alert.read_situation(request)
+    permission = preview(effective_config, request, situation)
+    has_conditions = action and entry and entry.has_conditions
+    if entry and has_conditions and alert.find_objection and may_check_conditions(permission):
         request = with_conditions(request, entry, alert.find_objection(entry))
-        permission = preview(effective, request, situation)
+        permission = preview(effective_config, request, situation)
     stage, message = permission.stage, permission.message
     if not action:
         stage = Stage.DRY_RUN if is_dry_run else Stage.EVIDENCE

@@ -9,16 +9,16 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Sequence
 
-from poundcake.hosts import canonical_host, refusal_of_address, refusal_of_target
+from poundcake.hosts import address_refusal, canonical_host, target_refusal
 from poundcake.remediation.errors import RemediationError
 from poundcake.string_enum import StringEnum
 
 CONNECT_TIMEOUT = 3.0
-"""Seconds that one connection attempt may take."""
+"""Timeout of one connection attempt, in seconds."""
 
 _SSH_PORT = 22
 _RETRY_PAUSE = 1  # seconds
-_SILENCE = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN)
+_SILENT_ERRORS = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN)
 
 
 class TcpState(StringEnum):
@@ -27,16 +27,16 @@ class TcpState(StringEnum):
     ANSWERS = "answers"
     """A connection was accepted."""
     REFUSED = "refused"
-    """The host refused a connection, so it is up. It accepted none on any port."""
+    """No port accepted a connection, but the host refused one, so it is up."""
     NO_ANSWER = "no_answer"
-    """Every port was silent: an attempt timed out, or the host was unreachable."""
+    """No port answered: an attempt timed out, or the host was unreachable."""
     UNRESOLVABLE = "unresolvable"
     """The name has no address, or no name server answered. The host may still be up."""
 
 
 @dataclass(frozen=True)
 class TcpResult:
-    """The result of a check of a host."""
+    """The result of a TCP check of a host."""
 
     state: TcpState
     port: int
@@ -62,16 +62,16 @@ def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
     Args:
         host: A host name or an IP address.
         ports: The ports to try, in this order.
-        wait: Seconds to keep trying until a port answers; 0 tries each port once.
+        wait: Seconds to keep trying until a port answers; 0 to try each port once.
 
     Raises:
         RemediationError: The host is not a valid host name or IP address, it is StackStorm's own
-            machine, or a fault of this machine prevented the check.
+            machine, or an error on this machine prevented the check.
     """
     canonical = canonical_host(host)
     if not canonical:
         raise RemediationError("host: must be a host name or an IP address")
-    refusal = refusal_of_target(canonical)
+    refusal = target_refusal(canonical)
     if refusal:
         raise RemediationError(f"host: {refusal}")
     started = time.monotonic()
@@ -104,7 +104,7 @@ def _try_all(host: str, ports: Sequence[int]) -> _Attempt:
     addresses = _resolve(host)
     if not addresses:
         return _Attempt(TcpState.UNRESOLVABLE)
-    refused_port, timed_out, local_error = 0, False, ""
+    refused_port, has_silent_port, local_error = 0, False, ""
     for port in ports:
         for address in addresses:
             try:
@@ -113,20 +113,20 @@ def _try_all(host: str, ports: Sequence[int]) -> _Attempt:
             except (ConnectionRefusedError, ConnectionResetError):
                 refused_port = refused_port or port
             except OSError as error:
-                # Any other error, such as ENETUNREACH, EPERM or EMFILE, is a fault of this
+                # Any other error, such as ENETUNREACH, EPERM or EMFILE, is a problem of this
                 # machine, and the host may be up.
-                is_silence = isinstance(error, socket.timeout) or error.errno in _SILENCE
-                timed_out = timed_out or is_silence
+                is_silent = isinstance(error, socket.timeout) or error.errno in _SILENT_ERRORS
+                has_silent_port = has_silent_port or is_silent
                 local_error = local_error or str(error)
     if refused_port:
         return _Attempt(TcpState.REFUSED, refused_port)
-    if timed_out:
+    if has_silent_port:
         return _Attempt(TcpState.NO_ANSWER)
     raise RemediationError(f"{host} could not be checked from this machine: {local_error}")
 
 
 def _resolve(host: str) -> list[str]:
-    """Return the host's addresses; [] if it has none or no name server answered.
+    """Return the host's addresses; [] if it has none, or if no name server answered.
 
     Raises:
         RemediationError: An address belongs to StackStorm's machine or does not identify one host.
@@ -137,8 +137,8 @@ def _resolve(host: str) -> list[str]:
         return []
     addresses = list(dict.fromkeys(str(result[4][0]) for result in results))
     for text in addresses:
-        # A link-local address comes with its scope: fe80::1%eth0.
-        refusal = refusal_of_address(ipaddress.ip_address(text.partition("%")[0]))
+        # A link-local address includes its scope: fe80::1%eth0.
+        refusal = address_refusal(ipaddress.ip_address(text.partition("%")[0]))
         if refusal:
             raise RemediationError(f"host: {host} resolves to {text}: {refusal}")
     return addresses

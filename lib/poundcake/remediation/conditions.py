@@ -11,20 +11,20 @@ from typing import Callable, Sequence
 from poundcake.errors import PoundCakeError
 from poundcake.monitoring import AlertState, PrometheusApi
 from poundcake.remediation.checks import TcpState, check_host, describe_state, ports_to_check
-from poundcake.remediation.polls import Subject, is_true
+from poundcake.remediation.polls import CheckedAlert, is_expression_true
 from poundcake.remediations import Remediation
 
-Servers = Callable[[], Sequence[PrometheusApi]]
+ServerLister = Callable[[], Sequence[PrometheusApi]]
 """Returns the configured Prometheus servers."""
 
 
-def find_objection(entry: Remediation, subject: Subject, servers: Servers) -> str:
+def find_objection(entry: Remediation, alert: CheckedAlert, servers: ServerLister) -> str:
     """Return why a condition of an entry does not permit its change, or '' if all do.
 
     Args:
         entry: The entry.
-        subject: The alert.
-        servers: The configured Prometheus servers.
+        alert: The alert.
+        servers: Returns the configured Prometheus servers.
     """
     conditions = [
         *entry.built_in_checks,
@@ -32,7 +32,7 @@ def find_objection(entry: Remediation, subject: Subject, servers: Servers) -> st
     ]
     for condition in conditions:
         try:
-            objection = _objection(condition, subject, servers)
+            objection = _condition_objection(condition, alert, servers)
         except PoundCakeError as error:
             objection = str(error)
         if objection:
@@ -40,44 +40,44 @@ def find_objection(entry: Remediation, subject: Subject, servers: Servers) -> st
     return ""
 
 
-def _objection(condition: str, subject: Subject, servers: Servers) -> str:
+def _condition_objection(condition: str, alert: CheckedAlert, servers: ServerLister) -> str:
     kind, _, argument = condition.partition(":")
     if kind == "tcp":
-        return _tcp_objection(subject, argument)
+        return _tcp_objection(alert, argument)
     prometheus_servers = servers()
     if not prometheus_servers:
         return f"{kind} needs a Prometheus, and none is configured (`prometheus`)"
     if kind == "alert":
-        return _alert_objection(subject, prometheus_servers)
+        return _alert_objection(alert, prometheus_servers)
     if argument:
         return _expression_objection(argument, prometheus_servers)
-    return _own_expression_objection(subject, prometheus_servers)
+    return _rule_expression_objection(alert, prometheus_servers)
 
 
-def _tcp_objection(subject: Subject, port: str) -> str:
-    """Return why a host may be up, or '' if it does not answer."""
-    ports = [int(port)] if port else ports_to_check(subject.port)
-    result = check_host(subject.host, ports, 0)
+def _tcp_objection(alert: CheckedAlert, port: str) -> str:
+    """Return why the alert's host is or may be up, or '' if it does not answer."""
+    ports = [int(port)] if port else ports_to_check(alert.port)
+    result = check_host(alert.host, ports, 0)
     if result.state is TcpState.NO_ANSWER:
         return ""
-    return describe_state(subject.host, result.state, result.port)
+    return describe_state(alert.host, result.state, result.port)
 
 
-def _alert_objection(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
+def _alert_objection(alert: CheckedAlert, servers: Sequence[PrometheusApi]) -> str:
     """Return why the alert is not firing, or '' if it is firing in at least one Prometheus."""
     states = []
     for server in servers:
-        reading = server.alert_state(subject.labels)
+        reading = server.alert_state(alert.labels)
         if reading.state is AlertState.FIRING:
             return ""
         states.append(f"{reading.state} in {server.url}")
     return f"the alert is not firing in Prometheus: {', '.join(states)}"
 
 
-def _own_expression_objection(subject: Subject, servers: Sequence[PrometheusApi]) -> str:
+def _rule_expression_objection(alert: CheckedAlert, servers: Sequence[PrometheusApi]) -> str:
     for server in servers:
-        rules = server.alert_state(subject.labels).rules
-        if is_true(server, rules, subject.labels, count_missing=False):
+        rules = server.alert_state(alert.labels).rules
+        if is_expression_true(server, rules, alert.labels, accept_extra_labels=False):
             return ""
     return "the expression of the alert is not true in any Prometheus"
 
@@ -90,6 +90,6 @@ def _expression_objection(expression: str, servers: Sequence[PrometheusApi]) -> 
     for server in servers:
         values = [sample.value for sample in server.query(expression)]
         if not any(value and not math.isnan(value) for value in values):
-            observed = ", ".join(f"{value:g}" for value in values[:3]) or "no value"
-            return f"the expression {expression} is not true in {server.url}: {observed}"
+            actual = ", ".join(f"{value:g}" for value in values[:3]) or "no value"
+            return f"the expression {expression} is not true in {server.url}: {actual}"
     return ""

@@ -1,4 +1,4 @@
-"""The errors of a remediation's tasks."""
+"""The errors that the tasks of a remediation raise."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from poundcake.errors import PoundCakeError
 
 
 class RemediationError(PoundCakeError):
-    """A task got an invalid value, or could not do its work."""
+    """A task received an invalid value, or could not do its work."""

@@ -1,8 +1,8 @@
 """Parse the output of the scripts that check or change a host.
 
-The scripts in actions/hosts print one JSON document. Anybody with root on the host can make them
-print anything, and local users choose the names of files and processes. So the output is treated
-as hostile: its size is bounded, every number is checked, and every text is made inert.
+The scripts in actions/hosts print one JSON document. Anybody with root access to the host can make
+them print anything, and local users choose the names of files and processes. So this module treats
+the output as hostile: it limits the size, checks every number, and makes every text inert.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from poundcake.inert import inert_line
 from poundcake.json_depth import is_too_deep
 from poundcake.remediation.errors import RemediationError
 
-LONGEST_OUTPUT = 65_536
+MAX_OUTPUT = 65_536
 """Maximum length of the output, in characters. The scripts print at most about 20,000."""
 
-_LONGEST_TEXT = 500
-_LONGEST_LIST = 50
-_LARGEST_NUMBER = 2**63
+_MAX_TEXT = 500
+_MAX_ITEMS = 50
+_MAX_NUMBER = 2**63
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -34,7 +34,7 @@ class Directory:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of the host. Its arguments are unknown, because they may contain secrets."""
+    """A process on the host. Its arguments are not read, because they may contain secrets."""
 
     pid: int
     name: str
@@ -58,7 +58,7 @@ class DiskFacts:
     inodes_used_percent: int | None
     """None if the file system has no fixed number of inodes."""
     directories: tuple[Directory, ...]
-    """The largest first. A directory includes those in it."""
+    """The largest first. The size of a directory includes its subdirectories."""
     directories_complete: bool
     """False if the search took too long, or some directories could not be read."""
 
@@ -124,10 +124,10 @@ class CpuFacts:
     load_15m: float
     processors: int
     busy_percent: int
-    """Share of all processors together, without the time spent waiting for disks."""
+    """Percent of the time that all processors were busy, without waiting for disks."""
     iowait_percent: int
     steal_percent: int
-    """Time that the hypervisor gave to other virtual machines."""
+    """Percent of the time that the hypervisor gave to other virtual machines."""
     processes: tuple[Process, ...]
     """The busiest first; 100 percent is one processor."""
 
@@ -155,7 +155,7 @@ class ServiceFacts:
     """``active``, ``inactive``, ``failed``, ``unknown``, or another state of systemd."""
     detail: str
     since: str
-    """As the host prints it; empty if unknown."""
+    """When the state began, as the host prints it; empty if unknown."""
     pid: int | None
     restarts: int | None
     """Automatic restarts by systemd; None if unknown."""
@@ -163,7 +163,7 @@ class ServiceFacts:
 
     @property
     def is_active(self) -> bool:
-        """Whether the service runs."""
+        """Whether the service is running."""
         return self.state == "active"
 
     @property
@@ -196,7 +196,7 @@ class CleanedDisk:
 
     @property
     def summary(self) -> str:
-        """The facts in one line, for people."""
+        """The result in one line, for people."""
         files = f"{self.files} file{'' if self.files == 1 else 's'}"
         parts = [
             f"{'would delete' if self.dry_run else 'deleted'} {files}, {_format_size(self.bytes)}",
@@ -228,7 +228,7 @@ class RestartedService:
 
     @property
     def summary(self) -> str:
-        """The facts in one line, for people."""
+        """The result in one line, for people."""
         verb = "restarted" if self.succeeded else "could not restart"
         message = f": {self.message}" if self.message else ""
         return f"{verb} {self.service}: was {self.before}, is {self.after}{message}"
@@ -238,8 +238,8 @@ def read_disk(result: Mapping[str, Any]) -> DiskFacts:
     """Return the facts in the result of an execution of poundcake.check_disk.
 
     Raises:
-        RemediationError: The check failed, or its output is invalid. The message gives the reason,
-            and is inert. The other functions raise the same error.
+        RemediationError: The check failed, or its output is invalid. The message is inert and
+            gives the reason. The functions for other checks raise the same error.
     """
     output = _Output(result)
     return DiskFacts(
@@ -304,10 +304,10 @@ def read_service(result: Mapping[str, Any]) -> ServiceFacts:
 
 
 def read_cleaned_disk(result: Mapping[str, Any]) -> CleanedDisk:
-    """Return what an execution of poundcake.clean_disk deleted. It may have failed for some files.
+    """Return what an execution of poundcake.clean_disk deleted, even if it failed for some files.
 
     Raises:
-        RemediationError: Nothing was deleted, or what was deleted is unknown.
+        RemediationError: Nothing was deleted, or it is unknown what was deleted.
     """
     output = _Output(result)
     return CleanedDisk(
@@ -324,10 +324,10 @@ def read_cleaned_disk(result: Mapping[str, Any]) -> CleanedDisk:
 
 
 def read_restarted_service(result: Mapping[str, Any]) -> RestartedService:
-    """Return what an execution of poundcake.restart_service did. It may have failed.
+    """Return what an execution of poundcake.restart_service did, even if the restart failed.
 
     Raises:
-        RemediationError: Nothing was restarted, or what happened is unknown.
+        RemediationError: Nothing was restarted, or it is unknown what happened.
     """
     output = _Output(result)
     return RestartedService(
@@ -341,7 +341,7 @@ def read_restarted_service(result: Mapping[str, Any]) -> RestartedService:
 
 
 class _Output:
-    """The JSON object that a script printed, with checked access to its fields."""
+    """The JSON object that a script printed. Each method validates the field that it returns."""
 
     def __init__(self, result: Mapping[str, Any]):
         self._fields = _parse_stdout(_find_host_entry(result))
@@ -358,7 +358,7 @@ class _Output:
         value = self._fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _invalid_field(name)
-        if not 0 <= value <= _LARGEST_NUMBER:  # false for NaN
+        if not 0 <= value <= _MAX_NUMBER:  # false for NaN
             raise _invalid_field(name)
         return float(value)
 
@@ -395,7 +395,7 @@ class _Output:
 
     def _list(self, name: str) -> list[Any]:
         values = self._fields.get(name)
-        if not isinstance(values, list) or len(values) > _LONGEST_LIST:
+        if not isinstance(values, list) or len(values) > _MAX_ITEMS:
             raise _invalid_field(name)
         return values
 
@@ -431,15 +431,15 @@ def _find_host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _parse_stdout(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the JSON object on stdout, which StackStorm may have parsed already.
+    """Return the JSON object on stdout, which StackStorm may already have parsed.
 
-    The JSON is the last line. With sudo, StackStorm uses a terminal, to which sshd may print
-    warnings.
+    The JSON is on the last line. Other lines are possible, because StackStorm allocates a terminal
+    for sudo, and sshd may print warnings to it.
     """
     output = entry.get("stdout")
     if isinstance(output, str):
         encoded = output.encode("utf-8", "replace")
-        if len(output) > LONGEST_OUTPUT or is_too_deep(encoded):
+        if len(output) > MAX_OUTPUT or is_too_deep(encoded):
             raise RemediationError(f"the host printed {len(output)} characters, which is too long")
         try:
             output = json.loads(output.strip().rpartition("\n")[2])
@@ -456,11 +456,11 @@ def _invalid_field(name: str) -> RemediationError:
 
 
 def _inert(text: str) -> str:
-    return inert_line(text[:_LONGEST_TEXT])
+    return inert_line(text[:_MAX_TEXT])
 
 
 def _format_size(count: float) -> str:
-    """Return a number of bytes as people write it: 1.2 GB."""
+    """Return a number of bytes in a readable unit, such as 1.2 GB."""
     unit = 0
     while count >= 1000 and unit < len(_UNITS) - 1:
         count /= 1000

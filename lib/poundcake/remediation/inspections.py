@@ -1,8 +1,8 @@
-"""Inspect a host before a change: the checks of an entry that run there, and its evidence actions.
+"""Inspect a host before a change: run the checks of an entry on it, and its evidence actions.
 
-poundcake.begin lists the inspections, and the task `inspect` runs them as actions of StackStorm.
-This module reads their results from StackStorm's API, because a workflow must not handle what a
-host prints: Orquesta would evaluate text in it.
+poundcake.begin lists the inspections, and the task `inspect` runs them as StackStorm actions. This
+module reads their results from StackStorm's API, because a workflow must not handle the output of a
+host: Orquesta would evaluate expressions in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence
 
 from poundcake.host_checks import SSH_ACTIONS, HostCheck, is_host_check, parse_host_check
-from poundcake.inert import FixedText, inert_line, keep_fixed
+from poundcake.inert import FixedText, inert_line, mark_as_fixed
 from poundcake.remediation import host_facts
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.host_facts import CpuFacts, DiskFacts, MemoryFacts, ServiceFacts
@@ -28,11 +28,11 @@ BEGIN_TASK = "begin"
 INSPECT_TASK = "inspect"
 """The task of poundcake.remediate that runs the inspections, one item each."""
 
-_LONGEST_EVIDENCE = 2000  # characters
-_MAX_AGE = timedelta(minutes=10)
+_MAX_EVIDENCE = 2000  # characters
+_MAX_AGE_MINUTES = 10
 # The states of a service that a restart may help. Any other state except `active`, such as
 # `activating`, neither permits a change nor confirms one.
-_DOWN = ("inactive", "failed")
+_DOWN_STATES = ("inactive", "failed")
 
 
 class Api(Protocol):
@@ -50,8 +50,8 @@ class Inspection(NamedTuple):
 
     Attributes:
         action: The reference of the action.
-        parameters: Its parameters, with the host.
-        check: The check, `disk:/var>90`; '' if the action collects evidence only.
+        parameters: The parameters of the action, with the host.
+        check: The check, `disk:/var>90`; '' if the action only collects evidence.
     """
 
     action: str
@@ -59,33 +59,33 @@ class Inspection(NamedTuple):
     check: str = ""
 
     @classmethod
-    def of_check(
-        cls, check: HostCheck, host: str, ssh: Mapping[str, Any], is_short: bool = False
+    def for_check(
+        cls, check: HostCheck, host: str, ssh: Mapping[str, Any], with_details: bool = True
     ) -> Inspection:
-        """Return the inspection that a check needs.
+        """Return the inspection that performs a check.
 
         Args:
             check: The check.
             host: The canonical host.
             ssh: The parameters of the SSH connection, for the pack's own actions.
-            is_short: Whether to leave out what only helps people, because the check is repeated.
+            with_details: Whether to collect details for people. They slow down a repeated check.
         """
-        parameters = check.parameters(host, is_short)
-        return cls(check.action, with_ssh(check.action, parameters, ssh), str(check))
+        parameters = check.parameters(host, with_details)
+        return cls(check.action, add_ssh_parameters(check.action, parameters, ssh), str(check))
 
     @classmethod
-    def of_evidence(cls, action: str, host: str, ssh: Mapping[str, Any]) -> Inspection:
-        """Return the inspection of an action that collects evidence."""
-        return cls(action, with_ssh(action, {"host": host}, ssh))
+    def for_evidence(cls, action: str, host: str, ssh: Mapping[str, Any]) -> Inspection:
+        """Return the inspection that runs an action to collect evidence."""
+        return cls(action, add_ssh_parameters(action, {"host": host}, ssh))
 
     @property
     def name(self) -> str:
-        """The name under which reports show the result."""
+        """The key of the result in reports."""
         return self.check or self.action
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the inspection as an item of the task."""
-        # The check has been parsed, so it contains nothing that StackStorm evaluates.
+        """Return the inspection as an item of the task `inspect`."""
+        # The check has been parsed, so it contains nothing that StackStorm would evaluate.
         return {
             "action": self.action,
             "parameters": dict(self.parameters),
@@ -93,19 +93,19 @@ class Inspection(NamedTuple):
         }
 
 
-def with_ssh(
+def add_ssh_parameters(
     action: str, parameters: Mapping[str, Any], ssh: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Return the parameters of an action, with those of the SSH connection if it uses them."""
-    return {**(keep_fixed(ssh) if action in SSH_ACTIONS else {}), **parameters}
+    """Return the parameters of an action, with those of the SSH connection if it uses SSH."""
+    return {**(mark_as_fixed(ssh) if action in SSH_ACTIONS else {}), **parameters}
 
 
-class Reading(NamedTuple):
+class CheckResult(NamedTuple):
     """The result of a check.
 
     Attributes:
-        holds: Whether the check holds: the disk is too full, the service does not run.
-        detail: What was measured, in words.
+        holds: Whether the check holds: the disk is too full, or the service is not running.
+        detail: The measured state, in words.
     """
 
     holds: bool
@@ -117,8 +117,8 @@ class Finding(NamedTuple):
 
     Attributes:
         name: The check, or the reference of the action.
-        holds: Whether the check holds; None if it could not be read, or if it is evidence only.
-        detail: What was measured, or why it could not be.
+        holds: Whether the check holds; None if the check failed, or for evidence.
+        detail: The measured state or the evidence, or why the inspection failed.
         ended_at: When the inspection ended, or None if it has not run.
         is_summary: Whether `detail` is short enough for the message of a report.
     """
@@ -131,17 +131,17 @@ class Finding(NamedTuple):
 
     @property
     def is_check(self) -> bool:
-        """Whether the result decides about a change."""
+        """Whether the inspection is a check and not only evidence."""
         return is_host_check(self.name)
 
 
 def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
-    """Return why the checks of a host do not permit a change, or '' if all of them do.
+    """Return why the checks of a host do not permit a change, or '' if all of them permit it.
 
     Args:
         api: StackStorm's API.
         execution_id: The workflow's execution.
-        checks: The checks that have to hold.
+        checks: The checks, all of which must hold.
     """
     try:
         findings = {f.name: f for f in read_findings(api.get_children(execution_id))}
@@ -155,15 +155,16 @@ def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
             return f"the host was not checked for {_describe_check(check)}"
         if finding.holds is None:
             return f"the host could not be checked for {_describe_check(check)}: {finding.detail}"
-        if finding.ended_at is None or now - finding.ended_at > _MAX_AGE:
-            return f"the host was checked for {_describe_check(check)} more than {_MAX_AGE} ago"
+        if finding.ended_at is None or now - finding.ended_at > timedelta(minutes=_MAX_AGE_MINUTES):
+            age = f"more than {_MAX_AGE_MINUTES} min ago"
+            return f"the host was checked for {_describe_check(check)} {age}"
         if not finding.holds:
             return finding.detail
     return ""
 
 
 def read_findings(executions: Sequence[Execution]) -> list[Finding]:
-    """Return the results of the inspections of a workflow, in their order.
+    """Return the results of the inspections of a workflow, in the order of poundcake.begin's list.
 
     Args:
         executions: The executions of the workflow's tasks.
@@ -176,7 +177,7 @@ def read_findings(executions: Sequence[Execution]) -> list[Finding]:
     ]
 
 
-def read_check(check: HostCheck, execution: Execution) -> Reading:
+def read_check(check: HostCheck, execution: Execution) -> CheckResult:
     """Return the result of a check.
 
     Args:
@@ -190,68 +191,68 @@ def read_check(check: HostCheck, execution: Execution) -> Reading:
         return _read_action(execution)
     result = execution.result if isinstance(execution.result, dict) else {}
     if check.kind == "service":
-        reading = _read_service(host_facts.read_service(result))
+        check_result = _read_service(host_facts.read_service(result))
     else:
-        measured = _MEASURES[check.kind](result)
-        holds = measured.percent > check.above
+        usage = _USAGE_READERS[check.kind](result)
+        holds = usage.percent > check.above
         comparison = "more than" if holds else "not more than"
-        reading = Reading(holds, f"{measured.summary} ({comparison} {check.above}%)")
+        check_result = CheckResult(holds, f"{usage.summary} ({comparison} {check.above}%)")
     _require_success(execution)
-    return reading
+    return check_result
 
 
 class _Facts(Protocol):
     @property
     def summary(self) -> str:
-        """Return what was measured, in words."""
+        """Return the measured state, in words."""
 
 
-class _Measured(NamedTuple):
+class _Usage(NamedTuple):
     percent: float
     summary: str
 
 
-def _measure_disk(result: Mapping[str, Any]) -> _Measured:
+def _read_disk_usage(result: Mapping[str, Any]) -> _Usage:
     facts: DiskFacts = host_facts.read_disk(result)
-    return _Measured(facts.used_percent, facts.summary)
+    return _Usage(facts.used_percent, facts.summary)
 
 
-def _measure_memory(result: Mapping[str, Any]) -> _Measured:
+def _read_memory_usage(result: Mapping[str, Any]) -> _Usage:
     facts: MemoryFacts = host_facts.read_memory(result)
     if not facts.total_bytes:
         raise RemediationError("the host printed no valid total_bytes")
-    used = 1 - facts.available_bytes / facts.total_bytes
-    return _Measured(100 * used, f"{100 * used:.0f}% of the memory used, {facts.summary}")
+    percent = 100 * (1 - facts.available_bytes / facts.total_bytes)
+    return _Usage(percent, f"{percent:.0f}% of the memory used, {facts.summary}")
 
 
-def _measure_cpu(result: Mapping[str, Any]) -> _Measured:
+def _read_cpu_usage(result: Mapping[str, Any]) -> _Usage:
     facts: CpuFacts = host_facts.read_cpu(result)
-    return _Measured(facts.busy_percent, facts.summary)
+    return _Usage(facts.busy_percent, facts.summary)
 
 
-_MEASURES: dict[str, Callable[[Mapping[str, Any]], _Measured]] = {
-    "disk": _measure_disk,
-    "memory": _measure_memory,
-    "cpu": _measure_cpu,
+_USAGE_READERS: dict[str, Callable[[Mapping[str, Any]], _Usage]] = {
+    "disk": _read_disk_usage,
+    "memory": _read_memory_usage,
+    "cpu": _read_cpu_usage,
 }
 
 
-def _read_service(facts: ServiceFacts) -> Reading:
-    if not facts.is_active and facts.state not in _DOWN:
+def _read_service(facts: ServiceFacts) -> CheckResult:
+    if not facts.is_active and facts.state not in _DOWN_STATES:
         raise RemediationError(facts.summary)
-    return Reading(not facts.is_active, facts.summary)
+    return CheckResult(not facts.is_active, facts.summary)
 
 
-def _read_action(execution: Execution) -> Reading:
+def _read_action(execution: Execution) -> CheckResult:
     """Return the result of an operator's action, whose output contains `holds`."""
     _require_success(execution)
-    output = _output_of(execution.result)
+    output = _find_output(execution.result)
     holds = output.get("holds") if isinstance(output, dict) else None
     if not isinstance(holds, bool):
         raise RemediationError(f"{execution.action} did not return holds: true or holds: false")
     detail = output.get("detail")
-    shown = f"{execution.action}: {detail if isinstance(detail, str) and detail else holds}"
-    return Reading(holds, inert_line(shown))
+    text = f"{execution.action}: {detail if isinstance(detail, str) and detail else holds}"
+    return CheckResult(holds, inert_line(text))
 
 
 def _require_success(execution: Execution) -> None:
@@ -261,11 +262,11 @@ def _require_success(execution: Execution) -> None:
         raise RemediationError(inert_line(f"{status}: {reason}" if reason else status))
 
 
-def _output_of(result: Any) -> Any:
-    """Return what an action returned: a Python action, a workflow, or a command on one machine.
+def _find_output(result: Any) -> Any:
+    """Return the output in the result of a Python action, a workflow or a command on one machine.
 
-    A command prints its output as JSON, which StackStorm parses. On a host, the output is below the
-    host's name.
+    StackStorm parses the output of a command if it is JSON. For a command on a host, the result
+    contains the output under the host's name.
     """
     if not isinstance(result, dict):
         return None
@@ -290,18 +291,19 @@ def _create_finding(inspection: Inspection, execution: Execution | None) -> Find
         return Finding(name, None, "it has not run")
     try:
         if inspection.check:
-            # The check is parsed, so it contains nothing that StackStorm evaluates.
+            # A parsed check contains nothing that StackStorm would evaluate.
             check, name = parse_host_check(inspection.check), FixedText(inspection.check)
             return Finding(name, *read_check(check, execution), execution.ended_at)
-        read = _READERS.get(inspection.action)
-        if read and isinstance(execution.result, dict):
-            return Finding(name, None, read(execution.result).summary, execution.ended_at)
+        read_facts = _FACT_READERS.get(inspection.action)
+        if read_facts and isinstance(execution.result, dict):
+            return Finding(name, None, read_facts(execution.result).summary, execution.ended_at)
     except RemediationError as error:
         return Finding(name, None, str(error), execution.ended_at)
-    return Finding(name, None, _evidence(execution), execution.ended_at, is_summary=False)
+    evidence = _format_evidence(execution)
+    return Finding(name, None, evidence, execution.ended_at, is_summary=False)
 
 
-_READERS: Mapping[str, Callable[[Mapping[str, Any]], _Facts]] = {
+_FACT_READERS: Mapping[str, Callable[[Mapping[str, Any]], _Facts]] = {
     "poundcake.check_disk": host_facts.read_disk,
     "poundcake.check_memory": host_facts.read_memory,
     "poundcake.check_cpu": host_facts.read_cpu,
@@ -309,15 +311,14 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], _Facts]] = {
 }
 
 
-def _evidence(execution: Execution) -> str:
-    """Return the result of an action of another pack as text that is inert and not too long."""
+def _format_evidence(execution: Execution) -> str:
+    """Return the result of another pack's action as inert text of limited length."""
     if execution.status != ExecutionStatus.SUCCEEDED:
         reason = failure_reason(execution.result)
         return inert_line(f"status {execution.status}: {reason}" if reason else execution.status)
-    output = _output_of(execution.result)
+    output = _find_output(execution.result)
     text = output if isinstance(output, str) else json.dumps(output)
-    cut = text if len(text) <= _LONGEST_EVIDENCE else f"{text[:_LONGEST_EVIDENCE]} …"
-    return inert_line(cut)
+    return inert_line(text if len(text) <= _MAX_EVIDENCE else f"{text[:_MAX_EVIDENCE]} …")
 
 
 def _read_inspections(executions: Sequence[Execution]) -> list[Inspection]:
@@ -330,5 +331,5 @@ def _read_inspections(executions: Sequence[Execution]) -> list[Inspection]:
 
 
 def _describe_check(check: HostCheck) -> str:
-    """Return a check without `>`, which reports would show as another character."""
+    """Return a check in words, without `>`, which reports would show as another character."""
     return str(check).replace(">", " above ") + ("%" if check.has_threshold else "")

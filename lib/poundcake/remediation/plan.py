@@ -1,4 +1,7 @@
-"""Show what would happen for an alert, and check the configured remediations. Change nothing."""
+"""Show what would happen for an alert, and check the configured remediations.
+
+Nothing is changed or recorded.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
-from poundcake.hosts import host_or_empty
+from poundcake.hosts import host_from_labels
 from poundcake.inert import make_inert, one_line
 from poundcake.remediation.begin import (
     REMEDIATE,
@@ -17,7 +20,7 @@ from poundcake.remediation.begin import (
     SituationReader,
     decide,
     decide_entry,
-    unlisted_actions,
+    describe_unlisted_actions,
 )
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.stage import Stage
@@ -39,7 +42,7 @@ _ENTRY_TEMPLATE = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
 
 
 class PlannedAlert(NamedTuple):
-    """A recorded alert, or one that may be sent.
+    """The alert to plan for: a recorded one, or one that might be sent.
 
     Attributes:
         labels: Its labels, as Alertmanager sends them.
@@ -59,23 +62,23 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
 
     Args:
         config: The pack's configuration.
-        api: StackStorm's API. If it is unavailable, the plan reports that and leaves the rules out.
+        api: StackStorm's API. If it is unavailable, the plan says so and contains no rules.
         alert: The alert.
     """
     entry = first_match(config.remediations, alert.labels) if alert.status == FIRING else None
     alert_to_decide = Alert(alert.labels, alert.read_situation)
     api_problem, rules = "", _Rules([], [], [])
     try:
-        rules = _matching_rules(api, _payload(config, alert, entry))
+        rules = _find_rules(api, _payload(config, alert, entry))
     except StackStormError as error:
         api_problem = str(error)
     plan = {
         "labels": dict(alert.labels),
         "episode": alert.episode,
-        "host": host_or_empty(alert.labels, config.host_label),
+        "host": host_from_labels(alert.labels, config.host_label),
         "remediation": None,
         "rules": [
-            _rule_view(config, alert_to_decide, rule, reason)
+            _describe_rule(config, alert_to_decide, rule, reason)
             for rule, reason in rules.matching
             if not _starts_entries(rule)
         ],
@@ -87,20 +90,20 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
     }
     if entry:
         starting_rules = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
-        plan["remediation"] = _entry_view(
+        plan["remediation"] = _describe_entry(
             config, api, alert_to_decide, entry, starting_rules, api_problem
         )
     return plan
 
 
 def check_entries(config: Config, api: Api) -> dict[str, Any]:
-    """Return each valid entry with its problems, and the errors of the invalid ones, for JSON.
+    """Return each valid entry with its problems, and the errors of invalid ones, ready for JSON.
 
     Raises:
         StackStormError: The API is unavailable.
     """
     has_rule = any(rule.is_enabled and _starts_entries(rule) for rule in list_rules(api, TRIGGER))
-    problems = [] if has_rule else [_NOT_STARTED]
+    problems = [] if has_rule else [_NO_STARTING_RULE]
     return {
         "remediations": [
             {
@@ -108,8 +111,8 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
                 "mode": str(entry.mode),
                 "action": entry.action,
                 "match": [str(matcher) for matcher in entry.match],
-                "problems": entry_problems(api, entry),
-                "stopped_by": _permanent_obstacles(config, entry),
+                "problems": find_entry_problems(api, entry),
+                "stopped_by": _find_permanent_obstacles(config, entry),
             }
             for entry in config.remediations
         ],
@@ -117,7 +120,7 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
     }
 
 
-def entry_problems(api: Api, entry: Remediation) -> list[str]:
+def find_entry_problems(api: Api, entry: Remediation) -> list[str]:
     """Return why StackStorm would refuse to run the actions of an entry.
 
     Raises:
@@ -131,21 +134,21 @@ def entry_problems(api: Api, entry: Remediation) -> list[str]:
         else:
             host = {entry.host_parameter: ""} if entry.host_parameter else {}
             unresolved = {*host, *label_parameters(entry)}
-            problems += action.problems({**entry.parameters, **host}, unresolved)
+            problems += action.find_problems({**entry.parameters, **host}, unresolved)
     for ref in dict.fromkeys([*entry.host_actions, *entry.evidence]):
         action = find_action(api, ref)
         if action is None:
             problems.append(f"StackStorm has no action {ref}")
         else:
-            problems += action.problems({"host": ""}, {"host"})
+            problems += action.find_problems({"host": ""}, {"host"})
     return problems
 
 
-_NOT_STARTED = "no enabled rule starts remediations: st2 rule enable poundcake.remediate"
+_NO_STARTING_RULE = "no enabled rule starts remediations: st2 rule enable poundcake.remediate"
 
 
 class _Rules(NamedTuple):
-    """Rules on poundcake.alert that concern an alert.
+    """The rules for the trigger poundcake.alert that concern an alert.
 
     Attributes:
         matching: Enabled rules that match or may match, each with the reason for doubt, or ''.
@@ -158,13 +161,16 @@ class _Rules(NamedTuple):
     failing: list[tuple[Rule, str]]
 
 
-def _matching_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
-    """Return the rules that match. Backstop rules apply only if no other rule matches."""
+def _find_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
+    """Return the rules that concern a payload.
+
+    Backstop rules are left out if another rule certainly matches.
+    """
     rules = list_rules(api, TRIGGER)
     matches = [(rule, rule.match(payload)) for rule in rules]
     may_match = (Matching.YES, Matching.UNKNOWN)
     matching, backstops, disabled, failing = [], [], [], []
-    is_certain = False
+    has_certain_match = False
     for rule, result in matches:
         if not rule.is_enabled:
             disabled += [rule] if result.matching is Matching.YES else []
@@ -174,8 +180,8 @@ def _matching_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
             backstops.append((rule, result.reason))
         elif result.matching in may_match:
             matching.append((rule, result.reason))
-            is_certain |= result.matching is Matching.YES
-    return _Rules(matching if is_certain else matching + backstops, disabled, failing)
+            has_certain_match |= result.matching is Matching.YES
+    return _Rules(matching if has_certain_match else matching + backstops, disabled, failing)
 
 
 def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> dict[str, Any]:
@@ -189,7 +195,7 @@ def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> 
             "alert_name": labels.get("alertname", ""),
             "severity": labels.get("severity", ""),
             "instance": labels.get("instance", ""),
-            "host": host_or_empty(labels, config.host_label),
+            "host": host_from_labels(labels, config.host_label),
             "job": labels.get("job", ""),
             "labels": dict(labels),
             "receiver": "",
@@ -207,7 +213,7 @@ def _starts_entries(rule: Rule) -> bool:
     return rule.action == REMEDIATE and bool(_ENTRY_TEMPLATE.search(name))
 
 
-def _entry_view(
+def _describe_entry(
     config: Config,
     api: Api,
     alert: Alert,
@@ -216,16 +222,17 @@ def _entry_view(
     api_problem: str,
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
-    in_live_mode = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
+    live_decision = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
     stopped_by = [] if decision.may_change else [_stop_reason(entry, config, decision)]
-    # The reason in the configured mode may hide another one that would stop a change later.
-    if not in_live_mode.may_change and in_live_mode.message not in " ".join(stopped_by):
-        stopped_by.append(in_live_mode.message)
+    # The reason in the configured mode may hide another one, which would stop the change in mode
+    # live.
+    if not live_decision.may_change and live_decision.message not in " ".join(stopped_by):
+        stopped_by.append(live_decision.message)
     if not starting_rules and not api_problem:
-        stopped_by.append(_NOT_STARTED)
+        stopped_by.append(_NO_STARTING_RULE)
     if not api_problem:
         try:
-            stopped_by += entry_problems(api, entry)
+            stopped_by += find_entry_problems(api, entry)
         except StackStormError as error:
             stopped_by.append(f"the action could not be checked: {error}")
     return {
@@ -234,9 +241,9 @@ def _entry_view(
         "approvers": list(decision.approvers),
         "started_by": list(starting_rules),
         "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
-        "change": in_live_mode.change or decision.change,
+        "change": live_decision.change or decision.change,
         "action": decision.action,
-        "parameters": decision.shown_parameters,
+        "parameters": decision.masked_parameters,
         "target": decision.target,
         "host_parameter": decision.host_parameter,
         "stage": str(decision.stage),
@@ -245,7 +252,7 @@ def _entry_view(
 
 
 def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
-    """Return what stops a change in the configured mode, and how to lift it."""
+    """Return why nothing is changed in the configured mode, and how to allow the change."""
     if decision.stage is Stage.DRY_RUN and config.dry_run:
         return "dry_run is on; set dry_run: false"
     if decision.stage in (Stage.DRY_RUN, Stage.EVIDENCE):
@@ -253,8 +260,11 @@ def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
     return decision.message
 
 
-def _permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
-    """Return what stops an entry for every alert; empty for an entry that changes nothing."""
+def _find_permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
+    """Return the reasons why an entry changes nothing, whatever the alert.
+
+    The list is empty for an entry that is not meant to change anything.
+    """
     if not entry.action or entry.mode is Mode.EVIDENCE:
         return []
     reasons = []
@@ -266,10 +276,10 @@ def _permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
         reasons.append('allowed_hosts is empty, which allows no host: list the hosts, or "*"')
     if entry.mode is Mode.DRY_RUN:
         reasons.append("mode is dry_run; set mode: live")
-    return [*reasons, *filter(None, [unlisted_actions(config, entry.host_actions)])]
+    return [*reasons, *filter(None, [describe_unlisted_actions(config, entry.host_actions)])]
 
 
-def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
+def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
     view = {"rule": rule.ref, "action": rule.action, "doubt": doubt, "note": ""}
     if rule.action == REMEDIATE or rule.action in SHIPPED:
         parameters = rule.parameters.get("parameters")
@@ -294,32 +304,32 @@ def _rule_view(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str
 
 def as_text(plan: Mapping[str, Any]) -> str:
     """Return a plan or a list of checked entries as text, at most 80 columns wide."""
-    lines = _alert_lines(plan) if "labels" in plan else _entry_lines(plan)
+    lines = _format_alert(plan) if "labels" in plan else _format_entries(plan)
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(lines)
 
 
-def _alert_lines(plan: Mapping[str, Any]) -> list[str]:
+def _format_alert(plan: Mapping[str, Any]) -> list[str]:
     entry, labels = plan["remediation"], plan["labels"]
     names = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
     title = " ".join([_verdict(plan), "", *filter(None, names), labels.get("severity", "")])
-    lines = _wrapped(title.rstrip(), "")
+    lines = _wrap(title.rstrip(), "")
     remarks = [
-        *(_entry_remarks(entry) if entry else []),
-        *map(_rule_remark, plan["rules"]),
+        *(_format_entry(entry) if entry else []),
+        *map(_format_rule, plan["rules"]),
         *(f"rule fails: {text}" for text in plan["failing_rules"]),
         *(f"disabled rule matches: {ref}" for ref in plan["disabled_rules"]),
-        *([] if entry else _miss_lines(plan["nearest"])),
+        *([] if entry else _format_misses(plan["nearest"])),
         *plan["errors"],
     ]
     if plan["stackstorm"]:
         remarks.append(f"rules unknown: StackStorm cannot be queried: {plan['stackstorm']}")
     for remark in remarks:
-        lines += _wrapped(remark, "  ")
+        lines += _wrap(remark, "  ")
     return [*lines, f"  next: {_next_command(plan)}"]
 
 
-def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
+def _format_entry(entry: Mapping[str, Any]) -> list[str]:
     started = f", started by {', '.join(entry['started_by'])}" if entry["started_by"] else ""
     change = [f"change: {entry['change']}"] if entry["change"] else []
     approvers = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
@@ -328,13 +338,13 @@ def _entry_remarks(entry: Mapping[str, Any]) -> list[str]:
     return [title, *change, *approvers, *reasons]
 
 
-def _rule_remark(rule: Mapping[str, Any]) -> str:
+def _format_rule(rule: Mapping[str, Any]) -> str:
     note = f": {rule['note']}" if rule["note"] else ""
     doubt = f" (may match; {rule['doubt']})" if rule["doubt"] else ""
     return f"rule {rule['rule']} starts {rule['action']}{doubt}{note}"
 
 
-def _miss_lines(misses: Sequence[str]) -> list[str]:
+def _format_misses(misses: Sequence[str]) -> list[str]:
     if not misses:
         return ["no remediation is configured"]
     return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
@@ -355,26 +365,26 @@ def _next_command(plan: Mapping[str, Any]) -> str:
     entry, instance = plan["remediation"], plan["labels"].get("instance")
     if plan["stackstorm"]:
         return "st2 run poundcake.health format=text"
-    if entry and _NOT_STARTED in entry["stopped_by"]:
+    if entry and _NO_STARTING_RULE in entry["stopped_by"]:
         return "st2 rule enable poundcake.remediate"
     if plan["episode"] and instance:
         return f"st2 run poundcake.why format=text instance={one_line(instance)}"
     return "st2 run poundcake.plan format=text"
 
 
-def _entry_lines(plan: Mapping[str, Any]) -> list[str]:
+def _format_entries(plan: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     for entry in plan["remediations"]:
         state = "ERROR" if entry["problems"] else "ok"
         action = f", {entry['action']}" if entry["action"] else ""
-        lines += _wrapped(f"{state:5}  {entry['name']}  {entry['mode']}{action}", "")
-        lines += _wrapped(f"matches {', '.join(entry['match'])}", "       ")
+        lines += _wrap(f"{state:5}  {entry['name']}  {entry['mode']}{action}", "")
+        lines += _wrap(f"matches {', '.join(entry['match'])}", "       ")
         for problem in entry["problems"]:
-            lines += _wrapped(problem, "       ")
+            lines += _wrap(problem, "       ")
         for reason in entry["stopped_by"]:
-            lines += _wrapped(f"stopped: {reason}", "       ")
+            lines += _wrap(f"stopped: {reason}", "       ")
     for error in plan["errors"]:
-        lines += _wrapped(f"ERROR  {error}", "")
+        lines += _wrap(f"ERROR  {error}", "")
     if not lines:
         return ["no remediation is configured", "  next: st2 run poundcake.plan --help"]
     return [
@@ -383,8 +393,8 @@ def _entry_lines(plan: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _wrapped(text: str, indent: str) -> list[str]:
-    """Return a text as lines of at most 80 columns. A longer word gets a separate line."""
+def _wrap(text: str, indent: str) -> list[str]:
+    """Return a text as lines of at most 80 columns. A longer word is not split."""
     first_word, *other_words = (one_line(word) for word in text.split(" "))
     lines, line = [], indent + first_word
     for word in other_words:

@@ -21,13 +21,13 @@ from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_HOST_TASK, V
 from poundcake.stackstorm import Execution, action_result
 from poundcake.timestamps import format_timestamp
 
-# The times of StackStorm and Prometheus come from HTTP headers, which have whole seconds.
+# The times of StackStorm and Prometheus come from HTTP headers, which contain whole seconds.
 _CLOCK_ERROR = timedelta(seconds=2)
 _TARGET_LABELS = ("job", "instance")
 
 
-class Subject(NamedTuple):
-    """An alert that is checked.
+class CheckedAlert(NamedTuple):
+    """An alert whose state is checked.
 
     Attributes:
         labels: Its labels, as they were sent.
@@ -40,10 +40,10 @@ class Subject(NamedTuple):
     port: int = 0
 
     @classmethod
-    def of(cls, labels: Mapping[str, str], host_label: str) -> Subject:
-        """Return an alert and its host."""
-        named = host_and_port(labels.get(host_label, ""))
-        return cls(labels, named.host, named.port) if named else cls(labels)
+    def of(cls, labels: Mapping[str, str], host_label: str) -> CheckedAlert:
+        """Return the alert with these labels, and the host in the label `host_label`."""
+        parsed = host_and_port(labels.get(host_label, ""))
+        return cls(labels, parsed.host, parsed.port) if parsed else cls(labels)
 
 
 class Change(NamedTuple):
@@ -51,8 +51,8 @@ class Change(NamedTuple):
 
     Attributes:
         age: How long ago it ended, by StackStorm's clock.
-        evaluations: From the previous poll: when each Prometheus first evaluated the alert as gone,
-            in the order of the configuration; empty if it was not gone.
+        evaluations: From the previous poll: the time at which each Prometheus first evaluated the
+            alert as gone, in the order of the configuration; empty if it was not gone.
         host_check: The newest check of the host after the change, or None.
     """
 
@@ -68,8 +68,8 @@ class Poll:
     Attributes:
         done: Whether the verification has ended.
         cleared: Whether the change helped.
-        detail: What the poll saw.
-        seconds: How many seconds ago the change ended.
+        detail: The observed state, in words.
+        seconds: Seconds since the end of the change.
         evaluations: See Change.
     """
 
@@ -122,7 +122,7 @@ def _read_evaluations(execution: Execution) -> Sequence[str]:
 def poll(
     check: str,
     wait: int,
-    subject: Subject,
+    alert: CheckedAlert,
     servers: Sequence[PrometheusApi],
     change: Change,
 ) -> Poll:
@@ -131,18 +131,18 @@ def poll(
     Args:
         check: `alert`, `expression`, `tcp`, `tcp:PORT`, or a check of the host (`disk:/var>90`).
         wait: Seconds after which the change counts as not verified.
-        subject: The alert.
+        alert: The alert.
         servers: The configured Prometheus servers.
         change: The change.
     """
     kind, _, argument = check.partition(":")
     try:
         if kind == "tcp":
-            observation = _check_tcp(subject, argument)
+            observation = _check_tcp(alert, argument)
         elif is_host_check(check):
             observation = _read_host_check(parse_host_check(check), change)
         else:
-            observation = _query_servers(kind, subject, servers, change)
+            observation = _query_servers(kind, alert, servers, change)
     except (MonitoringError, RemediationError) as error:
         observation = _Observation(False, str(error))
     seconds = int(change.age.total_seconds())
@@ -153,11 +153,11 @@ def poll(
 
 
 class _Observation(NamedTuple):
-    """What one poll saw.
+    """The state that one poll observed.
 
     Attributes:
         confirmed: Whether the change helped.
-        detail: What the poll saw.
+        detail: The observed state, in words.
         evaluations: See Change.
     """
 
@@ -166,53 +166,53 @@ class _Observation(NamedTuple):
     evaluations: Sequence[str] = ()
 
 
-def _check_tcp(subject: Subject, port: str) -> _Observation:
-    ports = [int(port)] if port else ports_to_check(subject.port)
-    result = check_host(subject.host, ports, 0)
-    detail = describe_state(subject.host, result.state, result.port)
+def _check_tcp(alert: CheckedAlert, port: str) -> _Observation:
+    ports = [int(port)] if port else ports_to_check(alert.port)
+    result = check_host(alert.host, ports, 0)
+    detail = describe_state(alert.host, result.state, result.port)
     return _Observation(result.state is TcpState.ANSWERS, detail)
 
 
 def _read_host_check(check: HostCheck, change: Change) -> _Observation:
     if change.host_check is None:
         raise RemediationError("the host was not checked after the change")
-    reading = read_check(check, change.host_check)
-    return _Observation(not reading.holds, reading.detail)
+    result = read_check(check, change.host_check)
+    return _Observation(not result.holds, result.detail)
 
 
 def _query_servers(
-    kind: str, subject: Subject, servers: Sequence[PrometheusApi], change: Change
+    kind: str, alert: CheckedAlert, servers: Sequence[PrometheusApi], change: Change
 ) -> _Observation:
-    """Query every Prometheus. All have to answer, and at least one has to evaluate the alert."""
+    """Query every Prometheus. All must answer, and at least one must have a rule for the alert."""
     if not servers:
         return _Observation(False, "no Prometheus is configured (`prometheus`)")
     evaluations = []
     for server in servers:
-        reading = server.alert_state(subject.labels)
-        problem = _problem(kind, server, reading, subject, change.age)
+        reading = server.alert_state(alert.labels)
+        problem = _find_problem(kind, server, reading, alert, change.age)
         if problem:
             return _Observation(False, f"{server.url}: {problem}")
         evaluated_at = reading.evaluated_at if reading.state is not AlertState.ABSENT else None
         evaluations.append(format_timestamp(evaluated_at) if evaluated_at else "")
     if not any(evaluations):
-        name = subject.labels.get("alertname", "")
+        name = alert.labels.get("alertname", "")
         return _Observation(False, f"no Prometheus has an alerting rule {name}")
     return _compare_polls(kind, evaluations, change.evaluations)
 
 
 def _compare_polls(kind: str, current: Sequence[str], previous: Sequence[str]) -> _Observation:
-    """Return the observation, compared with the previous poll. Two evaluations have to agree."""
-    finding = "the alert is cleared" if kind == "alert" else "its expression is false"
+    """Compare this poll with the previous one: two evaluations must agree to confirm the change."""
+    conclusion = "the alert is cleared" if kind == "alert" else "its expression is false"
     latest = max(current)
     if len(previous) != len(current):
-        return _Observation(False, f"{finding} in one evaluation, at {latest}", current)
+        return _Observation(False, f"{conclusion} in one evaluation, at {latest}", current)
     if all(new != old for new, old in zip(current, previous) if new):
-        return _Observation(True, f"{finding} in two evaluations, the last at {latest}", current)
-    return _Observation(False, f"{finding} in one evaluation, at {latest}", previous)
+        return _Observation(True, f"{conclusion} in two evaluations, the last at {latest}", current)
+    return _Observation(False, f"{conclusion} in one evaluation, at {latest}", previous)
 
 
-def _problem(
-    kind: str, server: PrometheusApi, reading: AlertReading, subject: Subject, age: timedelta
+def _find_problem(
+    kind: str, server: PrometheusApi, reading: AlertReading, alert: CheckedAlert, age: timedelta
 ) -> str:
     """Return why one Prometheus does not confirm that the alert is gone, or ''."""
     if reading.state is AlertState.ABSENT:
@@ -223,27 +223,32 @@ def _problem(
         return f"the alert is {reading.state}"
     if not _was_evaluated_since_change(reading, age):
         return "its rule has not been evaluated since the change"
-    if kind == "expression" and is_true(server, reading.rules, subject.labels, count_missing=True):
+    if kind == "expression" and is_expression_true(
+        server, reading.rules, alert.labels, accept_extra_labels=True
+    ):
         return "the expression of the alert is still true"
-    return _scrape_problem(server, subject.labels)
+    return _find_scrape_problem(server, alert.labels)
 
 
 def _was_evaluated_since_change(reading: AlertReading, age: timedelta) -> bool:
-    """Return whether a rule was evaluated after the change, each by the clock of its server."""
+    """Return True if the rule was evaluated after the change.
+
+    Only ages are compared, because Prometheus and StackStorm may have different clocks.
+    """
     if reading.evaluated_at is None or reading.now is None:
         return False
     return reading.now - reading.evaluated_at < age - _CLOCK_ERROR
 
 
-def _scrape_problem(server: PrometheusApi, labels: Mapping[str, str]) -> str:
-    """Return why the target of an alert is not scraped, or ''.
+def _find_scrape_problem(server: PrometheusApi, labels: Mapping[str, str]) -> str:
+    """Return an error if the target of an alert is not scraped, or ''.
 
-    Without scrapes, the series of the alert vanish, so that it seems to be cleared.
+    Without scrapes, the series of the alert disappear, so the alert seems to be cleared.
     """
     if not labels.get("instance"):
         return ""
     selector = ",".join(
-        # A Go string: json.dumps escapes it in the same way, apart from surrogates.
+        # PromQL uses Go's string syntax. json.dumps escapes in the same way, except surrogates.
         f"{name}={json.dumps(labels[name], ensure_ascii=False)}"
         for name in _TARGET_LABELS
         if labels.get(name)
@@ -254,39 +259,39 @@ def _scrape_problem(server: PrometheusApi, labels: Mapping[str, str]) -> str:
     )
 
 
-def is_true(
+def is_expression_true(
     server: PrometheusApi,
     rules: Sequence[AlertRule],
     labels: Mapping[str, str],
-    count_missing: bool,
+    accept_extra_labels: bool,
 ) -> bool:
-    """Return whether the expression of one of the rules is true for an alert.
+    """Return True if the expression of one of the rules is true for an alert.
 
     Args:
         server: The Prometheus with these rules.
         rules: The rules.
         labels: The alert's labels.
-        count_missing: Whether a series counts if it has a label that the alert lacks.
+        accept_extra_labels: Whether a series may have a label that the alert lacks.
 
     Raises:
         MonitoringError: Prometheus does not answer, or cannot evaluate the expression.
     """
     return any(
-        _belongs_to(labels, sample.labels, rule.labels, count_missing)
+        _is_series_of_alert(labels, sample.labels, rule.labels, accept_extra_labels)
         for rule in rules
         for sample in server.query(rule.expression)
     )
 
 
-def _belongs_to(
+def _is_series_of_alert(
     labels: Mapping[str, str],
     series: Mapping[str, str],
-    replaced: frozenset[str],
-    count_missing: bool,
+    replaced_labels: frozenset[str],
+    accept_extra_labels: bool,
 ) -> bool:
-    ignored = {"__name__", *replaced}
+    ignored = {"__name__", *replaced_labels}
     return all(
-        labels.get(name, value if count_missing else "") == value
+        labels.get(name, value if accept_extra_labels else "") == value
         for name, value in series.items()
         if name not in ignored
     )

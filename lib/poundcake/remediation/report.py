@@ -1,8 +1,8 @@
 """Report what a remediation workflow did, based on the executions of its tasks.
 
-A task must not receive the results of previous tasks, because Orquesta would evaluate text in them.
-So the last task gets the executions from StackStorm's API, and uses only the results of this pack's
-actions. Of any other action it reports only whether it succeeded.
+A task must not receive the results of previous tasks, because Orquesta would evaluate expressions
+in them. So the last task reads the executions from StackStorm's API, and uses only the results of
+this pack's actions. For any other action, it only reports whether it succeeded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from poundcake.remediation.inspections import INSPECT_TASK, Finding, read_findin
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result
-from poundcake.trail.approvals import TASK
+from poundcake.trail.approvals import APPROVAL_TASK
 from poundcake.trail.changes import ChangeResult
 
 _OWN_ACTIONS = "poundcake."
@@ -44,10 +44,10 @@ class Report:
     stage: str
     message: str
     evidence: dict[str, Any]
-    """The results of the checks before and after the change: ``before``, ``after``; and what each
-    inspection of the host saw."""
+    """The results of the checks before and after the change (``before``, ``after``), and of each
+    inspection of the host."""
     change_result: ChangeResult | None = field(default=None)
-    """How the change that was granted ended, or None if none was granted. Not in the output."""
+    """How the granted change ended, or None if none was granted. It is not part of the output."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.report."""
@@ -60,7 +60,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     """Return the report of a remediation workflow.
 
     Args:
-        stackstorm: The StackStorm API.
+        stackstorm: StackStorm's API.
         execution_id: The id of the workflow's execution.
     """
     executions = stackstorm.get_children(execution_id)
@@ -127,7 +127,7 @@ def _determine_ending(tasks: _Tasks, findings: Sequence[Finding]) -> _Ending:
     change = next(filter(None, map(tasks.execution, CHANGE_TASKS)), None)
     if change is None and tasks.execution("reserve"):
         return _ending_without_reservation(permission, tasks)
-    if change is None and tasks.execution(TASK):
+    if change is None and tasks.execution(APPROVAL_TASK):
         message = (
             "nobody could be asked for approval, so nothing was changed; the task approve says why"
         )
@@ -165,8 +165,8 @@ def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) ->
         if not check:
             message = "the host could not be checked; the task evidence says why"
             return _Ending(False, Stage.EVIDENCE, message)
-        # The workflow continues only if there is no answer. A host that refuses connections is up,
-        # and a host whose name does not resolve may be up.
+        # The workflow continues only if the host does not answer. A host that refuses connections
+        # is up, and a host whose name does not resolve may be up.
         return _Ending(False, Stage.EVIDENCE, f"{check_text}, so nothing was changed")
     stage = Stage(permission["stage"])
     is_expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
@@ -179,10 +179,10 @@ def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) ->
 
 def _ending_with_inspections(permission: dict[str, Any], findings: Sequence[Finding]) -> _Ending:
     """Return the ending of a workflow that only inspected the host."""
-    shown = "; ".join(finding.detail for finding in findings if finding.is_summary)
-    message = f"{shown}; {permission['message']}" if shown else str(permission["message"])
+    summary = "; ".join(finding.detail for finding in findings if finding.is_summary)
+    message = f"{summary}; {permission['message']}" if summary else str(permission["message"])
     if any(finding.is_check and finding.holds is not True for finding in findings):
-        message = f"{shown}, so nothing would be changed"
+        message = f"{summary}, so nothing would be changed"
     return _Ending(True, Stage(permission["stage"]), message)
 
 
@@ -192,7 +192,7 @@ def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _
         return _Ending(False, Stage.REMEDIATE, message, mutated=True)
     check = tasks.result(VERIFY_TASK)
     if not check and tasks.execution(VERIFY_TASK):
-        message = "the action succeeded, and could not be verified; the task verify says why"
+        message = "the action succeeded but could not be verified; the task verify says why"
         return _Ending(False, Stage.VERIFY, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
@@ -212,9 +212,9 @@ def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _
 
 
 def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
-    """Return how the change that was granted ended, or None if none was granted."""
+    """Return how the granted change ended, or None if none was granted."""
     if not tasks.execution("reserve") or not ending.mutated:
-        # The change was granted but not made. End its row without counting it as a failure.
+        # The change was granted but not made. Record its end without counting it as a failure.
         return ChangeResult.UNKNOWN if tasks.result("reserve").get("may_change") else None
     if ending.stage is Stage.REMEDIATE:
         return ChangeResult.FAILED

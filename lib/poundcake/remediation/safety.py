@@ -1,7 +1,7 @@
 """Decide whether a remediation may change anything.
 
-`decide` is the only function that decides this. It reads no database and no clock: the situation
-contains what it needs. `reserve` takes the decision in the transaction that counts the change.
+`decide` is the only function that makes this decision. It reads neither a database nor a clock: the
+situation contains everything it needs. `reserve` decides in the transaction that counts the change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
 from poundcake.host_checks import ACTION
-from poundcake.hosts import HostPort, host_and_port, is_host_in, refusal_of_target
+from poundcake.hosts import HostPort, host_and_port, is_host_in, target_refusal
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import LabelError, Mode, Remediation
 from poundcake.string_enum import StringEnum
@@ -29,10 +29,10 @@ from poundcake.trail.limits import DAY, HOUR, ChangeRequest, Situation
 
 
 class Refusal(StringEnum):
-    """The control that refuses a change. docs/REMEDIATION.md says how to lift each one."""
+    """The control that refuses a change. docs/REMEDIATION.md explains how to lift each refusal."""
 
     NO_ACTION = "no_action"
-    """The rule names no action, so only evidence is collected."""
+    """The rule contains no action, so only evidence is collected."""
     ACTION_INVALID = "action_invalid"
     """The action is not a reference of the form pack.name."""
     ACTION_NOT_ALLOWED = "action_not_allowed"
@@ -40,15 +40,15 @@ class Refusal(StringEnum):
     INCIDENT_ENDED = "incident_ended"
     """The incident has ended."""
     RESOLVED = "resolved"
-    """The alert is a resolve."""
+    """The alert is resolved."""
     ACKNOWLEDGED = "acknowledged"
     """A person has acknowledged the incident."""
     SILENCED = "silenced"
     """A person has silenced the alert in Alertmanager."""
     NO_HOST = "no_host"
-    """The alert names no usable host."""
+    """The alert contains no usable host."""
     NO_TARGET = "no_target"
-    """The alert lacks a label that names the target."""
+    """The alert lacks a label that identifies the target."""
     HOST_NOT_ALLOWED = "host_not_allowed"
     """`allowed_hosts` does not contain the host."""
     HOST_DENIED = "host_denied"
@@ -62,21 +62,21 @@ class Refusal(StringEnum):
     APPROVAL_MISSING = "approval_missing"
     """The mode is ask, and no approver has approved the change."""
     NOT_CLAIMED = changes.NOT_CLAIMED
-    """The execution did not get the claim on the episode (poundcake.link)."""
+    """The execution could not claim the episode (poundcake.link)."""
     EPISODE_TAKEN = "episode_taken"
     """Another execution has made a change for this attempt at the episode."""
     STORM = "storm"
     """More than `storm_limit` incidents with this alert name are open, or were until recently."""
     SETTLING = "settling"
-    """The incident has been known for less than `settle_seconds`."""
+    """The incident was opened less than `settle_seconds` ago."""
     NOT_CONFIRMED = "not_confirmed"
-    """A condition of the remediation (`check`, `only_if`) is not fulfilled or cannot be checked."""
+    """A condition of the remediation (`check`, `only_if`) is not met or cannot be checked."""
     STALE = "stale"
-    """The last notification is older than `fresh_minutes`, and no check has failed just now."""
+    """The last notification is older than `fresh_minutes`, and no check confirms the alert."""
     IN_FLIGHT = "in_flight"
     """Another change to the same target is in progress or being verified."""
     PER_LABEL_IN_FLIGHT = "per_label_in_flight"
-    """As many changes as `at_once` allows are in progress for the same value of a label."""
+    """`at_once` changes are in progress or being verified for the same value of a label."""
     SITE_IN_FLIGHT = "site_in_flight"
     """`max_in_flight` changes are in progress or being verified."""
     COOLDOWN = "cooldown"
@@ -94,7 +94,7 @@ class Refusal(StringEnum):
     """The tracking database cannot be read or written, so no limit can be checked."""
 
 
-LASTING = (
+LASTING_REFUSALS = (
     Refusal.NO_ACTION,
     Refusal.ACTION_INVALID,
     Refusal.ACTION_NOT_ALLOWED,
@@ -107,7 +107,7 @@ LASTING = (
     Refusal.STACKSTORM_HOST,
     Refusal.DRY_RUN,
 )
-"""The refusals that last while the configuration and the alert stay as they are."""
+"""The refusals that last until the configuration or the alert changes."""
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,15 @@ class SafetyDecision:
     """Whether a remediation may change anything, and if not, why not.
 
     Attributes:
-        target: The host that the alert names, or None.
+        target: The alert's host, or None.
         may_check: Whether the host may be checked: it is allowed and is not StackStorm's machine.
         action: The action that would make the change; empty if only evidence is collected.
         dry_run: Whether `dry_run` is on.
         refusal: The control that refuses the change, or None if it is allowed.
-        reason: What refuses it, and the current value of that; empty if it is allowed.
-        how_to_lift: What lifts the refusal; empty if it is allowed.
-        settle_seconds: Seconds until the incident has been known for long enough; 0 if it has, or
-            if waiting would not help.
+        reason: Why the change is refused, with the value that causes it; empty if it is allowed.
+        how_to_lift: How to lift the refusal; empty if the change is allowed.
+        settle_seconds: Seconds to wait until `settle_seconds` have passed since the incident was
+            opened; 0 if they have, or if waiting would not help.
     """
 
     target: HostPort | None
@@ -152,11 +152,11 @@ class SafetyDecision:
     @property
     def may_reserve(self) -> bool:
         """Whether the change may be allowed now or later."""
-        return self.refusal not in LASTING
+        return self.refusal not in LASTING_REFUSALS
 
     @property
     def refusal_name(self) -> str:
-        """The name of the control that refuses the change, or empty."""
+        """The name of the control that refuses the change; empty if it is allowed."""
         return str(self.refusal) if self.refusal else ""
 
     @property
@@ -171,7 +171,7 @@ class SafetyDecision:
 
     @property
     def message(self) -> str:
-        """The reason and what lifts it, in one line; empty if the change is allowed."""
+        """The reason and how to lift the refusal, in one line; empty if the change is allowed."""
         if self.stage is Stage.REFUSED and self.how_to_lift:
             return f"{self.reason}: {self.how_to_lift}"
         return self.reason
@@ -200,16 +200,16 @@ def decide(config: Config, request: ChangeRequest, situation: Situation) -> Safe
 
     Args:
         config: The pack's configuration.
-        request: The change that a workflow asks for.
+        request: The change that a workflow requests.
         situation: The alert, its incident, and the other changes.
     """
     host = host_and_port(situation.named_host)
-    host_reason = _refusal_of_host(config, host)
-    reason = _lasting_refusal(config, request, situation, host, host_reason)
+    host_reason = _check_host_is_allowed(config, host)
+    reason = _find_lasting_refusal(config, request, situation, host, host_reason)
     if reason is None:
-        reason = _temporary_refusal(config, request, situation)
+        reason = _find_temporary_refusal(config, request, situation)
         if config.dry_run:
-            reason = _dry_run(config, request, situation, host, reason)
+            reason = _describe_dry_run(config, request, situation, host, reason)
     decision = SafetyDecision(
         target=host,
         may_check=host is not None and host_reason is None,
@@ -223,32 +223,33 @@ def decide(config: Config, request: ChangeRequest, situation: Situation) -> Safe
             reason=reason.text,
             how_to_lift=reason.how_to_lift,
         )
-    wait = _settle_seconds(config, situation) if decision.may_reserve else 0
+    wait = _remaining_settle_seconds(config, situation) if decision.may_reserve else 0
     return replace(decision, settle_seconds=wait)
 
 
 def preview(config: Config, request: ChangeRequest, situation: Situation) -> SafetyDecision:
-    """Return what `decide` would decide once the incident has been known for long enough."""
+    """Decide as if `settle_seconds` had passed, and return how many seconds actually remain."""
     decision = decide(replace(config, settle_seconds=0), request, situation)
-    wait = _settle_seconds(config, situation) if decision.may_reserve else 0
+    wait = _remaining_settle_seconds(config, situation) if decision.may_reserve else 0
     return replace(decision, settle_seconds=wait)
 
 
 def may_check_conditions(decision: SafetyDecision) -> bool:
-    """Return whether to check the conditions of an entry: nothing else refuses its change."""
+    """Return True if no other control refuses the change, so that the conditions decide."""
+    # A check can lift STALE. A dry run also reports what the conditions would permit.
     return decision.refusal in (None, Refusal.STALE, Refusal.DRY_RUN)
 
 
-def objection_to(
+def find_entry_objection(
     entry: Remediation, labels: Mapping[str, str], action: str, host_checks: Sequence[str] = ()
 ) -> str:
-    """Return why an entry, as it is configured now, does not permit a change, or ''.
+    """Return why an entry, in its current configuration, does not permit a change, or ''.
 
     Args:
         entry: The entry.
         labels: The alert's labels.
         action: The action that makes the change.
-        host_checks: The checks of the host that have been made.
+        host_checks: The checks that were run on the host.
     """
     if not entry.matches(labels):
         return f"the remediation {entry.name} no longer matches the alert"
@@ -266,14 +267,14 @@ def objection_to(
 
 
 def with_conditions(request: ChangeRequest, entry: Remediation, objection: str) -> ChangeRequest:
-    """Return a request after the conditions of its entry were checked.
+    """Return a request with the result of checking the conditions of its entry.
 
     Args:
         request: The request.
         entry: The entry.
         objection: Why a condition does not permit the change, or empty.
     """
-    # The checks are about the alert, so they are more recent than its last notification.
+    # The checks confirm the alert, and are more recent than its last notification.
     is_confirmed = bool(entry.check) and not objection
     return replace(request, objection=objection, check_failed=is_confirmed or request.check_failed)
 
@@ -290,10 +291,10 @@ def reserve(engine: Engine, config: Config, request: ChangeRequest) -> SafetyDec
     )
 
 
-def without_database(
+def refuse_without_database(
     config: Config, request: ChangeRequest, error: DatabaseError
 ) -> SafetyDecision:
-    """Return the decision if the tracking database is unavailable: nothing may be changed."""
+    """Return the decision that refuses a change because the tracking database is unavailable."""
     return SafetyDecision(
         target=None,
         may_check=False,
@@ -305,10 +306,10 @@ def without_database(
     )
 
 
-# -- refusals that last while the configuration and the alert stay as they are
+# -- refusals that last until the configuration or the alert changes
 
 
-def _lasting_refusal(
+def _find_lasting_refusal(
     config: Config,
     request: ChangeRequest,
     situation: Situation,
@@ -323,10 +324,10 @@ def _lasting_refusal(
         )
     reason: _Reason | None = None
     if request.action or request.needs_host:
-        reason = _refusal_of_alert(config, request, situation, host) or host_reason
+        reason = _check_alert(config, request, situation, host) or host_reason
     if request.action:
-        action_reason = _refusal_of_action(config, request.action)
-        return reason or action_reason or _refusal_of_every_host(config)
+        action_reason = _check_action(config, request.action)
+        return reason or action_reason or _check_allowed_hosts(config)
     return reason or _Reason(
         Refusal.NO_ACTION,
         "the rule names no action, so nothing would be changed",
@@ -334,7 +335,7 @@ def _lasting_refusal(
     )
 
 
-def _refusal_of_alert(
+def _check_alert(
     config: Config, request: ChangeRequest, situation: Situation, host: HostPort | None
 ) -> _Reason | None:
     if situation.status != FIRING:
@@ -349,13 +350,13 @@ def _refusal_of_alert(
         return _Reason(
             Refusal.NO_HOST,
             f"the label {config.host_label} of the alert contains no host",
-            "set host_label to the label that names it",
+            "set host_label to the label that contains it",
         )
     return None
 
 
-def _refusal_of_host(config: Config, host: HostPort | None) -> _Reason | None:
-    """Return why the alert's host must be neither changed nor checked, or None."""
+def _check_host_is_allowed(config: Config, host: HostPort | None) -> _Reason | None:
+    """Return why the alert's host may be neither changed nor checked, or None."""
     if host is None:
         return None
     if is_host_in(host.host, config.denied_hosts):
@@ -370,7 +371,7 @@ def _refusal_of_host(config: Config, host: HostPort | None) -> _Reason | None:
             f"allowed_hosts does not contain {host.host}",
             "add it to allowed_hosts",
         )
-    problem = refusal_of_target(host.host)
+    problem = target_refusal(host.host)
     if problem:
         return _Reason(Refusal.STACKSTORM_HOST, problem, "handle it by hand")
     return None
@@ -381,7 +382,7 @@ def _restricts_hosts(config: Config) -> bool:
     return bool(config.allowed_hosts) and ANY_HOST not in config.allowed_hosts
 
 
-def _refusal_of_every_host(config: Config) -> _Reason | None:
+def _check_allowed_hosts(config: Config) -> _Reason | None:
     """Return why no host may be changed, or None."""
     if config.allowed_hosts or config.dry_run:
         return None
@@ -392,7 +393,7 @@ def _refusal_of_every_host(config: Config) -> _Reason | None:
     )
 
 
-def _refusal_of_action(config: Config, action: str) -> _Reason | None:
+def _check_action(config: Config, action: str) -> _Reason | None:
     if not ACTION.match(action):
         return _Reason(
             Refusal.ACTION_INVALID,
@@ -408,14 +409,14 @@ def _refusal_of_action(config: Config, action: str) -> _Reason | None:
     return None
 
 
-def _dry_run(
+def _describe_dry_run(
     config: Config,
     request: ChangeRequest,
     situation: Situation,
     host: HostPort | None,
     temporary_reason: _Reason | None,
 ) -> _Reason:
-    """Return the refusal in a dry run: what would run, and what would stop it now."""
+    """Return the refusal in a dry run: what would run, and what would refuse it now."""
     target = host.host if host else "the alert"
     if request.target_labels:
         target = situation.target
@@ -427,16 +428,16 @@ def _dry_run(
     return _Reason(Refusal.DRY_RUN, description, "set dry_run to false")
 
 
-# -- refusals that pass with time, or once a person lifts them
+# -- refusals that end with time, or when a person lifts them
 
 _Control = Callable[[Config, ChangeRequest, Situation], "_Reason | None"]
 
 
-def _temporary_refusal(
+def _find_temporary_refusal(
     config: Config, request: ChangeRequest, situation: Situation
 ) -> _Reason | None:
     if situation.own and not situation.own.ended_at and not situation.pause:
-        return None  # the execution asks again for the change that it was granted
+        return None  # the execution repeats its request for a change that was granted
     for control in _CONTROLS:
         reason = control(config, request, situation)
         if reason:
@@ -444,7 +445,7 @@ def _temporary_refusal(
     return None
 
 
-def _paused(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_pause(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     pause = situation.pause
     if pause is None:
         return None
@@ -456,7 +457,7 @@ def _paused(config: Config, request: ChangeRequest, situation: Situation) -> _Re
     )
 
 
-def _unapproved(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_approval(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     if not request.unapproved:
         return None
     return _Reason(
@@ -466,7 +467,9 @@ def _unapproved(config: Config, request: ChangeRequest, situation: Situation) ->
     )
 
 
-def _acknowledged(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_acknowledgement(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
     if not situation.acknowledged_by:
         return None
     return _Reason(
@@ -476,7 +479,7 @@ def _acknowledged(config: Config, request: ChangeRequest, situation: Situation) 
     )
 
 
-def _silenced(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_silence(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     if not situation.silenced_by:
         return None
     return _Reason(
@@ -486,7 +489,7 @@ def _silenced(config: Config, request: ChangeRequest, situation: Situation) -> _
     )
 
 
-def _episode_taken(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_episode(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     holder = situation.holder
     if holder is None:
         return None
@@ -499,7 +502,7 @@ def _episode_taken(config: Config, request: ChangeRequest, situation: Situation)
     )
 
 
-def _storm(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_storm(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     minutes = config.storm_quiet_minutes
     counted = f"are open or were resolved in the last {minutes} min"
     if config.storm_limit and situation.similar > config.storm_limit:
@@ -520,8 +523,8 @@ def _storm(config: Config, request: ChangeRequest, situation: Situation) -> _Rea
     return None
 
 
-def _settling(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    seconds = _settle_seconds(config, situation)
+def _check_settling(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+    seconds = _remaining_settle_seconds(config, situation)
     if not seconds:
         return None
     return _Reason(
@@ -532,7 +535,9 @@ def _settling(config: Config, request: ChangeRequest, situation: Situation) -> _
     )
 
 
-def _not_confirmed(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_confirmation(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
     if not request.objection:
         return None
     return _Reason(
@@ -542,7 +547,9 @@ def _not_confirmed(config: Config, request: ChangeRequest, situation: Situation)
     )
 
 
-def _stale(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_freshness(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
     if request.check_failed or not config.fresh_minutes or situation.last_seen_at is None:
         return None
     age = situation.now - situation.last_seen_at
@@ -556,34 +563,36 @@ def _stale(config: Config, request: ChangeRequest, situation: Situation) -> _Rea
     )
 
 
-def _in_flight(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_in_flight(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
     in_flight = situation.in_flight
     same_target = [change for change in in_flight if change.target == situation.target]
     if same_target:
         return _Reason(
             Refusal.IN_FLIGHT,
             f"another change to {situation.target} is in flight: {_describe_changes(same_target)}",
-            _advice_to_wait(same_target),
+            _advise_waiting(same_target),
         )
     same_value = [change for change in in_flight if change.per_value == situation.per_value]
     if situation.per_value and request.at_once and len(same_value) >= request.at_once:
         return _Reason(
             Refusal.PER_LABEL_IN_FLIGHT,
-            f"{_count_phrase(same_value)} in flight for {situation.per_value}, and at_once is "
+            f"{_format_count(same_value)} in flight for {situation.per_value}, and at_once is "
             f"{request.at_once}: {_describe_changes(same_value)}",
-            _advice_to_wait(same_value),
+            _advise_waiting(same_value),
         )
     if config.max_in_flight and len(in_flight) >= config.max_in_flight:
         return _Reason(
             Refusal.SITE_IN_FLIGHT,
-            f"{_count_phrase(in_flight)} in flight, and max_in_flight is {config.max_in_flight}: "
+            f"{_format_count(in_flight)} in flight, and max_in_flight is {config.max_in_flight}: "
             f"{_describe_changes(in_flight)}",
-            _advice_to_wait(in_flight),
+            _advise_waiting(in_flight),
         )
     return None
 
 
-def _cooldown(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_cooldown(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     latest = situation.last_of_target
     if latest is None or latest.ended_at is None:
         return None
@@ -600,8 +609,10 @@ def _cooldown(config: Config, request: ChangeRequest, situation: Situation) -> _
     )
 
 
-def _daily_limit(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    return _count_limit(
+def _check_daily_limit(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
+    return _check_count(
         Refusal.DAILY_TARGET_LIMIT,
         f"changes to {situation.target} in 24 hours",
         "max_changes_per_target_per_day",
@@ -611,8 +622,10 @@ def _daily_limit(config: Config, request: ChangeRequest, situation: Situation) -
     )
 
 
-def _hourly_limit(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    return _count_limit(
+def _check_hourly_limit(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
+    return _check_count(
         Refusal.HOURLY_LIMIT,
         f"changes of {request.remediation_name} in an hour",
         "max_changes_per_remediation_per_hour",
@@ -622,8 +635,10 @@ def _hourly_limit(config: Config, request: ChangeRequest, situation: Situation) 
     )
 
 
-def _site_limit(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    return _count_limit(
+def _check_site_limit(
+    config: Config, request: ChangeRequest, situation: Situation
+) -> _Reason | None:
+    return _check_count(
         Refusal.SITE_LIMIT,
         "changes of all remediations in an hour",
         "max_changes_per_hour",
@@ -633,7 +648,7 @@ def _site_limit(config: Config, request: ChangeRequest, situation: Situation) ->
     )
 
 
-def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
+def _check_breaker(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     latest = situation.outcomes[: config.breaker_failures]
     failures = [change for change in latest if change.result in FAILURES]
     if not config.breaker_failures or len(failures) < config.breaker_failures:
@@ -648,25 +663,25 @@ def _breaker(config: Config, request: ChangeRequest, situation: Situation) -> _R
 
 
 _CONTROLS: Sequence[_Control] = (
-    _unapproved,
-    _paused,
-    _acknowledged,
-    _silenced,
-    _episode_taken,
-    _breaker,
-    _storm,
-    _settling,
-    _not_confirmed,
-    _stale,
-    _in_flight,
-    _cooldown,
-    _daily_limit,
-    _hourly_limit,
-    _site_limit,
+    _check_approval,
+    _check_pause,
+    _check_acknowledgement,
+    _check_silence,
+    _check_episode,
+    _check_breaker,
+    _check_storm,
+    _check_settling,
+    _check_confirmation,
+    _check_freshness,
+    _check_in_flight,
+    _check_cooldown,
+    _check_daily_limit,
+    _check_hourly_limit,
+    _check_site_limit,
 )
 
 
-def _count_limit(
+def _check_count(
     refusal: Refusal,
     description: str,
     key: str,
@@ -684,15 +699,15 @@ def _count_limit(
     )
 
 
-def _settle_seconds(config: Config, situation: Situation) -> int:
-    """Return the seconds until the incident has been known for long enough; 0 if it has."""
+def _remaining_settle_seconds(config: Config, situation: Situation) -> int:
+    """Return the seconds until `settle_seconds` have passed since the incident was opened."""
     if situation.opened_at is None:
         return 0
-    known_seconds = (situation.now - situation.opened_at).total_seconds()
-    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - known_seconds)))
+    age_seconds = (situation.now - situation.opened_at).total_seconds()
+    return min(config.settle_seconds, max(0, math.ceil(config.settle_seconds - age_seconds)))
 
 
-def _count_phrase(in_flight: Sequence[Change]) -> str:
+def _format_count(in_flight: Sequence[Change]) -> str:
     return "1 change is" if len(in_flight) == 1 else f"{len(in_flight)} changes are"
 
 
@@ -702,7 +717,7 @@ def _describe_changes(in_flight: Sequence[Change]) -> str:
     return ", ".join(texts) + more
 
 
-def _advice_to_wait(in_flight: Sequence[Change]) -> str:
+def _advise_waiting(in_flight: Sequence[Change]) -> str:
     return (
         "wait until it ends; if its workflow is stuck, `st2 run poundcake.release "
         f"episode={in_flight[0].episode} force=true`"

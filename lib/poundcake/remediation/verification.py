@@ -16,8 +16,10 @@ VERIFY_TASK = "verify"
 VERIFY_HOST_TASK = "verify_host"
 """The task that checks the host before each poll, if a check of the host verifies the change."""
 
-_POWER_SECONDS, _TARGET_SECONDS, _DISK_SECONDS, _SECONDS = 900, 600, 180, 300
-_MIN_PAUSE, _MAX_PAUSE, _POLLS = 2, 30, 20
+# The default values of `wait`, and the bounds of the pause between two polls, in seconds.
+_POWER_WAIT, _TARGET_WAIT, _DISK_WAIT, _DEFAULT_WAIT = 900, 600, 180, 300
+_MIN_PAUSE, _MAX_PAUSE = 2, 30
+_DESIRED_POLLS = 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Verification:
         pause: Seconds between two polls.
         polls: The maximum number of repeated polls.
         action: The action that checks the host before each poll; '' if `check` needs none.
-        parameters: The parameters of that action.
+        parameters: The parameters of `action`.
     """
 
     check: str = ""
@@ -47,28 +49,29 @@ class Verification:
 
         Args:
             entry: The entry.
-            inspection: The inspection of the host that verifies it, or None if something else does.
+            inspection: The inspection of the host that verifies it, or None if `verify` is not a
+                check of the host.
         """
         if entry.verify in ("", NO_VERIFICATION):
             return cls()
         wait = _default_wait(entry) if entry.wait is None else entry.wait
-        pause = max(_MIN_PAUSE, min(_MAX_PAUSE, wait // _POLLS))
+        pause = max(_MIN_PAUSE, min(_MAX_PAUSE, wait // _DESIRED_POLLS))
         polls = wait // pause + 2
         if inspection is None:
             return cls(entry.verify, wait, pause, polls)
-        # The check has been parsed, so it contains nothing that StackStorm evaluates.
+        # A parsed check contains nothing that StackStorm would evaluate.
         check, parameters = FixedText(inspection.check), inspection.parameters
         return cls(check, wait, pause, polls, inspection.action, parameters)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verification as JSON."""
-        # The pause comes before the check of the host, if there is one, and not before its poll.
+        # If a check of the host precedes each poll, the pause is before that check instead.
         return {**asdict(self), "delay": 0 if self.action else self.pause}
 
 
 def _default_wait(entry: Remediation) -> int:
     if is_power_action(entry.action):
-        return _POWER_SECONDS
+        return _POWER_WAIT
     if entry.target:
-        return _TARGET_SECONDS
-    return _DISK_SECONDS if "disk" in entry.action else _SECONDS
+        return _TARGET_WAIT
+    return _DISK_WAIT if "disk" in entry.action else _DEFAULT_WAIT

@@ -1,12 +1,19 @@
 """A client of StackStorm's API, and the types of its responses.
 
-`StackStormApi` is the interface; `in_action()` and `in_sensor()` return the implementation.
+`StackStormApi` is the interface. `client_for_action()` and `client_for_sensor()` return its
+implementation.
 """
 
 from __future__ import annotations
 
 from poundcake.stackstorm.api import Page, StackStormApi, StackStormError
-from poundcake.stackstorm.client import CLOCK_ALLOWANCE, LINK, StackStorm, in_action, in_sensor
+from poundcake.stackstorm.client import (
+    CLOCK_ALLOWANCE,
+    LINK,
+    StackStorm,
+    client_for_action,
+    client_for_sensor,
+)
 from poundcake.stackstorm.execution import (
     STATUSES,
     TERMINAL,
@@ -35,8 +42,8 @@ __all__ = [
     "TriggerInstance",
     "TriggerStatus",
     "action_result",
+    "client_for_action",
+    "client_for_sensor",
     "failure_reason",
-    "in_action",
-    "in_sensor",
     "workflow_output",
 ]

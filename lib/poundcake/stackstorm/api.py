@@ -1,4 +1,4 @@
-"""The interface to StackStorm's API, which tests can implement without HTTP."""
+"""The interface of the client of StackStorm's API. Tests can implement it without HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StackStormError(PoundCakeError):
 
     Attributes:
         status: The HTTP status of the response; 0 if there was none.
-        timed_out: The API accepted the request but did not respond in time.
+        timed_out: Whether the API accepted the request but did not respond in time.
     """
 
     def __init__(self, message: str, status: int = 0, timed_out: bool = False):
@@ -28,7 +28,7 @@ class StackStormError(PoundCakeError):
 
     @property
     def is_outage(self) -> bool:
-        """Whether other requests would fail now as well."""
+        """Whether other requests would also fail now."""
         return self.status in (401, 502, 503, 504) or (self.status == 0 and not self.timed_out)
 
 
@@ -38,8 +38,9 @@ class Page(Generic[T]):
 
     Attributes:
         items: The entries.
-        older: The `before` of the next page, which has older entries; None on the last page.
-        unreadable: The number of entries that were left out because they have no id or time.
+        older: The argument `before` for the next page, which has older entries; None if this is the
+            last page.
+        unreadable: The number of entries that are left out because a required field is missing.
     """
 
     items: Sequence[T]
@@ -51,10 +52,10 @@ class StackStormApi(Protocol):
     """The API requests of the pack. Each method raises StackStormError if its request fails."""
 
     def now(self) -> datetime:
-        """Return the time by the API's clock, to compare it with times in responses."""
+        """Return the current time by the API's clock, for comparison with times in responses."""
 
     def get(self, path: str, **params: Any) -> Any:
-        """Return the JSON response of a path below /v1, or None for 404."""
+        """Return the JSON response for a path below /v1, or None for 404."""
 
     def get_execution(self, execution_id: str) -> Execution | None:
         """Return an execution, or None if StackStorm does not have it."""
@@ -62,17 +63,17 @@ class StackStormApi(Protocol):
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
         """Return executions by id.
 
-        An execution that is missing in the result may still exist: check with get_execution().
+        An execution that is missing from the result may still exist: check with get_execution().
         """
 
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""
 
-    def pending_inquiries(self) -> list[Execution]:
+    def list_pending_inquiries(self) -> list[Execution]:
         """Return the newest inquiries of core.ask that wait for an answer."""
 
     def respond(self, inquiry_id: str, response: Mapping[str, Any]) -> None:
-        """Answer an inquiry as the user of this execution."""
+        """Answer an inquiry as the user of the current execution."""
 
     def list_triggers(
         self, trigger: str, after: datetime, before: datetime | None
@@ -83,19 +84,19 @@ class StackStormApi(Protocol):
         """Return trigger instances by id, without those that StackStorm does not have."""
 
     def list_enforcements(self, after: datetime, before: datetime | None) -> Page[RuleEnforcement]:
-        """Return the newest enforcements of all rules between two times."""
+        """Return the newest enforcements of all rules between two times by StackStorm's clock."""
 
     def get_enforcements(self, trigger_instance_id: str) -> list[RuleEnforcement]:
         """Return the rule enforcements of a trigger instance."""
 
     def runs_link_task(self, action: str) -> bool:
-        """Return True if an action is a workflow with a task that runs poundcake.link."""
+        """Return True if an action is a workflow with a task that links it to the alert."""
 
-    def problem_with(self, rule: str, action: str) -> str:
+    def find_rule_problem(self, rule: str, action: str) -> str:
         """Return why a rule cannot start its action, or '' if nothing prevents it."""
 
-    def last_failure(self, action: str, since: datetime) -> str:
+    def find_last_failure(self, action: str, since: datetime) -> str:
         """Return why the newest failed execution of an action failed, or '' if none failed."""
 
-    def stuck_execution(self, action: str, since: datetime) -> str:
-        """Return an error if no process picked up an action's newest execution, otherwise ''."""
+    def describe_stuck_execution(self, action: str, since: datetime) -> str:
+        """Return an error if no process has picked up an action's newest execution, or ''."""

@@ -1,4 +1,4 @@
-"""The rules and actions that are installed in StackStorm, and whether a rule matches a trigger."""
+"""Read the rules and actions in StackStorm, and determine whether a rule matches a trigger."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from poundcake.string_enum import StringEnum
 
 _PAGE = 100  # api.max_page_size; only administrators may request more
 _BACKSTOP = "backstop"
-# These operators accept a null pattern.
-_WITHOUT_PATTERN = ("nequals", "neq", "exists", "nexists")
+# The operators that accept a null pattern.
+_NULL_PATTERN_OPERATORS = ("nequals", "neq", "exists", "nexists")
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -29,7 +29,7 @@ class Api(Protocol):
     """The part of StackStorm's API that this module uses. It raises StackStormError."""
 
     def get(self, path: str, **params: Any) -> Any:
-        """Return the JSON response of a path below /v1, or None for 404."""
+        """Return the JSON response for a path below /v1, or None for 404."""
 
 
 class Matching(StringEnum):
@@ -52,7 +52,7 @@ class RuleMatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule. Its parameters contain the templates as they are written."""
+    """A rule. Its parameters contain templates that are not rendered."""
 
     ref: str
     is_enabled: bool
@@ -62,17 +62,18 @@ class Rule:
     criteria: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, answer: Any) -> Rule | None:
+    def parse(cls, response: Any) -> Rule | None:
         """Return the rule in a response of the API, or None if it has no reference."""
-        ref = fields.text(answer, "ref")
-        parameters, criteria = fields.value(answer, "action", "parameters"), answer.get("criteria")
+        ref = fields.text(response, "ref")
         if not ref:
             return None
+        parameters = fields.value(response, "action", "parameters")
+        criteria = fields.value(response, "criteria")
         return cls(
             ref=ref,
-            is_enabled=fields.value(answer, "enabled") is True,
-            is_backstop=fields.text(answer, "type", "ref") == _BACKSTOP,
-            action=fields.text(answer, "action", "ref"),
+            is_enabled=fields.value(response, "enabled") is True,
+            is_backstop=fields.text(response, "type", "ref") == _BACKSTOP,
+            action=fields.text(response, "action", "ref"),
             parameters=parameters if isinstance(parameters, dict) else {},
             criteria=criteria if isinstance(criteria, dict) else {},
         )
@@ -96,7 +97,7 @@ class Action:
     is_enabled: bool
     parameters: Mapping[str, Mapping[str, Any]]
 
-    def problems(self, values: Mapping[str, Any], unresolved: set[str]) -> list[str]:
+    def find_problems(self, values: Mapping[str, Any], unresolved: set[str]) -> list[str]:
         """Return why StackStorm would refuse to run the action with these parameters.
 
         Args:
@@ -113,7 +114,7 @@ class Action:
             elif schema.get("immutable"):
                 problems.append(f"{self.ref} does not accept {name}, because it is immutable")
             elif name not in unresolved:
-                problems += _type_problem(f"{self.ref}: {name}", schema, value)
+                problems += _find_type_problem(f"{self.ref}: {name}", schema, value)
         for name, schema in self.parameters.items():
             if schema.get("required") and schema.get("default") is None and name not in values:
                 problems.append(f"{self.ref} needs the parameter {name}")
@@ -121,7 +122,11 @@ class Action:
 
 
 def list_rules(api: Api, trigger: str) -> list[Rule]:
-    """Return the rules on a trigger, enabled or not. Raises StackStormError."""
+    """Return the rules for a trigger, enabled or not.
+
+    Raises:
+        StackStormError: The request failed.
+    """
     rules: list[Rule] = []
     offset = 0
     while True:
@@ -129,9 +134,10 @@ def list_rules(api: Api, trigger: str) -> list[Rule]:
         page = page if isinstance(page, list) else []
         rules += [
             rule
-            for answer in page
-            if trigger in (fields.text(answer, "trigger", "type"), fields.text(answer, "trigger"))
-            for rule in [Rule.parse(answer)]
+            for response in page
+            if trigger
+            in (fields.text(response, "trigger", "type"), fields.text(response, "trigger"))
+            for rule in [Rule.parse(response)]
             if rule
         ]
         if len(page) < _PAGE:
@@ -140,17 +146,21 @@ def list_rules(api: Api, trigger: str) -> list[Rule]:
 
 
 def find_action(api: Api, ref: str) -> Action | None:
-    """Return an action, or None if StackStorm does not have it. Raises StackStormError."""
-    answer = api.get(f"/actions/views/overview/{quote(ref, safe='')}")
-    parameters = fields.value(answer, "parameters")
+    """Return an action, or None if StackStorm does not have it.
+
+    Raises:
+        StackStormError: The request failed.
+    """
+    response = api.get(f"/actions/views/overview/{quote(ref, safe='')}")
+    parameters = fields.value(response, "parameters")
     if not isinstance(parameters, dict):
         return None
     schemas = {name: schema for name, schema in parameters.items() if isinstance(schema, dict)}
-    return Action(ref, fields.value(answer, "enabled") is not False, schemas)
+    return Action(ref, fields.value(response, "enabled") is not False, schemas)
 
 
 def _evaluate(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]) -> RuleMatch:
-    # Part of StackStorm; imported here because only plan needs it.
+    # StackStorm includes this package. It is imported here because only plan needs it.
     import jsonpath_rw
 
     operator, pattern = str(criterion.get("type", "")).lower(), criterion.get("pattern")
@@ -161,7 +171,7 @@ def _evaluate(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]
     try:
         matches = jsonpath_rw.parse(key.split("#", 1)[0]).find({"trigger": payload})
         value = matches[0].value if matches else None
-        is_null = pattern is None and operator not in _WITHOUT_PATTERN
+        is_null = pattern is None and operator not in _NULL_PATTERN_OPERATORS
         holds = not is_null and OPERATORS[operator](value, pattern)
     # Any part of a criterion may be invalid: its path, its regular expression, its types.
     except Exception as error:
@@ -172,14 +182,15 @@ def _evaluate(key: str, criterion: Mapping[str, Any], payload: Mapping[str, Any]
     return RuleMatch(Matching.NO, f"{key} is {_describe(value)}, wants {expected}")
 
 
-def _type_problem(name: str, schema: Mapping[str, Any], value: Any) -> list[str]:
+def _find_type_problem(name: str, schema: Mapping[str, Any], value: Any) -> list[str]:
     kind, choices = schema.get("type"), schema.get("enum")
     if isinstance(choices, list) and value not in choices:
         return [f"{name} must be one of {', '.join(map(str, choices))}, but is {_describe(value)}"]
     types = _TYPES.get(kind) if isinstance(kind, str) else None
     if types is None or value is None or isinstance(value, types):
-        is_number = isinstance(value, bool) and kind in ("integer", "number")
-        return [f"{name} must be of type {kind}, but is {_describe(value)}"] if is_number else []
+        # In Python, a boolean is an integer.
+        is_wrong = isinstance(value, bool) and kind in ("integer", "number")
+        return [f"{name} must be of type {kind}, but is {_describe(value)}"] if is_wrong else []
     if isinstance(value, str) and _can_be_cast(value, str(kind)):
         return []
     return [f"{name} must be of type {kind}, but is {_describe(value)}"]

@@ -1,4 +1,4 @@
-"""The StackStorm API over HTTP, through st2client."""
+"""The client of StackStorm's API, which uses the HTTP client of st2client."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from poundcake.timestamps import format_timestamp
 
 LINK = "poundcake.link"
 _LINK_ACTIONS = (LINK, "poundcake.begin")
-"""The actions that link a workflow if they are one of its tasks."""
+"""The actions that link a workflow to an alert if one of its tasks runs them."""
 _EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 CLOCK_ALLOWANCE = timedelta(minutes=5)
 """Maximum difference between the clocks of StackStorm's hosts."""
-# Maps a status to the process that picks up executions with that status. After an outage of
-# RabbitMQ, the process may have lost its consumer.
+# The process that picks up executions, by their status. After an outage of RabbitMQ, the process
+# may no longer consume messages.
 _PICKED_UP_BY = {"requested": "st2scheduler", "scheduled": "st2actionrunner"}
 _PAGE = 100  # api.max_page_size; only administrators may request more
-# Seconds to connect, and to wait for the response. The sensor's timeout is shorter, because a
-# client of the endpoint waits for the view.
+# Seconds to connect, and seconds to wait for the response. The sensor's timeouts are shorter,
+# because a client of the endpoint waits for a view meanwhile.
 _ACTION_TIMEOUT = (3, 15)
 _SENSOR_TIMEOUT = (1, 3)
 
@@ -37,7 +37,7 @@ class StackStorm:
     """The implementation of StackStormApi over HTTP.
 
     Args:
-        connect: Returns an st2client Client. connect(True) returns one with a new token.
+        connect: Returns an st2client Client; called with True, one with a new token.
         timeout: Seconds to connect, and seconds to wait for a response.
     """
 
@@ -57,7 +57,7 @@ class StackStorm:
         return datetime.fromtimestamp(self._clock + time.monotonic(), timezone.utc)
 
     def get(self, path: str, **params: Any) -> Any:
-        """Return the JSON response of a path below /v1, or None for 404.
+        """Return the JSON response for a path below /v1, or None for 404.
 
         Raises:
             StackStormError: The API cannot be reached, or responds with another error.
@@ -99,8 +99,8 @@ class StackStorm:
                 "api_key": client.api_key,
             }
             response = send(client.executions.client, options)
-        # requests, st2client and, in a sensor, the creation of a token raise many types of error.
-        # Each of these errors means that the request failed.
+        # requests, st2client and, in a sensor, the creation of a token raise many types of errors.
+        # Any of them means that the request failed.
         except Exception as error:
             text = f"{type(error).__name__}: {_first_line(error)}"
             raise StackStormError(text, timed_out=_is_read_timeout(error)) from None
@@ -118,9 +118,9 @@ class StackStorm:
 
     def get_execution(self, execution_id: str) -> Execution | None:
         """Return an execution, or None if StackStorm does not have it or the id is invalid."""
-        return Execution.parse(self._execution(execution_id))
+        return Execution.parse(self._get_execution_document(execution_id))
 
-    def _execution(self, execution_id: str) -> Any:
+    def _get_execution_document(self, execution_id: str) -> Any:
         try:
             return self.get(f"/executions/{quote(execution_id, safe='')}")
         except StackStormError as error:
@@ -129,11 +129,11 @@ class StackStorm:
             raise
 
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
-        """Return executions by id, without those that are missing in the API's list."""
-        executions = (Execution.parse(item) for item in self._executions(ids))
+        """Return executions by id, without those that are missing from the API's list."""
+        executions = (Execution.parse(item) for item in self._get_execution_documents(ids))
         return {execution.id: execution for execution in executions if execution}
 
-    def _executions(self, ids: Sequence[str]) -> list[Any]:
+    def _get_execution_documents(self, ids: Sequence[str]) -> list[Any]:
         items: list[Any] = []
         for start in range(0, len(ids), _PAGE):
             page = list(ids[start : start + _PAGE])
@@ -145,7 +145,7 @@ class StackStorm:
                 if error.status != 400:
                     raise
                 # The API rejects the whole list if one id is invalid.
-                items += filter(None, map(self._execution, page))
+                items += filter(None, map(self._get_execution_document, page))
         return items
 
     def get_children(self, execution_id: str) -> list[Execution]:
@@ -154,7 +154,7 @@ class StackStorm:
         children = [child for child in map(Execution.parse, items) if child]
         return sorted(children, key=lambda child: child.started_at or _EARLIEST)
 
-    def pending_inquiries(self) -> list[Execution]:
+    def list_pending_inquiries(self) -> list[Execution]:
         """Return the newest inquiries of core.ask that wait for an answer."""
         items = self.get(
             "/executions",
@@ -167,7 +167,7 @@ class StackStorm:
         return [inquiry for inquiry in inquiries if inquiry]
 
     def respond(self, inquiry_id: str, response: Mapping[str, Any]) -> None:
-        """Answer an inquiry as the user of this execution.
+        """Answer an inquiry as the user of the current execution.
 
         Raises:
             StackStormError: The API cannot be reached, or refuses the answer.
@@ -179,7 +179,9 @@ class StackStorm:
             message = f"PUT {path}: {reply.status_code} {_error_text(reply)}"
             raise StackStormError(message, reply.status_code)
 
-    def _newest_execution(self, action: str, since: datetime, **query: str) -> Execution | None:
+    def _find_newest_execution(
+        self, action: str, since: datetime, **query: str
+    ) -> Execution | None:
         items = self.get(
             "/executions",
             action=action,
@@ -236,8 +238,9 @@ class StackStorm:
     # -- the installation
 
     def runs_link_task(self, action: str) -> bool:
-        """Return True if an action is a workflow with a task that links it."""
-        import yaml  # part of StackStorm; imported here because only sync needs it
+        """Return True if an action is a workflow with a task that links it to the alert."""
+        # StackStorm includes this package. It is imported here because only sync needs it.
+        import yaml
 
         try:
             text = self.get(f"/actions/views/entry_point/{quote(action, safe='')}")
@@ -250,25 +253,24 @@ class StackStorm:
         except (yaml.YAMLError, TypeError, KeyError, AttributeError):
             return False  # not an Orquesta workflow
 
-    def problem_with(self, rule: str, action: str) -> str:
+    def find_rule_problem(self, rule: str, action: str) -> str:
         """Return why a rule cannot start its action, or '' if nothing prevents it."""
-        for kind, ref in (("rules", rule), ("actions", action)):
-            document = self.get(f"/{kind}/{ref}")
+        for kind, ref in (("rule", rule), ("action", action)):
+            document = self.get(f"/{kind}s/{ref}")
             if not document:
-                return f"{kind[:-1]} {ref} is missing: install the pack again"
+                return f"{kind} {ref} is missing: install the pack again"
             if not document.get("enabled"):
-                hint = f"st2 {kind[:-1]} enable {ref}"
-                return f"{kind[:-1]} {ref} is disabled: {hint}"
+                return f"{kind} {ref} is disabled: st2 {kind} enable {ref}"
         return ""
 
-    def last_failure(self, action: str, since: datetime) -> str:
+    def find_last_failure(self, action: str, since: datetime) -> str:
         """Return why the newest failed execution of an action failed, or '' if none failed."""
-        execution = self._newest_execution(action, since, status="failed")
+        execution = self._find_newest_execution(action, since, status="failed")
         return failure_reason(execution.result) if execution else ""
 
-    def stuck_execution(self, action: str, since: datetime) -> str:
-        """Return an error if no process picked up an action's newest execution, otherwise ''."""
-        execution = self._newest_execution(action, since)
+    def describe_stuck_execution(self, action: str, since: datetime) -> str:
+        """Return an error if no process has picked up an action's newest execution, or ''."""
+        execution = self._find_newest_execution(action, since)
         process = _PICKED_UP_BY.get(execution.status) if execution else None
         if execution is None or process is None:
             return ""
@@ -278,7 +280,7 @@ class StackStorm:
         )
 
 
-def in_action(config: Config) -> StackStorm:
+def client_for_action(config: Config) -> StackStorm:
     """Return the client for an action, which uses the token of its execution."""
     clients: list[Any] = []
 
@@ -286,16 +288,17 @@ def in_action(config: Config) -> StackStorm:
         if renew_token or not clients:
             url = os.environ.get("ST2_ACTION_API_URL") or os.environ.get("ST2_API_URL") or ""
             token = os.environ.get("ST2_ACTION_AUTH_TOKEN") or os.environ.get("ST2_AUTH_TOKEN")
-            clients[:] = [_client(config, url, token)]
+            clients[:] = [_create_client(config, url, token)]
         return clients[0]
 
     return StackStorm(connect)
 
 
-def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> StackStorm:
+def client_for_sensor(current_config: Callable[[], Config], sensor_service: Any) -> StackStorm:
     """Return the client for the sensor.
 
-    The token in a sensor's environment expires after a day; the datastore service creates new ones.
+    The token in a sensor's environment expires after a day, so the datastore service creates new
+    tokens.
 
     Args:
         current_config: Returns the configuration, which may change while the sensor runs.
@@ -305,7 +308,7 @@ def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> Stac
     def connect(renew_token: bool) -> Any:
         config = current_config()
         if config.st2_api_key:
-            return _client(config, os.environ.get("ST2_API_URL") or "", None)
+            return _create_client(config, os.environ.get("ST2_API_URL") or "", None)
         service = sensor_service.datastore_service
         if renew_token:
             service._client = None
@@ -314,7 +317,7 @@ def in_sensor(current_config: Callable[[], Config], sensor_service: Any) -> Stac
     return StackStorm(connect, _SENSOR_TIMEOUT)
 
 
-def _client(config: Config, api_url: str, token: str | None) -> Any:
+def _create_client(config: Config, api_url: str, token: str | None) -> Any:
     from st2client.client import Client
 
     if config.st2_api_key:
@@ -343,7 +346,7 @@ def _make_page(
         entries: The parsed entries; None for an unreadable one.
         before: The end of the time range that was requested.
         resolution: The resolution of StackStorm's times. The next page repeats the entries with the
-            oldest time, because this page may lack some of them.
+            oldest time, because others with the same time may not be on this page.
         time_of: Returns the time of an entry.
     """
     items = [item for item in entries if item is not None]

@@ -1,4 +1,4 @@
-"""Executions in StackStorm's API, and the meaning of their statuses and results."""
+"""Interpret executions in StackStorm's API: their statuses and results."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _MAX_REASON = 1000  # characters
 
 
 class ExecutionStatus(StringEnum):
-    """The status of an execution: StackStorm's fourteen, and the pack's own `gone`.
+    """The status of an execution: StackStorm's fourteen statuses, and the pack's own `gone`.
 
-    The names are those of LIVEACTION_STATUSES in st2common/constants/action.py. Later releases may
-    add others, so Execution.status is a plain string, and an unknown status counts as open.
+    StackStorm defines its statuses in LIVEACTION_STATUSES (st2common/constants/action.py). Later
+    releases may add some, so Execution.status is a plain string, and an unknown status counts as
+    open.
     """
 
     REQUESTED = "requested"
@@ -26,13 +27,13 @@ class ExecutionStatus(StringEnum):
     DELAYED = "delayed"
     """A policy delays the execution; StackStorm continues it automatically."""
     RUNNING = "running"
-    """The execution runs. If its runner is killed, it stays `running` forever."""
+    """The execution is running. If its runner is killed, it stays `running` forever."""
     CANCELING = "canceling"
-    """Somebody cancelled the execution; running tasks may still finish."""
+    """Somebody canceled the execution; running tasks may still finish."""
     PENDING = "pending"
     """An inquiry waits for an answer."""
     PAUSING = "pausing"
-    """Somebody paused the execution; one of its tasks still runs or waits for an answer."""
+    """Somebody paused the execution; a task is still running or waiting for an answer."""
     PAUSED = "paused"
     """Somebody paused the execution; it continues when somebody resumes it."""
     RESUMING = "resuming"
@@ -46,7 +47,7 @@ class ExecutionStatus(StringEnum):
     ABANDONED = "abandoned"
     """The runner was shut down before the execution ended."""
     CANCELED = "canceled"
-    """Somebody cancelled the execution, and it has ended."""
+    """Somebody canceled the execution, and it has ended."""
     GONE = "gone"
     """StackStorm no longer has the execution, for example after garbage collection."""
 
@@ -78,7 +79,7 @@ class Execution:
 
     Attributes:
         id: Its id.
-        status: Its status, see ExecutionStatus.
+        status: Its status: see ExecutionStatus.
         action: The reference of its action.
         rule: The reference of the rule that started it, '' if no rule did.
         started_at: When it started.
@@ -88,7 +89,7 @@ class Execution:
         task_name: The name of the task in its parent workflow, '' if it has no parent.
         item_id: Its position among the items of its task, or None if the task has no items.
         parent_id: The id of its parent workflow, '' if it has no parent.
-        resumed_by: Who resumed it most recently, also by answering an inquiry, or ''.
+        resumed_by: The user who resumed it most recently, possibly by answering an inquiry, or ''.
         parameters: The parameters of its action.
         result: Its result, of any JSON type.
     """
@@ -109,29 +110,29 @@ class Execution:
     result: Any = None
 
     @classmethod
-    def parse(cls, answer: Any) -> Execution | None:
+    def parse(cls, response: Any) -> Execution | None:
         """Return the execution in a response of the API, or None if it has no id."""
-        execution_id = fields.text(answer, "id")
+        execution_id = fields.text(response, "id")
         if not execution_id:
             return None
-        parameters = fields.value(answer, "parameters")
-        elapsed = fields.value(answer, "elapsed_seconds")
-        item = fields.value(answer, "context", "orquesta", "item_id")
+        parameters = fields.value(response, "parameters")
+        elapsed = fields.value(response, "elapsed_seconds")
+        item = fields.value(response, "context", "orquesta", "item_id")
         return cls(
             id=execution_id,
-            status=fields.text(answer, "status"),
-            action=fields.text(answer, "action", "ref"),
-            rule=fields.text(answer, "rule", "ref"),
-            started_at=fields.moment(answer, "start_timestamp"),
-            ended_at=fields.moment(answer, "end_timestamp"),
+            status=fields.text(response, "status"),
+            action=fields.text(response, "action", "ref"),
+            rule=fields.text(response, "rule", "ref"),
+            started_at=fields.moment(response, "start_timestamp"),
+            ended_at=fields.moment(response, "end_timestamp"),
             elapsed_seconds=float(elapsed) if isinstance(elapsed, (int, float)) else None,
-            web_url=fields.text(answer, "web_url"),
-            task_name=fields.text(answer, "context", "orquesta", "task_name"),
+            web_url=fields.text(response, "web_url"),
+            task_name=fields.text(response, "context", "orquesta", "task_name"),
             item_id=item if isinstance(item, int) else None,
-            parent_id=fields.text(answer, "context", "parent", "execution_id"),
-            resumed_by=fields.text(answer, "context", "resumed_by"),
+            parent_id=fields.text(response, "context", "parent", "execution_id"),
+            resumed_by=fields.text(response, "context", "resumed_by"),
             parameters=parameters if isinstance(parameters, dict) else None,
-            result=fields.value(answer, "result"),
+            result=fields.value(response, "result"),
         )
 
     @property
@@ -141,7 +142,7 @@ class Execution:
 
 
 def failure_reason(result: Any) -> str:
-    """Return why an execution failed, as one line from the error of the host or service.
+    """Return why an execution failed, as one line of the error of the failed host or service.
 
     Args:
         result: The execution's result: {"errors": [...]} for a workflow, the runner's output for
@@ -160,7 +161,7 @@ def failure_reason(result: Any) -> str:
 
 
 def _workflow_error(error: Mapping[str, Any]) -> str:
-    # Orquesta's own message states only that the task failed; the task's result contains the cause.
+    # Orquesta's own message only says that the task failed. The task's result contains the cause.
     task, task_result = error.get("task_id"), error.get("result")
     reason = failure_reason(task_result) if isinstance(task_result, dict) else ""
     reason = reason or str(error.get("message") or "")[:_MAX_REASON]

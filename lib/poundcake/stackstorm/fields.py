@@ -1,4 +1,4 @@
-"""Read fields of a JSON response. A missing or malformed field becomes empty, not an error."""
+"""Read fields of a JSON response. For a missing or malformed field, return an empty value."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 from poundcake.timestamps import parse_timestamp
 
 
-def value(answer: Any, *path: str) -> Any:
+def value(response: Any, *path: str) -> Any:
     """Return the value at a path of keys in nested objects, or None if there is none."""
     for key in path:
-        if not isinstance(answer, dict):
+        if not isinstance(response, dict):
             return None
-        answer = answer.get(key)
-    return answer
+        response = response.get(key)
+    return response
 
 
-def text(answer: Any, *path: str) -> str:
+def text(response: Any, *path: str) -> str:
     """Return the string at a path, or '' if there is none."""
-    field = value(answer, *path)
+    field = value(response, *path)
     return field if isinstance(field, str) else ""
 
 
-def moment(answer: Any, *path: str) -> datetime | None:
+def moment(response: Any, *path: str) -> datetime | None:
     """Return the timestamp at a path, or None if it is missing or malformed."""
     try:
-        return parse_timestamp(value(answer, *path))
+        return parse_timestamp(value(response, *path))
     except ValueError:
         return None

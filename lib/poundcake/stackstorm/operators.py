@@ -1,6 +1,6 @@
 """StackStorm's operators for rule criteria. Each compares the trigger's value with a pattern.
 
-The operators `search`, `timediff_lt` and `timediff_gt` are left out.
+The operators `search`, `timediff_lt` and `timediff_gt` are not implemented.
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ ABBREVIATIONS = {
     "in": "inside",
     "nin": "ninside",
 }
-OPERATORS.update({short: OPERATORS[name] for short, name in ABBREVIATIONS.items()})
+OPERATORS.update({alias: OPERATORS[name] for alias, name in ABBREVIATIONS.items()})

@@ -1,4 +1,4 @@
-"""Trigger instances and rule enforcements of StackStorm's rules engine."""
+"""Interpret the trigger instances and rule enforcements of StackStorm's rules engine."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class TriggerInstance:
 
     Attributes:
         id: Its id.
-        status: Its status, see TriggerStatus.
-        occurred_at: When the rules engine received it, by that host's clock.
-        payload: The payload with which it was published.
+        status: Its status: see TriggerStatus.
+        occurred_at: When the rules engine received it, by the clock of the engine's host.
+        payload: The published payload.
     """
 
     id: str
@@ -40,14 +40,14 @@ class TriggerInstance:
     payload: Mapping[str, Any]
 
     @classmethod
-    def parse(cls, answer: Any) -> TriggerInstance | None:
+    def parse(cls, response: Any) -> TriggerInstance | None:
         """Return the instance in a response of the API, or None if it is malformed."""
-        instance_id = fields.text(answer, "id")
-        occurred_at = fields.moment(answer, "occurrence_time")
-        payload = fields.value(answer, "payload")
+        instance_id = fields.text(response, "id")
+        occurred_at = fields.moment(response, "occurrence_time")
+        payload = fields.value(response, "payload")
         if not instance_id or occurred_at is None or not isinstance(payload, dict):
             return None
-        return cls(instance_id, fields.text(answer, "status"), occurred_at, payload)
+        return cls(instance_id, fields.text(response, "status"), occurred_at, payload)
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,15 @@ class RuleEnforcement:
     enforced_at: datetime | None = None
 
     @classmethod
-    def parse(cls, answer: Any) -> RuleEnforcement | None:
+    def parse(cls, response: Any) -> RuleEnforcement | None:
         """Return the enforcement in a response, or None if it has no trigger instance."""
-        instance_id = fields.text(answer, "trigger_instance_id")
+        instance_id = fields.text(response, "trigger_instance_id")
         if not instance_id:
             return None
         return cls(
             trigger_instance_id=instance_id,
-            rule=fields.text(answer, "rule", "ref"),
-            execution_id=fields.text(answer, "execution_id"),
-            failure_reason=fields.text(answer, "failure_reason"),
-            enforced_at=fields.moment(answer, "enforced_at"),
+            rule=fields.text(response, "rule", "ref"),
+            execution_id=fields.text(response, "execution_id"),
+            failure_reason=fields.text(response, "failure_reason"),
+            enforced_at=fields.moment(response, "enforced_at"),
         )

@@ -28,7 +28,7 @@ from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
 BEGIN = "poundcake.begin"
-TASK = "approve"
+APPROVAL_TASK = "approve"
 """The name of the task that asks."""
 ANSWER = "approve"
 """The field of the answer, a boolean."""
@@ -42,7 +42,7 @@ def pending_approvals(api: StackStormApi) -> list[Execution]:
     Raises:
         StackStormError: The API is unavailable.
     """
-    return [inquiry for inquiry in api.pending_inquiries() if is_approval(inquiry)]
+    return [inquiry for inquiry in api.list_pending_inquiries() if is_approval(inquiry)]
 
 
 def report_approvals(
@@ -158,7 +158,7 @@ def expire_approvals(
 
 def is_approval(inquiry: Execution) -> bool:
     """Return True if an inquiry is a request for approval."""
-    return inquiry.task_name == TASK and _fields(inquiry).get("route") == ROUTE
+    return inquiry.task_name == APPROVAL_TASK and _fields(inquiry).get("route") == ROUTE
 
 
 def open_approval(children: Sequence[Execution]) -> Execution | None:

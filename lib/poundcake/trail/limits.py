@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
-from poundcake.hosts import host_or_empty
+from poundcake.hosts import host_from_labels
 from poundcake.trail import clock, database
 from poundcake.trail.changes import (
     COLUMNS,
@@ -343,7 +343,7 @@ def _find_target(
         target = ",".join(f"{name}={labels.get(name, '')}" for name in request.target_labels)
         return cut(target, changes.c.target), missing_label
     # An alert without a host is its own target.
-    host = host_or_empty(labels, host_label)
+    host = host_from_labels(labels, host_label)
     return cut(host or f"fingerprint={fingerprint}", changes.c.target), ""
 
 

@@ -10,7 +10,7 @@ from typing import Any, Mapping
 
 from poundcake.alertmanager import Alert, Webhook
 from poundcake.announcement import Request
-from poundcake.hosts import host_or_empty
+from poundcake.hosts import host_from_labels
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import Decision
 from poundcake.trail.outcomes import EMITTED, EndedBy, Explanation, Outcome
@@ -175,7 +175,7 @@ def alert_row(
         held_until=decision.held_until,
         sender_fingerprint=cut(alert.sender_fingerprint, alerts.c.sender_fingerprint) or None,
         sender_starts_at=alert.starts_at,
-        host=cut(host_or_empty(alert.labels, host_label), alerts.c.host),
+        host=cut(host_from_labels(alert.labels, host_label), alerts.c.host),
         notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
         external_url=cut(external_url, alerts.c.external_url),
     )

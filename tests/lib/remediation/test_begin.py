@@ -425,7 +425,7 @@ class TestRules:
             (Request("nginx", host_parameter="host"), "host_parameter: belongs to the entry"),
             (
                 Request("", "a.b", {"host": "web-2"}, "host"),
-                "parameters.host: gets the host; remove it",
+                "parameters.host: is the parameter for the host; remove it",
             ),
         ],
     )

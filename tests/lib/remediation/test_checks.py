@@ -15,8 +15,8 @@ from poundcake.remediation.errors import RemediationError
 @pytest.fixture
 def loopback_is_another_host(monkeypatch):
     """Let the checks treat 127.0.0.1 as a host other than StackStorm's own."""
-    monkeypatch.setattr(checks, "refusal_of_target", lambda host: "")
-    monkeypatch.setattr(checks, "refusal_of_address", lambda address: "")
+    monkeypatch.setattr(checks, "target_refusal", lambda host: "")
+    monkeypatch.setattr(checks, "address_refusal", lambda address: "")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from poundcake.config import ConfigError
 from poundcake.remediation.checks import TcpResult, TcpState
-from poundcake.remediation.conditions import Subject, find_objection
+from poundcake.remediation.conditions import CheckedAlert, find_objection
 from poundcake.remediations import read_remediations
 from tests.lib.fake_prometheus import LABELS, FakePrometheus
 
@@ -20,7 +20,7 @@ def objection_to_change(*servers, labels=LABELS, **conditions):
     entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", **conditions}
     (remediation,), errors = read_remediations([entry])
     assert not errors
-    return find_objection(remediation, Subject.of(labels, "instance"), lambda: servers)
+    return find_objection(remediation, CheckedAlert.of(labels, "instance"), lambda: servers)
 
 
 @pytest.mark.parametrize(
@@ -119,5 +119,5 @@ def test_an_unreadable_secret_prevents_a_change():
     (entry,), _ = read_remediations(
         [{"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", "check": ["alert"]}]
     )
-    objection = find_objection(entry, Subject.of(LABELS, "instance"), fail)
+    objection = find_objection(entry, CheckedAlert.of(LABELS, "instance"), fail)
     assert objection == "prometheus, entry 1: /etc/secret: permission denied"

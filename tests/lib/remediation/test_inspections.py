@@ -12,7 +12,7 @@ from poundcake.inert import make_inert
 from poundcake.remediation import host_facts
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.inspections import read_check, read_findings, read_objection
-from poundcake.remediation.polls import Change, Subject, poll
+from poundcake.remediation.polls import Change, CheckedAlert, poll
 from poundcake.remediation.report import build_report
 from poundcake.stackstorm import Execution, StackStormError
 from tests.lib.remediation.test_host_facts import CPU, DISK, MEMORY, SERVICE, execution_result
@@ -137,7 +137,7 @@ class TestChecks:
         assert "was not checked for cpu above 95%" in read_objection(FakeApi(), "e1", ["cpu>95"])
 
     def test_an_old_check_prevents_a_change(self):
-        assert "more than 0:10:00 ago" in read_objection_of("cpu>9", execution_result(CPU), age=601)
+        assert "more than 10 min ago" in read_objection_of("cpu>9", execution_result(CPU), age=601)
 
     def test_an_unavailable_stackstorm_prevents_a_change(self):
         api = FakeApi()
@@ -195,7 +195,7 @@ class TestActions:
 def poll_host(check, result, age=100, wait=300):
     """Return the poll of a check after a change, with the result of its execution."""
     change = Change(timedelta(seconds=age), host_check=execution(result, task="verify_host"))
-    return poll(check, wait, Subject({}, "web-1"), (), change)
+    return poll(check, wait, CheckedAlert({}, "web-1"), (), change)
 
 
 class TestVerification:
@@ -213,7 +213,7 @@ class TestVerification:
     def test_a_host_that_cannot_be_checked_confirms_nothing(self):
         polled = poll_host("disk:/var>90", {"error": "Unable to connect"})
         assert (polled.done, polled.detail) == (False, "Unable to connect")
-        polled = poll("cpu>95", 300, Subject({}, "web-1"), (), Change(timedelta(seconds=1)))
+        polled = poll("cpu>95", 300, CheckedAlert({}, "web-1"), (), Change(timedelta(seconds=1)))
         assert (polled.done, polled.detail) == (False, "the host was not checked after the change")
 
 

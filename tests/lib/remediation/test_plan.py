@@ -128,7 +128,7 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
             {"labels": {"instance": ""}},
             [
                 "the label instance of the alert contains no host: set host_label to the label "
-                "that names it"
+                "that contains it"
             ],
         ),
         (

@@ -316,7 +316,7 @@ def test_the_report_shows_who_approved_the_change():
             (
                 "failed",
                 "verify",
-                "the action succeeded, and could not be verified; the task verify says why",
+                "the action succeeded but could not be verified; the task verify says why",
                 False,
             ),
         ),

@@ -12,7 +12,7 @@ from poundcake.config import load
 from poundcake.remediation.safety import (
     Refusal,
     decide,
-    objection_to,
+    find_entry_objection,
     preview,
     with_conditions,
 )
@@ -612,12 +612,14 @@ def test_fulfilled_conditions_replace_a_recent_notification():
     ],
 )
 def test_an_entry_changed_since_the_start_prevents_the_change(overrides, objection):
-    assert objection_to(read_entry(**overrides), {"alertname": "HostDown"}, "a.b") == objection
+    assert (
+        find_entry_objection(read_entry(**overrides), {"alertname": "HostDown"}, "a.b") == objection
+    )
 
 
 def test_a_check_added_since_the_start_must_run_before_the_change():
     entry_with_checks = read_entry(check=["cpu>95", "disk:/var>90"])
     objection = "the host was not checked as the remediation nginx now requires"
     labels = {"alertname": "HostDown"}
-    assert objection_to(entry_with_checks, labels, "a.b", ["cpu>95"]) == objection
-    assert objection_to(entry_with_checks, labels, "a.b", ["cpu>95", "disk:/var>90"]) == ""
+    assert find_entry_objection(entry_with_checks, labels, "a.b", ["cpu>95"]) == objection
+    assert find_entry_objection(entry_with_checks, labels, "a.b", ["cpu>95", "disk:/var>90"]) == ""

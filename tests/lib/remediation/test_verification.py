@@ -9,7 +9,7 @@ import pytest
 
 from poundcake.monitoring import AlertReading, AlertState
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.polls import Change, Subject, poll, read_change
+from poundcake.remediation.polls import Change, CheckedAlert, poll, read_change
 from poundcake.remediation.verification import Verification
 from poundcake.remediations import read_remediations
 from poundcake.stackstorm import Execution
@@ -21,7 +21,9 @@ AGE = timedelta(seconds=100)
 
 
 def poll_alert(*servers, check="alert", age=AGE, wait=300, previous_evaluations=(), labels=LABELS):
-    return poll(check, wait, Subject(labels, "web-1"), servers, Change(age, previous_evaluations))
+    return poll(
+        check, wait, CheckedAlert(labels, "web-1"), servers, Change(age, previous_evaluations)
+    )
 
 
 def poll_twice(first_prometheus, second_prometheus, check="alert"):
@@ -137,21 +139,21 @@ def listener():
 
 
 def test_a_host_that_answers_confirms_a_change(listener, monkeypatch):
-    monkeypatch.setattr("poundcake.remediation.checks.refusal_of_target", lambda host: "")
-    monkeypatch.setattr("poundcake.remediation.checks.refusal_of_address", lambda address: "")
+    monkeypatch.setattr("poundcake.remediation.checks.target_refusal", lambda host: "")
+    monkeypatch.setattr("poundcake.remediation.checks.address_refusal", lambda address: "")
     port = listener.getsockname()[1]
-    subject = Subject(LABELS, services.LOOPBACK)
-    result = poll(f"tcp:{port}", 60, subject, [], Change(AGE))
+    alert = CheckedAlert(LABELS, services.LOOPBACK)
+    result = poll(f"tcp:{port}", 60, alert, [], Change(AGE))
     assert (result.done, result.cleared) == (True, True)
     assert result.detail == f"{services.LOOPBACK} answers on port {port}"
     closed_port = services.free_port()
-    refused_result = poll(f"tcp:{closed_port}", 300, subject, [], Change(AGE))
+    refused_result = poll(f"tcp:{closed_port}", 300, alert, [], Change(AGE))
     assert (refused_result.done, refused_result.cleared) == (False, False)
     assert "refuses connections" in refused_result.detail
 
 
 def test_a_host_that_must_not_be_checked_is_not_verified():
-    result = poll("tcp:22", 60, Subject(LABELS, "localhost"), [], Change(AGE))
+    result = poll("tcp:22", 60, CheckedAlert(LABELS, "localhost"), [], Change(AGE))
     assert (result.done, result.cleared) == (True, False)
     assert "not verified within 60 s: host:" in result.detail
 

@@ -295,7 +295,7 @@ class TestContent:
             FakeResponse(200, document) if document else FakeResponse(404)
             for document in (rule, action)
         ]
-        explanation = api.stackstorm.problem_with("p.r", "p.a")
+        explanation = api.stackstorm.find_rule_problem("p.r", "p.a")
         assert expected_text in explanation and bool(expected_text) == bool(explanation)
 
     @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ class TestContent:
     )
     def test_the_process_that_does_not_start_an_execution_is_named(self, api, status, process):
         api.responses = [FakeResponse(200, [{"id": "e1", "status": status}] if status else [])]
-        explanation = api.stackstorm.stuck_execution("poundcake.record", NOON)
+        explanation = api.stackstorm.describe_stuck_execution("poundcake.record", NOON)
         expected_start = (
             f"execution e1 of poundcake.record stays {status}: st2ctl restart-component"
         )
@@ -321,8 +321,8 @@ class TestContent:
             FakeResponse(200, [{"id": "e1", "result": {"stderr": "no disk"}}]),
             FakeResponse(200, []),
         ]
-        assert api.stackstorm.last_failure("poundcake.record", NOON) == "no disk"
-        assert api.stackstorm.last_failure("poundcake.record", NOON) == ""
+        assert api.stackstorm.find_last_failure("poundcake.record", NOON) == "no disk"
+        assert api.stackstorm.find_last_failure("poundcake.record", NOON) == ""
 
 
 class TestOverHttp:
@@ -357,7 +357,7 @@ class TestOverHttp:
         monkeypatch.delenv("ST2_AUTH_TOKEN", raising=False)
 
     def test_the_key_is_sent_and_not_shown(self, server):
-        client = stackstorm.in_action(Config(st2_api_url=server.url, st2_api_key="the-key"))
+        client = stackstorm.client_for_action(Config(st2_api_url=server.url, st2_api_key="the-key"))
         assert client.get_execution("nothing") is None
         assert server.requests[0][1]["St2-Api-Key"] == "the-key"
         assert abs(client.now() - datetime.now(timezone.utc)) < timedelta(minutes=1)
@@ -368,7 +368,7 @@ class TestOverHttp:
 
     def test_an_unreachable_api_is_an_outage_in_one_line(self):
         url = f"http://127.0.0.1:{services.free_port()}/v1"
-        client = stackstorm.in_action(Config(st2_api_url=url, st2_api_key="the-key"))
+        client = stackstorm.client_for_action(Config(st2_api_url=url, st2_api_key="the-key"))
         with pytest.raises(StackStormError) as caught:
             client.get_execution("x")
         assert caught.value.status == 0 and caught.value.is_outage

@@ -1,4 +1,4 @@
-"""Requests for approval: when they expire, and what the views show."""
+"""Requests for approval expire, and the views show who may answer them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MINUTES = 30
 RESULT = {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]}
 
 
-def inquiry(stackstorm, number=1, minutes=MINUTES, parent="paused", **more):
-    """Add an inquiry of some minutes ago, and its workflow."""
+def add_inquiry(stackstorm, number=1, minutes=MINUTES, workflow_status="paused", **overrides):
+    """Add an inquiry that started `minutes` ago, and its workflow."""
     fields = {
         "id": f"i{number}",
         "status": "pending",
@@ -32,10 +32,10 @@ def inquiry(stackstorm, number=1, minutes=MINUTES, parent="paused", **more):
         "parent_id": f"w{number}",
         "started_at": stackstorm.time - timedelta(minutes=minutes),
         "result": RESULT,
-        **more,
+        **overrides,
     }
     execution = stackstorm.executions[fields["id"]] = Execution(**fields)
-    stackstorm.executions[f"w{number}"] = Execution(f"w{number}", parent)
+    stackstorm.executions[f"w{number}"] = Execution(f"w{number}", workflow_status)
     return execution
 
 
@@ -50,8 +50,8 @@ def sync_round():
     return types.SimpleNamespace(notes=notes, note=notes.append)
 
 
-def run_step(stackstorm, sync_round):
-    """Run the step of sync, and return the answers that it sent."""
+def expire_and_get_answers(stackstorm, sync_round):
+    """Expire approvals as sync does, and return the answers that were sent to StackStorm."""
     config = load({"approval_minutes": MINUTES})
     count = expire_approvals(sync_round, stackstorm, config, pending_approvals(stackstorm))
     assert count == len(stackstorm.answers) - len(sync_round.notes)
@@ -59,9 +59,9 @@ def run_step(stackstorm, sync_round):
 
 
 def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round):
-    inquiry(stackstorm, 1, MINUTES)
-    inquiry(stackstorm, 2, MINUTES - 1)
-    assert run_step(stackstorm, sync_round) == [("i1", {"approve": False})]
+    add_inquiry(stackstorm, 1, MINUTES)
+    add_inquiry(stackstorm, 2, MINUTES - 1)
+    assert expire_and_get_answers(stackstorm, sync_round) == [("i1", {"approve": False})]
 
 
 @pytest.mark.parametrize(
@@ -71,32 +71,32 @@ def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round)
         {"result": None},
         {"task_name": "ask"},
         {"started_at": None},
-        {"parent": "canceled"},
-        {"parent": "canceling"},
+        {"workflow_status": "canceled"},
+        {"workflow_status": "canceling"},
     ],
 )
-def test_other_inquiries_are_left_alone(stackstorm, sync_round, fields):
-    inquiry(stackstorm, **fields)
-    assert run_step(stackstorm, sync_round) == []
+def test_other_inquiries_are_not_answered(stackstorm, sync_round, fields):
+    add_inquiry(stackstorm, **fields)
+    assert expire_and_get_answers(stackstorm, sync_round) == []
 
 
-def test_an_approval_that_cannot_be_ended_does_not_stop_the_next_one(stackstorm, sync_round):
-    inquiry(stackstorm, 1)
-    inquiry(stackstorm, 2)
+def test_an_approval_that_cannot_be_ended_does_not_affect_others(stackstorm, sync_round):
+    add_inquiry(stackstorm, 1)
+    add_inquiry(stackstorm, 2)
     stackstorm.errors["respond", "i1"] = StackStormError("no", 403)
-    assert [answer[0] for answer in run_step(stackstorm, sync_round)] == ["i1", "i2"]
+    assert [answer[0] for answer in expire_and_get_answers(stackstorm, sync_round)] == ["i1", "i2"]
     assert sync_round.notes == ["the approval i1 has expired and cannot be ended: no"]
 
 
 def test_an_outage_ends_the_step(stackstorm, sync_round):
-    inquiry(stackstorm)
+    add_inquiry(stackstorm)
     stackstorm.errors["respond"] = StackStormError("refused")
     with pytest.raises(StackStormError):
-        run_step(stackstorm, sync_round)
+        expire_and_get_answers(stackstorm, sync_round)
 
 
 def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
-    approval = inquiry(stackstorm, started_at=NOON)
+    approval = add_inquiry(stackstorm, started_at=NOON)
     assert open_approval([Execution("b", "succeeded", task_name="begin"), approval]) == approval
     assert describe(approval, MINUTES) == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"

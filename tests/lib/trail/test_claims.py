@@ -17,26 +17,28 @@ from tests.lib.samples import NOON, UTC, alert, later
 from tests.lib.trails import WORKFLOW, database_time, in_parallel, on_mariadb, on_sqlite, record
 
 
-def rows(engine, table=alerts):
+def read_rows(engine, table=alerts):
     with database.reading(engine) as connection:
         return connection.execute(select(table).order_by(table.c.id)).all()
 
 
-def change(engine, statement):
+def execute(engine, statement):
     with database.transaction(engine) as connection:
         connection.execute(statement)
 
 
-def link(engine, admitted_alert, execution="e1", workflow=WORKFLOW, host_cooldown=0, changes=True):
+def link(
+    engine, admitted_alert, execution_id="e1", workflow=WORKFLOW, host_cooldown=0, changes=True
+):
     request_id, episode = admitted_alert
     cooldown = claims.HostCooldown.of(host_cooldown)
-    return claims.link(engine, request_id, episode, workflow, execution, cooldown, changes)
+    return claims.link(engine, request_id, episode, workflow, execution_id, cooldown, changes)
 
 
-def link_with_retries(engine, admitted_alert, execution, **more):
-    """Link with the action's retries, because the threads of a test wait for each other."""
+def link_with_retries(engine, admitted_alert, execution_id, **options):
+    """Link and retry as the action does, because the threads of a test wait for each other."""
     return database.retry_while_unavailable(
-        lambda: link(engine, admitted_alert, execution, **more), seconds=30
+        lambda: link(engine, admitted_alert, execution_id, **options), seconds=30
     )
 
 
@@ -44,23 +46,23 @@ def link_with_retries(engine, admitted_alert, execution, **more):
 def admitted_alert(engine):
     """Return the request_id and the episode of an admitted alert."""
     request_id = record(engine, alert(fingerprint="f"))
-    return request_id, rows(engine)[0].episode
+    return request_id, read_rows(engine)[0].episode
 
 
 class TestLink:
     def test_the_first_execution_gets_the_claim(self, engine, admitted_alert):
         result = link(engine, admitted_alert)
         assert (result["claimed"], result["reason"]) == (True, "")
-        (row,) = rows(engine, links)
+        (row,) = read_rows(engine, links)
         assert (row.request_id, row.st2_execution_id) == (admitted_alert[0], "e1")
         assert row.st2_action_ref == WORKFLOW
-        assert row.alert_id == result["alert_id"] == rows(engine)[0].id
-        (mirrored,) = rows(engine, executions)
+        assert row.alert_id == result["alert_id"] == read_rows(engine)[0].id
+        (mirrored,) = read_rows(engine, executions)
         assert (mirrored.id, mirrored.action, mirrored.status) == ("e1", WORKFLOW, "running")
 
     def test_the_same_execution_gets_the_claim_again(self, engine, admitted_alert):
         assert [link(engine, admitted_alert)["claimed"] for _ in range(3)] == [True] * 3
-        assert len(rows(engine, links)) == 1
+        assert len(read_rows(engine, links)) == 1
 
     def test_another_execution_is_refused(self, engine, admitted_alert):
         link(engine, admitted_alert)
@@ -71,8 +73,8 @@ class TestLink:
             "doing its work, release the claim with `st2 run poundcake.release "
             f"episode={admitted_alert[1]}`"
         )
-        assert [row.st2_execution_id for row in rows(engine, links)] == ["e1"]
-        assert len(rows(engine, executions)) == 1
+        assert [row.st2_execution_id for row in read_rows(engine, links)] == ["e1"]
+        assert len(read_rows(engine, executions)) == 1
 
     def test_another_workflow_gets_a_separate_claim(self, engine, admitted_alert):
         assert link(engine, admitted_alert)["claimed"]
@@ -84,7 +86,7 @@ class TestLink:
             assert link(engine, admitted_alert, "check-1", changes=False)["claimed"]
         assert link(engine, admitted_alert, "change")["claimed"]
         assert link(engine, admitted_alert, "check-2", changes=False)["claimed"]
-        assert [(row.st2_execution_id, bool(row.claim)) for row in rows(engine, links)] == [
+        assert [(row.st2_execution_id, bool(row.claim)) for row in read_rows(engine, links)] == [
             ("check-1", False),
             ("change", True),
             ("check-2", False),
@@ -94,21 +96,21 @@ class TestLink:
     def test_an_acknowledged_incident_is_refused_even_without_a_change(
         self, engine, admitted_alert
     ):
-        change(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
+        execute(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
         result = link(engine, admitted_alert, changes=False)
         assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")
-        assert rows(engine, links) == []
+        assert read_rows(engine, links) == []
 
     def test_one_of_many_concurrent_executions_gets_the_claim(self, engine, admitted_alert):
         results = in_parallel(8, lambda i: link_with_retries(engine, admitted_alert, f"e{i}"))
         assert sorted(result["claimed"] for result in results) == [False] * 7 + [True]
-        (row,) = rows(engine, links)
+        (row,) = read_rows(engine, links)
         assert results[int(row.st2_execution_id[1:])]["claimed"]
 
     def test_concurrent_requests_of_one_execution_all_get_the_claim(self, engine, admitted_alert):
         results = in_parallel(5, lambda i: link_with_retries(engine, admitted_alert, "e1"))
         assert [result["claimed"] for result in results] == [True] * 5
-        assert len(rows(engine, links)) == 1
+        assert len(read_rows(engine, links)) == 1
 
     @on_sqlite
     def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted_alert):
@@ -131,12 +133,12 @@ class TestLink:
             config = Config(max_remediations_per_hour=1)
             record(engine, alert(fingerprint="g"))
         request_id = record(engine, firing, config=config)
-        row = rows(engine)[-1]
+        row = read_rows(engine)[-1]
         assert row.outcome == outcome
         result = link(engine, (request_id, row.episode))
         assert result["claimed"] is False
         assert f"not admitted: {outcome}, " in result["reason"]
-        assert rows(engine, links) == []
+        assert read_rows(engine, links) == []
 
     @on_sqlite
     @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ class TestLink:
         )
         with pytest.raises(TrackingError, match="no alert"):
             link(engine, target)
-        assert rows(engine, links) == []
+        assert read_rows(engine, links) == []
 
     @on_sqlite
     def test_a_malformed_alert_has_no_episode_to_claim(self, engine):
@@ -181,7 +183,7 @@ class TestLink:
 
     @on_sqlite
     def test_a_newer_schema_is_refused(self, engine, admitted_alert):
-        change(engine, meta.update().where(meta.c.name == "schema").values(value="99"))
+        execute(engine, meta.update().where(meta.c.name == "schema").values(value="99"))
         with pytest.raises(DatabaseError, match="schema 99.*supports only up to"):
             link(engine, admitted_alert)
         with pytest.raises(DatabaseError, match="schema 99.*supports only up to"):
@@ -189,24 +191,24 @@ class TestLink:
 
     @on_sqlite
     def test_a_claim_reopens_an_alert_that_was_given_up(self, engine, admitted_alert):
-        change(engine, update(alerts).values(explanation="lost", explanation_reason="x"))
+        execute(engine, update(alerts).values(explanation="lost", explanation_reason="x"))
         assert link(engine, admitted_alert)["claimed"]
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.explanation, row.explanation_reason) == (None, None)
 
     @on_sqlite
     def test_an_execution_that_sync_linked_first_gets_its_claim(self, engine, admitted_alert):
-        change(
+        execute(
             engine,
             links.insert().values(
                 request_id=admitted_alert[0],
-                alert_id=rows(engine)[0].id,
+                alert_id=read_rows(engine)[0].id,
                 st2_execution_id="e1",
                 created_at=NOON,
             ),
         )
         assert link(engine, admitted_alert)["claimed"]
-        (row,) = rows(engine, links)
+        (row,) = read_rows(engine, links)
         assert row.claim
 
 
@@ -228,7 +230,7 @@ class TestRelease:
         """Let two workflows claim the episode, and end their executions."""
         link(engine, admitted_alert)
         link(engine, admitted_alert, "e2", "other.workflow")
-        change(engine, update(executions).values(status="failed"))
+        execute(engine, update(executions).values(status="failed"))
         return admitted_alert
 
     def test_a_released_episode_can_be_claimed_by_another_execution(self, engine, claimed_alert):
@@ -238,7 +240,7 @@ class TestRelease:
         ]
         assert link(engine, claimed_alert, "e3")["claimed"]
         assert not link(engine, claimed_alert, "e4")["claimed"]
-        first, _, third = rows(engine, links)
+        first, _, third = read_rows(engine, links)
         assert (first.claim, bool(first.released_at)) == (None, True)
         assert third.claim
 
@@ -249,12 +251,12 @@ class TestRelease:
         assert not link(engine, claimed_alert, "e3")["claimed"]
 
     @on_sqlite
-    def test_without_a_claim_nothing_is_released(self, engine):
+    def test_releasing_an_episode_without_claims_does_nothing(self, engine):
         assert claims.release(engine, "no-such-episode") == []
 
     @pytest.mark.parametrize("status", ["running", "pending", "paused"])
     def test_an_execution_that_still_runs_keeps_its_claim(self, engine, claimed_alert, status):
-        change(engine, update(executions).where(executions.c.id == "e2").values(status=status))
+        execute(engine, update(executions).where(executions.c.id == "e2").values(status=status))
         for workflow in ("", "other.workflow"):
             with pytest.raises(TrackingError) as caught:
                 claims.release(engine, claimed_alert[1], workflow)
@@ -271,8 +273,8 @@ class TestRelease:
     def test_stackstorm_is_queried_about_an_execution_recorded_as_running(
         self, engine, claimed_alert, status_now, is_released
     ):
-        """The trail may not have recorded yet that it has ended."""
-        change(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
+        """It may have ended since the last round of sync."""
+        execute(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
         requested = []
 
         def statuses(ids):
@@ -288,26 +290,26 @@ class TestRelease:
 
     @on_sqlite
     def test_force_releases_the_claim_of_a_running_execution(self, engine, claimed_alert):
-        change(engine, update(executions).values(status="running"))
+        execute(engine, update(executions).values(status="running"))
         assert len(claims.release(engine, claimed_alert[1], force=True)) == 2
         assert link(engine, claimed_alert, "e3")["claimed"]
 
 
-def test_a_deadlock_of_a_claim_is_retried(engine, admitted_alert, monkeypatch):
+def test_a_claim_is_retried_after_a_deadlock(engine, admitted_alert, monkeypatch):
     failures, write_link = [1213, 1205], claims._write_link
 
-    def fail(*args):
+    def fail_twice(*args):
         if failures:
             raise OperationalError("", {}, Exception(failures.pop(), "try restarting transaction"))
         return write_link(*args)
 
-    monkeypatch.setattr(claims, "_write_link", fail)
+    monkeypatch.setattr(claims, "_write_link", fail_twice)
     assert link(engine, admitted_alert)["claimed"]
     assert not failures
 
 
 class TestHostCooldown:
-    """For some time after its last claim, a workflow gets no other claim for the same host."""
+    """After a claim, the workflow cannot claim another episode of the same host for a while."""
 
     SECONDS = 600
 
@@ -315,17 +317,17 @@ class TestHostCooldown:
     def admit(self, engine):
         """Return a function that records an alert and returns (request_id, episode)."""
 
-        def admit(instance, received_at=NOON, **more):
-            host_alert = alert(labels={"instance": instance}, **more)
+        def admit(instance, received_at=NOON, **fields):
+            host_alert = alert(labels={"instance": instance}, **fields)
             request_id = record(engine, host_alert, received_at=received_at)
-            return request_id, rows(engine)[-1].episode
+            return request_id, read_rows(engine)[-1].episode
 
         return admit
 
-    def claim(self, engine, admitted_alert, execution, at=NOON, **more):
+    def claim(self, engine, admitted_alert, execution_id, at=NOON, **options):
         with database_time(at):
-            more.setdefault("host_cooldown", self.SECONDS)
-            return link(engine, admitted_alert, execution, **more)
+            options.setdefault("host_cooldown", self.SECONDS)
+            return link(engine, admitted_alert, execution_id, **options)
 
     @pytest.mark.parametrize(
         "first, second, claimed",
@@ -359,18 +361,18 @@ class TestHostCooldown:
         second_alert = admit(second, fingerprint="two")
         result = self.claim(engine, second_alert, "e2", later(30))
         assert result["claimed"] is claimed
-        assert len(rows(engine, links)) == 1 + claimed
+        assert len(read_rows(engine, links)) == 1 + claimed
         if not claimed:
             assert result["reason"] == (
                 "cooldown of this host until 2026-01-14T12:10:00Z: execution e1 of "
                 f"{WORKFLOW} was started for it"
             )
-            # It does not affect another workflow, or a claim without a cooldown.
+            # The cooldown applies neither to another workflow nor to a claim without a cooldown.
             assert self.claim(engine, second_alert, "e3", workflow="v")["claimed"]
             assert self.claim(engine, second_alert, "e4", host_cooldown=0)["claimed"]
 
     @on_sqlite
-    def test_the_configured_host_label_names_the_host(self, engine):
+    def test_the_configured_host_label_identifies_the_host(self, engine):
         """Many alerts name the same exporter as their instance, but concern different hosts."""
         exporter = {"instance": "kube-state-metrics:8080"}
         config = Config(host_label="node", cooldown_seconds=0)
@@ -378,7 +380,9 @@ class TestHostCooldown:
         for i, node in enumerate(nodes):
             node_alert = alert(labels={**exporter, "node": node, "id": str(i)})
             request_id = record(engine, node_alert, config=config)
-            result = self.claim(engine, (request_id, rows(engine)[-1].episode), f"e{i}", later(i))
+            result = self.claim(
+                engine, (request_id, read_rows(engine)[-1].episode), f"e{i}", later(i)
+            )
             assert result["claimed"] is (i != 2), node
 
     @on_sqlite
@@ -430,27 +434,27 @@ class TestHostCooldown:
         assert self.claim(engine, admitted_alert, "e2")["claimed"]
 
     @pytest.mark.parametrize(
-        "status, mutated, counts",
+        "status, mutated, starts_cooldown",
         [
             ("succeeded", False, False),
             ("succeeded", True, True),
             ("succeeded", None, True),
             ("running", None, True),
-            # The output of a workflow that was cut short is only what it had published by then.
+            # The output of a workflow that was cut short may lack the change that it made.
             ("failed", False, True),
             ("canceled", False, True),
         ],
     )
     def test_an_execution_that_changed_nothing_causes_no_cooldown(
-        self, engine, admit, status, mutated, counts
+        self, engine, admit, status, mutated, starts_cooldown
     ):
         self.claim(engine, admit("web1:9100", fingerprint="one"), "e1")
-        change(engine, update(executions).values(status=status, mutated=mutated))
+        execute(engine, update(executions).values(status=status, mutated=mutated))
         second_alert = admit("web1:9100", fingerprint="two")
-        assert self.claim(engine, second_alert, "e2", later(30))["claimed"] is not counts
+        assert self.claim(engine, second_alert, "e2", later(30))["claimed"] is not starts_cooldown
 
     @on_sqlite
-    def test_an_execution_without_a_change_neither_waits_nor_makes_others_wait(self, engine, admit):
+    def test_the_cooldown_does_not_apply_to_an_execution_without_a_change(self, engine, admit):
         first, second = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
         assert self.claim(engine, first, "check-1", changes=False)["claimed"]
         assert self.claim(engine, second, "change")["claimed"]

@@ -1,4 +1,4 @@
-"""Requests are completed when all their work has ended."""
+"""A request is completed when all alerts are explained and all executions have ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_request_is_completed_when_alert_and_execution_have_ended(trail):
     assert trail.sync().completed == 0
 
 
-def test_a_round_completes_a_batch_and_the_next_continues(trail, monkeypatch):
+def test_each_round_completes_one_batch(trail, monkeypatch):
     monkeypatch.setattr(complete, "_MAX_REQUESTS", 2)
     for n in range(3):
         trail.record(alert(f"A{n}"))
@@ -40,7 +40,7 @@ def test_a_round_completes_a_batch_and_the_next_continues(trail, monkeypatch):
     assert [trail.sync().completed for _ in range(3)] == [2, 1, 0]
 
 
-def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
+def test_a_request_is_not_completed_while_it_is_being_recorded(trail):
     """In MariaDB, an UPDATE can see a request whose alerts its own subquery does not see."""
     trail.record(alert())
     insert_done, may_continue = threading.Event(), threading.Event()
@@ -55,7 +55,7 @@ def test_a_request_that_is_just_being_recorded_is_not_completed(trail):
         recording = pool.submit(trail.record, alert(fingerprint="another"))
         assert insert_done.wait(20)
         syncing = pool.submit(trail.sync)
-        time.sleep(0.5)  # time for the other transaction to wait for a lock
+        time.sleep(0.5)  # give sync time to reach the lock of the other transaction
         may_continue.set()
         recording.result()
         assert syncing.result().completed == 0

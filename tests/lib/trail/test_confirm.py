@@ -1,4 +1,4 @@
-"""Unconfirmed incidents are admitted by a round of sync, once."""
+"""A round of sync admits each unconfirmed incident once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def refire(trail, seconds, **more):
-    """Record that an alert fired 10 s after its resolve, some seconds ago."""
-    firing = alert(starts_at=ago(5000), **more)
+def refire(trail, seconds, **fields):
+    """Record that an alert fired `seconds` ago, 10 s after its resolve."""
+    firing = alert(starts_at=ago(5000), **fields)
     resolve = dict(firing, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
     trail.record(firing, seconds=4000)
     trail.record(resolve, seconds=seconds + 10)
@@ -35,8 +35,8 @@ def refire(trail, seconds, **more):
     return request_id, rows[1]
 
 
-def open_rows(trail, name="HostDown"):
-    return [r for r in trail.rows(alerts) if r.open_fingerprint and r.alert_name == name]
+def read_open_rows(trail, name="HostDown"):
+    return [row for row in trail.rows(alerts) if row.open_fingerprint and row.alert_name == name]
 
 
 @pytest.mark.parametrize("seconds, outcome", [(350, "unconfirmed"), (361, "admitted")])
@@ -44,7 +44,7 @@ def test_an_unconfirmed_incident_is_admitted_after_six_minutes(trail, seconds, o
     _, unconfirmed = refire(trail, seconds)
     assert trail.sync().confirmed == (outcome == "admitted")
     assert trail.sync().confirmed == 0
-    (row,) = open_rows(trail)
+    (row,) = read_open_rows(trail)
     assert row.outcome == outcome
     assert row.episode == unconfirmed.episode
 
@@ -56,10 +56,10 @@ def test_the_admission_is_recorded_as_an_additional_request(trail):
     assert (call.method, call.replay_of, call.completed_at) == (METHOD, request_id, None)
     (body,) = json.loads(call.body)["alerts"]
     assert body["labels"]["alertname"] == "HostDown"
-    (row,) = open_rows(trail)
+    (row,) = read_open_rows(trail)
     assert (row.api_call_id, row.position, row.explanation) == (call.id, 0, None)
     assert row.starts_at == unconfirmed.starts_at
-    # No notification has arrived since. A resolve received in the meantime ends the incident.
+    # The admission is not a notification: a resolve received before it still ends the incident.
     assert row.last_seen_at == unconfirmed.last_seen_at
     with database.reading(trail.engine) as connection:
         assert find_unemitted_replays(connection) == [call.request_id]
@@ -72,7 +72,7 @@ def test_a_resolve_received_before_the_admission_ends_the_incident(trail):
     trail.sync()
     _, (row,) = trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
     assert row.outcome == "resolved"
-    assert open_rows(trail) == []
+    assert read_open_rows(trail) == []
 
 
 @on_sqlite
@@ -80,7 +80,7 @@ def test_a_resolved_incident_is_not_admitted(trail):
     refire(trail, 400)
     trail.record(alert(status="resolved", ends_at=ago(60)), seconds=50)
     assert trail.sync().confirmed == 0
-    assert open_rows(trail) == []
+    assert read_open_rows(trail) == []
 
 
 @on_sqlite
@@ -95,33 +95,32 @@ def test_an_acknowledged_incident_is_not_admitted(trail):
 @on_sqlite
 @pytest.mark.parametrize(
     "config, outcome",
-    [({"cooldown_seconds": 7200}, "cooldown"), ({"receivers": ["x"]}, "observed")],
+    [({"cooldown_seconds": 7200}, "cooldown"), ({"receivers": ("x",)}, "observed")],
 )
-def test_limits_and_receivers_apply(trail, config, outcome):
+def test_limits_and_receivers_apply_to_the_admission(trail, config, outcome):
     refire(trail, 400)
-    config = {name: tuple(v) if isinstance(v, list) else v for name, v in config.items()}
     assert trail.sync(**config).confirmed == 1
-    assert [row.outcome for row in open_rows(trail)] == [outcome]
+    assert [row.outcome for row in read_open_rows(trail)] == [outcome]
     assert trail.rows(api_calls)[-1].completed_at
     assert trail.sync(**config).confirmed == 0
 
 
 @on_sqlite
 def test_identity_and_long_numbers_are_preserved(trail):
-    """The body is parsed again like that of the webhook."""
+    """The stored body is parsed in the same way as the body of the webhook."""
     refire(trail, 400, labels={"port": 8080, "n": 10**30})
     assert trail.sync().confirmed == 1
-    assert [row.outcome for row in open_rows(trail)] == ["admitted"]
+    assert [row.outcome for row in read_open_rows(trail)] == ["admitted"]
 
 
 def refire_with_body_start(trail, body_start, name, seconds=400):
-    """Record like refire(), with this text at the start of each body."""
+    """Do the same as refire(), but start the JSON object of each body with `body_start`."""
     firing = alert(name, starts_at=ago(5000))
     resolve = dict(firing, status="resolved", endsAt=alert(ends_at=ago(seconds + 20))["endsAt"])
     for notification, age in ((firing, 4000), (resolve, seconds + 10), (firing, seconds)):
         full_body = "{" + body_start + json.dumps(webhook(notification))[1:]
         trail.record(seconds=age, body=full_body)
-    (row,) = open_rows(trail, name)
+    (row,) = read_open_rows(trail, name)
     assert row.outcome == "unconfirmed"
 
 
@@ -130,14 +129,14 @@ def test_a_number_that_python_cannot_hold_is_preserved(trail, number):
     refire_with_body_start(trail, f'"x": {number}, ', "Odd")
     refire(trail, 390)
     assert trail.sync().confirmed == 2
-    assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
-    assert [row.outcome for row in open_rows(trail)] == ["admitted"]
+    assert [row.outcome for row in read_open_rows(trail, "Odd")] == ["admitted"]
+    assert [row.outcome for row in read_open_rows(trail)] == ["admitted"]
 
 
 def test_a_body_that_is_nearly_too_large_to_store_is_preserved(trail):
     refire_with_body_start(trail, f'"x": "{"é" * 3_000_000}", ', "Odd")
     assert trail.sync().confirmed == 1
-    assert [row.outcome for row in open_rows(trail, "Odd")] == ["admitted"]
+    assert [row.outcome for row in read_open_rows(trail, "Odd")] == ["admitted"]
 
 
 def test_an_incident_is_admitted_once_despite_concurrent_notifications(trail):
@@ -149,7 +148,7 @@ def test_an_incident_is_admitted_once_despite_concurrent_notifications(trail):
         return record_requests(trail.engine, Config(), [webhook_request])
 
     def confirm(_):
-        return admit_unconfirmed(start_round(trail.engine, "o"), Config())
+        return admit_unconfirmed(start_round(trail.engine, "owner"), Config())
 
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(notify, webhook_request) for webhook_request in requests] + [
@@ -162,4 +161,4 @@ def test_an_incident_is_admitted_once_despite_concurrent_notifications(trail):
         for row in trail.rows(alerts)
         if row.outcome == "admitted" and row.episode == unconfirmed.episode
     ]
-    assert len(admitted) == len(open_rows(trail)) == 1
+    assert len(admitted) == len(read_open_rows(trail)) == 1

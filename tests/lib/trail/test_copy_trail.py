@@ -1,4 +1,4 @@
-"""Moving the trail to another database: nothing is lost, changed, or remediated again."""
+"""Moving the trail to another database loses and changes nothing, and repeats no remediation."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def urls(request, sqlite_url, mariadb_url):
 
 
 @pytest.fixture
-def files(sqlite_url):
-    """Return the URLs of two SQLite files, for tests that do not depend on the kind of database."""
+def sqlite_urls(sqlite_url):
+    """Return the URLs of two SQLite files, for tests that need no MariaDB."""
     return sqlite_url("old"), sqlite_url("new")
 
 
@@ -81,7 +81,7 @@ def record(engine, *requests):
     return record_requests(engine, CONFIG, requests)
 
 
-def fill(engine):
+def record_sample_trail(engine):
     """Record a trail with every kind of row."""
     webhook_request = request(
         alert(fingerprint="a", annotations={"summary": "\U0001f4a3 é \x00 \ud800 'q\" \\ \n"}),
@@ -91,7 +91,11 @@ def fill(engine):
     record(engine, webhook_request)
     record_execution(engine, webhook_request.request_id, episode("a"))
     record_execution(
-        engine, webhook_request.request_id, rows(engine, alerts)[1].episode, "e2", status="failed"
+        engine,
+        webhook_request.request_id,
+        read_rows(engine, alerts)[1].episode,
+        "e2",
+        status="failed",
     )
     request_change(engine, webhook_request, "e1")
     request_change(engine, webhook_request, "e2")
@@ -107,7 +111,7 @@ def fill(engine):
 
 
 def request_change(engine, webhook_request, execution):
-    """Request a change for the first alert. Only the first execution that does so is granted it."""
+    """Request a change for episode a. Return True if it is granted, as only the first one is."""
     config = Config(
         dry_run=False, allowed_hosts=("*",), allowed_actions=("pack.work",), fresh_minutes=0
     )
@@ -115,19 +119,21 @@ def request_change(engine, webhook_request, execution):
     return safety.reserve(engine, config, change_request).may_change
 
 
-def rows(engine, table):
+def read_rows(engine, table):
     with database.reading(engine) as connection:
         return connection.execute(select(table).order_by(table.c.id)).all()
 
 
-def trail(engine):
+def read_trail(engine):
     """Return all rows by table, with natural keys instead of numeric ids, to compare databases."""
-    calls = {row.id: row.request_id for row in rows(engine, api_calls)}
-    alert_keys = {row.id: (calls[row.api_call_id], row.position) for row in rows(engine, alerts)}
+    calls = {row.id: row.request_id for row in read_rows(engine, api_calls)}
+    alert_keys = {
+        row.id: (calls[row.api_call_id], row.position) for row in read_rows(engine, alerts)
+    }
     rows_by_table = {}
     for table in TABLES:
         rows_by_table[table.name] = []
-        for row in rows(engine, table):
+        for row in read_rows(engine, table):
             values = dict(row._mapping)
             if table is not executions:
                 del values["id"]
@@ -139,23 +145,18 @@ def trail(engine):
     return rows_by_table
 
 
-def outcomes(engine, webhook_request):
-    with database.reading(engine) as connection:
-        statement = select(alerts.c.outcome).join(api_calls)
-        statement = statement.where(api_calls.c.request_id == webhook_request.request_id)
-        return list(connection.scalars(statement.order_by(alerts.c.position)))
-
-
 class TestCopy:
     def test_every_row_arrives_unchanged_and_keeps_its_id(self, urls, open_database):
         source, target = open_database(urls[0]), open_database(urls[1], prepare=False)
-        fill(source)
-        before = trail(source)
+        record_sample_trail(source)
+        before = read_trail(source)
         result = copy(*urls, False, discard)
-        assert trail(target) == before
-        assert trail(source) == before
+        assert read_trail(target) == before
+        assert read_trail(source) == before
         for table in TABLES:
-            assert [row.id for row in rows(target, table)] == [r.id for r in rows(source, table)]
+            assert [row.id for row in read_rows(target, table)] == [
+                r.id for r in read_rows(source, table)
+            ]
             counts = result["tables"][table.name]
             number = len(before[table.name])
             assert (counts["rows"], counts["verified"]) == (number, number) != (0, 0)
@@ -163,7 +164,7 @@ class TestCopy:
         assert result["complete"] and not result["already_moved"]
 
     def test_checksums_are_the_same_in_both_directions(self, urls, open_database):
-        fill(open_database(urls[0]))
+        record_sample_trail(open_database(urls[0]))
         forward = copy(*urls, False, discard)["tables"]
         backward = copy(*urls[::-1], False, discard)["tables"]
         assert {n: t["sha256"] for n, t in forward.items()} == {
@@ -172,7 +173,7 @@ class TestCopy:
         assert {t["inserted"] for t in backward.values()} == {0}
 
     def test_changes_stay_paused(self, urls, open_database):
-        fill(open_database(urls[0]))
+        record_sample_trail(open_database(urls[0]))
         pause.pause(open_database(urls[0]), JANE, "maintenance", 60)
         copy(*urls, False, discard)
         with database.reading(open_database(urls[1])) as connection:
@@ -200,12 +201,12 @@ class TestCopy:
 
     def test_new_requests_are_recorded_after_the_copy(self, urls, open_database):
         source = open_database(urls[0])
-        fill(source)
+        record_sample_trail(source)
         copy(*urls, False, discard)
         target = open_database(urls[1])
         new_request = request(alert(fingerprint="new"), received_at=later(500))
         assert record(target, new_request)["outcomes"] == {"admitted": 1}
-        assert rows(target, alerts)[-1].id > rows(source, alerts)[-1].id
+        assert read_rows(target, alerts)[-1].id > read_rows(source, alerts)[-1].id
 
 
 class TestOneDatabaseInUse:
@@ -214,7 +215,7 @@ class TestOneDatabaseInUse:
         webhook_request = request(alert(fingerprint="a"))
         record(source, webhook_request)
         copy(*urls, False, discard)
-        before = trail(source)
+        before = read_trail(source)
         for write in (
             lambda: record(source, request(alert(fingerprint="b"))),
             lambda: claims.link(source, webhook_request.request_id, episode("a"), WORKFLOW, "e9"),
@@ -223,7 +224,7 @@ class TestOneDatabaseInUse:
         ):
             with pytest.raises(DatabaseError, match="the trail was moved to .*: set database_url"):
                 write()
-        assert trail(source) == before
+        assert read_trail(source) == before
 
     def test_a_transaction_that_began_before_the_copy_is_copied(self, urls, open_database):
         """The copy waits for a writer that has already passed every check."""
@@ -254,7 +255,7 @@ class TestOneDatabaseInUse:
             copy(*urls, False, discard)
         writer.join(20)
         assert committed.is_set()
-        assert [row.id for row in rows(open_database(urls[1]), executions)] == ["late"]
+        assert [row.id for row in read_rows(open_database(urls[1]), executions)] == ["late"]
 
     def test_a_writer_that_starts_during_the_last_pass_is_refused(self, urls, open_database):
         source, errors = open_database(urls[0]), []
@@ -277,11 +278,11 @@ class TestOneDatabaseInUse:
         copy(*urls, False, log)
         writer.join(30)
         assert "the trail was moved" in errors[0]
-        assert rows(source, executions) == rows(open_database(urls[1]), executions) == []
+        assert read_rows(source, executions) == read_rows(open_database(urls[1]), executions) == []
 
     def test_the_new_database_is_not_used_before_the_copy_is_complete(self, urls, open_database):
         source = open_database(urls[0])
-        fill(source)
+        record_sample_trail(source)
         refusals = []
 
         def log(line):
@@ -309,26 +310,26 @@ class TestOneDatabaseInUse:
             2,
             1,
         )
-        assert trail(source) == trail(target)
+        assert read_trail(source) == read_trail(target)
         assert record(source, request(alert(fingerprint="b")))["outcomes"] == {"duplicate": 1}
         with pytest.raises(DatabaseError, match="moved"):
             record(target, request(alert(fingerprint="c")))
 
     def test_a_second_copy_does_nothing(self, urls, open_database):
-        fill(open_database(urls[0]))
+        record_sample_trail(open_database(urls[0]))
         copy(*urls, False, discard)
         target = open_database(urls[1])
         interventions.close(target, JANE, "over", episode("a"))
-        before = trail(target)
+        before = read_trail(target)
         for in_use in (False, True):
             assert copy(*urls, in_use, discard)["already_moved"]
-        assert trail(target) == before
+        assert read_trail(target) == before
 
 
 class TestInUse:
-    """Changes of the source during the copy arrive in the target."""
+    """Changes to the source during the copy reach the target."""
 
-    def test_changes_during_the_copy_arrive(self, urls, open_database):
+    def test_changes_during_the_copy_reach_the_target(self, urls, open_database):
         source = open_database(urls[0])
         webhook_request = request(alert(fingerprint="a"), alert(fingerprint="b"))
         record(source, webhook_request)
@@ -356,13 +357,13 @@ class TestInUse:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", run_and_change)
             result = copy(*urls, False, discard)["tables"]
-        assert trail(open_database(urls[1])) == trail(source)
+        assert read_trail(open_database(urls[1])) == read_trail(source)
         assert result["poundcake_alerts"]["updated"]
         assert result["poundcake_audit"]["verified"] == 2
 
-    def test_rows_purged_during_the_copy_stay_in_the_target(self, files, open_database):
-        source = open_database(files[0])
-        fill(source)
+    def test_rows_purged_during_the_copy_stay_in_the_target(self, sqlite_urls, open_database):
+        source = open_database(sqlite_urls[0])
+        record_sample_trail(source)
         run, purged = copy_trail._Pass.run, []
 
         def run_and_purge(self):
@@ -376,43 +377,46 @@ class TestInUse:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", run_and_purge)
-            result = copy(*files, False, discard)["tables"]
+            result = copy(*sqlite_urls, False, discard)["tables"]
         assert result["poundcake_alerts"]["rows"] == 0
-        assert rows(open_database(files[1]), alerts)  # as history, until the target is purged
+        # They are part of the history until the target is purged.
+        assert read_rows(open_database(sqlite_urls[1]), alerts)
 
-    def test_the_source_wins_against_a_target_that_was_used_before(self, urls, open_database):
-        """The source is the database in use, so its incident stays open and its claim is held."""
+    def test_the_source_takes_precedence_over_a_target_that_was_used_before(
+        self, urls, open_database
+    ):
+        """The source is in use, so its incident stays open, and its execution keeps the claim."""
         source, target = open_database(urls[0]), open_database(urls[1])
         for engine, name in ((target, "e-before"), (source, "e-now")):
             webhook_request = request(alert(fingerprint="a"))
             record(engine, webhook_request)
             record_execution(engine, webhook_request.request_id, episode("a"), name)
         copy(*urls, False, discard)
-        calls = {row.id: row.request_id for row in rows(target, api_calls)}
-        open_rows = [row for row in rows(target, alerts) if row.open_fingerprint]
+        calls = {row.id: row.request_id for row in read_rows(target, api_calls)}
+        open_rows = [row for row in read_rows(target, alerts) if row.open_fingerprint]
         assert [calls[row.api_call_id] for row in open_rows] == [webhook_request.request_id]
-        has_claim = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
+        has_claim = {row.st2_execution_id: bool(row.claim) for row in read_rows(target, links)}
         assert has_claim == {"e-before": False, "e-now": True}
 
 
 class TestTargetInUse:
     """database_url was changed first, and the new database has recorded requests."""
 
-    def record_in_each(self, files, open_database, old, new):
-        source, target = open_database(files[0]), open_database(files[1])
-        for engine, requests in ((source, old), (target, new)):
+    def record_in_each(self, urls, open_database, source_requests, target_requests):
+        source, target = open_database(urls[0]), open_database(urls[1])
+        for engine, requests in ((source, source_requests), (target, target_requests)):
             record(engine, *requests)
         return source, target
 
     def test_ids_that_both_databases_use_are_translated(self, urls, open_database):
         source, target = open_database(urls[0]), open_database(urls[1])
-        fill(source)
+        record_sample_trail(source)
         target_request = request(alert(fingerprint="z"), received_at=later(900))
         record(target, target_request)
         record_execution(target, target_request.request_id, episode("z"), "e-z")
-        source_rows, target_rows = trail(source), trail(target)
+        source_rows, target_rows = read_trail(source), read_trail(target)
         result = copy(*urls, True, discard)
-        after = trail(target)
+        after = read_trail(target)
         for table in TABLES:
             for row in source_rows[table.name]:
                 assert row in after[table.name]
@@ -423,99 +427,126 @@ class TestTargetInUse:
             )
             assert result["tables"][table.name]["verified"] == len(source_rows[table.name])
 
-    def test_a_new_database_refuses_requests_until_the_copy_is_complete(self, files, open_database):
-        fill(open_database(files[0]))
-        target, refused_at = open_database(files[1]), []
+    def test_a_new_database_refuses_requests_until_the_copy_is_complete(
+        self, sqlite_urls, open_database
+    ):
+        record_sample_trail(open_database(sqlite_urls[0]))
+        target, refused_at = open_database(sqlite_urls[1]), []
 
         def log(line):
             with pytest.raises(DatabaseError, match="is not complete"):
                 record(target, request(alert()))
             refused_at.append(line)
 
-        copy(*files, True, log)
+        copy(*sqlite_urls, True, log)
         assert refused_at
-        assert trail(target) == trail(open_database(files[0], prepare=False))
+        assert read_trail(target) == read_trail(open_database(sqlite_urls[0], prepare=False))
 
-    def test_if_both_databases_granted_a_change_the_targets_keeps_its_claim(
+    def test_if_both_databases_granted_a_change_the_target_keeps_its_claim(
         self, urls, open_database
     ):
-        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(urls, open_database, [old], [new])
-        assert request_change(source, old, "e1") and request_change(target, new, "e2")
+        source_request, target_request = (
+            request(alert(fingerprint="a")),
+            request(alert(fingerprint="a")),
+        )
+        source, target = self.record_in_each(
+            urls, open_database, [source_request], [target_request]
+        )
+        assert request_change(source, source_request, "e1") and request_change(
+            target, target_request, "e2"
+        )
         copy(*urls, True, discard)
-        has_claim = {row.st2_execution_id: bool(row.claim) for row in rows(target, changes)}
+        has_claim = {row.st2_execution_id: bool(row.claim) for row in read_rows(target, changes)}
         assert has_claim == {"e1": False, "e2": True}
-        assert not request_change(target, new, "e3")
+        assert not request_change(target, target_request, "e3")
 
-    def test_an_incident_that_is_open_in_both_stays_open_in_one_row(self, urls, open_database):
-        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(urls, open_database, [old], [new])
-        record_execution(source, old.request_id, episode("a"))
+    def test_an_incident_that_is_open_in_both_databases_stays_open_in_one_row(
+        self, urls, open_database
+    ):
+        source_request, target_request = (
+            request(alert(fingerprint="a")),
+            request(alert(fingerprint="a")),
+        )
+        source, target = self.record_in_each(
+            urls, open_database, [source_request], [target_request]
+        )
+        record_execution(source, source_request.request_id, episode("a"))
         interventions.acknowledge(source, JANE, episode("a"), comment="mine")
         copy(*urls, True, discard)
-        open_rows = [row for row in rows(target, alerts) if row.open_fingerprint]
+        open_rows = [row for row in read_rows(target, alerts) if row.open_fingerprint]
         assert [row.acknowledged_by for row in open_rows] == ["jane"]
         # The execution of the old database still holds the claim.
-        link = claims.link(target, new.request_id, episode("a"), WORKFLOW, "e-new")
+        link = claims.link(target, target_request.request_id, episode("a"), WORKFLOW, "e-new")
         assert not link["claimed"]
         repeat = request(alert(fingerprint="a"), received_at=later(300))
         assert record(target, repeat)["outcomes"] == {"duplicate": 1}
 
-    def test_if_both_databases_have_a_claim_the_targets_is_kept(self, files, open_database):
-        old, new = request(alert(fingerprint="a")), request(alert(fingerprint="a"))
-        source, target = self.record_in_each(files, open_database, [old], [new])
-        record_execution(source, old.request_id, episode("a"), "e-old")
-        record_execution(target, new.request_id, episode("a"), "e-new")
-        copy(*files, True, discard)
-        has_claim = {row.st2_execution_id: bool(row.claim) for row in rows(target, links)}
+    def test_if_both_databases_have_a_claim_the_target_keeps_its_claim(
+        self, sqlite_urls, open_database
+    ):
+        source_request, target_request = (
+            request(alert(fingerprint="a")),
+            request(alert(fingerprint="a")),
+        )
+        source, target = self.record_in_each(
+            sqlite_urls, open_database, [source_request], [target_request]
+        )
+        record_execution(source, source_request.request_id, episode("a"), "e-old")
+        record_execution(target, target_request.request_id, episode("a"), "e-new")
+        copy(*sqlite_urls, True, discard)
+        has_claim = {row.st2_execution_id: bool(row.claim) for row in read_rows(target, links)}
         assert has_claim == {"e-new": True, "e-old": False}
 
-    def test_the_incident_that_was_remediated_stays_open(self, files, open_database):
-        source, target = open_database(files[0]), open_database(files[1])
+    def test_the_incident_that_was_remediated_stays_open(self, sqlite_urls, open_database):
+        source, target = open_database(sqlite_urls[0]), open_database(sqlite_urls[1])
         record(source, request(alert(fingerprint="a")))
         unlisted_receiver = Config(receivers=("other",))
         record_requests(
             target, unlisted_receiver, [request(alert(fingerprint="a"), received_at=later(9))]
         )
-        assert rows(target, alerts)[0].outcome == "observed"
-        copy(*files, True, discard)
-        open_rows = [row for row in rows(target, alerts) if row.open_fingerprint]
+        assert read_rows(target, alerts)[0].outcome == "observed"
+        copy(*sqlite_urls, True, discard)
+        open_rows = [row for row in read_rows(target, alerts) if row.open_fingerprint]
         assert [row.outcome for row in open_rows] == ["admitted"]
         repeat = request(alert(fingerprint="a"), received_at=later(300))
         assert record(target, repeat)["outcomes"] == {"duplicate": 1}
 
     def test_an_incident_whose_resolve_the_target_has_received_is_closed(
-        self, files, open_database
+        self, sqlite_urls, open_database
     ):
         resolve = alert(fingerprint="a", status="resolved", ends_at=later(60))
-        new = request(resolve, received_at=later(70))
+        target_request = request(resolve, received_at=later(70))
         _, target = self.record_in_each(
-            files, open_database, [request(alert(fingerprint="a"))], [new]
+            sqlite_urls, open_database, [request(alert(fingerprint="a"))], [target_request]
         )
-        copy(*files, True, discard)
-        copied = next(row for row in rows(target, alerts) if row.outcome == "admitted")
+        copy(*sqlite_urls, True, discard)
+        copied = next(row for row in read_rows(target, alerts) if row.outcome == "admitted")
         assert (copied.open_fingerprint, copied.ended_by) == (None, "resolve")
         assert copied.closed_at == later(70)
 
-    def test_another_episode_supersedes_the_old_one(self, files, open_database):
-        new = request(alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300))
-        _, target = self.record_in_each(
-            files, open_database, [request(alert(fingerprint="a"))], [new]
+    def test_a_later_episode_in_the_target_supersedes_the_one_in_the_source(
+        self, sqlite_urls, open_database
+    ):
+        target_request = request(
+            alert(fingerprint="a", starts_at=later(7200)), received_at=later(7300)
         )
-        copy(*files, True, discard)
-        by_episode = {row.episode: row.ended_by for row in rows(target, alerts)}
+        _, target = self.record_in_each(
+            sqlite_urls, open_database, [request(alert(fingerprint="a"))], [target_request]
+        )
+        copy(*sqlite_urls, True, discard)
+        by_episode = {row.episode: row.ended_by for row in read_rows(target, alerts)}
         assert by_episode == {episode("a"): "superseded", episode("a", later(7200)): None}
 
-    def test_a_request_recorded_in_both_databases_is_kept_once(self, files, open_database):
+    def test_a_request_recorded_in_both_databases_is_kept_once(self, sqlite_urls, open_database):
         """The endpoint announced it again, because the new database did not have it."""
         webhook_request = request(alert(fingerprint="a"))
         source, target = self.record_in_each(
-            files, open_database, [webhook_request], [webhook_request]
+            sqlite_urls, open_database, [webhook_request], [webhook_request]
         )
         record_execution(source, webhook_request.request_id, episode("a"))
-        result = copy(*files, True, discard)["tables"]
+        result = copy(*sqlite_urls, True, discard)["tables"]
         assert result["poundcake_alerts"]["kept"] == 1
-        assert len(rows(target, alerts)) == 1
+        assert len(read_rows(target, alerts)) == 1
         link = claims.link(target, webhook_request.request_id, episode("a"), WORKFLOW, "e-new")
         assert not link["claimed"]
 
@@ -528,7 +559,7 @@ class TestTargetInUse:
             request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(30)
         ]
         record(source, *old_requests)
-        before = trail(source)
+        before = read_trail(source)
         record(target, request(alert(fingerprint="own"), received_at=later(500)))
         stop, recorded_ids, errors = threading.Event(), [], []
 
@@ -551,18 +582,18 @@ class TestTargetInUse:
         stop.set()
         writer.join(60)
         assert not errors
-        request_ids = {row.request_id for row in rows(target, api_calls)}
+        request_ids = {row.request_id for row in read_rows(target, api_calls)}
         assert request_ids >= {r.request_id for r in old_requests} | set(recorded_ids)
-        after = trail(target)
+        after = read_trail(target)
         for row in before["poundcake_alerts"]:
             assert row in after["poundcake_alerts"]
         assert len(after["poundcake_alerts"]) == 31 + len(recorded_ids)
 
 
 class TestRefused:
-    """A copy that is not possible is refused with the reason, and changes nothing."""
+    """A copy that is not possible is refused with a reason, and nothing is changed."""
 
-    def refusal(self, source, target, match, in_use=False, error=(CopyError, DatabaseError)):
+    def expect_refusal(self, source, target, match, in_use=False, error=(CopyError, DatabaseError)):
         with pytest.raises(error, match=match) as caught:
             copy(source, target, in_use, discard)
         return str(caught.value)
@@ -571,30 +602,30 @@ class TestRefused:
         webhook_request = request(alert(fingerprint="a"))
         for url in urls:
             record(open_database(url), webhook_request)
-            self.refusal(url, url, "are the same database")
+            self.expect_refusal(url, url, "are the same database")
             assert record(open_database(url), webhook_request)["known"] == 1
 
-    def test_a_copy_of_the_files(self, files, open_database, tmp_path):
-        source = open_database(files[0])
+    def test_a_copy_of_the_files(self, sqlite_urls, open_database, tmp_path):
+        source = open_database(sqlite_urls[0])
         source.dispose()
         (tmp_path / "new.sqlite").write_bytes((tmp_path / "old.sqlite").read_bytes())
-        self.refusal(*files, "one is a copy of the other's files")
+        self.expect_refusal(*sqlite_urls, "one is a copy of the other's files")
 
-    def test_a_missing_file_is_not_created(self, files, tmp_path):
-        self.refusal(*files, "old.sqlite: no such file")
+    def test_a_missing_file_is_not_created(self, sqlite_urls, tmp_path):
+        self.expect_refusal(*sqlite_urls, "old.sqlite: no such file")
         assert not list(tmp_path.iterdir())
 
     def test_a_database_without_tables(self, urls, open_database):
         database.open_engine(urls[0]).connect().close()
-        self.refusal(*urls, "has no tables of PoundCake")
+        self.expect_refusal(*urls, "has no tables of PoundCake")
 
-    def test_a_file_that_is_not_a_database(self, files, tmp_path):
+    def test_a_file_that_is_not_a_database(self, sqlite_urls, tmp_path):
         (tmp_path / "old.sqlite").write_text("not a database at all" * 100)
-        self.refusal(*files, "not a database")
+        self.expect_refusal(*sqlite_urls, "not a database")
 
-    def test_a_damaged_file(self, files, open_database, tmp_path, monkeypatch):
+    def test_a_damaged_file(self, sqlite_urls, open_database, tmp_path, monkeypatch):
         monkeypatch.setattr(copy_trail, "_RETRY_SECONDS", 0)
-        source = open_database(files[0])
+        source = open_database(sqlite_urls[0])
         for number in range(50):
             record(source, request(alert(fingerprint=f"f{number}"), received_at=later(number)))
         source.dispose()
@@ -603,41 +634,43 @@ class TestRefused:
         for start in range(len(content) // 2, len(content), 4096):
             content[start : start + 4096] = b"\xff" * len(content[start : start + 4096])
         path.write_bytes(content)
-        self.refusal(*files, "old.sqlite: .*(malformed|not a database)")
+        self.expect_refusal(*sqlite_urls, "old.sqlite: .*(malformed|not a database)")
 
     def test_tables_of_a_newer_release(self, urls, open_database):
         source = open_database(urls[0])
         with source.begin() as connection:
             connection.execute(text("UPDATE poundcake_meta SET value='99' WHERE name='schema'"))
-        self.refusal(*urls, "install the release that created them")
+        self.expect_refusal(*urls, "install the release that created them")
 
-    def test_a_server_that_does_not_answer(self, files, open_database):
-        fill(open_database(files[0]))
+    def test_a_server_that_does_not_answer(self, sqlite_urls, open_database):
+        record_sample_trail(open_database(sqlite_urls[0]))
         wrong_url = "mysql+pymysql://poundcake:hush-word@127.0.0.1:1/poundcake"
-        for source, target in ((files[0], wrong_url), (wrong_url, files[0])):
-            assert "hush-word" not in self.refusal(source, target, "127.0.0.1")
-        record(open_database(files[0]), request(alert(fingerprint="x")))
+        for source, target in ((sqlite_urls[0], wrong_url), (wrong_url, sqlite_urls[0])):
+            assert "hush-word" not in self.expect_refusal(source, target, "127.0.0.1")
+        record(open_database(sqlite_urls[0]), request(alert(fingerprint="x")))
 
-    def test_an_incomplete_copy_is_not_a_source(self, sqlite_url, open_database, monkeypatch):
-        fill(open_database(sqlite_url("a")))
+    def test_an_incomplete_copy_as_source_or_target(self, sqlite_url, open_database, monkeypatch):
+        record_sample_trail(open_database(sqlite_url("a")))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(copy_trail._Pass, "run", stop_here)
+            patch.setattr(copy_trail._Pass, "run", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 copy(sqlite_url("a"), sqlite_url("b"), False, discard)
-        self.refusal(sqlite_url("b"), sqlite_url("c"), "is not complete")
+        self.expect_refusal(sqlite_url("b"), sqlite_url("c"), "is not complete")
         open_database(sqlite_url("d"))
-        self.refusal(sqlite_url("d"), sqlite_url("b"), "an earlier copy is not complete")
+        self.expect_refusal(sqlite_url("d"), sqlite_url("b"), "an earlier copy is not complete")
         assert copy(sqlite_url("a"), sqlite_url("b"), False, discard)["complete"]
 
     def test_a_database_whose_trail_was_moved_elsewhere(self, sqlite_url, open_database):
-        fill(open_database(sqlite_url("a")))
+        record_sample_trail(open_database(sqlite_url("a")))
         copy(sqlite_url("a"), sqlite_url("b"), False, discard)
-        self.refusal(sqlite_url("a"), sqlite_url("c"), "the trail was moved to sqlite:.*b.sqlite")
+        self.expect_refusal(
+            sqlite_url("a"), sqlite_url("c"), "the trail was moved to sqlite:.*b.sqlite"
+        )
 
-    def test_a_row_that_arrives_changed(self, files, open_database):
-        """Something in the target changes what is written, for example a trigger."""
-        fill(open_database(files[0]))
-        target = open_database(files[1])
+    def test_a_row_that_the_target_changes(self, sqlite_urls, open_database):
+        """A trigger in the target changes the rows that are written."""
+        record_sample_trail(open_database(sqlite_urls[0]))
+        target = open_database(sqlite_urls[1])
         update_severity = "UPDATE poundcake_alerts SET severity = 'x' WHERE id = NEW.id"
         with target.begin() as connection:
             for event in ("INSERT", "UPDATE"):
@@ -647,18 +680,20 @@ class TestRefused:
                         f"BEGIN {update_severity}; END"
                     )
                 )
-        self.refusal(*files, "poundcake_alerts: severity of the row with id 1 .* arrived changed")
+        self.expect_refusal(
+            *sqlite_urls, "poundcake_alerts: severity of the row with id 1 .* arrived changed"
+        )
         with pytest.raises(DatabaseError, match="is not complete"):
             database.prepare(target)
         # The old database is still in use.
-        record(open_database(files[0]), request(alert(fingerprint="x")))
+        record(open_database(sqlite_urls[0]), request(alert(fingerprint="x")))
 
 
-def stop_here(self):
+def interrupt(self):
     raise KeyboardInterrupt
 
 
-def test_an_older_source_is_upgraded_first(urls, open_database):
+def test_a_source_with_an_older_schema_is_upgraded_first(urls, open_database):
     source = open_database(urls[0])
     webhook_request = request(alert(fingerprint="a"))
     record(source, webhook_request)
@@ -700,7 +735,7 @@ class TestKilled:
             record_execution(
                 source, webhook_request.request_id, episode(f"f{number}"), f"e{number}"
             )
-        before = trail(source)
+        before = read_trail(source)
         target_requests = []
         if target_is_in_use:
             target_requests = [request(alert(fingerprint="own"), received_at=later(99))]
@@ -715,16 +750,16 @@ class TestKilled:
             )
             assert process.returncode == -signal.SIGKILL, process.stderr.decode()
             target = open_database(urls[1], prepare=False)
-            assert rows(target, api_calls)
+            assert read_rows(target, api_calls)
             if not target_is_in_use:
                 # The old database is still in use. The new one is not in use yet.
                 repeat = request(alert(fingerprint="f1"), received_at=later(100 + page))
                 record(source, repeat)
-                before = trail(source)
+                before = read_trail(source)
                 with pytest.raises(DatabaseError, match="run it again"):
                     database.prepare(target)
         result = copy(*urls, target_is_in_use, discard)
-        after = trail(open_database(urls[1]))
+        after = read_trail(open_database(urls[1]))
         for table in TABLES:
             for row in before[table.name]:
                 assert row in after[table.name]
@@ -734,9 +769,9 @@ class TestKilled:
 
     def test_a_copy_killed_after_the_source_was_marked_continues(self, urls, open_database):
         source = open_database(urls[0])
-        fill(source)
+        record_sample_trail(source)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(copy_trail, "_release", stop_here)
+            patch.setattr(copy_trail, "_release", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 copy(*urls, False, discard)
         # Neither database accepts requests, so that no alert looks new to one of them.
@@ -744,7 +779,7 @@ class TestKilled:
             with pytest.raises(DatabaseError):
                 database.prepare(open_database(url, prepare=False))
         assert copy(*urls, False, discard)["tables"]["poundcake_alerts"]["inserted"] == 0
-        assert trail(open_database(urls[1])) == trail(source)
+        assert read_trail(open_database(urls[1])) == read_trail(source)
 
 
 MEASURED_COPY = """
@@ -756,9 +791,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_a_long_history_is_copied_in_bounded_memory(files, open_database):
+def test_a_long_history_is_copied_in_bounded_memory(sqlite_urls, open_database):
     """The history has 50,000 rows and 90 MB of requests."""
-    source = open_database(files[0])
+    source = open_database(sqlite_urls[0])
     api_call = {
         "method": "POST",
         "path": "/",
@@ -778,9 +813,9 @@ def test_a_long_history_is_copied_in_bounded_memory(files, open_database):
                 insert(executions),
                 [{"id": f"{number:05}", "action": "x", "status": "succeeded"} for number in ids],
             )
-    target = open_database(files[1])
+    target = open_database(sqlite_urls[1])
     growth_kb = subprocess.run(
-        [sys.executable, "-c", MEASURED_COPY, *files],
+        [sys.executable, "-c", MEASURED_COPY, *sqlite_urls],
         cwd=str(ROOT / "lib"),
         stdout=subprocess.PIPE,
         check=True,
@@ -813,7 +848,7 @@ class TestAction:
         return module.Migrate
 
     def test_the_result_contains_no_password(self, urls, open_database, migrate, tmp_path):
-        fill(open_database(urls[0]))
+        record_sample_trail(open_database(urls[0]))
         (tmp_path / "other").write_text(urls[1])
         config = {"database_url": urls[0], "state_dir": str(tmp_path)}
         succeeded, result = migrate(config).run(copy_to=f"file:{tmp_path / 'other'}")

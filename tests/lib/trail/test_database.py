@@ -1,4 +1,4 @@
-"""The tracking database is created once, by the first process, and used in transactions."""
+"""The first process creates the tracking database, and every process uses it in transactions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def engine(database_url):
     new_engine.dispose()
 
 
-def prepare_error(url, **kwargs):
+def expect_prepare_error(url, **kwargs):
     with pytest.raises(DatabaseError) as caught:
         database.prepare(database.open_engine(url), **kwargs)
     return str(caught.value)
@@ -52,13 +52,13 @@ class TestPrepare:
     def test_concurrent_threads_agree_on_one_id(self, database_url):
         ids, start = [], threading.Barrier(6)
 
-        def work():
+        def prepare():
             engine = database.open_engine(database_url)
             start.wait()
             ids.append(database.prepare(engine))
             engine.dispose()
 
-        threads = [threading.Thread(target=work) for _ in range(6)]
+        threads = [threading.Thread(target=prepare) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -90,7 +90,7 @@ class TestPrepare:
         assert len(ids) == 1 and ids != {""}
 
     @on_sqlite
-    def test_without_permission_nothing_is_created(self, engine):
+    def test_nothing_is_created_without_permission(self, engine):
         with pytest.raises(DatabaseError, match="poundcake.migrate"):
             database.prepare(engine, create=False)
         assert sqlalchemy.inspect(engine).get_table_names() == []
@@ -116,40 +116,42 @@ class TestRefused:
         ],
     )
     def test_an_unusable_url(self, url):
-        error = prepare_error(url)
+        error = expect_prepare_error(url)
         assert "hidden-word" not in error
         assert "database_url" in error or "sqlite" in error
 
     def test_a_server_that_does_not_answer(self):
         url = f"mysql+pymysql://u:hush%40word@127.0.0.1:{services.free_port()}/db"
-        error = prepare_error(url)
+        error = expect_prepare_error(url)
         assert "hush" not in error and "127.0.0.1" in error
         assert "\n" not in error
 
     def test_a_wrong_password(self, mariadb):
-        error = prepare_error(
+        error = expect_prepare_error(
             f"mysql+pymysql://poundcake:hidden-word@127.0.0.1:{mariadb.port}/poundcake_x"
         )
         assert "hidden-word" not in error and "denied" in error.lower()
 
     def test_a_database_that_does_not_exist(self, mariadb):
-        error = prepare_error(mariadb.url("poundcake_missing"))
+        error = expect_prepare_error(mariadb.url("poundcake_missing"))
         assert mariadb.password not in error and "poundcake_missing" in error
 
     def test_a_url_without_a_database(self, mariadb):
         url = mariadb.url("").split("?")[0]
-        assert mariadb.password not in prepare_error(url)
+        assert mariadb.password not in expect_prepare_error(url)
 
     def test_a_path_that_is_a_folder(self, tmp_path):
-        assert str(tmp_path) in prepare_error(f"sqlite:///{tmp_path}")
+        assert str(tmp_path) in expect_prepare_error(f"sqlite:///{tmp_path}")
 
     def test_a_file_that_is_not_a_database(self, tmp_path):
         (tmp_path / "x.db").write_bytes(b"no database at all, but long enough to be read" * 30)
-        assert "not a database" in prepare_error("sqlite:///{}".format(tmp_path / "x.db"))
+        assert "not a database" in expect_prepare_error("sqlite:///{}".format(tmp_path / "x.db"))
 
     def test_a_path_below_a_file(self, tmp_path):
         (tmp_path / "file").write_text("")
-        assert "file" in prepare_error("sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db"))
+        assert "file" in expect_prepare_error(
+            "sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db")
+        )
 
     @pytest.mark.parametrize("password", ["hush-word", "hush%2Fw%3Ard"])
     def test_the_password_is_masked_anywhere_in_an_error(self, password):
@@ -181,7 +183,7 @@ class TestRefused:
         error = database.describe(sqlalchemy.exc.DBAPIError("SELECT 1", {}, cause), engine)
         assert error == f"mysql+pymysql://{masked_url}: 1045 denied for on-call with ***"
 
-    def test_a_percent_encoded_password_is_masked_too(self):
+    def test_a_percent_encoded_password_is_masked(self):
         engine = database.open_engine("mysql+pymysql://on-call@h/x?password=hush%2Fwo+rd%2520")
         cause = Exception(
             "hush/wo rd%20, hush%2Fwo%20rd%2520, hush%2Fwo+rd%2520, hush/wo%20rd%2520"
@@ -190,7 +192,7 @@ class TestRefused:
         assert error == "mysql+pymysql://on-call@h/x: ***, ***, ***, ***"
 
     def test_an_at_sign_in_a_password_does_not_start_the_host(self):
-        error = prepare_error("mysql+pymysql://on-call:p@hush-word@127.0.0.1:1/x")
+        error = expect_prepare_error("mysql+pymysql://on-call:p@hush-word@127.0.0.1:1/x")
         assert error == "database_url: write an @ in the password as %40"
 
     @on_sqlite
@@ -224,29 +226,29 @@ def test_a_read_does_not_block_writers(engine):
 
 
 def test_a_statement_that_takes_too_long_is_aborted(database_url):
-    patient_engine = database.open_engine(database_url)
-    database.prepare(patient_engine)
+    default_engine = database.open_engine(database_url)
+    database.prepare(default_engine)
     engine = database.open_engine(database_url, 1)
-    slow = (
+    slow_query = (
         "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000000)"
         " SELECT count(*) FROM c"
     )
-    if patient_engine.dialect.name != "sqlite":
-        slow = "SELECT SLEEP(10)"
+    if default_engine.dialect.name != "sqlite":
+        slow_query = "SELECT SLEEP(10)"
     too_late = threading.Event()
     threading.Timer(4, too_late.set).start()
     try:
         with database.reading(engine) as connection:
-            connection.execute(text(slow)).all()
+            connection.execute(text(slow_query)).all()
     except DatabaseError:
         pass  # in MariaDB, an aborted SLEEP returns a value instead of an error
     assert not too_late.is_set()
-    patient_engine.dispose()
+    default_engine.dispose()
     engine.dispose()
 
 
 class TestServerSettings:
-    """Global settings of a MariaDB server that affect its sessions."""
+    """A MariaDB server has global settings that affect every session."""
 
     MODES = "EMPTY_STRING_IS_NULL,ORACLE,PAD_CHAR_TO_FULL_LENGTH,NO_BACKSLASH_ESCAPES"
 
@@ -279,9 +281,9 @@ class TestServerSettings:
         engine.dispose()
 
     @on_mariadb
-    def test_packets_that_are_too_small_are_refused(self, database_url, set_global):
+    def test_a_server_that_allows_only_small_packets_is_refused(self, database_url, set_global):
         set_global("max_allowed_packet", 1 << 18)
-        error = prepare_error(database_url)
+        error = expect_prepare_error(database_url)
         assert "max_allowed_packet is 262144 bytes: set max_allowed_packet = 16M" in error
 
     def test_statement_based_replication_is_refused(self):
@@ -290,8 +292,8 @@ class TestServerSettings:
         try:
             url = server.url(server.create_database())
             for _ in range(2):
-                assert "binlog_format is STATEMENT" in prepare_error(url)
-                assert "set binlog_format = MIXED" in prepare_error(url)
+                assert "binlog_format is STATEMENT" in expect_prepare_error(url)
+                assert "set binlog_format = MIXED" in expect_prepare_error(url)
             with pytest.raises(DatabaseError, match="set binlog_format = MIXED"):
                 with database.reading(database.open_engine(url)):
                     pass
@@ -300,15 +302,15 @@ class TestServerSettings:
 
 
 class StatementReplication(services.MariaDB):
-    """A server with a statement-based binary log."""
+    """A MariaDB server with a statement-based binary log."""
 
     def command(self):
         return super().command() + ["--log-bin=binlog", "--binlog-format=STATEMENT"]
 
 
-def start_or_skip(kind):
+def start_or_skip(server_class):
     try:
-        server = kind()
+        server = server_class()
         server.start()
     except services.MissingProgram as missing:
         pytest.skip(str(missing))

@@ -31,7 +31,7 @@ def count_open_work(trail, hours):
 def test_an_incident_expires_after_its_last_notification(trail, hours, silent_hours, expired):
     trail.record(alert(), seconds=1000 * HOUR)
     trail.record(alert(), seconds=silent_hours * HOUR)
-    for name, seconds in (("Young", 2 * HOUR), ("Younger", 1)):
+    for name, seconds in (("Recent", 2 * HOUR), ("Newest", 1)):
         trail.record(alert(name), seconds=seconds)
     trail.change(alerts, explanation="execution")
     trail.sync()
@@ -55,9 +55,9 @@ def test_an_alert_that_fires_after_the_expiry_opens_another_incident(trail):
 
 
 class TestOutage:
-    """No notifications could arrive. If an incident were closed, it would be remediated again."""
+    """No notifications arrive. If an incident were closed, its alert would be remediated again."""
 
-    def test_nothing_expires_while_no_notifications_arrive_at_all(self, trail):
+    def test_nothing_expires_while_no_notifications_arrive(self, trail):
         trail.record(alert(), seconds=100 * HOUR)
         trail.record(alert("Other"), seconds=90 * HOUR)
         trail.change(alerts, explanation="execution")

@@ -1,4 +1,4 @@
-"""Rounds of sync explain emitted alerts from what StackStorm has recorded."""
+"""Rounds of sync explain emitted alerts by the triggers and executions in StackStorm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.lib.fake_stackstorm import OUTAGE, refusal
 from tests.lib.samples import NOON, alert, later
 from tests.lib.sync_trail import SyncTrail, ago
 
-FLOW = "pack.workflow"
+WORKFLOW = "pack.workflow"
 HOUR = 3600
 
 
@@ -41,7 +41,7 @@ def running_trail(trail):
     return trail
 
 
-def link(trail, request_id, row, execution, workflow=FLOW, cooldown=0):
+def link(trail, request_id, row, execution, workflow=WORKFLOW, cooldown=0):
     cooldown = claims.HostCooldown.of(cooldown)
     return claims.link(trail.engine, request_id, row.episode, workflow, execution, cooldown)
 
@@ -58,7 +58,7 @@ class TestRules:
         assert "Action pack.gone not found" in alert_row.explanation_reason
         assert trail.completed == [True]
 
-    def test_nothing_is_decided_while_rules_are_evaluated(self, trail):
+    def test_an_alert_is_not_explained_while_its_rules_are_evaluated(self, trail):
         request_id, (row,) = trail.record(alert())
         trigger = trail.stackstorm.emit(row, request_id, "processing")
         trail.stackstorm.enforce(trigger, "e1")
@@ -137,7 +137,7 @@ class TestExecutions:
             None,
             request_id,
         )
-        assert (link_row.st2_action_ref, link_row.st2_rule_ref) == (FLOW, "pack.rule")
+        assert (link_row.st2_action_ref, link_row.st2_rule_ref) == (WORKFLOW, "pack.rule")
         execution_row = trail.one(executions)
         assert (execution_row.status, execution_row.error) == ("failed", "it broke")
         assert trail.completed == [True]
@@ -154,7 +154,7 @@ class TestExecutions:
         assert running_trail.one(links).claim is None
         assert running_trail.one().explanation is None and running_trail.completed == [False]
 
-    def test_an_execution_that_is_just_linking_itself_is_checked_again(
+    def test_an_execution_that_links_itself_at_the_same_time_is_checked_again(
         self, running_trail, monkeypatch
     ):
         running_trail.stackstorm.run("e1", "running", seconds=61)
@@ -173,27 +173,29 @@ class TestExecutions:
         assert running_trail.rows(links) == [] and running_trail.completed == [True]
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
-        """The workflow of the original request claimed the episode before that of the replay."""
-        first, (original,) = trail.record(alert(), seconds=3000)
-        second = replay_request(trail.engine, Config(), first)["request_id"]
+        """The workflow of the original request claimed the episode before the one of the replay."""
+        original_id, (original_row,) = trail.record(alert(), seconds=3000)
+        replay_id = replay_request(trail.engine, Config(), original_id)["request_id"]
         row = trail.rows(alerts)[-1]
         assert row.outcome == "admitted"
-        link(trail, first, original, "e1")
-        refused_link = link(trail, second, row, "e2")
-        assert not refused_link["claimed"]
-        output = {"output": {"stage": "not_claimed", "message": refused_link["reason"]}}
-        trail.stackstorm.enforce(trail.stackstorm.emit(row, second), "e2")
+        link(trail, original_id, original_row, "e1")
+        refused_claim = link(trail, replay_id, row, "e2")
+        assert not refused_claim["claimed"]
+        output = {"output": {"stage": "not_claimed", "message": refused_claim["reason"]}}
+        trail.stackstorm.enforce(trail.stackstorm.emit(row, replay_id), "e2")
         trail.stackstorm.run("e2", result=output, links=True)
         trail.sync()
         alert_row = trail.rows(alerts)[-1]
         assert alert_row.explanation == "execution"
         assert (
-            alert_row.explanation_reason == "pack.workflow did nothing: " + refused_link["reason"]
+            alert_row.explanation_reason == "pack.workflow did nothing: " + refused_claim["reason"]
         )
 
     @pytest.mark.parametrize("result", [{"output": {"stage": "not_claimed"}}, {}])
     @pytest.mark.parametrize("parameters", [{"action": "pack.clean"}, {"remediation": "clean"}])
-    def test_a_claim_of_the_same_action_explains_an_idle_execution(self, trail, parameters, result):
+    def test_an_execution_that_did_nothing_is_explained_by_a_claim_of_its_action(
+        self, trail, parameters, result
+    ):
         """poundcake.remediate claims under the name of the action that it is given."""
         request_id, (row,) = trail.record(alert())
         link(trail, request_id, row, "e1", "pack.clean")
@@ -213,7 +215,7 @@ class TestExecutions:
         trail.sync()
         assert trail.one().explanation == "execution"
 
-    def test_a_released_claim_is_not_retried(self, running_trail):
+    def test_an_alert_whose_claim_was_released_is_not_retried(self, running_trail):
         running_trail.stackstorm.run("e1", "failed")
         link(running_trail, running_trail.request_id, running_trail.alert, "e1")
         claims.release(running_trail.engine, running_trail.alert.episode, force=True)
@@ -232,7 +234,7 @@ class TestExecutions:
         )
         running_trail.sync()
         assert running_trail.explanations()[1] == "retry"
-        # A claim on the later attempt does: its execution works for both.
+        # A claim on the later attempt explains the alerts of both attempts.
         link(running_trail, replay_id, row, "e3")
         running_trail.stackstorm.enforce(running_trail.stackstorm.emit(row, replay_id), "e3")
         running_trail.stackstorm.run("e3", "running")
@@ -256,7 +258,7 @@ class TestRetries:
         running_trail.sync()
         assert running_trail.one().explanation == "execution"
 
-    def test_an_alert_that_waits_for_its_next_trigger_is_not_queried(self, running_trail):
+    def test_nothing_is_queried_for_an_alert_that_waits_for_its_next_trigger(self, running_trail):
         running_trail.stackstorm.run("e1", "failed")
         running_trail.sync()
         reason = running_trail.one().explanation_reason
@@ -288,18 +290,18 @@ class TestRetries:
             "",
         )
 
-    def record_cooldown(self, trail, **more):
-        """Record two alerts of one host, and refuse the second because of the first."""
+    def record_cooldown(self, trail):
+        """Record two alerts of one host. The first causes a cooldown, which refuses the second."""
         host = {"instance": "web-1:9100"}
         first, (row,) = trail.record(alert("One", labels=host))
         link(trail, first, row, "e1", cooldown=600)
         trail.change(alerts, explanation="execution")
-        second, (second_row,) = trail.record(alert("Two", labels=host), **more)
-        refused_link = link(trail, second, second_row, "e2", cooldown=600)
+        second, (second_row,) = trail.record(alert("Two", labels=host))
+        refused_claim = link(trail, second, second_row, "e2", cooldown=600)
         trail.stackstorm.enforce(trail.stackstorm.emit(second_row, second), "e2")
-        output = {"output": {"stage": "not_claimed", "message": refused_link["reason"]}}
+        output = {"output": {"stage": "not_claimed", "message": refused_claim["reason"]}}
         trail.stackstorm.run("e2", result=output, links=True)
-        return second, second_row, "pack.workflow did nothing: " + refused_link["reason"]
+        return second, second_row, "pack.workflow did nothing: " + refused_claim["reason"]
 
     def test_an_alert_is_retried_after_the_cooldown_of_its_host(self, trail):
         request_id, row, reason = self.record_cooldown(trail)
@@ -316,8 +318,8 @@ class TestRetries:
         alert_row = trail.rows(alerts)[-1]
         assert (alert_row.explanation, alert_row.explanation_reason) == ("execution", "")
 
-    def test_alerts_without_a_host_share_no_cooldown(self, trail):
-        """Something else held back the second alert, so it does not wait for a cooldown."""
+    def test_alerts_without_a_host_do_not_share_a_cooldown(self, trail):
+        """An acknowledgement refused the second alert, so it does not wait for a cooldown."""
         first, (row,) = trail.record(alert("One", labels={"instance": ""}))
         link(trail, first, row, "e1", cooldown=600)
         trail.change(alerts, explanation="execution")
@@ -337,7 +339,9 @@ class TestRetries:
         assert (row.explanation, row.explanation_reason) == ("execution", reason)
 
     @pytest.mark.parametrize("minutes, explanation", [(9, "retry"), (11, "ended")])
-    def test_an_ended_incident_is_not_retried_for_long(self, trail, minutes, explanation):
+    def test_an_alert_is_not_retried_long_after_its_incident_has_ended(
+        self, trail, minutes, explanation
+    ):
         trail.record(alert(), seconds=3 * HOUR)
         trail.record(alert(status="resolved", ends_at=ago(60 * minutes)), seconds=60 * minutes)
         trail.sync()
@@ -345,7 +349,7 @@ class TestRetries:
         assert row.explanation == explanation
         assert ("the incident ended at 20" in row.explanation_reason) is (explanation == "ended")
 
-    def test_the_time_to_give_up_starts_when_the_alert_is_recorded(self, trail):
+    def test_an_old_alert_that_was_recorded_only_now_is_not_given_up(self, trail):
         """After an outage of a day, alerts from the journal are not given up immediately."""
         trail.record(alert())
         trail.change(alerts, created_at=ago(25 * HOUR))
@@ -374,7 +378,7 @@ class TestRetries:
 
 class TestFailures:
     @pytest.mark.parametrize("error", [OUTAGE, refusal(), StackStormError("late", timed_out=True)])
-    def test_an_old_alert_is_given_up_although_triggers_cannot_be_read(self, trail, error):
+    def test_an_old_alert_is_given_up_even_if_triggers_cannot_be_read(self, trail, error):
         trail.record(alert("Old"), seconds=25 * HOUR)
         trail.record(alert("New"), seconds=HOUR)
         trail.stackstorm.errors["list_triggers"] = error
@@ -385,7 +389,7 @@ class TestFailures:
         assert trail.completed == [True, False]
 
     @pytest.mark.parametrize("call", ["get_enforcements", "get_executions", "runs_link_task"])
-    def test_an_outage_in_the_middle_is_reported_and_old_alerts_are_given_up(self, trail, call):
+    def test_an_outage_during_a_round_is_reported_and_old_alerts_are_given_up(self, trail, call):
         for name, seconds in (("Old", 25 * HOUR), ("New", HOUR)):
             request_id, (row,) = trail.record(alert(name), seconds=seconds)
             trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e-" + name)
@@ -397,7 +401,7 @@ class TestFailures:
         assert "nobody answers" in trail.rows(alerts)[1].explanation_reason
 
     def test_alerts_that_a_killed_round_checked_are_given_up_first(self, trail):
-        """The same alert could kill the next round, too."""
+        """Otherwise, the same alert could kill every round."""
         for name, seconds in (("Old", 25 * HOUR), ("New", HOUR)):
             request_id, (row,) = trail.record(alert(name), seconds=seconds)
             trail.stackstorm.emit(row, request_id)
@@ -418,7 +422,7 @@ class TestFailures:
         assert trail.explanations() == [None, None, "execution"]
         assert len(problems) == 3 and all(isinstance(problem, str) for problem in problems)
 
-    def test_long_waiting_alerts_do_not_block_the_others(self, trail, monkeypatch):
+    def test_alerts_that_wait_for_a_long_time_do_not_block_others(self, trail, monkeypatch):
         monkeypatch.setattr(explain, "_BATCH_ALERTS", 3)
         trail.record(*(alert(f"Lost{n}") for n in range(4)), seconds=3000)
         request_id, (row,) = trail.record(alert("Later"))
@@ -462,7 +466,7 @@ class TestFailures:
         (Span(later(-9000), later(-3899)), True),
     ],
 )
-def test_a_trigger_may_be_among_the_unread_ones(unread, expected):
+def test_a_missing_trigger_may_be_in_the_unread_span(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
     open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
     assert explain.may_be_unread(open_alert, unread, clocks) is expected

@@ -1,4 +1,4 @@
-"""The health that an action reports without the endpoint."""
+"""The health report of an action, with and without an answer from the endpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from poundcake.stackstorm import StackStormError
 from poundcake.trail import database, health, text
 
 
-class StackStorm:
-    """A StackStorm API, which is unavailable if it has no answer."""
+class StubStackStorm:
+    """A StackStorm API that returns one answer, or is unavailable if it has none."""
 
     def __init__(self, answer=None):
         self.answer = answer
@@ -29,10 +29,10 @@ def engine(tmp_path):
     new_engine.dispose()
 
 
-def test_only_available_components_are_checked(engine):
+def test_only_components_that_an_action_can_reach_are_checked(engine):
     database.prepare(engine)
-    result = health.without_endpoint(Config(auth_tokens=("t",)), engine, StackStorm({}))
-    states = {name: part["state"] for name, part in result["components"].items()}
+    result = health.without_endpoint(Config(auth_tokens=("t",)), engine, StubStackStorm({}))
+    states = {name: component["state"] for name, component in result["components"].items()}
     assert states == {
         "journal": "unknown",
         "broker": "unknown",
@@ -55,12 +55,12 @@ def test_only_available_components_are_checked(engine):
 
 
 def test_a_failing_component_is_explained(engine):
-    result = health.without_endpoint(Config(), engine, StackStorm(), "it answered 401")
-    parts = result["components"]
+    result = health.without_endpoint(Config(), engine, StubStackStorm(), "it answered 401")
+    components = result["components"]
     assert result["address"] == "it answered 401"
-    assert parts["stackstorm"] == {"state": "down", "since": "", "detail": "no route"}
-    assert parts["database"]["state"] == "down"
-    assert "poundcake.migrate" in parts["database"]["detail"]
+    assert components["stackstorm"] == {"state": "down", "since": "", "detail": "no route"}
+    assert components["database"]["state"] == "down"
+    assert "poundcake.migrate" in components["database"]["detail"]
 
 
 class TestDifferences:
@@ -73,7 +73,7 @@ class TestDifferences:
         result = health.with_differences(self.endpoint_answer(port=1), Config(port=1))
         assert result["configuration"]["differences"] == {}
 
-    def test_each_key_that_differs_is_named_with_both_values(self):
+    def test_each_key_that_differs_is_shown_with_both_values(self):
         result = health.with_differences(
             self.endpoint_answer(allowed_hosts=("web-1",)), Config(dry_run=False)
         )["configuration"]["differences"]
@@ -90,10 +90,10 @@ class TestDifferences:
     def test_invalid_remediations_degrade_the_health_that_an_action_reports(self):
         errors = ("remediations, entry 1: must be a mapping with name, match and mode",)
         answer = {"status": "ok", **self.endpoint_answer()}
-        answer["configuration"]["remediation_errors"] = ["of the endpoint"]
+        answer["configuration"]["remediation_errors"] = ["found by the endpoint"]
         result = health.with_differences(answer, Config(remediation_errors=errors))
         assert result["status"] == "degraded"
-        assert result["configuration"]["remediation_errors"] == ["of the endpoint", *errors]
+        assert result["configuration"]["remediation_errors"] == ["found by the endpoint", *errors]
         assert health.with_differences(answer, Config())["status"] == "ok"
 
     def test_an_older_endpoint_does_not_report_its_configuration(self):
@@ -103,5 +103,5 @@ class TestDifferences:
 def test_a_pending_migration_is_reported(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
-    result = health.without_endpoint(Config(), engine, StackStorm({}))["components"]["database"]
+    result = health.without_endpoint(Config(), engine, StubStackStorm({}))["components"]["database"]
     assert result == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}

@@ -1,4 +1,4 @@
-"""Manual changes to open incidents, and their audit."""
+"""People change open incidents, and each change is audited."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ANNA = Actor("anna", "e-anna")
 EPISODE = episode("f")
 
 
-def rows(engine, table=alerts):
+def read_rows(engine, table=alerts):
     with database.reading(engine) as connection:
         return connection.execute(select(table).order_by(table.c.id)).all()
 
 
-def entries(engine):
+def read_audit(engine):
     return [
         (
             row.action,
@@ -42,7 +42,7 @@ def entries(engine):
             row.comment,
             json.loads(row.details),
         )
-        for row in rows(engine, audit)
+        for row in read_rows(engine, audit)
     ]
 
 
@@ -59,33 +59,33 @@ class TestAcknowledge:
             "by": "anna",
             "at": "2026-01-14T12:01:00Z",
         }
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.acknowledged_at, row.acknowledged_by) == (later(60), "anna")
         assert (row.acknowledged_comment, row.open_fingerprint) == ("the disk is on order", "f")
-        assert entries(engine) == [
+        assert read_audit(engine) == [
             ("acknowledge", "anna", "e-anna", EPISODE, "the disk is on order", {"undo": False})
         ]
-        assert rows(engine, audit)[0].at == later(60)
+        assert read_rows(engine, audit)[0].at == later(60)
 
-    def test_nothing_is_started_until_an_acknowledgement_is_withdrawn(self, engine):
+    def test_nothing_starts_until_the_acknowledgement_is_withdrawn(self, engine):
         config = Config(cooldown_seconds=60)
         record(engine, alert(fingerprint="f"), config=config)
         resolve = alert(fingerprint="f", status="resolved", ends_at=later(5))
         record(engine, resolve, received_at=later(10), config=config)
         refire = alert(fingerprint="f", starts_at=later(20))
         record(engine, refire, received_at=later(30), config=config)
-        incident = rows(engine)[-1]
+        incident = read_rows(engine)[-1]
         assert incident.outcome == "cooldown"
         acknowledge(engine, ANNA, incident.episode)
         record(engine, refire, received_at=later(100), config=config)
-        notification = rows(engine)[-1]
+        notification = read_rows(engine)[-1]
         assert (notification.outcome, notification.reason) == ("cooldown", "acknowledged by anna")
         assert acknowledge(engine, ANNA, incident.episode, undo=True)["state"] == "firing"
         record(engine, refire, received_at=later(101), config=config)
-        assert rows(engine)[-1].outcome == "admitted"
-        assert [entry[5]["undo"] for entry in entries(engine)] == [False, True]
+        assert read_rows(engine)[-1].outcome == "admitted"
+        assert [details["undo"] for *_, details in read_audit(engine)] == [False, True]
 
-    def test_a_workflow_that_has_not_begun_is_refused(self, engine):
+    def test_a_workflow_that_has_not_started_is_refused(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, EPISODE)
         result = claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")
@@ -94,7 +94,7 @@ class TestAcknowledge:
         assert claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
-    def test_a_workflow_that_has_begun_keeps_its_claim(self, engine):
+    def test_a_workflow_that_has_started_keeps_its_claim(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")
         acknowledge(engine, ANNA, EPISODE)
@@ -114,7 +114,10 @@ class TestAcknowledge:
         record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, EPISODE)
         record(engine, alert(fingerprint="f", status="resolved"), received_at=later(9))
-        assert (rows(engine)[-1].outcome, rows(engine)[0].ended_by) == ("resolved", "resolve")
+        assert (read_rows(engine)[-1].outcome, read_rows(engine)[0].ended_by) == (
+            "resolved",
+            "resolve",
+        )
         with pytest.raises(TrackingError, match="no open incident matches"):
             acknowledge(engine, ANNA, EPISODE, undo=True)
 
@@ -123,7 +126,7 @@ class TestAcknowledge:
         record(engine, alert(fingerprint="f"))
         with pytest.raises(TrackingError, match="is not acknowledged"):
             acknowledge(engine, ANNA, EPISODE, undo=True)
-        assert entries(engine) == []
+        assert read_audit(engine) == []
 
 
 class TestSelectedIncident:
@@ -132,7 +135,7 @@ class TestSelectedIncident:
         "filters, problem",
         [
             ({"alert_name": "HostDown"}, "more than one open incident matches.*f1-17.*, f2-17"),
-            ({"alert_name": "Nothing"}, "no open incident matches"),
+            ({"alert_name": "Unknown"}, "no open incident matches"),
             ({}, "name the incident"),
             ({"status": "firing"}, "name the incident"),
         ],
@@ -141,7 +144,7 @@ class TestSelectedIncident:
         record(engine, alert(fingerprint="f1"), alert(fingerprint="f2"))
         with pytest.raises(TrackingError, match=problem):
             close(engine, ANNA, "gone", filters=Filters(**filters))
-        assert all(row.open_fingerprint for row in rows(engine))
+        assert all(row.open_fingerprint for row in read_rows(engine))
 
     @on_sqlite
     @pytest.mark.parametrize(
@@ -171,17 +174,17 @@ class TestClose:
         with database_time(later(60)):
             result = close(engine, ANNA, "decommissioned", EPISODE)
         assert (result["state"], result["by"]) == ("closed", "anna")
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.open_fingerprint, row.closed_at, row.ended_by) == (None, later(60), "closed")
         assert (row.closed_by, row.closed_comment) == ("anna", "decommissioned")
-        assert entries(engine) == [("close", "anna", "e-anna", EPISODE, "decommissioned", {})]
+        assert read_audit(engine) == [("close", "anna", "e-anna", EPISODE, "decommissioned", {})]
 
     @on_sqlite
     def test_a_closed_alert_may_open_another_incident(self, engine):
         record(engine, alert(fingerprint="f"))
         close(engine, ANNA, "gone", EPISODE)
         record(engine, alert(fingerprint="f"), received_at=later(9))
-        first, second = rows(engine)
+        first, second = read_rows(engine)
         assert (second.outcome, second.reason) == ("admitted", "new incident")
         assert second.episode != first.episode
 
@@ -191,7 +194,7 @@ class TestClose:
         record(engine, alert(fingerprint="f"))
         with pytest.raises(TrackingError, match="comment"):
             close(engine, ANNA, comment, EPISODE)
-        assert rows(engine)[0].open_fingerprint
+        assert read_rows(engine)[0].open_fingerprint
 
     def test_closing_during_a_notification_leaves_at_most_one_incident_open(self, engine):
         record(engine, alert(fingerprint="f"))
@@ -201,33 +204,33 @@ class TestClose:
             )
             closing = pool.submit(close, engine, ANNA, "gone", EPISODE)
             assert (notification.result()["recorded"], closing.result()["state"]) == (1, "closed")
-        assert len([row for row in rows(engine) if row.open_fingerprint]) <= 1
+        assert len([row for row in read_rows(engine) if row.open_fingerprint]) <= 1
 
 
 @pytest.mark.parametrize("intervention", [acknowledge, close])
-def test_a_deadlock_is_retried(engine, monkeypatch, intervention):
+def test_an_intervention_is_retried_after_a_deadlock(engine, monkeypatch, intervention):
     record(engine, alert(fingerprint="f"))
     failures = [1213, 1205]
 
-    def fail(*args):
+    def fail_twice(*args):
         if failures:
             raise OperationalError("", {}, Exception(failures.pop(), "try restarting transaction"))
         return write_entry(*args)
 
-    monkeypatch.setattr(interventions, "write_entry", fail)
+    monkeypatch.setattr(interventions, "write_entry", fail_twice)
     assert intervention(engine, ANNA, comment="gone", episode=EPISODE)["by"] == "anna"
     assert not failures
-    assert len(entries(engine)) == 1
+    assert len(read_audit(engine)) == 1
 
 
 class TestAudit:
     def test_release_replay_and_purge_are_audited(self, engine):
         old_request_id = record(engine, alert("Old"), received_at=ago(86400 * 50))
-        # Without a request of last week, the purge would be refused.
+        # Without a request from last week, the purge would be refused.
         record(engine, alert("Recent"), received_at=ago(86400 * 8))
         webhook_request = request(alert(fingerprint="f"), received_at=ago(5))
         record_requests(engine, Config(), [webhook_request])
-        episode_name = rows(engine)[-1].episode
+        episode_name = read_rows(engine)[-1].episode
         claims.link(engine, webhook_request.request_id, episode_name, WORKFLOW, "e1")
         claims.release(engine, episode_name, force=True, actor=ANNA)
         replay = replay_request(engine, Config(), webhook_request.request_id, False, "e-anna", ANNA)
@@ -245,15 +248,16 @@ class TestAudit:
             )
         assert purge(engine, Config(), 30, dry_run=True, actor=ANNA)["requests"] == 1
         assert purge(engine, Config(), 30, actor=ANNA)["requests"] == 1
-        audit_entries = entries(engine)
+        audit_entries = read_audit(engine)
         assert [entry[:4] for entry in audit_entries] == [
             ("release", "anna", "e-anna", episode_name),
             ("replay", "anna", "e-anna", webhook_request.request_id),
             ("purge", "anna", "e-anna", ""),
         ]
-        assert audit_entries[0][5]["released"][0]["st2_execution_id"] == "e1"
-        assert audit_entries[1][5] == {"request_id": replay["request_id"], "force": False}
-        assert (audit_entries[2][5]["requests"], audit_entries[2][5]["older_than_days"]) == (1, 30)
+        release_details, replay_details, purge_details = (entry[-1] for entry in audit_entries)
+        assert release_details["released"][0]["st2_execution_id"] == "e1"
+        assert replay_details == {"request_id": replay["request_id"], "force": False}
+        assert (purge_details["requests"], purge_details["older_than_days"]) == (1, 30)
         (episode_view,) = view(engine, queries.why, Filters(fingerprint="f"))["episodes"]
         assert [entry["action"] for entry in episode_view["audit"]] == ["release", "replay"]
         status_view = view(engine, queries.status, webhook_request.request_id)
@@ -267,10 +271,10 @@ class TestAudit:
             acknowledge(engine, ANNA, EPISODE)
         record(engine, alert("Young"), received_at=ago(86400 * 8))
         purge(engine, Config(), 30, actor=ANNA)
-        assert [entry[0] for entry in entries(engine)] == ["purge"]
+        assert [entry[0] for entry in read_audit(engine)] == ["purge"]
 
     @on_sqlite
-    def test_the_views_show_who_did_what(self, engine):
+    def test_the_views_show_who_changed_an_incident(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         acknowledge(engine, ANNA, EPISODE, comment="on it")
         (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]

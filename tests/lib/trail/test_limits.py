@@ -1,4 +1,4 @@
-"""Reserving changes: no limit is exceeded, however many workflows ask at the same time."""
+"""Any number of workflows can reserve changes at the same time without exceeding a limit."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ LIVE = {
 STORM = {"storm_limit": 5}
 
 
-def config(**keys):
-    return Config(**{**LIVE, **keys})
+def live_config(**settings):
+    return Config(**{**LIVE, **settings})
 
 
 def host_alert(number, **labels):
-    """Return a firing alert of a host."""
+    """Return a firing alert of the host web-<number>."""
     return alert(fingerprint=f"f{number}", labels={"instance": f"web-{number}:9100", **labels})
 
 
-def rows(engine, table=changes):
+def read_rows(engine, table=changes):
     with database.reading(engine) as connection:
         return connection.execute(select(table).order_by(table.c.id)).all()
 
@@ -65,16 +65,16 @@ class Hosts:
         self.engine = engine
         webhook_request = request(*(host_alert(number, **labels) for number in range(count)))
         with database_time(NOON):
-            record_requests(engine, config(max_remediations_per_hour=0), [webhook_request])
+            record_requests(engine, live_config(max_remediations_per_hour=0), [webhook_request])
         self.request_id = webhook_request.request_id
 
     def reserve(self, number=0, at=120, execution="", **parameters):
-        """Reserve a change of a host, some seconds after noon, and return the decision."""
-        keys = parameters.pop("config", {})
+        """Reserve a change of a host `at` seconds after noon, and return the decision."""
+        settings = parameters.pop("config", {})
         with database_time(later(at)):
-            return self.reserve_now(number, execution, config(**keys), **parameters)
+            return self.reserve_now(number, execution, live_config(**settings), **parameters)
 
-    def reserve_now(self, number, execution, settings, **parameters):
+    def reserve_now(self, number, execution, config, **parameters):
         change_request = ChangeRequest(
             request_id=self.request_id,
             episode=parameters.pop("episode", episode(f"f{number}")),
@@ -82,7 +82,7 @@ class Hosts:
             execution_id=execution or f"e{number}",
             **parameters,
         )
-        return safety.reserve(self.engine, settings, change_request)
+        return safety.reserve(self.engine, config, change_request)
 
     def finish(self, execution, result=ChangeResult.VERIFIED, at=180):
         with database_time(later(at)):
@@ -97,7 +97,7 @@ def hosts(engine):
 class TestReserve:
     def test_a_granted_change_is_recorded(self, engine, hosts):
         assert hosts.reserve().may_change
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.st2_execution_id, row.request_id) == ("e0", hosts.request_id)
         assert (row.episode, row.attempt, row.target) == (episode("f0"), 1, "web-0")
         assert (row.remediation, row.action) == (ACTION, ACTION)
@@ -106,31 +106,33 @@ class TestReserve:
 
     def test_a_refused_change_is_recorded_with_its_reason(self, engine, hosts):
         assert not hosts.reserve(config={"denied_hosts": ("web-0",)}).may_change
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.result, row.refusal, row.claim) == ("refused", "host_denied", None)
         assert row.reason.startswith("denied_hosts contains web-0")
         assert row.ended_at == later(120)
 
-    def test_a_repeated_request_of_an_execution_is_counted_once(self, engine, hosts):
+    def test_repeated_requests_of_one_execution_are_counted_once(self, engine, hosts):
         limits = {"max_changes_per_hour": 2}
         assert [hosts.reserve(config=limits).may_change for _ in range(3)] == [True] * 3
         assert hosts.reserve(1, config=limits).may_change
         assert hosts.reserve(2, config=limits).refusal == "site_limit"
-        assert len(rows(engine)) == 3
+        assert len(read_rows(engine)) == 3
 
     def test_a_refused_execution_may_try_again(self, engine, hosts):
         assert hosts.reserve(at=30).refusal == "settling"
         assert hosts.reserve(at=60).may_change
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.result, row.refusal, row.reason) == ("", "", "")
 
-    def test_without_an_execution_nothing_is_reserved(self, engine, hosts):
+    def test_nothing_is_reserved_without_an_execution(self, engine, hosts):
         with pytest.raises(TrackingError, match="execution_id"):
-            safety.reserve(engine, config(), ChangeRequest(hosts.request_id, episode("f0"), ACTION))
+            safety.reserve(
+                engine, live_config(), ChangeRequest(hosts.request_id, episode("f0"), ACTION)
+            )
 
-    def test_a_dry_run_is_recorded_too(self, engine, hosts):
+    def test_a_dry_run_is_recorded(self, engine, hosts):
         assert hosts.reserve(config={"dry_run": True}).refusal == "dry_run"
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.result, row.refusal) == ("refused", "dry_run")
 
     def test_an_unknown_alert_is_an_error(self, hosts):
@@ -138,17 +140,17 @@ class TestReserve:
             hosts.reserve(episode=episode("unknown"))
 
     @on_sqlite
-    def test_without_the_database_nothing_is_reserved(self, engine, hosts, monkeypatch):
-        def unavailable(*_):
+    def test_nothing_is_reserved_without_the_database(self, engine, hosts, monkeypatch):
+        def refuse(*_):
             raise DatabaseError("it is down")
 
-        monkeypatch.setattr(database, "transaction", unavailable)
+        monkeypatch.setattr(database, "transaction", refuse)
         with pytest.raises(DatabaseError):
             hosts.reserve()
 
 
 class TestInFlight:
-    def test_one_change_at_a_time_for_a_target(self, engine, hosts):
+    def test_a_target_has_at_most_one_change_in_flight(self, engine, hosts):
         other_request_id = record(
             engine, alert("DiskFull", fingerprint="d", labels={"instance": "WEB-0."})
         )
@@ -161,7 +163,7 @@ class TestInFlight:
         parameters = {"execution": "e9", "episode": episode("d"), "at": 200}
         assert hosts.reserve(config={"host_cooldown_seconds": 0}, **parameters).may_change
 
-    def test_three_changes_at_a_time_for_the_site(self, hosts):
+    def test_the_site_has_at_most_three_changes_in_flight(self, hosts):
         assert [hosts.reserve(number).may_change for number in range(4)] == [
             True,
             True,
@@ -172,19 +174,19 @@ class TestInFlight:
         hosts.finish("e1")
         assert hosts.reserve(3).may_change
 
-    def test_changes_at_once_are_limited_for_each_value_of_a_label(self, engine):
+    def test_changes_in_flight_are_limited_for_each_value_of_a_label(self, engine):
         hosts = Hosts(engine, 3, rack="r12")
         per_rack = {"per_label": "rack", "at_once": 2}
         assert hosts.reserve(0, **per_rack).may_change
         assert hosts.reserve(1, **per_rack).may_change
-        assert rows(engine)[0].per_value == "rack=r12"
+        assert read_rows(engine)[0].per_value == "rack=r12"
         assert hosts.reserve(2, **per_rack).refusal == "per_label_in_flight"
 
     def test_an_unextended_lease_expires(self, hosts):
         assert hosts.reserve().may_change
         parameters = {"config": {"fresh_minutes": 0}, "execution": "e9"}
         lease = int(change_rows.LEASE.total_seconds())
-        # The claim on the episode remains, but the target is no longer in flight.
+        # The claim on the episode never expires, but the target is in flight only during the lease.
         assert hosts.reserve(at=120 + lease - 1, **parameters).refusal == "episode_taken"
         request_id = record(hosts.engine, alert(fingerprint="x", labels={"instance": "web-0"}))
         hosts.request_id = request_id
@@ -192,11 +194,11 @@ class TestInFlight:
         assert hosts.reserve(at=120 + lease - 1, **parameters).refusal == "in_flight"
         assert hosts.reserve(at=120 + lease, **parameters).may_change
 
-    def test_labels_may_name_the_target(self, engine):
+    def test_labels_may_identify_the_target(self, engine):
         hosts = Hosts(engine, 2, cluster="eu", deployment="api")
         labels = {"target_labels": ("cluster", "deployment")}
         assert hosts.reserve(0, **labels).may_change
-        assert rows(engine)[0].target == "cluster=eu,deployment=api"
+        assert read_rows(engine)[0].target == "cluster=eu,deployment=api"
         assert hosts.reserve(1, **labels).refusal == "in_flight"
         decision = hosts.reserve(1, target_labels=("cluster", "namespace"))
         assert decision.refusal == "no_target"
@@ -205,7 +207,7 @@ class TestInFlight:
         hosts = Hosts(engine, 2, instance="")
         assert hosts.reserve(0, needs_host=False).may_change
         assert hosts.reserve(1, needs_host=False).may_change
-        assert [row.target for row in rows(engine)] == ["fingerprint=f0", "fingerprint=f1"]
+        assert [row.target for row in read_rows(engine)] == ["fingerprint=f0", "fingerprint=f1"]
 
 
 class TestCounts:
@@ -286,7 +288,7 @@ class TestCooldown:
 
 
 class TestCooldownOfAWorkflow:
-    """A workflow is started again once its change may be made, so that the alert is not lost."""
+    """The cooldown of a change also applies when a workflow claims an episode of the same host."""
 
     def link(self, hosts, name, at):
         with database_time(later(at)):
@@ -312,7 +314,7 @@ class TestCooldownOfAWorkflow:
 
 
 class TestEpisodes:
-    def test_a_second_workflow_is_refused_and_the_first_is_named(self, engine, hosts):
+    def test_the_refusal_of_a_second_workflow_names_the_first(self, engine, hosts):
         assert hosts.reserve(execution="e1").may_change
         decision = hosts.reserve(execution="e2", action="ipmi.power_cycle")
         assert decision.refusal == "episode_taken"
@@ -324,7 +326,7 @@ class TestEpisodes:
             assert not claims.link(engine, hosts.request_id, episode("f0"), WORKFLOW, "e2")[
                 "claimed"
             ]
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.st2_execution_id, row.result, row.refusal) == ("e2", "refused", "not_claimed")
         assert (row.target, row.action) == ("web-0", WORKFLOW)
         assert row.reason.startswith(f"execution e1 of {WORKFLOW} holds the claim")
@@ -337,15 +339,15 @@ class TestEpisodes:
         status = view(engine, queries.status, request_id=hosts.request_id)
         assert status["changes"] == [change_view]
 
-    def test_another_attempt_may_change_something(self, engine, hosts):
+    def test_a_change_is_granted_for_another_attempt(self, engine, hosts):
         assert hosts.reserve().may_change
         hosts.finish("e0")
         with database_time(later(300)):
-            replay = replay_request(engine, config(), hosts.request_id, True, "e-replay", ANNA)
+            replay = replay_request(engine, live_config(), hosts.request_id, True, "e-replay", ANNA)
         hosts.request_id = replay["request_id"]
-        keys = {"host_cooldown_seconds": 0}
-        assert hosts.reserve(at=310, execution="e9", config=keys).may_change
-        assert [row.attempt for row in rows(engine)] == [1, 2]
+        no_cooldown = {"host_cooldown_seconds": 0}
+        assert hosts.reserve(at=310, execution="e9", config=no_cooldown).may_change
+        assert [row.attempt for row in read_rows(engine)] == [1, 2]
 
     def test_release_refuses_while_the_change_may_run(self, engine, hosts):
         claims.link(engine, hosts.request_id, episode("f0"), WORKFLOW, "e0")
@@ -354,9 +356,9 @@ class TestEpisodes:
             connection.exec_driver_sql("UPDATE execution_db SET status = 'canceled'")
         with pytest.raises(TrackingError, match="the change that execution e0 made"):
             claims.release(engine, episode("f0"))
-        assert rows(engine)[0].claim
+        assert read_rows(engine)[0].claim
         claims.release(engine, episode("f0"), force=True)
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.claim, row.result) == (None, "released")
 
     def test_a_release_of_one_workflow_keeps_the_change_of_another(self, engine, hosts):
@@ -365,39 +367,39 @@ class TestEpisodes:
         assert hosts.reserve().may_change
         hosts.finish("e0")
         claims.release(engine, episode("f0"), "pack.other", force=True)
-        assert rows(engine)[0].claim
+        assert read_rows(engine)[0].claim
         claims.release(engine, episode("f0"), WORKFLOW, force=True)
-        assert rows(engine)[0].claim is None
+        assert read_rows(engine)[0].claim is None
 
 
 class TestBreaker:
-    ENDINGS = (ChangeResult.FAILED, ChangeResult.NOT_VERIFIED, ChangeResult.NOT_CLEARED)
+    FAILURES = (ChangeResult.FAILED, ChangeResult.NOT_VERIFIED, ChangeResult.NOT_CLEARED)
 
-    def fail(self, hosts, endings=ENDINGS):
+    def end_changes(self, hosts, endings=FAILURES):
         for number, ending in enumerate(endings):
             assert hosts.reserve(number, at=120 + number, remediation="web").may_change
             hosts.finish(f"e{number}", ending, at=180 + number)
 
     def test_the_breaker_opens_after_three_failures_until_it_is_released(self, engine, hosts):
-        self.fail(hosts)
+        self.end_changes(hosts)
         decision = hosts.reserve(3, remediation="web", at=300)
         assert decision.refusal == "breaker"
         assert "poundcake.release remediation=web" in decision.how_to_lift
         assert hosts.reserve(4, remediation="other", at=300).may_change
         assert claims.release_breaker(engine, "web", ANNA) == 3
         assert hosts.reserve(3, remediation="web", at=310).may_change
-        (entry,) = rows(engine, audit)
+        (entry,) = read_rows(engine, audit)
         assert (entry.action, entry.target, entry.st2_user) == ("release", "web", "anna")
         assert claims.release_breaker(engine, "web", ANNA) == 0
-        assert len(rows(engine, audit)) == 1
+        assert len(read_rows(engine, audit)) == 1
 
     def test_a_success_in_between_keeps_the_breaker_closed(self, hosts):
-        self.fail(hosts, (ChangeResult.FAILED, ChangeResult.FAILED, ChangeResult.VERIFIED))
+        self.end_changes(hosts, (ChangeResult.FAILED, ChangeResult.FAILED, ChangeResult.VERIFIED))
         assert hosts.reserve(3, remediation="web", at=300).may_change
 
     @pytest.mark.parametrize("ending", [ChangeResult.UNKNOWN, ChangeResult.RELEASED])
     def test_a_change_whose_result_is_unknown_does_not_count(self, hosts, ending):
-        self.fail(hosts, (ChangeResult.FAILED, ChangeResult.FAILED, ending))
+        self.end_changes(hosts, (ChangeResult.FAILED, ChangeResult.FAILED, ending))
         assert hosts.reserve(3, remediation="web", at=300).may_change
 
 
@@ -410,15 +412,13 @@ class TestStorm:
         assert hosts.reserve(config={"storm_limit": 6}).may_change
 
     def test_an_alert_with_another_name_is_not_part_of_a_storm(self, engine):
-        Hosts(engine, 6)
-        other_request_id = record(
+        hosts = Hosts(engine, 6)
+        hosts.request_id = record(
             engine, alert("DiskFull", fingerprint="d", labels={"instance": "db-1"})
         )
-        hosts = Hosts.__new__(Hosts)
-        hosts.engine, hosts.request_id = engine, other_request_id
         assert hosts.reserve(episode=episode("d"), config=STORM).may_change
 
-    def test_a_storm_ends_ten_minutes_after_the_count_has_fallen(self, engine):
+    def test_a_storm_ends_ten_minutes_after_its_count_falls_below_the_limit(self, engine):
         hosts = Hosts(engine, 6)
         resolve = alert(
             status="resolved",
@@ -441,18 +441,16 @@ class TestStorm:
                 flapping, status="resolved", endsAt=alert(starts_at=later(at))["startsAt"]
             )
             record(engine, resolve, received_at=later(at))
-        other_request_id = record(engine, host_alert(7), received_at=later(600))
-        hosts.request_id = other_request_id
+        hosts.request_id = record(engine, host_alert(7), received_at=later(600))
         parameters = {"episode": episode("f7"), "execution": "e7", "at": 700}
         assert hosts.reserve(config={"storm_limit": 2}, **parameters).may_change
 
     def test_a_storm_may_be_counted_for_each_value_of_a_label(self, engine):
-        Hosts(engine, 3, rack="r13")
+        hosts = Hosts(engine, 3, rack="r13")
         rack_request = request(*(host_alert(n + 10, rack="r12") for n in range(2)))
         with database_time(NOON):
-            record_requests(engine, config(), [rack_request])
-        hosts = Hosts.__new__(Hosts)
-        hosts.engine, hosts.request_id = engine, rack_request.request_id
+            record_requests(engine, live_config(), [rack_request])
+        hosts.request_id = rack_request.request_id
         parameters = {"per_label": "rack", "storm": 2, "at_once": 0}
         assert hosts.reserve(10, **parameters).may_change
         decision = hosts.reserve(11, per_label="rack", storm=1, at_once=0)
@@ -496,7 +494,7 @@ class TestIncidents:
 
 
 class TestPause:
-    def test_nothing_is_granted_while_changes_are_paused(self, engine, hosts):
+    def test_no_change_is_granted_during_a_pause(self, engine, hosts):
         with database_time(later(60)):
             pause(engine, ANNA, "maintenance")
         decision = hosts.reserve()
@@ -506,9 +504,9 @@ class TestPause:
 
 
 class TestActions:
-    """The results that workflows and people get from the actions."""
+    """The actions return these results to workflows and people."""
 
-    KEYS = {
+    SETTINGS = {
         "dry_run": False,
         "allowed_hosts": ["*"],
         "allowed_actions": [ACTION],
@@ -518,11 +516,13 @@ class TestActions:
 
     @pytest.fixture
     def run(self, hosts, run_action):
-        """Return a function that runs an action for the first host as the workflow e1."""
+        """Return a function that runs an action for the alert of the first host."""
 
         def run(name, config=None, **parameters):
             ids = {"request_id": hosts.request_id, "episode": episode("f0")}
-            return run_action(name, "e-task", {**self.KEYS, **(config or {})}, **ids, **parameters)
+            return run_action(
+                name, "e-task", {**self.SETTINGS, **(config or {})}, **ids, **parameters
+            )
 
         return run
 
@@ -534,7 +534,7 @@ class TestActions:
         assert (second["may_change"], second["refusal"]) == (False, "episode_taken")
         assert "execution e1 makes a change for this episode" in second["message"]
 
-    def test_without_the_database_nothing_may_be_changed(self, run, monkeypatch, tmp_path):
+    def test_no_change_is_granted_without_the_database(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr(database, "retry_while_unavailable", lambda work, seconds: work())
         missing_database = {"database_url": f"sqlite:///{tmp_path}/missing.sqlite"}
         result = run("reserve", missing_database, action=ACTION, execution_id="e1")
@@ -556,7 +556,7 @@ class TestActions:
         assert unclaimed_link["refusal"] == "not_claimed"
         assert "execution e1 of pack.flow holds the claim" in unclaimed_link["reason"]
 
-    def test_link_without_an_action_allows_nothing(self, run):
+    def test_link_without_an_action_allows_no_change(self, run):
         result = run("link", workflow="pack.flow", execution_id="e1")
         assert (result["claimed"], result["may_change"]) == (True, False)
 
@@ -570,19 +570,19 @@ class TestSimultaneous:
     def many_hosts(self, engine):
         return Hosts(engine, self.COUNT)
 
-    def granted_rows(self, engine):
-        all_rows = rows(engine)
+    def read_granted_rows(self, engine):
+        all_rows = read_rows(engine)
         assert len(all_rows) == self.COUNT
         granted_changes = [row for row in all_rows if row.result == ""]
         assert all(row.refusal and row.reason for row in all_rows if row not in granted_changes)
         return granted_changes
 
-    def reserve_at_once(self, many_hosts, **keys):
-        settings = config(settle_seconds=0, storm_limit=0, fresh_minutes=0, **keys)
+    def reserve_for_all(self, many_hosts, **settings):
+        config = live_config(settle_seconds=0, storm_limit=0, fresh_minutes=0, **settings)
 
         def reserve(index):
             return database.retry_while_unavailable(
-                lambda: many_hosts.reserve_now(index, f"e{index}", settings), seconds=60
+                lambda: many_hosts.reserve_now(index, f"e{index}", config), seconds=60
             )
 
         decisions = in_parallel(self.COUNT, reserve)
@@ -590,13 +590,13 @@ class TestSimultaneous:
         return [decision for decision in decisions if decision.may_change]
 
     def test_no_more_than_three_are_in_flight(self, engine, many_hosts):
-        assert len(self.reserve_at_once(many_hosts)) == 3
-        assert len(self.granted_rows(engine)) == 3
+        assert len(self.reserve_for_all(many_hosts)) == 3
+        assert len(self.read_granted_rows(engine)) == 3
 
     def test_no_more_than_the_hourly_limit_is_granted(self, engine, many_hosts):
         limits = {"max_in_flight": 0, "max_changes_per_remediation_per_hour": 0}
-        assert len(self.reserve_at_once(many_hosts, **limits)) == 10
-        assert len(self.granted_rows(engine)) == 10
+        assert len(self.reserve_for_all(many_hosts, **limits)) == 10
+        assert len(self.read_granted_rows(engine)) == 10
 
 
 _RESERVE_SCRIPT = """
@@ -608,7 +608,7 @@ from poundcake.trail.limits import ChangeRequest
 
 url, request_id, first, last = sys.argv[1:]
 engine = database.open_engine(url)
-settings = Config(
+config = Config(
     dry_run=False, allowed_hosts=("*",), allowed_actions=("linux.service",), settle_seconds=0,
     storm_limit=0, fresh_minutes=0,
 )
@@ -617,13 +617,13 @@ sys.stdin.readline()
 for number in range(int(first), int(last)):
     episode = "f%d-1768392000000" % number
     change_request = ChangeRequest(request_id, episode, "linux.service", "e%d" % number)
-    reserve = lambda: safety.reserve(engine, settings, change_request)
+    reserve = lambda: safety.reserve(engine, config, change_request)
     decision = database.retry_while_unavailable(reserve, 60)
     print(decision.refusal_name or "granted", flush=True)
 """
 
 
-def test_processes_cannot_exceed_a_limit_either(engine):
+def test_concurrent_processes_cannot_exceed_a_limit(engine):
     hosts = Hosts(engine, 40)
     url = engine.url.render_as_string(hide_password=False)
     processes = [
@@ -654,25 +654,25 @@ def test_processes_cannot_exceed_a_limit_either(engine):
     ]
     assert len(decisions) == 40
     assert decisions.count("granted") == 3
-    assert len([row for row in rows(engine) if row.result == ""]) == 3
+    assert len([row for row in read_rows(engine) if row.result == ""]) == 3
 
 
 @on_mariadb
 def test_a_pause_waits_for_the_decision_in_progress(engine):
     """No change is granted once pause() has returned."""
     hosts = Hosts(engine, 20)
-    settings = config(settle_seconds=0, max_in_flight=0, storm_limit=0, fresh_minutes=0)
+    config = live_config(settle_seconds=0, max_in_flight=0, storm_limit=0, fresh_minutes=0)
     paused_at = []
 
-    def work(index):
+    def pause_or_reserve(index):
         if index == 0:
             paused_at.append(pause(engine, ANNA, "stop").at)
             return None
         return database.retry_while_unavailable(
-            lambda: hosts.reserve_now(index, f"e{index}", settings), seconds=30
+            lambda: hosts.reserve_now(index, f"e{index}", config), seconds=30
         )
 
-    results = in_parallel(20, work)
+    results = in_parallel(20, pause_or_reserve)
     assert not [result for result in results if isinstance(result, Exception)]
-    later_rows = [row for row in rows(engine) if row.decided_at > paused_at[0]]
+    later_rows = [row for row in read_rows(engine) if row.decided_at > paused_at[0]]
     assert {row.refusal for row in later_rows} <= {"paused"}

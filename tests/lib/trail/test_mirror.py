@@ -1,4 +1,4 @@
-"""The state of open executions in execution_db."""
+"""Sync mirrors the state of open executions into execution_db."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lib.samples import NOON, alert
 from tests.lib.sync_trail import SyncTrail
 from tests.lib.trails import STATUSES
 
-FLOW = "pack.workflow"
+WORKFLOW = "pack.workflow"
 
 
 @pytest.fixture
@@ -22,18 +22,18 @@ def trail(engine):
     """Return a trail with an execution e1 that claimed the episode of an alert."""
     sync_trail = SyncTrail(engine)
     request_id, (row,) = sync_trail.record(alert())
-    claims.link(engine, request_id, row.episode, FLOW, "e1")
+    claims.link(engine, request_id, row.episode, WORKFLOW, "e1")
     return sync_trail
 
 
 def add_open_executions(trail, *ids):
     with database.transaction(trail.engine) as connection:
         for execution_id in ids:
-            claims.add_execution(connection, execution_id, FLOW, "running", NOON)
+            claims.add_execution(connection, execution_id, WORKFLOW, "running", NOON)
 
 
-def run(trail, deadline=None):
-    """Run the step like a round, and return (the number of mirrored executions, the notes)."""
+def mirror_once(trail, deadline=None):
+    """Mirror as a round of sync does. Return the number of mirrored executions and the problems."""
     new_round = sync_round.start_round(trail.engine, "test")
     try:
         count = mirror_open_executions(new_round, trail.stackstorm, deadline or Deadline(60))
@@ -45,14 +45,14 @@ def run(trail, deadline=None):
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_status_is_mirrored(trail, status):
     trail.stackstorm.run("e1", status)
-    assert run(trail) == (1, [])
+    assert mirror_once(trail) == (1, [])
     before = trail.one(executions)
     assert before.status == status and before.rule == "pack.rule"
     assert bool(before.end_timestamp) is (status in TERMINAL)
     assert trail.one(links).st2_rule_ref == "pack.rule"
     # An ended execution never becomes open again.
     trail.stackstorm.run("e1", "resuming")
-    run(trail)
+    mirror_once(trail)
     with database.transaction(trail.engine) as connection:
         write_execution(connection, trail.stackstorm.executions["e1"], NOON)
     after = trail.one(executions)
@@ -60,30 +60,30 @@ def test_each_status_is_mirrored(trail, status):
     assert after.status == (status if status in TERMINAL else "resuming")
 
 
-def test_the_report_of_a_workflow_is_mirrored(trail):
+def test_the_output_of_a_workflow_is_mirrored(trail):
     output = {"dry_run": True, "mutated": False, "stage": "s", "message": "m"}
     trail.stackstorm.run("e1", result={"output": output}, web_url="https://st2/e1")
-    run(trail)
+    mirror_once(trail)
     execution = trail.one(executions)
     assert (execution.stage, execution.message, execution.web_url) == ("s", "m", "https://st2/e1")
     assert (execution.dry_run, execution.mutated, execution.verified) == (True, False, None)
 
 
 def test_an_execution_that_stackstorm_has_deleted_is_gone(trail):
-    run(trail)
+    mirror_once(trail)
     execution = trail.one(executions)
     assert (execution.status, execution.error) == (
         "gone",
         "StackStorm no longer has this execution",
     )
     calls = len(trail.stackstorm.calls)
-    assert run(trail)[0] == 0 and len(trail.stackstorm.calls) == calls
+    assert mirror_once(trail)[0] == 0 and len(trail.stackstorm.calls) == calls
 
 
 def test_an_execution_missing_from_a_list_is_not_gone(trail):
     trail.stackstorm.run("e1", "paused")
     trail.stackstorm.unlisted.add("e1")
-    run(trail)
+    mirror_once(trail)
     assert trail.one(executions).status == "paused"
 
 
@@ -97,7 +97,7 @@ def test_hostile_results_are_stored_as_valid_text(trail):
     }
     errors = [{"message": "\udfff<% x %>"}]
     trail.stackstorm.run("e1", "failed", result={"output": output, "errors": errors})
-    run(trail)
+    mirror_once(trail)
     execution = trail.one(executions)
     assert execution.status == "failed" and execution.error == "?<% x %>"
     assert (execution.dry_run, execution.mutated, execution.verified) == (None, None, None)
@@ -115,7 +115,7 @@ def test_hostile_results_are_stored_as_valid_text(trail):
 def test_malformed_responses_change_nothing(trail, answer):
     trail.stackstorm.executions["e1"] = Execution.parse(answer)
     before = trail.one(executions)
-    run(trail)
+    mirror_once(trail)
     after = trail.one(executions)
     assert after.status == "running" and after.start_timestamp == before.start_timestamp
 
@@ -127,20 +127,20 @@ def test_an_unreadable_execution_does_not_block_the_others(trail, monkeypatch):
         trail.stackstorm.run(execution_id)
     trail.stackstorm.errors["get_executions", ("e0", "e1")] = refusal()
     trail.stackstorm.errors["get_execution", "e0"] = StackStormError("late", timed_out=True)
-    count, problems = run(trail)
+    count, problems = mirror_once(trail)
     assert count == 3 and len(problems) == 2 and "late" in problems[1]
     status = {row.id: row.status for row in trail.rows(executions)}
     assert status == {"e0": "running", "e1": "succeeded", "e2": "succeeded", "e3": "succeeded"}
 
 
-def test_the_next_round_continues_where_one_ran_out_of_time(trail, monkeypatch):
+def test_a_round_continues_where_the_previous_one_ran_out_of_time(trail, monkeypatch):
     monkeypatch.setattr(mirror, "_PAGE", 1)
     add_open_executions(trail, "e2", "e3")
     for execution_id in ("e1", "e2", "e3"):
         trail.stackstorm.run(execution_id, "running")
     trail.stackstorm.errors["get_executions", ("e1",)] = refusal()
     for _ in range(4):
-        run(trail, Deadline(0))
+        mirror_once(trail, Deadline(0))
     calls = [ids for name, ids in trail.stackstorm.calls if name == "get_executions"]
     assert calls == [("e1",), ("e2",), ("e3",), ("e1",)]
 
@@ -151,5 +151,5 @@ def test_an_outage_is_raised_and_earlier_results_are_kept(trail, monkeypatch):
     trail.stackstorm.run("e1")
     trail.stackstorm.errors["get_executions", ("e2",)] = OUTAGE
     with pytest.raises(StackStormError, match="nobody answers"):
-        run(trail)
+        mirror_once(trail)
     assert [row.status for row in trail.rows(executions)] == ["succeeded", "running"]

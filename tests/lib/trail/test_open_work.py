@@ -1,4 +1,4 @@
-"""Work that still waits for StackStorm."""
+"""Open work is everything that sync still has to complete."""
 
 from __future__ import annotations
 

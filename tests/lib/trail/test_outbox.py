@@ -1,4 +1,4 @@
-"""Each fact about a remediation has one event, in the transaction that writes the fact."""
+"""The transaction that writes a fact about a remediation also writes one event for it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ LIVE = {
 OUTPUT = {"dry_run": False, "mutated": False, "verified": False, "message": "why"}
 
 
-class Trail(SyncTrail):
-    """A trail with incidents of some hosts, for which workflows run."""
+class HostTrail(SyncTrail):
+    """A trail with one incident for each of several hosts, for which workflows run."""
 
     def __init__(self, engine, count=1, name="HostDown"):
         super().__init__(engine)
-        sent = [
+        host_alerts = [
             alert(name, fingerprint=f"f{n}", labels={"instance": f"web-{n}:9100"})
             for n in range(count)
         ]
-        self.request_id, self.incidents = self.record(*sent)
+        self.request_id, self.incidents = self.record(*host_alerts)
 
     def link(self, number=0, execution="", **options):
         episode = self.incidents[number].episode
@@ -58,22 +58,22 @@ class Trail(SyncTrail):
         )
         return safety.reserve(self.engine, Config(**{**LIVE, **dict(config)}), request)
 
-    def payloads(self, kind="remediation_ended"):
+    def read_payloads(self, kind="remediation_ended"):
         statement = select(events).where(events.c.kind == kind).order_by(events.c.at, events.c.id)
         with database.reading(self.engine) as connection:
             return [json.loads(row.payload) for row in connection.execute(statement)]
 
-    def results(self):
-        return [payload["result"] for payload in self.payloads()]
+    def read_results(self):
+        return [payload["result"] for payload in self.read_payloads()]
 
 
 @pytest.fixture
 def trail(engine):
-    return Trail(engine)
+    return HostTrail(engine)
 
 
 @pytest.fixture
-def changing(trail):
+def trail_with_change(trail):
     """Return a trail with a change that the workflow e0 was granted."""
     trail.link()
     assert trail.reserve(remediation="nginx").may_change
@@ -82,39 +82,39 @@ def changing(trail):
 
 class TestEndOfChanges:
     @pytest.mark.parametrize(
-        "is_open, result, words",
+        "is_open, result, expected_text",
         [(True, "not_cleared", "still open"), (False, "cleared", "cleared")],
     )
     def test_a_change_is_reported_once_it_is_known_whether_it_cleared_the_alert(
-        self, changing, is_open, result, words
+        self, trail_with_change, is_open, result, expected_text
     ):
-        finish_change(changing.engine, "e0", ChangeResult.VERIFIED)
+        finish_change(trail_with_change.engine, "e0", ChangeResult.VERIFIED)
         if not is_open:
-            changing.change(alerts, open_fingerprint=None, closed_at=ago(1))
-        changing.sync()
-        assert changing.payloads() == []
-        changing.change(changes, ended_at=ago(15 * 60 + 1))
-        changing.sync()
-        changing.sync()
-        (payload,) = changing.payloads()
+            trail_with_change.change(alerts, open_fingerprint=None, closed_at=ago(1))
+        trail_with_change.sync()
+        assert trail_with_change.read_payloads() == []
+        trail_with_change.change(changes, ended_at=ago(15 * 60 + 1))
+        trail_with_change.sync()
+        trail_with_change.sync()
+        (payload,) = trail_with_change.read_payloads()
         assert payload["result"] == result
-        assert payload["summary"] == f"HostDown web-0:9100: {words} after {ACTION} on web-0"
+        assert payload["summary"] == f"HostDown web-0:9100: {expected_text} after {ACTION} on web-0"
         assert payload["open_incidents"] == int(is_open)
 
     @pytest.mark.parametrize("result", [ChangeResult.FAILED, ChangeResult.NOT_VERIFIED])
-    def test_a_failed_change_is_reported_at_once_and_once(self, changing, result):
-        finish_change(changing.engine, "e0", result, "nginx did not start")
-        finish_change(changing.engine, "e0", result, "nginx did not start")
-        changing.change(changes, ended_at=ago(3600))
-        changing.sync()
-        (payload,) = changing.payloads()
-        incident = changing.incidents[0]
+    def test_a_failed_change_is_reported_immediately_and_only_once(self, trail_with_change, result):
+        finish_change(trail_with_change.engine, "e0", result, "nginx did not start")
+        finish_change(trail_with_change.engine, "e0", result, "nginx did not start")
+        trail_with_change.change(changes, ended_at=ago(3600))
+        trail_with_change.sync()
+        (payload,) = trail_with_change.read_payloads()
+        incident = trail_with_change.incidents[0]
         assert payload == {
             "event_id": payload["event_id"],
             "time": payload["time"],
             "summary": "HostDown web-0:9100: the remediation failed",
             "command": "st2 run poundcake.why format=text fingerprint=f0",
-            "request_id": changing.request_id,
+            "request_id": trail_with_change.request_id,
             "episode": incident.episode,
             "alert_name": "HostDown",
             "severity": "critical",
@@ -131,36 +131,42 @@ class TestEndOfChanges:
             "execution_url": "",
         }
 
-    def test_the_change_of_a_cancelled_workflow_is_reported_as_failed(self, changing):
-        changing.stackstorm.run("e0", "canceled", WORKFLOW)
-        changing.sync()
-        (payload,) = changing.payloads()
+    def test_the_change_of_a_cancelled_workflow_is_reported_as_failed(self, trail_with_change):
+        trail_with_change.stackstorm.run("e0", "canceled", WORKFLOW)
+        trail_with_change.sync()
+        (payload,) = trail_with_change.read_payloads()
         assert (payload["result"], payload["message"]) == (
             "failed",
             "the workflow was cancelled, and its change may have been made",
         )
 
-    def test_a_change_that_a_person_released_is_not_reported(self, changing):
-        claims.release(changing.engine, changing.incidents[0].episode, force=True)
-        changing.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": OUTPUT})
-        changing.sync()
-        assert changing.payloads() == []
+    def test_a_change_that_a_person_released_is_not_reported(self, trail_with_change):
+        claims.release(trail_with_change.engine, trail_with_change.incidents[0].episode, force=True)
+        trail_with_change.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": OUTPUT})
+        trail_with_change.sync()
+        assert trail_with_change.read_payloads() == []
 
-    def test_no_event_remains_of_a_transaction_that_is_rolled_back(self, changing):
+    def test_a_transaction_that_is_rolled_back_writes_no_event(self, trail_with_change):
         ending = Ending(
-            EndResult.FAILED, changing.request_id, changing.incidents[0].episode, "e0", "nginx"
+            EndResult.FAILED,
+            trail_with_change.request_id,
+            trail_with_change.incidents[0].episode,
+            "e0",
+            "nginx",
         )
-        with pytest.raises(ZeroDivisionError), database.transaction(changing.engine) as connection:
+        with pytest.raises(ZeroDivisionError), database.transaction(
+            trail_with_change.engine
+        ) as connection:
             outbox.add_ending(connection, ending)
             raise ZeroDivisionError
-        assert changing.payloads() == []
+        assert trail_with_change.read_payloads() == []
 
 
 class TestRefusals:
-    def test_a_refused_change_is_reported_with_its_reason_once(self, trail):
+    def test_a_refused_change_is_reported_once_with_its_reason(self, trail):
         for _ in range(2):
             trail.reserve(config={"allowed_actions": ()})
-        (payload,) = trail.payloads()
+        (payload,) = trail.read_payloads()
         assert (payload["result"], payload["refusal"]) == ("refused", "action_not_allowed")
         assert "allowed_actions" in payload["message"]
         assert payload["summary"] == "HostDown web-0:9100: nothing was changed"
@@ -169,17 +175,17 @@ class TestRefusals:
         trail.reserve(config={"allowed_actions": ()})
         assert trail.reserve().may_change
         finish_change(trail.engine, "e0", ChangeResult.FAILED)
-        assert sorted(trail.results()) == ["failed", "refused"]
+        assert sorted(trail.read_results()) == ["failed", "refused"]
 
     @pytest.mark.parametrize("expired, result", [(True, "approval_expired"), (False, "refused")])
     def test_an_expired_approval_has_its_own_result(self, trail, expired, result):
         trail.reserve(unapproved="nobody answered", approval_expired=expired)
-        assert trail.results() == [result]
+        assert trail.read_results() == [result]
 
     def test_an_execution_that_lost_the_claim_is_not_reported(self, trail):
         assert trail.link()["claimed"]
         assert not trail.link(execution="loser")["claimed"]
-        assert trail.payloads() == []
+        assert trail.read_payloads() == []
 
 
 class TestEndWithoutChange:
@@ -195,17 +201,17 @@ class TestEndWithoutChange:
             ("link", "failed", "failed"),
         ],
     )
-    def test_a_workflow_that_asked_for_no_change_is_reported_when_it_has_ended(
+    def test_a_workflow_that_requested_no_change_is_reported_when_it_has_ended(
         self, trail, stage, status, result
     ):
         trail.link()
         trail.stackstorm.run("e0", "running", WORKFLOW)
         trail.sync()
-        assert trail.payloads() == []
+        assert trail.read_payloads() == []
         trail.stackstorm.run("e0", status, WORKFLOW, result={"output": {**OUTPUT, "stage": stage}})
         trail.sync()
         trail.sync()
-        (payload,) = trail.payloads()
+        (payload,) = trail.read_payloads()
         assert (payload["result"], payload["message"]) == (result, "why")
         assert payload["remediation"] == WORKFLOW
 
@@ -214,14 +220,14 @@ class TestEndWithoutChange:
         trail.link(changes=False)
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
         trail.sync()
-        assert trail.payloads() == []
+        assert trail.read_payloads() == []
 
     def test_an_execution_whose_alert_is_emitted_again_is_not_reported(self, trail):
         trail.link(changes=False)
         output = {**OUTPUT, "stage": "link"}
         trail.stackstorm.run("e0", "failed", WORKFLOW, result={"output": output})
         trail.sync()
-        assert trail.payloads() == []
+        assert trail.read_payloads() == []
 
     def test_a_refusal_is_not_reported_again_when_its_workflow_has_ended(self, trail):
         trail.link()
@@ -229,59 +235,59 @@ class TestEndWithoutChange:
         output = {**OUTPUT, "stage": "refused"}
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
         trail.sync()
-        assert trail.results() == ["refused"]
+        assert trail.read_results() == ["refused"]
 
-    def test_an_end_that_is_known_at_the_start_is_reported_with_the_link(self, trail):
+    def test_an_end_that_is_known_at_the_start_is_reported_when_the_workflow_is_linked(self, trail):
         episode = trail.incidents[0].episode
         ending = Ending(EndResult.DRY_RUN, trail.request_id, episode, "e0", "nginx", message="why")
         assert claims.link_ended(trail.engine, "poundcake.remediate", ending)["claimed"]
         output = {**OUTPUT, "stage": "dry_run"}
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
         trail.sync()
-        (payload,) = trail.payloads()
+        (payload,) = trail.read_payloads()
         assert (payload["result"], payload["remediation"]) == ("dry_run", "nginx")
 
 
 class TestLimits:
     def test_a_storm_is_reported_once_for_its_alert_name(self, engine):
-        trail = Trail(engine, 7)
-        storm = {"storm_limit": 5}
+        trail = HostTrail(engine, 7)
+        storm_limit = {"storm_limit": 5}
         for number in range(7):
-            assert trail.reserve(number, config=storm).refusal is safety.Refusal.STORM
-        (payload,) = trail.payloads("limit_reached")
+            assert trail.reserve(number, config=storm_limit).refusal is safety.Refusal.STORM
+        (payload,) = trail.read_payloads("limit_reached")
         assert payload["limit"] == "storm"
         assert payload["summary"] == "HostDown: storm, so nothing is changed"
         assert payload["reason"].startswith("7 incidents of HostDown are open")
-        assert trail.results() == ["refused"] * 7
+        assert trail.read_results() == ["refused"] * 7
 
     def test_a_limit_is_reported_again_after_an_hour_without_a_refusal(self, engine):
-        trail = Trail(engine, 3)
-        storm = {"storm_limit": 1}
+        trail = HostTrail(engine, 3)
+        storm_limit = {"storm_limit": 1}
 
         def pass_time(minutes):
             trail.change(events, at=ago(60 * minutes))
 
-        trail.reserve(0, config=storm)
+        trail.reserve(0, config=storm_limit)
         pass_time(50)
-        trail.reserve(1, config=storm)
+        trail.reserve(1, config=storm_limit)
         pass_time(90)
-        trail.reserve(2, config=storm)
-        assert len(trail.payloads("limit_reached")) == 1
+        trail.reserve(2, config=storm_limit)
+        assert len(trail.read_payloads("limit_reached")) == 1
         trail.change(events, at=ago(4000), repeated_at=ago(3601))
-        trail.reserve(2, "another", config=storm)
-        ids = [payload["event_id"] for payload in trail.payloads("limit_reached")]
+        trail.reserve(2, "another", config=storm_limit)
+        ids = [payload["event_id"] for payload in trail.read_payloads("limit_reached")]
         assert len(set(ids)) == len(ids) == 2
 
-    def test_the_limit_of_the_site_and_a_breaker_are_reported(self, engine):
-        trail = Trail(engine, 4)
+    def test_the_site_limit_and_a_breaker_are_reported(self, engine):
+        trail = HostTrail(engine, 4)
         trail.reserve(0)
-        site = {"max_changes_per_hour": 1}
-        assert trail.reserve(1, config=site).refusal is safety.Refusal.SITE_LIMIT
+        site_limit = {"max_changes_per_hour": 1}
+        assert trail.reserve(1, config=site_limit).refusal is safety.Refusal.SITE_LIMIT
         finish_change(engine, "e0", ChangeResult.FAILED)
-        breaker = {"breaker_failures": 1}
+        breaker_limit = {"breaker_failures": 1}
         for number in (2, 3):
-            assert trail.reserve(number, config=breaker).refusal is safety.Refusal.BREAKER
-        limits = [(p["limit"], p["remediation"]) for p in trail.payloads("limit_reached")]
+            assert trail.reserve(number, config=breaker_limit).refusal is safety.Refusal.BREAKER
+        limits = [(p["limit"], p["remediation"]) for p in trail.read_payloads("limit_reached")]
         assert sorted(limits) == [("breaker", ACTION), ("site_limit", ACTION)]
 
     @pytest.mark.parametrize(
@@ -295,10 +301,8 @@ class TestLimits:
             ("site_limit", ["too many changes in an hour"]),
         ],
     )
-    def test_a_limit_is_reported_for_each_subject_that_it_concerns(
-        self, engine, refusal, summaries
-    ):
-        trails = [Trail(engine, 1), Trail(engine, 2, "DiskFull")]
+    def test_a_limit_is_reported_once_for_each_subject(self, engine, refusal, summaries):
+        trails = [HostTrail(engine, 1), HostTrail(engine, 2, "DiskFull")]
         for number, (trail, remediation) in enumerate(zip(trails, ("nginx", "reboot"))):
             episode = trail.incidents[number].episode
             ending = Ending(
@@ -310,32 +314,32 @@ class TestLimits:
                 refusal=refusal,
             )
             claims.link_ended(engine, WORKFLOW, ending)
-        payloads = trails[0].payloads("limit_reached")
+        payloads = trails[0].read_payloads("limit_reached")
         reported = sorted(payload["summary"] for payload in payloads)
         assert reported == [f"{summary}, so nothing is changed" for summary in summaries]
 
     def test_simultaneous_refusals_report_a_limit_once(self, engine):
-        trail = Trail(engine, 8)
+        trail = HostTrail(engine, 8)
 
-        def end(number):
+        def end_with_refusal(number):
             episode = trail.incidents[number].episode
             ending = Ending(
                 EndResult.REFUSED, trail.request_id, episode, f"e{number}", "r", refusal="storm"
             )
             claims.link_ended(engine, "poundcake.remediate", ending)
 
-        assert in_parallel(8, end) == [None] * 8
-        assert len(trail.payloads()) == 8
-        assert len(trail.payloads("limit_reached")) == 1
+        assert in_parallel(8, end_with_refusal) == [None] * 8
+        assert len(trail.read_payloads()) == 8
+        assert len(trail.read_payloads("limit_reached")) == 1
 
     def test_other_refusals_report_no_limit(self, trail):
         trail.reserve(config={"allowed_actions": ()})
-        assert trail.payloads("limit_reached") == []
+        assert trail.read_payloads("limit_reached") == []
 
 
 class TestApprovals:
     @pytest.fixture
-    def waiting(self, trail):
+    def trail_with_inquiry(self, trail):
         """Return a trail with a workflow that waits for an approval."""
         trail.link()
         result = {"result": {"change": "linux.service on web-0", "reservation": {}, "action": "a"}}
@@ -352,10 +356,10 @@ class TestApprovals:
         )
         return trail
 
-    def test_a_wanted_approval_is_reported_once(self, waiting):
-        waiting.sync()
-        waiting.sync()
-        (payload,) = waiting.payloads("approval_wanted")
+    def test_a_request_for_approval_is_reported_once(self, trail_with_inquiry):
+        trail_with_inquiry.sync()
+        trail_with_inquiry.sync()
+        (payload,) = trail_with_inquiry.read_payloads("approval_wanted")
         assert payload["approvers"] == ["anna", "ben"]
         assert payload["command"] == "st2 inquiry respond i1"
         assert (payload["inquiry_id"], payload["execution_id"]) == ("i1", "e0")
@@ -365,28 +369,30 @@ class TestApprovals:
             f"{payload['until']} (by anna, ben)"
         )
 
-    def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, waiting):
-        waiting.stackstorm.run("e0", "canceled", WORKFLOW)
-        waiting.stackstorm.run("other", "running", WORKFLOW)
-        waiting.sync()
-        assert waiting.payloads("approval_wanted") == []
+    def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, trail_with_inquiry):
+        trail_with_inquiry.stackstorm.run("e0", "canceled", WORKFLOW)
+        trail_with_inquiry.stackstorm.run("other", "running", WORKFLOW)
+        trail_with_inquiry.sync()
+        assert trail_with_inquiry.read_payloads("approval_wanted") == []
 
 
 class TestClaims:
-    def refuse(self, engine, count):
-        trail = Trail(engine, count)
+    def record_refusals(self, engine, count):
+        trail = HostTrail(engine, count)
         for number in range(count):
             trail.reserve(number, config={"allowed_actions": ()})
         return trail
 
-    def test_two_endpoints_never_have_the_same_event(self, engine):
-        self.refuse(engine, 4)
-        claimed = in_parallel(4, lambda number: outbox.claim(engine, f"endpoint-{number}"))
-        ids = [event.id for events_of_one in claimed for event in events_of_one]
+    def test_two_endpoints_never_claim_the_same_event(self, engine):
+        self.record_refusals(engine, 4)
+        claims_by_endpoint = in_parallel(
+            4, lambda number: outbox.claim(engine, f"endpoint-{number}")
+        )
+        ids = [event.id for claimed_events in claims_by_endpoint for event in claimed_events]
         assert len(ids) == len(set(ids)) == 4
 
-    def test_an_event_is_claimed_again_after_its_lease_until_it_is_published(self, engine):
-        trail = self.refuse(engine, 1)
+    def test_an_event_can_be_claimed_again_after_its_lease_until_it_is_published(self, engine):
+        trail = self.record_refusals(engine, 1)
         (event,) = outbox.claim(engine, "a")
         assert outbox.claim(engine, "b") == []
         trail.change(events, publisher_until=ago(1))
@@ -398,13 +404,13 @@ class TestClaims:
             assert not outbox.has_claimable_events(connection)
 
     def test_events_are_claimed_oldest_first(self, engine):
-        trail = self.refuse(engine, 3)
-        for number, payload in enumerate(trail.payloads()):
+        trail = self.record_refusals(engine, 3)
+        for number, payload in enumerate(trail.read_payloads()):
             with database.transaction(engine) as connection:
                 connection.execute(
                     update(events).where(events.c.id == payload["event_id"]).values(at=ago(number))
                 )
-        expected = [payload["event_id"] for payload in trail.payloads()]
+        expected = [payload["event_id"] for payload in trail.read_payloads()]
         assert [event.id for event in outbox.claim(engine, "a")] == expected
 
 

@@ -1,4 +1,4 @@
-"""Pausing all changes, and resuming them."""
+"""People can pause all changes, and resume them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lib.trails import database_time, on_sqlite, record, view
 ANNA, BEN = Actor("anna", "e-anna"), Actor("ben", "e-ben")
 
 
-def current_pause(engine, at=0):
+def read_current_pause(engine, at=0):
     with database_time(later(at)), database.reading(engine) as connection:
         return read_pause(connection)
 
@@ -29,7 +29,7 @@ def pause_at_time(engine, actor=ANNA, reason="maintenance", minutes=0, at=0):
         return pause(engine, actor, reason, minutes)
 
 
-def entries(engine):
+def read_audit(engine):
     with database.reading(engine) as connection:
         return [
             (row.action, row.st2_user, row.comment, json.loads(row.details))
@@ -37,29 +37,29 @@ def entries(engine):
         ]
 
 
-def test_a_pause_is_in_force_until_it_is_resumed(engine):
-    assert current_pause(engine) is None
+def test_a_pause_lasts_until_changes_are_resumed(engine):
+    assert read_current_pause(engine) is None
     assert pause_at_time(engine) == Pause(NOON, "anna", "maintenance")
-    assert current_pause(engine, 86_400) == Pause(NOON, "anna", "maintenance")
+    assert read_current_pause(engine, 86_400) == Pause(NOON, "anna", "maintenance")
     assert resume(engine, BEN) == Pause(NOON, "anna", "maintenance")
-    assert current_pause(engine) is None
-    assert entries(engine) == [
+    assert read_current_pause(engine) is None
+    assert read_audit(engine) == [
         ("pause", "anna", "maintenance", {"until": ""}),
         ("resume", "ben", "", {}),
     ]
 
 
-def test_a_timed_pause_ends_automatically(engine):
+def test_a_pause_with_an_end_ends_automatically(engine):
     assert pause_at_time(engine, minutes=5).until == later(300)
-    assert current_pause(engine, 299).reason == "maintenance"
-    assert current_pause(engine, 300) is None
+    assert read_current_pause(engine, 299).reason == "maintenance"
+    assert read_current_pause(engine, 300) is None
     with database_time(later(301)):
         assert resume(engine, ANNA) is None
 
 
 def test_resuming_without_a_pause_does_nothing(engine):
     assert resume(engine, ANNA) is None
-    assert entries(engine) == []
+    assert read_audit(engine) == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_resuming_without_a_pause_does_nothing(engine):
 def test_a_second_pause_never_shortens_the_first(engine, first, second, until):
     pause_at_time(engine, minutes=first)
     second_pause = pause_at_time(engine, BEN, "more", second, at=10)
-    assert second_pause == current_pause(engine, 11) == Pause(NOON, "ben", "more", until)
+    assert second_pause == read_current_pause(engine, 11) == Pause(NOON, "ben", "more", until)
 
 
 @on_sqlite
@@ -79,9 +79,9 @@ def test_a_pause_needs_a_reason(engine):
 
 
 @on_sqlite
-def test_a_long_reason_is_cut(engine):
+def test_a_long_reason_is_truncated(engine):
     assert pause_at_time(engine, reason="x" * 400).reason == "x" * 255
-    assert entries(engine)[0][2] == "x" * 400
+    assert read_audit(engine)[0][2] == "x" * 400
 
 
 @on_sqlite

@@ -30,17 +30,17 @@ def record(engine, *requests, now=None, **config):
         return record_requests(engine, Config(**config), requests)
 
 
-def rows(engine, table=alerts):
+def read_rows(engine, table=alerts):
     with database.reading(engine) as connection:
         return connection.execute(select(table).order_by(table.c.id)).all()
 
 
-def outcomes(engine):
-    return [row.outcome for row in rows(engine)]
+def read_outcomes(engine):
+    return [row.outcome for row in read_rows(engine)]
 
 
-def open_incidents(engine):
-    return [row for row in rows(engine) if row.open_fingerprint]
+def read_open_incidents(engine):
+    return [row for row in read_rows(engine) if row.open_fingerprint]
 
 
 class TestRequests:
@@ -56,7 +56,7 @@ class TestRequests:
             "failed": 0,
             "outcomes": {"admitted": 1},
         }
-        (call,) = rows(engine, api_calls)
+        (call,) = read_rows(engine, api_calls)
         assert call.request_id == webhook_request.request_id
         assert (call.method, call.path, call.status_code) == ("POST", "/api/v1/webhook", 202)
         assert json.loads(call.headers) == {"User-Agent": "Alertmanager/0.25"}
@@ -68,7 +68,7 @@ class TestRequests:
         assert call.body_sha256 == request_ids.body_sha256(webhook_request.body)
         assert len(call.delivery_key) == 64
         assert (call.emitter, call.emitter_until) == (None, None)
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.api_call_id, row.position, row.fingerprint) == (call.id, 0, "abc")
         assert (row.alert_name, row.severity) == ("HostDown", "critical")
         assert row.instance == "web-1:9100"
@@ -83,17 +83,17 @@ class TestRequests:
     def test_recording_again_changes_nothing(self, engine):
         requests = [request(alert("A")), request(alert("B"), alert("B", status="resolved"))]
         record(engine, *requests)
-        before = rows(engine), rows(engine, api_calls)
+        before = read_rows(engine), read_rows(engine, api_calls)
         assert record(engine, *requests)["known"] == 2
         assert record(engine, requests[1], requests[1])["known"] == 2
-        assert (rows(engine), rows(engine, api_calls)) == before
+        assert (read_rows(engine), read_rows(engine, api_calls)) == before
 
     @on_sqlite
     def test_a_request_repeated_in_a_batch_is_recorded_once(self, engine):
         webhook_request = request(alert())
         counts = record(engine, webhook_request, webhook_request)
         assert (counts["recorded"], counts["known"]) == (1, 1)
-        assert len(rows(engine, api_calls)) == 1
+        assert len(read_rows(engine, api_calls)) == 1
 
     @on_sqlite
     def test_the_same_id_with_a_different_body_is_a_different_request(self, engine):
@@ -102,7 +102,7 @@ class TestRequests:
         for _ in range(2):
             record(engine, first)
             record(engine, second)
-        calls = rows(engine, api_calls)
+        calls = read_rows(engine, api_calls)
         expected = request_ids.collision_id(first.request_id, request_ids.body_sha256(second.body))
         assert [c.request_id for c in calls] == [first.request_id, expected]
         assert uuid.UUID(expected).version == 5
@@ -114,12 +114,12 @@ class TestRequests:
             record_requests(engine, Config(), [request(alert())], str(uuid.uuid4()))
         assert "database_url" in str(caught.value)
         assert not engine.url.password or engine.url.password not in str(caught.value)
-        assert rows(engine, api_calls) == []
+        assert read_rows(engine, api_calls) == []
         counts = record_requests(engine, Config(), [request(alert())], database.prepare(engine))
         assert counts["recorded"] == 1
 
     @on_sqlite
-    def test_without_auto_migrate_no_tables_are_created(self, database_url):
+    def test_no_tables_are_created_without_auto_migrate(self, database_url):
         engine = database.open_engine(database_url)
         with pytest.raises(DatabaseError, match="migrate"):
             record(engine, request(alert()), auto_migrate=False)
@@ -127,7 +127,7 @@ class TestRequests:
 
 
 class TestText:
-    def test_long_text_is_cut_in_its_column_and_complete_in_the_json(self, engine):
+    def test_long_text_is_truncated_in_its_column_and_complete_in_the_json(self, engine):
         text = "🍰" * 50000
         webhook_request = request(
             alert(text, labels={"severity": text, "instance": text, "x": text}, generatorURL=text),
@@ -136,11 +136,11 @@ class TestText:
             headers={"User-Agent": text},
         )
         assert record(engine, webhook_request)["recorded"] == 1
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert row.alert_name == "🍰" * 255
         assert row.severity == "🍰" * 64
         assert json.loads(row.labels)["x"] == text
-        (call,) = rows(engine, api_calls)
+        (call,) = read_rows(engine, api_calls)
         assert call.receiver == "🍰" * 255
         assert call.group_key == text
 
@@ -156,7 +156,7 @@ class TestText:
     def test_text_is_stored_verbatim(self, engine, text):
         webhook_request = request(alert(text, labels={text: text}, annotations={text: text}))
         assert record(engine, webhook_request)["recorded"] == 1
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert row.alert_name == text
         assert json.loads(row.labels)[text] == text
         assert json.loads(row.annotations) == {text: text}
@@ -164,7 +164,7 @@ class TestText:
     def test_lone_surrogates_are_kept_in_the_json(self, engine):
         body = json.dumps(webhook(alert("\ud800", labels={"\udfff": "\ud83d é"})))
         assert record(engine, request(body=body))["recorded"] == 1
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert json.loads(row.labels)["\udfff"] == "\ud83d é"
         assert row.alert_name == "?"
 
@@ -175,13 +175,13 @@ class TestText:
         body = body.replace('"text": "', '"text": "\\ud800')
         requests = [request(alert("A")), request(body=body), request(alert("B"))]
         assert record(engine, *requests)["recorded"] == 3
-        assert json.loads(rows(engine)[1].annotations) == {"text": "\ud800" + text}
+        assert json.loads(read_rows(engine)[1].annotations) == {"text": "\ud800" + text}
 
-    def test_a_body_that_is_not_utf8_fails_alone(self, engine):
+    def test_a_body_that_is_not_utf8_does_not_affect_other_requests(self, engine):
         requests = [request(alert("A")), request(body='{"alerts": "\udfff"}'), request(alert("B"))]
         counts = record(engine, *requests)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
-        call = rows(engine, api_calls)[1]
+        call = read_rows(engine, api_calls)[1]
         assert (call.body, "not UTF-8" in call.error) == ('{"alerts": "?"}', True)
 
     @on_mariadb
@@ -189,12 +189,12 @@ class TestText:
         "payload, named_part",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
-            # Stored as JSON text, it takes four times as much space as in the body.
+            # The database stores it as escaped JSON, which is four times as long as in the body.
             (webhook(alert(annotations={"x": {"y": "🍰" * 400_000}})), r"alerts\[0\]"),
         ],
         ids=["request", "alert"],
     )
-    def test_a_request_too_large_for_the_server_fails_alone(
+    def test_a_request_too_large_for_the_server_does_not_affect_others(
         self, engine, mariadb, payload, named_part
     ):
         large_request = request(body=json.dumps(payload, ensure_ascii=False))
@@ -204,7 +204,7 @@ class TestText:
             engine.dispose()
             counts = record(engine, *requests)
             assert (counts["recorded"], counts["failed"]) == (2, 1)
-            call = rows(engine, api_calls)[1]
+            call = read_rows(engine, api_calls)[1]
             assert re.match(f"{named_part}: .* max_allowed_packet is 4194304: raise it", call.error)
             assert len(call.body) > 0 and large_request.body.startswith(call.body)
             assert record(engine, *requests)["known"] == 3
@@ -226,23 +226,23 @@ class TestText:
             record(engine, request(alert(startsAt=start, fingerprint="f")))
         resolve = alert(status="resolved", startsAt=start, endsAt=start, fingerprint="f")
         record(engine, request(resolve))
-        assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
+        assert read_outcomes(engine) == ["admitted", "duplicate", "resolved"]
 
 
 class TestFailures:
-    def test_a_request_that_cannot_be_parsed_fails_alone(self, engine):
+    def test_a_request_that_cannot_be_parsed_does_not_affect_others(self, engine):
         first, broken, last = request(alert("A")), request(body="no json"), request(alert("B"))
         counts = record(engine, first, broken, last)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
-        calls = rows(engine, api_calls)
+        calls = read_rows(engine, api_calls)
         assert [bool(c.error) for c in calls] == [False, True, False]
         assert calls[1].body == "no json" and calls[1].completed_at
-        assert len(rows(engine)) == 2
+        assert len(read_rows(engine)) == 2
         assert record(engine, first, broken, last)["known"] == 3
 
     @on_sqlite
     @pytest.mark.parametrize("error", [ValueError, OverflowError, KeyError, RuntimeError])
-    def test_a_request_whose_admission_raises_an_error_fails_alone(
+    def test_a_request_whose_admission_raises_an_error_does_not_affect_others(
         self, engine, monkeypatch, error
     ):
         decide = admission.decide
@@ -257,10 +257,10 @@ class TestFailures:
             engine, request(alert("A")), request(alert("B"), alert("Poison")), request(alert("C"))
         )
         assert (counts["recorded"], counts["failed"]) == (2, 1)
-        assert [row.alert_name for row in rows(engine)] == ["A", "C"]
-        assert [bool(c.error) for c in rows(engine, api_calls)] == [False, True, False]
+        assert [row.alert_name for row in read_rows(engine)] == ["A", "C"]
+        assert [bool(c.error) for c in read_rows(engine, api_calls)] == [False, True, False]
 
-    def test_a_request_that_cannot_be_written_fails_alone(self, engine, monkeypatch):
+    def test_a_request_that_cannot_be_written_does_not_affect_others(self, engine, monkeypatch):
         make_row = record_module.alert_row
 
         def make_invalid_row(parsed_alert, *args):
@@ -274,42 +274,42 @@ class TestFailures:
         requests[6] = request(alert("B"), alert("Poison"))
         counts = record(engine, *requests)
         assert (counts["recorded"], counts["failed"]) == (8, 1)
-        calls = rows(engine, api_calls)
+        calls = read_rows(engine, api_calls)
         assert [call.request_id for call in calls] == [expected.request_id for expected in requests]
         assert [bool(call.error) for call in calls] == [False] * 6 + [True] + [False] * 2
-        assert len(rows(engine)) == 8
+        assert len(read_rows(engine)) == 8
         assert record(engine, *requests)["known"] == 9
 
 
 class TestOutcomes:
-    def test_an_incident_from_firing_to_firing_again(self, engine):
+    def test_an_alert_that_fires_resolves_and_fires_again_has_two_incidents(self, engine):
         record(engine, request(alert()))
         record(engine, request(alert(), received_at=later(60)))
         resolve = alert(status="resolved", ends_at=later(90))
         record(engine, request(resolve, received_at=later(100)))
         record(engine, request(alert(starts_at=later(200)), received_at=later(210)))
-        assert outcomes(engine) == ["admitted", "duplicate", "resolved", "admitted"]
-        opening, duplicate, closing, reopening = rows(engine)
+        assert read_outcomes(engine) == ["admitted", "duplicate", "resolved", "admitted"]
+        opening, duplicate, closing, reopening = read_rows(engine)
         assert opening.episode == duplicate.episode == closing.episode != reopening.episode
         assert (opening.notifications, opening.last_seen_at) == (2, later(60))
         assert closing.ends_at == later(90)
-        assert [row.id for row in open_incidents(engine)] == [reopening.id]
+        assert [row.id for row in read_open_incidents(engine)] == [reopening.id]
 
     @on_sqlite
     def test_a_request_whose_alerts_are_not_emitted_is_complete(self, engine):
         record(engine, request(alert()))
         record(engine, request(alert()), request(body='{"alerts": []}'))
-        first, second, empty = rows(engine, api_calls)
+        first, second, empty = read_rows(engine, api_calls)
         assert first.completed_at is None
         assert second.completed_at and empty.completed_at
-        assert [row.explanation for row in rows(engine)] == [None, "none"]
+        assert [row.explanation for row in read_rows(engine)] == [None, "none"]
 
     @on_sqlite
     def test_a_resolve_without_an_incident_is_recorded(self, engine):
         record(engine, request(alert(status="resolved", ends_at=later(5))))
-        (row,) = rows(engine)
+        (row,) = read_rows(engine)
         assert (row.outcome, row.reason) == ("duplicate", "no open incident")
-        assert open_incidents(engine) == []
+        assert read_open_incidents(engine) == []
 
     @on_sqlite
     def test_a_notification_overtaken_by_its_resolve_is_late(self, engine):
@@ -317,8 +317,8 @@ class TestOutcomes:
         record(engine, request(resolve, received_at=later(70)))
         record(engine, request(alert(), received_at=later(69)), now=later(80))
         record(engine, request(alert(starts_at=later(61)), received_at=later(90)))
-        assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
-        assert rows(engine)[1].reason.startswith("late")
+        assert read_outcomes(engine) == ["duplicate", "duplicate", "admitted"]
+        assert read_rows(engine)[1].reason.startswith("late")
 
     def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(self, engine):
         """Another Alertmanager sent a stale copy, or Prometheus was down and has returned."""
@@ -327,35 +327,35 @@ class TestOutcomes:
         record(engine, request(resolve, received_at=later(70)))
         for seconds in (80, 159.9):
             record(engine, request(alert(), received_at=later(seconds)))
-        assert outcomes(engine)[2:] == ["unconfirmed"] * 2
-        (incident,) = open_incidents(engine)
+        assert read_outcomes(engine)[2:] == ["unconfirmed"] * 2
+        (incident,) = read_open_incidents(engine)
         assert (incident.outcome, incident.notifications, incident.last_seen_at) == (
             "unconfirmed",
             2,
             later(159.9),
         )
         record(engine, request(alert(), received_at=later(160)))
-        assert rows(engine)[-1].reason == "first notification after unconfirmed"
-        first, _, unconfirmed, _, admitted = rows(engine)
-        assert [row.id for row in open_incidents(engine)] == [admitted.id]
+        assert read_rows(engine)[-1].reason == "first notification after unconfirmed"
+        first, _, unconfirmed, _, admitted = read_rows(engine)
+        assert [row.id for row in read_open_incidents(engine)] == [admitted.id]
         assert (unconfirmed.closed_at, unconfirmed.ended_by) == (later(160), None)
         # The workflow that handled the first occurrence may handle this one.
         assert admitted.episode == unconfirmed.episode == f"{first.fingerprint}-1768392080000"
         assert admitted.starts_at == NOON
 
     @on_sqlite
-    def test_the_resolve_of_a_peer_closes_an_unconfirmed_incident_silently(self, engine):
+    def test_a_resolve_from_a_peer_closes_an_unconfirmed_incident_silently(self, engine):
         resolve = alert(status="resolved", ends_at=later(60))
         record(engine, request(alert()))
         record(engine, request(resolve, received_at=later(70)))
         record(engine, request(alert(), received_at=later(80)))
         record(engine, request(resolve, received_at=later(90)))
-        closing = rows(engine)[-1]
+        closing = read_rows(engine)[-1]
         assert (closing.outcome, closing.status) == ("unconfirmed", "resolved")
         assert closing.explanation == "none"
-        assert rows(engine, api_calls)[-1].completed_at
-        assert open_incidents(engine) == []
-        assert [row.ended_by for row in rows(engine)] == ["resolve", None, "resolve", None]
+        assert read_rows(engine, api_calls)[-1].completed_at
+        assert read_open_incidents(engine) == []
+        assert [row.ended_by for row in read_rows(engine)] == ["resolve", None, "resolve", None]
 
     @on_sqlite
     def test_an_alert_that_fires_long_after_its_resolve_opens_another_episode(self, engine):
@@ -370,7 +370,7 @@ class TestOutcomes:
             {"resolved": 1},
             {"admitted": 1},
         ]
-        first, _, second = rows(engine)
+        first, _, second = read_rows(engine)
         assert (first.starts_at, second.starts_at) == (NOON, NOON)
         assert second.episode == f"{first.fingerprint}-{1768392000000 + 690_000}" != first.episode
 
@@ -380,8 +380,8 @@ class TestOutcomes:
         refire = request(alert(starts_at=later(100)), received_at=later(110))
         record(engine, request(alert()))
         record(engine, refire, resolve)
-        assert [row.outcome for row in rows(engine)] == ["admitted", "resolved", "admitted"]
-        assert [row.starts_at for row in open_incidents(engine)] == [later(100)]
+        assert [row.outcome for row in read_rows(engine)] == ["admitted", "resolved", "admitted"]
+        assert [row.starts_at for row in read_open_incidents(engine)] == [later(100)]
 
     @on_sqlite
     def test_a_resolve_received_before_the_last_notification_closes_nothing(self, engine):
@@ -389,17 +389,17 @@ class TestOutcomes:
         record(engine, request(alert()))
         record(engine, request(alert(), received_at=later(80)))
         record(engine, resolve, now=later(90))
-        assert outcomes(engine) == ["admitted", "duplicate", "duplicate"]
-        assert rows(engine)[-1].reason.endswith("has a later notification")
-        assert len(open_incidents(engine)) == 1
+        assert read_outcomes(engine) == ["admitted", "duplicate", "duplicate"]
+        assert read_rows(engine)[-1].reason.endswith("has a later notification")
+        assert len(read_open_incidents(engine)) == 1
 
     def test_the_clocks_of_sender_and_endpoint_are_not_compared(self, engine):
-        """The firing alert has no startsAt, and the clock of the resolve is 90 s behind."""
+        """The firing alert has no startsAt, and the clock of the sender is 90 s behind."""
         record(engine, request(alert(starts_at=None)))
         resolve = alert(status="resolved", starts_at=None, ends_at=later(-30))
         record(engine, request(resolve, received_at=later(60)))
-        assert outcomes(engine) == ["admitted", "resolved"]
-        assert [row.ended_by for row in rows(engine)] == ["resolve", None]
+        assert read_outcomes(engine) == ["admitted", "resolved"]
+        assert [row.ended_by for row in read_rows(engine)] == ["resolve", None]
 
     @on_sqlite
     @pytest.mark.parametrize("start", ["soon", None, "2999-01-01T00:00:00Z"])
@@ -409,8 +409,8 @@ class TestOutcomes:
         for seconds in (0, 600):
             record(engine, request(firing, received_at=later(seconds)))
         record(engine, request(resolve, received_at=later(700)))
-        assert outcomes(engine) == ["admitted", "duplicate", "resolved"]
-        opening = rows(engine)[0]
+        assert read_outcomes(engine) == ["admitted", "duplicate", "resolved"]
+        opening = read_rows(engine)[0]
         assert (opening.starts_at, opening.episode[-13:]) == (NOON, "1768392000000")
         assert opening.notes == {
             "soon": "startsAt: not a time: 'soon'",
@@ -422,77 +422,81 @@ class TestOutcomes:
     def test_the_first_start_of_an_incident_is_kept(self, engine):
         for second, start in enumerate([None, later(-300), later(-600), later(-200)]):
             record(engine, request(alert(starts_at=start), received_at=later(second)))
-        assert outcomes(engine) == ["admitted"] + ["duplicate"] * 3
-        assert rows(engine)[0].sender_starts_at == later(-300)
+        assert read_outcomes(engine) == ["admitted"] + ["duplicate"] * 3
+        assert read_rows(engine)[0].sender_starts_at == later(-300)
         resolve = alert(status="resolved", ends_at=later(-301))
         record(engine, request(resolve, received_at=later(60)))
-        assert rows(engine)[-1].reason.startswith("ended before")
+        assert read_rows(engine)[-1].reason.startswith("ended before")
         resolve["endsAt"] = alert(ends_at=later(-300))["endsAt"]
         record(engine, request(resolve, received_at=later(60)))
-        assert outcomes(engine)[-1] == "resolved"
+        assert read_outcomes(engine)[-1] == "resolved"
 
     @on_sqlite
-    @pytest.mark.parametrize("at_once", [False, True])
-    def test_no_episode_reuses_the_name_of_a_late_duplicate(self, engine, at_once):
+    @pytest.mark.parametrize("in_one_batch", [False, True])
+    def test_no_episode_reuses_the_name_of_a_late_duplicate(self, engine, in_one_batch):
         """Both requests arrive in one batch, or each in its own."""
         record(engine, request(alert(status="resolved", ends_at=later(1)), received_at=later(10)))
         late, refire = (request(alert(), received_at=later(second)) for second in (5, 100))
-        for requests in [[late, refire]] if at_once else [[late], [refire]]:
+        for requests in [[late, refire]] if in_one_batch else [[late], [refire]]:
             record(engine, *requests)
-        assert outcomes(engine) == ["duplicate", "duplicate", "admitted"]
-        assert rows(engine)[1].episode != rows(engine)[2].episode
+        assert read_outcomes(engine) == ["duplicate", "duplicate", "admitted"]
+        assert read_rows(engine)[1].episode != read_rows(engine)[2].episode
 
     def test_times_are_taken_from_the_databases_clock(self, engine):
-        """The clocks of two endpoints differ by 10 min; the slow one receives the resolve."""
+        """The clock of one endpoint is 10 min ahead, the clock of the other 5 min behind."""
         firing = request(alert(), received_at=later(600))
         resolve = request(alert(status="resolved", ends_at=later(50)), received_at=later(-240))
         for webhook_request, offset in ((firing, 600), (resolve, -300)):
             with database_time(later(90)):
                 record_requests(engine, Config(), [webhook_request], clock_offset_seconds=offset)
-        assert [row.created_at for row in rows(engine)] == [NOON, later(60)]
-        assert outcomes(engine) == ["admitted", "resolved"]
+        assert [row.created_at for row in read_rows(engine)] == [NOON, later(60)]
+        assert read_outcomes(engine) == ["admitted", "resolved"]
 
     @on_sqlite
     def test_a_request_is_never_received_in_the_future(self, engine):
         record(engine, request(alert(), received_at=later(7200)), now=later(10))
         record(engine, request(alert(status="resolved"), received_at=later(60)))
-        assert outcomes(engine) == ["admitted", "resolved"]
-        assert rows(engine, api_calls)[0].created_at == later(10)
+        assert read_outcomes(engine) == ["admitted", "resolved"]
+        assert read_rows(engine, api_calls)[0].created_at == later(10)
 
     @on_sqlite
     @pytest.mark.parametrize(
         "receivers, first_outcome", [((), "admitted"), (("restart-team",), "observed")]
     )
-    def test_an_unlisted_receiver_is_only_observed(self, engine, receivers, first_outcome):
+    def test_an_alert_of_an_unlisted_receiver_is_only_observed(
+        self, engine, receivers, first_outcome
+    ):
         for second, receiver in enumerate(["audit-team", "audit-team", "restart-team", "audit"]):
             webhook_request = request(alert(), receiver=receiver, received_at=later(second))
             record(engine, webhook_request, receivers=receivers)
-        assert outcomes(engine)[0] == first_outcome
+        assert read_outcomes(engine)[0] == first_outcome
         if receivers:
-            assert outcomes(engine) == ["observed", "observed", "admitted", "duplicate"]
-            assert rows(engine)[2].reason == "first notification after observed"
-            assert "receivers" in rows(engine)[0].reason
-        assert len(open_incidents(engine)) == 1
+            assert read_outcomes(engine) == ["observed", "observed", "admitted", "duplicate"]
+            assert read_rows(engine)[2].reason == "first notification after observed"
+            assert "receivers" in read_rows(engine)[0].reason
+        assert len(read_open_incidents(engine)) == 1
         resolve = request(alert(status="resolved"), receiver="audit-team", received_at=later(9))
         record(engine, resolve, receivers=receivers)
-        assert (outcomes(engine)[-1], open_incidents(engine)) == ("resolved", [])
+        assert (read_outcomes(engine)[-1], read_open_incidents(engine)) == ("resolved", [])
 
     @on_sqlite
     def test_an_observed_incident_ends_without_a_trigger(self, engine):
         record(engine, request(alert(), receiver="audit"), receivers=("restart",))
         resolve = request(alert(status="resolved"), receiver="restart", received_at=later(9))
         record(engine, resolve, receivers=("restart",))
-        assert outcomes(engine) == ["observed", "observed"]
-        assert [row.explanation for row in rows(engine)] == ["none", "none"]
-        assert open_incidents(engine) == []
+        assert read_outcomes(engine) == ["observed", "observed"]
+        assert [row.explanation for row in read_rows(engine)] == ["none", "none"]
+        assert read_open_incidents(engine) == []
 
     @on_sqlite
     @pytest.mark.parametrize("name", ["web.hook", "web\\.hook", "a+b"])
-    def test_a_receiver_is_named_as_in_alertmanagers_configuration(self, engine, name):
+    def test_receivers_are_listed_with_their_names_from_alertmanagers_configuration(
+        self, engine, name
+    ):
         r"""Alertmanager sends it as a regular expression: ``web\\.hook``."""
         webhook_request = request(alert(), receiver=re.sub(r"([.+\\])", r"\\\1", name))
         record(engine, webhook_request, receivers=(name,))
-        assert outcomes(engine) == ["admitted"]
+        assert read_outcomes(engine) == ["admitted"]
 
     @on_sqlite
     def test_a_stale_copy_to_a_listed_receiver_is_not_confirmed_by_an_unlisted_one(self, engine):
@@ -503,20 +507,20 @@ class TestOutcomes:
         for second, receiver in ((70, "audit"), (80, "restart"), (90, "audit"), (150, "restart")):
             webhook_request = request(alert(), receiver=receiver, received_at=later(second))
             record(engine, webhook_request, **config)
-        assert outcomes(engine)[2:] == ["observed", "unconfirmed", "observed", "admitted"]
+        assert read_outcomes(engine)[2:] == ["observed", "unconfirmed", "observed", "admitted"]
 
-    def test_ignored_labels_and_the_external_url_decide_which_alerts_are_the_same(self, engine):
+    def test_ignored_labels_and_the_external_url_determine_which_alerts_are_the_same(self, engine):
         pod_alerts = [alert(labels={"pod": pod}) for pod in ("a", "b")]
         record(engine, request(*pod_alerts), ignored_labels=("pod",))
-        assert outcomes(engine) == ["admitted", "duplicate"]
+        assert read_outcomes(engine) == ["admitted", "duplicate"]
         config = {"ignored_labels": ("pod",), "identity_source": "external_url"}
         for url in ("http://a", "http://b"):
             record(engine, request(pod_alerts[0], externalURL=url), **config)
-        assert outcomes(engine)[2:] == ["admitted", "admitted"]
+        assert read_outcomes(engine)[2:] == ["admitted", "admitted"]
         resolve = alert(status="resolved", labels={"pod": "c"})
         record(engine, request(resolve, externalURL="http://a", received_at=later(5)), **config)
-        assert outcomes(engine)[-1] == "resolved"
-        assert len(open_incidents(engine)) == 2
+        assert read_outcomes(engine)[-1] == "resolved"
+        assert len(read_open_incidents(engine)) == 2
 
     @on_sqlite
     def test_the_host_is_read_from_the_configured_label(self, engine):
@@ -526,8 +530,8 @@ class TestOutcomes:
             request(alert(labels={**exporter, "node": "Worker-1."}), alert(labels=exporter)),
             host_label="node",
         )
-        assert [row.host for row in rows(engine)] == ["worker-1", ""]
-        assert {row.instance for row in rows(engine)} == {"kube-state-metrics:8080"}
+        assert [row.host for row in read_rows(engine)] == ["worker-1", ""]
+        assert {row.instance for row in read_rows(engine)} == {"kube-state-metrics:8080"}
 
     @on_sqlite
     def test_three_instances_with_one_fingerprint_from_a_relay_are_three_incidents(self, engine):
@@ -537,40 +541,40 @@ class TestOutcomes:
         ]
         record(engine, request(*relayed_alerts))
         record(engine, request(dict(relayed_alerts[2], status="resolved"), received_at=later(9)))
-        assert outcomes(engine) == ["admitted"] * 3 + ["resolved"]
-        assert {row.instance for row in open_incidents(engine)} == {"pay-0", "pay-1"}
-        assert {row.sender_fingerprint for row in rows(engine)} == {"3f1dc6a0b7e94d52"}
-        assert {row.host for row in rows(engine)} == {"pay-0", "pay-1", "pay-2"}
+        assert read_outcomes(engine) == ["admitted"] * 3 + ["resolved"]
+        assert {row.instance for row in read_open_incidents(engine)} == {"pay-0", "pay-1"}
+        assert {row.sender_fingerprint for row in read_rows(engine)} == {"3f1dc6a0b7e94d52"}
+        assert {row.host for row in read_rows(engine)} == {"pay-0", "pay-1", "pay-2"}
 
     @on_sqlite
     def test_an_empty_label_does_not_make_a_different_alert(self, engine):
         record(engine, request(alert(labels={"team": ""})))
         record(engine, request(alert(status="resolved"), received_at=later(9)))
-        assert outcomes(engine) == ["admitted", "resolved"]
-        assert "team" not in json.loads(rows(engine)[0].labels)
+        assert read_outcomes(engine) == ["admitted", "resolved"]
+        assert "team" not in json.loads(read_rows(engine)[0].labels)
 
     @on_sqlite
     def test_a_later_start_supersedes_the_open_incident(self, engine):
         record(engine, request(alert()))
         record(engine, request(alert(starts_at=later(121)), received_at=later(130)))
-        first, second = rows(engine)
+        first, second = read_rows(engine)
         assert second.outcome == "admitted" and first.episode in second.reason
-        assert [row.id for row in open_incidents(engine)] == [second.id]
+        assert [row.id for row in read_open_incidents(engine)] == [second.id]
 
     @on_sqlite
     def test_a_resolve_of_an_earlier_incident_closes_nothing(self, engine):
         record(engine, request(alert(starts_at=later(600)), received_at=later(610)))
         resolve = alert(status="resolved", ends_at=later(30))
         record(engine, request(resolve, received_at=later(620)))
-        assert outcomes(engine) == ["admitted", "duplicate"]
-        assert len(open_incidents(engine)) == 1
+        assert read_outcomes(engine) == ["admitted", "duplicate"]
+        assert len(read_open_incidents(engine)) == 1
 
     @on_sqlite
     def test_a_delayed_request_does_not_move_last_seen_back(self, engine):
         for seconds in (0, 600, 300):
             record(engine, request(alert(), received_at=later(seconds)), now=later(600))
-        assert rows(engine)[0].last_seen_at == later(600)
-        assert rows(engine)[0].notifications == 3
+        assert read_rows(engine)[0].last_seen_at == later(600)
+        assert read_rows(engine)[0].notifications == 3
 
     @on_sqlite
     def test_valid_alerts_are_recorded_despite_malformed_ones(self, engine):
@@ -587,7 +591,7 @@ class TestOutcomes:
                 received_at=later(60),
             ),
         )
-        assert outcomes(engine)[1:] == [
+        assert read_outcomes(engine)[1:] == [
             "admitted",
             "resolved",
             "malformed",
@@ -595,8 +599,8 @@ class TestOutcomes:
             "malformed",
             "admitted",
         ]
-        assert "alerts[2].labels" in rows(engine)[3].reason
-        assert [row.position for row in rows(engine)[1:]] == list(range(6))
+        assert "alerts[2].labels" in read_rows(engine)[3].reason
+        assert [row.position for row in read_rows(engine)[1:]] == list(range(6))
 
     @on_sqlite
     @pytest.mark.parametrize(
@@ -624,7 +628,9 @@ class TestOutcomes:
             for i, status in enumerate(statuses)
         ]
         record(engine, request(*alerts_in_payload, received_at=later(60)))
-        assert [row.outcome for row in sorted(rows(engine), key=lambda r: r.position)] == expected
+        assert [
+            row.outcome for row in sorted(read_rows(engine), key=lambda r: r.position)
+        ] == expected
 
 
 class TestLimits:
@@ -637,14 +643,20 @@ class TestLimits:
             refire = alert(starts_at=later(25))
             record(engine, request(refire, received_at=later(seconds)), **config)
         held_back = ["cooldown"] * 3
-        assert outcomes(engine) == ["admitted", "resolved", *held_back, "admitted", "duplicate"]
-        assert rows(engine)[2].reason == "cooldown until 2026-01-14T12:05:00Z"
-        assert [row.held_until for row in rows(engine)[2:6]] == [later(300)] * 3 + [None]
-        assert len({row.episode for row in rows(engine)[2:]}) == 1
+        assert read_outcomes(engine) == [
+            "admitted",
+            "resolved",
+            *held_back,
+            "admitted",
+            "duplicate",
+        ]
+        assert read_rows(engine)[2].reason == "cooldown until 2026-01-14T12:05:00Z"
+        assert [row.held_until for row in read_rows(engine)[2:6]] == [later(300)] * 3 + [None]
+        assert len({row.episode for row in read_rows(engine)[2:]}) == 1
 
     @on_sqlite
-    def test_without_a_configuration_a_flapping_alert_starts_one_remediation(self, engine):
-        """It flaps every 15 s for two minutes, longer than it can be mistaken for a stale copy."""
+    def test_a_flapping_alert_starts_one_remediation_by_default(self, engine):
+        """It fires and resolves every 15 s for two minutes."""
         for seconds in range(0, 120, 30):
             firing = alert(starts_at=later(seconds))
             resolve = alert(
@@ -654,25 +666,25 @@ class TestLimits:
                 webhook_request = request(notification, received_at=later(seconds + second))
                 with database_time(webhook_request.received_at):
                     record_requests(engine, Config(), [webhook_request])
-        assert outcomes(engine).count("admitted") == 1
-        assert outcomes(engine).count("cooldown") == 3
+        assert read_outcomes(engine).count("admitted") == 1
+        assert read_outcomes(engine).count("cooldown") == 3
 
-    def test_a_rate_limit_holds_back_further_alerts_with_the_same_name(self, engine):
+    def test_a_rate_limit_holds_back_more_alerts_with_the_same_name(self, engine):
         config = {"max_remediations_per_hour": 2}
         same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(4)]
         record(engine, request(*same_name_alerts, alert("B"), alert("a")), **config)
         held_back = ["rate_limited"] * 2
-        assert outcomes(engine) == ["admitted", "admitted", *held_back, "admitted", "admitted"]
-        assert rows(engine)[2].reason.endswith("until 2026-01-14T13:00:00Z")
-        assert "2 an hour" in rows(engine)[2].reason
-        assert rows(engine)[2].held_until == later(3600)
+        assert read_outcomes(engine) == ["admitted", "admitted", *held_back, "admitted", "admitted"]
+        assert read_rows(engine)[2].reason.endswith("until 2026-01-14T13:00:00Z")
+        assert "2 an hour" in read_rows(engine)[2].reason
+        assert read_rows(engine)[2].held_until == later(3600)
         for seconds in (3599, 3600):
             record(engine, request(same_name_alerts[2], received_at=later(seconds)), **config)
-        assert outcomes(engine)[6:] == ["rate_limited", "admitted"]
+        assert read_outcomes(engine)[6:] == ["rate_limited", "admitted"]
 
     @on_sqlite
     def test_a_rate_limit_ends_when_the_count_falls_below_it(self, engine):
-        """More alerts than the limit are recorded, because the limit was higher before."""
+        """More alerts than the limit were admitted, because the limit was higher before."""
         same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(6)]
         for i in range(5):
             record(engine, request(same_name_alerts[i], received_at=later(60 * i)))
@@ -681,17 +693,17 @@ class TestLimits:
             request(same_name_alerts[5], received_at=later(400)),
             max_remediations_per_hour=2,
         )
-        assert rows(engine)[-1].reason.endswith("until 2026-01-14T13:03:00Z")
+        assert read_rows(engine)[-1].reason.endswith("until 2026-01-14T13:03:00Z")
         for seconds in (3779, 3780):
             repeat = request(same_name_alerts[5], received_at=later(seconds))
             record(engine, repeat, max_remediations_per_hour=2)
-        assert outcomes(engine)[6:] == ["rate_limited", "admitted"]
+        assert read_outcomes(engine)[6:] == ["rate_limited", "admitted"]
 
     @on_sqlite
-    def test_without_a_rate_limit_everything_is_admitted(self, engine):
+    def test_every_alert_is_admitted_without_a_rate_limit(self, engine):
         same_name_alerts = [alert("A", labels={"i": str(i)}) for i in range(110)]
         record(engine, request(*same_name_alerts), max_remediations_per_hour=0)
-        assert set(outcomes(engine)) == {"admitted"}
+        assert set(read_outcomes(engine)) == {"admitted"}
 
     @on_sqlite
     def test_the_rate_limit_counts_each_admission_once(self, engine):
@@ -708,7 +720,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("ahead", [7200, -7200])
     def test_limits_use_the_databases_clock(self, engine, ahead):
-        """The clocks of the two endpoints that received the alerts do not matter."""
+        """The clock of the endpoint that received the alerts does not matter."""
         config = {"cooldown_seconds": 600, "max_remediations_per_hour": 2}
         record(engine, request(alert("A", fingerprint="f")), now=NOON, **config)
         refire, second, third = (
@@ -718,12 +730,12 @@ class TestLimits:
         record(
             engine, request(refire, second, third, received_at=wrong_time), now=later(300), **config
         )
-        assert outcomes(engine)[1:] == ["cooldown", "admitted", "rate_limited"]
-        assert [row.held_until for row in rows(engine)[1:]] == [later(600), None, later(3600)]
+        assert read_outcomes(engine)[1:] == ["cooldown", "admitted", "rate_limited"]
+        assert [row.held_until for row in read_rows(engine)[1:]] == [later(600), None, later(3600)]
         record(
             engine, request(refire, received_at=wrong_time), now=later(600), cooldown_seconds=600
         )
-        assert outcomes(engine)[-1] == "admitted"
+        assert read_outcomes(engine)[-1] == "admitted"
 
     def test_alerts_that_waited_in_a_journal_count_when_they_are_recorded(self, engine):
         """After an outage, the alerts of several hours are recorded within minutes."""
@@ -733,7 +745,7 @@ class TestLimits:
                 alert("A", fingerprint=str(hour)), received_at=later(3600 * hour)
             )
             record(engine, webhook_request, now=later(4 * 3600), **config)
-        assert outcomes(engine) == ["admitted", "admitted", "rate_limited", "rate_limited"]
+        assert read_outcomes(engine) == ["admitted", "admitted", "rate_limited", "rate_limited"]
 
 
 class TestConcurrency:
@@ -741,19 +753,19 @@ class TestConcurrency:
         requests = [request(alert(fingerprint="f")) for _ in range(6)]
         results = in_parallel(6, lambda i: record_requests(engine, Config(), [requests[i]]))
         assert [counts["recorded"] for counts in results] == [1] * 6
-        assert sorted(outcomes(engine)) == ["admitted"] + ["duplicate"] * 5
-        (row,) = open_incidents(engine)
+        assert sorted(read_outcomes(engine)) == ["admitted"] + ["duplicate"] * 5
+        (row,) = read_open_incidents(engine)
         assert row.notifications == 6
 
     def test_a_request_in_concurrent_batches_is_recorded_once(self, engine):
         requests = [request(alert(f"A{i}")) for i in range(5)]
         results = in_parallel(4, lambda i: record_requests(engine, Config(), requests))
         assert not [result for result in results if isinstance(result, Exception)], results
-        assert sorted(call.request_id for call in rows(engine, api_calls)) == sorted(
+        assert sorted(call.request_id for call in read_rows(engine, api_calls)) == sorted(
             expected.request_id for expected in requests
         )
-        assert len(rows(engine)) == 5
-        assert [call.error for call in rows(engine, api_calls)] == [None] * 5
+        assert len(read_rows(engine)) == 5
+        assert [call.error for call in read_rows(engine, api_calls)] == [None] * 5
 
     def test_overlapping_batches_are_both_recorded(self, engine):
         names = [f"A{i}" for i in range(8)]
@@ -763,12 +775,12 @@ class TestConcurrency:
         ]
         results = in_parallel(2, lambda i: record_requests(engine, Config(), batches[i]))
         assert [getattr(result, "args", None) or result["recorded"] for result in results] == [8, 8]
-        assert len(open_incidents(engine)) == 8
+        assert len(read_open_incidents(engine)) == 8
 
     @on_mariadb
-    @pytest.mark.parametrize("is_repeated_here", [True, False])
-    def test_a_concurrent_record_by_another_endpoint_is_noticed(
-        self, engine, monkeypatch, is_repeated_here
+    @pytest.mark.parametrize("batch_contains_first", [True, False])
+    def test_a_concurrent_recording_by_another_endpoint_is_noticed(
+        self, engine, monkeypatch, batch_contains_first
     ):
         """The other endpoint opens the incident after this one has found none."""
         first, second = (request(alert(fingerprint="f")) for _ in range(2))
@@ -780,14 +792,14 @@ class TestConcurrency:
             return decide(*args)
 
         monkeypatch.setattr(record_module, "_decide", record_concurrently)
-        counts = record(engine, *([first, second] if is_repeated_here else [second]))
+        counts = record(engine, *([first, second] if batch_contains_first else [second]))
         assert (counts["recorded"], counts["known"], counts["failed"]) == (
             1,
-            int(is_repeated_here),
+            int(batch_contains_first),
             0,
         )
-        assert outcomes(engine) == ["admitted", "duplicate"]
-        assert [call.error for call in rows(engine, api_calls)] == [None, None]
+        assert read_outcomes(engine) == ["admitted", "duplicate"]
+        assert [call.error for call in read_rows(engine, api_calls)] == [None, None]
 
 
 class TestLists:
@@ -813,7 +825,7 @@ class TestLists:
             ),
             st.lists(ALERT_FIELDS, max_size=5),
             st.integers(0, 15),
-            # The same id arrives again, with the same body or a different one.
+            # Some ids are used twice, with the same body or with different bodies.
             st.integers(0, 30),
             st.sampled_from([False] * 9 + [True]),
         ),
@@ -831,14 +843,14 @@ class TestLists:
             database.prepare(engines[-1])
         return engines
 
-    def contents(self, engine):
-        """Return all recorded data except the ids of the rows."""
-        calls = {call.id: call.request_id for call in rows(engine, api_calls)}
+    def read_contents(self, engine):
+        """Return all recorded data, without the ids of the rows."""
+        calls = {call.id: call.request_id for call in read_rows(engine, api_calls)}
         all_values = []
-        for row in rows(engine):
+        for row in read_rows(engine):
             values = dict(row._mapping, api_call_id=calls[row.api_call_id])
             all_values.append({k: v for k, v in values.items() if k != "id"})
-        for row in rows(engine, api_calls):
+        for row in read_rows(engine, api_calls):
             all_values.append({k: v for k, v in row._mapping.items() if k != "id"})
         return all_values
 
@@ -872,7 +884,7 @@ class TestLists:
             for batch, now in batches
             for single in sorted(batch, key=lambda request: request.received_at)
         ]
-        assert self.contents(batch_engine) == self.contents(single_engine)
+        assert self.read_contents(batch_engine) == self.read_contents(single_engine)
         for count in ("recorded", "known", "failed"):
             assert sum(counts[count] for counts in results) == sum(
                 expected_counts[count] for expected_counts in expected
@@ -893,30 +905,32 @@ class TestLists:
             request(*resolve[5:], received_at=later(310)),
             request(*firing[:5], received_at=later(320)),
         )
-        opening_rows = rows(engine)[:250]
+        opening_rows = read_rows(engine)[:250]
         assert [row.notifications for row in opening_rows] == [4] * 5 + [3] * 5 + [2] * 240
         assert [row.last_seen_at for row in opening_rows] == (
             [later(320)] * 5 + [later(120)] * 5 + [later(60)] * 240
         )
         assert [row.closed_at for row in opening_rows] == [None] * 5 + [later(310)] * 245
-        assert [row.id for row in open_incidents(engine)] == [row.id for row in opening_rows[:5]]
-        assert {row.attempt for row in rows(engine)} == {1}
+        assert [row.id for row in read_open_incidents(engine)] == [
+            row.id for row in opening_rows[:5]
+        ]
+        assert {row.attempt for row in read_rows(engine)} == {1}
 
     @on_sqlite
     def test_a_duplicate_resolve_in_a_payload_is_not_a_notification(self, engine):
-        """Nor does it count for the incident that begins between the two resolves."""
+        """The incident that begins between the two resolves does not count it either."""
         occurrence = {"fingerprint": "f", "starts_at": later(600)}
         resolve = alert(status="resolved", ends_at=later(700), **occurrence)
         record(engine, request(alert(**occurrence)))
         record(engine, request(resolve, alert(**occurrence), resolve, received_at=later(60)))
-        assert outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
-        (incident,) = open_incidents(engine)
+        assert read_outcomes(engine)[1:] == ["resolved", "unconfirmed", "duplicate"]
+        (incident,) = read_open_incidents(engine)
         assert incident.notifications == 1
 
     def test_the_number_of_statements_does_not_grow_with_the_batch(self, engine):
         requests = [request(alert(labels={"i": str(n)})) for n in range(50)]
         statements = []
-        event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
+        event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
         record(engine, requests[0])
         statements_for_one = len(statements)
         record(engine, *requests[1:])

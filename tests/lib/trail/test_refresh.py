@@ -1,4 +1,4 @@
-"""The open executions of a view, updated from StackStorm."""
+"""A view shows the current state of its open executions, read from StackStorm."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ DONE = {
 }
 
 
-class StackStorm:
-    """A StackStorm API for views, which is unavailable without executions."""
+class StubStackStorm:
+    """A StackStorm API with some executions. It is unavailable if `documents` is None."""
 
     def __init__(self, documents=None, children=()):
         self.documents, self.children = documents, children
@@ -38,14 +38,17 @@ class StackStorm:
         self.requested.append(list(ids))
         if self.documents is None:
             raise StackStormError("no route")
-        found = {i: self.documents[i] for i in ids if self.documents.get(i)}
-        return {i: Execution.parse({"id": i, **document}) for i, document in found.items()}
+        return {
+            execution_id: Execution.parse({"id": execution_id, **self.documents[execution_id]})
+            for execution_id in ids
+            if self.documents.get(execution_id)
+        }
 
 
 @pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """Return the path of an empty tracking database."""
-    path = tmp_path_factory.mktemp("tables") / "tracking.db"
+def template_path(tmp_path_factory):
+    """Return the path of an empty tracking database that each test copies."""
+    path = tmp_path_factory.mktemp("template") / "tracking.db"
     new_engine = database.open_engine(f"sqlite:///{path}")
     database.prepare(new_engine)
     new_engine.dispose()
@@ -53,9 +56,9 @@ def tables(tmp_path_factory):
 
 
 @pytest.fixture
-def engine(tables, tmp_path):
-    """Return an engine on SQLite; the calls to StackStorm do not depend on the database."""
-    shutil.copy(tables, tmp_path / "tracking.db")
+def engine(template_path, tmp_path):
+    """Return an engine for SQLite. The calls to StackStorm do not depend on the database."""
+    shutil.copy(template_path, tmp_path / "tracking.db")
     new_engine = database.open_engine(f"sqlite:///{tmp_path}/tracking.db")
     yield new_engine
     new_engine.dispose()
@@ -69,8 +72,8 @@ def open_request(engine):
     return request_id
 
 
-def views(engine, request_id):
-    """Yield each view that shows the open execution, and its row there."""
+def iterate_views(engine, request_id):
+    """Yield each view that shows the open execution, and the execution in it."""
     status = view(engine, queries.status, request_id)
     execution_list = view(engine, queries.st2_executions)
     why = view(engine, queries.why, Filters(alert_name="HostDown"))
@@ -80,9 +83,9 @@ def views(engine, request_id):
 
 
 def test_open_executions_are_updated(engine, open_request):
-    for answer, execution in views(engine, open_request):
+    for answer, execution in iterate_views(engine, open_request):
         keys = list(execution)
-        assert refresh.refresh_open_executions(StackStorm({"e1": DONE}), answer) is answer
+        assert refresh.refresh_open_executions(StubStackStorm({"e1": DONE}), answer) is answer
         assert list(execution) == keys
         assert (execution["status"], execution["duration_seconds"]) == ("succeeded", 1.235)
         assert (execution["st2_rule"], execution["url"]) == ("pack.rule", "https://st2/e1")
@@ -95,7 +98,7 @@ def test_the_remediation_of_an_incident_is_updated(engine, open_request):
     dry_run = dict(DONE, result={"output": {"dry_run": True, "mutated": False}})
     for document, status in ((DONE, "succeeded"), (dry_run, f"succeeded ({DRY_RUN})")):
         answer = refresh.refresh_open_executions(
-            StackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
+            StubStackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
         )
         (incident,) = answer["active_alerts"]
         assert incident["remediation_status"] == status
@@ -105,8 +108,8 @@ def test_the_remediation_of_an_incident_is_updated(engine, open_request):
 @pytest.mark.parametrize("status", STATUSES)
 def test_each_status_is_shown(engine, open_request, status):
     document = {"status": status, "elapsed_seconds": 7, "result": {"stderr": "x\nno such host"}}
-    for answer, execution in views(engine, open_request):
-        refresh.refresh_open_executions(StackStorm({"e1": document}), answer)
+    for answer, execution in iterate_views(engine, open_request):
+        refresh.refresh_open_executions(StubStackStorm({"e1": document}), answer)
         has_ended = status in stackstorm.TERMINAL
         assert (execution["status"], execution["duration_seconds"]) == (
             status,
@@ -116,7 +119,7 @@ def test_each_status_is_shown(engine, open_request, status):
             has_failed = has_ended and status != "succeeded"
             assert execution["message"] == ("no such host" if has_failed else "")
     answer = refresh.refresh_open_executions(
-        StackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
+        StubStackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
     )
     assert answer["active_alerts"][0]["remediation_status"] == status
 
@@ -124,16 +127,16 @@ def test_each_status_is_shown(engine, open_request, status):
 @pytest.mark.parametrize("status", STATUSES)
 def test_only_open_executions_are_requested(engine, open_request, status):
     record_execution(engine, open_request, episode("f"), "e1", status=status)
-    view_answers = [answer for answer, _ in views(engine, open_request)]
+    view_answers = [answer for answer, _ in iterate_views(engine, open_request)]
     view_answers.append(view(engine, queries.alerts_active, 24))
     for answer in view_answers:
-        stackstorm_api = StackStorm({})
+        stackstorm_api = StubStackStorm({})
         refresh.refresh_open_executions(stackstorm_api, answer)
         assert stackstorm_api.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
 
 
 def test_each_execution_is_requested_once(engine, open_request):
-    stackstorm_api = StackStorm({})
+    stackstorm_api = StubStackStorm({})
     trail = view(engine, queries.status, open_request)
     trail["stackstorm_executions"] *= 2
     refresh.refresh_open_executions(stackstorm_api, trail)
@@ -147,8 +150,8 @@ def many_executions(engine, open_request):
     return {"st2_executions": [dict(row, st2_execution_id=f"e{n}") for n in range(999, 749, -1)]}
 
 
-def test_all_shown_executions_are_updated(many_executions):
-    stackstorm_api = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
+def test_all_executions_of_a_page_are_updated(many_executions):
+    stackstorm_api = StubStackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     refresh.refresh_open_executions(stackstorm_api, many_executions)
     assert {row["status"] for row in many_executions["st2_executions"]} == {"succeeded"}
     # A page of StackStorm's API has 100 entries.
@@ -156,12 +159,12 @@ def test_all_shown_executions_are_updated(many_executions):
     assert "stackstorm" not in many_executions
 
 
-def test_shown_incidents_are_updated(engine, open_request):
+def test_all_incidents_of_a_page_are_updated(engine, open_request):
     (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
     answer = {
         "active_alerts": [dict(incident, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]
     }
-    stackstorm_api = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
+    stackstorm_api = StubStackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
     refresh.refresh_open_executions(stackstorm_api, answer)
     assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}
 
@@ -169,7 +172,7 @@ def test_shown_incidents_are_updated(engine, open_request):
 def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many_executions, monkeypatch):
     monkeypatch.setattr(refresh, "_MAX_SECONDS", -1)
     refresh.refresh_open_executions(
-        StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many_executions
+        StubStackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)}), many_executions
     )
     updated = [row["status"] for row in many_executions["st2_executions"]]
     assert updated == ["succeeded"] * 100 + ["running"] * 150
@@ -179,15 +182,15 @@ def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many_executions, monkeyp
 
 
 def test_a_failure_after_the_first_page_keeps_the_first_results(many_executions):
-    stackstorm_api = StackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
+    stackstorm_api = StubStackStorm({f"e{n}": {"status": "succeeded"} for n in range(1000)})
     get_executions = stackstorm_api.get_executions
 
-    def fail_later(ids):
+    def fail_after_first_page(ids):
         if stackstorm_api.requested:
             raise StackStormError("no route")
         return get_executions(ids)
 
-    stackstorm_api.get_executions = fail_later
+    stackstorm_api.get_executions = fail_after_first_page
     refresh.refresh_open_executions(stackstorm_api, many_executions)
     assert many_executions["st2_executions"][0]["status"] == "succeeded"
     assert many_executions["stackstorm"] == (
@@ -199,14 +202,14 @@ def test_a_dry_run_is_noted(engine, open_request):
     output = {"dry_run": True, "mutated": False, "message": "would run x"}
     trail = view(engine, queries.status, open_request)
     refresh.refresh_open_executions(
-        StackStorm({"e1": dict(DONE, result={"output": output})}), trail
+        StubStackStorm({"e1": dict(DONE, result={"output": output})}), trail
     )
     assert trail["stackstorm_executions"][0]["message"] == DRY_RUN + ". would run x"
 
 
 def test_an_unavailable_stackstorm_is_noted(engine, open_request):
-    for answer, execution in views(engine, open_request):
-        refresh.refresh_open_executions(StackStorm(), answer)
+    for answer, execution in iterate_views(engine, open_request):
+        refresh.refresh_open_executions(StubStackStorm(), answer)
         assert answer["stackstorm"] == ("open executions are shown as of the last sync: no route")
         assert execution["status"] == "running"
 
@@ -218,17 +221,17 @@ def test_a_view_without_open_executions_is_unchanged(engine, open_request):
         {"episodes": [], "count": 0},
         {"st2_executions": [], "count": 0},
     ):
-        assert refresh.refresh_open_executions(StackStorm(), answer) is answer
+        assert refresh.refresh_open_executions(StubStackStorm(), answer) is answer
         assert "stackstorm" not in answer
 
 
 @pytest.mark.parametrize("documents", [{}, {"e1": {}}, {"e1": {"result": "x", "rule": None}}])
 def test_malformed_responses_leave_executions_as_recorded(engine, open_request, documents):
-    for answer, execution in views(engine, open_request):
-        refresh.refresh_open_executions(StackStorm(documents), answer)
+    for answer, execution in iterate_views(engine, open_request):
+        refresh.refresh_open_executions(StubStackStorm(documents), answer)
         assert execution["status"] == "running"
     answer = refresh.refresh_open_executions(
-        StackStorm(documents), view(engine, queries.alerts_active, 24)
+        StubStackStorm(documents), view(engine, queries.alerts_active, 24)
     )
     assert answer["active_alerts"][0]["remediation_status"] == "running"
 
@@ -241,8 +244,8 @@ def test_an_execution_that_waits_for_an_approval_shows_who_may_answer(engine, op
         "context": {"orquesta": {"task_name": "approve"}},
         "result": {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
     }
-    stackstorm_api = StackStorm({"e1": {"status": "paused"}}, [inquiry])
-    answer, execution = next(views(engine, open_request))
+    stackstorm_api = StubStackStorm({"e1": {"status": "paused"}}, [inquiry])
+    answer, execution = next(iterate_views(engine, open_request))
     refresh.refresh_open_executions(stackstorm_api, answer, 30)
     assert execution["message"] == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"

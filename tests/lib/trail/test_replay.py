@@ -26,8 +26,8 @@ NOW = None
 
 
 @pytest.fixture(autouse=True)
-def now():
-    """Set NOW to the time of the test instead of the time of the import."""
+def set_now():
+    """Set NOW when the test starts. The time of the import may be long ago."""
     global NOW
     NOW = datetime.datetime.now(UTC).replace(microsecond=0)
 
@@ -36,8 +36,8 @@ def ago(minutes):
     return NOW - datetime.timedelta(minutes=minutes)
 
 
-def firing(name="A", start=60, **more):
-    return alert(name, starts_at=ago(start), fingerprint=name, **more)
+def firing(name="A", start=60, **fields):
+    return alert(name, starts_at=ago(start), fingerprint=name, **fields)
 
 
 def resolved(name="A", start=60, end=30):
@@ -57,7 +57,7 @@ def replay(engine, request_id, force=False, execution="", **config):
     return replay_request(engine, Config(**config), request_id, force, execution)
 
 
-def rows(engine, request_id=None):
+def read_rows(engine, request_id=None):
     """Return the alerts of a request, or all alerts, in order."""
     query = select(alerts).join(api_calls, api_calls.c.id == alerts.c.api_call_id)
     if request_id:
@@ -66,16 +66,16 @@ def rows(engine, request_id=None):
         return connection.execute(query.order_by(alerts.c.id)).all()
 
 
-def call(engine, request_id):
+def read_call(engine, request_id):
     with database.reading(engine) as connection:
         return connection.execute(
             select(api_calls).where(api_calls.c.request_id == request_id)
         ).one()
 
 
-def gets_claim(engine, request_id, execution, workflow=WORKFLOW):
-    """Return True if an execution for the request's first alert gets the claim."""
-    row = rows(engine, request_id)[0]
+def try_claim(engine, request_id, execution, workflow=WORKFLOW):
+    """Claim the first alert of a request for an execution. Return True if it gets the claim."""
+    row = read_rows(engine, request_id)[0]
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
 
@@ -89,8 +89,8 @@ def test_a_replay_is_a_separate_request(engine):
     }
     assert str(uuid.UUID(replay_result["request_id"])) == replay_result["request_id"] != original_id
     original_call, replay_call = (
-        call(engine, original_id),
-        call(engine, replay_result["request_id"]),
+        read_call(engine, original_id),
+        read_call(engine, replay_result["request_id"]),
     )
     assert (replay_call.replay_of, original_call.replay_of) == (original_id, None)
     for column in ("method", "path", "headers", "body", "body_sha256", "receiver", "delivery_key"):
@@ -110,13 +110,13 @@ def test_an_unrecorded_request_is_an_error(engine, request_id):
     for execution in ("", "e1"):
         with pytest.raises(TrackingError, match=f"^request_id: {request_id} is not"):
             replay(engine, request_id, execution=execution)
-    assert rows(engine) == []
+    assert read_rows(engine) == []
 
 
 def test_a_replay_takes_over_the_open_incident(engine):
     original_id = record(engine, firing())
     replay_id = replay(engine, original_id)["request_id"]
-    original_row, replay_row = rows(engine)
+    original_row, replay_row = read_rows(engine)
     assert (original_row.open_fingerprint, replay_row.open_fingerprint) == (None, "A")
     assert original_row.closed_at == replay_row.created_at
     assert (replay_row.outcome, replay_row.reason) == ("admitted", f"replay of {original_id}")
@@ -126,16 +126,16 @@ def test_a_replay_takes_over_the_open_incident(engine):
         1,
     )
     # One execution works, regardless of which of the two requests started it.
-    assert gets_claim(engine, original_id, "e1")
-    assert not gets_claim(engine, replay_id, "e2")
+    assert try_claim(engine, original_id, "e1")
+    assert not try_claim(engine, replay_id, "e2")
     # Later notifications refer to the same incident.
     repeat_id = record(engine, firing(), minutes=0)
     resolve_id = record(engine, resolved(end=0), minutes=0)
-    assert [rows(engine, r)[0].outcome for r in (repeat_id, resolve_id)] == [
+    assert [read_rows(engine, r)[0].outcome for r in (repeat_id, resolve_id)] == [
         "duplicate",
         "resolved",
     ]
-    assert rows(engine)[1].closed_at == ago(0)
+    assert read_rows(engine)[1].closed_at == ago(0)
 
 
 def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
@@ -143,11 +143,11 @@ def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
     same_name_alerts = [alert("A", starts_at=ago(70), fingerprint=f) for f in ("one", "two")]
     with database_time(ago(65)):
         original_id = record(engine, *same_name_alerts, minutes=65, **limit)
-    assert [row.outcome for row in rows(engine)] == ["admitted", "rate_limited"]
-    assert gets_claim(engine, original_id, "e1")
+    assert [row.outcome for row in read_rows(engine)] == ["admitted", "rate_limited"]
+    assert try_claim(engine, original_id, "e1")
     replay_id = replay(engine, original_id, **limit)["request_id"]
-    assert [row.outcome for row in rows(engine, replay_id)] == ["duplicate", "admitted"]
-    assert rows(engine, replay_id)[1].open_fingerprint == "two"
+    assert [row.outcome for row in read_rows(engine, replay_id)] == ["duplicate", "admitted"]
+    assert read_rows(engine, replay_id)[1].open_fingerprint == "two"
 
 
 @on_sqlite
@@ -158,51 +158,51 @@ def test_a_held_back_alert_is_admitted_after_the_limit_has_ended(engine):
 def test_limits_apply_unless_forced(engine, config, outcome):
     original_id = record(engine, firing())
     assert replay(engine, original_id, **config)["outcomes"] == {outcome: 1}
-    assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
+    assert [row.open_fingerprint for row in read_rows(engine)] == ["A", None]
     assert replay(engine, original_id, force=True, **config)["outcomes"] == {"admitted": 1}
 
 
-def test_an_episode_that_was_worked_on_is_left_alone(engine):
+def test_an_episode_that_a_workflow_has_claimed_is_not_admitted_again(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     replay_result = replay(engine, original_id)
     assert replay_result["outcomes"] == {"duplicate": 1}
-    (row,) = rows(engine, replay_result["request_id"])
+    (row,) = read_rows(engine, replay_result["request_id"])
     assert row.reason == (
         f"replay of {original_id}: {WORKFLOW} (e1) has worked on this episode;"
         " force=true runs it again"
     )
     assert row.explanation == "none"
-    assert call(engine, replay_result["request_id"]).completed_at
-    assert [row.open_fingerprint for row in rows(engine)] == ["A", None]
+    assert read_call(engine, replay_result["request_id"]).completed_at
+    assert [row.open_fingerprint for row in read_rows(engine)] == ["A", None]
 
 
 @on_sqlite
 def test_a_released_episode_is_admitted_again(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
-    claims.release(engine, rows(engine)[0].episode, force=True)
+    assert try_claim(engine, original_id, "e1")
+    claims.release(engine, read_rows(engine)[0].episode, force=True)
     replay_id = replay(engine, original_id)["request_id"]
-    assert gets_claim(engine, replay_id, "e2")
+    assert try_claim(engine, replay_id, "e2")
 
 
 def test_each_forced_replay_is_another_attempt(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     for attempt in (2, 3):
         replay_id = replay(engine, original_id, force=True)["request_id"]
-        (row,) = rows(engine, replay_id)
-        assert (row.attempt, row.episode) == (attempt, rows(engine, original_id)[0].episode)
-        assert gets_claim(engine, replay_id, f"e{attempt}")
-        assert not gets_claim(engine, replay_id, "another")
-        assert not gets_claim(engine, original_id, "another")
+        (row,) = read_rows(engine, replay_id)
+        assert (row.attempt, row.episode) == (attempt, read_rows(engine, original_id)[0].episode)
+        assert try_claim(engine, replay_id, f"e{attempt}")
+        assert not try_claim(engine, replay_id, "another")
+        assert not try_claim(engine, original_id, "another")
     with database.reading(engine) as connection:
         claim_keys = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert claim_keys == [key, key + "|2", key + "|3"]
     released_claims = claims.release(engine, row.episode, force=True)
     assert [claim["st2_execution_id"] for claim in released_claims] == ["e1", "e2", "e3"]
-    assert gets_claim(engine, replay_id, "e4")
+    assert try_claim(engine, replay_id, "e4")
 
 
 @on_sqlite
@@ -210,21 +210,21 @@ def test_an_ended_incident_is_not_admitted(engine):
     original_id = record(engine, firing())
     record(engine, resolved(), minutes=29)
     replay_result = replay(engine, original_id)
-    (row,) = rows(engine, replay_result["request_id"])
-    assert (row.outcome, row.episode) == ("duplicate", rows(engine, original_id)[0].episode)
+    (row,) = read_rows(engine, replay_result["request_id"])
+    assert (row.outcome, row.episode) == ("duplicate", read_rows(engine, original_id)[0].episode)
     assert row.reason == f"replay of {original_id}: the incident has ended"
 
 
 def test_force_admits_an_ended_incident_which_stays_closed(engine):
     original_id = record(engine, firing())
-    assert gets_claim(engine, original_id, "e1")
+    assert try_claim(engine, original_id, "e1")
     record(engine, resolved(), minutes=29)
     replay_id = replay(engine, original_id, force=True)["request_id"]
-    (row,) = rows(engine, replay_id)
+    (row,) = read_rows(engine, replay_id)
     assert (row.outcome, row.attempt) == ("admitted", 2)
-    assert (row.episode, row.starts_at) == (rows(engine)[0].episode, ago(60))
-    assert [row.open_fingerprint for row in rows(engine)] == [None] * 3
-    assert gets_claim(engine, replay_id, "e2")
+    assert (row.episode, row.starts_at) == (read_rows(engine)[0].episode, ago(60))
+    assert [row.open_fingerprint for row in read_rows(engine)] == [None] * 3
+    assert try_claim(engine, replay_id, "e2")
 
 
 @on_sqlite
@@ -236,9 +236,9 @@ def test_a_resolve_does_not_close_a_later_incident(engine):
     # The alert fires again with its old start, as after an outage of Prometheus.
     record(engine, resolved(start=20, end=18), minutes=17)
     record(engine, firing(), minutes=5)
-    assert rows(engine)[-1].open_fingerprint == "A"
+    assert read_rows(engine)[-1].open_fingerprint == "A"
     assert replay(engine, resolve_id)["outcomes"] == {"duplicate": 1}
-    assert [row.open_fingerprint for row in rows(engine) if row.open_fingerprint] == ["A"]
+    assert [row.open_fingerprint for row in read_rows(engine) if row.open_fingerprint] == ["A"]
 
 
 @on_sqlite
@@ -247,10 +247,10 @@ def test_a_resolve_does_not_close_an_incident_with_a_later_notification(engine):
     record(engine, firing(), minutes=15)
     assert replay(engine, resolve_id)["outcomes"] == {"duplicate": 1}
     assert (
-        rows(engine)[-1].reason
+        read_rows(engine)[-1].reason
         == f"replay of {resolve_id}: the open incident has a later notification"
     )
-    assert rows(engine)[1].open_fingerprint == "A"
+    assert read_rows(engine)[1].open_fingerprint == "A"
 
 
 @on_sqlite
@@ -259,7 +259,7 @@ def test_the_replay_of_a_failed_resolve_closes_its_incident(engine, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(admission, "decide", None)
         resolve_id = record(engine, resolved(), minutes=29)
-    assert call(engine, resolve_id).error
+    assert read_call(engine, resolve_id).error
     record(engine, firing("B"), minutes=59)
     assert replay(engine, resolve_id)["outcomes"] == {"resolved": 1}
     with monkeypatch.context() as patch:
@@ -271,12 +271,12 @@ def test_the_replay_of_a_failed_resolve_closes_its_incident(engine, monkeypatch)
 
 @on_sqlite
 def test_a_replay_does_not_count_as_a_notification(engine):
-    """A resolve that was received before the replay and recorded after it ends the incident."""
+    """A resolve that was received before the replay, but recorded after it, ends the incident."""
     original_id = record(engine, firing(), minutes=59)
     replay(engine, original_id)
-    assert rows(engine)[-1].last_seen_at == ago(59)
+    assert read_rows(engine)[-1].last_seen_at == ago(59)
     record(engine, resolved(), minutes=1)
-    assert rows(engine)[-1].outcome == "resolved"
+    assert read_rows(engine)[-1].outcome == "resolved"
 
 
 @on_sqlite
@@ -289,7 +289,7 @@ def test_a_replayed_resolve_does_not_make_the_next_notification_unconfirmed(engi
     assert record_requests(engine, Config(cooldown_seconds=0), [refire])["outcomes"] == {
         "admitted": 1
     }
-    assert rows(engine)[-1].episode != rows(engine, original_id)[0].episode
+    assert read_rows(engine)[-1].episode != read_rows(engine, original_id)[0].episode
 
 
 @on_sqlite
@@ -304,7 +304,7 @@ def test_alerts_of_all_kinds_in_one_request_are_replayed(engine):
         resolved("C"),
     )
     replay_id = replay(engine, original_id)["request_id"]
-    assert [row.outcome for row in rows(engine, replay_id)] == [
+    assert [row.outcome for row in read_rows(engine, replay_id)] == [
         "admitted",
         "admitted",
         "duplicate",
@@ -312,14 +312,14 @@ def test_alerts_of_all_kinds_in_one_request_are_replayed(engine):
         "duplicate",
         "duplicate",
     ]
-    assert "alerts[3].labels" in rows(engine, replay_id)[3].reason
-    assert rows(engine, replay_id)[4].reason == f"duplicate of {replay_id}"
-    forced = replay(engine, original_id, force=True)["request_id"]
-    assert [row.outcome for row in rows(engine, forced)].count("admitted") == 2
+    assert "alerts[3].labels" in read_rows(engine, replay_id)[3].reason
+    assert read_rows(engine, replay_id)[4].reason == f"duplicate of {replay_id}"
+    forced_id = replay(engine, original_id, force=True)["request_id"]
+    assert [row.outcome for row in read_rows(engine, forced_id)].count("admitted") == 2
 
 
 @on_sqlite
-def test_a_formerly_malformed_alert_is_decided_as_a_new_one(engine, monkeypatch):
+def test_an_alert_that_was_malformed_before_is_decided_like_a_new_one(engine, monkeypatch):
     """An older release may have accepted fewer payloads."""
     decide = admission.decide
 
@@ -329,7 +329,7 @@ def test_a_formerly_malformed_alert_is_decided_as_a_new_one(engine, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(admission, "decide", decide_narrowly)
         original_id = record(engine, firing())
-    assert [row.outcome for row in rows(engine)] == ["malformed"]
+    assert [row.outcome for row in read_rows(engine)] == ["malformed"]
     assert replay(engine, original_id)["outcomes"] == {"admitted": 1}
 
 
@@ -338,16 +338,16 @@ def test_force_admits_an_ended_episode_once(engine):
     original_id = record(engine, firing("A"), firing("A", start=61))
     record(engine, resolved(), minutes=29)
     replay_id = replay(engine, original_id, force=True)["request_id"]
-    assert [row.outcome for row in rows(engine, replay_id)] == ["admitted", "duplicate"]
+    assert [row.outcome for row in read_rows(engine, replay_id)] == ["admitted", "duplicate"]
 
 
 @on_sqlite
-def test_a_replay_of_a_replay_names_the_replay(engine):
+def test_a_replay_of_a_replay_refers_to_the_replay(engine):
     original_id = record(engine, firing())
     second_id = replay(engine, original_id)["request_id"]
     third_id = replay(engine, second_id)["request_id"]
-    assert call(engine, third_id).replay_of == second_id
-    assert len({row.episode for row in rows(engine)}) == 1
+    assert read_call(engine, third_id).replay_of == second_id
+    assert len({row.episode for row in read_rows(engine)}) == 1
 
 
 class TestRequestingExecution:
@@ -358,31 +358,27 @@ class TestRequestingExecution:
         replays = [replay(engine, original_id, True, "execution-1") for _ in range(2)]
         assert replays[0] == replays[1]
         assert replays[0]["outcomes"] == {"admitted": 2}
-        assert len(rows(engine)) == 4
+        assert len(read_rows(engine)) == 4
 
     def test_a_broken_commit_is_retried_without_a_second_attempt(self, engine):
         """The server commits, and the connection breaks before the confirmation arrives."""
         original_id = record(engine, firing())
-        assert gets_claim(engine, original_id, "e1")
-        pending_failures = [True]
-
-        def after_commit(connection):
-            if pending_failures and pending_failures.pop():
-                raise OperationalError("COMMIT", {}, Exception(2013, "Lost connection"))
-
+        assert try_claim(engine, original_id, "e1")
+        failures = [Exception(2013, "Lost connection")]
         commit = type(engine.dialect).do_commit
 
-        def do_commit(connection):
+        def commit_and_fail_once(connection):
             commit(engine.dialect, connection)
-            after_commit(connection)
+            if failures:
+                raise OperationalError("COMMIT", {}, failures.pop())
 
-        engine.dialect.do_commit = do_commit
+        engine.dialect.do_commit = commit_and_fail_once
         result = database.retry_while_unavailable(
             lambda: replay(engine, original_id, True, "execution-1"), 30
         )
-        assert not pending_failures
-        assert [row.attempt for row in rows(engine)] == [1, 2]
-        assert call(engine, result["request_id"]).replay_of == original_id
+        assert not failures
+        assert [row.attempt for row in read_rows(engine)] == [1, 2]
+        assert read_call(engine, result["request_id"]).replay_of == original_id
 
     @on_sqlite
     def test_another_execution_replays_the_request_again(self, engine):
@@ -394,14 +390,15 @@ class TestRequestingExecution:
 
     @on_sqlite
     def test_an_execution_can_replay_several_requests(self, engine):
-        requests = [record(engine, firing(name)) for name in "AB"]
+        request_ids = [record(engine, firing(name)) for name in "AB"]
         replays = {
-            replay(engine, request_id, True, "execution-1")["request_id"] for request_id in requests
+            replay(engine, request_id, True, "execution-1")["request_id"]
+            for request_id in request_ids
         }
         assert len(replays) == 2
 
     @on_sqlite
-    def test_the_action_passes_its_own_execution(self, engine, database_url, run_action):
+    def test_the_action_passes_its_own_execution_id(self, engine, database_url, run_action):
         original_id = record(engine, firing())
         replays = [
             run_action("replay", execution, request_id=original_id, force=True)["request_id"]
@@ -411,7 +408,7 @@ class TestRequestingExecution:
         assert replays[0] == request_ids.replay_id(original_id, "one")
 
     @on_sqlite
-    def test_the_action_passes_the_workflow_that_runs_it(self, engine, run_action):
+    def test_the_action_passes_the_execution_id_of_its_workflow(self, engine, run_action):
         original_id = record(engine, firing())
         replays = [
             run_action("replay", execution, request_id=original_id, force=True, execution_id="flow")
@@ -437,10 +434,10 @@ class TestFailed:
         record(engine, firing("B"))
         replay_result = replay(engine, failed_id, force)
         assert replay_result["outcomes"] == {"admitted": 1, "duplicate": 1}
-        first, _ = rows(engine, replay_result["request_id"])
+        first, _ = read_rows(engine, replay_result["request_id"])
         assert (first.reason, first.open_fingerprint, first.attempt) == ("new incident", "A", 1)
-        assert call(engine, replay_result["request_id"]).replay_of == failed_id
-        assert call(engine, failed_id).error == "a fault"
+        assert read_call(engine, replay_result["request_id"]).replay_of == failed_id
+        assert read_call(engine, failed_id).error == "a fault"
 
     def test_a_replay_can_fail_again(self, engine):
         webhook_request = request(body="no json", received_at=ago(1))
@@ -460,5 +457,5 @@ class TestFailed:
         webhook_request = request(firing(labels={"x": text}), headers={"User-Agent": text})
         record_requests(engine, Config(), [webhook_request])
         replay_id = replay(engine, webhook_request.request_id)["request_id"]
-        assert json.loads(call(engine, replay_id).headers) == {"User-Agent": text}
-        assert json.loads(rows(engine, replay_id)[0].labels)["x"] == text
+        assert json.loads(read_call(engine, replay_id).headers) == {"User-Agent": text}
+        assert json.loads(read_rows(engine, replay_id)[0].labels)["x"] == text

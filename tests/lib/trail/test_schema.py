@@ -1,4 +1,4 @@
-"""The tables store and compare values in the same way on both databases."""
+"""The tables store and compare values in the same way on SQLite and MariaDB."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COLUMNS = {
 }
 
 
-def insert_name(connection, name, **more):
-    return connection.execute(schema.meta.insert().values(name=name, value="v", **more))
+def insert_name(connection, name):
+    return connection.execute(schema.meta.insert().values(name=name, value="v"))
 
 
 @pytest.mark.parametrize("table", sorted(COLUMNS))
@@ -32,11 +32,11 @@ def test_the_columns_that_users_select_exist(table):
     assert set(COLUMNS[table].split()) <= set(schema.metadata.tables[table].c.keys())
 
 
-@pytest.mark.parametrize("other", ["hostdown", "HostDown ", "HóstDown", "HostDown\u0301"])
-def test_names_are_compared_exactly(engine, other):
+@pytest.mark.parametrize("other_name", ["hostdown", "HostDown ", "HóstDown", "HostDown\u0301"])
+def test_names_are_compared_exactly(engine, other_name):
     with engine.begin() as connection:
         insert_name(connection, "HostDown")
-        insert_name(connection, other)
+        insert_name(connection, other_name)
         stored_names = connection.scalars(
             select(schema.meta.c.name).where(schema.meta.c.name == "HostDown")
         ).all()
@@ -73,8 +73,8 @@ def test_a_time_is_stored_to_the_microsecond_and_read_as_utc(engine, moment):
     assert moment is None or stored_value.utcoffset() == datetime.timedelta(0)
 
 
-def test_a_fingerprint_has_one_open_incident(engine):
-    def row(position, open_fingerprint):
+def test_a_fingerprint_has_at_most_one_open_incident(engine):
+    def make_row(position, open_fingerprint):
         return {
             "api_call_id": 1,
             "position": position,
@@ -107,17 +107,17 @@ def test_a_fingerprint_has_one_open_incident(engine):
             )
         )
         for position, fingerprint in enumerate([None, None, "f", "F"]):
-            connection.execute(schema.alerts.insert().values(**row(position, fingerprint)))
+            connection.execute(schema.alerts.insert().values(**make_row(position, fingerprint)))
     with pytest.raises(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
-        connection.execute(schema.alerts.insert().values(**row(9, "f")))
+        connection.execute(schema.alerts.insert().values(**make_row(9, "f")))
     with pytest.raises(sqlalchemy.exc.IntegrityError), engine.begin() as connection:
-        connection.execute(schema.alerts.insert().values(**row(0, None)))
+        connection.execute(schema.alerts.insert().values(**make_row(0, None)))
 
 
 @pytest.mark.parametrize(
     "text, length", [("", 0), ("a" * 64, 64), ("a" * 65, 64), ("🍰" * 70, 64), ("\ud800" * 70, 64)]
 )
-def test_text_is_cut_to_the_length_of_its_column(engine, text, length):
+def test_text_is_truncated_to_the_length_of_its_column(engine, text, length):
     stored_value = schema.cut(text, schema.meta.c.name)
     assert len(stored_value) == length
     with engine.begin() as connection:
@@ -128,7 +128,7 @@ def test_text_is_cut_to_the_length_of_its_column(engine, text, length):
         )
 
 
-def test_a_long_body_is_stored_whole(engine):
+def test_a_long_body_is_stored_completely(engine):
     body = "🍰" * 300000
     with engine.begin() as connection:
         connection.execute(

@@ -1,4 +1,4 @@
-"""Filters and cursors, as people and URLs write them."""
+"""Filters and cursors are parsed from the parameters of actions and URLs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.lib.samples import NOON, UTC, later
 
 
 class TestParse:
-    def test_empty_parameters_are_no_filters(self):
+    def test_empty_parameters_are_ignored(self):
         assert search.parse() == search.parse(since="", severity="", before=" ") == Filters()
         assert Filters(since=NOON, until=NOON, before=Cursor.of(NOON, 1)).alert_filters == {}
         for name in ALERT_FILTERS:
@@ -91,7 +91,7 @@ class TestParse:
         "field, values",
         [("status", ("firing", "resolved")), ("outcome", search.OUTCOMES)],
     )
-    def test_unknown_values_are_rejected_with_the_known_ones(self, field, values):
+    def test_the_error_for_an_unknown_value_lists_the_known_ones(self, field, values):
         for text in values:
             assert getattr(search.parse(**{field: text}), field) == text
         for text in ("x", values[0].upper(), values[0] + " ", "%", values[0] + "," + values[1]):
@@ -131,7 +131,7 @@ class TestCursor:
         assert raised.value.field == "before"
         assert str(raised.value) == "before: must be the `next` of the previous page"
 
-    def test_a_cursor_returns_its_ids(self):
+    def test_the_ids_of_a_cursor_are_parsed(self):
         assert Cursor.of(NOON, 1, 2).row_ids(2) == [1, 2]
         assert Cursor.of(NOON, "e1", 2).execution_and_row_id() == ("e1", 2)
 

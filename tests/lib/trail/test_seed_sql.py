@@ -54,7 +54,7 @@ STATEMENTS = documents.blocks(documents.ROOT / "docs" / "QUERIES.md", "sql")
 
 @pytest.fixture
 def request_id(mariadb_url):
-    """Return the id of a request with three alerts and executions, beside another request."""
+    """Return the id of a request with three alerts and executions, next to another request."""
     engine = database.open_engine(mariadb_url)
     main_request = record(
         engine,
@@ -107,8 +107,8 @@ def query(url, statement):
 
 
 def test_the_complete_audit_trail(mariadb_url, request_id):
-    names, rows = query(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
-    assert names == [
+    columns, rows = query(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
+    assert columns == [
         "request_id",
         "alert_name",
         "severity",
@@ -126,8 +126,8 @@ def test_the_complete_audit_trail(mariadb_url, request_id):
 
 
 def test_the_success_rates_of_workflows(mariadb_url, request_id):
-    names, rows = query(mariadb_url, SUCCESS_RATES)
-    assert names == ["workflow", "total", "succeeded", "avg_duration_sec"]
+    columns, rows = query(mariadb_url, SUCCESS_RATES)
+    assert columns == ["workflow", "total", "succeeded", "avg_duration_sec"]
     assert rows == [
         ("poundcake.host_down", 2, 2, Decimal("4.50")),  # the mean of 2 (whole seconds) and 7
         ("x.clean", 1, 0, Decimal("7.00")),
@@ -136,8 +136,8 @@ def test_the_success_rates_of_workflows(mariadb_url, request_id):
 
 
 def test_the_executions_by_action(mariadb_url, request_id):
-    names, rows = query(mariadb_url, RECENT_EXECUTIONS)
-    assert names == ["total", "st2_action_ref"]
+    columns, rows = query(mariadb_url, RECENT_EXECUTIONS)
+    assert columns == ["total", "st2_action_ref"]
     assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.notify")]
 
 
@@ -172,8 +172,8 @@ def test_the_documentation_contains_the_statement(statement):
 
 @pytest.mark.parametrize("statement", with_ids(STATEMENTS))
 def test_each_documented_statement_works(statement, mariadb_url, request_id):
-    names, _ = query(mariadb_url, statement)
-    assert names
+    columns, _ = query(mariadb_url, statement)
+    assert columns
 
 
 @pytest.mark.parametrize(

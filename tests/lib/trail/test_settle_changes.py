@@ -1,4 +1,4 @@
-"""A change whose workflow cannot report stays in flight until all that it started has ended."""
+"""If a workflow cannot report, its change stays in flight until all its executions have ended."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def trail(engine):
     return sync_trail
 
 
-def result(trail):
+def read_result(trail):
     return trail.one(changes).result
 
 
-def lease(trail):
+def read_lease(trail):
     return trail.one(changes).lease_until
 
 
 def set_columns(trail, **values):
-    """Set columns of the change."""
+    """Set columns of the only change."""
     with database.transaction(trail.engine) as connection:
         connection.execute(update(changes).values(**values))
 
@@ -51,9 +51,9 @@ def set_columns(trail, **values):
 def test_a_running_workflow_keeps_its_change_in_flight(trail):
     trail.stackstorm.run("e1", "running", WORKFLOW)
     set_columns(trail, lease_until=ago(10))
-    before = lease(trail)
+    before = read_lease(trail)
     trail.sync()
-    assert result(trail) == "" and lease(trail) > before
+    assert read_result(trail) == "" and read_lease(trail) > before
 
 
 def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_ended(trail):
@@ -61,12 +61,12 @@ def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_en
     trail.stackstorm.run("e2", "canceled", "poundcake.on_host", parent="e1")
     trail.stackstorm.run("e3", "running", "linux.service", parent="e2")
     set_columns(trail, lease_until=ago(10))
-    before = lease(trail)
+    before = read_lease(trail)
     trail.sync()
-    assert result(trail) == "" and lease(trail) > before
+    assert read_result(trail) == "" and read_lease(trail) > before
     trail.stackstorm.run("e3", "succeeded", "linux.service", parent="e2")
     assert trail.sync().changes == 1
-    assert result(trail) == "unknown"
+    assert read_result(trail) == "unknown"
     assert trail.one(changes).ended_at > ago(60)
 
 
@@ -81,57 +81,57 @@ def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_en
         ("canceled", {}, "unknown"),
     ],
 )
-def test_without_a_report_the_result_follows_from_the_status_of_the_workflow(
+def test_the_status_of_a_workflow_that_did_not_report_determines_the_result(
     trail, status, output, expected
 ):
     trail.stackstorm.run("e1", status, WORKFLOW, result={"output": output})
     trail.sync()
-    assert result(trail) == expected
+    assert read_result(trail) == expected
 
 
 def test_the_result_of_a_deleted_workflow_is_unknown(trail):
     trail.sync()
-    assert result(trail) == "unknown"
+    assert read_result(trail) == "unknown"
 
 
 @pytest.mark.parametrize("call", ["get_executions", "get_children"])
-def test_without_stackstorm_the_change_stays_in_flight(trail, call):
+def test_a_change_stays_in_flight_while_stackstorm_is_unavailable(trail, call):
     trail.stackstorm.run("e1", "canceled", WORKFLOW)
     trail.stackstorm.errors[call] = OUTAGE
     with pytest.raises(StackStormError):
         trail.sync()
-    assert result(trail) == ""
+    assert read_result(trail) == ""
 
 
 def test_a_report_is_not_overwritten(trail):
     finish_change(trail.engine, "e1", ChangeResult.NOT_VERIFIED)
     trail.stackstorm.run("e1", "succeeded", WORKFLOW)
     trail.sync()
-    assert result(trail) == "not_verified"
+    assert read_result(trail) == "not_verified"
 
 
 @pytest.mark.parametrize("is_open, expected", [(True, "not_cleared"), (False, "cleared")])
-def test_whether_the_alert_cleared_is_decided_after_some_minutes(trail, is_open, expected):
+def test_a_change_counts_as_cleared_or_not_cleared_after_15_minutes(trail, is_open, expected):
     finish_change(trail.engine, "e1", ChangeResult.VERIFIED)
     if not is_open:
         trail.change(alerts, open_fingerprint=None, closed_at=ago(1))
     set_columns(trail, ended_at=ago(15 * 60 - 30))
     trail.sync()
-    assert result(trail) == "verified"
+    assert read_result(trail) == "verified"
     set_columns(trail, ended_at=ago(15 * 60 + 1))
     trail.sync()
-    assert result(trail) == expected
+    assert read_result(trail) == expected
 
 
 def test_a_failure_stays_a_failure(trail):
     finish_change(trail.engine, "e1", ChangeResult.FAILED)
     set_columns(trail, ended_at=ago(3600))
     trail.sync()
-    assert result(trail) == "failed"
+    assert read_result(trail) == "failed"
 
 
-def test_sync_is_requested_while_a_change_is_in_flight_or_undecided(trail):
-    def open_count():
+def test_a_change_is_open_work_while_it_is_in_flight_or_undecided(trail):
+    def count_open_work():
         with database.reading(trail.engine) as connection:
             return open_work(connection).count
 
@@ -139,12 +139,12 @@ def test_sync_is_requested_while_a_change_is_in_flight_or_undecided(trail):
     trail.stackstorm.run("e2", "running", "linux.service", parent="e1")
     trail.change(alerts, explanation="execution")
     trail.sync()
-    assert open_count() == 1
+    assert count_open_work() == 1
     trail.stackstorm.run("e2", "succeeded", "linux.service", parent="e1")
     trail.sync()
-    assert open_count() == 0
+    assert count_open_work() == 0
     set_columns(trail, result="verified", ended_at=ago(15 * 60 + 1))
-    assert open_count() == 1
+    assert count_open_work() == 1
     trail.sync()
-    assert open_count() == 0
-    assert result(trail) == "not_cleared"
+    assert count_open_work() == 0
+    assert read_result(trail) == "not_cleared"

@@ -1,4 +1,4 @@
-"""Root's actions and the sensor's user share a folder that either may have created."""
+"""Actions, which run as root, and the sensor, which does not, share a folder and its files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def other_user():
 
 def test_files_created_by_root_belong_to_the_owner_of_the_folder(other_user, tmp_path):
     os.chown(str(tmp_path), other_user.pw_uid, other_user.pw_gid)
-    state = tmp_path / "exports" / "poundcake"
-    engine = database.open_engine("sqlite:///{}".format(state / "tracking.sqlite"))
+    state_dir = tmp_path / "exports" / "poundcake"
+    engine = database.open_engine("sqlite:///{}".format(state_dir / "tracking.sqlite"))
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm exist while it is open
         connection.execute(select(schema.meta)).all()
-        paths = [state.parent, state, *state.iterdir()]
+        paths = [state_dir.parent, state_dir, *state_dir.iterdir()]
         assert len(paths) >= 3
         for path in paths:
             status = os.stat(str(path))
@@ -41,18 +41,18 @@ def test_files_created_by_root_belong_to_the_owner_of_the_folder(other_user, tmp
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
 def umask(request):
-    before = os.umask(request.param)
+    original_umask = os.umask(request.param)
     yield request.param
-    os.umask(before)
+    os.umask(original_umask)
 
 
-def mode(path):
+def read_mode(path):
     return stat.S_IMODE(os.stat(str(path)).st_mode)
 
 
-def test_others_cannot_access_a_folder(tmp_path, umask):
+def test_other_users_cannot_access_a_folder(tmp_path, umask):
     shared_files.make_folder(str(tmp_path / "a" / "b"))
-    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o750 & ~umask
+    assert read_mode(tmp_path / "a") == read_mode(tmp_path / "a" / "b") == 0o750 & ~umask
 
 
 def test_only_the_owner_and_the_group_can_access_a_database(tmp_path, umask):
@@ -60,7 +60,7 @@ def test_only_the_owner_and_the_group_can_access_a_database(tmp_path, umask):
     database.prepare(engine)
     with engine.connect() as connection:  # -wal and -shm exist while it is open
         connection.execute(select(schema.meta)).all()
-        modes = {path.name: mode(path) for path in tmp_path.iterdir()}
+        modes = {path.name: read_mode(path) for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(
         ["tracking.sqlite", "tracking.sqlite-wal", "tracking.sqlite-shm"], 0o640
     )
@@ -70,7 +70,7 @@ def test_only_the_owner_and_the_group_can_access_a_database(tmp_path, umask):
     "before, after",
     [(0o644, 0o640), (0o666, 0o660), (0o640, 0o640), (0o660, 0o660), (0o600, 0o600)],
 )
-def test_others_lose_access_to_an_existing_database(tmp_path, before, after):
+def test_other_users_lose_access_to_an_existing_database(tmp_path, before, after):
     path = tmp_path / "tracking.sqlite"
     engine = database.open_engine(f"sqlite:///{path}")
     database.prepare(engine)
@@ -80,7 +80,7 @@ def test_others_lose_access_to_an_existing_database(tmp_path, before, after):
         for file in files:
             file.chmod(before)
         database.prepare(engine)
-        assert [mode(file) for file in files] == [after] * 3
+        assert [read_mode(file) for file in files] == [after] * 3
 
 
 def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
@@ -95,17 +95,17 @@ def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def open_to_all():
-    """Return a folder that other users can reach, unlike pytest's own."""
+def reachable_folder():
+    """Return a folder that other users can access, unlike pytest's tmp_path."""
     path = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-"))
     yield path
     shutil.rmtree(str(path))
 
 
-def test_another_user_can_write_a_database_created_by_root(other_user, open_to_all):
-    os.chown(str(open_to_all), other_user.pw_uid, other_user.pw_gid)
-    os.chmod(str(open_to_all), 0o755)
-    path = open_to_all / "state" / "tracking.sqlite"
+def test_another_user_can_write_a_database_created_by_root(other_user, reachable_folder):
+    os.chown(str(reachable_folder), other_user.pw_uid, other_user.pw_gid)
+    os.chmod(str(reachable_folder), 0o755)
+    path = reachable_folder / "state" / "tracking.sqlite"
     database_id = database.prepare(database.open_engine(f"sqlite:///{path}"))
     code = (
         "import os, sqlite3, sys;"

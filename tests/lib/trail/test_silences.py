@@ -24,25 +24,27 @@ from tests.waiting import wait_for
 
 ANNA, BEN = Actor("anna", "e1"), Actor("ben", "e2")
 LABELS = {"alertname": "HostDown", "instance": "web-1:9100", "severity": "critical"}
-UNKNOWN = "b1c946b0b0b0b0b0-1768392000000"
+UNKNOWN_EPISODE = "b1c946b0b0b0b0b0-1768392000000"
 
 
-class World:
+class SilencedTrail:
+    """A trail with one open incident, and its Alertmanagers."""
+
     def __init__(self, engine):
         self.engine = engine
         record(engine, alert())
-        self.episode = self.row().episode
+        self.episode = self.read_alert().episode
         self.alertmanagers = [FakeAlertmanager()]
 
     @property
     def primary(self):
         return self.alertmanagers[0]
 
-    def row(self):
+    def read_alert(self):
         with database.reading(self.engine) as connection:
             return connection.execute(select(alerts)).all()[0]
 
-    def audit(self):
+    def read_audit(self):
         with database.reading(self.engine) as connection:
             return connection.execute(select(audit).order_by(audit.c.id)).all()
 
@@ -55,26 +57,26 @@ class World:
         target = Target(episode)
         return unsilence(self.engine, self.alertmanagers, BEN, target, silence_id, force)
 
-    def error(self, work, *args, **more):
+    def expect_error(self, work, *args, **kwargs):
         with pytest.raises(PoundCakeError) as caught:
-            work(*args, **more)
+            work(*args, **kwargs)
         return str(caught.value)
 
-    def why(self):
+    def render_why(self):
         return text.why(view(self.engine, queries.why, Filters()), 24)
 
 
 @pytest.fixture
-def world(engine, monkeypatch):
+def trail(engine, monkeypatch):
     monkeypatch.setattr(silences, "_GOSSIP_WAIT", 0)
-    return World(engine)
+    return SilencedTrail(engine)
 
 
 class TestSilence:
-    def test_each_label_of_the_alert_gets_an_exact_matcher(self, world):
-        result = world.silence()
+    def test_each_label_of_the_alert_gets_an_exact_matcher(self, trail):
+        result = trail.silence()
         assert (result["state"], result["labels"], result["problems"]) == ("created", LABELS, [])
-        (stored_silence,) = world.primary.known.values()
+        (stored_silence,) = trail.primary.known.values()
         assert result["silence_ids"] == [stored_silence.id]
         assert set(stored_silence.matchers) == {
             Matcher(name, value) for name, value in LABELS.items()
@@ -84,68 +86,71 @@ class TestSilence:
             "a new disk" + COMMENT_MARK,
         )
 
-    def test_a_silence_ends_after_the_minutes_by_alertmanagers_clock(self, world):
-        world.primary.now -= timedelta(days=3)
-        result = world.silence(minutes=7)
-        (stored_silence,) = world.primary.known.values()
+    def test_the_end_of_a_silence_is_measured_by_alertmanagers_clock(self, trail):
+        trail.primary.now -= timedelta(days=3)
+        result = trail.silence(minutes=7)
+        (stored_silence,) = trail.primary.known.values()
         assert (stored_silence.starts_at, stored_silence.ends_at - stored_silence.starts_at) == (
-            world.primary.now,
+            trail.primary.now,
             timedelta(minutes=7),
         )
         assert result["until"] == format_timestamp(stored_silence.ends_at)
 
-    def test_ignored_labels_are_left_out(self, world):
-        result = world.silence(episode=world.episode, ignored_labels=("severity",))
+    def test_ignored_labels_are_left_out(self, trail):
+        result = trail.silence(episode=trail.episode, ignored_labels=("severity",))
         assert result["labels"] == {n: v for n, v in LABELS.items() if n != "severity"}
 
-    def test_labels_may_be_given_instead_of_an_episode(self, world):
-        result = world.silence(labels={"rack": "r12", "number": 5, "empty": ""})
+    def test_labels_may_be_given_instead_of_an_episode(self, trail):
+        result = trail.silence(labels={"rack": "r12", "number": 5, "empty": ""})
         assert result["labels"] == {"rack": "r12", "number": "5"}
 
-    def test_a_silence_is_shown_and_audited(self, world):
-        result = world.silence()
-        (entry,) = world.audit()
+    def test_a_silence_is_shown_and_audited(self, trail):
+        result = trail.silence()
+        (entry,) = trail.read_audit()
         assert (entry.action, entry.st2_user, entry.execution_id) == ("silence", "anna", "e1")
-        assert (entry.target, entry.comment) == (world.episode, "a new disk")
-        assert world.row().silence_id == result["silence_ids"][0]
-        assert "silence by anna: a new disk" in world.why()
-        assert f"silenced by anna until {world.row().silenced_until:%Y-%m-%d %H:%MZ}" in world.why()
+        assert (entry.target, entry.comment) == (trail.episode, "a new disk")
+        assert trail.read_alert().silence_id == result["silence_ids"][0]
+        assert "silence by anna: a new disk" in trail.render_why()
+        assert (
+            f"silenced by anna until {trail.read_alert().silenced_until:%Y-%m-%d %H:%MZ}"
+            in trail.render_why()
+        )
 
     @pytest.mark.parametrize("seconds", [0, 59])
-    def test_the_same_call_again_keeps_the_silence(self, world, seconds):
-        first = world.silence()
-        world.primary.now += timedelta(seconds=seconds)
-        second = world.silence()
+    def test_silencing_again_keeps_the_silence(self, trail, seconds):
+        first = trail.silence()
+        trail.primary.now += timedelta(seconds=seconds)
+        second = trail.silence()
         assert (second["state"], second["silence_ids"]) == ("unchanged", first["silence_ids"])
         assert second["until"] == first["until"]
-        assert world.primary.calls.count("create_silence") == 1
+        assert trail.primary.calls.count("create_silence") == 1
 
-    def test_a_shorter_silence_keeps_the_longer_one(self, world):
-        first = world.silence(minutes=60)
-        assert world.silence(minutes=5)["until"] == first["until"]
+    def test_a_shorter_silence_keeps_the_longer_one(self, trail):
+        first = trail.silence(minutes=60)
+        assert trail.silence(minutes=5)["until"] == first["until"]
 
-    def test_a_longer_silence_extends_the_existing_one(self, world):
-        first = world.silence(minutes=60)
-        second = world.silence(minutes=90, actor=BEN)
+    def test_a_longer_silence_extends_the_existing_one(self, trail):
+        first = trail.silence(minutes=60)
+        second = trail.silence(minutes=90, actor=BEN)
         assert (second["state"], second["silence_ids"]) == ("extended", first["silence_ids"])
-        (stored_silence,) = world.primary.known.values()
-        assert stored_silence.ends_at - world.primary.now == timedelta(minutes=90)
+        (stored_silence,) = trail.primary.known.values()
+        assert stored_silence.ends_at - trail.primary.now == timedelta(minutes=90)
 
-    def test_a_silence_that_has_ended_is_not_reused(self, world):
-        first = world.silence()
-        world.primary.expire_silence(first["silence_ids"][0])
-        assert world.silence()["state"] == "created"
+    def test_a_silence_that_has_ended_is_not_reused(self, trail):
+        first = trail.silence()
+        trail.primary.expire_silence(first["silence_ids"][0])
+        assert trail.silence()["state"] == "created"
 
-    def test_a_silence_created_by_a_person_is_not_changed(self, world):
-        first = world.silence()
-        stored_silence = world.primary.known[first["silence_ids"][0]]
-        world.primary.known = {"own": replace(stored_silence, id="own", comment="mine")}
-        assert world.silence(minutes=90)["state"] == "created"
-        assert world.primary.known["own"].comment == "mine"
+    def test_a_silence_created_by_a_person_is_not_changed(self, trail):
+        first = trail.silence()
+        stored_silence = trail.primary.known[first["silence_ids"][0]]
+        trail.primary.known = {"own": replace(stored_silence, id="own", comment="mine")}
+        assert trail.silence(minutes=90)["state"] == "created"
+        assert trail.primary.known["own"].comment == "mine"
 
-    def test_a_silence_of_other_labels_is_not_reused(self, world):
-        world.silence(labels={"alertname": "HostDown"})
-        assert world.silence()["state"] == "created"
+    def test_a_silence_for_other_labels_is_not_reused(self, trail):
+        trail.silence(labels={"alertname": "HostDown"})
+        assert trail.silence()["state"] == "created"
 
     @pytest.mark.parametrize(
         "parameters, problem",
@@ -153,7 +158,7 @@ class TestSilence:
             ({"minutes": 0}, "minutes: must be from 1 to 10080"),
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
             ({"comment": " "}, "comment: say why the alert is silenced"),
-            ({"episode": UNKNOWN}, f"no episode {UNKNOWN} is recorded"),
+            ({"episode": UNKNOWN_EPISODE}, f"no episode {UNKNOWN_EPISODE} is recorded"),
             ({"episode": ""}, "specify the alert: either episode=EPISODE or labels, not both"),
             (
                 {"episode": "x", "labels": {"a": "b"}},
@@ -162,116 +167,121 @@ class TestSilence:
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
     )
-    def test_invalid_parameters_are_refused(self, world, parameters, problem):
-        assert world.error(world.silence, **parameters).startswith(problem)
-        assert (world.primary.calls, world.audit()) == ([], [])
+    def test_invalid_parameters_are_refused(self, trail, parameters, problem):
+        assert trail.expect_error(trail.silence, **parameters).startswith(problem)
+        assert (trail.primary.calls, trail.read_audit()) == ([], [])
 
-    def test_silencing_without_alertmanagers_is_an_error(self, world):
-        world.alertmanagers = []
-        assert world.error(world.silence).startswith("alertmanagers: list your Alertmanagers")
+    def test_silencing_without_alertmanagers_is_an_error(self, trail):
+        trail.alertmanagers = []
+        assert trail.expect_error(trail.silence).startswith(
+            "alertmanagers: list your Alertmanagers"
+        )
 
 
 class TestSeveralAlertmanagers:
-    def test_peers_share_one_silence(self, world):
+    def test_peers_share_one_silence(self, trail):
         second = FakeAlertmanager("http://am-2.example")
-        second.known = world.primary.known
-        world.alertmanagers.append(second)
-        assert len(world.silence()["silence_ids"]) == 1
+        second.known = trail.primary.known
+        trail.alertmanagers.append(second)
+        assert len(trail.silence()["silence_ids"]) == 1
         assert "create_silence" not in second.calls
 
-    def test_a_peer_that_receives_the_silence_later_gets_no_second_one(self, world):
+    def test_no_second_silence_is_created_in_a_peer_that_receives_the_first_one_late(self, trail):
         second = FakeAlertmanager("http://am-2.example")
 
         def silences_from_the_third_call_on():
             if second.calls.count("silences") == 3:
-                second.known = world.primary.known
+                second.known = trail.primary.known
             return FakeAlertmanager.silences(second)
 
         second.silences = silences_from_the_third_call_on
-        world.alertmanagers.append(second)
-        assert world.silence()["state"] == "created"
+        trail.alertmanagers.append(second)
+        assert trail.silence()["state"] == "created"
         assert "create_silence" not in second.calls
 
-    def test_separate_alertmanagers_each_get_a_silence(self, world):
-        world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
-        world.silence()
-        assert [len(alertmanager.known) for alertmanager in world.alertmanagers] == [1, 1]
+    def test_separate_alertmanagers_each_get_a_silence(self, trail):
+        trail.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
+        trail.silence()
+        assert [len(alertmanager.known) for alertmanager in trail.alertmanagers] == [1, 1]
 
-    def test_an_alertmanager_that_does_not_answer_is_named(self, world):
-        world.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
-        world.primary.broken.add("silences")
-        result = world.silence()
+    def test_an_alertmanager_that_does_not_answer_is_reported(self, trail):
+        trail.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
+        trail.primary.broken.add("silences")
+        result = trail.silence()
         assert result["problems"] == [
-            f"alertmanagers, {world.primary.url}: silences: connection refused"
+            f"alertmanagers, {trail.primary.url}: silences: connection refused"
         ]
-        assert len(world.alertmanagers[1].known) == 1
+        assert len(trail.alertmanagers[1].known) == 1
 
-    def test_nothing_is_recorded_if_no_alertmanager_answers(self, world):
-        world.primary.broken.add("create_silence")
-        assert "connection refused" in world.error(world.silence)
-        assert (world.audit(), world.row().silence_id) == ([], None)
+    def test_nothing_is_recorded_if_no_alertmanager_answers(self, trail):
+        trail.primary.broken.add("create_silence")
+        assert "connection refused" in trail.expect_error(trail.silence)
+        assert (trail.read_audit(), trail.read_alert().silence_id) == ([], None)
 
 
 class TestUnsilence:
     @pytest.mark.parametrize("selector", ["id", "episode"])
-    def test_a_silence_is_ended_by_its_id_or_its_episode(self, world, selector):
-        created = world.silence()
+    def test_a_silence_is_ended_by_its_id_or_its_episode(self, trail, selector):
+        created = trail.silence()
         target = (
             {"silence_id": created["silence_ids"][0]}
             if selector == "id"
-            else {"episode": world.episode}
+            else {"episode": trail.episode}
         )
-        result = world.unsilence(**target)
+        result = trail.unsilence(**target)
         assert (result["state"], result["silence_ids"]) == ("ended", created["silence_ids"])
-        assert [silence.state for silence in world.primary.known.values()] == ["expired"]
-        assert world.row().silence_id is None
-        assert (world.audit()[-1].action, world.audit()[-1].target) == ("unsilence", world.episode)
-        assert "unsilence by ben" in world.why()
-        assert "silenced by anna until" not in world.why()
+        assert [silence.state for silence in trail.primary.known.values()] == ["expired"]
+        assert trail.read_alert().silence_id is None
+        assert (trail.read_audit()[-1].action, trail.read_audit()[-1].target) == (
+            "unsilence",
+            trail.episode,
+        )
+        assert "unsilence by ben" in trail.render_why()
+        assert "silenced by anna until" not in trail.render_why()
 
-    def test_the_same_call_again_changes_nothing(self, world):
-        (silence_id,) = world.silence()["silence_ids"]
-        world.unsilence(silence_id)
-        assert world.unsilence(silence_id)["state"] == "unchanged"
-        assert world.primary.calls.count("expire_silence") == 1
+    def test_ending_a_silence_again_changes_nothing(self, trail):
+        (silence_id,) = trail.silence()["silence_ids"]
+        trail.unsilence(silence_id)
+        assert trail.unsilence(silence_id)["state"] == "unchanged"
+        assert trail.primary.calls.count("expire_silence") == 1
 
-    def test_a_silence_created_by_a_person_needs_force(self, world):
-        (silence_id,) = world.silence()["silence_ids"]
-        world.primary.known[silence_id] = replace(world.primary.known[silence_id], comment="mine")
+    def test_a_silence_created_by_a_person_needs_force(self, trail):
+        (silence_id,) = trail.silence()["silence_ids"]
+        trail.primary.known[silence_id] = replace(trail.primary.known[silence_id], comment="mine")
         problem = f"the silence {silence_id} was created by anna, not by poundcake.silence"
-        assert world.error(world.unsilence, silence_id).startswith(problem)
-        assert world.primary.known[silence_id].state == "active"
-        assert world.unsilence(silence_id, force=True)["state"] == "ended"
+        assert trail.expect_error(trail.unsilence, silence_id).startswith(problem)
+        assert trail.primary.known[silence_id].state == "active"
+        assert trail.unsilence(silence_id, force=True)["state"] == "ended"
 
     @pytest.mark.parametrize("selector", ["id", "episode"])
-    def test_a_missing_silence_is_an_error(self, world, selector):
-        target = {"silence_id": "x"} if selector == "id" else {"episode": world.episode}
-        assert world.error(world.unsilence, **target) == "no such silence"
+    def test_a_missing_silence_is_an_error(self, trail, selector):
+        target = {"silence_id": "x"} if selector == "id" else {"episode": trail.episode}
+        assert trail.expect_error(trail.unsilence, **target) == "no such silence"
 
-    def test_ending_a_silence_without_a_target_is_an_error(self, world):
-        assert world.error(world.unsilence).startswith("specify the alert")
+    def test_ending_a_silence_without_a_target_is_an_error(self, trail):
+        assert trail.expect_error(trail.unsilence).startswith("specify the alert")
 
-    def test_a_wider_silence_is_not_ended(self, world):
-        world.silence(labels={"alertname": "HostDown"})
-        assert world.error(world.unsilence, episode=world.episode) == "no such silence"
+    def test_a_wider_silence_is_not_ended(self, trail):
+        trail.silence(labels={"alertname": "HostDown"})
+        assert trail.expect_error(trail.unsilence, episode=trail.episode) == "no such silence"
 
 
-def test_silences_of_a_real_alertmanager(world, alertmanager):
+def test_silences_of_a_real_alertmanager(trail, alertmanager):
     server = alertmanager("http://127.0.0.1:1/")
     client = Alertmanager(MonitoringServer(server.url))
-    world.alertmanagers = [client]
+    trail.alertmanagers = [client]
     server.fire(**LABELS)
-    created = world.silence(minutes=5)
+    created = trail.silence(minutes=5)
     assert wait_for(lambda: any(held_alert.silenced_by for held_alert in client.alerts()))
-    unchanged = world.silence(minutes=5)
+    unchanged = trail.silence(minutes=5)
     assert (unchanged["state"], unchanged["silence_ids"]) == ("unchanged", created["silence_ids"])
-    extended = world.silence(minutes=50)
+    extended = trail.silence(minutes=50)
     assert (extended["state"], extended["silence_ids"]) == ("extended", created["silence_ids"])
     (stored_silence,) = client.silences()
     assert (
         isinstance(stored_silence, Silence)
         and format_timestamp(stored_silence.ends_at)[:19] == extended["until"][:19]
     )
-    assert world.unsilence(episode=world.episode)["state"] == "ended"
+    assert trail.unsilence(episode=trail.episode)["state"] == "ended"
     assert wait_for(lambda: not client.alerts()[0].silenced_by)
-    assert world.unsilence(episode=world.episode)["state"] == "unchanged"
+    assert trail.unsilence(episode=trail.episode)["state"] == "unchanged"

@@ -1,4 +1,4 @@
-"""Statistics of remediations, compared with figures computed by hand."""
+"""Statistics of remediations are compared with figures that were computed by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.lib.samples import NOON, UTC, alert, iso, later
 from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
 
 DAY = Filters(since=NOON, until=later(86400))
-ROW = (
+FIGURES = (
     "count succeeded failed running other not_cleared success_rate mean_seconds p95_seconds"
 ).split()
 
@@ -24,20 +24,20 @@ def read_stats(engine, filters=DAY, minutes=15):
     return view(engine, stats.stats, filters, minutes)
 
 
-def by_workflow(engine, filters=DAY, minutes=15):
+def read_stats_by_workflow(engine, filters=DAY, minutes=15):
     return {row["workflow"]: row for row in read_stats(engine, filters, minutes)["workflows"]}
 
 
-def figures(row):
-    return [row[name] for name in ROW]
+def list_figures(row):
+    return [row[name] for name in FIGURES]
 
 
-def add_executions(engine, workflow, *seconds):
-    """Add successful executions for one alert with these durations in seconds."""
+def add_executions(engine, workflow, *durations):
+    """Add successful executions for one alert, one for each duration in seconds."""
     record(engine, alert(fingerprint=workflow))
     with database.transaction(engine) as connection:
         alert_id = connection.scalar(select(alerts.c.id).where(alerts.c.fingerprint == workflow))
-        for number, duration in enumerate(seconds):
+        for number, duration in enumerate(durations):
             name = f"{workflow}-{number}"
             connection.execute(
                 executions.insert().values(
@@ -59,13 +59,13 @@ def add_executions(engine, workflow, *seconds):
             )
 
 
-def test_shape(engine):
+def test_the_view_has_the_documented_fields(engine):
     record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
     stats = read_stats(engine)
     assert list(stats) == ["since", "until", "workflows", "alerts"]
     assert (stats["since"], stats["until"]) == ("2026-01-14T12:00:00Z", "2026-01-15T12:00:00Z")
-    assert [list(row) for row in stats["workflows"]] == [["workflow"] + ROW]
-    assert [list(row) for row in stats["alerts"]] == [["alert_name"] + ROW]
+    assert [list(row) for row in stats["workflows"]] == [["workflow"] + FIGURES]
+    assert [list(row) for row in stats["alerts"]] == [["alert_name"] + FIGURES]
 
 
 def test_each_status_counts_once_in_its_column(engine):
@@ -80,8 +80,8 @@ def test_each_status_counts_once_in_its_column(engine):
     for row in stats["workflows"] + stats["alerts"]:
         # Nine statuses count as running: requested, scheduled, delayed, running, canceling,
         # pending, pausing, paused and resuming.
-        assert figures(row)[:5] == [15, 1, 3, 9, 2]
-        assert figures(row)[6:] == [0.25, 2.5, 2.5]
+        assert list_figures(row)[:5] == [15, 1, 3, 9, 2]
+        assert list_figures(row)[6:] == [0.25, 2.5, 2.5]
 
 
 def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
@@ -96,13 +96,13 @@ def test_workflows_and_alert_names_are_sorted_by_frequency(engine):
             engine, request_id, episode(key), key, workflow, status=status, end_timestamp=end
         )
     stats = read_stats(engine)
-    # 1, 2, 4, 8 and 16 seconds. The alerts have been open for a long time.
-    assert [(row["workflow"], figures(row)) for row in stats["workflows"]] == [
+    # The executions took 1, 2, 4, 8 and 16 seconds, and all alerts are still open.
+    assert [(row["workflow"], list_figures(row)) for row in stats["workflows"]] == [
         ("x.many", [3, 2, 1, 0, 0, 2, 0.6667, 2.333, 4.0]),
         ("x.a", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),
         ("x.b", [1, 1, 0, 0, 0, 1, 1.0, 16.0, 16.0]),
     ]
-    assert [(row["alert_name"], figures(row)) for row in stats["alerts"]] == [
+    assert [(row["alert_name"], list_figures(row)) for row in stats["alerts"]] == [
         ("B", [3, 2, 1, 0, 0, 2, 0.6667, 7.333, 16.0]),
         ("A", [1, 1, 0, 0, 0, 1, 1.0, 1.0, 1.0]),
         ("C", [1, 0, 1, 0, 0, 0, 0.0, 8.0, 8.0]),
@@ -113,14 +113,14 @@ def test_the_95th_percentile_uses_the_nearest_rank(engine):
     expected = {1: 1, 2: 2, 19: 19, 20: 19, 21: 20, 40: 38, 100: 95}
     for count in expected:
         add_executions(engine, str(count), *reversed(range(1, count + 1)))
-    stats = by_workflow(engine)
+    stats = read_stats_by_workflow(engine)
     assert {int(name): row["p95_seconds"] for name, row in stats.items()} == expected
     assert {int(name): row["mean_seconds"] for name, row in stats.items()} == {
         count: (count + 1) / 2 for count in expected
     }
 
 
-def test_remediations_that_did_not_clear_their_alert_are_counted(engine):
+def test_remediations_that_did_not_clear_their_alerts_are_counted(engine):
     ended_at = 12.5
     time_limit = ended_at + 15 * 60
     for name, closed_after in (
@@ -144,10 +144,10 @@ def test_remediations_that_did_not_clear_their_alert_are_counted(engine):
     record_execution(engine, request_id, episode("superseded"), "superseded", "superseded")
     refire = alert(fingerprint="superseded", starts_at=later(1200))
     record(engine, refire, received_at=later(1200))
-    stats = by_workflow(engine)
+    stats = read_stats_by_workflow(engine)
     assert len(stats) == 8
     assert {name for name, row in stats.items() if row["not_cleared"]} == {"late", "superseded"}
-    stats = by_workflow(engine, minutes=0)
+    stats = read_stats_by_workflow(engine, minutes=0)
     assert {name for name, row in stats.items() if row["not_cleared"]} == {
         "soon",
         "in time",
@@ -156,18 +156,18 @@ def test_remediations_that_did_not_clear_their_alert_are_counted(engine):
     }
 
 
-def test_an_alert_that_fires_long_after_its_remediation_is_not_cleared(engine):
+def test_an_alert_that_still_fires_long_after_its_remediation_is_not_cleared(engine):
     now = datetime.now(UTC)
     for name, minutes in (("long", 60), ("short", 5)):
         at = now - timedelta(minutes=minutes)
         request_id = record(engine, alert(fingerprint=name, starts_at=at), received_at=at)
         times = {"start_timestamp": iso(at), "end_timestamp": iso(at)}
         record_execution(engine, request_id, episode(name, at), name, name, **times)
-    stats = by_workflow(engine, Filters())
+    stats = read_stats_by_workflow(engine, Filters())
     assert {name: row["not_cleared"] for name, row in stats.items()} == {"long": 1, "short": 0}
 
 
-def test_a_range_includes_its_start_but_not_its_end(engine):
+def test_a_time_range_includes_its_start_but_not_its_end(engine):
     for number, seconds in enumerate((0, 60, 120)):
         key = f"f{number}"
         request_id = record(engine, alert(fingerprint=key))
@@ -181,11 +181,11 @@ def test_a_range_includes_its_start_but_not_its_end(engine):
         (60, 120.000001, "f1 f2"),
         (121, 999, ""),
     ):
-        stats = by_workflow(engine, Filters(since=later(since), until=later(until)))
+        stats = read_stats_by_workflow(engine, Filters(since=later(since), until=later(until)))
         assert sorted(stats) == expected.split()
 
 
-def test_the_default_range_is_a_day(engine):
+def test_the_default_time_range_is_a_day(engine):
     now = datetime.now(UTC)
     for name, hours in (("new", 1), ("day", 23), ("old", 25), ("older", 47), ("oldest", 49)):
         at = iso(now - timedelta(hours=hours))
@@ -196,8 +196,13 @@ def test_the_default_range_is_a_day(engine):
     assert sorted(row["workflow"] for row in stats["workflows"]) == ["day", "new"]
     since, until = (parse_timestamp(stats[name]) for name in ("since", "until"))
     assert until - since == timedelta(days=1) and until >= now
-    assert sorted(by_workflow(engine, search.parse(since="2d"))) == ["day", "new", "old", "older"]
-    assert sorted(by_workflow(engine, search.parse(until="24h"))) == ["old", "older"]
+    assert sorted(read_stats_by_workflow(engine, search.parse(since="2d"))) == [
+        "day",
+        "new",
+        "old",
+        "older",
+    ]
+    assert sorted(read_stats_by_workflow(engine, search.parse(until="24h"))) == ["old", "older"]
 
 
 def test_statistics_are_filtered(engine):
@@ -226,7 +231,7 @@ def test_statistics_are_filtered(engine):
 
 
 @pytest.mark.parametrize("name", ["alert_name", "instance", "severity", "fingerprint"])
-def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
+def test_a_filter_does_not_read_the_whole_history(engine, name):
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2:4]))
     read_stats(engine, search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"}))
@@ -246,7 +251,7 @@ def test_a_filter_does_not_read_the_whole_history_of_its_value(engine, name):
     assert "PRIMARY" in index
 
 
-def test_an_empty_range_has_no_statistics(engine):
+def test_a_time_range_without_executions_has_no_statistics(engine):
     for _ in range(2):
         stats = read_stats(engine, Filters(since=later(-60), until=NOON))
         assert (stats["workflows"], stats["alerts"]) == ([], [])
@@ -254,7 +259,7 @@ def test_an_empty_range_has_no_statistics(engine):
         record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
 
 
-def test_the_text_has_each_figure(engine):
+def test_the_text_view_shows_each_figure(engine):
     for number in range(3):
         key = f"f{number}"
         status = "failed" if number == 2 else "succeeded"

@@ -1,4 +1,4 @@
-"""Rounds of sync: their order, their lease, and their number of requests."""
+"""Rounds of sync run one at a time, run every step, and send few requests to StackStorm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.lib.fake_stackstorm import OUTAGE, refusal
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
 
-FLOW = "pack.workflow"
+WORKFLOW = "pack.workflow"
 HOUR = 3600
 
 
@@ -26,16 +26,16 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def synced_at(trail):
+def read_synced_at(trail):
     with database.reading(trail.engine) as connection:
         return open_work.last_synced(connection)
 
 
-def test_an_alert_from_start_to_end(trail):
+def test_an_alert_is_tracked_from_start_to_end(trail):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(row, request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
-    claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
+    claims.link(trail.engine, request_id, row.episode, WORKFLOW, "e1")
     assert trail.sync() == SyncCounts(executions=1, explained=1)
     assert (trail.one().explanation, trail.one().st2_rule_matched) == ("execution", "pack.rule")
     assert trail.one(links).st2_rule_ref == "pack.rule"
@@ -47,7 +47,7 @@ def test_an_alert_from_start_to_end(trail):
     assert execution.end_timestamp and execution.rule == "pack.rule" and trail.completed == [True]
 
 
-def test_an_alert_that_no_rule_matched(trail):
+def test_an_alert_that_no_rule_matched_is_explained(trail):
     request_id, (row,) = trail.record(alert())
     trail.stackstorm.emit(row, request_id)
     assert trail.sync().explained == 1
@@ -73,7 +73,7 @@ def test_an_alert_without_a_trigger_is_retried_after_some_time(trail, seconds, e
     assert trail.one().explanation == explanation and trail.completed == [False]
 
 
-def test_without_open_work_nothing_is_requested(trail):
+def test_nothing_is_requested_without_open_work(trail):
     assert trail.sync().as_dict() == {
         "executions": 0,
         "explained": 0,
@@ -88,11 +88,11 @@ def test_without_open_work_nothing_is_requested(trail):
         "problems": [],
     }
     assert trail.stackstorm.calls == []
-    assert ago(60) < synced_at(trail) < ago(-60)
+    assert ago(60) < read_synced_at(trail) < ago(-60)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_200_alerts_take_a_dozen_requests(trail):
+def test_a_round_with_200_alerts_takes_a_dozen_requests(trail):
     """A round once sent 406 requests, two for each alert."""
     for n, (request_id, row) in enumerate(trail.record_storm(200, seconds=1200)):
         trigger = trail.stackstorm.emit(row, request_id, seconds=600 - n / 10)
@@ -111,9 +111,9 @@ class TestSteps:
     """A failing step does not prevent the others."""
 
     def record_one_of_each(self, trail):
-        """Record a request with a running execution, an explained one, and an unexplained one."""
+        """Record a request with an open execution, an explained request and an unexplained one."""
         request_id, (row,) = trail.record(alert("Runs"))
-        claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
+        claims.link(trail.engine, request_id, row.episode, WORKFLOW, "e1")
         trail.stackstorm.run("e1", "succeeded")
         trail.record(alert("Done"))
         trail.change(alerts, explanation="execution")
@@ -126,7 +126,7 @@ class TestSteps:
         with pytest.raises(StackStormError, match=str(error)):
             trail.sync()
         assert trail.rows(executions)[0].status == "succeeded"
-        assert trail.completed == [True, True, False] and synced_at(trail) is None
+        assert trail.completed == [True, True, False] and read_synced_at(trail) is None
 
     @pytest.mark.parametrize("error", [OUTAGE, AttributeError("odd")])
     def test_executions_that_cannot_be_mirrored_do_not_prevent_the_other_steps(self, trail, error):
@@ -139,10 +139,10 @@ class TestSteps:
         assert trail.explanations() == ["execution", "execution", None, "no_rule"]
         assert trail.completed == [False, True, False, True]
         # The recorded time is unchanged, and another round may begin immediately.
-        assert synced_at(trail) is None
+        assert read_synced_at(trail) is None
         trail.stackstorm.errors.clear()
         trail.sync()
-        assert trail.completed[0] and synced_at(trail)
+        assert trail.completed[0] and read_synced_at(trail)
 
     def test_alerts_that_cannot_be_explained_do_not_prevent_the_other_steps(
         self, trail, monkeypatch
@@ -156,20 +156,20 @@ class TestSteps:
     @pytest.mark.parametrize(
         "failing_calls", [["now"], ["list_triggers"], ["now", "list_triggers"]]
     )
-    def test_an_outage_decides_nothing(self, trail, failing_calls):
+    def test_nothing_is_decided_during_an_outage(self, trail, failing_calls):
         trail.record(alert(), seconds=90)
         trail.stackstorm.errors.update((call, OUTAGE) for call in failing_calls)
         with pytest.raises(StackStormError, match="nobody answers"):
             trail.sync()
-        assert trail.one().explanation is None and synced_at(trail) is None
+        assert trail.one().explanation is None and read_synced_at(trail) is None
 
 
 class TestLease:
-    def lease(self, trail):
+    def read_lease(self, trail):
         with database.reading(trail.engine) as connection:
             return connection.scalar(select(meta.c.value).where(meta.c.name == "sync_round"))
 
-    def test_one_round_at_a_time(self, trail):
+    def test_one_round_runs_at_a_time(self, trail):
         request_id, (row,) = trail.record(alert())
         trail.stackstorm.emit(row, request_id)
         other_round = sync_round.start_round(trail.engine, "other")
@@ -180,13 +180,15 @@ class TestLease:
     def test_only_one_of_several_concurrent_rounds_runs(self, trail):
         with ThreadPoolExecutor(8) as pool:
             owners = [f"round-{n}" for n in range(8)]
-            rounds = list(pool.map(lambda o: sync_round.start_round(trail.engine, o), owners))
+            rounds = list(
+                pool.map(lambda owner: sync_round.start_round(trail.engine, owner), owners)
+            )
         assert sum(result is not None for result in rounds) == 1
 
     def test_a_round_that_lost_its_lease_writes_nothing(self, trail, monkeypatch):
-        """Rounds older than 2 min once counted as dead, and deleted each other's marker."""
+        """Once, rounds of over 2 min were considered dead, and deleted each other's marker."""
         request_id, (row,) = trail.record(alert())
-        claims.link(trail.engine, request_id, row.episode, FLOW, "e1")
+        claims.link(trail.engine, request_id, row.episode, WORKFLOW, "e1")
         trail.stackstorm.run("e1")
         trail.stackstorm.emit(row, request_id)
         request_sent, may_continue = threading.Event(), threading.Event()
@@ -201,40 +203,40 @@ class TestLease:
         with ThreadPoolExecutor(1) as pool:
             late_round = pool.submit(trail.sync)
             assert request_sent.wait(20)
-            self.expire(trail)
+            self.expire_lease(trail)
             other_round = sync_round.start_round(trail.engine, "other")
             may_continue.set()
             with pytest.raises(sync_round.LeaseLostError, match="other is running now"):
                 late_round.result()
         assert trail.one(executions).status == "running" and trail.explanations() == [None]
-        assert trail.completed == [False] and synced_at(trail) is None
-        assert self.lease(trail).startswith("other ")
+        assert trail.completed == [False] and read_synced_at(trail) is None
+        assert self.read_lease(trail).startswith("other ")
         other_round.finish()
 
     def test_a_round_whose_lease_expired_writes_nothing(self, trail):
         late_round = sync_round.start_round(trail.engine, "late")
-        self.expire(trail)
+        self.expire_lease(trail)
         with pytest.raises(sync_round.LeaseLostError), late_round.writing():
             pass
         late_round.abandon()
         assert sync_round.start_round(trail.engine, "next")
 
-    def expire(self, trail):
-        owner = self.lease(trail).split()[0]
+    def expire_lease(self, trail):
+        owner = self.read_lease(trail).split()[0]
         trail.change(meta, meta.c.name == "sync_round", value=f"{owner} 2026-01-01T00:00:00Z")
 
     def test_a_killed_round_blocks_others_until_its_lease_expires(self, trail):
         sync_round.start_round(trail.engine, "killed")
         assert sync_round.start_round(trail.engine, "next") is None
-        self.expire(trail)
+        self.expire_lease(trail)
         assert sync_round.start_round(trail.engine, "next")
 
-    def test_a_lease_from_before_a_clock_change_expires(self, trail):
+    def test_a_lease_that_ends_far_in_the_future_is_ignored(self, trail):
         sync_round.start_round(trail.engine, "before")
         trail.change(meta, meta.c.name == "sync_round", value="before 2999-01-01T00:00:00Z")
         assert sync_round.start_round(trail.engine, "next")
 
-    def test_a_failed_round_lets_the_next_begin(self, trail):
+    def test_the_next_round_can_start_after_a_failed_one(self, trail):
         trail.record(alert())
         trail.stackstorm.errors["list_triggers"] = KeyboardInterrupt()
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The text views, for a terminal."""
+"""The text views are readable on a terminal, and no recorded text can control the terminal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from poundcake.trail import text
 from tests.lib.samples import later
 
-# `st2 run` prints backslash-n in a text as a line break, and drops backslash-r.
+# `st2 run` prints a backslash and an n in a text as a line break; see unescape_like_st2().
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\\r\\nline\u2028x"
 
 
-def alert(**more):
+def alert(**overrides):
     view = {
         "request_id": "r",
         "received_at": "2026-01-14T12:00:00Z",
@@ -23,11 +23,11 @@ def alert(**more):
         "reason": "",
         "st2_workflow": "poundcake.host_down",
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def episode(**more):
+def episode(**overrides):
     view = {
         "episode": "f-1",
         "fingerprint": "f",
@@ -42,16 +42,16 @@ def episode(**more):
         "alerts": [alert()],
         "stackstorm_executions": [],
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def why(*episodes, **more):
-    answer = dict({"episodes": list(episodes), "count": len(episodes)}, **more)
+def why(*episodes, **overrides):
+    answer = dict({"episodes": list(episodes), "count": len(episodes)}, **overrides)
     return text.why(answer, 24, later(3 * 3600 + 1800 + 59))
 
 
-def execution(**more):
+def execution(**overrides):
     view = {
         "st2_execution_id": "e",
         "st2_workflow": "poundcake.host_down",
@@ -63,11 +63,11 @@ def execution(**more):
         "request_id": "r",
         "alert": {"name": "HostDown", "severity": "critical", "instance": "web-1"},
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def status(**more):
+def status(**overrides):
     view = {
         "request_id": "r",
         "received_at": "2026-01-14T12:00:00Z",
@@ -78,11 +78,11 @@ def status(**more):
         "alerts": [alert()],
         "stackstorm_executions": [execution()],
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def active(**more):
+def active(**overrides):
     view = {
         "fingerprint": "f",
         "episode": "f-1",
@@ -98,11 +98,11 @@ def active(**more):
         "st2_execution_id": "e",
         "remediation_status": "running",
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def call(**more):
+def call(**overrides):
     view = {
         "request_id": "r",
         "received_at": "2026-01-14T12:00:00Z",
@@ -111,11 +111,11 @@ def call(**more):
         "st2_execution_count": 1,
         "alerts": [alert()],
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def stats(**more):
+def stats(**overrides):
     row = {
         "count": 5,
         "succeeded": 3,
@@ -133,11 +133,11 @@ def stats(**more):
         "workflows": [dict(row, workflow="poundcake.host_down")],
         "alerts": [dict(row, alert_name="HostDown")],
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
-def health(**more):
+def health(**overrides):
     view = {
         "status": "ok",
         "version": "0.1.0",
@@ -148,7 +148,7 @@ def health(**more):
         "literal_secrets": [],
         "components": {"journal": {"state": "ok", "since": "x", "detail": "", "waiting": 0}},
     }
-    view.update(more)
+    view.update(overrides)
     return view
 
 
@@ -209,34 +209,38 @@ def test_a_text_view_starts_on_a_new_line(output):
 @pytest.mark.parametrize(
     "render",
     [
-        lambda h: text.status(status(receiver=h, error=h, blocked_by=h, stackstorm=h)),
-        lambda h: text.status(status(alerts=[alert(alert_name=h, reason=h, instance=h)])),
-        lambda h: text.status(status(stackstorm_executions=[execution(message=h)])),
-        lambda h: why(episode(alert_name=h, instance=h, severity=h, episode=h)),
-        lambda h: why(episode(alerts=[alert(reason=h)])),
-        lambda h: why(episode(stackstorm_executions=[execution(message=h)])),
-        lambda h: why(stackstorm=h, next=h),
-        lambda h: text.stats(stats(workflows=[dict(stats()["workflows"][0], workflow=h)])),
-        lambda h: text.stats(stats(alerts=[dict(stats()["alerts"][0], alert_name=h)])),
-        lambda h: text.executions_recent(
-            {"executions": [call(alerts=[alert(alert_name=h, instance=h)])], "total": 1}
+        lambda value: text.status(
+            status(receiver=value, error=value, blocked_by=value, stackstorm=value)
         ),
-        lambda h: text.alerts_active(
-            {"active_alerts": [active(alert_name=h, remediation_status=h)], "count": 1}
+        lambda value: text.status(
+            status(alerts=[alert(alert_name=value, reason=value, instance=value)])
         ),
-        lambda h: text.st2_executions(
-            {"st2_executions": [execution(alert={"name": h, "instance": h})], "count": 1}
+        lambda value: text.status(status(stackstorm_executions=[execution(message=value)])),
+        lambda value: why(episode(alert_name=value, instance=value, severity=value, episode=value)),
+        lambda value: why(episode(alerts=[alert(reason=value)])),
+        lambda value: why(episode(stackstorm_executions=[execution(message=value)])),
+        lambda value: why(stackstorm=value, next=value),
+        lambda value: text.stats(stats(workflows=[dict(stats()["workflows"][0], workflow=value)])),
+        lambda value: text.stats(stats(alerts=[dict(stats()["alerts"][0], alert_name=value)])),
+        lambda value: text.executions_recent(
+            {"executions": [call(alerts=[alert(alert_name=value, instance=value)])], "total": 1}
         ),
-        lambda h: text.health(health(address=h)),
-        lambda h: text.health(
-            health(components={"broker": {"state": "down", "since": "", "detail": h}})
+        lambda value: text.alerts_active(
+            {"active_alerts": [active(alert_name=value, remediation_status=value)], "count": 1}
         ),
-        lambda h: text.health(health(refused=refused_report(h))),
+        lambda value: text.st2_executions(
+            {"st2_executions": [execution(alert={"name": value, "instance": value})], "count": 1}
+        ),
+        lambda value: text.health(health(address=value)),
+        lambda value: text.health(
+            health(components={"broker": {"state": "down", "since": "", "detail": value}})
+        ),
+        lambda value: text.health(health(refused=refused_report(value))),
     ],
 )
 def test_nothing_moves_the_cursor_or_forges_a_line(render):
-    plain = as_st2_prints(render("harmless"))
-    hostile = as_st2_prints(render(HOSTILE))
+    plain = unescape_like_st2(render("harmless"))
+    hostile = unescape_like_st2(render(HOSTILE))
     assert "harmless" in plain and "forged line" in hostile
     for character in hostile:
         assert character == "\n" or character.isprintable()
@@ -244,15 +248,15 @@ def test_nothing_moves_the_cursor_or_forges_a_line(render):
     assert "\nforged" not in hostile
 
 
-def as_st2_prints(output):
-    """Return a text as st2client's strutil.unescape() changes it."""
+def unescape_like_st2(output):
+    """Return what `st2 run` prints for a text: the result of st2client's strutil.unescape()."""
     return output.replace("\\n", "\n").replace("\\r", "\r").replace('\\"', '"')
 
 
 @pytest.mark.parametrize("blank", [" ", "\xa0", "\u2800", "\u3164", "\u115f", "\uffa0", "\u034f"])
-def test_blanks_in_a_label_cannot_imitate_columns(blank):
-    spaced = alert(alert_name=f"HostDown{blank * 3}web-1{blank * 2}resolved")
-    assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced]))
+def test_spaces_in_a_label_cannot_imitate_columns(blank):
+    spaced_alert = alert(alert_name=f"HostDown{blank * 3}web-1{blank * 2}resolved")
+    assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced_alert]))
 
 
 def test_a_status_shows_the_known_fields():
@@ -293,7 +297,7 @@ def test_why_marks_a_stale_incident():
     assert "stale" not in text.why(answer, 2, later(7201))
 
 
-def test_manual_changes_are_shown():
+def test_interventions_are_shown():
     entry = {
         "at": "2026-01-14T12:00:00Z",
         "action": "acknowledge",
@@ -329,13 +333,13 @@ def test_manual_changes_are_shown():
     assert "ended by expired" in recent
 
 
-def test_why_explains_why_nothing_ran():
+def test_why_shows_the_reason_that_nothing_ran():
     assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
     assert "nothing ran for it" in why(episode())
     assert "no matching alert" in why()
 
 
-def test_why_shows_the_course_of_an_episode():
+def test_why_shows_the_notifications_and_executions_of_an_episode():
     assert why(
         episode(
             alerts=[
@@ -364,7 +368,7 @@ def test_why_shows_the_course_of_an_episode():
 
 
 @pytest.mark.parametrize(
-    "more, course",
+    "overrides, expected_end",
     [
         (
             {"state": "resolved", "ends_at": "2026-01-14T12:40:00Z", "notifications": 1},
@@ -374,9 +378,9 @@ def test_why_shows_the_course_of_an_episode():
         ({"state": ""}, "not an incident"),
     ],
 )
-def test_why_shows_how_an_episode_ended(more, course):
-    heading = why(episode(**more)).split("\n")[1]
-    assert heading == "HostDown  web-1  critical  " + course
+def test_why_shows_how_an_episode_ended(overrides, expected_end):
+    heading = why(episode(**overrides)).split("\n")[1]
+    assert heading == "HostDown  web-1  critical  " + expected_end
 
 
 def test_stats_have_each_figure_in_its_column():
@@ -395,18 +399,24 @@ def test_stats_have_each_figure_in_its_column():
     "render, count_line, at_least",
     [
         (
-            lambda more: text.executions_recent({"executions": [call()], "total": 7, **more}),
+            lambda overrides: text.executions_recent(
+                {"executions": [call()], "total": 7, **overrides}
+            ),
             "7 requests recorded",
             True,
         ),
         (
-            lambda more: text.st2_executions({"st2_executions": [execution()], "count": 7, **more}),
+            lambda overrides: text.st2_executions(
+                {"st2_executions": [execution()], "count": 7, **overrides}
+            ),
             "7 executions",
             True,
         ),
-        (lambda more: why(episode(), **dict({"count": 7}, **more)), "7 episodes", True),
+        (lambda overrides: why(episode(), **dict({"count": 7}, **overrides)), "7 episodes", True),
         (
-            lambda more: text.alerts_active({"active_alerts": [active()], "count": 7, **more}),
+            lambda overrides: text.alerts_active(
+                {"active_alerts": [active()], "count": 7, **overrides}
+            ),
             "7 active",
             False,
         ),
@@ -420,7 +430,7 @@ def test_a_list_shows_its_count_and_how_to_continue(render, count_line, at_least
         assert render({"at_least": True}).split("\n")[-1] == "at least " + count_line
 
 
-def test_an_empty_page_is_not_an_empty_list():
+def test_an_empty_page_is_not_shown_as_an_empty_list():
     assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
     output = text.alerts_active({"active_alerts": [], "count": 3})
     assert "3 active" in output and "no active" not in output
@@ -431,7 +441,7 @@ def test_an_empty_page_is_not_an_empty_list():
     ]
 
 
-def test_a_replay_names_the_original_request():
+def test_a_replay_shows_the_original_request():
     assert "replay of: q" in text.status(status(replay_of="q"))
     assert "replay" not in text.status(status())
 
@@ -476,7 +486,7 @@ def test_omitted_rows_are_counted():
     assert lines[3].split() == "2026-01-14T12:00:00Z r completed 2 more alerts".split()
 
 
-def test_a_table_keeps_its_columns():
+def test_the_columns_of_a_table_are_aligned():
     lines = text.table(("a", "long heading"), [("wide cell", None), ("", 5)])
     assert lines == ["A          LONG HEADING", "wide cell", "           5"]
 

@@ -1,4 +1,4 @@
-"""Open incidents that remain in the default SQLite file after database_url was set."""
+"""If the default SQLite file still has open incidents, a new database refuses requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from poundcake.trail.copy_trail import copy_trail
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.record import record_requests
 from tests.lib.samples import alert, later, request
-from tests.lib.trail.test_health import StackStorm
+from tests.lib.trail.test_health import StubStackStorm
 from tests.lib.trails import episode, on_sqlite
 
 
@@ -30,8 +30,8 @@ def old_engine(config):
     new_engine.dispose()
 
 
-def pending(config, engine):
-    health_report = health.without_endpoint(config, engine, StackStorm({}))
+def read_pending(config, engine):
+    health_report = health.without_endpoint(config, engine, StubStackStorm({}))
     return health_report["components"]["database"].get("pending", "")
 
 
@@ -39,8 +39,8 @@ def record(config, engine, *alerts, at=0):
     return record_requests(engine, config, [request(*alerts, received_at=later(at))])
 
 
-def test_health_warns_of_the_incidents_and_names_the_command(config, engine, old_engine):
-    assert pending(config, engine) == (
+def test_health_reports_the_incidents_and_the_command_that_moves_them(config, engine, old_engine):
+    assert read_pending(config, engine) == (
         f"{config.default_tracking_path} has 2 open incidents that this database does not have: "
         "run `st2 run poundcake.migrate copy_from=sqlite`, or move the file away to ignore them"
     )
@@ -53,7 +53,7 @@ def test_nothing_is_recorded_in_an_empty_database_until_the_trail_is_moved(
     with pytest.raises(DatabaseError, match="the database is new, and .* 2 open incidents"):
         record(config, engine, alert(fingerprint="a"))
     copy_trail(config.default_tracking_url, config.tracking_url, True, print)
-    assert pending(config, engine) == ""
+    assert read_pending(config, engine) == ""
     assert record(config, engine, alert(fingerprint="a"), at=60)["outcomes"] == {"duplicate": 1}
 
 
@@ -62,18 +62,18 @@ def test_a_database_that_has_recorded_requests_is_used(config, engine, old_engin
     database.prepare(engine)
     record_requests(engine, Config(), [request(alert(fingerprint="z"))])
     assert record(config, engine, alert(fingerprint="y"), at=60)["recorded"] == 1
-    assert "2 open incidents" in pending(config, engine)
+    assert "2 open incidents" in read_pending(config, engine)
     interventions.close(old_engine, Actor("jane"), "over", episode("a"))
-    assert "1 open incident that" in pending(config, engine)
+    assert "1 open incident that" in read_pending(config, engine)
     interventions.close(old_engine, Actor("jane"), "over", episode("b"))
-    assert pending(config, engine) == ""
+    assert read_pending(config, engine) == ""
 
 
 @on_sqlite
 class TestNothingIsMissing:
     def test_the_file_does_not_exist(self, config, engine):
         assert record(config, engine, alert())["recorded"] == 1
-        assert pending(config, engine) == ""
+        assert read_pending(config, engine) == ""
 
     def test_the_file_was_moved_away(self, config, engine, old_engine, tmp_path):
         old_engine.dispose()
@@ -84,14 +84,14 @@ class TestNothingIsMissing:
     def test_the_file_is_the_tracking_database(self, tmp_path, old_engine):
         for url in ("", f"sqlite:///{tmp_path}/tracking.sqlite"):
             config = Config(state_dir=str(tmp_path), database_url=url)
-            assert pending(config, old_engine) == ""
+            assert read_pending(config, old_engine) == ""
 
     @pytest.mark.parametrize("content", [b"", b"not a database"])
     def test_a_file_that_cannot_be_read(self, config, engine, content):
         with open(config.default_tracking_path, "wb") as file:
             file.write(content)
         assert record(config, engine, alert())["recorded"] == 1
-        assert pending(config, engine) == ""
+        assert read_pending(config, engine) == ""
 
     def test_the_file_is_not_changed(self, config, engine, old_engine, tmp_path):
         old_engine.dispose()

@@ -1,4 +1,4 @@
-"""The verdict on an alert follows from given facts."""
+"""Sync judges each emitted alert by facts from StackStorm and from the trail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.lib.samples import NOON, later
 
 EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation.FAILED
 NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
-# StackStorm's clock is an hour behind, to reveal comparisons of times from different clocks.
+# StackStorm's clock is an hour behind, so that comparing times of both clocks fails a test.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
 ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
 REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
@@ -39,9 +39,11 @@ def execution(status="running", seconds=30, result=None):
     return Execution("e1", status, "pack.flow", started_at=started_at, result=result)
 
 
-def started_execution(*args, link=LinkState.NONE, links=True, **facts):
-    own_execution = execution(*args[:2], **{"result": args[2]} if len(args) > 2 else {})
-    return StartedExecution("e1", own_execution, link, runs_link_task=links, **facts)
+def started_execution(
+    status="running", seconds=30, result=None, link=LinkState.NONE, runs_link_task=True, **facts
+):
+    own_execution = execution(status, seconds, result)
+    return StartedExecution("e1", own_execution, link, runs_link_task=runs_link_task, **facts)
 
 
 WAITING = (None, "pack.flow was started (e1) but has not linked itself yet")
@@ -52,14 +54,14 @@ LINKED = {"link": LinkState.UNCLAIMED}
 @pytest.mark.parametrize(
     "facts, expected",
     [
-        # Explained by its claim, or by an existing link.
+        # An execution with a claim explains its alert, and so does a deleted one.
         (started_execution("failed", 30, link=LinkState.CLAIMED), Judgement(EXECUTION)),
         (StartedExecution("e1", None), Judgement(EXECUTION)),
-        # A workflow without a link task is linked by sync, and explains the alert at once.
-        (started_execution(links=False), Judgement(EXECUTION, needs_link=True)),
-        (started_execution("failed", links=False), Judgement(EXECUTION, needs_link=True)),
-        (started_execution("failed", links=False, **LINKED), Judgement(EXECUTION)),
-        # One with a link task has a minute to link itself, and ten to claim.
+        # Sync links a workflow without a link task. It explains the alert immediately.
+        (started_execution(runs_link_task=False), Judgement(EXECUTION, needs_link=True)),
+        (started_execution("failed", runs_link_task=False), Judgement(EXECUTION, needs_link=True)),
+        (started_execution("failed", runs_link_task=False, **LINKED), Judgement(EXECUTION)),
+        # A workflow with a link task has a minute to link itself, and ten minutes to get the claim.
         (started_execution("running", 59), Judgement(*WAITING)),
         (started_execution("running", 61), Judgement(*WAITING, True)),
         (started_execution("running", 599, **LINKED), Judgement(*WAITING)),
@@ -73,7 +75,7 @@ LINKED = {"link": LinkState.UNCLAIMED}
             started_execution("running", 601, **EPISODE_CLAIMED),
             Judgement(EXECUTION, needs_link=True),
         ),
-        # It was to make no change, so it linked itself without a claim, and then failed.
+        # A workflow that makes no change links itself without a claim.
         (
             started_execution(
                 "failed", 5, {"output": {"stage": "refused", "message": "no"}}, **LINKED
@@ -86,7 +88,7 @@ LINKED = {"link": LinkState.UNCLAIMED}
                 RETRY, "execution e1 of pack.flow ended before it claimed the episode: failed, "
             ),
         ),
-        # Ended without a claim.
+        # The execution ended without a claim.
         (started_execution("succeeded"), Judgement(EXECUTION, needs_link=True)),
         (
             started_execution("timeout", 5, {"errors": [{"message": "no database"}]}),
@@ -108,7 +110,7 @@ LINKED = {"link": LinkState.UNCLAIMED}
         ),
     ],
 )
-def test_the_judgement_of_an_execution(facts, expected):
+def test_judge_execution(facts, expected):
     assert judge_execution(ALERT, facts, Config(host_cooldown_seconds=0), CLOCKS) == expected
 
 
@@ -119,7 +121,7 @@ def test_an_execution_that_ended_before_its_claim_is_retried(status):
 
 
 def test_a_workflow_whose_link_task_failed_is_retried():
-    """Its output looks like that of a refused claim, but contains no reason."""
+    """Its output is like the output after a refused claim, but contains no reason."""
     not_claimed = {"output": {"stage": "not_claimed", "message": ""}}
     config = Config(host_cooldown_seconds=0)
     verdict = judge_execution(ALERT, started_execution("failed", 60, not_claimed), config, CLOCKS)
@@ -134,7 +136,7 @@ def test_a_workflow_whose_link_task_failed_is_retried():
 @pytest.mark.parametrize(
     "alert, facts, expected",
     [
-        # The cooldown of its host is over, still lasts, or lasts longer than the alert is kept.
+        # The cooldown of the host has ended, will end, or outlasts the time limit of the alert.
         (ALERT, {}, RETRY),
         (ALERT, {"cooldown_until": later(300)}, None),
         (ALERT, {"cooldown_until": later(3600)}, EXECUTION),
@@ -142,7 +144,7 @@ def test_a_workflow_whose_link_task_failed_is_retried():
         (ALERT, EPISODE_CLAIMED, EXECUTION),
     ],
 )
-def test_the_judgement_of_an_execution_refused_by_the_host_cooldown(alert, facts, expected):
+def test_judge_execution_that_the_host_cooldown_refused(alert, facts, expected):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
     verdict = judge_execution(
         alert, started_execution("succeeded", 5, REFUSED, **facts), config, CLOCKS
@@ -194,9 +196,7 @@ RETRIED = Judgement(RETRY, "it ended")
         (trigger(), [RAN_RULE], [RETRIED], (RETRY, "it ended", "pack.ran")),
     ],
 )
-def test_the_verdict_on_an_alert_whose_trigger_was_processed(
-    instance, results, judgements, expected
-):
+def test_judge_alert_whose_trigger_was_processed(instance, results, judgements, expected):
     assert judge_alert([instance], results, judgements, CLOCKS) == Verdict(*expected)
 
 
@@ -210,12 +210,12 @@ def test_the_verdict_on_an_alert_whose_trigger_was_processed(
         ("processing", 301, RETRY),
     ],
 )
-def test_the_verdict_on_an_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
+def test_judge_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
     verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
     assert verdict == (expected, f"the status of its trigger in StackStorm is {status}", "")
 
 
-def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
+def test_a_stuck_trigger_that_started_an_execution_explains_its_alert():
     assert (
         judge_alert([trigger("processing", 301)], [RAN_RULE], [EXPLAINED], CLOCKS).explanation
         is EXECUTION
@@ -231,9 +231,7 @@ def test_a_trigger_that_got_stuck_after_it_started_an_execution_counts():
         (61, True, RETRY, RETRY),
     ],
 )
-def test_the_verdict_on_an_alert_whose_trigger_was_not_found(
-    seconds, unread, earlier_explanation, expected
-):
+def test_judge_alert_whose_trigger_was_not_found(seconds, unread, earlier_explanation, expected):
     alert = replace(ALERT, recorded_at=later(-seconds), explanation=earlier_explanation)
     assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
 

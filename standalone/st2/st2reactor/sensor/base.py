@@ -26,12 +26,12 @@ class Sensor(abc.ABC):
 
     @abc.abstractmethod
     def add_trigger(self, trigger):
-        """Handle a trigger of this sensor that was added."""
+        """Handle the addition of a trigger of this sensor."""
 
     @abc.abstractmethod
     def update_trigger(self, trigger):
-        """Handle a trigger of this sensor that was updated."""
+        """Handle an update of a trigger of this sensor."""
 
     @abc.abstractmethod
     def remove_trigger(self, trigger):
-        """Handle a trigger of this sensor that was removed."""
+        """Handle the removal of a trigger of this sensor."""

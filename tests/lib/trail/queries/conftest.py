@@ -1,4 +1,4 @@
-"""A trail with data for each view."""
+"""Provide a trail with data for each view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One alert with everything that its sender sent."""
+"""The view of one alert contains everything that its sender sent."""
 
 from __future__ import annotations
 

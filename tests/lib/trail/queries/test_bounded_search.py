@@ -1,6 +1,6 @@
-"""The filters and the pages of all list views.
+"""All list views support the same filters and pages.
 
-The tests compute the expected rows from all rows of the tables, without an index or a bound.
+The tests compute the expected rows from all rows of the tables, without limits.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from tests.lib.samples import NOON, alert, iso, later
 from tests.lib.trails import episode, pages, record, record_execution, view
 
 
-def active(connection, **query):
+def list_active_alerts(connection, **query):
     return queries.alerts_active(connection, 24, **query)
 
 
-def execution_key(execution):
+def get_execution_key(execution):
     alert = execution["alert"]
     return execution["st2_execution_id"], alert["name"], alert["instance"]
 
 
-# The view, the keys of its list and of its count, and the key that identifies a row.
+# For each view: its function, the keys of its list and its count, and how to identify a row.
 VIEWS = {
     "recent": (queries.executions_recent, "executions", "total", lambda r: r["request_id"]),
-    "active": (active, "active_alerts", "count", lambda a: a["episode"]),
-    "executions": (queries.st2_executions, "st2_executions", "count", execution_key),
+    "active": (list_active_alerts, "active_alerts", "count", lambda a: a["episode"]),
+    "executions": (queries.st2_executions, "st2_executions", "count", get_execution_key),
     "why": (queries.why, "episodes", "count", lambda e: e["episode"] or e["alerts"][0]["id"]),
 }
 
 
-def sample(name, number, status="firing", **more):
+def sample_alert(name, number, status="firing", **fields):
     return alert(
         name,
         status,
@@ -47,33 +47,33 @@ def sample(name, number, status="firing", **more):
             "instance": f"web-{number}",
             "severity": "critical" if number % 2 else "warning",
         },
-        **more,
+        **fields,
     )
 
 
 @pytest.fixture
 def history(engine):
-    """Record alerts of many kinds, some received at the same time, not in order of receipt.
+    """Record alerts of many kinds, not in order of receipt, and some received at the same time.
 
-    One alert has three workflows, and one execution has three alerts.
+    Three workflows run for one alert, and one execution runs for three alerts.
     """
-    first_id = record(engine, *[sample(name, n) for name in "AB" for n in (1, 2, 3)])
-    record(engine, sample("A", 1), sample("B", 2), received_at=later(60))
-    record(engine, sample("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
+    first_id = record(engine, *[sample_alert(name, n) for name in "AB" for n in (1, 2, 3)])
+    record(engine, sample_alert("A", 1), sample_alert("B", 2), received_at=later(60))
+    record(engine, sample_alert("C", 1), {"labels": {"alertname": "A"}, "status": "?"})
     for name in ("B1", "B2", "A1"):
         record_execution(engine, first_id, episode(name), "many", start_timestamp=iso(later(20)))
-    resolves = [sample("A", 1, "resolved"), sample("C", 9, "resolved")]
+    resolves = [sample_alert("A", 1, "resolved"), sample_alert("C", 9, "resolved")]
     resolve_id = record(engine, *resolves, received_at=later(120))
-    last_id = record(engine, sample("D", 1), sample("A", 2), received_at=later(180))
-    record(engine, sample("B", 2), sample("A", 3), received_at=later(30))
-    record(engine, sample("B", 1, "resolved"), received_at=later(180))
+    last_id = record(engine, sample_alert("D", 1), sample_alert("A", 2), received_at=later(180))
+    record(engine, sample_alert("B", 2), sample_alert("A", 3), received_at=later(30))
+    record(engine, sample_alert("B", 1, "resolved"), received_at=later(180))
     for number, workflow in enumerate(("x.one", "x.two", "x.three")):
         record_execution(engine, first_id, episode("A2"), f"one{number}", workflow)
     record_execution(engine, last_id, episode("D1"), "two", start_timestamp=iso(later(185)))
     record_execution(engine, resolve_id, episode("A1"), "three", "x.one", status="failed")
 
 
-def find_expected(engine, filters):
+def compute_expected_rows(engine, filters):
     """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
         all_alerts = connection.execute(
@@ -92,18 +92,20 @@ def find_expected(engine, filters):
             .join(alerts, alerts.c.id == links.c.alert_id)
         ).all()
 
-    def in_range(moment):
+    def is_in_range(moment):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
     matching_alerts = [
-        r for r in all_alerts if all(getattr(r, n) == v for n, v in filters.alert_filters.items())
+        row
+        for row in all_alerts
+        if all(getattr(row, name) == value for name, value in filters.alert_filters.items())
     ]
     matching_alerts.sort(key=lambda row: (row.created_at, row.id), reverse=True)
-    rows = [row for row in matching_alerts if in_range(row.created_at)]
+    rows = [row for row in matching_alerts if is_in_range(row.created_at)]
     ids = {row.id for row in matching_alerts}
     link_rows = [
-        link for link in link_rows if link.alert_id in ids and in_range(link.start_timestamp)
+        link for link in link_rows if link.alert_id in ids and is_in_range(link.start_timestamp)
     ]
     link_rows.sort(
         key=lambda link: (link.start_timestamp, link.st2_execution_id, link.id), reverse=True
@@ -118,7 +120,7 @@ def find_expected(engine, filters):
     }
 
 
-def combinations():
+def iterate_filters():
     names = [
         {},
         {"alert_name": "A"},
@@ -155,14 +157,17 @@ SOME_FILTERS = [
 
 
 class TestFilters:
-    def test_filters_select_rows_alone_and_combined(self, engine, history):
+    def test_single_and_combined_filters_select_rows(self, engine, history):
         covered = set()
-        for filters in combinations():
-            expected_rows = find_expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
+        for filters in iterate_filters():
+            expected_rows = compute_expected_rows(engine, filters)
+            for name, (function, rows_key, count_key, get_row_key) in VIEWS.items():
                 answer = view(engine, function, filters=filters)
-                names = [row_name(row) for row in answer[rows]]
-                assert (names, answer[count]) == (expected_rows[name], len(names)), (name, filters)
+                names = [get_row_key(row) for row in answer[rows_key]]
+                assert (names, answer[count_key]) == (expected_rows[name], len(names)), (
+                    name,
+                    filters,
+                )
                 assert "next" not in answer and "at_least" not in answer
                 covered.update((name, len(names) > 1) for _ in names)
         assert len(covered) == 8  # each view with one row, and with several rows
@@ -173,13 +178,17 @@ class TestFilters:
             ("failed", Filters(alert_name="A", severity="critical"), [("three", "A", "web-1")]),
             ("failed", Filters(alert_name="B"), []),
             ("succeeded", Filters(fingerprint="A1"), [("many", "A", "web-1")]),
-            ("succeeded", Filters(since=later(20), until=later(185)), 3),
+            (
+                "succeeded",
+                Filters(since=later(20), until=later(185)),
+                [("many", "A", "web-1"), ("many", "B", "web-2"), ("many", "B", "web-1")],
+            ),
             ("succeeded", Filters(since=later(185)), [("two", "D", "web-1")]),
         ):
             answer = view(engine, queries.st2_executions, status=status, filters=filters)
-            rows_shown = [execution_key(row) for row in answer["st2_executions"]]
-            assert expected_rows in (rows_shown, len(rows_shown)), (status, filters)
-            assert answer["count"] == len(rows_shown)
+            rows = [get_execution_key(row) for row in answer["st2_executions"]]
+            assert rows == expected_rows, (status, filters)
+            assert answer["count"] == len(rows)
 
     @pytest.mark.parametrize("status", ["Failed", "failed ", "%", "firing"])
     @pytest.mark.parametrize("filters", [Filters(), Filters(alert_name="A")])
@@ -199,7 +208,7 @@ class TestFilters:
             record_execution(engine, request_id, episode(f"f{number}"), f"e{number}")
         for number, text in enumerate(texts):
             filters = search.parse(**{field: text})
-            for function in (active, queries.why):
+            for function in (list_active_alerts, queries.why):
                 answer = view(engine, function, filters=filters)
                 assert answer["count"] == 1, text
                 (row,) = answer.get("active_alerts") or answer["episodes"]
@@ -209,17 +218,17 @@ class TestFilters:
             assert execution["st2_execution_id"] == f"e{number}"
         for text in ("UP", "up  ", "*", ".*", "p", "'", "up' OR '1'='1", "\\", "\x00", "{{", "%s"):
             filters = search.parse(**{field: text})
-            for function, _, count, _ in VIEWS.values():
-                assert view(engine, function, filters=filters)[count] == 0, text
+            for function, _, count_key, _ in VIEWS.values():
+                assert view(engine, function, filters=filters)[count_key] == 0, text
 
     def test_a_fingerprint_matches_exactly(self, engine):
         record(engine, alert(fingerprint="Ab_-1"), alert(fingerprint="ab_-1"))
         for text, count in (("Ab_-1", 1), ("AB_-1", 0), ("Ab%", 0), ("Ab_-1 ", 0)):
-            for function in (active, queries.why):
+            for function in (list_active_alerts, queries.why):
                 filters = search.parse(fingerprint=text)
                 assert view(engine, function, filters=filters)["count"] == count
 
-    def test_a_text_longer_than_its_column_matches_the_cut_text(self, engine):
+    def test_a_text_longer_than_its_column_matches_the_truncated_text(self, engine):
         long_texts = {
             "alert_name": "\xe9" * 300,
             "severity": "\U0001f370" * 70,
@@ -230,30 +239,30 @@ class TestFilters:
         }
         record(engine, alert(fingerprint="f", labels=labels), alert(labels={"severity": "i"}))
         for name, text in long_texts.items():
-            for function in (active, queries.why):
+            for function in (list_active_alerts, queries.why):
                 answer = view(engine, function, filters=search.parse(**{name: text}))
                 assert answer["count"] == 1
                 assert (
                     view(engine, function, filters=search.parse(**{name: text[:9]}))["count"] == 0
                 )
         record(engine, alert("lone \ud800", fingerprint="g"))
-        page = view(engine, active, filters=search.parse(alert_name="lone \ud800"))
+        page = view(engine, list_active_alerts, filters=search.parse(alert_name="lone \ud800"))
         assert page["active_alerts"][0]["fingerprint"] == "g"
 
     def test_a_time_range_wider_than_the_history_matches_everything(self, engine, history):
         for since, until in (("2020y", ""), ("", "9999-12-31T23:59:59.999999999Z")):
             filters = search.parse(since=since, until=until)
-            for function, _, count, _ in VIEWS.values():
-                total = view(engine, function, filters=Filters())[count]
-                assert view(engine, function, filters=filters)[count] == total > 0
+            for function, _, count_key, _ in VIEWS.values():
+                total = view(engine, function, filters=Filters())[count_key]
+                assert view(engine, function, filters=filters)[count_key] == total > 0
 
     def test_an_empty_database_has_no_rows(self, engine):
-        for function, rows, count, _ in VIEWS.values():
+        for function, rows_key, count_key, _ in VIEWS.values():
             for filters in SOME_FILTERS + [Filters(fingerprint="x", since=NOON, until=later(1))]:
-                assert view(engine, function, filters=filters) == {rows: [], count: 0}
+                assert view(engine, function, filters=filters) == {rows_key: [], count_key: 0}
             assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
-                rows: [],
-                count: 0,
+                rows_key: [],
+                count_key: 0,
             }
 
 
@@ -261,41 +270,43 @@ class TestPages:
     @pytest.mark.parametrize("limit", [1, 3])
     def test_pages_show_each_row_once_newest_first(self, engine, history, limit):
         for filters in SOME_FILTERS:
-            expected_rows = find_expected(engine, filters)
-            for name, (function, rows, _, row_name) in VIEWS.items():
+            expected_rows = compute_expected_rows(engine, filters)
+            for name, (function, rows_key, _, get_row_key) in VIEWS.items():
                 remaining = list(expected_rows[name])
                 for page in pages(engine, function, filters=filters, limit=limit):
-                    names = [row_name(row) for row in page[rows]]
+                    names = [get_row_key(row) for row in page[rows_key]]
                     assert names == remaining[:limit], (name, filters)
                     del remaining[:limit]
                     assert ("next" in page) == bool(remaining)
                 assert remaining == []
 
-    def test_pages_by_offset(self, engine, history):
+    def test_pages_are_selected_by_offset(self, engine, history):
         for filters in SOME_FILTERS:
-            expected_rows = find_expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
+            expected_rows = compute_expected_rows(engine, filters)
+            for name, (function, rows_key, count_key, get_row_key) in VIEWS.items():
                 total = len(expected_rows[name])
                 for offset in range(0, total + 3, 2):
                     page = view(engine, function, filters=filters, limit=2, offset=offset)
-                    names = [row_name(row) for row in page[rows]]
+                    names = [get_row_key(row) for row in page[rows_key]]
                     assert names == expected_rows[name][offset : offset + 2], (name, filters)
-                    assert page[count] == total
+                    assert page[count_key] == total
                     assert ("next" in page) == (offset + 2 < total)
 
     def test_new_rows_between_pages_do_not_shift_the_pages(self, engine, history):
         new_count = 0
         for filters in SOME_FILTERS[:6]:
-            for name, (function, rows, _, row_name) in VIEWS.items():
-                expected_rows = find_expected(engine, filters)[name]
+            for name, (function, rows_key, _, get_row_key) in VIEWS.items():
+                expected_rows = compute_expected_rows(engine, filters)[name]
                 names = []
                 for number, page in enumerate(pages(engine, function, filters=filters, limit=2)):
-                    names += [row_name(row) for row in page[rows]]
+                    names += [get_row_key(row) for row in page[rows_key]]
                     if number:
                         continue
                     # Every open incident is notified again, and a new alert is recorded and runs.
                     new_count += 1
-                    repeats = [sample(letter, digit) for letter in "ABCD" for digit in (1, 2, 3)]
+                    repeats = [
+                        sample_alert(letter, digit) for letter in "ABCD" for digit in (1, 2, 3)
+                    ]
                     moment = later(1000 + new_count)
                     request_id = record(
                         engine, *repeats, alert(fingerprint=str(new_count)), received_at=moment
@@ -313,11 +324,11 @@ class TestPages:
     def test_new_rows_during_a_page_do_not_shift_the_pages(self, engine, history, monkeypatch):
         select_candidates = episodes.select_candidates
         filters = Filters(alert_name="A")
-        expected_rows = find_expected(engine, filters)["why"]
+        expected_rows = compute_expected_rows(engine, filters)["why"]
 
         def record_before_search(*args):
             monkeypatch.setattr(episodes, "select_candidates", select_candidates)
-            record(engine, sample("A", 3), received_at=later(500))
+            record(engine, sample_alert("A", 3), received_at=later(500))
             return select_candidates(*args)
 
         monkeypatch.setattr(episodes, "select_candidates", record_before_search)
@@ -330,16 +341,16 @@ class TestPages:
         filters = Filters(alert_name="A")
         newest = view(engine, queries.why, filters=filters, limit=1)["episodes"][0]["episode"]
         (oldest,) = [n for n in ("A2", "A3") if episode(n) != newest][:1]
-        record(engine, sample("A", int(oldest[1])), received_at=later(500))
+        record(engine, sample_alert("A", int(oldest[1])), received_at=later(500))
         first_episode = view(engine, queries.why, filters=filters, limit=1)["episodes"][0][
             "episode"
         ]
         assert first_episode == episode(oldest)
 
     def test_until_does_not_hide_an_episode_with_later_notifications(self, engine):
-        record(engine, sample("A", 1), received_at=later(0))
-        record(engine, sample("A", 2), received_at=later(10))
-        record(engine, sample("A", 1), received_at=later(100))
+        record(engine, sample_alert("A", 1), received_at=later(0))
+        record(engine, sample_alert("A", 2), received_at=later(10))
+        record(engine, sample_alert("A", 1), received_at=later(100))
         filters = Filters(alert_name="A", until=later(50))
         episode_names = []
         for page in pages(engine, queries.why, filters=filters, limit=1):
@@ -357,21 +368,21 @@ class TestBound:
 
     def test_next_continues_until_everything_is_found(self, engine, history, bound):
         for filters, limit in itertools.product(SOME_FILTERS, (1, 50)):
-            expected_rows = find_expected(engine, filters)
-            for name, (function, rows, count, row_name) in VIEWS.items():
+            expected_rows = compute_expected_rows(engine, filters)
+            for name, (function, rows_key, count_key, get_row_key) in VIEWS.items():
                 names = []
                 for number, page in enumerate(
                     pages(engine, function, filters=filters, limit=limit)
                 ):
                     if number == 0:
-                        is_incomplete = page[count] < len(expected_rows[name])
+                        is_incomplete = page[count_key] < len(expected_rows[name])
                         assert page.get("at_least", False) or not is_incomplete
-                        assert page[count] <= len(expected_rows[name])
-                    assert len(page[rows]) <= limit
-                    names += [row_name(row) for row in page[rows]]
+                        assert page[count_key] <= len(expected_rows[name])
+                    assert len(page[rows_key]) <= limit
+                    names += [get_row_key(row) for row in page[rows_key]]
                 assert names == expected_rows[name], (name, filters, limit)
 
-    def test_a_count_is_marked_as_a_lower_bound(self, engine, monkeypatch):
+    def test_an_incomplete_count_is_marked_as_a_lower_bound(self, engine, monkeypatch):
         for n in range(8):
             request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
             record_execution(engine, request_id, episode(f"f{n}"), f"e{n}")
@@ -381,12 +392,12 @@ class TestBound:
             monkeypatch.setattr(executions_view, "MAX_ROWS", depth)
             monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", depth)
             for filters in (Filters(), by_name):
-                for name, (function, _, count, _) in VIEWS.items():
+                for name, (function, _, count_key, _) in VIEWS.items():
                     if name == "active":
                         continue  # all open incidents are counted
                     answer = view(engine, function, filters=filters, limit=1)
                     assert answer.get("at_least", False) == at_least, (name, filters)
-                    assert answer[count] in ((5, 6) if at_least else (8,))
+                    assert answer[count_key] in ((5, 6) if at_least else (8,))
                     assert "next" in answer
         monkeypatch.setattr(executions_view, "MAX_ROWS", 5)
         monkeypatch.setattr(episodes, "_MAX_NOTIFICATIONS", 5)
@@ -394,7 +405,7 @@ class TestBound:
             answer = view(engine, function, filters=by_name)
             assert (answer["count"], answer["at_least"]) == (5, True)
 
-    def test_a_search_that_ends_within_a_request_continues_there(self, engine, monkeypatch):
+    def test_a_page_continues_in_the_middle_of_a_request(self, engine, monkeypatch):
         monkeypatch.setattr(bounded_search, "DEPTH", 3)
         expected_rows = []
         for n in range(12):
@@ -417,8 +428,8 @@ class TestBound:
         [
             (queries.executions_recent, ("one0",)),
             (queries.executions_recent, (1, 1)),
-            (active, ("one0",)),
-            (active, (1, 1)),
+            (list_active_alerts, ("one0",)),
+            (list_active_alerts, (1, 1)),
             (queries.why, (1,)),
             (queries.why, (1, "one0")),
             (queries.why, (1, 1, 1)),

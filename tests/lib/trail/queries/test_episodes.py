@@ -1,4 +1,4 @@
-"""The episodes of an alert, with their notifications and executions."""
+"""The view `why` shows the episodes of alerts with their notifications and executions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ EPISODE_KEYS = (
 NOTIFICATION_KEYS = "request_id received_at id status outcome reason st2_rule".split()
 
 
-def why(engine, name="HostDown", **query):
+def read_episodes(engine, name="HostDown", **query):
     return view(engine, queries.why, Filters(alert_name=name), **query)["episodes"]
 
 
-def lines(episode_view):
+def render_lines(episode_view):
     return text.why({"episodes": [episode_view], "count": 1}, stale_after_hours=87_600).split("\n")
 
 
-def test_shape(engine, sample_request_id):
+def test_the_view_has_the_documented_fields(engine, sample_request_id):
     page = view(engine, queries.why, Filters(alert_name="New"), web_url="https://st2.example")
     assert list(page) == ["episodes", "count"]
     assert page["count"] == 1
@@ -38,8 +38,8 @@ def test_shape(engine, sample_request_id):
     assert entry["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
 
 
-def test_an_episode_from_alert_to_remediation(engine, sample_request_id):
-    (entry,) = why(engine, "New")
+def test_an_episode_shows_its_notification_and_its_execution(engine, sample_request_id):
+    (entry,) = read_episodes(engine, "New")
     (notification,) = entry.pop("alerts")
     (execution,) = entry.pop("stackstorm_executions")
     assert entry == {
@@ -67,7 +67,7 @@ def test_an_episode_from_alert_to_remediation(engine, sample_request_id):
 
 
 def test_a_resolved_episode_shows_its_end(engine, sample_request_id):
-    (entry,) = why(engine, "Old")
+    (entry,) = read_episodes(engine, "Old")
     assert (entry["state"], entry["ends_at"]) == ("resolved", "2026-01-14T12:00:30Z")
     assert (entry["notifications"], entry["last_seen_at"]) == (2, "2026-01-14T12:01:00Z")
     assert [a["outcome"] for a in entry["alerts"]] == ["admitted", "duplicate", "resolved"]
@@ -80,13 +80,13 @@ def test_the_episode_with_the_latest_notification_comes_first(engine):
     for n in range(3):
         record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
     record(engine, alert(fingerprint="f1"), received_at=later(60))
-    assert [entry["fingerprint"] for entry in why(engine)] == ["f1", "f2", "f0"]
+    assert [entry["fingerprint"] for entry in read_episodes(engine)] == ["f1", "f2", "f0"]
 
 
 def test_a_superseded_episode_is_marked(engine):
     record(engine, alert(fingerprint="f"))
     record(engine, alert(fingerprint="f", starts_at=later(600)), received_at=later(600))
-    new_entry, old_entry = why(engine)
+    new_entry, old_entry = read_episodes(engine)
     assert (new_entry["state"], old_entry["state"], old_entry["ends_at"]) == (
         "firing",
         "superseded",
@@ -99,16 +99,16 @@ def test_unconfirmed_observed_and_expired_episodes_are_marked(engine):
     resolve = alert("Stale", fingerprint="s", status="resolved", ends_at=later(1))
     record(engine, resolve, received_at=later(1))
     record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
-    entry = why(engine, "Stale")[0]
+    entry = read_episodes(engine, "Stale")[0]
     assert (entry["state"], entry["outcome"]) == ("firing", "unconfirmed")
-    assert "firing (unconfirmed) since" in lines(entry)[1]
+    assert "firing (unconfirmed) since" in render_lines(entry)[1]
     record(engine, resolve, received_at=later(3))
-    entry = why(engine, "Stale")[0]
+    entry = read_episodes(engine, "Stale")[0]
     assert (entry["state"], entry["ended_by"]) == ("resolved", "resolve")
     assert entry["ends_at"] == iso(later(3))
 
     record(engine, alert("Seen", startsAt="soon"), config=Config(receivers=("x",)))
-    (entry,) = why(engine, "Seen")
+    (entry,) = read_episodes(engine, "Seen")
     assert (entry["state"], entry["outcome"]) == ("firing", "observed")
     assert entry["alerts"][0]["notes"] == "startsAt: not a time: 'soon'"
     with database.transaction(engine) as connection:
@@ -117,7 +117,7 @@ def test_unconfirmed_observed_and_expired_episodes_are_marked(engine):
             .where(alerts.c.alert_name == "Seen")
             .values(open_fingerprint=None, closed_at=later(60), ended_by="expired")
         )
-    (entry,) = why(engine, "Seen")
+    (entry,) = read_episodes(engine, "Seen")
     assert (entry["state"], entry["ends_at"]) == ("expired", iso(later(60)))
 
 
@@ -125,7 +125,7 @@ def test_a_resolve_without_an_end_ends_the_episode_when_it_is_received(engine):
     record(engine, alert(fingerprint="f"))
     resolve = alert(fingerprint="f", status="resolved", ends_at=None)
     request_id = record(engine, resolve, received_at=later(60))
-    assert why(engine)[0]["ends_at"] == iso(later(60))
+    assert read_episodes(engine)[0]["ends_at"] == iso(later(60))
     (alert_view,) = view(engine, queries.status, request_id)["alerts"]
     assert alert_view["ends_at"] == iso(later(60))
 
@@ -135,24 +135,24 @@ def test_an_alert_without_an_episode_is_listed_separately(engine):
     for n in (1, 2):
         resolve = alert(fingerprint="f", status="resolved", ends_at=later(n))
         record(engine, resolve, received_at=later(n))
-    entries = why(engine)
+    entries = read_episodes(engine)
     assert [(entry["episode"], entry["state"]) for entry in entries] == [("", "")] * 3
     assert [entry["alerts"][0]["reason"] for entry in entries[:2]] == ["no open incident"] * 2
     assert "alerts[0].status" in entries[2]["alerts"][0]["reason"]
     assert [entry["notifications"] for entry in entries] == [1] * 3
 
 
-def test_each_reason_why_nothing_ran_is_shown(engine):
+def test_each_reason_that_nothing_ran_is_shown(engine):
     resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
     record(engine, resolve, received_at=later(2))
     record(engine, alert("Late", fingerprint="late"), received_at=later(1))
-    reason = why(engine, "Late")[-1]["alerts"][0]["reason"]
+    reason = read_episodes(engine, "Late")[-1]["alerts"][0]["reason"]
     assert reason == "late: its resolve is already recorded"
 
     config = Config(max_remediations_per_hour=1)
     same_name_alerts = [alert("Many", fingerprint=f) for f in ("m1", "m2")]
     record(engine, *same_name_alerts, config=config)
-    (notification,) = why(engine, "Many")[0]["alerts"]
+    (notification,) = read_episodes(engine, "Many")[0]["alerts"]
     assert (notification["outcome"], notification["reason"]) == (
         "rate_limited",
         "limit of 1 an hour for this alert name until 2026-01-14T13:00:00Z",
@@ -167,7 +167,7 @@ def test_each_reason_why_nothing_ran_is_shown(engine):
         received_at=later(60),
         config=config,
     )
-    cooling_entry, ended_entry = why(engine, "Cool")
+    cooling_entry, ended_entry = read_episodes(engine, "Cool")
     (notification,) = cooling_entry["alerts"]
     assert (notification["outcome"], notification["reason"]) == (
         "cooldown",
@@ -182,7 +182,7 @@ def test_each_reason_why_nothing_ran_is_shown(engine):
             .where(alerts.c.fingerprint == "n")
             .values(explanation="no_rule", explanation_reason="no rule matched")
         )
-    reason = why(engine, "Nobody")[0]["alerts"][0]["reason"]
+    reason = read_episodes(engine, "Nobody")[0]["alerts"][0]["reason"]
     assert reason == "new incident; no rule matched"
 
 
@@ -194,13 +194,13 @@ def test_an_incident_that_waited_for_its_cooldown_shows_its_admission(engine):
     refire = alert(fingerprint="f", starts_at=later(20))
     for seconds in (30, 40, 90, 110, 120):
         record(engine, refire, received_at=later(seconds), config=config)
-    entry = why(engine)[0]
+    entry = read_episodes(engine)[0]
     # The first notification, and the newest of the others.
     assert [a["outcome"] for a in entry["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
     assert entry["alerts"][2]["reason"] == "first notification after cooldown"
     assert (entry["state"], entry["notifications"]) == ("firing", 5)
     assert entry["alerts_left_out"] == 1
-    assert "  1 more notification" in lines(entry)
+    assert "  1 more notification" in render_lines(entry)
     assert (entry["starts_at"], entry["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
@@ -213,7 +213,7 @@ def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
         if seconds:
             resolve = alert(fingerprint="f", status="resolved", ends_at=later(55))
             record(engine, resolve, received_at=later(seconds))
-        (entry,) = why(engine)
+        (entry,) = read_episodes(engine)
         outcomes = [a["outcome"] for a in entry["alerts"]]
         assert len(outcomes) < 10
         last = "resolved" if seconds else "duplicate"
@@ -223,7 +223,7 @@ def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
         assert entry["notifications"] == 31
         firing = [a for a in entry["alerts"] if a["status"] == "firing"]
         assert entry["alerts_left_out"] == 31 - len(firing)
-        assert f"  {31 - len(firing)} more notifications" in lines(entry)
+        assert f"  {31 - len(firing)} more notifications" in render_lines(entry)
         assert [e["st2_execution_id"] for e in entry["stackstorm_executions"]] == ["e1"]
 
 
@@ -233,7 +233,7 @@ def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
     record(engine, resolve, received_at=later(12))
     record(engine, alert(fingerprint="f"), received_at=later(11))
-    (entry,) = why(engine)
+    (entry,) = read_episodes(engine)
     received = [a["received_at"] for a in entry["alerts"] if a["outcome"] != "resolved"]
     assert received == [iso(later(0)), iso(later(5)), iso(later(11))]
     assert (entry["notifications"], entry["alerts_left_out"]) == (6, 4)
@@ -275,7 +275,7 @@ def test_notifications_are_in_order_of_receipt(engine):
     record(engine, alert(fingerprint="f"), received_at=later(10))
     record(engine, alert(fingerprint="f", starts_at=later(-5)), received_at=later(5))
     record(engine, alert(fingerprint="g"), received_at=later(7))
-    entries = why(engine)
+    entries = read_episodes(engine)
     assert [entry["fingerprint"] for entry in entries] == ["f", "g"]
     received = [a["received_at"] for a in entries[0]["alerts"]]
     assert received == [iso(later(5)), iso(later(10))]

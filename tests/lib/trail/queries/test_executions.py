@@ -1,4 +1,4 @@
-"""The StackStorm executions that ran for alerts."""
+"""The view of StackStorm executions lists those that ran for alerts, newest first."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def list_executions(engine, **query):
     return view(engine, queries.st2_executions, **query)
 
 
-def ids(answer):
+def list_ids(answer):
     return [execution["st2_execution_id"] for execution in answer["st2_executions"]]
 
 
-def test_shape(engine, sample_request_id):
+def test_the_view_has_the_documented_fields(engine, sample_request_id):
     page = list_executions(engine, web_url="https://st2.example")
     assert list(page) == ["st2_executions", "count"]
     (row,) = page["st2_executions"]
@@ -39,16 +39,16 @@ def test_executions_are_listed_by_status_and_by_offset(engine):
         request_id = record(engine, alert(fingerprint=name))
         record_execution(engine, request_id, name + "-1768392000000", "e" + name, status=status)
     page = list_executions(engine, status="succeeded")
-    assert (ids(page), page["count"]) == (["ef2", "ef0"], 2)
+    assert (list_ids(page), page["count"]) == (["ef2", "ef0"], 2)
     page = list_executions(engine, limit=1, offset=1)
-    assert (ids(page), page["count"]) == (["ef1"], 3)
+    assert (list_ids(page), page["count"]) == (["ef1"], 3)
     assert list_executions(engine, status="gone")["count"] == 0
 
 
 @pytest.mark.parametrize("depth", [1000, 2])
 @pytest.mark.parametrize("filters", [Filters(), Filters(severity="critical")])
 def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filters, depth):
-    """Neither the order of the alerts nor that of the links matters."""
+    """The order of the alerts and the order of the links do not matter."""
     monkeypatch.setattr("poundcake.trail.queries.bounded_search.DEPTH", depth)
     for name, received, started in (("a", 0, 100), ("b", 1, 50), ("c", 2, 70)):
         request_id = record(engine, alert(fingerprint=name), received_at=later(received))

@@ -1,4 +1,4 @@
-"""The open incidents."""
+"""The view of active alerts lists the open incidents."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ INCIDENT_KEYS = (
 ).split()
 
 
-def active(engine, *args, stale_after_hours=24, **query):
+def list_active_alerts(engine, *args, stale_after_hours=24, **query):
     return view(engine, queries.alerts_active, stale_after_hours, *args, **query)
 
 
-def names(answer):
+def list_names(answer):
     return [incident["alert_name"] for incident in answer["active_alerts"]]
 
 
-def test_shape(engine, sample_request_id):
-    page = active(engine)
+def test_the_view_has_the_documented_fields(engine, sample_request_id):
+    page = list_active_alerts(engine)
     assert list(page) == ["active_alerts", "count"]
     assert page["count"] == 1
     (incident,) = page["active_alerts"]
@@ -45,7 +45,7 @@ def test_the_newest_execution_is_shown(engine, sample_request_id):
     record_execution(
         engine, sample_request_id, "new-1768392000000", "e2", "operations.notify", **fields
     )
-    (incident,) = active(engine)["active_alerts"]
+    (incident,) = list_active_alerts(engine)["active_alerts"]
     assert (incident["st2_execution_id"], incident["st2_workflow"]) == ("e2", "operations.notify")
     assert (incident["remediation_status"], incident["st2_execution_status"]) == (
         "running",
@@ -56,7 +56,7 @@ def test_the_newest_execution_is_shown(engine, sample_request_id):
 def test_incidents_are_filtered_and_paged(engine):
     for name, severity in (("A", "critical"), ("B", "warning"), ("a", "critical")):
         record(engine, alert(name, labels={"severity": severity}))
-    assert names(active(engine)) == ["a", "B", "A"]
+    assert list_names(list_active_alerts(engine)) == ["a", "B", "A"]
     for query, expected in (
         ({"severity": "critical"}, ["a", "A"]),
         ({"alert_name": "A"}, ["A"]),
@@ -65,17 +65,17 @@ def test_incidents_are_filtered_and_paged(engine):
         ({"instance": "web-1"}, []),
         ({"alert_name": "%"}, []),
     ):
-        page = active(engine, Filters(**query))
-        assert (names(page), page["count"]) == (expected, len(expected))
-    page = active(engine, limit=1, offset=1)
-    assert (names(page), page["count"]) == (["B"], 3)
+        page = list_active_alerts(engine, Filters(**query))
+        assert (list_names(page), page["count"]) == (expected, len(expected))
+    page = list_active_alerts(engine, limit=1, offset=1)
+    assert (list_names(page), page["count"]) == (["B"], 3)
 
 
 def test_an_incident_without_notifications_is_stale(engine):
     now = datetime.datetime.now(UTC)
     record(engine, alert("Fresh"), received_at=now - datetime.timedelta(minutes=50))
     record(engine, alert("Stale"), received_at=now - datetime.timedelta(minutes=70))
-    incidents = active(engine, stale_after_hours=1)["active_alerts"]
+    incidents = list_active_alerts(engine, stale_after_hours=1)["active_alerts"]
     stale = {incident["alert_name"]: incident["stale"] for incident in incidents}
     assert stale == {"Fresh": False, "Stale": True}
 
@@ -84,14 +84,14 @@ def test_staleness_is_measured_by_the_databases_clock(engine):
     record(engine, alert())
     for seconds, stale in ((3599, False), (3601, True)):
         with database_time(later(seconds)):
-            (incident,) = active(engine, stale_after_hours=1)["active_alerts"]
+            (incident,) = list_active_alerts(engine, stale_after_hours=1)["active_alerts"]
         assert incident["stale"] is stale
 
 
-def test_the_reason_why_nothing_runs_is_shown(engine):
+def test_the_reason_that_nothing_runs_is_shown(engine):
     config = Config(max_remediations_per_hour=1)
     record_requests(engine, config, [request(alert("A"), alert("A", labels={"x": "y"}))])
-    incidents = active(engine)["active_alerts"]
+    incidents = list_active_alerts(engine)["active_alerts"]
     assert any("limit of 1" in incident["remediation_status"] for incident in incidents)
     assert {incident["st2_execution_status"] for incident in incidents} == {""}
 
@@ -99,4 +99,4 @@ def test_the_reason_why_nothing_runs_is_shown(engine):
 def test_a_resolve_ends_an_incident(engine):
     record(engine, alert())
     record(engine, alert(status="resolved", ends_at=later(9)), received_at=later(10))
-    assert active(engine) == {"active_alerts": [], "count": 0}
+    assert list_active_alerts(engine) == {"active_alerts": [], "count": 0}

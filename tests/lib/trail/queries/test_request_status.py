@@ -1,4 +1,4 @@
-"""The whole trail of one request, in the documented shape."""
+"""The status of a request shows its alerts and executions, with the documented fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXECUTION_KEYS = (
 ).split()
 
 
-def test_shape(engine, sample_request_id):
+def test_the_view_has_the_documented_fields(engine, sample_request_id):
     status_view = view(engine, queries.status, sample_request_id, web_url="https://st2.example/")
     assert list(status_view) == STATUS_KEYS
     assert [list(alert) for alert in status_view["alerts"]] == [ALERT_KEYS] * 4

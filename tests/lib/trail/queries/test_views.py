@@ -1,4 +1,4 @@
-"""Properties that all views share."""
+"""All views share these properties."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_views_of_an_empty_database_are_empty(engine):
 
 def test_no_list_reads_a_large_column(engine, sample_request_id):
     statements = []
-    event.listen(engine, "before_cursor_execute", lambda c, r, text, *more: statements.append(text))
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
     view(engine, queries.executions_recent)
     view(engine, queries.executions_recent, Filters(alert_name="New"))
     view(engine, queries.alerts_active, 24)

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-from poundcake.hosts import HOST_LABEL, host_or_empty
+from poundcake.hosts import HOST_LABEL, host_from_labels
 from poundcake.trail.migrations.changes import add_column, create_table
 
 revision = "0006"
@@ -92,7 +92,7 @@ def _fill_hosts() -> None:
     since = bindparam("since", day_ago, _Moment)
     alert_rows = op.get_bind().execute(text(_WITHOUT_HOST).bindparams(since)).all()
     hosts_by_alert = (
-        (row.id, host_or_empty({HOST_LABEL: row.instance}, HOST_LABEL)) for row in alert_rows
+        (row.id, host_from_labels({HOST_LABEL: row.instance}, HOST_LABEL)) for row in alert_rows
     )
     host_rows = [{"id": row_id, "host": host} for row_id, host in hosts_by_alert if host]
     if host_rows:
