@@ -63,7 +63,7 @@ class Begin(PackAction):
                 episode,
                 workflow,
                 execution_id,
-                claims.HostCooldown.configured(self.settings),
+                claims.HostCooldown.from_config(self.settings),
                 decision.may_reserve,
             )
         )

@@ -19,10 +19,10 @@ class Health(PackAction):
         """Return the endpoint's health. If it is unreachable, check the dependencies directly."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
-            view = health.with_differences(result.document, self.settings)
+            view = health.add_differences(result.document, self.settings)
         else:
-            view = health.without_endpoint(
+            view = health.view_without_endpoint(
                 self.settings, self.engine(), self.stackstorm(), str(result)
             )
-        view = health.with_pause(view, self.engine())
+        view = health.add_pause(view, self.engine())
         return text.health(view) if format == "text" else view

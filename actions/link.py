@@ -34,7 +34,7 @@ class Link(PackAction):
                 episode,
                 workflow,
                 execution_id,
-                claims.HostCooldown.configured(self.settings),
+                claims.HostCooldown.from_config(self.settings),
                 changes,
             )
         )

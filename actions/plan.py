@@ -54,7 +54,7 @@ class Plan(PackAction):
 
         def read_situation(change: ChangeRequest) -> Situation:
             situation: Situation = self.view(
-                limits.read_situation_of_labels,
+                limits.read_hypothetical_situation,
                 config=self.settings,
                 request=change,
                 labels=string_labels,

@@ -7,7 +7,7 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.remediation.report import build_report
 from poundcake.trail import database
-from poundcake.trail.changes import finish_change
+from poundcake.trail.changes import finish_changes
 
 
 class Report(PackAction):
@@ -18,7 +18,7 @@ class Report(PackAction):
         report = build_report(self.stackstorm(), execution_id)
         if report.change_result:
             try:
-                finish_change(self.engine(), execution_id, report.change_result, report.message)
+                finish_changes(self.engine(), execution_id, report.change_result, report.message)
             except database.DatabaseError:
                 pass  # sync ends the change once it sees that the workflow has ended
         return report.as_dict()

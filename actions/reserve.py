@@ -38,7 +38,7 @@ class Reserve(PackAction):
             )
             approved_by = approval.by
             request = replace(
-                request, unapproved=approval.problem, approval_expired=approval.has_expired
+                request, approval_problem=approval.problem, approval_expired=approval.has_expired
             )
         try:
             decision = self.retry_while_unavailable(
@@ -60,7 +60,7 @@ class Reserve(PackAction):
     def _reserve(
         self, request: ChangeRequest, entry: Remediation | None, host_checks: Sequence[str]
     ) -> safety.SafetyDecision:
-        if entry and not request.unapproved:
+        if entry and not request.approval_problem:
             request = self._with_conditions(request, entry, host_checks)
         return safety.reserve(self.engine(), self.settings, request)
 

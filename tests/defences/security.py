@@ -961,7 +961,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a flapping alert has a cooldown",
-        Returns(LIMITS + "_cooldown_of", "None"),
+        Returns(LIMITS + "_find_cooldown", "None"),
         test(
             RECORD_TESTS + "TestLimits::test_a_cooldown_holds_the_alert_back_until_it_ends",
             "sqlite",
@@ -969,7 +969,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an alert name has a limit per hour",
-        Returns(LIMITS + "_rate_limit_of", "None"),
+        Returns(LIMITS + "_find_rate_limit", "None"),
         test(
             RECORD_TESTS
             + "TestLimits::test_a_rate_limit_holds_back_more_alerts_with_the_same_name",
@@ -987,7 +987,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "an execution that changes nothing takes no claim",
-        Edit("poundcake.trail.claims:_link", "_ if claimant.changes else None", "key"),
+        Edit("poundcake.trail.claims:_link", "_ if claimant.may_change else None", "key"),
         test(
             "tests/lib/trail/test_claims.py::"
             "TestLink::test_an_execution_without_a_change_takes_no_claim",
@@ -1065,7 +1065,9 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "no change is made in the mode ask without an approval",
-        Edit("poundcake.remediation.safety:_check_approval", "not request.unapproved", "True"),
+        Edit(
+            "poundcake.remediation.safety:_check_approval", "not request.approval_problem", "True"
+        ),
         test(
             SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
             "approval_missing",

@@ -111,8 +111,8 @@ BROKEN_RULES = {
     "confirmed after a minute": (admission, "CONFIRM_AFTER", datetime.timedelta(minutes=1)),
     "never confirmed": (admission, "CONFIRM_AFTER", datetime.timedelta(days=1)),
     "late duplicates": (admission, "_judge_refire", refire_without_late_resolves),
-    "starts in the future": (admission, "first_start", sender_start),
-    "names used again": (admission, "_new_name", name_by_start),
+    "starts in the future": (admission, "compute_start", sender_start),
+    "names used again": (admission, "_choose_episode_name", name_by_start),
     "endpoints' own clocks": (record, "_convert_to_database_clock", unmeasured_clock),
 }
 

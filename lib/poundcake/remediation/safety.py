@@ -436,7 +436,7 @@ _Control = Callable[[Config, ChangeRequest, Situation], "_Reason | None"]
 def _find_temporary_refusal(
     config: Config, request: ChangeRequest, situation: Situation
 ) -> _Reason | None:
-    if situation.own and not situation.own.ended_at and not situation.pause:
+    if situation.own_change and not situation.own_change.ended_at and not situation.pause:
         return None  # the execution repeats its request for a change that was granted
     for control in _CONTROLS:
         reason = control(config, request, situation)
@@ -458,11 +458,11 @@ def _check_pause(config: Config, request: ChangeRequest, situation: Situation) -
 
 
 def _check_approval(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    if not request.unapproved:
+    if not request.approval_problem:
         return None
     return _Reason(
         Refusal.APPROVAL_MISSING,
-        request.unapproved,
+        request.approval_problem,
         "replay its request with force=true, and approve it",
     )
 
@@ -490,7 +490,7 @@ def _check_silence(config: Config, request: ChangeRequest, situation: Situation)
 
 
 def _check_episode(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    holder = situation.holder
+    holder = situation.claiming_change
     if holder is None:
         return None
     state = "makes" if holder.ended_at is None else "made"
@@ -505,17 +505,17 @@ def _check_episode(config: Config, request: ChangeRequest, situation: Situation)
 def _check_storm(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
     minutes = config.storm_quiet_minutes
     counted = f"are open or were resolved in the last {minutes} min"
-    if config.storm_limit and situation.similar > config.storm_limit:
+    if config.storm_limit and situation.similar_count > config.storm_limit:
         return _Reason(
             Refusal.STORM,
-            f"{situation.similar} incidents of {situation.alert_name} {counted}, and storm_limit "
-            f"is {config.storm_limit}",
+            f"{situation.similar_count} incidents of {situation.alert_name} {counted}, and "
+            f"storm_limit is {config.storm_limit}",
             f"it ends {minutes} min after the number has fallen to the limit; or raise storm_limit",
         )
-    if request.storm and situation.similar_per_value > request.storm:
+    if request.storm and situation.similar_count_per_value > request.storm:
         return _Reason(
             Refusal.STORM,
-            f"{situation.similar_per_value} incidents of {situation.alert_name} with "
+            f"{situation.similar_count_per_value} incidents of {situation.alert_name} with "
             f"{situation.per_value} {counted}, and `storm` of {request.remediation_name} is "
             f"{request.storm}",
             f"it ends {minutes} min after the number has fallen to the limit",
@@ -593,7 +593,7 @@ def _check_in_flight(
 
 
 def _check_cooldown(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    latest = situation.last_of_target
+    latest = situation.last_target_change
     if latest is None or latest.ended_at is None:
         return None
     is_power = is_power_action(latest.action)
@@ -617,7 +617,7 @@ def _check_daily_limit(
         f"changes to {situation.target} in 24 hours",
         "max_changes_per_target_per_day",
         config.max_changes_per_target_per_day,
-        situation.target_day,
+        situation.target_changes_last_day,
         DAY,
     )
 
@@ -630,7 +630,7 @@ def _check_hourly_limit(
         f"changes of {request.remediation_name} in an hour",
         "max_changes_per_remediation_per_hour",
         config.max_changes_per_remediation_per_hour,
-        situation.remediation_hour,
+        situation.remediation_changes_last_hour,
         HOUR,
     )
 
@@ -643,13 +643,13 @@ def _check_site_limit(
         "changes of all remediations in an hour",
         "max_changes_per_hour",
         config.max_changes_per_hour,
-        situation.site_hour,
+        situation.changes_last_hour,
         HOUR,
     )
 
 
 def _check_breaker(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    latest = situation.outcomes[: config.breaker_failures]
+    latest = situation.breaker_changes[: config.breaker_failures]
     failures = [change for change in latest if change.result in FAILURES]
     if not config.breaker_failures or len(failures) < config.breaker_failures:
         return None

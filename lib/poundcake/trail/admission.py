@@ -1,9 +1,10 @@
 """Decide which alerts may start a remediation, and give the reason for each decision.
 
-An episode is one occurrence of one label set. Its name, ``<fingerprint>-<startsAt in ms>``, is
-chosen when it is first seen. Alertmanager may change startsAt later, because the servers of a
-Prometheus HA pair post different ones. So an alert belongs to the open incident of its fingerprint
-even if its startsAt is earlier.
+An incident is a period during which a label set fires. It is identified by its episode,
+``<fingerprint>-<startsAt in ms>``, which is chosen when its first notification is recorded.
+Alertmanager may report another startsAt later, because the servers of a Prometheus HA pair post
+different ones. So an alert belongs to the open incident of its fingerprint even if its startsAt is
+earlier.
 
 Never compare times from different clocks. Times of receipt come from the database's clock. startsAt
 and endsAt come from the sender's clock, and are compared only with each other.
@@ -25,7 +26,7 @@ from poundcake.trail.outcomes import EndedBy, Outcome
 CLAIM_GRACE = timedelta(minutes=10)
 """How long after the end of an incident a workflow may still claim its episode."""
 REFIRE_GRACE = timedelta(seconds=90)
-"""How long after a resolve a firing notification may be a stale copy.
+"""How long after a resolve a firing notification is treated as a possible stale copy.
 
 Each peer of an Alertmanager cluster waits 15 s for every peer that precedes it, and a failed
 notification is retried for up to a minute.
@@ -35,8 +36,9 @@ CONFIRM_AFTER = timedelta(minutes=6)
 
 The peer that sent a stale copy sends its resolve up to group_interval (5 min by default) later.
 """
-# The outcomes of incidents for which no trigger was emitted.
-_WITHOUT_TRIGGER = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
+# If an incident was opened with one of these outcomes, its end is not emitted either.
+_UNEMITTED_OUTCOMES = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
+_RECEIVER_NOT_LISTED = "its receiver is not listed in receivers, so it may not start a remediation"
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,16 @@ class Situation:
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision about one alert that is being recorded.
+    """The decision about an alert that is being recorded.
 
     Attributes:
         outcome: The outcome.
         reason: The reason for the outcome, in one line.
         episode: The episode of the alert, or empty if it has none.
         starts_at: When the episode began.
-        closes: The alert closes the row that opened the incident.
-        opens: The alert's row becomes the open incident. If the alert also closes a row of the same
-            episode, it takes over the incident.
+        closes: Whether the alert closes the row of the open incident.
+        opens: Whether the alert's row becomes the open incident. If the alert also closes a row of
+            the same episode, it takes over the incident.
         ended_by: How the closed incident ended, or None if this alert takes the incident over.
         attempt: The number of the attempt at the episode, from 1.
         held_until: When the cooldown or rate limit that holds the alert back ends.
@@ -140,15 +142,20 @@ class Original:
 
 
 @dataclass(frozen=True)
-class Work:
-    """The last attempt at an episode, and its last claimant (empty if it was never claimed)."""
+class PreviousWork:
+    """The work on an episode so far.
+
+    Attributes:
+        attempt: The number of the last attempt.
+        claimed_by: The last execution that claimed the episode, or empty if none did.
+    """
 
     attempt: int = 1
     claimed_by: str = ""
 
 
 def decide(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
-    """Return the decision about an alert of a webhook.
+    """Return the decision about an alert from a webhook.
 
     Args:
         alert: The alert.
@@ -169,7 +176,7 @@ def decide_replay(
     alert: Alert,
     original: Original,
     situation: Situation,
-    work_by_episode: Mapping[str, Work],
+    work_by_episode: Mapping[str, PreviousWork],
     force: bool,
 ) -> Decision:
     """Return the decision about an alert of a replayed request.
@@ -178,14 +185,14 @@ def decide_replay(
         alert: The alert.
         original: The recorded alert.
         situation: The recorded state of its label set.
-        work_by_episode: The previous work on the episodes.
+        work_by_episode: The previous work on each episode.
         force: Admit the alert even if its episode was claimed before or has ended.
     """
     reason = f"replay of {original.request_id}"
     incident = situation.incident
     if alert.status != FIRING:
         # If the original resolve ended an incident, another incident is open now.
-        has_ended_incident = original.outcome in (Outcome.RESOLVED, *_WITHOUT_TRIGGER)
+        has_ended_incident = original.outcome in (Outcome.RESOLVED, *_UNEMITTED_OUTCOMES)
         if incident and (has_ended_incident or original.received_at < incident.last_seen_at):
             return Decision(
                 Outcome.DUPLICATE,
@@ -194,8 +201,8 @@ def decide_replay(
             )
         return _decide_resolve(alert, original.received_at, incident)
     if incident and _belongs_to(alert, incident, situation.skew):
-        previous_work = work_by_episode.get(incident.episode, Work())
-        return _replay_open(alert, incident, previous_work, reason, situation, force)
+        previous_work = work_by_episode.get(incident.episode, PreviousWork())
+        return _decide_open_replay(alert, incident, previous_work, reason, situation, force)
     if not force:
         return Decision(
             Outcome.DUPLICATE,
@@ -204,18 +211,18 @@ def decide_replay(
             original.starts_at,
         )
     # Do not open an incident: the alert is not firing, so no resolve would ever close it.
-    attempt = work_by_episode.get(original.episode, Work()).attempt + 1
+    attempt = work_by_episode.get(original.episode, PreviousWork()).attempt + 1
     return Decision(Outcome.ADMITTED, reason, original.episode, original.starts_at, attempt=attempt)
 
 
 def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
     """Return the decision about an incident that was unconfirmed for CONFIRM_AFTER."""
     limit = situation.limit
-    outcome, reason = Outcome.ADMITTED, "no resolve for 6 min after it was unconfirmed"
+    outcome, reason = Outcome.ADMITTED, "unconfirmed for 6 min without a resolve"
     if limit:
         outcome, reason = limit.outcome, limit.reason
     if not situation.may_start:
-        outcome, reason = Outcome.OBSERVED, _NO_START
+        outcome, reason = Outcome.OBSERVED, _RECEIVER_NOT_LISTED
     return Decision(
         outcome,
         reason,
@@ -227,11 +234,8 @@ def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
     )
 
 
-_NO_START = "its receiver is not listed in receivers, so it may not start a remediation"
-
-
-def first_start(alert: Alert, received_at: datetime) -> datetime:
-    """Return when an alert began: its startsAt, or the time of receipt if that is earlier."""
+def compute_start(alert: Alert, received_at: datetime) -> datetime:
+    """Return when an alert began: at its startsAt, or at its receipt if that is earlier."""
     return min(alert.starts_at or received_at, received_at)
 
 
@@ -245,14 +249,14 @@ def _belongs_to(alert: Alert, incident: OpenIncident, skew: timedelta) -> bool:
 def _decide_repeat(
     alert: Alert, received_at: datetime, incident: OpenIncident, situation: Situation
 ) -> Decision:
-    starts_at = first_start(alert, received_at)
+    starts_at = compute_start(alert, received_at)
     if incident.outcome == Outcome.ADMITTED:
         return Decision(
             Outcome.DUPLICATE, f"duplicate of {incident.request_id}", incident.episode, starts_at
         )
     # Nothing was started for the open incident yet. This notification may start a remediation.
     if not situation.may_start:
-        return Decision(Outcome.OBSERVED, _NO_START, incident.episode, starts_at)
+        return Decision(Outcome.OBSERVED, _RECEIVER_NOT_LISTED, incident.episode, starts_at)
     if incident.acknowledged_by:
         reason = f"acknowledged by {incident.acknowledged_by}"
         return Decision(Outcome(incident.outcome), reason, incident.episode, starts_at)
@@ -271,7 +275,7 @@ def _decide_repeat(
             opens=takes_over,
         )
     if situation.limit:
-        return _decide_limited(situation.limit, incident.episode, starts_at)
+        return _hold_back(situation.limit, incident.episode, starts_at)
     return Decision(
         Outcome.ADMITTED,
         f"first notification after {incident.outcome.replace('_', ' ')}",
@@ -283,7 +287,7 @@ def _decide_repeat(
 
 
 def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> Decision:
-    starts_at = first_start(alert, received_at)
+    starts_at = compute_start(alert, received_at)
     superseded_incident = situation.incident
     refire = _judge_refire(alert, received_at, situation.resolves)
     if refire and refire[0] == Outcome.DUPLICATE:
@@ -296,11 +300,11 @@ def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> De
     if refire:
         outcome, reason = refire
     if not situation.may_start:
-        outcome, reason = Outcome.OBSERVED, _NO_START
+        outcome, reason = Outcome.OBSERVED, _RECEIVER_NOT_LISTED
     return Decision(
         outcome,
         reason,
-        _new_name(alert.fingerprint, starts_at, received_at, situation.known_episodes),
+        _choose_episode_name(alert.fingerprint, starts_at, received_at, situation.known_episodes),
         starts_at,
         closes=bool(superseded_incident),
         opens=True,
@@ -309,12 +313,12 @@ def _decide_new(alert: Alert, received_at: datetime, situation: Situation) -> De
     )
 
 
-def _new_name(
-    fingerprint: str, starts_at: datetime, received_at: datetime, known_names: Container[str]
+def _choose_episode_name(
+    fingerprint: str, starts_at: datetime, received_at: datetime, known_episodes: Container[str]
 ) -> str:
-    """Return a name for a new episode that no recorded episode has."""
+    """Return a name for a new episode that no recorded episode uses."""
     name = episode_name(fingerprint, starts_at)
-    while name in known_names:
+    while name in known_episodes:
         # The alert fires again with the startsAt of an episode that has ended.
         name = episode_name(fingerprint, received_at)
         received_at += timedelta(milliseconds=1)
@@ -330,7 +334,7 @@ def _judge_refire(
         An outcome and the reason, or None if no recent resolve matches the notification.
     """
     received_times = [
-        resolve.received_at for resolve in resolves if _is_same_occurrence(alert, resolve)
+        resolve.received_at for resolve in resolves if _resolves_same_occurrence(alert, resolve)
     ]
     last_received_at = max(received_times, default=None)
     if last_received_at is None or received_at - last_received_at >= REFIRE_GRACE:
@@ -344,7 +348,7 @@ def _judge_refire(
     )
 
 
-def _is_same_occurrence(alert: Alert, resolve: Resolve) -> bool:
+def _resolves_same_occurrence(alert: Alert, resolve: Resolve) -> bool:
     if alert.starts_at is None or resolve.ends_at is None:
         return True
     return resolve.ends_at >= alert.starts_at
@@ -367,8 +371,7 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
             starts_at=alert.starts_at,
         )
     outcome, ended_incident = Outcome.RESOLVED, "the incident"
-    if incident.outcome in _WITHOUT_TRIGGER:
-        # Rules received no trigger for this incident, so its end is not emitted either.
+    if incident.outcome in _UNEMITTED_OUTCOMES:
         outcome, ended_incident = Outcome(incident.outcome), f"the {incident.outcome} incident"
     return Decision(
         outcome,
@@ -380,17 +383,17 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
     )
 
 
-def _replay_open(
+def _decide_open_replay(
     alert: Alert,
     incident: OpenIncident,
-    previous_work: Work,
+    previous_work: PreviousWork,
     reason: str,
     situation: Situation,
     force: bool,
 ) -> Decision:
     """Return the decision about a replayed alert that may take over its open incident."""
     starts_at = alert.starts_at or incident.starts_at
-    refusal = "" if force else _replay_refusal(incident, previous_work)
+    refusal = "" if force else _replay_refusal_reason(incident, previous_work)
     if refusal:
         return Decision(
             Outcome.DUPLICATE,
@@ -399,9 +402,11 @@ def _replay_open(
             starts_at,
         )
     if not situation.may_start and not force:
-        return Decision(Outcome.OBSERVED, f"{reason}: {_NO_START}", incident.episode, starts_at)
+        return Decision(
+            Outcome.OBSERVED, f"{reason}: {_RECEIVER_NOT_LISTED}", incident.episode, starts_at
+        )
     if situation.limit and not force:
-        return _decide_limited(situation.limit, incident.episode, starts_at)
+        return _hold_back(situation.limit, incident.episode, starts_at)
     return Decision(
         Outcome.ADMITTED,
         reason,
@@ -414,13 +419,13 @@ def _replay_open(
     )
 
 
-def _replay_refusal(incident: OpenIncident, previous_work: Work) -> str:
+def _replay_refusal_reason(incident: OpenIncident, previous_work: PreviousWork) -> str:
     if incident.acknowledged_by:
         return f"acknowledged by {incident.acknowledged_by}"
-    return (
-        f"{previous_work.claimed_by} has worked on this episode" if previous_work.claimed_by else ""
-    )
+    if previous_work.claimed_by:
+        return f"{previous_work.claimed_by} has worked on this episode"
+    return ""
 
 
-def _decide_limited(limit: Limit, episode: str, starts_at: datetime) -> Decision:
+def _hold_back(limit: Limit, episode: str, starts_at: datetime) -> Decision:
     return Decision(limit.outcome, limit.reason, episode, starts_at, held_until=limit.held_until)

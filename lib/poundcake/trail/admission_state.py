@@ -1,4 +1,4 @@
-"""The state that admission decisions depend on. It is read once and then updated in memory."""
+"""The state that admission decisions depend on, read once for a batch and then kept in memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from poundcake.trail.outcomes import EndedBy, Outcome
 from poundcake.trail.rows import AlertRow
 from poundcake.trail.schema import alerts, api_calls
 
-_ESCAPED = re.compile(r"\\(.)")
+_ESCAPED_CHARACTER = re.compile(r"\\(.)")
 
 
 class ReceivedAlert(NamedTuple):
@@ -43,23 +43,23 @@ class AlertBatch:
     """The alerts of a batch of requests, without malformed ones.
 
     Attributes:
-        received: The alerts; may be empty.
-        received_at: When the first of the requests was received.
+        received_alerts: The alerts; may be empty.
+        first_received_at: When the first of the requests was received.
         now: The current time by the database's clock.
     """
 
-    received: Sequence[ReceivedAlert]
-    received_at: datetime
+    received_alerts: Sequence[ReceivedAlert]
+    first_received_at: datetime
     now: datetime
 
     @property
     def alerts(self) -> list[Alert]:
-        """Return the alerts, without their times."""
-        return [received.alert for received in self.received]
+        """The alerts, without the times at which they were received."""
+        return [received_alert.alert for received_alert in self.received_alerts]
 
     @property
     def firing_alerts(self) -> list[Alert]:
-        """Return the firing alerts."""
+        """The firing alerts."""
         return [alert for alert in self.alerts if alert.status == alertmanager.FIRING]
 
 
@@ -78,7 +78,11 @@ class StoredIncident:
         self.closed_at, self.ended_by = at, ended_by
 
     def count_notification(self, notification: AlertRow) -> None:
-        """Count a notification, given its row."""
+        """Count another notification.
+
+        Args:
+            notification: The row of its alert.
+        """
         self.incident = _add_notification(self.incident, notification)
         self.new_notifications += 1
 
@@ -95,7 +99,11 @@ class NewIncident:
         self.row.open_fingerprint, self.row.closed_at, self.row.ended_by = None, at, ended_by
 
     def count_notification(self, notification: AlertRow) -> None:
-        """Count a notification, given its row."""
+        """Count another notification.
+
+        Args:
+            notification: The row of its alert.
+        """
         self.incident = _add_notification(self.incident, notification)
         self.row.last_seen_at = self.incident.last_seen_at
         self.row.sender_starts_at = self.incident.sender_starts_at
@@ -116,14 +124,14 @@ class AdmissionState:
         self._skew = timedelta(seconds=config.episode_skew_seconds)
         self._receivers = frozenset(config.receivers)
         self._now = batch.now
-        self._stored = _read_incidents(connection, batch.alerts)
-        self._open: dict[str, AnyIncident] = dict(self._stored)
+        self._stored_incidents = _read_incidents(connection, batch.alerts)
+        self._open_incidents: dict[str, AnyIncident] = dict(self._stored_incidents)
         self._resolves = _read_resolves(
-            connection, batch.firing_alerts, batch.received_at - admission.REFIRE_GRACE
+            connection, batch.firing_alerts, batch.first_received_at - admission.REFIRE_GRACE
         )
-        self._episodes = self._read_episodes(connection, batch)
+        self._known_episodes = self._read_known_episodes(connection, batch)
         self._limits = AdmissionLimits(config, batch.now)
-        self._limits.read(connection, batch.firing_alerts, batch.received_at)
+        self._limits.read(connection, batch.firing_alerts, batch.first_received_at)
 
     def decide(self, alert: Alert, received_at: datetime, receiver: str) -> Decision:
         """Return the decision about an alert. Apply it with apply() before the next decision."""
@@ -131,29 +139,29 @@ class AdmissionState:
 
     def situation(self, alert: Alert, receiver: str) -> Situation:
         """Return the current state of an alert's label set."""
-        open_incident = self._open.get(alert.fingerprint)
+        open_incident = self._open_incidents.get(alert.fingerprint)
         return Situation(
             open_incident.incident if open_incident else None,
             self._skew,
             self._resolves[alert.fingerprint],
-            self._limits.limit(alert) if alert.status == alertmanager.FIRING else None,
+            self._limits.find_limit(alert) if alert.status == alertmanager.FIRING else None,
             self._may_start(receiver),
-            self._episodes,
+            self._known_episodes,
         )
 
     def open_episodes(self) -> set[str]:
-        """Return the episodes of the open incidents of the batch."""
-        return {open_incident.incident.episode for open_incident in self._open.values()}
+        """Return the episodes of the batch's open incidents."""
+        return {open_incident.incident.episode for open_incident in self._open_incidents.values()}
 
     def apply(self, request_id: str, alert: Alert, decision: Decision, row: AlertRow) -> None:
         """Apply the decision about an alert to this state and to the alert's new row."""
         received_at = row.created_at
         row.last_seen_at = self._notified_at(alert, received_at)
-        open_incident = self._open.get(alert.fingerprint)
+        open_incident = self._open_incidents.get(alert.fingerprint)
         if open_incident and decision.closes:
             open_incident.close(received_at, decision.ended_by)
-            del self._open[alert.fingerprint]
-        elif open_incident and _is_notification(alert, decision, open_incident.incident):
+            del self._open_incidents[alert.fingerprint]
+        elif open_incident and _is_notification_of(alert, decision, open_incident.incident):
             open_incident.count_notification(row)
         if decision.opens and row.starts_at:
             if open_incident and open_incident.incident.episode == decision.episode:
@@ -170,43 +178,48 @@ class AdmissionState:
                 row.sender_starts_at,
                 external_url=row.external_url,
             )
-            self._open[alert.fingerprint] = NewIncident(incident, row)
+            self._open_incidents[alert.fingerprint] = NewIncident(incident, row)
         if decision.episode:
-            self._episodes.add(decision.episode)
+            self._known_episodes.add(decision.episode)
         if decision.outcome == Outcome.ADMITTED:
-            self._limits.count(alert)
+            self._limits.count_admission(alert)
         if alert.status == alertmanager.RESOLVED:
             self._resolves[alert.fingerprint].append(Resolve(alert.ends_at, received_at))
 
     def _notified_at(self, alert: Alert, received_at: datetime) -> datetime:
-        """Return when the sender's notification of an alert was received."""
+        """Return when the notification that contained an alert was received.
+
+        Subclasses override this for replays and confirmations, whose alerts were received earlier.
+        """
         return received_at
 
     def _may_start(self, receiver: str) -> bool:
-        # Alertmanager escapes characters of a receiver's name that are special in regular
-        # expressions (template.Data of notify/util.go).
-        unescaped_receiver = _ESCAPED.sub(r"\1", receiver)
+        # Alertmanager escapes the characters of a receiver's name that are special in regular
+        # expressions (template.Data in notify/util.go).
+        unescaped_receiver = _ESCAPED_CHARACTER.sub(r"\1", receiver)
         return not self._receivers or not self._receivers.isdisjoint((receiver, unescaped_receiver))
 
-    def _read_episodes(self, connection: Connection, batch: AlertBatch) -> set[str]:
-        """Return the recorded episode names that new episodes of the batch must not reuse."""
+    def _read_known_episodes(self, connection: Connection, batch: AlertBatch) -> set[str]:
+        """Return the names of recorded episodes that a new episode of the batch might reuse."""
         open_names = self.open_episodes()
         start_names: set[str] = set()
-        receipt_names: dict[str, str] = {}
-        for alert, received_at in batch.received:
+        fallback_names: dict[str, str] = {}
+        for alert, received_at in batch.received_alerts:
             if alert.status == alertmanager.FIRING:
-                starts_at = admission.first_start(alert, received_at)
+                starts_at = admission.compute_start(alert, received_at)
                 name = alertmanager.episode_name(alert.fingerprint, starts_at)
                 start_names.add(name)
-                receipt_names[name] = alertmanager.episode_name(alert.fingerprint, received_at)
+                fallback_names[name] = alertmanager.episode_name(alert.fingerprint, received_at)
         # Most notifications repeat an open incident and need no new name.
-        used_names = _read_episodes(connection, start_names - open_names)
-        other_used_names = _read_episodes(connection, {receipt_names[name] for name in used_names})
-        return open_names | used_names | other_used_names
+        used_names = _find_used_names(connection, start_names - open_names)
+        used_fallback_names = _find_used_names(
+            connection, {fallback_names[name] for name in used_names}
+        )
+        return open_names | used_names | used_fallback_names
 
     def write_changes(self, connection: Connection) -> None:
         """Update the stored rows of incidents that were closed or received notifications."""
-        stored_incidents = self._stored.values()
+        stored_incidents = self._stored_incidents.values()
         closed_rows = [
             {
                 "id": stored_incident.alert_id,
@@ -244,12 +257,12 @@ def _add_notification(incident: OpenIncident, notification: AlertRow) -> OpenInc
         external_url=notification.external_url if is_newest else incident.external_url,
         # Keep the first startsAt. A second Prometheus server or a late copy may report an earlier
         # one. If the earlier one replaced it, the next notification with the first startsAt would
-        # look like a new occurrence. A late resolve of the previous occurrence would end this one.
+        # look like a new occurrence, and a late resolve of the previous one would end this one.
         sender_starts_at=incident.sender_starts_at or notification.sender_starts_at,
     )
 
 
-def _is_notification(alert: Alert, decision: Decision, incident: OpenIncident) -> bool:
+def _is_notification_of(alert: Alert, decision: Decision, incident: OpenIncident) -> bool:
     return alert.status == alertmanager.FIRING and decision.episode == incident.episode
 
 
@@ -313,8 +326,8 @@ def _read_resolves(
     return resolves
 
 
-def _read_episodes(connection: Connection, names: Collection[str]) -> set[str]:
-    """Return the names that are already used by recorded episodes."""
+def _find_used_names(connection: Connection, names: Collection[str]) -> set[str]:
+    """Return those of the names that recorded episodes already use."""
     used_names: set[str] = set()
     for chunk in batched(sorted(names)):
         used_names.update(

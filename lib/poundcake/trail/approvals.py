@@ -1,7 +1,7 @@
-"""Requests for approval: the inquiries with which workflows ask people before a change.
+"""Requests for approval: StackStorm inquiries that workflows create before they change something.
 
 If StackStorm expired an inquiry, its workflow would succeed. So the inquiries have no expiry in
-StackStorm, and sync answers no when a request has expired.
+StackStorm. Sync answers no to requests that are older than approval_minutes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from poundcake.trail.outbox import ApprovalRequest, add_approval_request, unrepo
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
-BEGIN = "poundcake.begin"
+BEGIN_ACTION = "poundcake.begin"
 APPROVAL_TASK = "approve"
-"""The name of the task that asks."""
+"""The name of the task that asks for approval."""
 ANSWER = "approve"
-"""The field of the answer, a boolean."""
+"""The field of the response that contains the answer, a boolean."""
 ROUTE = "poundcake.approval"
-"""The route of the inquiries, by which a rule on `core.st2.generic.inquiry` can find them."""
+"""The route of the inquiries. Rules on `core.st2.generic.inquiry` can select them by it."""
 
 
-def pending_approvals(api: StackStormApi) -> list[Execution]:
-    """Return the requests for approval that wait for an answer.
+def read_pending_approvals(api: StackStormApi) -> list[Execution]:
+    """Return the requests for approval that have not been answered.
 
     Raises:
         StackStormError: The API is unavailable.
@@ -68,21 +68,21 @@ def report_approvals(
     count = 0
     for inquiry in pending:
         alert = alerts_by_execution.get(inquiry.parent_id)
-        # Without a link, the workflow has no alert of the trail.
+        # A workflow without a link does not run for an alert in the trail.
         if inquiry.id not in unreported or alert is None:
             continue
-        begin = _result_of_begin(api.get_children(inquiry.parent_id))
-        reservation = begin.get("reservation")
-        name = reservation.get("remediation") if isinstance(reservation, dict) else ""
+        begin_result = _read_begin_result(api.get_children(inquiry.parent_id))
+        reservation = begin_result.get("reservation")
+        remediation = reservation.get("remediation") if isinstance(reservation, dict) else ""
         request = ApprovalRequest(
             inquiry_id=inquiry.id,
             request_id=alert.request_id,
             episode=alert.episode,
             execution_id=inquiry.parent_id,
-            remediation=str(name or begin.get("action", "")),
-            change=str(begin.get("change") or "the change"),
+            remediation=str(remediation or begin_result.get("action", "")),
+            change=str(begin_result.get("change") or "the change"),
             approvers=_approvers(inquiry),
-            until=_until(inquiry, config.approval_minutes),
+            until=_format_deadline(inquiry, config.approval_minutes),
         )
         with sync_round.writing() as connection:
             add_approval_request(connection, request)
@@ -91,7 +91,7 @@ def report_approvals(
 
 
 def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[str, Row[Any]]:
-    """Return the request_id and the episode for which workflows run, by execution."""
+    """Return the request_id and episode of each workflow that is running, by execution id."""
     rows: dict[str, Row[Any]] = {}
     for chunk in database.batched(sorted(set(execution_ids))):
         for row in connection.execute(
@@ -104,10 +104,10 @@ def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[s
     return rows
 
 
-def _result_of_begin(children: Sequence[Execution]) -> dict[str, Any]:
-    """Return the result of the task poundcake.begin, or {} if the workflow has none."""
+def _read_begin_result(children: Sequence[Execution]) -> dict[str, Any]:
+    """Return the result of poundcake.begin, or {} if the workflow has not run that action."""
     for child in children:
-        if child.action == BEGIN:
+        if child.action == BEGIN_ACTION:
             return action_result(child)
     return {}
 
@@ -152,7 +152,9 @@ def expire_approvals(
         except StackStormError as error:
             if error.is_outage:
                 raise
-            sync_round.note(f"the approval {inquiry.id} has expired and cannot be ended: {error}")
+            sync_round.note(
+                f"approval {inquiry.id} has expired, but sync cannot answer it: {error}"
+            )
     return count
 
 
@@ -161,8 +163,12 @@ def is_approval(inquiry: Execution) -> bool:
     return inquiry.task_name == APPROVAL_TASK and _fields(inquiry).get("route") == ROUTE
 
 
-def open_approval(children: Sequence[Execution]) -> Execution | None:
-    """Return the request for approval for which a workflow waits, or None."""
+def find_pending_approval(children: Sequence[Execution]) -> Execution | None:
+    """Return the request for approval that a workflow is waiting for, or None.
+
+    Args:
+        children: The executions of the workflow's tasks.
+    """
     for child in children:
         if child.status == ExecutionStatus.PENDING and is_approval(child):
             return child
@@ -174,10 +180,10 @@ def describe(inquiry: Execution, approval_minutes: int) -> str:
 
     Args:
         inquiry: The request.
-        approval_minutes: The configuration key.
+        approval_minutes: How long a request waits for an answer.
     """
     approvers = ", ".join(_approvers(inquiry)) or "nobody"
-    until = _until(inquiry, approval_minutes)
+    until = _format_deadline(inquiry, approval_minutes)
     deadline = f" until {until}" if until else ""
     return f"waits for the approval of {approvers}{deadline}: st2 inquiry respond {inquiry.id}"
 
@@ -194,8 +200,8 @@ def _fields(inquiry: Execution) -> Mapping[str, Any]:
     return inquiry.result if isinstance(inquiry.result, dict) else {}
 
 
-def _until(inquiry: Execution, approval_minutes: int) -> str:
-    """Return when a request for approval expires, or '' if that is not known."""
+def _format_deadline(inquiry: Execution, approval_minutes: int) -> str:
+    """Format the time at which a request for approval expires, or return '' if it is unknown."""
     if not inquiry.started_at:
         return ""
     deadline = inquiry.started_at + timedelta(minutes=approval_minutes)

@@ -17,7 +17,7 @@ from poundcake.trail.schema import audit, cut, storable
 
 @dataclass(frozen=True)
 class Actor:
-    """The StackStorm user and the execution that run an action."""
+    """The StackStorm user who runs an action, and the action's execution."""
 
     st2_user: str = ""
     execution_id: str = ""
@@ -46,7 +46,7 @@ class AuditEntry:
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the entry as JSON, as the views show it."""
+        """Return the entry as the views show it, ready for JSON."""
         return {
             "at": format_timestamp(self.at),
             "action": self.action,
@@ -82,10 +82,10 @@ def write_entry(
     return int(entry.inserted_primary_key[0])
 
 
-def change_details(
+def replace_details(
     connection: Connection, entry_id: int, action: str, details: Mapping[str, Any]
 ) -> bool:
-    """Replace the details of an entry, for a change that takes several transactions.
+    """Replace the details of an entry, because its change takes several transactions.
 
     Returns:
         False if there is no such entry, because its transaction was not committed.

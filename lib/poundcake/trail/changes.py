@@ -1,9 +1,9 @@
-"""The rows of poundcake_changes: the changes that remediations made, and those that were refused.
+"""Read and write poundcake_changes: the changes that remediations made, and the refused ones.
 
-A change is in flight from the decision that grants it until the workflow reports its end. If the
-workflow is cancelled or killed, its change may still be running. So sync ends the change only once
-StackStorm reports that all executions of the workflow have ended. Until then, sync extends the
-lease.
+A change is in flight from the decision that grants it until its workflow reports how it ended. If
+the workflow is cancelled or killed, its change may still be running. So sync ends the change only
+once StackStorm reports that all executions of the workflow have ended. Until then, sync extends the
+change's lease.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ChangeResult(StringEnum):
     VERIFIED = "verified"
     """The action succeeded, and a check confirmed that it helped."""
     SUCCEEDED = "succeeded"
-    """The action succeeded. No check was made afterwards."""
+    """The action succeeded. No check followed."""
     NOT_VERIFIED = "not_verified"
-    """The action succeeded, but the check afterwards failed."""
+    """The action succeeded, but the check that followed failed."""
     FAILED = "failed"
     """The action failed."""
     CLEARED = "cleared"
@@ -47,14 +47,13 @@ class ChangeResult(StringEnum):
 
 
 NOT_CLAIMED = "not_claimed"
-"""The refusal of an execution that did not get the claim on the episode."""
+"""The value of `refusal` if the execution did not get the claim on the episode."""
 FAILURES = (ChangeResult.FAILED, ChangeResult.NOT_VERIFIED, ChangeResult.NOT_CLEARED)
-"""The results that the breaker counts."""
+"""The results that the breaker counts as failures."""
 SUCCESSES = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED, ChangeResult.CLEARED)
 """The results that reset the breaker."""
 UNDECIDED = (ChangeResult.VERIFIED, ChangeResult.SUCCEEDED)
 """The results that sync replaces with CLEARED or NOT_CLEARED."""
-
 
 _POWER_WORDS = ("power", "reboot", "cycle", "reset")
 
@@ -65,7 +64,7 @@ def is_power_action(action: str) -> bool:
 
 
 class Change(NamedTuple):
-    """A row of poundcake_changes. The fields are columns."""
+    """A row of poundcake_changes. The fields are its columns."""
 
     id: int
     st2_execution_id: str
@@ -92,8 +91,8 @@ def is_granted() -> ColumnElement[bool]:
     return changes.c.result != ChangeResult.REFUSED
 
 
-def of_episode(episode: str) -> ColumnElement[bool]:
-    """Return the condition for changes for an episode."""
+def has_episode(episode: str) -> ColumnElement[bool]:
+    """Return the condition for changes that belong to an episode."""
     return changes.c.episode == episode
 
 
@@ -103,28 +102,22 @@ def is_unfinished() -> ColumnElement[bool]:
 
 
 def is_undecided(before: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of changes that ended before a time and may have cleared the alert."""
+    """Return the conditions for changes that ended before a time with an undecided result."""
     return changes.c.result.in_(UNDECIDED), changes.c.ended_at <= before
 
 
-def in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of changes that are being made or verified now."""
+def is_in_flight(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for changes that are being made or verified now."""
     return is_unfinished(), changes.c.lease_until > now
 
 
-def active(connection: Connection) -> list[Change]:
-    """Return the changes that are in flight, oldest first."""
-    now = clock.database_now(connection)
-    return find(connection, *in_flight(now))
-
-
-def find(connection: Connection, *conditions: ColumnElement[bool]) -> list[Change]:
-    """Return the changes for which all conditions are true, oldest first."""
+def find_changes(connection: Connection, *conditions: ColumnElement[bool]) -> list[Change]:
+    """Return the changes that satisfy all conditions, oldest first."""
     rows = connection.execute(select(*COLUMNS).where(*conditions).order_by(changes.c.id))
     return [Change(*row) for row in rows]
 
 
-def extend(connection: Connection, ids: Sequence[int]) -> None:
+def extend_leases(connection: Connection, ids: Sequence[int]) -> None:
     """Extend the leases of changes that are still running."""
     until = clock.database_now(connection) + LEASE
     for chunk in database.batched(ids):
@@ -135,13 +128,13 @@ def extend(connection: Connection, ids: Sequence[int]) -> None:
         )
 
 
-def finish(
+def end_changes(
     connection: Connection, execution_id: str, result: ChangeResult, message: str = ""
 ) -> int:
-    """End the changes of a workflow's execution that are in flight.
+    """End the unfinished changes of a workflow's execution.
 
-    If they failed, also add the event that the remediation ended. After other changes, sync adds
-    it, once it is known whether they cleared the alert.
+    Also add the event that the remediation ended, unless the result is undecided. In that case,
+    sync adds the event once it knows whether the changes cleared the alert.
 
     Args:
         connection: A transaction.
@@ -153,7 +146,9 @@ def finish(
         The number of changes that were ended.
     """
     count = 0
-    for change in find(connection, changes.c.st2_execution_id == execution_id, is_unfinished()):
+    for change in find_changes(
+        connection, changes.c.st2_execution_id == execution_id, is_unfinished()
+    ):
         updated = connection.execute(
             update(changes)
             .where(changes.c.id == change.id, is_unfinished())
@@ -161,12 +156,12 @@ def finish(
         )
         count += updated.rowcount
         if updated.rowcount and result not in UNDECIDED:
-            add_ending(connection, ending_of(change, EndResult.FAILED, message))
+            add_ending(connection, make_ending(change, EndResult.FAILED, message))
     return count
 
 
-def ending_of(change: Change, result: EndResult, message: str = "") -> Ending:
-    """Return the end of the remediation that made a change."""
+def make_ending(change: Change, result: EndResult, message: str = "") -> Ending:
+    """Return an Ending for the remediation that made a change."""
     return Ending(
         result=result,
         request_id=change.request_id,
@@ -180,16 +175,21 @@ def ending_of(change: Change, result: EndResult, message: str = "") -> Ending:
     )
 
 
-def finish_change(
+def finish_changes(
     engine: Engine, execution_id: str, result: ChangeResult, message: str = ""
 ) -> int:
-    """End the changes of a workflow's execution, as the workflow's last task does.
+    """End the changes of a workflow's execution in one transaction.
+
+    The workflow's last task calls this.
 
     Args:
         engine: The tracking database.
         execution_id: The workflow's execution.
         result: How the changes ended.
         message: What was done, and what failed.
+
+    Returns:
+        The number of changes that were ended.
 
     Raises:
         DatabaseError: The database is unavailable. Sync ends the changes later.
@@ -198,15 +198,15 @@ def finish_change(
 
     def write() -> int:
         with database.transaction(engine) as connection:
-            return finish(connection, execution_id, result, message)
+            return end_changes(connection, execution_id, result, message)
 
     return database.retry_deadlocks(write)
 
 
 def release_claims(connection: Connection, ids: Sequence[int]) -> None:
-    """Release the claims of changes on their episodes, and end those that are in flight.
+    """Release the claims that changes hold on their episodes, and end the unfinished changes.
 
-    Neither the cooldown of their targets nor the breaker counts them any more.
+    From then on, neither the cooldown of a target nor the breaker counts these changes.
     """
     now = clock.database_now(connection)
     for chunk in database.batched(ids):
@@ -223,12 +223,12 @@ def release_claims(connection: Connection, ids: Sequence[int]) -> None:
 def write_decision(
     connection: Connection, execution_id: str, episode: str, values: Mapping[str, Any]
 ) -> None:
-    """Write the decision about the change of an execution, or replace an earlier refusal.
+    """Write the decision about an execution's change, or replace an earlier refusal.
 
     Args:
         connection: A transaction.
-        execution_id: The execution that asked for the change.
-        episode: The episode for which it asked.
+        execution_id: The execution that requested the change.
+        episode: The episode for which it requested the change.
         values: The values of the other columns.
     """
     updated = connection.execute(
@@ -249,7 +249,7 @@ def write_decision(
         )
 
 
-def release_remediation(connection: Connection, remediation: str) -> int:
+def release_failures(connection: Connection, remediation: str) -> int:
     """Stop counting the failures of a remediation, so that its breaker closes.
 
     Returns:

@@ -1,7 +1,7 @@
 """Link executions to alerts, and claim episodes for workflows.
 
-A claim makes sure that at most one execution of a workflow handles an attempt at an episode. It is
-enforced by a unique key of the links table.
+A claim ensures that at most one execution of a workflow handles an attempt at an episode. A unique
+key of the links table enforces this.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from poundcake.trail.recorded_alert import read_alert
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 from poundcake.trail.schema import changes as change_rows
 
-# The upper bound of give_up_hours: no alert is emitted for longer.
-_MAX_EMISSION = timedelta(hours=720)
-_CLAIM_LENGTH = 255
-# Maximum claims of a workflow on one host that are read for the host's cooldown.
-_MAX_CLAIMS = 50
+# The maximum of give_up_hours: an alert that is older is no longer emitted.
+_MAX_EMISSION_TIME = timedelta(hours=720)
+_MAX_KEY_LENGTH = 255
+# Maximum number of claims of a workflow on one host that are read to compute the host's cooldown.
+_MAX_HOST_CLAIMS = 50
 
 _ALERT_COLUMNS = (
     alerts.c.id,
@@ -71,7 +71,7 @@ class ReleasedClaim(TypedDict):
 
 
 class HostClaim(NamedTuple):
-    """The execution that claimed an alert of a host, and the end of the cooldown after that."""
+    """An execution that claimed an alert of a host, and the end of the cooldown that follows."""
 
     st2_execution_id: str
     until: datetime
@@ -81,24 +81,24 @@ class HostCooldown(NamedTuple):
     """How long a workflow is refused another claim for the same host.
 
     Attributes:
-        duration: The time after its last claim and, if it made a change, after that change ended.
-        power_duration: The time after a change by a power action ended, instead of `duration`.
+        duration: The time after its last claim and, if it made a change, after that change's end.
+        power_duration: Replaces `duration` after the end of a change that a power action made.
     """
 
     duration: timedelta = timedelta(0)
     power_duration: timedelta = timedelta(0)
 
     @classmethod
-    def of(cls, host_seconds: int, power_seconds: int = 0) -> HostCooldown:
-        """Return the cooldown with these durations. If `host_seconds` is 0, there is none."""
+    def from_seconds(cls, host_seconds: int, power_seconds: int = 0) -> HostCooldown:
+        """Return the cooldown with these durations, or NO_COOLDOWN if `host_seconds` is 0."""
         if not host_seconds:
             return cls()
         return cls(timedelta(seconds=host_seconds), timedelta(seconds=power_seconds))
 
     @classmethod
-    def configured(cls, config: Config) -> HostCooldown:
-        """Return the cooldown that a configuration sets."""
-        return cls.of(config.host_cooldown_seconds, config.power_cooldown_seconds)
+    def from_config(cls, config: Config) -> HostCooldown:
+        """Return the cooldown that the configuration sets."""
+        return cls.from_seconds(config.host_cooldown_seconds, config.power_cooldown_seconds)
 
 
 NO_COOLDOWN = HostCooldown()
@@ -106,16 +106,16 @@ NO_COOLDOWN = HostCooldown()
 
 
 class EpisodeAlert(Protocol):
-    """The columns of poundcake_alerts that ended_at() needs."""
+    """The columns of poundcake_alerts that find_incident_end() needs."""
 
     @property
     def episode(self) -> str:
-        """The id of the episode."""
+        """The alert's episode."""
         ...
 
     @property
     def closed_at(self) -> datetime | None:
-        """When the episode ended, or None while it is open."""
+        """When the row was closed, or None while it is the open incident."""
         ...
 
 
@@ -129,8 +129,8 @@ class _Claimant:
         workflow: The reference of the workflow.
         execution_id: The id of the execution.
         cooldown: How long the workflow is refused another claim for the same host.
-        changes: Whether the execution may change anything. Otherwise it needs no claim.
-        ending: The end of the remediation, if the execution ends without a change, or None.
+        may_change: Whether the execution may change anything. Otherwise it needs no claim.
+        ending: How the remediation ended, if the execution ends without a change, or None.
     """
 
     request_id: str
@@ -138,7 +138,7 @@ class _Claimant:
     workflow: str
     execution_id: str
     cooldown: HostCooldown
-    changes: bool = True
+    may_change: bool = True
     ending: Ending | None = None
 
 
@@ -146,7 +146,7 @@ def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
     """Return the unique key of a workflow's claim on an attempt at an episode."""
     suffix = f"|{attempt}" if attempt > 1 else ""
     key = f"{episode}|{workflow}{suffix}"
-    if len(key) > _CLAIM_LENGTH:
+    if len(key) > _MAX_KEY_LENGTH:
         key = f"{episode}|{hashlib.sha256(workflow.encode()).hexdigest()}{suffix}"
     return key
 
@@ -158,13 +158,13 @@ def link(
     workflow: str,
     execution_id: str,
     cooldown: HostCooldown = NO_COOLDOWN,
-    changes: bool = True,
+    may_change: bool = True,
 ) -> LinkResult:
     """Claim an episode for a workflow, and link the execution to the alert.
 
-    The execution that already holds the claim is granted it again. Any other execution is refused
-    and not linked. An execution that changes nothing is linked without a claim, so that it
-    never takes the claim from an execution that changes something.
+    An execution that already holds the claim is granted it again. While it holds the claim, any
+    other execution that may change something is refused and not linked. An execution that changes
+    nothing is linked without a claim, so that it never takes the claim from one that does.
 
     Args:
         engine: The tracking database.
@@ -173,25 +173,25 @@ def link(
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
         cooldown: How long the workflow is refused another claim for the same host, for any alert.
-        changes: Whether the execution may change anything.
+        may_change: Whether the execution may change anything.
 
     Raises:
         TrackingError: No such alert is recorded, or execution_id is empty.
         DatabaseError: The database is unavailable.
     """
-    claimant = _Claimant(request_id, episode, workflow, execution_id, cooldown, changes)
+    claimant = _Claimant(request_id, episode, workflow, execution_id, cooldown, may_change)
     return _link_with_retries(engine, claimant)
 
 
 def link_ended(engine: Engine, workflow: str, ending: Ending) -> LinkResult:
-    """Link an execution that ends without a change, and add the event about its end.
+    """Link an execution that ends without a change, and add the event that it ended.
 
-    If the execution is refused, as if it asked for a claim, neither is written.
+    If the execution is refused, neither the link nor the event is written.
 
     Args:
         engine: The tracking database.
         workflow: The reference of the workflow.
-        ending: The end of the remediation.
+        ending: How the remediation ended.
 
     Raises:
         TrackingError: No such alert is recorded, or the ending has no execution.
@@ -203,7 +203,7 @@ def link_ended(engine: Engine, workflow: str, ending: Ending) -> LinkResult:
         workflow,
         ending.execution_id,
         NO_COOLDOWN,
-        changes=False,
+        may_change=False,
         ending=ending,
     )
     return _link_with_retries(engine, claimant)
@@ -236,13 +236,13 @@ def release(
     episode: str,
     workflow: str = "",
     force: bool = False,
-    statuses: StatusLookup | None = None,
+    fetch_statuses: StatusLookup | None = None,
     actor: Actor = NOBODY,
 ) -> list[ReleasedClaim]:
     """Release the claims on an episode, for one workflow or for all of them.
 
     Use this if a workflow ended after its claim but before it did its work. The links are kept.
-    The claims of changes are released as well, so that another change may be made.
+    The claims of the workflow's changes are released as well, so that another change may be made.
 
     Args:
         engine: The tracking database.
@@ -250,9 +250,9 @@ def release(
         workflow: Release only this workflow's claims; '' for all.
         force: Also release the claims of executions that have not ended. A second execution may
             then work on the episode at the same time.
-        statuses: Fetches the current statuses of executions that are recorded as open, because
+        fetch_statuses: Fetches the current statuses of executions recorded as open, because
             the record may be out of date.
-        actor: Who releases the claims, for the audit.
+        actor: Who releases the claims, for the audit log.
 
     Raises:
         TrackingError: An execution that holds one of the claims, or its change, has not ended.
@@ -262,8 +262,8 @@ def release(
     database.prepare(engine, create=False)
     with database.reading(engine) as connection:
         claims = _read_claims(connection, episode, workflow)
-        claimed_changes = _read_changes(connection, episode, claims if workflow else None)
-    running = {} if force else _find_running(claims, statuses)
+        claimed_changes = _read_granted_changes(connection, episode, claims if workflow else None)
+    running = {} if force else _find_running(claims, fetch_statuses)
     if running:
         raise TrackingError(_running_message(claims, running))
     unfinished_changes = [change for change in claimed_changes if change.ended_at is None]
@@ -287,7 +287,7 @@ def release(
 
 
 def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> int:
-    """Stop counting the failures of a remediation, so that it may change something again.
+    """Stop counting the past failures of a remediation, so that it may make changes again.
 
     Returns:
         The number of failures that no longer count.
@@ -297,14 +297,14 @@ def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> 
     """
     database.prepare(engine, create=False)
     with database.transaction(engine) as connection:
-        failures = changes.release_remediation(connection, remediation)
+        failures = changes.release_failures(connection, remediation)
         if failures:
             details = {"remediation": remediation, "failures": failures}
             write_entry(connection, "release", actor, remediation, details=details)
     return failures
 
 
-def ended_at(connection: Connection, alert: EpisodeAlert) -> datetime | None:
+def find_incident_end(connection: Connection, alert: EpisodeAlert) -> datetime | None:
     """Return when the incident that an alert opened ended, or None while it is open."""
     if alert.closed_at is None:
         return None
@@ -317,26 +317,26 @@ def ended_at(connection: Connection, alert: EpisodeAlert) -> datetime | None:
             alerts.c.outcome != Outcome.DUPLICATE,
             or_(alerts.c.open_fingerprint.is_not(None), alerts.c.closed_at.is_not(None)),
         )
-        # An incident that came from another database may have a higher id than its successor.
+        # An incident that was copied from another database may have a higher id than its successor.
         .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
         .limit(1)
     )
     return connection.scalar(last_closed_at)
 
 
-def last_host_claim(
+def find_blocking_claim(
     connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
-    """Return the workflow's claim on a host whose cooldown ends last, or None if none is left.
+    """Return the claim that blocks a workflow on a host for the longest time, or None.
 
-    The claim of an execution that succeeded and reported that it changed nothing does not count.
+    Ignore the claims of executions that succeeded and reported that they changed nothing.
 
     Args:
         connection: A transaction.
-        host: The canonical host. Every alert of the host counts, however its label spells it.
+        host: The canonical host. Claims on all its alerts count, however their labels spell it.
         workflow: The reference of the workflow.
         cooldown: How long the workflow is refused another claim.
-        now: The time by the database's clock.
+        now: The current time by the database's clock.
     """
     since = now - max(cooldown)
     rows = connection.execute(
@@ -360,7 +360,7 @@ def last_host_claim(
         .where(
             alerts.c.host == host,
             # Limit the scan of the index: older alerts are no longer emitted.
-            alerts.c.created_at > since - _MAX_EMISSION,
+            alerts.c.created_at > since - _MAX_EMISSION_TIME,
             alerts.c.outcome.in_(EMITTED),
             links.c.st2_action_ref == cut(workflow, links.c.st2_action_ref),
             links.c.claim.is_not(None),
@@ -377,7 +377,7 @@ def last_host_claim(
             ),
         )
         .order_by(links.c.created_at.desc())
-        .limit(_MAX_CLAIMS)
+        .limit(_MAX_HOST_CLAIMS)
     )
     host_claims = [
         HostClaim(row.st2_execution_id, _cooldown_end(row, cooldown, now)) for row in rows
@@ -387,21 +387,20 @@ def last_host_claim(
 
 
 def _cooldown_end(row: Row[Any], cooldown: HostCooldown, now: datetime) -> datetime:
-    """Return when the cooldown after a claim and after its change, if it made one, ends."""
-    until: datetime = row.created_at + cooldown.duration
+    """Return the end of the cooldown that follows a claim and its change, if it made one."""
+    claim_cooldown_end: datetime = row.created_at + cooldown.duration
     if row.id is None:
-        return until
-    after_change = (
-        cooldown.power_duration if changes.is_power_action(row.action) else cooldown.duration
-    )
-    # The end of a change that is in flight is not known yet.
-    return max(until, (row.ended_at or now) + after_change)
+        return claim_cooldown_end
+    duration = cooldown.power_duration if changes.is_power_action(row.action) else cooldown.duration
+    # A change that is in flight has no end yet.
+    change_ended_at = row.ended_at or now
+    return max(claim_cooldown_end, change_ended_at + duration)
 
 
 def add_execution(
     connection: Connection, execution_id: str, action: str, status: str, started_at: datetime
 ) -> None:
-    """Insert the row of an execution if it is missing. Every link refers to such a row."""
+    """Insert the row of an execution if it is missing. A link can refer only to an existing row."""
     existing_id = connection.scalar(select(executions.c.id).where(executions.c.id == execution_id))
     if existing_id is None:
         connection.execute(
@@ -425,7 +424,7 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
     elif holder != claimant.execution_id:
         reason = _refusal_reason(connection, claimant, alert, holder, now)
         if not reason:
-            _write_link(connection, claimant, alert, key if claimant.changes else None, now)
+            _write_link(connection, claimant, alert, key if claimant.may_change else None, now)
         elif holder:
             _write_refused_claim(connection, claimant, alert, reason, now)
     if claimant.ending and not reason:
@@ -434,7 +433,7 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
 
 
 def _find_alert(connection: Connection, claimant: _Claimant) -> Row[Any]:
-    """Return the _ALERT_COLUMNS of the alert for which the execution was started."""
+    """Return _ALERT_COLUMNS of the alert for which the claimant was started."""
     return read_alert(connection, claimant.request_id, claimant.episode, *_ALERT_COLUMNS)
 
 
@@ -446,7 +445,7 @@ def _refusal_reason(
     now: datetime,
 ) -> str:
     """Return why the execution is refused the claim, or '' if the claim is granted."""
-    if holder and claimant.changes:
+    if holder and claimant.may_change:
         return (
             f"execution {holder} of {claimant.workflow} holds the claim on this episode; if it "
             "ended without doing its work, release the claim with `st2 run poundcake.release "
@@ -455,14 +454,14 @@ def _refusal_reason(
     acknowledged_by = _acknowledged_by(connection, claimant.episode)
     if acknowledged_by:
         return f"acknowledged by {acknowledged_by}"
-    incident_ended_at = ended_at(connection, alert)
+    incident_ended_at = find_incident_end(connection, alert)
     if incident_ended_at and now - incident_ended_at > admission.CLAIM_GRACE:
         return (
             f"the incident ended at {format_timestamp(incident_ended_at)}; to work on it anyway, "
             f"run `st2 run poundcake.replay request_id={claimant.request_id} force=true`"
         )
-    if claimant.changes and claimant.cooldown.duration and alert.host:
-        return _cooldown_reason(connection, claimant, alert.host, now)
+    if claimant.may_change and claimant.cooldown.duration and alert.host:
+        return _cooldown_refusal(connection, claimant, alert.host, now)
     return ""
 
 
@@ -478,10 +477,12 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
     return user or ""
 
 
-def _cooldown_reason(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
+def _cooldown_refusal(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
-    blocking_claim = last_host_claim(connection, host, claimant.workflow, claimant.cooldown, now)
+    blocking_claim = find_blocking_claim(
+        connection, host, claimant.workflow, claimant.cooldown, now
+    )
     if not blocking_claim:
         return ""
     return (
@@ -541,7 +542,7 @@ def _write_refused_claim(
 
 
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:
-    """Clear the explanation of an alert that was given up but turned out not to be lost."""
+    """Clear the explanation of an alert that sync gave up on, but that was not lost after all."""
     connection.execute(
         update(alerts)
         .where(alerts.c.id == alert_id)
@@ -566,11 +567,19 @@ def _read_claims(connection: Connection, episode: str, workflow: str) -> Sequenc
     return connection.execute(statement).all()
 
 
-def _read_changes(
+def _read_granted_changes(
     connection: Connection, episode: str, claims: Sequence[Row[Any]] | None
 ) -> list[changes.Change]:
-    """Return the changes for an episode, of all executions or of those that hold claims."""
-    granted_changes = changes.find(connection, changes.of_episode(episode), changes.is_granted())
+    """Return the granted changes for an episode.
+
+    Args:
+        connection: A transaction.
+        episode: The episode.
+        claims: Return only the changes of the executions that hold these claims; None for all.
+    """
+    granted_changes = changes.find_changes(
+        connection, changes.has_episode(episode), changes.is_granted()
+    )
     execution_ids = None if claims is None else {row.st2_execution_id for row in claims}
     return [
         change
@@ -587,16 +596,18 @@ def _unfinished_message(change: changes.Change) -> str:
     )
 
 
-def _find_running(claims: Sequence[Row[Any]], statuses: StatusLookup | None) -> dict[str, str]:
-    """Return {execution id: status} of the executions that hold claims and have not ended."""
+def _find_running(
+    claims: Sequence[Row[Any]], fetch_statuses: StatusLookup | None
+) -> dict[str, str]:
+    """Return the statuses of the executions that hold claims and have not ended, by id."""
     recorded_statuses = {row.st2_execution_id: row.status for row in claims}
     running = {
         execution_id: status
         for execution_id, status in recorded_statuses.items()
         if status and status not in TERMINAL
     }
-    if running and statuses:
-        running.update(statuses(sorted(running)))
+    if running and fetch_statuses:
+        running.update(fetch_statuses(sorted(running)))
     return {
         execution_id: status for execution_id, status in running.items() if status not in TERMINAL
     }

@@ -1,7 +1,7 @@
 """The clocks that the trail uses.
 
-Sensors, action runners and the database server may run on different machines, and their clocks may
-disagree. So all times that are compared with each other come from the database's clock.
+Sensors, action runners and the database server may run on different machines whose clocks disagree.
+So all times that are compared with each other come from the database's clock.
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ def local_now() -> datetime:
 
 
 def format_deadline(moment: datetime) -> str:
-    """Return a time formatted for people, rounded up to a whole second."""
+    """Format a time for people, rounded up to a whole second."""
     truncated = moment.replace(microsecond=0)
     return format_timestamp(truncated if truncated == moment else truncated + timedelta(seconds=1))

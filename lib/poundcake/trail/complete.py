@@ -15,7 +15,7 @@ _MAX_REQUESTS = 10_000
 
 
 def complete_requests(sync_round: SyncRound) -> int:
-    """Set completed_at of requests with no unexplained alert and no running execution.
+    """Set completed_at on requests with no unexplained alerts and no running executions.
 
     Returns:
         The number of requests that were completed.
@@ -30,8 +30,8 @@ def complete_requests(sync_round: SyncRound) -> int:
         api_calls.c.completed_at.is_(None), ~has_unexplained_alert, ~has_running_execution
     )
     # Select the ids before the update. On MariaDB, a single UPDATE with these conditions could
-    # complete a request that is being recorded: it sees the row of the request, but its subqueries
-    # do not see the alerts yet.
+    # complete a request that is being recorded, because its subqueries would not see the request's
+    # alerts yet.
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(finished_ids.order_by(api_calls.c.id).limit(_MAX_REQUESTS)).all()
     for chunk in database.batched(ids):

@@ -1,7 +1,7 @@
-"""Write rows of another database's trail into this one, and verify that they arrived unchanged.
+"""Write rows of one database's trail into another, and verify that they were copied unchanged.
 
 Two rows are the same if their natural keys are equal. Their numeric ids may differ, because each
-database assigns its ids. So the caller translates the references between rows.
+database assigns its own. So the caller translates the references between rows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Row = Dict[str, Any]
 """A row of a table: its values by column."""
 Key = Tuple[Any, ...]
 
-_encode = json.JSONEncoder(default=datetime.isoformat).encode
-_ACKNOWLEDGEMENT = ("acknowledged_at", "acknowledged_by", "acknowledged_comment")
+_encode_json = json.JSONEncoder(default=datetime.isoformat).encode
+_ACKNOWLEDGEMENT_COLUMNS = ("acknowledged_at", "acknowledged_by", "acknowledged_comment")
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class TableSpec:
 
     Attributes:
         table: The table.
-        lookup: The indexed column by which its rows are read.
-        key: The columns of the natural key. A numeric reference is translated first.
+        lookup_column: The indexed column by which to look up its rows.
+        key: The columns of the natural key. References in it are translated before a comparison.
         parent: The column that refers to the numeric id of another row, or empty.
     """
 
     table: Table
-    lookup: str
+    lookup_column: str
     key: tuple[str, ...]
     parent: str = ""
 
@@ -57,7 +57,7 @@ class TableSpec:
 
     @functools.cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns without a numeric id."""
+        """The columns to copy and compare: all of them, except a numeric id."""
         names = (column.name for column in self.table.columns)
         return tuple(name for name in names if name != "id" or not self.has_numeric_id)
 
@@ -69,21 +69,22 @@ class TableSpec:
         """Return the columns in which two rows differ."""
         return [name for name in self.columns if row[name] != existing_row[name]]
 
-    def line_of(self, row: Row, parent: Any) -> str:
+    def checksum_line(self, row: Row, parent: Any) -> str:
         """Return a row as one line for the checksum, the same on MariaDB and SQLite.
 
         Args:
             row: The row.
-            parent: The natural key of the row that it refers to, which replaces the reference.
+            parent: The natural key of the row that it refers to. It replaces the numeric reference.
         """
-        return _encode([parent if name == self.parent else row[name] for name in self.columns])
+        return _encode_json([parent if name == self.parent else row[name] for name in self.columns])
 
 
 CALLS = TableSpec(api_calls, "request_id", ("request_id",))
 ALERTS = TableSpec(alerts, "api_call_id", ("api_call_id", "position"), "api_call_id")
 LINKS = TableSpec(links, "alert_id", ("alert_id", "st2_execution_id"), "alert_id")
 EXECUTIONS = TableSpec(executions, "id", ("id",))
-# An audit entry has no unique key, and its details may change while a purge runs.
+# Audit entries have no unique key. `details` is not part of this key, because it may change while a
+# purge runs.
 AUDIT = TableSpec(audit, "at", ("at", "action", "execution_id", "target", "st2_user", "comment"))
 CHANGES = TableSpec(changes, "st2_execution_id", ("st2_execution_id", "episode"))
 EVENTS = TableSpec(events, "id", ("id",))
@@ -92,12 +93,12 @@ TABLES = (EXECUTIONS, CALLS, ALERTS, LINKS, AUDIT, CHANGES, EVENTS)
 
 @dataclass
 class WrittenRows:
-    """The counts of the rows of one table in one transaction.
+    """The rows of one table that were written in one transaction.
 
     Attributes:
-        rows: How many rows the source has.
-        inserted: How many of these rows were inserted.
-        updated: How many rows of the target had other values and were updated.
+        rows: The number of rows that were read from the source.
+        inserted: The number of rows that were inserted into the target.
+        updated: The number of rows of the target that differed and were updated.
         lines: The rows that were verified, as lines for the checksum.
     """
 
@@ -108,10 +109,10 @@ class WrittenRows:
 
 
 class RowWriter:
-    """Write rows in one transaction of the target.
+    """Writes rows in one transaction of the target.
 
     Attributes:
-        written: The counts, by the name of the table.
+        written: The results, by the name of the table.
     """
 
     def __init__(self, connection: Connection, source_wins: bool, verify: bool):
@@ -119,10 +120,10 @@ class RowWriter:
 
         Args:
             connection: A transaction of the target.
-            source_wins: Whether to overwrite rows that the target has. False if the target is in
-                use, because its rows are newer then.
-            verify: Whether to compare the written rows with the source. The first of two passes
-                does not.
+            source_wins: Whether to overwrite rows that the target already has. False if the target
+                is in use, because its rows are newer in that case.
+            verify: Whether to compare the written rows with the source. Only the last pass needs
+                to.
         """
         self.written = {table.name: WrittenRows() for table in TABLES}
         self._connection = connection
@@ -143,7 +144,7 @@ class RowWriter:
             The rows of the target, by the id of the same row in the source.
 
         Raises:
-            CopyError: A row arrived changed, or is too large for the target.
+            CopyError: A row differs after it was written, or is too large for the target.
             IntegrityError: The target is in use, and another writer inserted a conflicting row.
         """
         rows_by_key = {spec.key_of(row): row for row in rows}
@@ -151,7 +152,7 @@ class RowWriter:
             self._free_unique_values(spec, rows_by_key)
         existing_rows = self._read(spec, rows_by_key.values())
         missing_rows = [row for key, row in rows_by_key.items() if key not in existing_rows]
-        updated = self._update(spec, rows_by_key, existing_rows) if self._source_wins else 0
+        updated = self._update_rows(spec, rows_by_key, existing_rows) if self._source_wins else 0
         if not self._source_wins:
             self._merge(spec, missing_rows)
         self._insert(spec, missing_rows)
@@ -159,9 +160,11 @@ class RowWriter:
             existing_rows = self._read(spec, rows_by_key.values())
         counts = self.written[spec.name]
         if self._verify:
+            parents = parents or {}
             for row in rows_by_key.values() if self._source_wins else missing_rows:
-                _compare(spec, row, existing_rows.get(spec.key_of(row)))
-                counts.lines.append(spec.line_of(row, (parents or {}).get(row.get(spec.parent))))
+                _check_copied_row(spec, row, existing_rows.get(spec.key_of(row)))
+                parent = parents.get(row.get(spec.parent))
+                counts.lines.append(spec.checksum_line(row, parent))
         counts.rows += len(rows_by_key)
         counts.inserted += len(missing_rows)
         counts.updated += updated
@@ -172,9 +175,9 @@ class RowWriter:
         }
 
     def _read(self, spec: TableSpec, rows: Iterable[Row]) -> dict[Key, Row]:
-        """Return the rows of the target that may be the same as these, by natural key."""
-        column = spec.table.c[spec.lookup]
-        values = sorted({row[spec.lookup] for row in rows})
+        """Return the rows of the target that may correspond to these rows, by natural key."""
+        column = spec.table.c[spec.lookup_column]
+        values = sorted({row[spec.lookup_column] for row in rows})
         rows_by_key: dict[Key, Row] = {}
         for chunk in database.batched(values):
             for result in self._connection.execute(select(spec.table).where(column.in_(chunk))):
@@ -188,7 +191,8 @@ class RowWriter:
         if not spec.has_numeric_id:
             self._insert_all(spec, rows)
             return
-        # If the source wins, keep its ids that are free. The target assigns the others.
+        # If the source wins, keep its ids where the target has not used them. The target assigns
+        # the other ids.
         taken_ids = (
             self._taken_ids(spec, [row["id"] for row in rows]) if self._source_wins else None
         )
@@ -210,7 +214,7 @@ class RowWriter:
             taken_ids.update(self._connection.scalars(select(column).where(column.in_(chunk))))
         return taken_ids
 
-    def _update(
+    def _update_rows(
         self, spec: TableSpec, rows_by_key: Mapping[Key, Row], existing_rows: Mapping[Key, Row]
     ) -> int:
         """Update the rows that differ, and return their number."""
@@ -220,7 +224,9 @@ class RowWriter:
             changed_columns = spec.differences(row, existing_row) if row else []
             if row and changed_columns:
                 self._check_size(spec, row)
-                self._change(spec, existing_row, **{name: row[name] for name in changed_columns})
+                self._update_row(
+                    spec, existing_row, **{name: row[name] for name in changed_columns}
+                )
                 count += 1
         return count
 
@@ -234,16 +240,16 @@ class RowWriter:
     # -- the source wins
 
     def _free_unique_values(self, spec: TableSpec, rows_by_key: Mapping[Key, Row]) -> None:
-        """Clear the claims and open incidents of the target whose unique values the source needs.
+        """Clear claims and close open incidents of the target whose unique values the source needs.
 
-        Another row of the target has such a value if an earlier run copied that row and the row has
-        changed since, or if the target was once in use.
+        Another row of the target holds such a value if an earlier run copied that row and it has
+        changed in the source since, or if the target was in use at some time.
         """
         if spec in (LINKS, CHANGES):
             claims = {row["claim"]: key for key, row in rows_by_key.items() if row["claim"]}
             for existing_row in self._lock_rows_with(spec, "claim", claims):
                 if spec.key_of(existing_row) != claims[existing_row["claim"]]:
-                    self._change(spec, existing_row, claim=None)
+                    self._update_row(spec, existing_row, claim=None)
         elif spec is ALERTS:
             open_rows = {
                 row["open_fingerprint"]: row
@@ -258,7 +264,7 @@ class RowWriter:
     # -- the target wins
 
     def _merge(self, spec: TableSpec, rows: Sequence[Row]) -> None:
-        """Change new rows before they are inserted, so that they fit the rows of the target."""
+        """Change new rows so that they do not conflict with the existing rows of the target."""
         if spec in (LINKS, CHANGES):
             claims = {row["claim"]: row for row in rows if row["claim"]}
             for existing_row in self._lock_rows_with(spec, "claim", claims):
@@ -269,50 +275,50 @@ class RowWriter:
     def _merge_incidents(self, rows: Sequence[Row]) -> None:
         """Decide which open incidents of the source stay open.
 
-        If both databases have an open incident of a label set, only one stays open: the one that
-        was admitted, or the target's if both or neither were. If an incident that was not admitted
-        stayed open instead, its next notification would start a second remediation.
+        If both databases have an open incident of a label set, only one of the two stays open: the
+        admitted one, or the target's if both or neither were admitted. If the incident that was not
+        admitted stayed open instead, its next notification would start a second remediation.
         """
         open_rows = {row["open_fingerprint"]: row for row in rows}
-        resolved_at = self._last_resolves(open_rows)
+        last_resolves = self._read_last_resolves(open_rows)
         existing_open_rows = {
             row["open_fingerprint"]: row
             for row in self._lock_rows_with(ALERTS, "open_fingerprint", open_rows)
         }
         now = clock.database_now(self._connection)
         for fingerprint, row in open_rows.items():
-            existing_row, resolve = (
-                existing_open_rows.get(fingerprint),
-                resolved_at.get(fingerprint),
-            )
-            if resolve and resolve > row["last_seen_at"]:
-                row.update(open_fingerprint=None, closed_at=resolve, ended_by=EndedBy.RESOLVE.value)
+            existing_row = existing_open_rows.get(fingerprint)
+            closed_at = last_resolves.get(fingerprint)
+            if closed_at and closed_at > row["last_seen_at"]:
+                row.update(
+                    open_fingerprint=None, closed_at=closed_at, ended_by=EndedBy.RESOLVE.value
+                )
             elif existing_row and _is_admitted(row) and not _is_admitted(existing_row):
                 self._close(existing_row, row, now)
                 row["last_seen_at"] = max(row["last_seen_at"], existing_row["last_seen_at"])
                 row.update(_missing_acknowledgement(row, existing_row))
             elif existing_row:
-                row.update(_closing_values(row, existing_row, now))
+                row.update(_closed_values(row, existing_row, now))
                 acknowledgement = _missing_acknowledgement(existing_row, row)
                 if acknowledgement:
-                    self._change(ALERTS, existing_row, **acknowledgement)
+                    self._update_row(ALERTS, existing_row, **acknowledgement)
 
-    def _last_resolves(self, fingerprints: Collection[str]) -> dict[str, datetime]:
-        """Return when the target last received a resolve, by fingerprint."""
-        resolved_at: dict[str, datetime] = {}
+    def _read_last_resolves(self, fingerprints: Collection[str]) -> dict[str, datetime]:
+        """Return the times of the last resolves that the target recorded, by fingerprint."""
+        last_resolves: dict[str, datetime] = {}
         for chunk in database.batched(sorted(fingerprints)):
             rows = self._connection.execute(
                 select(alerts.c.fingerprint, func.max(alerts.c.created_at))
                 .where(alerts.c.fingerprint.in_(chunk), alerts.c.status == RESOLVED)
                 .group_by(alerts.c.fingerprint)
             )
-            resolved_at.update((row[0], row[1]) for row in rows)
-        return resolved_at
+            last_resolves.update((row[0], row[1]) for row in rows)
+        return last_resolves
 
-    # -- for both outcomes of a conflict
+    # -- whichever side wins
 
     def _lock_rows_with(self, spec: TableSpec, name: str, values: Collection[str]) -> list[Row]:
-        """Lock and return the rows of the target that have one of the values in a unique column."""
+        """Lock and return the rows of the target with one of the values in a unique column."""
         column = spec.table.c[name]
         locked_rows: list[Row] = []
         for chunk in database.batched(sorted(values)):
@@ -323,9 +329,9 @@ class RowWriter:
         return locked_rows
 
     def _close(self, existing_row: Row, successor: Row, at: datetime) -> None:
-        self._change(ALERTS, existing_row, **_closing_values(existing_row, successor, at))
+        self._update_row(ALERTS, existing_row, **_closed_values(existing_row, successor, at))
 
-    def _change(self, spec: TableSpec, existing_row: Row, **values: Any) -> None:
+    def _update_row(self, spec: TableSpec, existing_row: Row, **values: Any) -> None:
         self._connection.execute(
             update(spec.table).where(spec.table.c.id == existing_row["id"]).values(values)
         )
@@ -335,8 +341,8 @@ def _is_admitted(row: Row) -> bool:
     return bool(row["outcome"] == Outcome.ADMITTED)
 
 
-def _closing_values(row: Row, successor: Row, at: datetime) -> Row:
-    """Return the values that end an incident because another row is now the open incident."""
+def _closed_values(row: Row, successor: Row, at: datetime) -> Row:
+    """Return the values that close an incident's row because another row takes its place."""
     is_same_episode = row["episode"] == successor["episode"]
     ended_by = None if is_same_episode else EndedBy.SUPERSEDED.value
     return {"open_fingerprint": None, "closed_at": at, "ended_by": ended_by}
@@ -346,14 +352,16 @@ def _missing_acknowledgement(row: Row, other: Row) -> Row:
     """Return the acknowledgement of `other` if `row` has none, otherwise nothing."""
     if row["acknowledged_at"] or not other["acknowledged_at"]:
         return {}
-    return {name: other[name] for name in _ACKNOWLEDGEMENT}
+    return {name: other[name] for name in _ACKNOWLEDGEMENT_COLUMNS}
 
 
-def _compare(spec: TableSpec, row: Row, existing_row: Row | None) -> None:
-    """Raise CopyError if a row arrived changed."""
+def _check_copied_row(spec: TableSpec, row: Row, existing_row: Row | None) -> None:
+    """Raise CopyError if a row of the source is missing from the target or differs there."""
     if existing_row is None:
-        raise CopyError(f"{spec.name}: the row with id {row['id']} in the source did not arrive")
-    for name in spec.differences(row, existing_row):
+        raise CopyError(f"{spec.name}: the row with id {row['id']} in the source was not copied")
+    changed_columns = spec.differences(row, existing_row)
+    if changed_columns:
         raise CopyError(
-            f"{spec.name}: {name} of the row with id {row['id']} in the source arrived changed"
+            f"{spec.name}: {', '.join(changed_columns)} of the row with id {row['id']} in the "
+            "source differs in the target"
         )

@@ -1,4 +1,4 @@
-"""Claim the emission of a request that several endpoints hold, so that only one emits it.
+"""Claim the emission of requests that several endpoints hold, so that only one emits each.
 
 Every endpoint finds a replayed request in the database, and a client that chooses the request's id
 may send it to several endpoints. Each endpoint claims such a request before emitting it, and
@@ -17,7 +17,7 @@ from poundcake.trail import clock, database
 from poundcake.trail.schema import api_calls
 
 LEASE = timedelta(minutes=10)
-"""How long a claim lasts, by the database's clock, unless its endpoint extends it."""
+"""How long a claim lasts, by the database's clock, unless the endpoint extends it."""
 
 
 def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
@@ -25,17 +25,17 @@ def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[s
 
     Args:
         engine: The tracking database, with its tables.
-        request_ids: Recorded requests.
+        request_ids: The ids of recorded requests.
         endpoint_id: The unique id of the endpoint, at most 36 characters.
 
     Returns:
-        The requests that the endpoint may emit until LEASE has passed: those that were unclaimed,
-        already claimed by this endpoint, or claimed by another endpoint whose claim had expired.
+        The ids of the requests that the endpoint may emit until LEASE has passed. They were
+        unclaimed, or claimed by this endpoint, or the claim of another endpoint had expired.
 
     Raises:
         DatabaseError: The database is unavailable.
     """
-    # Every endpoint locks the rows in the same order, so that no two endpoints can deadlock.
+    # Sort the ids, because endpoints that lock rows in different orders could deadlock.
     sorted_ids = sorted(set(request_ids))
     return database.retry_deadlocks(lambda: _claim(engine, sorted_ids, endpoint_id))
 

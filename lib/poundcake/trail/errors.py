@@ -1,4 +1,4 @@
-"""The errors of the tracking database. Their messages are for people and contain no secrets."""
+"""The errors of the tracking database. Their messages are shown to users and contain no secrets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from poundcake.errors import PoundCakeError
 
 
 class DatabaseError(PoundCakeError):
-    """The tracking database cannot be used at the moment."""
+    """The tracking database is currently unusable."""
 
 
 class TrackingError(PoundCakeError):
@@ -14,8 +14,8 @@ class TrackingError(PoundCakeError):
 
 
 class PurgeError(PoundCakeError):
-    """A purge was refused before it deleted anything."""
+    """A purge was refused. Nothing was deleted."""
 
 
 class CopyError(PoundCakeError):
-    """The trail cannot be copied to another database, or did not arrive unchanged."""
+    """The trail cannot be copied to another database, or the copy differs from the source."""

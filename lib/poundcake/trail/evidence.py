@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Mapping, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
 from sqlalchemy import or_, select
 
@@ -19,7 +19,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
-from poundcake.trail.claims import HostCooldown, last_host_claim
+from poundcake.trail.claims import HostCooldown, find_blocking_claim
 from poundcake.trail.enforcements import Enforcements, read_enforcements
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, cut, links
@@ -36,9 +36,9 @@ from poundcake.trail.verdict import (
 )
 
 REMEDIATE = "poundcake.remediate"
-_PAGE = 100  # maximum entries in a list of StackStorm's API
-# How many of an alert's newest triggers to read if the alert was emitted repeatedly.
-_NEWEST_TRIGGERS = 3
+_PAGE = 100  # maximum entries in a list that StackStorm's API returns
+# If an alert was emitted repeatedly, read at most this many of its newest triggers.
+_MAX_TRIGGERS = 3
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Evidence:
     """The evidence about one alert.
 
     Attributes:
-        instances: Its newest triggers, newest first.
-        results: The result of each rule for the newest trigger that it matched; empty while the
-            rules engine is still processing the trigger.
+        instances: The alert's newest trigger instances, newest first.
+        results: The result of each rule for the newest instance that it matched. Empty if none
+            matched, or if the rules engine may still be processing the newest instance.
         problem: Why the evidence could not be read from StackStorm, or '' if it could.
-        is_deferred: Whether there was no time to read all of the evidence.
+        is_deferred: Whether there was not enough time to read all of the evidence.
     """
 
     instances: Sequence[TriggerInstance] = ()
@@ -59,12 +59,21 @@ class Evidence:
     is_deferred: bool = False
 
 
+class _Claim(NamedTuple):
+    """A workflow's claim on an attempt at an episode, through one of the episode's alerts."""
+
+    episode: str
+    attempt: int
+    alert_id: int
+    workflow: str
+
+
 class TrailFacts:
-    """The links of the alerts of a batch, and the claims on their episodes, from the trail."""
+    """The recorded links of a batch of alerts, and the claims on the episodes of these alerts."""
 
     def __init__(self, sync_round: SyncRound, batch: Sequence[OpenAlert]):
         self._links: dict[tuple[int, str], LinkState] = {}
-        self._claims: set[tuple[str, int, int, str]] = set()
+        self._claims: set[_Claim] = set()
         is_claimed = or_(links.c.claim.is_not(None), links.c.released_at.is_not(None))
         alert_links = select(
             links.c.alert_id, links.c.st2_execution_id, is_claimed.label("is_claimed")
@@ -81,7 +90,7 @@ class TrailFacts:
                     self._links[row.alert_id, row.st2_execution_id] = link
             for episodes in database.batched(sorted({alert.episode for alert in batch})):
                 for row in connection.execute(claims.where(alerts.c.episode.in_(episodes))):
-                    self._claims.add((row.episode, row.attempt, row.alert_id, row.st2_action_ref))
+                    self._claims.add(_Claim(*row))
 
     def link(self, alert: OpenAlert, execution_id: str) -> LinkState:
         """Return how an execution is linked to an alert."""
@@ -89,25 +98,27 @@ class TrailFacts:
 
     def has_claim(self, alert: OpenAlert) -> bool:
         """Return True if an execution claimed the episode through this alert."""
-        return any(alert_id == alert.id for _, _, alert_id, _ in self._claims)
+        return any(claim.alert_id == alert.id for claim in self._claims)
 
     def claiming_alert_ids(self, alert: OpenAlert, workflow: str) -> set[int]:
-        """Return the alerts through which a workflow claimed the attempt at the episode."""
-        name = cut(workflow, links.c.st2_action_ref)
+        """Return the ids of the alerts through which a workflow claimed the alert's episode."""
+        stored_workflow = cut(workflow, links.c.st2_action_ref)
         return {
-            alert_id
-            for episode, attempt, alert_id, action in self._claims
-            # A claim on an earlier attempt does not count for a replay.
-            if episode == alert.episode and attempt >= alert.attempt and action == name
+            claim.alert_id
+            for claim in self._claims
+            if claim.episode == alert.episode
+            and claim.workflow == stored_workflow
+            # For a replay, ignore claims on earlier attempts.
+            and claim.attempt >= alert.attempt
         }
 
 
-class _UnknownError(Exception):
+class _UnreadableError(Exception):
     """The evidence about one alert could not be read. The message gives the reason."""
 
 
 class EvidenceReader:
-    """Reads the evidence about a batch of alerts from StackStorm, from lists where possible."""
+    """Reads the evidence about a batch of alerts from StackStorm, with as few calls as possible."""
 
     def __init__(
         self,
@@ -122,7 +133,7 @@ class EvidenceReader:
         self._config = config
         self._clocks = clocks
         self._deadline = deadline
-        self._runs_link_task: dict[str, bool] = {}
+        self._link_task_cache: dict[str, bool] = {}
         self._triggers: dict[str, TriggerInstance | None] = {}
         self._enforcements = Enforcements()
         self._executions: dict[str, Execution | None] = {}
@@ -146,12 +157,12 @@ class EvidenceReader:
         self._read_triggers(batch, known_instances)
         self._read_enforcements(batch)
         self._read_executions(batch, facts)
-        return {alert.id: self._evidence(alert, facts) for alert in batch}
+        return {alert.id: self._collect_or_report_problem(alert, facts) for alert in batch}
 
     def _read_triggers(
         self, batch: Sequence[OpenAlert], known_instances: Mapping[str, TriggerInstance]
     ) -> None:
-        ids = [trigger_id for alert in batch for trigger_id in alert.trigger_ids[:_NEWEST_TRIGGERS]]
+        ids = [trigger_id for alert in batch for trigger_id in alert.trigger_ids[:_MAX_TRIGGERS]]
         self._triggers.update(
             (trigger_id, known_instances[trigger_id])
             for trigger_id in ids
@@ -162,81 +173,86 @@ class EvidenceReader:
         self._triggers.update(read_instances)
 
     def _read_enforcements(self, batch: Sequence[OpenAlert]) -> None:
-        decided_instances = []
+        processed_instances = []
         for alert in batch:
-            instances = self._known_instances(alert)
+            instances = self._find_newest_instances(alert)
             if instances and is_decided(instances[0], self._clocks):
-                decided_instances += instances
+                processed_instances += instances
         self._enforcements = read_enforcements(
-            self._api, decided_instances, self._deadline, self._round.note
+            self._api, processed_instances, self._deadline, self._round.note
         )
 
     def _read_executions(self, batch: Sequence[OpenAlert], facts: TrailFacts) -> None:
         ids = []
         for alert in batch:
-            for enforcement in self._newest_by_rule(self._known_instances(alert)):
+            for enforcement in self._find_newest_by_rule(self._find_newest_instances(alert)):
                 execution_id = enforcement.execution_id
-                # An execution that claimed the episode explains the alert in any state.
+                # Do not read executions that claimed the episode: they explain the alert whatever
+                # their status is.
                 if execution_id and facts.link(alert, execution_id) is not LinkState.CLAIMED:
                     ids.append(execution_id)
         for start in range(0, len(ids), _PAGE):
-            # Always read at least one page. Otherwise no alert might ever be explained.
+            # Always read at least one page, so that every round makes progress.
             if start and self._deadline.has_passed:
                 break
             page_ids = ids[start : start + _PAGE]
-            read_by_id = read_executions(self._api, page_ids, self._deadline, self._round.note)
-            self._executions.update(read_by_id)
+            executions_by_id = read_executions(
+                self._api, page_ids, self._deadline, self._round.note
+            )
+            self._executions.update(executions_by_id)
 
-    def _known_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
-        """Return the newest readable triggers of an alert, newest first."""
-        instances = (self._triggers.get(i) for i in alert.trigger_ids[:_NEWEST_TRIGGERS])
+    def _find_newest_instances(self, alert: OpenAlert) -> list[TriggerInstance]:
+        """Return the newest trigger instances of an alert that could be read, newest first."""
+        instances = (self._triggers.get(i) for i in alert.trigger_ids[:_MAX_TRIGGERS])
         return sorted((i for i in instances if i), key=lambda i: i.occurred_at, reverse=True)
 
-    def _newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
-        """Return each rule's enforcement of the newest trigger that it matched."""
+    def _find_newest_by_rule(self, instances: Sequence[TriggerInstance]) -> list[RuleEnforcement]:
+        """Return the enforcement of each rule for the newest instance that it matched."""
         by_rule: dict[str, RuleEnforcement] = {}
         for instance in instances:
             for enforcement in self._enforcements.by_instance.get(instance.id, []):
                 by_rule.setdefault(enforcement.rule, enforcement)
         return list(by_rule.values())
 
-    def _evidence(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
+    def _collect_or_report_problem(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
         try:
             return self._collect(alert, facts)
-        except _UnknownError as problem:
+        except _UnreadableError as problem:
             return Evidence(problem=str(problem), is_deferred=self._deadline.has_passed)
 
     def _collect(self, alert: OpenAlert, facts: TrailFacts) -> Evidence:
-        if any(i not in self._triggers for i in alert.trigger_ids[:_NEWEST_TRIGGERS]):
-            raise _UnknownError("its triggers could not be read")
-        instances = self._known_instances(alert)
+        if any(i not in self._triggers for i in alert.trigger_ids[:_MAX_TRIGGERS]):
+            raise _UnreadableError("its triggers could not be read")
+        instances = self._find_newest_instances(alert)
         if not instances or not is_decided(instances[0], self._clocks):
             return Evidence(instances)
         for instance in instances:
             if instance.id not in self._enforcements.by_instance:
                 reason = self._enforcements.failures.get(instance.id, "not read in time")
-                raise _UnknownError(f"the enforcements of trigger {instance.id}: {reason}")
+                raise _UnreadableError(f"the enforcements of trigger {instance.id}: {reason}")
         results = [
-            self._result(alert, enforcement, facts)
-            for enforcement in self._newest_by_rule(instances)
+            self._rule_result(alert, enforcement, facts)
+            for enforcement in self._find_newest_by_rule(instances)
         ]
         return Evidence(instances, results)
 
-    def _result(
+    def _rule_result(
         self, alert: OpenAlert, enforcement: RuleEnforcement, facts: TrailFacts
     ) -> RuleResult:
         if not enforcement.execution_id:
             failure = enforcement.failure_reason or "no reason given"
             return RuleResult(enforcement.rule, failure=failure)
-        started = self._started(alert, enforcement.execution_id, facts)
+        started = self._started_execution(alert, enforcement.execution_id, facts)
         return RuleResult(enforcement.rule, started)
 
-    def _started(self, alert: OpenAlert, execution_id: str, facts: TrailFacts) -> StartedExecution:
+    def _started_execution(
+        self, alert: OpenAlert, execution_id: str, facts: TrailFacts
+    ) -> StartedExecution:
         link = facts.link(alert, execution_id)
         if link is LinkState.CLAIMED:
             return StartedExecution(execution_id, None, link)
         if execution_id not in self._executions:
-            raise _UnknownError(f"execution {execution_id} could not be read")
+            raise _UnreadableError(f"execution {execution_id} could not be read")
         execution = self._executions[execution_id]
         if execution is None:
             return StartedExecution(execution_id, None, link)
@@ -246,34 +262,35 @@ class EvidenceReader:
             execution_id,
             execution,
             link,
-            runs_link_task=self._links_itself(execution.action),
+            runs_link_task=self._runs_link_task(execution.action),
             is_episode_claimed=bool(claiming_alert_ids),
             is_claimed_for_alert=alert.id in claiming_alert_ids,
-            cooldown_until=self._cooldown_until(alert, execution, workflow),
+            cooldown_until=self._read_cooldown_end(alert, execution, workflow),
         )
 
-    def _links_itself(self, action: str) -> bool:
-        """Return True if an action is a workflow that links itself. Cache the result."""
-        if action not in self._runs_link_task:
+    def _runs_link_task(self, action: str) -> bool:
+        """Return True if an action is a workflow with a task that links its execution."""
+        if action not in self._link_task_cache:
             try:
-                self._runs_link_task[action] = bool(action) and self._api.runs_link_task(action)
+                self._link_task_cache[action] = bool(action) and self._api.runs_link_task(action)
             except StackStormError as error:
                 if error.is_outage:
                     raise
-                raise _UnknownError(f"the workflow {action} could not be read: {error}") from None
-        return self._runs_link_task[action]
+                message = f"the workflow {action} could not be read: {error}"
+                raise _UnreadableError(message) from None
+        return self._link_task_cache[action]
 
-    def _cooldown_until(
+    def _read_cooldown_end(
         self, alert: OpenAlert, execution: Execution, workflow: str
     ) -> datetime | None:
-        """Return the end of the cooldown that may have caused the refusal, or None."""
+        """Return the end of the cooldown that may have caused the refused claim, or None."""
         config = self._config
-        cooldown = HostCooldown.configured(config)
+        cooldown = HostCooldown.from_config(config)
         is_refused = workflow_output(execution.result).get("stage") == NOT_CLAIMED
         if not cooldown.duration or not alert.host or not is_refused:
             return None
         with database.reading(self._round.engine) as connection:
-            blocking_claim = last_host_claim(
+            blocking_claim = find_blocking_claim(
                 connection, alert.host, workflow, cooldown, self._clocks.database
             )
         return blocking_claim.until if blocking_claim else None
@@ -282,8 +299,9 @@ class EvidenceReader:
 def claiming_workflow(execution: Execution, config: Config) -> str:
     """Return the name under which an execution claims an episode.
 
-    poundcake.remediate and the shipped remediations claim under the name of the action that they
-    run. The parameters or the entry of `remediations` name that action.
+    That is usually the name of its own action. poundcake.remediate and the shipped remediations use
+    the name of the action that they run, which their parameters or their entry in `remediations`
+    determine.
     """
     if execution.action != REMEDIATE:
         return changing_action(execution.action)

@@ -1,4 +1,4 @@
-"""Close incidents that received no notification for expire_stale_hours."""
+"""Close incidents that have received no notification for expire_stale_hours."""
 
 from __future__ import annotations
 

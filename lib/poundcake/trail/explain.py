@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import CLOCK_ALLOWANCE, Execution, StackStormApi, StackStormError
 from poundcake.trail import database
-from poundcake.trail.claims import add_execution, ended_at
+from poundcake.trail.claims import add_execution, find_incident_end
 from poundcake.trail.clock import database_now
 from poundcake.trail.evidence import Evidence, EvidenceReader, TrailFacts
 from poundcake.trail.mirror import write_execution
@@ -33,12 +33,12 @@ from poundcake.trail.verdict import (
     judge_missing_trigger,
 )
 
-# Seconds to read triggers from StackStorm, and to read the evidence about alerts after that.
+# The time in which to read triggers from StackStorm, and then the evidence about alerts.
 TRIGGER_SECONDS = 10
 EVIDENCE_SECONDS = 15
 _BATCH_ALERTS = 200
 _TRANSACTION_ALERTS = 50
-_COLUMNS = (
+_ALERT_COLUMNS = (
     alerts.c.id,
     alerts.c.episode,
     alerts.c.attempt,
@@ -55,7 +55,7 @@ _COLUMNS = (
 
 
 class ExplainCounts(NamedTuple):
-    """How many alerts the round explained, and how many it left unexplained."""
+    """How many alerts a round explained, and how many it left unexplained."""
 
     explained: int
     unexplained: int
@@ -64,17 +64,17 @@ class ExplainCounts(NamedTuple):
 def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) -> ExplainCounts:
     """Explain a batch of emitted alerts, least recently checked first.
 
-    Give up alerts that are unexplained after give_up_hours, even if StackStorm is unavailable.
+    Give up on alerts that are unexplained after give_up_hours, even if StackStorm is unavailable.
 
     Raises:
-        StackStormError: The API is unavailable, or cannot list the triggers. Verdicts that do not
-            depend on it were written.
+        StackStormError: The API is unavailable, or cannot list the triggers. The verdicts that do
+            not depend on it have been written.
     """
     given_up_count = give_up_overdue(sync_round, config)
     triggers = find_triggers(sync_round, api, Deadline(TRIGGER_SECONDS))
-    batch = _take_batch(sync_round)
+    batch = _start_batch(sync_round)
     try:
-        verdicts = _Explainer(sync_round, api, config).verdicts(batch, triggers)
+        verdicts = _Explainer(sync_round, api, config).decide_all(batch, triggers)
     except StackStormError as error:
         reason = f"StackStorm could not be queried: {error}"
         unchanged_verdicts = {alert.id: Verdict(alert.explanation, reason) for alert in batch}
@@ -87,37 +87,37 @@ def explain_alerts(sync_round: SyncRound, api: StackStormApi, config: Config) ->
 
 
 def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
-    """Give up alerts that an earlier round began to check after give_up_hours had passed.
+    """Give up on alerts that an earlier round began to check after give_up_hours had passed.
 
     That round did not finish, because StackStorm killed it or its machine failed. So this step runs
-    first and does not need StackStorm. Alerts whose episodes have been claimed since are checked
-    again.
+    first and does not need StackStorm. Alerts whose episodes have been claimed since are skipped,
+    and checked again later.
 
     Returns:
-        The number of alerts that were given up.
+        The number of alerts that this call gave up on.
     """
-    limit = timedelta(hours=config.give_up_hours)
+    give_up_after = timedelta(hours=config.give_up_hours)
     with database.reading(sync_round.engine) as connection:
-        recorded_before = database_now(connection) - limit
-        old_alerts = _open_alerts(connection, alerts.c.recorded_at < recorded_before)
+        recorded_before = database_now(connection) - give_up_after
+        old_alerts = _read_open_alerts(connection, alerts.c.recorded_at < recorded_before)
     overdue_alerts = [
         alert
         for alert in old_alerts
-        if alert.checked_at and alert.checked_at > alert.recorded_at + limit
+        if alert.checked_at and alert.checked_at > alert.recorded_at + give_up_after
     ]
     facts = TrailFacts(sync_round, overdue_alerts)
     overdue_alerts = [alert for alert in overdue_alerts if not facts.has_claim(alert)]
     return _write_verdicts(sync_round, config, overdue_alerts, {})
 
 
-def _take_batch(sync_round: SyncRound) -> list[OpenAlert]:
-    """Return the open alerts that this round checks.
+def _start_batch(sync_round: SyncRound) -> list[OpenAlert]:
+    """Mark the open alerts that this round checks as checked, and return them.
 
-    Mark them as checked before any request to StackStorm. If one of the alerts aborts the round,
-    the next round checks other alerts first.
+    They are marked before any request to StackStorm. So if one of the alerts aborts the round, the
+    next round checks other alerts first.
     """
     with sync_round.writing() as connection:
-        batch = _open_alerts(connection)
+        batch = _read_open_alerts(connection)
         connection.execute(
             update(alerts)
             .where(alerts.c.id.in_([alert.id for alert in batch]))
@@ -126,12 +126,12 @@ def _take_batch(sync_round: SyncRound) -> list[OpenAlert]:
     return batch
 
 
-def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> list[OpenAlert]:
+def _read_open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> list[OpenAlert]:
     rows = connection.execute(
-        select(*_COLUMNS)
+        select(*_ALERT_COLUMNS)
         .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
         .where(is_unexplained(), *conditions)
-        # Least recently checked first: alerts that wait long must not delay the others.
+        # Check the least recently checked alerts first, so that no alert delays the others.
         .order_by(alerts.c.checked_at, alerts.c.id)
         .limit(_BATCH_ALERTS)
     )
@@ -155,15 +155,15 @@ def _open_alerts(connection: Connection, *conditions: ColumnElement[bool]) -> li
 
 
 class _Explainer:
-    """Decide about a batch of alerts from the evidence."""
+    """Decides about a batch of alerts, based on the evidence."""
 
     def __init__(self, sync_round: SyncRound, api: StackStormApi, config: Config):
         self._round = sync_round
         self._api = api
         self._config = config
 
-    def verdicts(self, batch: Sequence[OpenAlert], triggers: FoundTriggers) -> dict[int, Verdict]:
-        """Return the verdicts by alert id, without alerts for which there was no time.
+    def decide_all(self, batch: Sequence[OpenAlert], triggers: FoundTriggers) -> dict[int, Verdict]:
+        """Return the verdicts by alert id. Omit alerts for which there was not enough time.
 
         Raises:
             StackStormError: The API is unavailable.
@@ -172,79 +172,83 @@ class _Explainer:
         verdicts: dict[int, Verdict] = {}
         alerts_to_check: list[OpenAlert] = []
         for alert in batch:
-            # The alert waits to be emitted again. Only a new trigger or a claim can change that.
+            # The alert waits to be emitted again. Only a new trigger or a claim changes that.
             if alert.explanation is Explanation.RETRY and not facts.has_claim(alert):
                 verdicts[alert.id] = Verdict(Explanation.RETRY, alert.reason)
             else:
                 alerts_to_check.append(alert)
         if not alerts_to_check:
             return verdicts
-        clocks = self._clocks()
+        clocks = self._read_clocks()
         deadline = Deadline(EVIDENCE_SECONDS)
         reader = EvidenceReader(self._round, self._api, self._config, clocks, deadline)
         evidence = reader.read(alerts_to_check, facts, triggers.instances)
-        judgements = self._judgements(alerts_to_check, evidence, clocks)
+        judgements = self._judge_executions(alerts_to_check, evidence, clocks)
         for alert in alerts_to_check:
             alert_evidence = evidence[alert.id]
             if alert_evidence.problem:
                 self._round.note(f"alert {alert.id}: {alert_evidence.problem}")
             if not alert_evidence.is_deferred:
-                is_unread = may_be_unread(alert, triggers.unread, clocks)
-                verdict = _verdict(alert, alert_evidence, judgements[alert.id], is_unread, clocks)
+                has_unread_trigger = may_have_unread_trigger(alert, triggers.unread, clocks)
+                verdict = _decide_verdict(
+                    alert, alert_evidence, judgements[alert.id], has_unread_trigger, clocks
+                )
                 verdicts[alert.id] = verdict
         return verdicts
 
-    def _clocks(self) -> Clocks:
+    def _read_clocks(self) -> Clocks:
         stackstorm_now = self._api.now()
         with database.reading(self._round.engine) as connection:
             return Clocks(database_now(connection), stackstorm_now)
 
-    def _judgements(
+    def _judge_executions(
         self, batch: Sequence[OpenAlert], evidence: Mapping[int, Evidence], clocks: Clocks
     ) -> dict[int, list[Judgement]]:
-        """Judge the executions of each alert, and link those that do not link themselves."""
+        """Judge each alert's executions, and link those that do not link themselves."""
         judgements: dict[int, list[Judgement]] = {alert.id: [] for alert in batch}
         for chunk in _split_batch(batch):
             with self._round.writing() as connection:
                 for alert in chunk:
                     for result in evidence[alert.id].results:
                         if result.started:
-                            judgement = self._judge(connection, alert, result.started, clocks)
+                            judgement = self._judge_and_link(
+                                connection, alert, result.started, clocks
+                            )
                             judgements[alert.id].append(judgement)
         return judgements
 
-    def _judge(
+    def _judge_and_link(
         self, connection: Connection, alert: OpenAlert, started: StartedExecution, clocks: Clocks
     ) -> Judgement:
         judgement = judge_execution(alert, started, self._config, clocks)
         execution = started.execution if judgement.needs_link else None
         if execution and not link_execution(connection, alert, execution):
-            # The next round will see its claim.
-            return Judgement(None, f"execution {started.id} is linking itself right now")
+            # The next round sees its claim.
+            return Judgement(None, f"execution {started.id} is linking itself now")
         return judgement
 
 
-def _verdict(
+def _decide_verdict(
     alert: OpenAlert,
     evidence: Evidence,
     judgements: Sequence[Judgement],
-    may_be_unread: bool,
+    has_unread_trigger: bool,
     clocks: Clocks,
 ) -> Verdict:
     if evidence.problem:
         return Verdict(None, f"StackStorm could not be queried: {evidence.problem}")
     if not evidence.instances:
-        return judge_missing_trigger(alert, may_be_unread, clocks)
+        return judge_missing_trigger(alert, has_unread_trigger, clocks)
     return judge_alert(evidence.instances, evidence.results, judgements, clocks)
 
 
 def link_execution(connection: Connection, alert: OpenAlert, execution: Execution) -> bool:
-    """Link an execution that does not link itself. Return False if it is linked already."""
+    """Link an execution that does not link itself. Return False if it is already linked."""
     now = database_now(connection)
     try:
         with connection.begin_nested():
-            since = execution.started_at or now
-            add_execution(connection, execution.id, execution.action, "requested", since)
+            started_at = execution.started_at or now
+            add_execution(connection, execution.id, execution.action, "requested", started_at)
             connection.execute(
                 links.insert().values(
                     request_id=alert.request_id,
@@ -260,14 +264,14 @@ def link_execution(connection: Connection, alert: OpenAlert, execution: Executio
     return True
 
 
-def may_be_unread(alert: OpenAlert, unread: Span | None, clocks: Clocks) -> bool:
-    """Return True if one of the alert's triggers may not have been read yet."""
+def may_have_unread_trigger(alert: OpenAlert, unread: Span | None, clocks: Clocks) -> bool:
+    """Return True if the alert may have a trigger that has not been read yet."""
     if unread is None or unread.before is None:
         return unread is not None
     # The alert was emitted after it was recorded. Use its age to convert recorded_at to
     # StackStorm's clock.
-    earliest = clocks.stackstorm - (clocks.database - alert.recorded_at) - CLOCK_ALLOWANCE
-    return unread.before > earliest
+    earliest_emission = clocks.stackstorm - (clocks.database - alert.recorded_at) - CLOCK_ALLOWANCE
+    return unread.before > earliest_emission
 
 
 def _write_verdicts(
@@ -282,11 +286,11 @@ def _write_verdicts(
         sync_round: The round.
         config: The configuration.
         batch: The alerts.
-        verdicts: The verdicts by alert id. An alert without a verdict is only given up if it is
-            too old. Otherwise it is left unchanged, and the next round checks it first.
+        verdicts: The verdicts by alert id. If an alert without a verdict is older than
+            give_up_hours, this function gives up on it. Otherwise the next round checks it first.
 
     Returns:
-        The number of alerts explained by this call.
+        The number of alerts that this call explained.
     """
     explained_count = 0
     for chunk in _split_batch(batch):
@@ -300,11 +304,11 @@ def _write_verdicts(
 def _write_verdict(
     connection: Connection, config: Config, alert: OpenAlert, new_verdict: Verdict | None
 ) -> bool:
-    """Write the verdict on one alert. Return True if the alert is explained now."""
+    """Write the verdict on one alert. Return True if the alert is now explained."""
     now = database_now(connection)
     verdict = new_verdict or Verdict(alert.explanation, alert.reason)
     is_retry = verdict.explanation is Explanation.RETRY
-    incident_ended_at = ended_at(connection, alert) if is_retry else None
+    incident_ended_at = find_incident_end(connection, alert) if is_retry else None
     verdict = apply_time_limits(verdict, alert, incident_ended_at, config.give_up_hours, now)
     values: dict[str, Any] = {
         "explanation": verdict.explanation,
@@ -320,6 +324,6 @@ def _write_verdict(
 
 
 def _split_batch(batch: Sequence[OpenAlert]) -> Iterator[Sequence[OpenAlert]]:
-    """Yield parts of a batch, one per transaction, so that no transaction takes long."""
+    """Split a batch into one part per transaction, so that no transaction takes long."""
     for start in range(0, len(batch), _TRANSACTION_ALERTS):
         yield batch[start : start + _TRANSACTION_ALERTS]

@@ -1,4 +1,4 @@
-"""The health of the installation, as far as actions can check it without the endpoint."""
+"""Check the health of the installation from an action, with or without the endpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from poundcake.trail.pause import read_pause
 
 
 class State(StringEnum):
-    """The state of a component, as far as it is known."""
+    """The state of a component, as seen from this host."""
 
     UNKNOWN = "unknown"
     """Only the endpoint can check the component."""
     OK = "ok"
-    """The component was checked from this host and works."""
+    """The check succeeded."""
     DOWN = "down"
-    """The component was checked from this host and does not work."""
+    """The check failed."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Component:
     Attributes:
         state: Whether the component works.
         detail: Why it does not work, or why its state is unknown.
-        pending: A task for the operator, for example a migration, or '' if there is none.
+        pending: What the operator still has to do, for example a migration, or ''.
     """
 
     state: State
@@ -42,15 +42,18 @@ class Component:
     pending: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the component as JSON. `since` is empty, because only the endpoint knows it."""
+        """Return the component, ready for JSON.
+
+        `since` is empty, because only the endpoint knows when the state last changed.
+        """
         fields = {"state": self.state.value, "since": "", "detail": self.detail}
         return {**fields, "pending": self.pending} if self.pending else fields
 
 
-def without_endpoint(
+def view_without_endpoint(
     config: Config, engine: Engine, stackstorm: StackStorm, endpoint_problem: str = ""
 ) -> dict[str, Any]:
-    """Return the health view, ready for JSON, as far as it can be checked without the endpoint.
+    """Return the health view, ready for JSON, for an endpoint that does not answer.
 
     Components that only the endpoint can check are `unknown`.
 
@@ -58,14 +61,14 @@ def without_endpoint(
         config: The configuration.
         engine: The tracking database.
         stackstorm: StackStorm's API.
-        endpoint_problem: Why the endpoint did not answer. It is shown in the field `address`.
+        endpoint_problem: Why the endpoint did not answer, to show in the field `address`.
     """
     unknown = Component(State.UNKNOWN, "unknown from this host")
     components = {
         "journal": unknown,
         "broker": unknown,
-        "database": _database(config, engine),
-        "stackstorm": _stackstorm(stackstorm),
+        "database": _check_database(config, engine),
+        "stackstorm": _check_stackstorm(stackstorm),
     }
     return {
         "status": State.UNKNOWN.value,
@@ -80,22 +83,22 @@ def without_endpoint(
     }
 
 
-def with_differences(view: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Return the endpoint's health, with the configuration keys that differ for actions.
+def add_differences(view: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Return the endpoint's health view, with the configuration keys that differ for actions.
 
     StackStorm passes an action the configuration that is registered when the action starts. The
     endpoint applies a change up to 30 seconds later. If it cannot apply the change, it keeps its
     current configuration. Secrets are not compared, because no view shows them.
 
     Args:
-        view: The endpoint's health, as JSON.
+        view: The endpoint's health view, as read from JSON.
         config: The configuration of the running action.
     """
     configuration = view.get("configuration")
-    if not isinstance(configuration, dict):  # an endpoint of release 0.2.0
+    if not isinstance(configuration, dict):  # the endpoint still runs release 0.2.0
         return view
     # Actions may already use a newer configuration than the endpoint.
-    errors = list(dict.fromkeys([*_errors_in(configuration), *config.remediation_errors]))
+    errors = list(dict.fromkeys([*_remediation_errors(configuration), *config.remediation_errors]))
     if config.remediation_errors and view.get("status") == "ok":
         view = {**view, "status": "degraded"}
     endpoint_settings = configuration.get("in_force") or {}
@@ -108,13 +111,13 @@ def with_differences(view: dict[str, Any], config: Config) -> dict[str, Any]:
     return {**view, "configuration": configuration_view}
 
 
-def _errors_in(configuration: dict[str, Any]) -> list[str]:
+def _remediation_errors(configuration: dict[str, Any]) -> list[str]:
     errors = configuration.get("remediation_errors")
     return errors if isinstance(errors, list) else []
 
 
-def with_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
-    """Return the health view with the pause that is in force now.
+def add_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
+    """Return the health view with the current pause from the database.
 
     The endpoint shows a new pause only after a few seconds. If the database cannot be read, return
     the view unchanged.
@@ -127,7 +130,7 @@ def with_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
     return {**view, "paused": pause.as_json() if pause else None}
 
 
-def _database(config: Config, engine: Engine) -> Component:
+def _check_database(config: Config, engine: Engine) -> Component:
     try:
         database.prepare(engine, create=False)
         request_ids = uncopied.open_in_default_file(config, engine)
@@ -137,7 +140,7 @@ def _database(config: Config, engine: Engine) -> Component:
         return Component(State.DOWN, str(error))
 
 
-def _stackstorm(stackstorm: StackStorm) -> Component:
+def _check_stackstorm(stackstorm: StackStorm) -> Component:
     try:
         stackstorm.get("/actions/poundcake.record")
     except StackStormError as error:

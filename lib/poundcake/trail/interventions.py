@@ -16,8 +16,8 @@ from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.schema import alerts, cut
 from poundcake.trail.search import Filters
 
-_MAX_NAMED = 5
-_FILTERS = ("alert_name", "instance", "severity", "fingerprint")
+_MAX_LISTED_EPISODES = 5
+_FILTER_COLUMNS = ("alert_name", "instance", "severity", "fingerprint")
 
 
 class IncidentChange(TypedDict):
@@ -54,11 +54,11 @@ def acknowledge(
 
     Args:
         engine: The tracking database.
-        actor: Who acknowledges it.
+        actor: Who acknowledges the incident.
         episode: The episode of the incident, or empty to find it by the filters.
         filters: Filters on its alert. Exactly one open incident must match.
         comment: The reason; may be empty.
-        undo: Withdraw the acknowledgement.
+        undo: Whether to withdraw the acknowledgement instead.
 
     Raises:
         TrackingError: No open incident or more than one matches, or there is no acknowledgement to
@@ -75,31 +75,31 @@ def _acknowledge(
     engine: Engine, actor: Actor, episode: str, filters: Filters, comment: str, undo: bool
 ) -> IncidentChange:
     with database.transaction(engine) as connection:
-        row = _find(connection, episode, filters)
+        row = _lock_incident(connection, episode, filters)
         if undo and row.acknowledged_at is None:
             raise TrackingError(f"{row.episode} is not acknowledged")
         now = clock.database_now(connection)
-        _change(
+        _update_row(
             connection,
             row,
             acknowledged_at=None if undo else now,
-            acknowledged_by=None if undo else _name(actor),
+            acknowledged_by=None if undo else _user_name(actor),
             acknowledged_comment=None if undo else cut(comment, alerts.c.acknowledged_comment),
         )
         write_entry(connection, "acknowledge", actor, row.episode, comment, {"undo": undo})
-        return _result(row, "firing" if undo else "acknowledged", actor, format_timestamp(now))
+        return _make_result(row, "firing" if undo else "acknowledged", actor, format_timestamp(now))
 
 
 def close(
     engine: Engine, actor: Actor, comment: str, episode: str = "", filters: Filters = Filters()
 ) -> IncidentChange:
-    """Close an open incident whose resolve does not arrive.
+    """Close an open incident whose resolve never arrived.
 
     If the alert is still firing, its next notification opens a new incident.
 
     Args:
         engine: The tracking database.
-        actor: Who closes it.
+        actor: Who closes the incident.
         comment: The reason.
         episode: The episode of the incident, or empty to find it by the filters.
         filters: Filters on its alert. Exactly one open incident must match.
@@ -118,31 +118,31 @@ def _close(
     engine: Engine, actor: Actor, comment: str, episode: str, filters: Filters
 ) -> IncidentChange:
     with database.transaction(engine) as connection:
-        row = _find(connection, episode, filters)
+        row = _lock_incident(connection, episode, filters)
         now = clock.database_now(connection)
-        _change(
+        _update_row(
             connection,
             row,
             open_fingerprint=None,
             closed_at=now,
             ended_by=EndedBy.CLOSED,
-            closed_by=_name(actor),
+            closed_by=_user_name(actor),
             closed_comment=cut(comment, alerts.c.closed_comment),
         )
         write_entry(connection, "close", actor, row.episode, comment)
-        return _result(row, "closed", actor, format_timestamp(now))
+        return _make_result(row, "closed", actor, format_timestamp(now))
 
 
-def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
-    """Lock and return the row of the one open incident that matches."""
+def _lock_incident(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
+    """Lock and return the row of the only open incident that matches."""
     alert_filters = filters.alert_filters
     conditions = [
-        alerts.c[name] == alert_filters[name] for name in _FILTERS if name in alert_filters
+        alerts.c[name] == alert_filters[name] for name in _FILTER_COLUMNS if name in alert_filters
     ]
     if episode:
         conditions.append(alerts.c.episode == episode)
     if not conditions:
-        raise TrackingError("name the incident: episode=EPISODE, or alert_name, instance, …")
+        raise TrackingError("identify the incident: pass episode, or alert_name, instance, …")
     rows = connection.execute(
         select(
             alerts.c.id,
@@ -153,34 +153,34 @@ def _find(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
         )
         .where(is_open(), *conditions)
         .order_by(alerts.c.id)
-        .limit(_MAX_NAMED + 1)
+        .limit(_MAX_LISTED_EPISODES + 1)
         .with_for_update()
     ).all()
     if not rows:
         raise TrackingError("no open incident matches")
     if len(rows) > 1:
-        episodes = ", ".join(row.episode for row in rows[:_MAX_NAMED])
-        others = " and others" if len(rows) > _MAX_NAMED else ""
+        episodes = ", ".join(row.episode for row in rows[:_MAX_LISTED_EPISODES])
+        others = " and others" if len(rows) > _MAX_LISTED_EPISODES else ""
         raise TrackingError(
             f"more than one open incident matches; pass episode= with one of {episodes}{others}"
         )
     return rows[0]
 
 
-def _change(connection: Connection, row: Row[Any], **values: Any) -> None:
+def _update_row(connection: Connection, row: Row[Any], **values: Any) -> None:
     connection.execute(update(alerts).where(alerts.c.id == row.id).values(**values))
 
 
-def _name(actor: Actor) -> str:
+def _user_name(actor: Actor) -> str:
     return cut(actor.st2_user or "somebody", alerts.c.acknowledged_by)
 
 
-def _result(row: Row[Any], state: str, actor: Actor, at: str) -> IncidentChange:
+def _make_result(row: Row[Any], state: str, actor: Actor, at: str) -> IncidentChange:
     return IncidentChange(
         episode=row.episode,
         alert_name=row.alert_name,
         instance=row.instance,
         state=state,
-        by=_name(actor),
+        by=_user_name(actor),
         at=at,
     )

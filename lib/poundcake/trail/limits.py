@@ -1,8 +1,8 @@
 """Reserve changes: read everything that a decision depends on, decide, and record the decision.
 
-This happens in one transaction that waits for all other decisions. So no limit is exceeded, even if
-many workflows on several machines ask at the same time. The caller passes the function that
-decides, `poundcake.remediation.safety.decide`.
+One transaction does all of this, and only one such transaction runs at a time. So no limit is
+exceeded, even if many workflows on several machines ask at the same time. The caller passes the
+function that decides, `poundcake.remediation.safety.decide`.
 
 All times are by the database's clock.
 """
@@ -28,12 +28,12 @@ from poundcake.trail.changes import (
     SUCCESSES,
     Change,
     ChangeResult,
-    find,
-    in_flight,
+    find_changes,
     is_granted,
+    is_in_flight,
     write_decision,
 )
-from poundcake.trail.claims import EpisodeAlert, ended_at
+from poundcake.trail.claims import EpisodeAlert, find_incident_end
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import Ending, EndResult, add_ending
@@ -51,25 +51,26 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class ChangeRequest:
-    """A change that a workflow asks for.
+    """A change that a workflow requests.
 
     Attributes:
         request_id: The request that contained the alert.
         episode: The alert's episode.
         action: The reference of the action that makes the change; empty to only collect evidence.
         execution_id: The workflow's execution.
-        remediation: The name under which limits count it; empty for the action's reference.
-        needs_host: Whether an alert without a usable host is refused.
-        check_failed: Whether a check has just confirmed that the alert is true.
-        unapproved: Why the change is not approved, or empty.
+        remediation: The name under which the limits count the change; empty for `action`.
+        needs_host: Whether to refuse an alert without a usable host.
+        check_failed: Whether a check has just failed, which confirms that the problem exists.
+        approval_problem: Why the change is not approved, or empty.
         approval_expired: Whether it is not approved because nobody answered in time.
-        objection: Why a condition of the entry does not permit the change, or empty.
-        target_labels: The labels that name the target; empty if the target is the host.
-        per_label: A label by which changes are limited further, or empty.
+        objection: Why a condition of the entry in `remediations` forbids the change, or empty.
+        target_labels: The labels that identify the target; empty if the target is the host.
+        per_label: A label whose values have limits of their own, at_once and storm; or empty.
         at_once: How many changes may be in flight for one value of per_label; 0 for any number.
         storm: The number of incidents with one value of per_label above which nothing is changed; 0
             if only storm_limit of the configuration applies.
-        change: The change in words, for the report of a dry run; empty for the action and target.
+        change: A description of the change for the report of a dry run; empty to use the action
+            and the target.
     """
 
     request_id: str = ""
@@ -79,7 +80,7 @@ class ChangeRequest:
     remediation: str = ""
     needs_host: bool = True
     check_failed: bool = False
-    unapproved: str = ""
+    approval_problem: str = ""
     approval_expired: bool = False
     objection: str = ""
     target_labels: tuple[str, ...] = ()
@@ -99,8 +100,8 @@ class Situation:
     """Everything that the decision about a change depends on, apart from the configuration.
 
     Attributes:
-        now: The time by the database's clock.
-        named_host: The alert's label host_label, as the sender wrote it; empty if it has none.
+        now: The current time by the database's clock.
+        named_host: The value of the alert's label host_label, unchanged; empty if it has none.
         status: The alert's status, `firing` or `resolved`.
         alert_name: The alert's name.
         episode: The alert's episode.
@@ -109,21 +110,26 @@ class Situation:
         incident_ended_at: When the incident ended, or None while it is open.
         acknowledged_by: Who acknowledged the incident, or empty.
         silenced_by: Who silenced its alert in Alertmanager, or empty.
-        target: What the change would change: a canonical host, or `label=value,…`.
-        missing_label: The first of the target labels that the alert lacks, or empty.
-        per_value: `label=value` of the label by which changes are limited further, or empty.
-        pause: The pause that is in force, or None.
-        similar: The number of label sets with the same alert name whose incidents are open, or were
-            resolved in the last storm_quiet_minutes.
-        similar_per_value: The same, with the same per_value; 0 if the request has no `storm`.
-        holder: The change that holds the claim on the attempt at the episode, or None.
-        own: The granted change of the execution itself, or None.
+        target: The target of the change: a canonical host, `label=value,…` or
+            `fingerprint=value`.
+        missing_label: The first of target_labels that the alert lacks, or empty.
+        per_value: `label=value` for per_label, or empty.
+        pause: The current pause, or None.
+        similar_count: The number of label sets with the same alert name whose incidents are open,
+            or were resolved in the last storm_quiet_minutes.
+        similar_count_per_value: The part of similar_count with the same per_value; 0 if the request
+            has no `storm`.
+        claiming_change: The change that holds the claim on the attempt at the episode, or None.
+        own_change: The change that this execution was granted earlier, or None.
         in_flight: The changes of other executions that are being made or verified, oldest first.
-        site_hour: The newest changes of the last hour, newest first, up to the limit.
-        remediation_hour: The same, of the remediation.
-        target_day: The newest changes of the target in the last 24 hours, in the same way.
-        last_of_target: The change of the target that ended last and was not released, or None.
-        outcomes: The newest ended changes of the remediation that the breaker counts, newest first.
+        changes_last_hour: The changes of the last hour, newest first, at most max_changes_per_hour.
+        remediation_changes_last_hour: The remediation's changes of the last hour, newest first, at
+            most max_changes_per_remediation_per_hour.
+        target_changes_last_day: The target's changes of the last 24 hours, newest first, at most
+            max_changes_per_target_per_day.
+        last_target_change: The target's change that ended last and was not released, or None.
+        breaker_changes: The remediation's changes whose results the breaker considers, newest
+            first, at most breaker_failures.
     """
 
     now: datetime
@@ -140,16 +146,16 @@ class Situation:
     missing_label: str = ""
     per_value: str = ""
     pause: Pause | None = None
-    similar: int = 0
-    similar_per_value: int = 0
-    holder: Change | None = None
-    own: Change | None = None
+    similar_count: int = 0
+    similar_count_per_value: int = 0
+    claiming_change: Change | None = None
+    own_change: Change | None = None
     in_flight: Sequence[Change] = ()
-    site_hour: Sequence[Change] = ()
-    remediation_hour: Sequence[Change] = ()
-    target_day: Sequence[Change] = ()
-    last_of_target: Change | None = None
-    outcomes: Sequence[Change] = ()
+    changes_last_hour: Sequence[Change] = ()
+    remediation_changes_last_hour: Sequence[Change] = ()
+    target_changes_last_day: Sequence[Change] = ()
+    last_target_change: Change | None = None
+    breaker_changes: Sequence[Change] = ()
 
 
 class Decision(Protocol):
@@ -161,11 +167,11 @@ class Decision(Protocol):
 
     @property
     def refusal_name(self) -> str:
-        """The name of the control that refuses it, or empty."""
+        """The name of the control that refuses the change, or empty."""
 
     @property
     def message(self) -> str:
-        """Why it is refused, or empty."""
+        """Why the change is refused, or empty."""
 
 
 class _AlertRow(EpisodeAlert, Protocol):
@@ -183,8 +189,8 @@ class _AlertRow(EpisodeAlert, Protocol):
     def status(self) -> str: ...
 
 
-class _PossibleAlert(NamedTuple):
-    """An alert that has not been received."""
+class _HypotheticalAlert(NamedTuple):
+    """An alert that was not received, to find out what would happen to it."""
 
     alert_name: str
     fingerprint: str
@@ -206,8 +212,17 @@ def reserve(
 ) -> DecisionT:
     """Decide about a change, and record the decision.
 
-    A granted change counts from now on, and is in flight until its workflow ends. The same
-    execution may ask again: it is granted the same change, which counts once.
+    A granted change counts towards the limits immediately, and is in flight until its workflow
+    ends. The same execution may ask again: it is granted the same change, which counts only once.
+
+    Args:
+        engine: The tracking database.
+        config: The configuration, with the limits.
+        request: The change.
+        decide: Decides about the change, given the situation.
+
+    Returns:
+        The decision.
 
     Raises:
         TrackingError: No such alert is recorded, or the request has no execution.
@@ -232,7 +247,7 @@ def reserve(
 
 
 def read_situation(connection: Connection, config: Config, request: ChangeRequest) -> Situation:
-    """Return the situation on which a decision about a change would depend now.
+    """Return the situation that a decision about a change would depend on now.
 
     Raises:
         TrackingError: No such alert is recorded.
@@ -240,16 +255,16 @@ def read_situation(connection: Connection, config: Config, request: ChangeReques
     return _read_situation(connection, config, request, _find_alert(connection, request))
 
 
-def read_situation_of_labels(
+def read_hypothetical_situation(
     connection: Connection, config: Config, request: ChangeRequest, labels: Mapping[str, str]
 ) -> Situation:
-    """Return the situation for an alert with these labels that has not been received."""
+    """Return the situation for an alert with these labels, as if it were received now."""
     identity = config_identity(config)
     return _read_situation(
         connection,
         config,
         request,
-        _PossibleAlert(
+        _HypotheticalAlert(
             alert_name=labels.get("alertname", ""),
             fingerprint=identity.fingerprint(labels, ""),
             labels=to_json(dict(labels)),
@@ -258,12 +273,12 @@ def read_situation_of_labels(
 
 
 def change_claim(episode: str, attempt: int) -> str:
-    """Return the unique key of the change for an attempt at an episode."""
+    """Return the unique key of the only change that an attempt at an episode may make."""
     return f"{episode}|{attempt}"
 
 
 def _find_alert(connection: Connection, request: ChangeRequest) -> Row[Any]:
-    columns = [alerts.c[name] for name in _PossibleAlert._fields]
+    columns = [alerts.c[name] for name in _HypotheticalAlert._fields]
     return read_alert(connection, request.request_id, request.episode, *columns)
 
 
@@ -272,14 +287,19 @@ def _read_situation(
 ) -> Situation:
     now = clock.database_now(connection)
     labels: dict[str, str] = json.loads(alert.labels)
-    target, missing_label = _find_target(labels, request, config.host_label, alert.fingerprint)
+    target, missing_label = _derive_target(labels, request, config.host_label, alert.fingerprint)
     incident = _read_incident(connection, alert.episode)
-    changes_in_flight = find(connection, *in_flight(now))
+    changes_in_flight = find_changes(connection, *is_in_flight(now))
     is_granted_change = is_granted()
-    has_remediation = changes.c.remediation == _remediation_name(request)
+    has_remediation = changes.c.remediation == _stored_remediation_name(request)
     has_target = changes.c.target == target
     quiet_since = now - timedelta(minutes=config.storm_quiet_minutes)
     per_value = f"{request.per_label}={labels.get(request.per_label, '')}"
+    similar_count_per_value = 0
+    if request.per_label and request.storm:
+        similar_count_per_value = _count_similar(
+            connection, alert.alert_name, quiet_since, request, labels
+        )
     return Situation(
         now=now,
         named_host=labels.get(config.host_label, ""),
@@ -288,43 +308,41 @@ def _read_situation(
         episode=alert.episode,
         opened_at=incident.opened_at,
         last_seen_at=incident.last_seen_at,
-        incident_ended_at=ended_at(connection, alert),
+        incident_ended_at=find_incident_end(connection, alert),
         acknowledged_by=incident.acknowledged_by or "",
         silenced_by=incident.silenced_by or "",
         target=target,
         missing_label=missing_label,
         per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
         pause=read_pause(connection),
-        similar=_count_similar(connection, alert.alert_name, quiet_since),
-        similar_per_value=_count_similar(connection, alert.alert_name, quiet_since, request, labels)
-        if request.per_label and request.storm
-        else 0,
-        holder=_find_holder(connection, alert),
-        own=_find_own_change(connection, request),
+        similar_count=_count_similar(connection, alert.alert_name, quiet_since),
+        similar_count_per_value=similar_count_per_value,
+        claiming_change=_find_claiming_change(connection, alert),
+        own_change=_find_own_change(connection, request),
         in_flight=[
             change
             for change in changes_in_flight
             if change.st2_execution_id != request.execution_id
         ],
-        site_hour=_find_newest(
+        changes_last_hour=_find_newest_changes(
             connection, config.max_changes_per_hour, is_granted_change, _decided_after(now - HOUR)
         ),
-        remediation_hour=_find_newest(
+        remediation_changes_last_hour=_find_newest_changes(
             connection,
             config.max_changes_per_remediation_per_hour,
             is_granted_change,
             has_remediation,
             _decided_after(now - HOUR),
         ),
-        target_day=_find_newest(
+        target_changes_last_day=_find_newest_changes(
             connection,
             config.max_changes_per_target_per_day,
             is_granted_change,
             has_target,
             _decided_after(now - DAY),
         ),
-        last_of_target=_find_last_target_change(connection, has_target),
-        outcomes=_find_newest(
+        last_target_change=_find_last_ended_change(connection, has_target),
+        breaker_changes=_find_newest_changes(
             connection,
             config.breaker_failures,
             has_remediation,
@@ -334,7 +352,7 @@ def _read_situation(
     )
 
 
-def _find_target(
+def _derive_target(
     labels: Mapping[str, str], request: ChangeRequest, host_label: str, fingerprint: str
 ) -> tuple[str, str]:
     """Return the target of the change, and the first target label that the alert lacks, or ''."""
@@ -348,7 +366,7 @@ def _find_target(
 
 
 def _read_incident(connection: Connection, episode: str) -> Row[Any]:
-    """Return when an incident's notifications arrived, and who acknowledged or silenced it."""
+    """Return an incident's first and last notification, and who acknowledged or silenced it."""
     is_firing = alerts.c.status == FIRING
     acknowledged_by = (
         select(func.max(alerts.c.acknowledged_by))
@@ -383,22 +401,22 @@ def _count_similar(
     request: ChangeRequest | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> int:
-    """Return how many label sets have an incident of this name that is open or was resolved since.
+    """Count the label sets with an incident of this alert name that is open or recently resolved.
 
     Args:
         connection: A connection.
         alert_name: The alert's name.
-        since: Incidents that were resolved before this time do not count.
-        request: If given, count only alerts with the same value of its per_label.
+        since: Ignore incidents that were resolved before this time.
+        request: If given, count only alerts that have the same value of its per_label.
         labels: The labels of the alert, which contain that value.
     """
     conditions: list[ColumnElement[bool]] = []
     if request and labels is not None and request.per_label in labels:
-        # The label as to_json() writes it. A quote within a value is escaped, so this text matches
-        # only the label itself.
+        # Search for the label as to_json() writes it. Quotes within values are escaped, so this
+        # text matches only the label itself.
         label_json = to_json({request.per_label: labels[request.per_label]})[1:-1]
         conditions.append(func.instr(alerts.c.labels, label_json) > 0)
-    # Search the open incidents by their index, not the whole history of the name.
+    # Search the index of open incidents, not the whole history of the alert name.
     has_name = unindexed(alerts.c.alert_name) == alert_name
     open_incidents = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
     resolved_incidents = select(alerts.c.fingerprint).where(
@@ -411,13 +429,13 @@ def _count_similar(
     return connection.scalar(select(func.count()).select_from(fingerprints)) or 0
 
 
-def _find_holder(connection: Connection, alert: _AlertRow) -> Change | None:
-    claim = changes.c.claim == change_claim(alert.episode, alert.attempt)
-    return next(iter(find(connection, claim)), None)
+def _find_claiming_change(connection: Connection, alert: _AlertRow) -> Change | None:
+    has_claim = changes.c.claim == change_claim(alert.episode, alert.attempt)
+    return next(iter(find_changes(connection, has_claim)), None)
 
 
 def _find_own_change(connection: Connection, request: ChangeRequest) -> Change | None:
-    own_changes = find(
+    own_changes = find_changes(
         connection,
         changes.c.st2_execution_id == request.execution_id,
         changes.c.episode == request.episode,
@@ -426,7 +444,7 @@ def _find_own_change(connection: Connection, request: ChangeRequest) -> Change |
     return next(iter(own_changes), None)
 
 
-def _find_newest(
+def _find_newest_changes(
     connection: Connection, limit: int, *conditions: ColumnElement[bool]
 ) -> Sequence[Change]:
     if not limit:
@@ -444,7 +462,7 @@ def _decided_after(moment: datetime) -> ColumnElement[bool]:
     return changes.c.decided_at > moment
 
 
-def _find_last_target_change(
+def _find_last_ended_change(
     connection: Connection, has_target: ColumnElement[bool]
 ) -> Change | None:
     row = connection.execute(
@@ -461,7 +479,7 @@ def _find_last_target_change(
     return Change(*row) if row else None
 
 
-def _remediation_name(request: ChangeRequest) -> str:
+def _stored_remediation_name(request: ChangeRequest) -> str:
     return cut(request.remediation_name, changes.c.remediation)
 
 
@@ -472,35 +490,35 @@ def _write_decision(
     situation: Situation,
     decision: Decision,
 ) -> None:
-    """Write the decision, unless the execution was granted its change earlier."""
-    if situation.own:
+    """Write the decision, unless the execution had already been granted its change."""
+    if situation.own_change:
         return
-    granted, now = decision.may_change, situation.now
+    is_granted_now, now = decision.may_change, situation.now
     values = {
         "request_id": request.request_id,
         "attempt": alert.attempt,
-        "claim": change_claim(alert.episode, alert.attempt) if granted else None,
-        "remediation": _remediation_name(request),
+        "claim": change_claim(alert.episode, alert.attempt) if is_granted_now else None,
+        "remediation": _stored_remediation_name(request),
         "action": cut(request.action, changes.c.action),
         "target": situation.target,
         "per_value": situation.per_value,
         "decided_at": now,
-        "lease_until": now + LEASE if granted else None,
-        "ended_at": None if granted else now,
-        "result": "" if granted else ChangeResult.REFUSED,
+        "lease_until": now + LEASE if is_granted_now else None,
+        "ended_at": None if is_granted_now else now,
+        "result": "" if is_granted_now else ChangeResult.REFUSED,
         "refusal": cut(decision.refusal_name, changes.c.refusal),
         "reason": cut(decision.message, changes.c.reason),
     }
     # A refused execution may ask again. Its latest decision is recorded.
     write_decision(connection, request.execution_id, alert.episode, values)
-    if not granted:
-        add_ending(connection, _ending(request, alert.episode, situation, decision))
+    if not is_granted_now:
+        add_ending(connection, _make_ending(request, alert.episode, situation, decision))
 
 
-def _ending(
+def _make_ending(
     request: ChangeRequest, episode: str, situation: Situation, decision: Decision
 ) -> Ending:
-    """Return the end of a remediation whose change is refused."""
+    """Return an Ending for a remediation whose change is refused."""
     result = EndResult.DRY_RUN if decision.refusal_name == "dry_run" else EndResult.REFUSED
     if request.approval_expired and decision.refusal_name == "approval_missing":
         result = EndResult.APPROVAL_EXPIRED

@@ -26,19 +26,20 @@ from poundcake.trail.sync_round import Deadline, SyncRound
 from poundcake.trail.verdict import LINK_STAGE
 
 MIRROR_SECONDS = 15
-"""Seconds for which a round may read executions from StackStorm."""
+"""How long a round may read executions from StackStorm, in seconds."""
 _MAX_EXECUTIONS = 1000
-_PAGE = 100  # maximum entries in a list of StackStorm's API
-# How a remediation that asked for no change ended, by the stage in its report.
-_RESULTS = {
+_PAGE = 100  # maximum entries in a list that StackStorm's API returns
+# How a remediation that requested no change ended, by the stage in its report.
+_RESULTS_BY_STAGE = {
     "evidence": EndResult.EVIDENCE,
     "dry_run": EndResult.DRY_RUN,
     "refused": EndResult.REFUSED,
     "ended": EndResult.REFUSED,
 }
-# Without a report, without a claim, and after a change that was not counted.
-_UNREPORTED_STAGES = ("", NOT_CLAIMED, "done")
-_MAX_TEXT = 4000  # characters of a message, whose column has no maximum length
+# The stages of executions that are not reported as ended remediations: those without a report,
+# without a claim, or with a change that was not reserved.
+_STAGES_WITHOUT_EVENT = ("", NOT_CLAIMED, "done")
+_MAX_TEXT_LENGTH = 4000  # maximum characters for a column that has no maximum length
 
 
 def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: Deadline) -> int:
@@ -50,7 +51,7 @@ def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: 
     Raises:
         StackStormError: The API is unavailable. Executions that were read before that are stored.
     """
-    ids = _open_ids(sync_round)
+    ids = _read_open_ids(sync_round)
     count = 0
     for start in range(0, len(ids), _PAGE):
         page_ids = ids[start : start + _PAGE]
@@ -62,7 +63,7 @@ def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: 
     return count
 
 
-def _open_ids(sync_round: SyncRound) -> list[str]:
+def _read_open_ids(sync_round: SyncRound) -> list[str]:
     with database.reading(sync_round.engine) as connection:
         return list(
             connection.scalars(
@@ -79,14 +80,14 @@ def _write_page(
 ) -> None:
     with sync_round.writing() as connection:
         now = database_now(connection)
-        gone_values = {"status": "gone", "error": "StackStorm no longer has this execution"}
+        deleted_values = {"status": "gone", "error": "StackStorm no longer has this execution"}
         for execution_id in page_ids:
             execution = executions_by_id.get(execution_id)
             if execution:
                 write_execution(connection, execution, now)
             else:
                 # Move an execution that could not be read to the end of the queue.
-                values = gone_values if execution_id in executions_by_id else {}
+                values = deleted_values if execution_id in executions_by_id else {}
                 connection.execute(
                     update(executions)
                     .where(executions.c.id == execution_id, executions.c.status.not_in(TERMINAL))
@@ -100,12 +101,12 @@ def write_execution(connection: Connection, execution: Execution, now: datetime)
     Args:
         connection: A transaction.
         execution: The execution as StackStorm reports it.
-        now: The time by the database's clock.
+        now: The current time by the database's clock.
     """
     updated = connection.execute(
         update(executions)
         .where(executions.c.id == execution.id, executions.c.status.not_in(TERMINAL))
-        .values(synced_at=now, **_columns(execution))
+        .values(synced_at=now, **_column_values(execution))
     )
     if execution.rule:
         connection.execute(
@@ -114,17 +115,17 @@ def write_execution(connection: Connection, execution: Execution, now: datetime)
             .values(st2_rule_ref=cut(execution.rule, links.c.st2_rule_ref))
         )
     if updated.rowcount and execution.is_terminal:
-        _add_ending(connection, execution)
+        _add_remediation_ending(connection, execution)
 
 
-def _add_ending(connection: Connection, execution: Execution) -> None:
-    """Add the event that a remediation ended, unless it asked poundcake.reserve for a change.
+def _add_remediation_ending(connection: Connection, execution: Execution) -> None:
+    """Add the event that a remediation ended, unless it requested a change with poundcake.reserve.
 
-    In that case, the decision or the end of the change adds the event. An execution without a
-    report is not a remediation.
+    In that case, the refusal or the end of the change adds the event. An execution without a report
+    is not a remediation.
     """
     stage = str(workflow_output(execution.result).get("stage", ""))
-    if stage in _UNREPORTED_STAGES:
+    if stage in _STAGES_WITHOUT_EVENT:
         return
     link = connection.execute(
         select(links.c.request_id, links.c.claim, alerts.c.episode)
@@ -134,13 +135,13 @@ def _add_ending(connection: Connection, execution: Execution) -> None:
     ).one_or_none()
     if link is None:
         return
-    # An alert whose workflow ended before its claim is emitted again.
+    # If a workflow ended before its claim, its alert is emitted again.
     if stage == LINK_STAGE and link.claim is None:
         return
-    change = select(changes.c.id).where(changes.c.st2_execution_id == execution.id).limit(1)
-    if connection.scalar(change) is not None:
+    change_id = select(changes.c.id).where(changes.c.st2_execution_id == execution.id).limit(1)
+    if connection.scalar(change_id) is not None:
         return
-    result = _RESULTS.get(stage, EndResult.FAILED)
+    result = _RESULTS_BY_STAGE.get(stage, EndResult.FAILED)
     if execution.status != ExecutionStatus.SUCCEEDED and result is EndResult.EVIDENCE:
         result = EndResult.FAILED
     parameters = execution.parameters or {}
@@ -158,7 +159,7 @@ def _add_ending(connection: Connection, execution: Execution) -> None:
     )
 
 
-def _columns(execution: Execution) -> dict[str, Any]:
+def _column_values(execution: Execution) -> dict[str, Any]:
     values: dict[str, Any] = {
         "end_timestamp": execution.ended_at,
         "rule": cut(execution.rule, executions.c.rule) or None,
@@ -171,12 +172,12 @@ def _columns(execution: Execution) -> dict[str, Any]:
     if execution.is_terminal:
         for name, value in workflow_output(execution.result).items():
             is_text = isinstance(value, str)
-            values[name] = _fit(str(value), executions.c[name]) if is_text else value
+            values[name] = _truncate(str(value), executions.c[name]) if is_text else value
         if execution.status != ExecutionStatus.SUCCEEDED:
             reason = failure_reason(execution.result)
-            values["error"] = _fit(reason, executions.c.error) or None
+            values["error"] = _truncate(reason, executions.c.error) or None
     return values
 
 
-def _fit(text: str, column: Column[Any]) -> str:
-    return storable(text)[: getattr(column.type, "length", None) or _MAX_TEXT]
+def _truncate(text: str, column: Column[Any]) -> str:
+    return storable(text)[: getattr(column.type, "length", None) or _MAX_TEXT_LENGTH]

@@ -18,7 +18,7 @@ from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, database
-from poundcake.trail.audit import NOBODY, Actor, change_details, write_entry
+from poundcake.trail.audit import NOBODY, Actor, replace_details, write_entry
 from poundcake.trail.changes import FAILURES, SUCCESSES, is_unfinished
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.open_work import is_unexplained
@@ -75,7 +75,7 @@ class _PurgeAudit:
     def write(self, connection: Connection, page: Mapping[str, int]) -> None:
         """Write the counts so far, plus those of the page that this transaction deletes."""
         details = {**(self.counts + Counter(page)), "older_than_days": self._days}
-        if not self._id or not change_details(connection, self._id, "purge", details):
+        if not self._id or not replace_details(connection, self._id, "purge", details):
             self._id = write_entry(connection, "purge", self._actor, details=details)
 
 

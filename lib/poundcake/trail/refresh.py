@@ -15,7 +15,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.approvals import describe, open_approval
+from poundcake.trail.approvals import describe, find_pending_approval
 from poundcake.trail.queries.rows import message_with_note, status_with_note
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
@@ -61,7 +61,7 @@ def _show_approvals(
     waiting_rows = [row for row in rows if row["status"] in WAITING and "message" in row]
     for row in waiting_rows[:_MAX_APPROVALS]:
         try:
-            inquiry = open_approval(stackstorm.get_children(row["st2_execution_id"]))
+            inquiry = find_pending_approval(stackstorm.get_children(row["st2_execution_id"]))
         except StackStormError:
             return  # the view already says that the API is unavailable
         if inquiry:

@@ -16,7 +16,7 @@ from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import replay_id
 from poundcake.trail import admission, clock, database
-from poundcake.trail.admission import Decision, Original, Work
+from poundcake.trail.admission import Decision, Original, PreviousWork
 from poundcake.trail.admission_state import AdmissionState, AlertBatch
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.errors import TrackingError
@@ -180,7 +180,9 @@ class ReplayState(AdmissionState):
         episodes = {
             alert.episode for alert in self._originals_by_position.values() if alert.episode
         }
-        self._work_by_episode = _read_work(connection, sorted(episodes | self.open_episodes()))
+        self._work_by_episode = _read_previous_work(
+            connection, sorted(episodes | self.open_episodes())
+        )
         self._admitted_episodes: set[str] = set()
         self._originally_received_at: datetime = original.created_at
 
@@ -231,7 +233,7 @@ def _read_alerts(connection: Connection, call: Row[Any]) -> dict[int, Original]:
     }
 
 
-def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Work]:
+def _read_previous_work(connection: Connection, episodes: Sequence[str]) -> dict[str, PreviousWork]:
     """Return the previous work on these episodes, by episode."""
     attempts: dict[str, int] = {}
     claimants: dict[str, str] = {}
@@ -258,5 +260,6 @@ def _read_work(connection: Connection, episodes: Sequence[str]) -> dict[str, Wor
         for episode, action, execution_id in change_claims:
             claimants.setdefault(episode, f"{action} ({execution_id})")
     return {
-        episode: Work(attempt, claimants.get(episode, "")) for episode, attempt in attempts.items()
+        episode: PreviousWork(attempt, claimants.get(episode, ""))
+        for episode, attempt in attempts.items()
     }

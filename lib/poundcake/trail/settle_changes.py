@@ -25,12 +25,12 @@ from poundcake.trail import database
 from poundcake.trail.changes import (
     Change,
     ChangeResult,
-    ending_of,
-    extend,
-    find,
-    finish,
+    end_changes,
+    extend_leases,
+    find_changes,
     is_undecided,
     is_unfinished,
+    make_ending,
 )
 from poundcake.trail.clock import database_now
 from poundcake.trail.open_work import is_open
@@ -66,7 +66,7 @@ def settle_changes(
     """
     count = _decide_results(sync_round, config)
     with database.reading(sync_round.engine) as connection:
-        unfinished_changes = find(connection, is_unfinished())
+        unfinished_changes = find_changes(connection, is_unfinished())
     for start in range(0, len(unfinished_changes), _PAGE):
         if start and deadline.has_passed:
             break
@@ -129,25 +129,25 @@ def _store(
         if change.st2_execution_id in executions_by_id and change.st2_execution_id not in endings
     ]
     with sync_round.writing() as connection:
-        extend(connection, running_ids)
+        extend_leases(connection, running_ids)
         for execution_id, change_end in endings.items():
-            finish(connection, execution_id, change_end.result, change_end.message)
+            end_changes(connection, execution_id, change_end.result, change_end.message)
 
 
 def _decide_results(sync_round: SyncRound, config: Config) -> int:
     """Decide for ended changes whether their incidents ended within not_cleared_minutes."""
     minutes = config.not_cleared_minutes
     with sync_round.writing() as connection:
-        undecided_changes = find(
+        undecided_changes = find_changes(
             connection, *is_undecided(database_now(connection) - timedelta(minutes=minutes))
         )
         for change in undecided_changes:
             if _is_incident_open(connection, change):
                 result = ChangeResult.NOT_CLEARED
                 message = f"the incident is still open {minutes} min after the change"
-                ending = ending_of(change, EndResult.NOT_CLEARED, message)
+                ending = make_ending(change, EndResult.NOT_CLEARED, message)
             else:
-                result, ending = ChangeResult.CLEARED, ending_of(change, EndResult.CLEARED)
+                result, ending = ChangeResult.CLEARED, make_ending(change, EndResult.CLEARED)
             connection.execute(
                 update(changes).where(changes.c.id == change.id).values(result=result)
             )

@@ -17,7 +17,7 @@ from poundcake.config import Config
 from poundcake.monitoring import AlertmanagerApi
 from poundcake.stackstorm import StackStormApi
 from poundcake.trail import database
-from poundcake.trail.approvals import expire_approvals, pending_approvals, report_approvals
+from poundcake.trail.approvals import expire_approvals, read_pending_approvals, report_approvals
 from poundcake.trail.complete import complete_requests
 from poundcake.trail.confirm import admit_unconfirmed
 from poundcake.trail.expire import expire_incidents
@@ -132,7 +132,7 @@ def _run_steps(
         # A workflow that waits for an approval is an open execution, so without open executions
         # there is nothing to do.
         if counts.executions:
-            pending = pending_approvals(stackstorm)
+            pending = read_pending_approvals(stackstorm)
             report_approvals(sync_round, stackstorm, config, pending)
             counts.expired_approvals = expire_approvals(sync_round, stackstorm, config, pending)
 

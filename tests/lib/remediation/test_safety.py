@@ -309,14 +309,14 @@ TEMPORARY_REFUSALS = {
         "expire the silence",
     ),
     "episode_taken": (
-        {"holder": change("e7", ended=NOON)},
+        {"claiming_change": change("e7", ended=NOON)},
         {},
         {"host_cooldown_seconds": 0},
         "execution e7 made a change for this episode with linux.service",
         "poundcake.release episode=f-1",
     ),
     "storm": (
-        {"similar": 6},
+        {"similar_count": 6},
         {},
         {},
         "6 incidents of HostDown are open or were resolved in the last 10 min, and storm_limit is",
@@ -331,7 +331,7 @@ TEMPORARY_REFUSALS = {
     ),
     "approval_missing": (
         {},
-        {"unapproved": "anna refused the approval"},
+        {"approval_problem": "anna refused the approval"},
         {},
         "anna refused the approval",
         "force=true",
@@ -372,35 +372,39 @@ TEMPORARY_REFUSALS = {
         "force=true",
     ),
     "cooldown": (
-        {"last_of_target": change("e7", ended=later(-1790), result="verified")},
+        {"last_target_change": change("e7", ended=later(-1790), result="verified")},
         {},
         {},
         "cooldown of web-1 until 2026-01-14T12:00:10Z (host_cooldown_seconds)",
         "poundcake.release episode=g-1",
     ),
     "daily_target_limit": (
-        {"target_day": [change(f"e{i}", decided_at=later(-3600 * i)) for i in (2, 3, 4)]},
+        {
+            "target_changes_last_day": [
+                change(f"e{i}", decided_at=later(-3600 * i)) for i in (2, 3, 4)
+            ]
+        },
         {},
         {},
         "3 changes to web-1 in 24 hours, and max_changes_per_target_per_day is 3",
         "2026-01-15T08:00:00Z",
     ),
     "hourly_limit": (
-        {"remediation_hour": [change(f"e{i}", f"web-{i}") for i in range(5)]},
+        {"remediation_changes_last_hour": [change(f"e{i}", f"web-{i}") for i in range(5)]},
         {},
         {},
         "5 changes of linux.service in an hour, and max_changes_per_remediation_per_hour is 5",
         "2026-01-14T12:55:00Z",
     ),
     "site_limit": (
-        {"site_hour": [change(f"e{i}", f"web-{i}") for i in range(10)]},
+        {"changes_last_hour": [change(f"e{i}", f"web-{i}") for i in range(10)]},
         {},
         {},
         "10 changes of all remediations in an hour, and max_changes_per_hour is 10",
         "2026-01-14T12:55:00Z",
     ),
     "breaker": (
-        {"outcomes": FAILED_CHANGES},
+        {"breaker_changes": FAILED_CHANGES},
         {},
         {},
         "the last 3 changes of linux.service failed or did not clear the alert",
@@ -447,17 +451,17 @@ def test_a_limit_of_zero_turns_the_control_off(refusal):
 @pytest.mark.parametrize(
     "situation",
     [
-        {"similar": 5},
+        {"similar_count": 5},
         {"opened_at": later(-60)},
         {"last_seen_at": later(-15 * 60)},
         {"in_flight": [change("e2", "web-2"), change("e3", "web-3")]},
         {"in_flight": [change("e2", "web-2", per_value="rack=r12")], "per_value": "rack=r13"},
-        {"last_of_target": change(ended=later(-1800), result="failed")},
-        {"target_day": [change("e1"), change("e2")]},
-        {"remediation_hour": [change(f"e{i}") for i in range(4)]},
-        {"site_hour": [change(f"e{i}") for i in range(9)]},
-        {"outcomes": FAILED_CHANGES[:2]},
-        {"outcomes": [change(ended=later(-7200), result="verified"), *FAILED_CHANGES[:2]]},
+        {"last_target_change": change(ended=later(-1800), result="failed")},
+        {"target_changes_last_day": [change("e1"), change("e2")]},
+        {"remediation_changes_last_hour": [change(f"e{i}") for i in range(4)]},
+        {"changes_last_hour": [change(f"e{i}") for i in range(9)]},
+        {"breaker_changes": FAILED_CHANGES[:2]},
+        {"breaker_changes": [change(ended=later(-7200), result="verified"), *FAILED_CHANGES[:2]]},
     ],
 )
 def test_a_change_below_each_limit_is_allowed(situation):
@@ -508,12 +512,11 @@ def test_a_fulfilled_check_replaces_a_recent_notification():
 def test_a_power_action_has_a_longer_cooldown(action):
     assert is_power_action(action)
     last_change = change(ended=later(-2000), result="verified", action=action)
-    decision = decide_in({"last_of_target": last_change})
+    decision = decide_in({"last_target_change": last_change})
     assert decision.refusal == "cooldown"
     assert "until 2026-01-14T12:26:40Z (power_cooldown_seconds)" in decision.reason
-    assert (
-        decide_in({"last_of_target": last_change}, power_cooldown_seconds=1999).may_change is True
-    )
+    decision = decide_in({"last_target_change": last_change}, power_cooldown_seconds=1999)
+    assert decision.may_change is True
 
 
 def test_other_actions_are_not_power_actions():
@@ -521,7 +524,7 @@ def test_other_actions_are_not_power_actions():
 
 
 def test_the_storm_limit_of_a_remediation_counts_alerts_with_the_same_label():
-    situation = {"similar": 3, "similar_per_value": 3, "per_value": "rack=r12"}
+    situation = {"similar_count": 3, "similar_count_per_value": 3, "per_value": "rack=r12"}
     decision = decide_in(situation, {"per_label": "rack", "storm": 2, "remediation": "dead-host"})
     assert decision.refusal == "storm"
     assert "3 incidents of HostDown with rack=r12" in decision.reason
@@ -543,22 +546,27 @@ def test_an_execution_may_reserve_its_own_change_again():
     changes_in_flight = [change(f"e{i}", f"web-{i}") for i in range(2, 9)]
     assert (
         decide_in(
-            {"own": own_change, "holder": own_change, "in_flight": changes_in_flight}
+            {
+                "own_change": own_change,
+                "claiming_change": own_change,
+                "in_flight": changes_in_flight,
+            }
         ).may_change
         is True
     )
     paused_situation = {
-        "own": own_change,
-        "holder": own_change,
+        "own_change": own_change,
+        "claiming_change": own_change,
         "pause": Pause(NOON, "anna", "stop"),
     }
     assert decide_in(paused_situation).refusal == "paused"
     ended_change = change("e1", ended=NOON, result="verified")
-    assert decide_in({"own": ended_change, "holder": ended_change}).refusal == "episode_taken"
+    ended_situation = {"own_change": ended_change, "claiming_change": ended_change}
+    assert decide_in(ended_situation).refusal == "episode_taken"
 
 
 def test_a_dry_run_reports_what_would_stop_the_change_now():
-    decision = decide_in({"similar": 6}, dry_run=True)
+    decision = decide_in({"similar_count": 6}, dry_run=True)
     assert (decision.refusal, decision.stage, decision.may_reserve) == ("dry_run", "dry_run", False)
     assert decision.message.startswith(
         "would run linux.service for web-1, but not now: 6 incidents"
@@ -572,7 +580,7 @@ def test_a_preview_contains_the_seconds_until_the_incident_has_settled():
     assert (decision.may_change, decision.settle_seconds) == (True, 40)
     assert decide(load(LIVE_CONFIG), request, situation).settle_seconds == 40
     assert preview(load({**LIVE_CONFIG, "dry_run": True}), request, situation).settle_seconds == 0
-    storm_preview = preview(load(LIVE_CONFIG), request, replace(situation, similar=6))
+    storm_preview = preview(load(LIVE_CONFIG), request, replace(situation, similar_count=6))
     assert (storm_preview.refusal, storm_preview.may_reserve, storm_preview.settle_seconds) == (
         "storm",
         True,

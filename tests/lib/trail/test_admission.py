@@ -14,9 +14,9 @@ from poundcake.trail.admission import (
     Limit,
     OpenIncident,
     Original,
+    PreviousWork,
     Resolve,
     Situation,
-    Work,
     decide,
     decide_confirmed,
     decide_replay,
@@ -324,7 +324,7 @@ class TestReplay:
         self,
         alert,
         incident,
-        work=Work(),
+        work=PreviousWork(),
         limit=None,
         force=False,
         original=ORIGINAL,
@@ -350,7 +350,7 @@ class TestReplay:
         assert self.replay(firing(), OPEN, limit=LIMIT, force=True).outcome == "admitted"
 
     def test_an_episode_that_a_workflow_has_claimed_is_not_admitted_again(self):
-        decision = self.replay(firing(), OPEN, Work(1, "pack.workflow (e1)"))
+        decision = self.replay(firing(), OPEN, PreviousWork(1, "pack.workflow (e1)"))
         assert (decision.outcome, decision.episode) == ("duplicate", OPEN.episode)
         assert "first: pack.workflow (e1) has worked" in decision.reason
         assert "force=true" in decision.reason
@@ -370,7 +370,7 @@ class TestReplay:
 
     @pytest.mark.parametrize("claimed_by, attempt", [("pack.workflow (e1)", 4), ("", 3)])
     def test_a_forced_replay_is_another_attempt(self, claimed_by, attempt):
-        decision = self.replay(firing(), OPEN, Work(3, claimed_by), force=True)
+        decision = self.replay(firing(), OPEN, PreviousWork(3, claimed_by), force=True)
         assert (decision.outcome, decision.attempt) == ("admitted", attempt)
         assert decision.closes and decision.opens
 
@@ -385,7 +385,7 @@ class TestReplay:
             start,
         )
         assert decision.reason == "replay of first: the incident has ended"
-        decision = self.replay(firing(start), incident, Work(2), LIMIT, True, original)
+        decision = self.replay(firing(start), incident, PreviousWork(2), LIMIT, True, original)
         assert (decision.outcome, decision.episode, decision.attempt) == ("admitted", "fp-500", 3)
         assert not decision.opens and not decision.closes
 

@@ -12,8 +12,8 @@ from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail.approvals import (
     describe,
     expire_approvals,
-    open_approval,
-    pending_approvals,
+    find_pending_approval,
+    read_pending_approvals,
 )
 from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.samples import NOON
@@ -53,7 +53,7 @@ def sync_round():
 def expire_and_get_answers(stackstorm, sync_round):
     """Expire approvals as sync does, and return the answers that were sent to StackStorm."""
     config = load({"approval_minutes": MINUTES})
-    count = expire_approvals(sync_round, stackstorm, config, pending_approvals(stackstorm))
+    count = expire_approvals(sync_round, stackstorm, config, read_pending_approvals(stackstorm))
     assert count == len(stackstorm.answers) - len(sync_round.notes)
     return stackstorm.answers
 
@@ -85,7 +85,7 @@ def test_an_approval_that_cannot_be_ended_does_not_affect_others(stackstorm, syn
     add_inquiry(stackstorm, 2)
     stackstorm.errors["respond", "i1"] = StackStormError("no", 403)
     assert [answer[0] for answer in expire_and_get_answers(stackstorm, sync_round)] == ["i1", "i2"]
-    assert sync_round.notes == ["the approval i1 has expired and cannot be ended: no"]
+    assert sync_round.notes == ["approval i1 has expired, but sync cannot answer it: no"]
 
 
 def test_an_outage_ends_the_step(stackstorm, sync_round):
@@ -97,7 +97,10 @@ def test_an_outage_ends_the_step(stackstorm, sync_round):
 
 def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
     approval = add_inquiry(stackstorm, started_at=NOON)
-    assert open_approval([Execution("b", "succeeded", task_name="begin"), approval]) == approval
+    assert (
+        find_pending_approval([Execution("b", "succeeded", task_name="begin"), approval])
+        == approval
+    )
     assert describe(approval, MINUTES) == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )

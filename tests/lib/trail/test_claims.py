@@ -28,11 +28,11 @@ def execute(engine, statement):
 
 
 def link(
-    engine, admitted_alert, execution_id="e1", workflow=WORKFLOW, host_cooldown=0, changes=True
+    engine, admitted_alert, execution_id="e1", workflow=WORKFLOW, host_cooldown=0, may_change=True
 ):
     request_id, episode = admitted_alert
-    cooldown = claims.HostCooldown.of(host_cooldown)
-    return claims.link(engine, request_id, episode, workflow, execution_id, cooldown, changes)
+    cooldown = claims.HostCooldown.from_seconds(host_cooldown)
+    return claims.link(engine, request_id, episode, workflow, execution_id, cooldown, may_change)
 
 
 def link_with_retries(engine, admitted_alert, execution_id, **options):
@@ -83,9 +83,9 @@ class TestLink:
     @on_sqlite
     def test_an_execution_without_a_change_takes_no_claim(self, engine, admitted_alert):
         for _ in range(2):
-            assert link(engine, admitted_alert, "check-1", changes=False)["claimed"]
+            assert link(engine, admitted_alert, "check-1", may_change=False)["claimed"]
         assert link(engine, admitted_alert, "change")["claimed"]
-        assert link(engine, admitted_alert, "check-2", changes=False)["claimed"]
+        assert link(engine, admitted_alert, "check-2", may_change=False)["claimed"]
         assert [(row.st2_execution_id, bool(row.claim)) for row in read_rows(engine, links)] == [
             ("check-1", False),
             ("change", True),
@@ -97,7 +97,7 @@ class TestLink:
         self, engine, admitted_alert
     ):
         execute(engine, update(alerts).values(acknowledged_at=NOON, acknowledged_by="anna"))
-        result = link(engine, admitted_alert, changes=False)
+        result = link(engine, admitted_alert, may_change=False)
         assert (result["claimed"], result["reason"]) == (False, "acknowledged by anna")
         assert read_rows(engine, links) == []
 
@@ -282,10 +282,10 @@ class TestRelease:
             return {"e2": status_now} if status_now else {}
 
         if is_released:
-            assert len(claims.release(engine, claimed_alert[1], statuses=statuses)) == 2
+            assert len(claims.release(engine, claimed_alert[1], fetch_statuses=statuses)) == 2
         else:
             with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
-                claims.release(engine, claimed_alert[1], statuses=statuses)
+                claims.release(engine, claimed_alert[1], fetch_statuses=statuses)
         assert requested == ["e2"]
 
     @on_sqlite
@@ -456,10 +456,10 @@ class TestHostCooldown:
     @on_sqlite
     def test_the_cooldown_does_not_apply_to_an_execution_without_a_change(self, engine, admit):
         first, second = (admit("web1:9100", fingerprint=name) for name in ("one", "two"))
-        assert self.claim(engine, first, "check-1", changes=False)["claimed"]
+        assert self.claim(engine, first, "check-1", may_change=False)["claimed"]
         assert self.claim(engine, second, "change")["claimed"]
         assert not self.claim(engine, first, "waiting")["claimed"]
-        assert self.claim(engine, first, "check-2", changes=False)["claimed"]
+        assert self.claim(engine, first, "check-2", may_change=False)["claimed"]
 
     def test_one_of_several_concurrent_executions_gets_a_claim(self, engine, admit):
         admitted_alerts = [admit(f"web1:{9100 + i}", fingerprint=str(i)) for i in range(4)]

@@ -20,7 +20,7 @@ from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.trail import claims, copy_trail, database, interventions, pause, purge, replay
 from poundcake.trail.audit import Actor
-from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.copy_trail import copy_trail as copy
 from poundcake.trail.database import DatabaseError, holds
 from poundcake.trail.errors import CopyError
@@ -99,7 +99,7 @@ def record_sample_trail(engine):
     )
     request_change(engine, webhook_request, "e1")
     request_change(engine, webhook_request, "e2")
-    finish_change(engine, "e1", ChangeResult.VERIFIED)
+    finish_changes(engine, "e1", ChangeResult.VERIFIED)
     record(engine, request(alert(fingerprint="a"), received_at=later(60)))
     resolve = alert(fingerprint="b", status="resolved", starts_at=None, ends_at=later(90))
     record(engine, request(resolve, received_at=later(100)))
@@ -681,7 +681,7 @@ class TestRefused:
                     )
                 )
         self.expect_refusal(
-            *sqlite_urls, "poundcake_alerts: severity of the row with id 1 .* arrived changed"
+            *sqlite_urls, "poundcake_alerts: severity of the row with id 1 .* differs in"
         )
         with pytest.raises(DatabaseError, match="is not complete"):
             database.prepare(target)

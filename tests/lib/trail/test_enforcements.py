@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from poundcake.stackstorm import RuleEnforcement, StackStormError, TriggerInstance
-from poundcake.trail.enforcements import is_list_worthwhile, read_enforcements
+from poundcake.trail.enforcements import is_listing_cheaper, read_enforcements
 from poundcake.trail.sync_round import Deadline
 from tests.lib.fake_stackstorm import OUTAGE, FakeStackStorm, refusal
 from tests.lib.samples import NOON, later
@@ -124,4 +124,4 @@ def test_the_number_of_single_queries_is_limited(stackstorm):
 )
 def test_another_page_is_read_only_if_it_saves_calls(ages, span, expected):
     remaining = [TriggerInstance("t", "processed", later(-age), {}) for age in ages]
-    assert is_list_worthwhile(remaining, NOON, timedelta(seconds=span)) is expected
+    assert is_listing_cheaper(remaining, NOON, timedelta(seconds=span)) is expected

@@ -42,7 +42,7 @@ def running_trail(trail):
 
 
 def link(trail, request_id, row, execution, workflow=WORKFLOW, cooldown=0):
-    cooldown = claims.HostCooldown.of(cooldown)
+    cooldown = claims.HostCooldown.from_seconds(cooldown)
     return claims.link(trail.engine, request_id, row.episode, workflow, execution, cooldown)
 
 
@@ -469,4 +469,4 @@ class TestFailures:
 def test_a_missing_trigger_may_be_in_the_unread_span(unread, expected):
     clocks = Clocks(database=later(777), stackstorm=NOON)
     open_alert = OpenAlert(1, "r", "e", 1, "web-1", recorded_at=later(777 - 3600))
-    assert explain.may_be_unread(open_alert, unread, clocks) is expected
+    assert explain.may_have_unread_trigger(open_alert, unread, clocks) is expected

@@ -31,7 +31,7 @@ def engine(tmp_path):
 
 def test_only_components_that_an_action_can_reach_are_checked(engine):
     database.prepare(engine)
-    result = health.without_endpoint(Config(auth_tokens=("t",)), engine, StubStackStorm({}))
+    result = health.view_without_endpoint(Config(auth_tokens=("t",)), engine, StubStackStorm({}))
     states = {name: component["state"] for name, component in result["components"].items()}
     assert states == {
         "journal": "unknown",
@@ -55,7 +55,7 @@ def test_only_components_that_an_action_can_reach_are_checked(engine):
 
 
 def test_a_failing_component_is_explained(engine):
-    result = health.without_endpoint(Config(), engine, StubStackStorm(), "it answered 401")
+    result = health.view_without_endpoint(Config(), engine, StubStackStorm(), "it answered 401")
     components = result["components"]
     assert result["address"] == "it answered 401"
     assert components["stackstorm"] == {"state": "down", "since": "", "detail": "no route"}
@@ -70,11 +70,11 @@ class TestDifferences:
         return {"configuration": {"problem": "", "in_force": Config(**config).settings}}
 
     def test_the_same_configuration_has_no_differences(self):
-        result = health.with_differences(self.endpoint_answer(port=1), Config(port=1))
+        result = health.add_differences(self.endpoint_answer(port=1), Config(port=1))
         assert result["configuration"]["differences"] == {}
 
     def test_each_key_that_differs_is_shown_with_both_values(self):
-        result = health.with_differences(
+        result = health.add_differences(
             self.endpoint_answer(allowed_hosts=("web-1",)), Config(dry_run=False)
         )["configuration"]["differences"]
         assert result == {
@@ -84,24 +84,26 @@ class TestDifferences:
 
     def test_secrets_are_not_compared(self):
         secrets = {"auth_tokens": ("a",), "basic_auth": "a:b", "st2_api_key": "c"}
-        result = health.with_differences(self.endpoint_answer(), Config(**secrets))
+        result = health.add_differences(self.endpoint_answer(), Config(**secrets))
         assert result["configuration"]["differences"] == {}
 
     def test_invalid_remediations_degrade_the_health_that_an_action_reports(self):
         errors = ("remediations, entry 1: must be a mapping with name, match and mode",)
         answer = {"status": "ok", **self.endpoint_answer()}
         answer["configuration"]["remediation_errors"] = ["found by the endpoint"]
-        result = health.with_differences(answer, Config(remediation_errors=errors))
+        result = health.add_differences(answer, Config(remediation_errors=errors))
         assert result["status"] == "degraded"
         assert result["configuration"]["remediation_errors"] == ["found by the endpoint", *errors]
-        assert health.with_differences(answer, Config())["status"] == "ok"
+        assert health.add_differences(answer, Config())["status"] == "ok"
 
     def test_an_older_endpoint_does_not_report_its_configuration(self):
-        assert health.with_differences({"status": "ok"}, Config()) == {"status": "ok"}
+        assert health.add_differences({"status": "ok"}, Config()) == {"status": "ok"}
 
 
 def test_a_pending_migration_is_reported(engine, monkeypatch):
     database.prepare(engine)
     monkeypatch.setattr(database, "pending", lambda engine: "run poundcake.migrate")
-    result = health.without_endpoint(Config(), engine, StubStackStorm({}))["components"]["database"]
+    result = health.view_without_endpoint(Config(), engine, StubStackStorm({}))["components"][
+        "database"
+    ]
     assert result == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}

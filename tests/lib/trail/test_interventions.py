@@ -136,8 +136,8 @@ class TestSelectedIncident:
         [
             ({"alert_name": "HostDown"}, "more than one open incident matches.*f1-17.*, f2-17"),
             ({"alert_name": "Unknown"}, "no open incident matches"),
-            ({}, "name the incident"),
-            ({"status": "firing"}, "name the incident"),
+            ({}, "identify the incident"),
+            ({"status": "firing"}, "identify the incident"),
         ],
     )
     def test_exactly_one_incident_must_match(self, engine, filters, problem):

@@ -13,7 +13,7 @@ from poundcake.remediation import safety
 from poundcake.trail import changes as change_rows
 from poundcake.trail import claims, database, interventions, queries, search, text
 from poundcake.trail.audit import Actor
-from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.errors import DatabaseError, TrackingError
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.pause import pause, resume
@@ -86,7 +86,7 @@ class Hosts:
 
     def finish(self, execution, result=ChangeResult.VERIFIED, at=180):
         with database_time(later(at)):
-            return finish_change(self.engine, execution, result)
+            return finish_changes(self.engine, execution, result)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ class TestCooldownOfAWorkflow:
             return self.claim(hosts, request_id, name, f"e-{name}")
 
     def claim(self, hosts, request_id, name, execution):
-        cooldown = claims.HostCooldown.of(1800, 3600)
+        cooldown = claims.HostCooldown.from_seconds(1800, 3600)
         return claims.link(hosts.engine, request_id, episode(name), WORKFLOW, execution, cooldown)
 
     @pytest.mark.parametrize("action, seconds", [(ACTION, 1800), ("ipmi.power_cycle", 3600)])

@@ -12,7 +12,7 @@ from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.stackstorm import Execution
 from poundcake.trail import claims, database, outbox
-from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.schema import alerts, changes, events
@@ -88,7 +88,7 @@ class TestEndOfChanges:
     def test_a_change_is_reported_once_it_is_known_whether_it_cleared_the_alert(
         self, trail_with_change, is_open, result, expected_text
     ):
-        finish_change(trail_with_change.engine, "e0", ChangeResult.VERIFIED)
+        finish_changes(trail_with_change.engine, "e0", ChangeResult.VERIFIED)
         if not is_open:
             trail_with_change.change(alerts, open_fingerprint=None, closed_at=ago(1))
         trail_with_change.sync()
@@ -103,8 +103,8 @@ class TestEndOfChanges:
 
     @pytest.mark.parametrize("result", [ChangeResult.FAILED, ChangeResult.NOT_VERIFIED])
     def test_a_failed_change_is_reported_immediately_and_only_once(self, trail_with_change, result):
-        finish_change(trail_with_change.engine, "e0", result, "nginx did not start")
-        finish_change(trail_with_change.engine, "e0", result, "nginx did not start")
+        finish_changes(trail_with_change.engine, "e0", result, "nginx did not start")
+        finish_changes(trail_with_change.engine, "e0", result, "nginx did not start")
         trail_with_change.change(changes, ended_at=ago(3600))
         trail_with_change.sync()
         (payload,) = trail_with_change.read_payloads()
@@ -174,12 +174,12 @@ class TestRefusals:
     def test_a_change_that_is_refused_first_and_fails_later_is_reported_twice(self, trail):
         trail.reserve(config={"allowed_actions": ()})
         assert trail.reserve().may_change
-        finish_change(trail.engine, "e0", ChangeResult.FAILED)
+        finish_changes(trail.engine, "e0", ChangeResult.FAILED)
         assert sorted(trail.read_results()) == ["failed", "refused"]
 
     @pytest.mark.parametrize("expired, result", [(True, "approval_expired"), (False, "refused")])
     def test_an_expired_approval_has_its_own_result(self, trail, expired, result):
-        trail.reserve(unapproved="nobody answered", approval_expired=expired)
+        trail.reserve(approval_problem="nobody answered", approval_expired=expired)
         assert trail.read_results() == [result]
 
     def test_an_execution_that_lost_the_claim_is_not_reported(self, trail):
@@ -217,13 +217,13 @@ class TestEndWithoutChange:
 
     @pytest.mark.parametrize("output", [{}, {**OUTPUT, "stage": "not_claimed"}])
     def test_an_execution_that_handled_nothing_is_not_reported(self, trail, output):
-        trail.link(changes=False)
+        trail.link(may_change=False)
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
         trail.sync()
         assert trail.read_payloads() == []
 
     def test_an_execution_whose_alert_is_emitted_again_is_not_reported(self, trail):
-        trail.link(changes=False)
+        trail.link(may_change=False)
         output = {**OUTPUT, "stage": "link"}
         trail.stackstorm.run("e0", "failed", WORKFLOW, result={"output": output})
         trail.sync()
@@ -283,7 +283,7 @@ class TestLimits:
         trail.reserve(0)
         site_limit = {"max_changes_per_hour": 1}
         assert trail.reserve(1, config=site_limit).refusal is safety.Refusal.SITE_LIMIT
-        finish_change(engine, "e0", ChangeResult.FAILED)
+        finish_changes(engine, "e0", ChangeResult.FAILED)
         breaker_limit = {"breaker_failures": 1}
         for number in (2, 3):
             assert trail.reserve(number, config=breaker_limit).refusal is safety.Refusal.BREAKER

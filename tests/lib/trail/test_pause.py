@@ -10,7 +10,7 @@ from sqlalchemy import select
 from poundcake.trail import database, queries, search, text
 from poundcake.trail.audit import Actor
 from poundcake.trail.errors import TrackingError
-from poundcake.trail.health import with_pause
+from poundcake.trail.health import add_pause
 from poundcake.trail.pause import Pause, pause, read_pause, resume
 from poundcake.trail.schema import audit
 from tests.lib.samples import NOON, alert, later
@@ -98,7 +98,7 @@ def test_the_views_show_the_pause_at_the_top(engine):
     }
     episodes = view(engine, queries.why, **why)
     active = view(engine, queries.alerts_active, stale_after_hours=24)
-    health = with_pause({"status": "ok"}, engine)
+    health = add_pause({"status": "ok"}, engine)
     assert episodes["paused"] == active["paused"] == health["paused"] == expected
     line = "PAUSED by anna at 2026-01-14T12:00:00Z until 2027-01-13T12:00:00Z: maintenance"
     for page in (text.why(episodes, 24), text.alerts_active(active)):

@@ -9,7 +9,7 @@ from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims, database
-from poundcake.trail.changes import ChangeResult, finish_change
+from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.open_work import open_work
 from poundcake.trail.schema import alerts, changes
@@ -104,7 +104,7 @@ def test_a_change_stays_in_flight_while_stackstorm_is_unavailable(trail, call):
 
 
 def test_a_report_is_not_overwritten(trail):
-    finish_change(trail.engine, "e1", ChangeResult.NOT_VERIFIED)
+    finish_changes(trail.engine, "e1", ChangeResult.NOT_VERIFIED)
     trail.stackstorm.run("e1", "succeeded", WORKFLOW)
     trail.sync()
     assert read_result(trail) == "not_verified"
@@ -112,7 +112,7 @@ def test_a_report_is_not_overwritten(trail):
 
 @pytest.mark.parametrize("is_open, expected", [(True, "not_cleared"), (False, "cleared")])
 def test_a_change_counts_as_cleared_or_not_cleared_after_15_minutes(trail, is_open, expected):
-    finish_change(trail.engine, "e1", ChangeResult.VERIFIED)
+    finish_changes(trail.engine, "e1", ChangeResult.VERIFIED)
     if not is_open:
         trail.change(alerts, open_fingerprint=None, closed_at=ago(1))
     set_columns(trail, ended_at=ago(15 * 60 - 30))
@@ -124,7 +124,7 @@ def test_a_change_counts_as_cleared_or_not_cleared_after_15_minutes(trail, is_op
 
 
 def test_a_failure_stays_a_failure(trail):
-    finish_change(trail.engine, "e1", ChangeResult.FAILED)
+    finish_changes(trail.engine, "e1", ChangeResult.FAILED)
     set_columns(trail, ended_at=ago(3600))
     trail.sync()
     assert read_result(trail) == "failed"

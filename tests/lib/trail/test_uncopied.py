@@ -31,7 +31,7 @@ def old_engine(config):
 
 
 def read_pending(config, engine):
-    health_report = health.without_endpoint(config, engine, StubStackStorm({}))
+    health_report = health.view_without_endpoint(config, engine, StubStackStorm({}))
     return health_report["components"]["database"].get("pending", "")
 
 

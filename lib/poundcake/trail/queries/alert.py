@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
-from poundcake.trail.claims import ended_at
+from poundcake.trail.claims import find_incident_end
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.rows import format_optional
@@ -120,7 +120,7 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
         receiver=row.receiver or "",
         starts_at=row.starts_at,
         ends_at=row.ends_at or (row.created_at if row.status == RESOLVED else None),
-        incident_ended_at=ended_at(connection, row),
+        incident_ended_at=find_incident_end(connection, row),
         silenced_by=(open_incident.silenced_by if open_incident else None) or "",
         silenced_until=open_incident.silenced_until if open_incident else None,
         silenced_comment=(open_incident.silenced_comment if open_incident else None) or "",

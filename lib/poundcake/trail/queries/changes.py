@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.changes import Change, find
+from poundcake.trail.changes import Change, find_changes
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import changes
 
@@ -19,7 +19,7 @@ def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[st
     """Return the newest changes of each episode by the episode's name, each list oldest first."""
     changes_by_episode: dict[str, list[Change]] = {}
     for chunk in database.batched(sorted({name for name in names if name})):
-        for change in find(connection, changes.c.episode.in_(chunk)):
+        for change in find_changes(connection, changes.c.episode.in_(chunk)):
             changes_by_episode.setdefault(change.episode, []).append(change)
     return {
         name: episode_changes[-_MAX_SHOWN:] for name, episode_changes in changes_by_episode.items()
@@ -28,7 +28,7 @@ def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[st
 
 def changes_of_request(connection: Connection, request_id: str) -> list[Change]:
     """Return the changes that were requested for the alerts of a request, oldest first."""
-    return find(connection, changes.c.request_id == request_id)
+    return find_changes(connection, changes.c.request_id == request_id)
 
 
 def as_json(change: Change) -> dict[str, Any]:
