@@ -706,7 +706,7 @@ class TestRefused:
         record(open_database(sqlite_urls[0]), request(alert(fingerprint="x")))
 
 
-def interrupt(self):
+def interrupt(*_):
     raise KeyboardInterrupt
 
 
