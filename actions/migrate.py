@@ -12,7 +12,7 @@ from poundcake.trail import copy_trail, database, schema
 class Migrate(PackAction):
     """Run poundcake.migrate."""
 
-    def work(self, copy_from: str = "", copy_to: str = "") -> dict[str, Any]:
+    def work(self, copy_from: str = "", copy_to: str = "", st2_user: str = "") -> dict[str, Any]:
         """Migrate, and return the database, the revision of its tables and the completed steps."""
         if copy_from and copy_to:
             raise ConfigError("copy_from, copy_to: only one of them can be given")
@@ -30,7 +30,9 @@ class Migrate(PackAction):
             "steps": [step.as_dict() for step in steps],
         }
         if source:
-            result["copy"] = copy_trail.copy_trail(source, target, bool(copy_from), log)
+            result["copy"] = copy_trail.copy_trail(
+                source, target, bool(copy_from), log, self.actor(st2_user)
+            )
         else:
             database.prepare(engine, create=False)  # fails if the database must not be used
         return result

@@ -55,7 +55,7 @@ HOSTS_TESTS = "tests/lib/test_hosts.py::"
 CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
 REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
-CONTROLS = SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy"
+CONTROLS = SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
@@ -68,7 +68,7 @@ RECORD_TESTS = "tests/lib/trail/test_record.py::"
 NO_CREDENTIAL = test(
     AUTHENTICATION_TESTS + "TestTokens::test_other_credentials_are_refused_and_nothing_is_stored",
 )
-CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_every_known_credential_is_compared")
+CONSTANT_TIME = test(AUTHENTICATION_TESTS + "test_a_credential_is_compared_with_every_known_one")
 UNSIGNED = test(
     AUTHENTICATION_TESTS
     + "TestSignatures::test_other_signatures_are_refused_and_nothing_is_stored",
@@ -77,15 +77,17 @@ UNSIGNED = test(
 FAILURES = test(
     AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_the_credential"
 )
-FRAMING = test(FRAMING_TESTS + "test_every_case_gets_the_response_in_the_corpus", "threads")
-REFUSED_BODY = test(FRAMING_TESTS + "test_the_rest_of_a_refused_body_is_not_a_request", "threads")
+FRAMING = test(FRAMING_TESTS + "test_each_case_is_answered_as_expected", "threads")
+REFUSED_BODY = test(
+    FRAMING_TESTS + "test_the_remainder_of_a_refused_body_is_not_a_request", "threads"
+)
 MEDIA_TYPES = test(
-    WEBHOOK_TESTS + "TestRefused::test_the_refusal_of_a_content_type_names_an_accepted_one",
+    WEBHOOK_TESTS + "TestRefused::test_the_refusal_of_a_content_type_suggests_an_accepted_one",
     "threads",
 )
 INERT_TEXT = test(INERT_TESTS + "test_no_string_keeps_a_special_character")
 INERT_TRIGGERS = test(EMITTER_TESTS + "TestTriggers::test_every_string_is_inert_and_never_null")
-REFUSALS = test(SAFETY_TESTS + "test_a_refusal_names_its_reason_and_a_remedy")
+REFUSALS = test(SAFETY_TESTS + "test_a_refusal_states_its_reason_and_a_remedy")
 HOSTILE_HOST = test(HOSTS_TESTS + "test_a_hostile_instance_yields_no_host")
 PASSWORD = test(DATABASE_TESTS + "TestRefused::test_the_password_is_masked_anywhere_in_an_error")
 PASSWORD_FORMS = test(
@@ -174,7 +176,7 @@ ACCESS = [
             "__import__('operator').eq",
         ),
         test(
-            AUTHENTICATION_TESTS + "TestSignatures::test_every_known_credential_is_compared",
+            AUTHENTICATION_TESTS + "TestSignatures::test_a_signature_is_compared_with_every_secret",
         ),
     ),
     Defence(
@@ -262,7 +264,7 @@ ACCESS = [
     Defence(
         "without credentials, requests from pages of another origin are refused",
         Returns(BROWSER_GUARD + "_is_own_origin", "True"),
-        test(BROWSER_TESTS + "test_a_page_of_another_origin_is_refused", "threads"),
+        test(BROWSER_TESTS + "test_a_request_from_another_origin_is_refused", "threads"),
     ),
     Defence(
         "browsers do not guess the type of a response",
@@ -289,7 +291,7 @@ ACCESS = [
             "_1.minimum_version = _",
             "_1.minimum_version = ssl.TLSVersion.TLSv1; _1.set_ciphers('ALL:@SECLEVEL=0')",
         ),
-        test(TLS_TESTS + "TestCertificate::test_versions_before_1_2_are_refused", "threads"),
+        test(TLS_TESTS + "TestCertificate::test_tls_versions_before_1_2_are_refused", "threads"),
     ),
     Defence(
         "a renewed certificate is used",
@@ -319,10 +321,7 @@ ACCESS = [
     Defence(
         "a client certificate is verified",
         Edit(TLS + "_load_context", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
-        test(
-            TLS_TESTS
-            + "TestClientCertificates::test_a_certificate_of_another_ca_ends_the_connection"
-        ),
+        test(TLS_TESTS + "TestClientCertificates::test_a_certificate_from_another_ca_is_refused"),
     ),
     Defence(
         "actions connect only to an endpoint with the pinned certificate",
@@ -419,13 +418,14 @@ INPUT_LIMITS = [
     Defence(
         "the time for a whole header is bounded",
         Edit(SOCKET + "_apply_deadline", "self._deadline - time.monotonic()", "1.0"),
-        test(SERVER_TESTS + "TestSlow::test_slow_clients_are_disconnected", "threads"),
+        test(SERVER_TESTS + "TestSlowClients::test_slow_clients_are_disconnected", "threads"),
     ),
     Defence(
         "the time to send a whole response is bounded, on green threads too",
         Edit(SOCKET + "send", "self._apply_deadline()", "self._socket.settimeout(60)"),
         test(
-            SERVER_TESTS + "TestSlow::test_a_client_that_reads_its_responses_slowly_is_disconnected"
+            SERVER_TESTS
+            + "TestSlowClients::test_a_client_that_reads_its_responses_slowly_is_disconnected"
         ),
     ),
     Defence(
@@ -439,7 +439,10 @@ INPUT_LIMITS = [
     Defence(
         "the number of connections is bounded",
         Edit(CONNECTIONS + "admit", "len(_) >= self.limit", "False"),
-        test(SERVER_TESTS + "TestFull::test_the_limit_holds_at_any_rate_of_connections", "threads"),
+        test(
+            SERVER_TESTS + "TestConnectionLimit::test_the_connection_limit_holds_during_a_burst",
+            "threads",
+        ),
     ),
     Defence(
         "a request in progress is not evicted for another",
@@ -450,7 +453,8 @@ INPUT_LIMITS = [
         "a refused connection does not block other clients",
         Edit(CONNECTION + "HTTPConnection._respond", "Phase.LINGERING", "Phase.BUSY"),
         test(
-            SERVER_TESTS + "TestFull::test_clients_without_credentials_do_not_block_others",
+            SERVER_TESTS
+            + "TestConnectionLimit::test_clients_without_credentials_do_not_block_others",
             "threads",
         ),
     ),
@@ -509,7 +513,7 @@ INPUT_LIMITS = [
     Defence(
         "the number of rows in a page is bounded",
         Becomes("poundcake.trail.search:MAX_ROWS", "1_000_000"),
-        test(TRAIL_TESTS + "test_an_invalid_query_names_its_parameter", "threads"),
+        test(TRAIL_TESTS + "test_the_response_to_an_invalid_query_names_the_parameter", "threads"),
     ),
     Defence(
         "an id from a sender counts only if it is a UUID",
@@ -670,7 +674,7 @@ INERT_TEXT_AND_SAFETY = [
     Defence(
         "a host that refuses a connection does not count as down",
         Edit(CHECKS + "_try_all", "TcpState.REFUSED", "TcpState.NO_ANSWER"),
-        test(CHECKS_TESTS + "test_the_best_of_all_ports_counts"),
+        test(CHECKS_TESTS + "test_the_best_result_of_all_ports_counts"),
     ),
     Defence(
         "only allowed hosts are changed",
@@ -787,7 +791,7 @@ INERT_TEXT_AND_SAFETY = [
     Defence(
         "without allowed hosts, no host is changed",
         Returns(SAFETY + "_check_allowed_hosts", "None"),
-        test(SAFETY_TESTS + "test_without_allowed_hosts_no_host_may_be_changed", "True"),
+        test(SAFETY_TESTS + "test_empty_allowed_hosts_permit_no_change", "True"),
     ),
     Defence(
         "a removed token is refused on open connections",
@@ -803,7 +807,7 @@ INERT_TEXT_AND_SAFETY = [
         Edit("poundcake.endpoint.service:Endpoint._apply", "self._replace_server(_, _, _)", "None"),
         test(
             RECONFIGURATION_TESTS
-            + "TestUnusableConfigurations::test_a_port_in_use_is_tried_until_it_is_free",
+            + "TestUnusableConfigurations::test_a_port_in_use_is_retried_until_it_is_free",
             "threads",
         ),
     ),
@@ -997,21 +1001,21 @@ ONE_REMEDIATION = [
         "no change is made without the checks that its entry requires",
         Edit("poundcake.remediation.begin:decide_entry", "decision.may_reserve and obstacle", "''"),
         test(
-            "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
+            "tests/lib/remediation/test_begin.py::test_a_refusal_has_a_reason_and_fails_the_workflow",
         ),
     ),
     Defence(
         "no change is made unless the conditions of its entry permit it",
         Edit("poundcake.remediation.safety:_check_confirmation", "not request.objection", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
+            SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
             "not_confirmed",
         ),
     ),
     Defence(
         "a condition that cannot be checked permits no change",
         Edit("poundcake.remediation.conditions:find_objection", "str(error)", "''"),
-        test("tests/lib/remediation/test_conditions.py::test_the_alert_has_to_fire_now"),
+        test("tests/lib/remediation/test_conditions.py::test_the_alert_must_be_firing"),
     ),
     Defence(
         "no change is made without a check that was added to its entry after the start",
@@ -1021,7 +1025,7 @@ ONE_REMEDIATION = [
             "False",
         ),
         test(
-            "tests/lib/remediation/test_safety.py::test_a_check_that_the_entry_demands_since_the_start_has_to_be_made_first",
+            "tests/lib/remediation/test_safety.py::test_a_check_added_since_the_start_must_run_before_the_change",
         ),
     ),
     Defence(
@@ -1029,7 +1033,7 @@ ONE_REMEDIATION = [
         Edit(
             "poundcake.remediation.safety:find_entry_objection", "entry.action != action", "False"
         ),
-        test(SAFETY_TESTS + "test_an_entry_that_was_changed_since_the_start_permits_no_change"),
+        test(SAFETY_TESTS + "test_an_entry_changed_since_the_start_prevents_the_change"),
     ),
     Defence(
         "a change is verified only after two evaluations",
@@ -1061,7 +1065,7 @@ ONE_REMEDIATION = [
             "poundcake.remediation.safety:_check_approval", "not request.approval_problem", "True"
         ),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_and_names_its_value_and_a_remedy",
+            SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
             "approval_missing",
         ),
     ),
@@ -1076,7 +1080,7 @@ ONE_REMEDIATION = [
             "poundcake.remediation.begin:decide_entry", "not entry.matches(alert.labels)", "False"
         ),
         test(
-            "tests/lib/remediation/test_begin.py::test_a_refusal_says_why_and_fails",
+            "tests/lib/remediation/test_begin.py::test_a_refusal_has_a_reason_and_fails_the_workflow",
         ),
     ),
     Defence(

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from typing import NamedTuple
 
 import pytest
 
@@ -115,6 +116,15 @@ def message(method, path, body=None, version="1.1", **headers):
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
 
 
+class JournalEntry(NamedTuple):
+    """A request in the journal of an endpoint."""
+
+    request_id: str
+    body: bytes
+    headers: str
+    client_request_id: str
+
+
 class BaseEndpoint:
     """The methods that both kinds of endpoints share."""
 
@@ -202,15 +212,16 @@ class BaseEndpoint:
             return [row[0] for row in rows]
 
     def entries(self):
-        """Return (request_id, body, headers, client_request_id) of each request in the journal."""
+        """Return the requests in the journal, oldest first."""
         import sqlite3
 
         path = os.path.join(self.config["state_dir"], "journal.sqlite")
         with sqlite3.connect(path) as connection:
-            return connection.execute(
+            rows = connection.execute(
                 "SELECT request_id, body, headers, client_request_id FROM requests"
                 " JOIN bodies USING (id) ORDER BY id"
-            ).fetchall()
+            )
+            return [JournalEntry(*row) for row in rows]
 
 
 class InThreads(BaseEndpoint):

@@ -41,14 +41,14 @@ class Component:
         name: Its name in health reports and logs.
         state: Whether it works.
         since: When it entered this state.
-        detail: Why it does not work, '' if it works.
+        detail: Why it does not work or why its state is unknown, '' if it works.
     """
 
     def __init__(self, log: logging.Logger, name: str):
         self._log = log
         self.name = name
         self.state = State.UNKNOWN
-        self.detail = ""
+        self.detail = "not used since the endpoint started"
         self.since = datetime.now(timezone.utc)
 
     def mark_ok(self) -> None:
@@ -104,7 +104,7 @@ class DownstreamReport(ComponentReport):
 
     Attributes:
         waiting: The number of requests that wait for the component.
-        pending: For the database, a sentence about migrations that an operator has to run.
+        pending: For the database, a sentence about what an operator has to migrate or copy.
         stuck: For StackStorm, the requests that cannot be recorded.
     """
 
@@ -207,13 +207,14 @@ def build_report(
     journal, problems = _journal_report(keeper, config.backlog_limit)
     components: dict[str, ComponentReport] = {"journal": journal}
     if keeper.pipeline:
+        problems.append(keeper.pipeline.uncopied_incidents)
         components.update(_downstream_reports(keeper.pipeline, journal))
         if config.alertmanagers:
             components["monitoring"] = _monitoring_report(keeper.pipeline.components.monitoring)
     return HealthReport(
         status=_overall_status(
             components,
-            [*problems, *filter(None, [config_problem]), *config.remediation_errors],
+            list(filter(None, [*problems, config_problem, *config.remediation_errors])),
         ),
         version=poundcake.__version__,
         address=address,
@@ -297,7 +298,8 @@ def _downstream_reports(pipeline: Pipeline, journal: JournalReport) -> dict[str,
     components = pipeline.components
     broker = _downstream_report(components.broker, journal.accepted)
     tracking_database = _downstream_report(components.database, journal.waiting)
-    tracking_database.pending = pipeline.pending_migrations or None
+    pending = filter(None, [pipeline.pending_migrations, pipeline.uncopied_incidents])
+    tracking_database.pending = "; ".join(pending) or None
     stackstorm = _downstream_report(components.stackstorm, journal.recorded)
     stackstorm.stuck = journal.stuck_requests or []
     return {"broker": broker, "database": tracking_database, "stackstorm": stackstorm}

@@ -15,7 +15,7 @@ from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.replay_importer import ReplayImporter
 from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
-from poundcake.trail import uncopied
+from poundcake.trail import database, uncopied
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.pause import Pause, read_pause
 
@@ -39,6 +39,8 @@ class Pipeline:
         worker: The thread that runs the steps.
         pending_migrations: A sentence about the database migrations that wait for an operator, ''
             if there are none.
+        uncopied_incidents: A sentence about open incidents that were left in the default SQLite
+            file, '' if there are none.
         pause: The pause of all changes, as it was a few seconds ago; None if there was none.
     """
 
@@ -51,7 +53,7 @@ class Pipeline:
         self.emitter = Emitter(dependencies, self._keep_going, self.sync_timer.sync_soon)
         self._prune_at = 0.0
         self._read_migrations_at = 0.0
-        self.pending_migrations = ""
+        self.pending_migrations = self.uncopied_incidents = ""
         self._read_pause_at = 0.0
         self.pause: Pause | None = None
         self.worker = Worker(
@@ -124,7 +126,10 @@ class Pipeline:
         request_ids = native.run_in_native_thread(
             uncopied.open_in_default_file, config, reader.engine
         )
-        self.pending_migrations = reader.read(uncopied.pending, config, request_ids)
+        self.pending_migrations = reader.read(database.pending)
+        self.uncopied_incidents = reader.read(
+            uncopied.describe_missing_incidents, config, request_ids
+        )
         self._read_migrations_at = monotonic() + MIGRATIONS_WAIT
 
     def _read_pause(self) -> None:

@@ -32,7 +32,8 @@ class AuditEntry:
     """One manual change.
 
     Attributes:
-        action: acknowledge, close, silence, unsilence, release, replay, purge, pause or resume.
+        action: acknowledge, close, silence, unsilence, release, replay, purge, pause, resume or
+            migrate.
         target: The episode or request_id that was changed, or empty if there is none.
         details: The details of the change.
     """

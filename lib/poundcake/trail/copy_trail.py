@@ -25,7 +25,8 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
-from poundcake.trail import database, pause
+from poundcake.trail import audit, database, pause
+from poundcake.trail.audit import NOBODY, Actor
 from poundcake.trail.copy_rows import (
     ALERTS,
     AUDIT,
@@ -143,7 +144,9 @@ class _Databases(NamedTuple):
     target_id: str
 
 
-def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> CopyResult:
+def copy_trail(
+    source: str, target: str, is_target_in_use: bool, log: Log, actor: Actor = NOBODY
+) -> CopyResult:
     """Move the trail from one database to another.
 
     Args:
@@ -151,6 +154,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
         target: The URL of the database to move it to. Its tables are created or upgraded.
         is_target_in_use: Whether the target may be in use. If not, the source may be.
         log: Called with each progress message.
+        actor: Who moves the trail. The audit log of the target has an entry about each move.
 
     Raises:
         CopyError: The databases cannot be used for a copy, or a copied row differs in the target.
@@ -180,7 +184,7 @@ def copy_trail(source: str, target: str, is_target_in_use: bool, log: Log) -> Co
             totals = _Pass(databases, source_wins, log).run()
             _copy_pause(locked_source, databases.target)
             holds.set_mark(locked_source, holds.MOVED_TO, databases.target_id, result["target"])
-        _unmark_target(databases.target)
+        _unmark_target(databases.target, actor, result)
         result["tables"] = {
             name: total.as_result(first_pass_totals.get(name)) for name, total in totals.items()
         }
@@ -269,11 +273,13 @@ def _copy_pause(source: Connection, target: Engine) -> None:
         pause.copy_pause(source, connection)
 
 
-def _unmark_target(target: Engine) -> None:
-    """Remove the mark from the target, so that the target can be used."""
+def _unmark_target(target: Engine, actor: Actor, result: CopyResult) -> None:
+    """Remove the mark from the target, so that the target can be used, and audit the move."""
     with database.transaction(target, check=False) as connection:
         holds.lock_out_writers(connection)
         holds.remove_marks(connection)
+        details = {"source": result["source"], "target": result["target"]}
+        audit.write_entry(connection, "migrate", actor, details=details)
 
 
 # -- the copy

@@ -63,25 +63,16 @@ def _has_unused_default_file(config: Config, engine: Engine) -> bool:
     return not is_in_use and os.path.isfile(path)
 
 
-def pending(connection: Connection, config: Config, request_ids: Sequence[str]) -> str:
-    """Return why an operator should run poundcake.migrate, or '' if there is no reason.
+def describe_missing_incidents(
+    connection: Connection, config: Config, request_ids: Sequence[str]
+) -> str:
+    """Return a sentence about the incidents that the tracking database lacks, or '' if none.
 
     Args:
         connection: The tracking database.
         config: The configuration.
         request_ids: The result of open_in_default_file().
     """
-    reasons = (
-        database.pending(connection),
-        _describe_missing_incidents(connection, config, request_ids),
-    )
-    return "; ".join(filter(None, reasons))
-
-
-def _describe_missing_incidents(
-    connection: Connection, config: Config, request_ids: Sequence[str]
-) -> str:
-    """Return a sentence about the incidents that the tracking database lacks, or '' if none."""
     known_ids: set[str] = set()
     for chunk in database.batched(sorted(set(request_ids))):
         column = api_calls.c.request_id
@@ -115,5 +106,5 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         if request_ids:
             raise DatabaseError(
                 f"nothing is recorded, because the database is new, and "
-                f"{_describe_missing_incidents(connection, config, request_ids)}"
+                f"{describe_missing_incidents(connection, config, request_ids)}"
             )

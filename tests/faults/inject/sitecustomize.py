@@ -122,10 +122,10 @@ def hook_sync(module):
 
 
 def hook_broker(module):
-    # The message is already acknowledged when _take() returns.
+    # The message is already acknowledged when _receive() returns.
     wrap(
         module.TriggerConsumer,
-        "_take",
+        "_receive",
         after=lambda _, body, message: kill_if_armed("took " + body["trigger"]),
     )
 

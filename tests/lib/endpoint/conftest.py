@@ -1,4 +1,4 @@
-"""Running endpoints for the tests of the HTTP side, each on plain threads and under eventlet."""
+"""Provide running endpoints to the HTTP tests, on plain threads and under eventlet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES
 
 @pytest.fixture(scope="session", params=RUNTIMES)
 def endpoint(request, tmp_path_factory):
-    """Return a shared endpoint without credentials, which no test stops."""
-    folder = tmp_path_factory.mktemp(f"open-{request.param}")
+    """Return a shared endpoint without credentials. Tests must not stop it."""
+    folder = tmp_path_factory.mktemp(f"no-credentials-{request.param}")
     new_endpoint = ENDPOINT_CLASSES[request.param](folder).start().ready()
     yield new_endpoint
     new_endpoint.stop()
@@ -28,7 +28,7 @@ def guarded_endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path):
-    """Return a function that starts an endpoint with a given configuration."""
+    """Return a function that starts an endpoint, and waits until it is ready."""
     endpoints = []
 
     def factory(settings=None, **config):

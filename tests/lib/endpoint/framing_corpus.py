@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 LIVE = "/api/v1/health/live"
-HOOK = "/api/v1/webhook"
+WEBHOOK = "/api/v1/webhook"
 BODY = b'{"alerts": []}'  # 14 bytes
 CHUNKED = b"e\r\n" + BODY + b"\r\n0\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -21,7 +21,7 @@ class Case(NamedTuple):
     statuses: tuple[int, ...]
 
     @property
-    def can_be_stored(self) -> bool:
+    def stores_a_webhook(self) -> bool:
         return 202 in self.statuses
 
 
@@ -36,10 +36,10 @@ def post(head, body=BODY, version=b"1.1"):
     return start + b"Content-Type: application/json\r\n" + head + b"\r\n" + body
 
 
-def _lengths():
+def _content_lengths():
     """Yield cases of Content-Length: RFC 9110, section 8.6, and RFC 9112, section 6.3."""
     for name, head in (
-        ("one", b"Content-Length: 14\r\n"),
+        ("single value", b"Content-Length: 14\r\n"),
         ("without a space", b"Content-Length:14\r\n"),
         ("between spaces and tabs", b"Content-Length: \t 14 \t\r\n"),
         ("in lower case", b"content-length: 14\r\n"),
@@ -51,8 +51,8 @@ def _lengths():
     ):
         yield Case(f"length: {name}", post(head) + SMUGGLED, (202, 404))
     for name, value in (
-        ("list of two", b"14, 15"),
-        ("list with a gap", b"14,"),
+        ("list of different values", b"14, 15"),
+        ("list with an empty element", b"14,"),
         ("list with leading zeros", b"0014, 0015"),
         ("plus", b"+14"),
         ("minus", b"-14"),
@@ -78,18 +78,18 @@ def _lengths():
     for digits in (20, 21, 5000):
         head = b"Content-Length: " + b"9" * digits + b"\r\n"
         yield Case(f"length: {digits} digits", post(head) + SMUGGLED, (413,))
-    # The digits were once cut off, so that the body seemed to be empty.
+    # The endpoint used to cut off the digits, so the body seemed to be empty.
     head = b"Content-Length: " + b"0" * 30 + b"%d\r\n" % len(SMUGGLED)
     yield Case("length: leading zeros before a smuggled request", post(head, SMUGGLED), (400,))
 
 
-def _codings():
-    """Yield cases of Transfer-Encoding: RFC 9112, section 6.1. None is accepted."""
+def _transfer_encodings():
+    """Yield cases of Transfer-Encoding: RFC 9112, section 6.1. No coding is accepted."""
     for name, head in (
         ("chunked", b"Transfer-Encoding: chunked\r\n"),
         ("in upper case", b"TRANSFER-ENCODING: CHUNKED\r\n"),
         ("identity", b"Transfer-Encoding: identity\r\n"),
-        ("two", b"Transfer-Encoding: gzip, chunked\r\n"),
+        ("list of two", b"Transfer-Encoding: gzip, chunked\r\n"),
         ("chunked, then another", b"Transfer-Encoding: chunked, identity\r\n"),
         ("unknown", b"Transfer-Encoding: xchunked\r\n"),
         ("quoted", b'Transfer-Encoding: "chunked"\r\n'),
@@ -99,14 +99,14 @@ def _codings():
     ):
         yield Case(f"coding: {name}", post(head, CHUNKED) + SMUGGLED, (411,))
     both_fields = b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n"
-    yield Case("coding: after a length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
+    yield Case("coding: after Content-Length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
     both_fields = b"Transfer-Encoding: chunked\r\nContent-Length: 14\r\n"
-    yield Case("coding: before a length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
+    yield Case("coding: before Content-Length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
     unknown_coding = b"Content-Length: 14\r\nTransfer-Encoding: x\r\n"
-    yield Case("coding: unknown, with a length", post(unknown_coding) + SMUGGLED, (411,))
+    yield Case("coding: unknown, with Content-Length", post(unknown_coding) + SMUGGLED, (411,))
     chunked = b"Transfer-Encoding: chunked\r\n"
     yield Case("coding: in HTTP/1.0", post(chunked, CHUNKED, b"1.0") + SMUGGLED, (400,))
-    yield Case("coding: of a GET", get(chunked) + CHUNKED + SMUGGLED, (411,))
+    yield Case("coding: in a GET", get(chunked) + CHUNKED + SMUGGLED, (411,))
     for name, head in (
         ("space before the colon", b"Transfer-Encoding : chunked\r\n"),
         ("tab before the colon", b"Transfer-Encoding\t: chunked\r\n"),
@@ -145,8 +145,8 @@ def _fields():
         ("LF and CR", b"X: y\n\rContent-Length: 14\r\n"),
     ):
         yield Case(f"field: {name}", post(head) + SMUGGLED, (400,))
-    folded_first = b"GET /api/v1/health/live HTTP/1.1\r\n X: y\r\nHost: 127.0.0.1\r\n\r\n"
-    yield Case("field: folded first line", folded_first + SMUGGLED, (400,))
+    folded_first_line = b"GET /api/v1/health/live HTTP/1.1\r\n X: y\r\nHost: 127.0.0.1\r\n\r\n"
+    yield Case("field: folded first field", folded_first_line + SMUGGLED, (400,))
     yield Case("field: tab within", get(b"X: a\tb\r\n") + SMUGGLED, (200, 404))
     yield Case("field: obs-text in a value", get(b"X: \xe9\xff\r\n") + SMUGGLED, (200, 404))
     yield Case("field: empty value", get(b"X:\r\n") + SMUGGLED, (200, 404))
@@ -158,7 +158,7 @@ def _fields():
     yield Case("field: too long in total", get(many_long) + SMUGGLED, (431,))
 
 
-def _lines():
+def _request_lines():
     """Yield cases of request lines: RFC 9112, section 3, and RFC 9110, section 2.5."""
     for name, line in (
         ("no version", b"GET /"),
@@ -246,27 +246,27 @@ def _hosts():
 
 
 def _connections():
-    """Yield the ends of a connection: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
+    """Yield cases of persistence and upgrades: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
     http_1_0_line = b"GET /api/v1/health/live HTTP/1.0"
     for name, data in (
         ("close", get(b"Connection: close\r\n")),
         ("close among other options", get(b"Connection: x, CLOSE\r\n")),
         ("close in a second field", get(b"Connection: x\r\nConnection: close\r\n")),
         ("HTTP/1.0", get(line=http_1_0_line)),
-        # The server decides whether to persist.
+        # The server may close the connection anyway.
         ("HTTP/1.0 with keep-alive", get(b"Connection: keep-alive\r\n", http_1_0_line)),
     ):
         yield Case(f"connection: {name}", data + SMUGGLED, (200,))
     for name, data in (
         ("HTTP/1.1", get()),
         ("keep-alive", get(b"Connection: keep-alive\r\n")),
-        ("another protocol offered", get(b"Connection: Upgrade\r\nUpgrade: h2c\r\n")),
+        ("upgrade to another protocol offered", get(b"Connection: Upgrade\r\nUpgrade: h2c\r\n")),
     ):
         yield Case(f"connection: {name}", data + SMUGGLED, (200, 404))
     body = b"Content-Length: %d\r\n" % len(SMUGGLED)
     yield Case("connection: GET with a body", get(body) + SMUGGLED, (200,))
-    other_route = post(body, SMUGGLED).replace(HOOK.encode(), b"/api/v1/health")
-    yield Case("connection: body sent to another route", other_route, (405,))
+    other_route = post(body, SMUGGLED).replace(WEBHOOK.encode(), b"/api/v1/health")
+    yield Case("connection: refused POST with a body", other_route, (405,))
     head = b"Content-Length: 14\r\nExpect: 100-continue\r\n"
     yield Case("connection: 100-continue", post(head) + SMUGGLED, (100, 202, 404))
     yield Case("connection: 100-continue, HTTP/1.0", post(head, BODY, b"1.0"), (202,))
@@ -275,10 +275,10 @@ def _connections():
 
 
 CASES = [
-    *_lengths(),
-    *_codings(),
+    *_content_lengths(),
+    *_transfer_encodings(),
     *_fields(),
-    *_lines(),
+    *_request_lines(),
     *_hosts(),
     *_connections(),
 ]

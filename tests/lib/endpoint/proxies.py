@@ -1,6 +1,6 @@
-"""Private instances of the distribution's reverse proxies: HAProxy, nginx and Apache.
+"""Private instances of the reverse proxies HAProxy, nginx and Apache.
 
-Each forwards everything to one endpoint, with or without reusing its upstream connections.
+Each forwards every request to one endpoint, with or without reusing its upstream connections.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from tests import services
 
 
 class Proxy(services.Server):
-    """A proxy in front of an endpoint. It may reuse its upstream connections."""
+    """A proxy in front of an endpoint, which may reuse its upstream connections."""
 
     configuration = ""
 
@@ -19,7 +19,7 @@ class Proxy(services.Server):
         super().__init__()
 
     def prepare(self):
-        self.server = services.program(self.program)
+        self.executable = services.program(self.program)
         self.port = services.free_port()
         text = self.configuration.format(
             directory=self.directory,
@@ -65,7 +65,7 @@ backend endpoint
         return {"mode": "http-server-close", "reuse": "never"}
 
     def command(self):
-        return [self.server, "-db", "-f", self.path("config")]
+        return [self.executable, "-db", "-f", self.path("config")]
 
 
 class Nginx(Proxy):
@@ -109,7 +109,7 @@ http {{
         return {"keepalive": "", "protocol": ""}
 
     def command(self):
-        return [self.server, "-c", self.path("config"), "-p", self.directory]
+        return [self.executable, "-c", self.path("config"), "-p", self.directory]
 
 
 class Apache(Proxy):
@@ -139,7 +139,7 @@ ProxyPass / http://{upstream}/ enablereuse={reuse}
         return {"reuse": "on" if self.reuses_connections else "off"}
 
     def command(self):
-        return [self.server, "-DFOREGROUND", "-f", self.path("config")]
+        return [self.executable, "-DFOREGROUND", "-f", self.path("config")]
 
 
 PROXIES = {proxy.name: proxy for proxy in (HAProxy, Nginx, Apache)}

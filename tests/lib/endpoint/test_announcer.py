@@ -1,4 +1,4 @@
-"""Accepted requests are announced in batches until the endpoint finds them recorded."""
+"""Accepted requests are announced in batches until they are in the tracking database."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from poundcake.trail.schema import alerts, api_calls
 from tests.lib.samples import alert
 
 
-def numbered_body(number):
-    return json.dumps({"alerts": [], "n": number})
+def unique_body(marker):
+    return json.dumps({"alerts": [], "marker": marker})
 
 
-def accept_numbered(rig, count):
-    return [rig.accept(body=numbered_body(n)) for n in range(count)]
+def accept_requests(rig, count):
+    return [rig.accept(body=unique_body(n)) for n in range(count)]
 
 
 def batch_sizes(rig):
@@ -30,18 +30,18 @@ def batch_sizes(rig):
 
 class TestBatches:
     def test_waiting_requests_are_announced_together(self, rig):
-        ids = accept_numbered(rig, 20)
+        ids = accept_requests(rig, 20)
         rig.advance()
         assert batch_sizes(rig) == [20]
         assert {rig.state(i) for i in ids} == {"done"}
 
-    def test_a_batch_is_bounded_by_requests(self, rig, monkeypatch):
+    def test_a_batch_has_a_maximum_number_of_requests(self, rig, monkeypatch):
         monkeypatch.setattr(retry, "BATCH_REQUESTS", 8)
-        accept_numbered(rig, 20)
+        accept_requests(rig, 20)
         rig.advance()
         assert batch_sizes(rig) == [8, 8, 4]
 
-    def test_a_batch_is_bounded_by_size_and_a_larger_request_is_announced_alone(
+    def test_a_batch_has_a_maximum_size_and_a_larger_request_is_announced_alone(
         self, rig, monkeypatch
     ):
         monkeypatch.setattr(announcer, "BATCH_BYTES", 2000)
@@ -59,10 +59,10 @@ class TestBatches:
 
     def test_one_batch_is_in_flight_and_later_requests_join_the_next(self, rig):
         rig.bus.records = False
-        rig.accept(body=numbered_body(0))
+        rig.accept(body=unique_body(0))
         rig.advance()
         for number in range(1, 6):
-            rig.accept(body=numbered_body(number))
+            rig.accept(body=unique_body(number))
         rig.advance()
         assert batch_sizes(rig) == [1]
         rig.bus.records = True
@@ -111,12 +111,12 @@ class TestBatches:
         assert rig.state(request_id) == "recorded"
 
 
-class TestMissed:
-    """A batch that is not recorded in time is announced again, later and in halves."""
+class TestUnrecordedBatches:
+    """A batch that is not recorded in time is announced again, later and in smaller batches."""
 
     def test_the_wait_doubles_and_the_batch_is_halved(self, rig):
         rig.bus.records = False
-        accept_numbered(rig, 8)
+        accept_requests(rig, 8)
         rig.advance()
         rig.advance(31)
         rig.advance(15)
@@ -136,7 +136,7 @@ class TestMissed:
         assert rig.components.stackstorm.state == State.OK
 
     @pytest.mark.parametrize(
-        "api, reason",
+        "api_attributes, reason",
         [
             ({"problem": "rule poundcake.record is disabled"}, "is disabled"),
             ({"failure": "two databases"}, "two databases"),
@@ -145,8 +145,8 @@ class TestMissed:
             ({}, "gives no reason"),
         ],
     )
-    def test_stackstorm_is_queried_for_the_reason(self, rig, api, reason):
-        vars(rig.api).update(api)
+    def test_stackstorm_is_queried_for_the_reason(self, rig, api_attributes, reason):
+        vars(rig.api).update(api_attributes)
         rig.bus.records = False
         rig.accept()
         rig.advance()
@@ -166,10 +166,10 @@ class TestMissed:
         assert rig.state(request_id) == "recorded"
         assert batch_sizes(rig) == [1]
 
-    def test_a_request_that_cannot_be_recorded_is_isolated_and_stuck(self, rig):
-        poison = numbered_body("poison")
+    def test_a_request_that_cannot_be_recorded_is_isolated_and_marked_stuck(self, rig):
+        poison = unique_body("poison")
         rig.bus.poison.add(poison)
-        good_ids = accept_numbered(rig, 3)
+        good_ids = accept_requests(rig, 3)
         bad_id = rig.accept(body=poison)
         for _ in range(30):
             rig.advance(31)
@@ -178,13 +178,13 @@ class TestMissed:
         assert rig.journal.backlog == 0
         assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
         rig.bus.poison.clear()
-        for _ in range(2):  # the request may be in flight when the poison is removed
+        for _ in range(2):  # it may be in flight when the poison is removed
             rig.advance(601)
         assert rig.state(bad_id) == "done"
         assert rig.journal.counts().stuck == 0
 
     def test_a_stuck_request_is_announced_at_most_every_ten_minutes(self, rig):
-        poison = numbered_body("poison")
+        poison = unique_body("poison")
         rig.bus.poison.add(poison)
         rig.accept(body=poison)
         while not rig.journal.counts().stuck:
@@ -198,7 +198,7 @@ class TestMissed:
 
     def test_the_first_record_after_an_outage_ends_all_waits(self, rig):
         rig.bus.records = False
-        ids = accept_numbered(rig, 4)
+        ids = accept_requests(rig, 4)
         while max(rig.journal.find(i).attempts for i in ids) < 4:  # the waits take minutes
             rig.advance(31)
         rig.bus.records = True
@@ -221,8 +221,8 @@ class TestMissed:
         assert rig.journal.counts().stuck == 0
 
 
-class TestRefused:
-    """A request that cannot be published counts as a failed attempt only for itself."""
+class TestPublishFailures:
+    """A publish failure counts as a failed attempt only for the request that caused it."""
 
     def test_requests_are_announced_as_soon_as_the_broker_returns(self, rig):
         rig.bus.is_down = True
@@ -232,13 +232,13 @@ class TestRefused:
         assert rig.components.broker.detail == "the broker is down"
         assert rig.state(request_id) == "accepted"
         rig.bus.is_down = False
-        rig.advance(3)  # when the broker is tried again
+        rig.advance(3)  # the next attempt to publish
         assert rig.state(request_id) == "recorded"
         assert rig.components.broker.state == State.OK
         assert batch_sizes(rig) == [1]
 
     def test_a_backlog_is_announced_in_few_batches_after_a_broker_outage(self, rig):
-        accept_numbered(rig, 100)
+        accept_requests(rig, 100)
         rig.bus.is_down = True
         for _ in range(60):  # an hour
             rig.advance(60)
@@ -250,25 +250,25 @@ class TestRefused:
 
     @pytest.mark.parametrize("position", [0, 5, 9])
     def test_a_request_that_the_broker_refuses_does_not_block_the_others(self, rig, position):
-        poison = numbered_body(position)
+        poison = unique_body(position)
 
         def refuses(trigger, payload):
             batch = announcer.announcement.unpack(1, payload["batch"]) if "batch" in payload else []
             return poison in [request.body for request in batch]
 
         rig.bus.refuses = refuses
-        ids = accept_numbered(rig, 10)
+        ids = accept_requests(rig, 10)
         bad_id = ids.pop(position)
         for _ in range(10):
             rig.advance(61)
         assert {rig.state(i) for i in ids} == {"done"}
-        late_id = rig.accept(body=numbered_body("late"))
-        rig.advance(31)  # until then, the broker seemed to be down
+        late_id = rig.accept(body=unique_body("late"))
+        rig.advance(31)  # the failures looked like an outage of the broker until then
         assert rig.state(late_id) == "done"
         rig.advance(601)
         assert rig.journal.stuck_ids(10) == [bad_id]
         assert "cannot be published: refused" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
-        later_id = rig.accept(body=numbered_body("later"))
+        later_id = rig.accept(body=unique_body("later"))
         rig.advance(2)
         assert rig.state(later_id) == "done"
 
@@ -281,8 +281,8 @@ class TestRefused:
             return pack(requests, *args)
 
         monkeypatch.setattr(announcer.announcement, "pack", fail_for_poison)
-        bad_id = rig.accept(body=numbered_body("poison"))
-        good_ids = accept_numbered(rig, 3)
+        bad_id = rig.accept(body=unique_body("poison"))
+        good_ids = accept_requests(rig, 3)
         for _ in range(10):
             rig.advance(61)
         assert {rig.state(i) for i in good_ids} == {"done"}

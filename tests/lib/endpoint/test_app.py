@@ -1,4 +1,4 @@
-"""The routes of the application, and the properties that all responses share."""
+"""The application serves its routes, and all responses share certain properties."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.lib.samples import webhook
 from tests.waiting import wait_for
 
 # Fixed, because all pytest workers must collect the same tests.
-UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+UNKNOWN_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 ROUTES = {
     "/api/v1/webhook": "POST",
-    "/api/v1/status/" + UNKNOWN: "GET",
+    "/api/v1/status/" + UNKNOWN_ID: "GET",
     "/api/v1/executions/recent": "GET",
     "/api/v1/alerts/active": "GET",
     "/api/v1/st2/executions": "GET",
@@ -34,15 +34,15 @@ ROUTES = {
 class TestRoutes:
     @pytest.mark.parametrize("path", sorted(ROUTES))
     def test_a_wrong_method_is_answered_with_the_allowed_methods(self, endpoint, path):
-        verb = ROUTES[path]
+        allowed_method = ROUTES[path]
         for method in ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "BREW", "get"):
-            if method == verb or (method, verb) == ("HEAD", "GET"):
+            if method == allowed_method or (method, allowed_method) == ("HEAD", "GET"):
                 continue
             response = endpoint.request(method, path, b"{}" if method == "POST" else None)
             assert response.status == 405
-            assert verb in response.headers["allow"].split(", ")
+            assert allowed_method in response.headers["allow"].split(", ")
             if method != "HEAD":
-                assert verb in check_problem(response, 405)["detail"]
+                assert allowed_method in check_problem(response, 405)["detail"]
 
     @pytest.mark.parametrize(
         "path",
@@ -68,7 +68,9 @@ class TestRoutes:
             problem = check_problem(endpoint.request(method, path, body), 404)
             assert "POST /api/v1/webhook" in problem["detail"]
 
-    @pytest.mark.parametrize("path", [p for p, verb in sorted(ROUTES.items()) if verb == "GET"])
+    @pytest.mark.parametrize(
+        "path", [path for path, method in sorted(ROUTES.items()) if method == "GET"]
+    )
     def test_head_has_the_headers_of_get(self, endpoint, path):
         get_response, head_response = endpoint.get(path), endpoint.request("HEAD", path)
         assert head_response.status == get_response.status
@@ -115,7 +117,7 @@ class TestErrors:
 
     def test_the_response_to_an_internal_error_has_no_details(self, tmp_path, monkeypatch, caplog):
         def fail(raw, identity):
-            raise RuntimeError("hush-word")
+            raise RuntimeError("internal detail")
 
         endpoint = ENDPOINT_CLASSES["threads"](tmp_path).start().ready()
         try:
@@ -126,9 +128,12 @@ class TestErrors:
         finally:
             endpoint.stop()
         problem = check_problem(response, 503)
-        assert "hush" not in response.body.decode() and "RuntimeError" not in response.body.decode()
+        assert (
+            "internal detail" not in response.body.decode()
+            and "RuntimeError" not in response.body.decode()
+        )
         # The log contains the details.
-        assert problem["request_id"] in caplog.text and "hush-word" in caplog.text
+        assert problem["request_id"] in caplog.text and "internal detail" in caplog.text
 
     def test_an_unreadable_file_is_an_internal_error(self, tmp_path, monkeypatch):
         """The error is an OSError, like that of a disconnected client."""
@@ -157,7 +162,7 @@ class TestErrors:
         assert endpoint.get("/api/v1/health/live").status == 200
         endpoint.set_broker(up=True)
         wait_for(lambda: endpoint.post(webhook()).status == 202)
-        assert len({e[0] for e in endpoint.entries()}) == 3
+        assert len({entry.request_id for entry in endpoint.entries()}) == 3
 
     def test_webhooks_are_refused_while_the_journal_is_locked(self, start_endpoint):
         endpoint = start_endpoint()
@@ -187,12 +192,12 @@ class TestErrors:
             ]
             for thread in threads:
                 thread.start()
-            slowest = 0
+            longest_wait = 0
             for _ in range(10):
                 started_at = time.monotonic()
                 assert endpoint.post(webhook()).status == 202
-                slowest = max(slowest, time.monotonic() - started_at)
+                longest_wait = max(longest_wait, time.monotonic() - started_at)
             connection.execute("ROLLBACK")
         for thread in threads:
             thread.join(20)
-        assert slowest < 4  # a view gives up after 5 seconds
+        assert longest_wait < 4  # a view times out after 5 seconds

@@ -19,7 +19,7 @@ from tests.waiting import wait_for
 
 HEALTH = "/api/v1/health"
 LIVE = "/api/v1/health/live"
-PROTECTED = (
+PROTECTED_PATHS = (
     "/api/v1/status/x",
     "/api/v1/executions/recent",
     "/api/v1/alerts/active",
@@ -33,7 +33,7 @@ PROTECTED = (
 
 @pytest.fixture(scope="module", params=RUNTIMES)
 def basic_endpoint(request, tmp_path_factory):
-    """Return an endpoint that accepts a user's password or a token."""
+    """Return an endpoint that accepts a user name with a password, or a token."""
     folder = tmp_path_factory.mktemp("basic-" + request.param)
     config = {"basic_auth": "on-call:a-longer-pässword", "auth_tokens": ["the-old-token-01"]}
     new_endpoint = ENDPOINT_CLASSES[request.param](folder, **config).start().ready()
@@ -76,7 +76,7 @@ class TestTokens:
     def test_other_credentials_are_refused_and_nothing_is_stored(
         self, guarded_endpoint, authorization
     ):
-        before = guarded_endpoint.entries()
+        entries_before = guarded_endpoint.entries()
         for response in (
             guarded_endpoint.post(webhook(alert()), Authorization=authorization),
             guarded_endpoint.post(b"no json", Authorization=authorization),
@@ -84,9 +84,9 @@ class TestTokens:
             check_problem(response, 401)
             assert response.headers["www-authenticate"].startswith("Bearer")
             assert "the-old-token-01" not in response.body.decode()
-        for path in PROTECTED:
+        for path in PROTECTED_PATHS:
             check_problem(guarded_endpoint.get(path, Authorization=authorization), 401)
-        assert guarded_endpoint.entries() == before
+        assert guarded_endpoint.entries() == entries_before
 
     @pytest.mark.parametrize(
         "method, path",
@@ -107,7 +107,7 @@ class TestTokens:
         check_problem(response, 401)
         assert "allow" not in response.headers and "/api/" not in response.json["detail"]
 
-    def test_a_duplicate_header_is_not_a_credential(self, guarded_endpoint):
+    def test_a_duplicate_header_is_refused(self, guarded_endpoint):
         line = b"Authorization: Bearer the-old-token-01\r\n"
         with guarded_endpoint.client() as client:
             client.send(message("GET", HEALTH).replace(b"Host", line * 2 + b"Host"))
@@ -161,13 +161,13 @@ class TestBasicAuthentication:
         ],
     )
     def test_other_credentials_are_refused(self, basic_endpoint, authorization):
-        before = basic_endpoint.entries()
+        entries_before = basic_endpoint.entries()
         response = basic_endpoint.post(webhook(), Authorization=authorization)
         check_problem(response, 401)
         assert response.headers["www-authenticate"] == (
             'Bearer realm="poundcake", Basic realm="poundcake"'
         )
-        assert basic_endpoint.entries() == before
+        assert basic_endpoint.entries() == entries_before
 
 
 NAMED_CREDENTIALS = [
@@ -177,8 +177,8 @@ NAMED_CREDENTIALS = [
     {"name": "grafana", "scope": "post", "hmac_sha256": "the-secret-of-grafana"},
     {"name": "grafana-2", "scope": "post", "hmac_sha256": "the-other-secret-01"},
 ]
-POSTER = "Bearer a-token-for-webhooks"
-READER = basic_credentials("prometheus:a-password-to-read")
+POST_ONLY = "Bearer a-token-for-webhooks"
+READ_ONLY = basic_credentials("prometheus:a-password-to-read")
 ON_CALL = "Bearer a-token-for-everything"
 
 
@@ -194,7 +194,10 @@ def named_endpoint(request, tmp_path_factory):
 
 
 def signature_headers(body, secret="the-secret-of-grafana", **headers):
-    """Return the headers of a body signed by Grafana, with a timestamp if one is given."""
+    """Return the headers with which Grafana signs a body.
+
+    If `headers` contain a timestamp, the signature covers it as well.
+    """
     timestamp = headers.get("X_Grafana_Alerting_Timestamp")
     prefix = b"" if timestamp is None else timestamp.encode() + b":"
     signature = hmac.new(secret.encode(), prefix + body, "sha256").hexdigest()
@@ -204,7 +207,7 @@ def signature_headers(body, secret="the-secret-of-grafana", **headers):
 class TestScopes:
     @pytest.mark.parametrize(
         "authorization, name",
-        [(POSTER, "alertmanager"), (ON_CALL, "on-call")],
+        [(POST_ONLY, "alertmanager"), (ON_CALL, "on-call")],
         ids=["post", "both"],
     )
     def test_the_name_of_the_credential_is_recorded(self, named_endpoint, authorization, name):
@@ -213,31 +216,31 @@ class TestScopes:
         status = named_endpoint.get("/api/v1/status/" + request_id, Authorization=ON_CALL)
         assert status.json["credential"] == name
 
-    @pytest.mark.parametrize("path", PROTECTED)
+    @pytest.mark.parametrize("path", PROTECTED_PATHS)
     def test_a_credential_with_scope_post_cannot_read(self, named_endpoint, path):
-        response = named_endpoint.get(path, Authorization=POSTER)
+        response = named_endpoint.get(path, Authorization=POST_ONLY)
         check_problem(response, 403)
         assert response.json["detail"] == (
             "the credential alertmanager has the scope post, but this needs read: use a credential "
             "with the scope read or both"
         )
-        for credential in (READER, ON_CALL):
+        for credential in (READ_ONLY, ON_CALL):
             assert named_endpoint.get(path, Authorization=credential).status in (200, 404)
 
     def test_a_credential_with_scope_read_cannot_post(self, named_endpoint):
-        before = named_endpoint.entries()
-        response = named_endpoint.post(webhook(alert()), Authorization=READER)
+        entries_before = named_endpoint.entries()
+        response = named_endpoint.post(webhook(alert()), Authorization=READ_ONLY)
         check_problem(response, 403)
         assert "the credential prometheus has the scope read" in response.json["detail"]
-        assert named_endpoint.entries() == before
-        last_refusal = named_endpoint.get(HEALTH, Authorization=READER).json["refused"]["last"]
+        assert named_endpoint.entries() == entries_before
+        last_refusal = named_endpoint.get(HEALTH, Authorization=READ_ONLY).json["refused"]["last"]
         assert (last_refusal["reason"], last_refusal["status"]) == ("wrong_scope", 403)
 
     def test_the_scope_is_checked_before_the_path(self, named_endpoint):
-        assert named_endpoint.get("/no/such/path", Authorization=POSTER).status == 403
-        assert named_endpoint.get("/no/such/path", Authorization=READER).status == 404
-        assert named_endpoint.get("/api/v1/webhook", Authorization=POSTER).status == 405
-        assert named_endpoint.get("/api/v1/webhook", Authorization=READER).status == 403
+        assert named_endpoint.get("/no/such/path", Authorization=POST_ONLY).status == 403
+        assert named_endpoint.get("/no/such/path", Authorization=READ_ONLY).status == 404
+        assert named_endpoint.get("/api/v1/webhook", Authorization=POST_ONLY).status == 405
+        assert named_endpoint.get("/api/v1/webhook", Authorization=READ_ONLY).status == 403
 
     def test_live_requires_no_credentials(self, named_endpoint):
         assert named_endpoint.get(LIVE).status == 200
@@ -281,14 +284,16 @@ class TestSignatures:
         assert named_endpoint.credentials()[-1] == "grafana-2"
 
     def test_openssl_computes_the_same_signatures(self):
-        """Grafana signs the body, or the time, a colon and the body."""
-        body, time_and_body = b'{"a":1}', b'1700000000:{"a":1}'
-        for text, headers in (
+        """Grafana signs either the body, or a timestamp, a colon and the body."""
+        body, timestamp_and_body = b'{"a":1}', b'1700000000:{"a":1}'
+        for signed_bytes, headers in (
             (body, {}),
-            (time_and_body, {"X_Grafana_Alerting_Timestamp": "1700000000"}),
+            (timestamp_and_body, {"X_Grafana_Alerting_Timestamp": "1700000000"}),
         ):
             command = ["openssl", "dgst", "-sha256", "-hmac", "the-secret-of-grafana"]
-            completed = subprocess.run(command, input=text, stdout=subprocess.PIPE, check=True)
+            completed = subprocess.run(
+                command, input=signed_bytes, stdout=subprocess.PIPE, check=True
+            )
             signature = signature_headers(body, **headers)["X_Grafana_Alerting_Signature"]
             assert signature == completed.stdout.split()[-1].decode()
 
@@ -298,13 +303,13 @@ class TestSignatures:
 
     @pytest.mark.parametrize("seconds", [-310, 310, -86400])
     def test_an_old_signed_webhook_cannot_be_replayed(self, named_endpoint, seconds):
-        before = named_endpoint.entries()
+        entries_before = named_endpoint.entries()
         response = named_endpoint.post(
             self.BODY, **signature_headers(self.BODY, **self.timestamp_headers(seconds))
         )
         check_problem(response, 401)
         assert "more than 5 minutes from this machine's clock" in response.json["detail"]
-        assert named_endpoint.entries() == before
+        assert named_endpoint.entries() == entries_before
 
     @pytest.mark.parametrize("timestamp", ["", "now", "-1", "1e9", "1_0", "٣", "9" * 13])
     def test_an_invalid_timestamp_is_refused(self, named_endpoint, timestamp):
@@ -319,7 +324,7 @@ class TestSignatures:
         assert "must be a Unix time in seconds" in response.json["detail"]
 
     def test_other_signatures_are_refused_and_nothing_is_stored(self, named_endpoint):
-        before = named_endpoint.entries()
+        entries_before = named_endpoint.entries()
         body = self.BODY
         valid_signature = signature_headers(body)["X_Grafana_Alerting_Signature"]
         timed_headers = signature_headers(body, **self.timestamp_headers())
@@ -331,7 +336,7 @@ class TestSignatures:
             {"X_Grafana_Alerting_Signature": valid_signature.upper()},
             {"X_Grafana_Alerting_Signature": "sha256=" + valid_signature},
             {"X_Grafana_Alerting_Signature": valid_signature + ", " + valid_signature},
-            # The signature covers the timestamp, which cannot be removed, added or changed.
+            # The timestamp cannot be removed, added or changed, because the signature covers it.
             {"X_Grafana_Alerting_Signature": timed_headers["X_Grafana_Alerting_Signature"]},
             {"X_Grafana_Alerting_Signature": valid_signature, **self.timestamp_headers()},
             {**timed_headers, **self.timestamp_headers(1)},
@@ -341,10 +346,10 @@ class TestSignatures:
             response = named_endpoint.post(body, **headers)
             check_problem(response, 401)
             assert "the-secret" not in response.body.decode()
-        assert named_endpoint.entries() == before
+        assert named_endpoint.entries() == entries_before
 
     def test_signatures_are_accepted_only_for_webhooks(self, named_endpoint):
-        for path in PROTECTED:
+        for path in PROTECTED_PATHS:
             check_problem(named_endpoint.get(path, **signature_headers(b"")), 401)
             check_problem(
                 named_endpoint.request("POST", path, b"{}", **signature_headers(b"{}")), 401
@@ -364,7 +369,7 @@ class TestSignatures:
             client.send(head)
             check_problem(client.read(), status)
 
-    def test_every_known_credential_is_compared(self, tmp_path, monkeypatch):
+    def test_a_signature_is_compared_with_every_secret(self, tmp_path, monkeypatch):
         compared_secrets = []
         compare = hmac.compare_digest
 
@@ -387,7 +392,7 @@ class TestSignatures:
             endpoint.stop()
 
     def test_unauthenticated_unfinished_bodies_do_not_block_others(self, start_endpoint):
-        """Otherwise, they could occupy every connection and exhaust the memory."""
+        """Otherwise, such bodies could occupy every connection and exhaust the memory."""
         endpoint = start_endpoint(
             {"endpoint.body_signatures.MAX_UNVERIFIED": 2}, **GRAFANA_AND_ON_CALL
         )
@@ -408,14 +413,14 @@ class TestSignatures:
                 client.socket.close()
 
 
-# `ready` uses the second credential.
+# ready() authenticates with the token.
 GRAFANA_AND_ON_CALL = {
     "credentials": [NAMED_CREDENTIALS[3]],
     "auth_tokens": ["a-token-for-everything"],
 }
 
 
-def test_every_known_credential_is_compared(tmp_path, monkeypatch):
+def test_a_credential_is_compared_with_every_known_one(tmp_path, monkeypatch):
     compared_secrets = []
     compare = hmac.compare_digest
 
@@ -425,14 +430,14 @@ def test_every_known_credential_is_compared(tmp_path, monkeypatch):
 
     credentials = {
         "auth_tokens": ["the-old-token-01", "the-new-token-01"],
-        "basic_auth": "on-call:hush-hush-hush-hush",
+        "basic_auth": "on-call:a-hidden-password",
     }
     endpoint = ENDPOINT_CLASSES["threads"](tmp_path, **credentials).start().ready()
     try:
         monkeypatch.setattr(authentication.hmac, "compare_digest", record_and_compare)
         for authorization, status in (
             ("Bearer the-old-token-01", 202),
-            (basic_credentials("on-call:hush-hush-hush-hush"), 202),
+            (basic_credentials("on-call:a-hidden-password"), 202),
             ("Bearer x", 401),
             (None, 401),
         ):
@@ -441,7 +446,7 @@ def test_every_known_credential_is_compared(tmp_path, monkeypatch):
             assert compared_secrets == [
                 b"the-old-token-01",
                 b"the-new-token-01",
-                b"on-call:hush-hush-hush-hush",
+                b"on-call:a-hidden-password",
             ]
     finally:
         endpoint.stop()
@@ -449,12 +454,12 @@ def test_every_known_credential_is_compared(tmp_path, monkeypatch):
 
 def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, caplog):
     endpoint = ENDPOINT_CLASSES["threads"](
-        tmp_path, basic_auth="on-call:hush-hush-hush-word"
+        tmp_path, basic_auth="on-call:a-hidden-password-1"
     ).start()
     try:
-        valid_credential = basic_credentials("on-call:hush-hush-hush-word")
+        valid_credential = basic_credentials("on-call:a-hidden-password-1")
         endpoint.wait_for_status(200, Authorization=valid_credential)
-        invalid_credential = basic_credentials("on-call:hush-hush-hush-wort")
+        invalid_credential = basic_credentials("on-call:a-hidden-password-2")
         for _ in range(5):
             assert endpoint.get("/metrics", Authorization=invalid_credential).status == 401
         text = endpoint.get("/metrics", Authorization=valid_credential).body.decode()
@@ -462,4 +467,4 @@ def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, c
         endpoint.stop()
     assert "poundcake_failed_authentications_total 5.0" in text
     assert caplog.text.count("missing or invalid credentials from 127.0.0.1") == 1
-    assert "hush" not in caplog.text and invalid_credential.split()[1] not in caplog.text
+    assert "hidden-password" not in caplog.text and invalid_credential.split()[1] not in caplog.text

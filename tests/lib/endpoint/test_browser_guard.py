@@ -16,10 +16,10 @@ TOKEN = {"Authorization": "Bearer the-old-token-01"}
     "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "192.0.2.1", "[::2]"]
 )
 def test_a_host_name_from_dns_rebinding_is_refused(endpoint, host):
-    before = len(endpoint.entries())
+    count_before = len(endpoint.entries())
     for response in (endpoint.get(HEALTH, Host=host), endpoint.post(webhook(), Host=host)):
         assert "http://127.0.0.1" in check_problem(response, 403)["detail"]
-    assert len(endpoint.entries()) == before
+    assert len(endpoint.entries()) == count_before
 
 
 def test_the_host_in_an_absolute_url_is_checked(endpoint):
@@ -48,14 +48,14 @@ def test_loopback_names_are_accepted(endpoint, host):
         "127.0.0.1",
     ],
 )
-def test_a_page_of_another_origin_is_refused(endpoint, origin):
-    before = len(endpoint.entries())
+def test_a_request_from_another_origin_is_refused(endpoint, origin):
+    count_before = len(endpoint.entries())
     for response in (endpoint.get(HEALTH, Origin=origin), endpoint.post(webhook(), Origin=origin)):
         assert "Origin" in check_problem(response, 403)["detail"]
-    assert len(endpoint.entries()) == before
+    assert len(endpoint.entries()) == count_before
 
 
-def test_a_page_of_the_same_origin_is_accepted(endpoint):
+def test_a_request_from_the_same_origin_is_accepted(endpoint):
     host = f"127.0.0.1:{endpoint.port}"
     assert endpoint.get(HEALTH, Host=host, Origin="http://" + host).status == 200
 
@@ -72,12 +72,12 @@ def test_a_preflight_request_is_not_allowed(endpoint):
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_live_accepts_any_host_name(endpoint):
+def test_the_liveness_route_accepts_any_host_name(endpoint):
     assert endpoint.get("/api/v1/health/live", Host="evil.example").status == 200
 
 
 def test_any_host_name_is_accepted_if_credentials_are_required(guarded_endpoint):
-    """A proxy may send any host name, and a page does not have the credentials."""
+    """A proxy may send any host name, and a web page does not know the credentials."""
     assert guarded_endpoint.get(HEALTH, Host="poundcake.example", **TOKEN).status == 200
     response = guarded_endpoint.post(webhook(), Host="x", Origin="https://grafana.example", **TOKEN)
     assert response.status == 202

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import socket
+import subprocess
 import threading
 import time
 
@@ -16,6 +18,7 @@ EXCHANGE = kombu.Exchange("st2.trigger_instances_dispatch", type="topic", durabl
 
 
 def connect_to(url):
+    """Return a function that opens a connection, as Bus expects it."""
     options = {"confirm_publish": True}
     return lambda: kombu.Connection(url, transport_options=options, connect_timeout=3)
 
@@ -24,7 +27,7 @@ def connect_to(url):
 def queue(rabbitmq):
     """Return the rules engine's queue, empty and bound to StackStorm's exchange."""
     with kombu.Connection(rabbitmq.url) as connection:
-        # Delete the queue of a stand-in that used the same server.
+        # Delete the queue that a StackStorm stand-in declared on the same server.
         stand_in_queue = EXCHANGE.name + ".rules_engine"
         kombu.Queue(stand_in_queue, channel=connection.channel()).delete()
         bound_queue = kombu.Queue("rules_engine", EXCHANGE, "#", durable=True)(connection)
@@ -75,7 +78,7 @@ def test_triggers_arrive_in_order_on_one_connection(bus, rabbitmq):
     assert [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)] == list(range(50))
 
 
-def test_many_threads_can_publish_at_once(bus, rabbitmq):
+def test_threads_can_publish_concurrently(bus, rabbitmq):
     threads = [
         threading.Thread(target=bus.publish, args=("poundcake.alert", {"n": n}, "t"))
         for n in range(20)
@@ -88,7 +91,7 @@ def test_many_threads_can_publish_at_once(bus, rabbitmq):
     assert sorted(numbers) == list(range(20))
 
 
-def test_a_missing_queue_is_an_error_until_it_exists(bus, rabbitmq, queue):
+def test_publishing_fails_while_the_queue_is_missing(bus, rabbitmq, queue):
     with kombu.Connection(rabbitmq.url) as connection:
         kombu.Queue(queue, channel=connection.channel()).delete()
     for _ in range(2):
@@ -102,7 +105,7 @@ def test_a_missing_queue_is_an_error_until_it_exists(bus, rabbitmq, queue):
     assert len(read_messages(rabbitmq.url)) == 1
 
 
-def test_a_lost_broker_is_an_error_until_it_returns(bus, rabbitmq):
+def test_publishing_fails_while_the_broker_is_down(bus, rabbitmq):
     bus.publish("poundcake.alert", {"n": 0}, "t")
     rabbitmq.kill()
     for _ in range(2):
@@ -124,10 +127,8 @@ def test_a_connection_lost_between_messages_is_replaced(bus, rabbitmq):
     assert [m.payload["payload"]["n"] for m in read_messages(rabbitmq.url)] == [0, 1]
 
 
-def test_a_silent_broker_is_an_error_after_the_timeout():
+def test_publishing_to_a_silent_broker_fails_after_the_timeout():
     """The broker listens but never answers, like a broker that is out of memory."""
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(5)
@@ -139,11 +140,10 @@ def test_a_silent_broker_is_an_error_after_the_timeout():
         assert time.monotonic() - started_at < 30
 
 
-def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
+def test_publishing_to_a_broker_without_memory_fails_after_the_timeout(bus, rabbitmq):
     """During a memory alarm, RabbitMQ accepts the bytes and confirms nothing."""
-    import subprocess
 
-    def control(*args):
+    def run_rabbitmqctl(*args):
         # /usr/sbin/rabbitmqctl is a wrapper that switches to another user.
         try:
             program = services.program("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
@@ -156,9 +156,9 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
                 check=True,
             )
         except (services.MissingProgram, subprocess.CalledProcessError) as error:
-            pytest.skip("rabbitmqctl: {}".format(getattr(error, "output", error)))
+            pytest.skip(f"rabbitmqctl: {getattr(error, 'output', error)}")
 
-    control("set_vm_memory_high_watermark", "0.000001")
+    run_rabbitmqctl("set_vm_memory_high_watermark", "0.000001")
     try:
         deadline = time.monotonic() + 60
         with pytest.raises(BusError):
@@ -168,7 +168,7 @@ def test_a_broker_without_memory_is_an_error_after_the_timeout(bus, rabbitmq):
                 assert started_at < deadline, "messages are still confirmed"
         assert time.monotonic() - started_at < 30
     finally:
-        control("set_vm_memory_high_watermark", "0.4")
+        run_rabbitmqctl("set_vm_memory_high_watermark", "0.4")
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -187,7 +187,7 @@ def test_the_error_about_a_wrong_password_does_not_show_it(rabbitmq):
         assert "hidden-word" not in str(caught.value)
 
 
-def test_closing_does_not_wait(bus, rabbitmq):
+def test_closing_does_not_wait_for_a_lost_connection(bus, rabbitmq):
     bus.publish("poundcake.alert", {}, "t")
     rabbitmq.kill()
     started_at = time.monotonic()
@@ -196,7 +196,7 @@ def test_closing_does_not_wait(bus, rabbitmq):
     assert time.monotonic() - started_at < 20
 
 
-def test_an_unreachable_server_is_an_error():
+def test_an_unreachable_server_raises_an_error():
     bus = Bus(connect_to(f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"))
     started_at = time.monotonic()
     with pytest.raises(BusError):
@@ -213,7 +213,7 @@ def test_a_check_publishes_nothing_and_keeps_the_connection(bus, rabbitmq):
     assert len(read_messages(rabbitmq.url)) == 1
 
 
-def test_an_unserializable_message_is_an_error_and_the_next_one_is_sent(bus, rabbitmq):
+def test_an_unserializable_message_raises_an_error_and_the_next_one_is_sent(bus, rabbitmq):
     with pytest.raises(BusError):
         bus.publish("poundcake.alert", {"n": threading.Lock()}, "t")
     bus.publish("poundcake.alert", {"n": 2}, "t")

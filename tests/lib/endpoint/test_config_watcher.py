@@ -1,4 +1,4 @@
-"""The watcher finds changes of the configuration, and no error stops it."""
+"""The watcher detects changes to the configuration, and no error stops it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def watcher(monkeypatch):
     running_watcher.stop()
 
 
-def test_a_registered_configuration_is_returned_once_per_poll(watcher):
+def test_a_changed_configuration_is_read_and_each_poll_is_consumed_once(watcher):
     watcher.registered = {"port": 2}
     wait_for(lambda: watcher.latest == {"port": 2})
     assert watcher.polled.wait(10)
@@ -40,17 +40,17 @@ def test_a_registered_configuration_is_returned_once_per_poll(watcher):
 
 
 @pytest.mark.parametrize(
-    "error, expected",
+    "error, expected_reason",
     [
         (RuntimeError("no key x\nat line 1"), "no key x"),
         (ValueError(), "ValueError"),
         (KeyError("x" * 1000), "'" + "x" * 299),
     ],
 )
-def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected):
+def test_an_unreadable_configuration_keeps_the_previous_one(watcher, error, expected_reason):
     watcher.registered = error
     wait_for(lambda: watcher.problem)
-    assert watcher.problem == f"the registered configuration cannot be read: {expected}"
+    assert watcher.problem == f"the registered configuration cannot be read: {expected_reason}"
     assert watcher.latest == {"port": 1}
     watcher.registered = {"port": 3}
     wait_for(lambda: watcher.latest == {"port": 3})

@@ -1,4 +1,4 @@
-"""Each recorded request is emitted once. Only alerts that StackStorm lost are emitted again."""
+"""Each recorded request is emitted once, and only alerts that StackStorm lost are repeated."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ class TestTriggers:
         states = {component.state for component in vars(rig.components).values()}
         assert states == {State.OK}
 
-    def test_a_firing_alert_names_the_first_remediation_that_matches(self, rig):
+    def test_a_firing_alert_is_emitted_with_the_first_matching_remediation(self, rig):
         entries = [
             {"name": "other", "match": ["alertname=Other"]},
             {"name": "verbatim", "match": ['path="/orders/{id}"']},
             {"name": "any", "match": ["alertname!="]},
         ]
         rig.bus.config = load({"remediations": [{**e, "mode": "evidence"} for e in entries]})
-        firing = alert("HostDown", fingerprint="a", labels={"path": "/orders/{id}"})
-        rig.accept(firing, alert("HostDown", fingerprint="b"))
+        firing_alert = alert("HostDown", fingerprint="a", labels={"path": "/orders/{id}"})
+        rig.accept(firing_alert, alert("HostDown", fingerprint="b"))
         rig.advance()
-        resolved = {**firing, "status": "resolved", "endsAt": "2026-01-14T12:00:05Z"}
-        rig.accept(resolved, received_at=later(10))
+        resolved_alert = {**firing_alert, "status": "resolved", "endsAt": "2026-01-14T12:00:05Z"}
+        rig.accept(resolved_alert, received_at=later(10))
         rig.advance()
         emitted = [(p["status"], p["remediation"]) for p in rig.bus.payloads(ALERT)]
         assert emitted == [("firing", "verbatim"), ("firing", "any"), ("resolved", "")]
@@ -97,13 +97,13 @@ class TestTriggers:
             rig.advance()
         assert [p["remediation"] for p in rig.bus.payloads(ALERT)] == ["before", "after"]
 
-    def test_a_request_without_alerts_is_done_after_its_webhook(self, rig):
+    def test_a_request_without_alerts_is_done_after_its_webhook_trigger(self, rig):
         request_id = rig.accept()
         rig.advance()
         assert rig.state(request_id) == "done"
         assert (len(rig.bus.payloads(WEBHOOK)), rig.bus.payloads(ALERT)) == (1, [])
 
-    def test_a_limit_is_announced_again_only_after_an_hour_without_it(self, rig):
+    def test_limit_reached_is_emitted_again_only_after_an_hour_without_limited_alerts(self, rig):
         rig.bus.config = Config(max_remediations_per_hour=1)
         limited_alerts = [alert("A", fingerprint=f, labels={"instance": "i" + f}) for f in "1234"]
         first_id = rig.accept(*limited_alerts[:3])
@@ -124,7 +124,7 @@ class TestTriggers:
         rig.advance()
         assert len(rig.bus.payloads(LIMIT_REACHED)) == 3
 
-    def test_the_end_of_a_limit_is_not_read_from_the_reason(self):
+    def test_the_end_of_a_limit_is_read_from_its_column_and_not_from_the_reason(self):
         limited_alert = triggers.LimitedAlert(
             1, "A", "", "", "e", "a sentence of 9 words", later(60)
         )
@@ -157,20 +157,20 @@ class TestTriggers:
             1,
         ]
 
-        def strings(value):
+        def iterate_strings(value):
             if isinstance(value, dict):
                 for key, inner in value.items():
-                    yield from strings(key)
-                    yield from strings(inner)
+                    yield from iterate_strings(key)
+                    yield from iterate_strings(inner)
             else:
                 yield value
 
         for _, payload, _ in rig.bus.published:
-            texts = list(strings(payload))
+            texts = list(iterate_strings(payload))
             assert None not in texts
-            for value in texts:
-                assert not any(d in str(value) for d in DELIMITERS)
-                assert not set(str(value)) & set("{}<>\"'\\\n")
+            for text in map(str, texts):
+                assert not any(delimiter in text for delimiter in DELIMITERS)
+                assert not set(text) & set("{}<>\"'\\\n")
 
     @pytest.mark.parametrize(
         "instance, host",
@@ -188,7 +188,7 @@ class TestTriggers:
         rig.advance()
         assert [payload["host"] for payload in rig.bus.payloads(ALERT)] == [host]
 
-    def test_another_label_may_name_the_host(self, rig):
+    def test_the_host_can_be_read_from_another_label(self, rig):
         rig.bus.config = Config(host_label="node")
         exporter_labels = {"instance": "kube-state-metrics:8080"}
         rig.accept(
@@ -214,7 +214,7 @@ class TestExplanations:
         request_id = rig.accept(alert())
         rig.advance()
         rig.advance(300)
-        assert len(emitted_names(rig)) == 1  # it has not been reported as lost
+        assert len(emitted_names(rig)) == 1  # sync has not reported it as lost
         rig.set_explanation("retry")
         rig.advance(6)
         assert len(emitted_names(rig)) == 2
@@ -229,7 +229,7 @@ class TestExplanations:
         assert rig.state(request_id) == "done"
 
     @pytest.mark.parametrize("explanation", ["execution", "no_rule", "failed", "lost"])
-    def test_a_request_is_done_after_any_result_of_its_alerts(self, rig, explanation):
+    def test_a_request_is_done_once_its_alerts_are_explained(self, rig, explanation):
         request_id = rig.accept(alert())
         rig.advance()
         rig.set_explanation(explanation)
@@ -248,8 +248,8 @@ class TestExplanations:
         assert 1 <= sum(commits) <= 5
 
 
-class TestRefused:
-    """A request that cannot be emitted waits, and the others continue."""
+class TestPublishFailures:
+    """A request that cannot be emitted waits, and does not delay the others."""
 
     def test_one_refused_alert_of_a_hundred_does_not_affect_the_others(self, rig):
         rig.bus.refuses = lambda trigger, payload: payload.get("alert_name") == "A50"
@@ -273,7 +273,7 @@ class TestRefused:
         for _ in range(10):
             rig.advance(61)
         assert emitted_names(rig) == ["Lost", "Good"]
-        self.explain(rig, "Lost", "retry")
+        self.set_explanation_of(rig, "Lost", "retry")
         for _ in range(3 * 12):
             rig.advance(305)
         # The interval between emissions grows to an hour.
@@ -281,11 +281,11 @@ class TestRefused:
         assert emitted_names(rig).count("Good") == 1
         assert len(rig.bus.payloads(WEBHOOK)) == 1
         rig.bus.refuses = lambda trigger, payload: False
-        self.explain(rig, "Lost", "execution")
+        self.set_explanation_of(rig, "Lost", "execution")
         rig.advance(61)
         assert emitted_names(rig)[-1] == "Bad"
 
-    def explain(self, rig, name, explanation):
+    def set_explanation_of(self, rig, name, explanation):
         with database.transaction(rig.engine) as connection:
             statement = update(alerts).where(alerts.c.alert_name == name)
             connection.execute(statement.values(explanation=explanation))
@@ -296,7 +296,7 @@ class TestRefused:
         good_ids = [rig.accept(*named_alerts(f"Good{n}")) for n in range(5)]
         rig.advance()
         assert emitted_names(rig) == [f"Good{n}" for n in range(5)]
-        # The broker is not at fault.
+        # A refused message does not mean that the broker is down.
         assert rig.components.broker.state == State.OK
         assert rig.pipeline.problem() == ("the triggers of 1 request cannot be published: refused")
         rig.accept(*named_alerts("Later"))
@@ -357,7 +357,7 @@ class TestRefused:
 
     def test_an_unavailable_broker_is_reported_even_for_a_single_request(self, rig):
         rig.bus.records = False
-        rig.accept()  # without alerts, so that no open work causes a sync
+        rig.accept()  # a request without alerts, which causes no sync
         rig.advance()
         rig.bus.record(rig.bus.payloads(triggers.ANNOUNCE)[0])
         rig.bus.is_down = True
@@ -387,12 +387,12 @@ class TestMemory:
         chunk_bytes = []
         load_alerts = alert_loader.load_alerts
 
-        def counting_load(connection, ids):
+        def load_and_measure(connection, ids):
             loaded_alerts = load_alerts(connection, ids)
             chunk_bytes.append(sum(len(a.labels) for a in loaded_alerts.values()))
             return loaded_alerts
 
-        monkeypatch.setattr(alert_loader, "load_alerts", counting_load)
+        monkeypatch.setattr(alert_loader, "load_alerts", load_and_measure)
         monkeypatch.setattr(alert_loader, "LOAD_BYTES", 10_000)
         large_alerts = named_alerts(*[f"A{n}" for n in range(30)], labels={"x": "y" * 2000})
         for start in range(0, 30, 10):
@@ -416,7 +416,7 @@ class TestReplays:
             replay_id
         ] * 2
         assert [p["request_id"] for p in rig.bus.payloads(WEBHOOK)] == [request_id, replay_id]
-        # It is recorded, so it is never announced, even after a restart.
+        # The replay is already recorded, so it is never announced, even after a restart.
         rig.reopen().advance(6)
         assert len(rig.bus.batches) == 1
         assert len(rig.bus.payloads(ALERT)) == 4
@@ -462,7 +462,8 @@ class TestTwoEndpoints:
         for rig in rigs:
             rig.advance(seconds)
 
-    def emitted(self, rigs, trigger):
+    def emitted_ids(self, rigs, trigger):
+        """Return the request_ids of the emitted triggers of this type."""
         return [payload["request_id"] for rig in rigs for payload in rig.bus.payloads(trigger)]
 
     @pytest.mark.parametrize("first_rig", [0, 1])
@@ -472,16 +473,16 @@ class TestTwoEndpoints:
         rigs[0].set_explanation("execution")
         self.advance(rigs, 6)
         replay_id = replay_request(rigs[0].engine, Config(), request_id)["request_id"]
-        ordered = rigs if first_rig == 0 else rigs[::-1]
+        ordered_rigs = rigs if first_rig == 0 else rigs[::-1]
         for _ in range(5):
-            self.advance(ordered, 6)
+            self.advance(ordered_rigs, 6)
         assert {rig.state(replay_id) for rig in rigs} == {"recorded"}
-        assert self.emitted(rigs, ALERT).count(replay_id) == 1
-        assert self.emitted(rigs, WEBHOOK).count(replay_id) == 1
+        assert self.emitted_ids(rigs, ALERT).count(replay_id) == 1
+        assert self.emitted_ids(rigs, WEBHOOK).count(replay_id) == 1
         rigs[0].set_explanation("execution")
         self.advance(rigs, 31)
         assert {rig.state(replay_id) for rig in rigs} == {"done"}
-        assert self.emitted(rigs, ALERT).count(replay_id) == 1
+        assert self.emitted_ids(rigs, ALERT).count(replay_id) == 1
 
     def test_an_unconfirmed_incident_that_sync_admits_is_emitted_once(self, rigs):
         resolved = alert(status="resolved", ends_at=later(60))
@@ -500,7 +501,7 @@ class TestTwoEndpoints:
             ).all()
         for _ in range(5):
             self.advance(rigs, 6)
-        assert self.emitted(rigs, ALERT).count(admitted_call.request_id) == 1
+        assert self.emitted_ids(rigs, ALERT).count(admitted_call.request_id) == 1
         last_payload = [p for rig in rigs for p in rig.bus.payloads(ALERT)][-1]
         assert (last_payload["status"], last_payload["episode"][-13:]) == (
             "firing",
@@ -518,33 +519,35 @@ class TestTwoEndpoints:
             )
         rigs[0].advance()
         if is_explained:
-            # Long before the other endpoint takes over.
+            # The first endpoint completes the request long before the other one reads it.
             rigs[0].set_explanation("execution")
             rigs[0].advance(1000)
         for _ in range(3):
             self.advance(rigs, 6)
-        assert self.emitted(rigs, ALERT) == self.emitted(rigs, WEBHOOK) == [sender_request_id]
+        assert (
+            self.emitted_ids(rigs, ALERT) == self.emitted_ids(rigs, WEBHOOK) == [sender_request_id]
+        )
         rigs[0].set_explanation("execution")
         self.advance(rigs, 31)
         assert {rig.state(sender_request_id) for rig in rigs} == {"done"}
 
-    def test_the_other_endpoint_takes_over_when_the_first_is_gone(self, rigs):
+    def test_the_other_endpoint_takes_over_when_the_claim_of_the_first_expires(self, rigs):
         sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         body = json.dumps(webhook(alert()))
         for rig in rigs:
             rig.accept(alert(), body=body, sender_request_id=sender_request_id)
         rigs[0].advance()
-        assert self.emitted(rigs, ALERT) == [sender_request_id]
+        assert self.emitted_ids(rigs, ALERT) == [sender_request_id]
         rigs[0].stop()
         rigs[0].assemble()
         rigs[1].advance(31)
         rigs[0].set_explanation("retry")
         rigs[1].advance(31)
-        assert self.emitted(rigs[1:], ALERT) == []
+        assert self.emitted_ids(rigs[1:], ALERT) == []
         self.expire_claims(rigs[0])
         rigs[1].advance(31)
-        assert self.emitted(rigs[1:], ALERT) == [sender_request_id]
-        assert self.emitted(rigs, WEBHOOK) == [sender_request_id]
+        assert self.emitted_ids(rigs[1:], ALERT) == [sender_request_id]
+        assert self.emitted_ids(rigs, WEBHOOK) == [sender_request_id]
 
     def test_a_claim_is_extended_while_the_request_is_open(self, rigs):
         sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
@@ -556,9 +559,9 @@ class TestTwoEndpoints:
             self.expire_claims(rigs[0])
             rigs[0].advance(205)
             rigs[1].advance()
-        assert self.emitted(rigs, ALERT) == [sender_request_id]
+        assert self.emitted_ids(rigs, ALERT) == [sender_request_id]
 
-    def test_ids_that_the_endpoint_generated_need_no_claim(self, rigs):
+    def test_a_request_with_a_generated_id_needs_no_claim(self, rigs):
         rigs[0].accept(alert())
         rigs[0].advance()
         with database.reading(rigs[0].engine) as connection:
@@ -566,20 +569,20 @@ class TestTwoEndpoints:
                 api_calls.select().with_only_columns(api_calls.c.emitter)
             ).all() == [None]
 
-    def test_a_request_of_release_0_2_0_may_be_shared(self, rigs):
-        """Its journal does not record whether the sender chose the id."""
+    def test_a_request_from_release_0_2_0_is_treated_as_shared(self, rigs):
+        """The journal of that release does not record whether the sender chose the id."""
         request_id = rigs[0].accept(alert())
         rigs[0].journal._file.run(
             in_transaction, lambda db: db.execute("UPDATE requests SET shared = 1")
         )
         rigs[0].advance()
-        assert self.emitted(rigs, ALERT) == [request_id]
+        assert self.emitted_ids(rigs, ALERT) == [request_id]
 
     def test_an_unwritable_database_blocks_only_shared_requests(self, rigs, monkeypatch):
-        def read_only(*args):
+        def fail(*args):
             raise database.DatabaseError("read-only")
 
-        monkeypatch.setattr("poundcake.trail.emissions.claim", read_only)
+        monkeypatch.setattr("poundcake.trail.emissions.claim", fail)
         sender_request_id = "0e1f2d3c-4b5a-4678-9abc-def012345678"
         rigs[0].accept(*named_alerts("Shared"), sender_request_id=sender_request_id)
         rigs[0].accept(*named_alerts("Own"))

@@ -12,7 +12,7 @@ from poundcake.trail.schema import events
 from tests.lib.samples import alert
 
 ENDED = "poundcake.remediation_ended"
-HOSTILE = "{{ st2kv.system.x }} \"'\\\n"
+HOSTILE_TEXT = "{{ st2kv.system.x }} \"'\\\n"
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def outbox_rig(rig):
     return rig
 
 
-def end(rig, number=1, **fields):
-    """Write the end of a remediation, as its workflow does."""
+def end_remediation(rig, number=1, **fields):
+    """Add the event for the end of a remediation to the outbox, as its workflow does."""
     ending = Ending(
         result=fields.pop("result", EndResult.REFUSED),
         request_id=rig.request_id,
@@ -39,7 +39,7 @@ def end(rig, number=1, **fields):
         outbox.add_ending(connection, ending)
 
 
-def messages(rig):
+def published_messages(rig):
     return [payload["message"] for payload in rig.bus.payloads(ENDED)]
 
 
@@ -50,19 +50,20 @@ def expire_leases(rig):
         )
 
 
-def unpublished(rig):
+def unpublished_ids(rig):
     with database.reading(rig.engine) as connection:
         return connection.scalars(select(events.c.id).where(events.c.published_at.is_(None))).all()
 
 
-def counted(rig, remediation, result):
+def count_ended(rig, remediation, result):
+    """Return the value of the metric for a remediation and a result."""
     name = "poundcake_remediations_total"
     labels = {"remediation": remediation, "result": result}
     return rig.metrics._registry.get_sample_value(name, labels)
 
 
 def test_an_event_is_published_once_with_the_request_id_as_its_trace_tag(outbox_rig):
-    end(outbox_rig, message="why", target="web-1", action="linux.service")
+    end_remediation(outbox_rig, message="why", target="web-1", action="linux.service")
     outbox_rig.advance(5)
     outbox_rig.advance(5)
     (payload,) = outbox_rig.bus.payloads(ENDED)
@@ -76,37 +77,37 @@ def test_an_event_is_published_once_with_the_request_id_as_its_trace_tag(outbox_
     assert [tag for name, _, tag in outbox_rig.bus.published if name == ENDED] == [
         outbox_rig.request_id
     ]
-    assert unpublished(outbox_rig) == []
+    assert unpublished_ids(outbox_rig) == []
 
 
 def test_the_text_of_an_event_is_inert(outbox_rig):
-    end(outbox_rig, message=HOSTILE)
+    end_remediation(outbox_rig, message=HOSTILE_TEXT)
     outbox_rig.advance(5)
-    assert messages(outbox_rig) == ["(( st2kv.system.x )) ”’/ "]
+    assert published_messages(outbox_rig) == ["(( st2kv.system.x )) ”’/ "]
 
 
 def test_events_wait_while_the_broker_is_down(outbox_rig):
     outbox_rig.bus.is_down = True
-    end(outbox_rig, message="why")
+    end_remediation(outbox_rig, message="why")
     outbox_rig.advance(5)
-    assert messages(outbox_rig) == []
+    assert published_messages(outbox_rig) == []
     outbox_rig.bus.is_down = False
     expire_leases(outbox_rig)
     outbox_rig.advance(60)
-    assert messages(outbox_rig) == ["why"]
+    assert published_messages(outbox_rig) == ["why"]
 
 
-def test_an_event_that_the_broker_refuses_does_not_hold_up_the_others(outbox_rig):
+def test_an_event_that_the_broker_refuses_does_not_delay_the_others(outbox_rig):
     outbox_rig.bus.refuses = lambda trigger, payload: payload.get("message") == "1"
     for number in range(3):
-        end(outbox_rig, number, message=str(number))
+        end_remediation(outbox_rig, number, message=str(number))
     outbox_rig.advance(5)
-    assert sorted(messages(outbox_rig)) == ["0", "2"]
-    assert len(unpublished(outbox_rig)) == 1
+    assert sorted(published_messages(outbox_rig)) == ["0", "2"]
+    assert len(unpublished_ids(outbox_rig)) == 1
 
 
 def test_an_event_is_published_again_if_the_endpoint_could_not_mark_it(outbox_rig, monkeypatch):
-    end(outbox_rig, message="why")
+    end_remediation(outbox_rig, message="why")
     with monkeypatch.context() as patch:
 
         def fail(engine, event_ids):
@@ -114,26 +115,28 @@ def test_an_event_is_published_again_if_the_endpoint_could_not_mark_it(outbox_ri
 
         patch.setattr(outbox, "mark_published", fail)
         outbox_rig.advance(5)
-    first = outbox_rig.bus.payloads(ENDED)
+    first_payloads = outbox_rig.bus.payloads(ENDED)
     expire_leases(outbox_rig)
     outbox_rig.advance(60)
     assert {payload["event_id"] for payload in outbox_rig.bus.payloads(ENDED)} == {
-        first[0]["event_id"]
+        first_payloads[0]["event_id"]
     }
-    assert unpublished(outbox_rig) == []
+    assert unpublished_ids(outbox_rig) == []
 
 
-def test_an_event_of_another_endpoint_is_left_to_it(outbox_rig):
-    end(outbox_rig, message="why")
+def test_an_event_claimed_by_another_endpoint_is_not_published(outbox_rig):
+    end_remediation(outbox_rig, message="why")
     assert len(outbox.claim(outbox_rig.engine, "other")) == 1
     outbox_rig.advance(5)
-    assert messages(outbox_rig) == []
+    assert published_messages(outbox_rig) == []
 
 
 def test_ended_remediations_are_counted_by_name_and_result(outbox_rig):
     outbox_rig.bus.config = Config(allowed_actions=("linux.service",))
-    end(outbox_rig, 1, remediation="linux.service")
-    end(outbox_rig, 2, remediation="linux.service", result=EndResult.FAILED, follows_change=True)
+    end_remediation(outbox_rig, 1, remediation="linux.service")
+    end_remediation(
+        outbox_rig, 2, remediation="linux.service", result=EndResult.FAILED, follows_change=True
+    )
     outbox_rig.advance(5)
-    assert counted(outbox_rig, "linux.service", "refused") == 1
-    assert counted(outbox_rig, "linux.service", "failed") == 1
+    assert count_ended(outbox_rig, "linux.service", "refused") == 1
+    assert count_ended(outbox_rig, "linux.service", "failed") == 1

@@ -1,4 +1,4 @@
-"""The endpoint responds to each case of the corpus as expected, and no request becomes two."""
+"""The endpoint responds to each case of the corpus as expected, and splits no request in two."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.lib.endpoint.framing_corpus import BODY, CASES, HOOK, LIVE
+from tests.lib.endpoint.framing_corpus import BODY, CASES, LIVE, WEBHOOK
 from tests.lib.endpoint.wire import exchange, statuses
 from tests.lib.endpoints import message
 from tests.waiting import wait_for
@@ -16,12 +16,12 @@ GROUPS = sorted({case.name.partition(":")[0] for case in CASES})
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_case_gets_the_response_in_the_corpus(endpoint, group):
+def test_each_case_is_answered_as_expected(endpoint, group):
     cases = [case for case in CASES if case.name.startswith(group)]
     count_before = len(endpoint.entries())
     received_statuses = {case.name: statuses(exchange(endpoint, case.data)) for case in cases}
     assert received_statuses == {case.name: case.statuses for case in cases}
-    assert len(endpoint.entries()) == count_before + sum(case.can_be_stored for case in cases)
+    assert len(endpoint.entries()) == count_before + sum(case.stores_a_webhook for case in cases)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.statuses in ((400,), (414,), (431,))][::7])
@@ -44,13 +44,13 @@ def test_a_refused_head_request_has_no_body(endpoint):
     assert received.startswith(b"HTTP/1.1 400 ") and received.endswith(b"\r\n\r\n")
 
 
-def test_the_rest_of_a_refused_body_is_not_a_request(start_endpoint):
+def test_the_remainder_of_a_refused_body_is_not_a_request(start_endpoint):
     """This holds even if the body is too long to be read completely."""
     endpoint = start_endpoint(
         {"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"]
     )
-    hidden_request = message("POST", HOOK, BODY, Authorization="Bearer the-token-in-use")
-    received = exchange(endpoint, message("POST", HOOK, b"0123456789" + hidden_request))
+    hidden_request = message("POST", WEBHOOK, BODY, Authorization="Bearer the-token-in-use")
+    received = exchange(endpoint, message("POST", WEBHOOK, b"0123456789" + hidden_request))
     assert statuses(received) == (401,)
     assert b"\r\nConnection: close\r\n" in received
     assert endpoint.get(LIVE).status == 200
@@ -59,7 +59,7 @@ def test_the_rest_of_a_refused_body_is_not_a_request(start_endpoint):
 
 def test_changed_bytes_never_cause_a_5xx(endpoint):
     generator = random.Random(7)
-    valid_request = message("POST", HOOK, BODY)
+    valid_request = message("POST", WEBHOOK, BODY)
     for _ in range(60):
         data = bytearray(valid_request)
         for _ in range(generator.randrange(1, 6)):
@@ -69,7 +69,7 @@ def test_changed_bytes_never_cause_a_5xx(endpoint):
 
 
 def test_the_header_is_bounded_before_authentication(start_endpoint):
-    """The headers of 12 connections, sent in long lines, once took 383 MiB."""
+    """Long header lines on 12 connections used to occupy 383 MiB."""
     endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
     clients = [endpoint.client() for _ in range(4)]
     try:

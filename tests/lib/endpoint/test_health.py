@@ -1,4 +1,4 @@
-"""The health report: the state of each component, and when the endpoint is degraded."""
+"""The health report shows the state of each component, and whether the endpoint is degraded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG = logging.getLogger("health")
 
 @pytest.fixture
 def installation(rig, tmp_path):
-    """Return an installation around a rig that is driven manually."""
+    """Return an installation with the journal and the pipeline of a manually driven rig."""
     config = Config(state_dir=str(tmp_path), backlog_limit=5)
     keeper = JournalKeeper(config, None, LOG)
     keeper.journal, keeper.pipeline = rig.journal, rig.pipeline
@@ -43,12 +43,12 @@ def journal_report(installation):
 def test_each_working_component_is_reported_as_ok(rig, installation):
     rig.accept(alert())
     rig.advance()
-    health = report(installation)
-    since = {name: component.pop("since") for name, component in health["components"].items()}
+    health_view = report(installation)
+    since = {name: component.pop("since") for name, component in health_view["components"].items()}
     assert all(text.endswith("Z") for text in since.values())
-    assert health == {
+    assert health_view == {
         "status": "ok",
-        "version": health["version"],
+        "version": health_view["version"],
         "address": "http://127.0.0.1:8000",
         "authentication": "none",
         "database": "SQLite",
@@ -88,10 +88,10 @@ def test_a_pause_is_shown_within_seconds(rig, installation):
     rig.advance()
     pause(rig.reader.engine, Actor("anna"), "maintenance")
     rig.advance(PAUSE_WAIT)
-    health = report(installation)
-    assert (health["paused"]["by"], health["paused"]["reason"]) == ("anna", "maintenance")
-    assert health["status"] == "ok"
-    metrics = Metrics(lambda: health, lambda: (0, 0, 0)).render("")[0].decode()
+    health_view = report(installation)
+    assert (health_view["paused"]["by"], health_view["paused"]["reason"]) == ("anna", "maintenance")
+    assert health_view["status"] == "ok"
+    metrics = Metrics(lambda: health_view, lambda: (0, 0, 0)).render("")[0].decode()
     assert "\npoundcake_paused 1.0\n" in metrics
     resume(rig.reader.engine, Actor("anna"))
     rig.advance(PAUSE_WAIT)
@@ -106,18 +106,18 @@ def test_a_component_that_is_down_degrades_health(rig, installation):
 
 def test_an_unusable_configuration_degrades_health_and_is_explained(rig, installation):
     rig.advance()
-    health = report(installation, "keeping the previous configuration: port: must be a number")
-    assert health["status"] == "degraded"
-    assert health["configuration"]["problem"].endswith("port: must be a number")
+    health_view = report(installation, "keeping the previous configuration: port: must be a number")
+    assert health_view["status"] == "degraded"
+    assert health_view["configuration"]["problem"].endswith("port: must be a number")
 
 
 def test_an_invalid_remediation_degrades_health_and_is_explained(rig, installation):
     config = load({"remediations": [{"name": "nginx", "mode": "live"}]})
-    health = report(replace(installation, config=config))
-    assert health["status"] == "degraded"
-    (error,) = health["configuration"]["remediation_errors"]
+    health_view = report(replace(installation, config=config))
+    assert health_view["status"] == "degraded"
+    (error,) = health_view["configuration"]["remediation_errors"]
     assert error.startswith("remediations, entry 1 (nginx): match: is missing")
-    assert health["configuration"]["problem"] == ""
+    assert health_view["configuration"]["problem"] == ""
 
 
 def test_pending_migrations_are_shown_for_the_database(rig, installation):
@@ -126,11 +126,29 @@ def test_pending_migrations_are_shown_for_the_database(rig, installation):
     assert report(installation)["status"] == "ok"
 
 
+def test_open_incidents_that_were_not_copied_degrade_health(rig, installation):
+    rig.pipeline.uncopied_incidents = "tracking.sqlite has 2 open incidents"
+    health = report(installation)
+    assert health["status"] == "degraded"
+    assert health["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"
+
+
+def test_a_component_that_was_not_used_yet_is_unknown_with_the_reason(installation):
+    stackstorm = report(installation)["components"]["stackstorm"]
+    assert (stackstorm["state"], stackstorm["detail"]) == (
+        "unknown",
+        "not used since the endpoint started",
+    )
+
+
 def test_a_full_journal_is_unavailable(rig, installation):
     for _ in range(5):
         rig.accept()
-    health = report(installation)
-    assert (health["status"], health["components"]["journal"]["state"]) == ("unavailable", "full")
+    health_view = report(installation)
+    assert (health_view["status"], health_view["components"]["journal"]["state"]) == (
+        "unavailable",
+        "full",
+    )
 
 
 def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, monkeypatch, caplog):
@@ -138,15 +156,15 @@ def test_an_unreadable_journal_is_unavailable_and_explained(rig, installation, m
         raise JournalError("disk I/O error")
 
     monkeypatch.setattr(rig.journal, "counts", fail)
-    health = report(installation)
-    assert health["status"] == "unavailable"
-    assert health["components"]["journal"]["detail"] == "disk I/O error"
-    assert "waiting" not in health["components"]["journal"]
+    health_view = report(installation)
+    assert health_view["status"] == "unavailable"
+    assert health_view["components"]["journal"]["detail"] == "disk I/O error"
+    assert "waiting" not in health_view["components"]["journal"]
     assert "journal: down: disk I/O error" in caplog.text
 
 
 class TestWatchdog:
-    """Health was once ok while requests waited for a thread that was dead or hung."""
+    """Health used to be ok while requests waited for a dead or hung thread."""
 
     def test_a_request_that_waits_for_two_minutes_degrades_health(self, rig, installation, clock):
         rig.accept(alert())
@@ -161,9 +179,7 @@ class TestWatchdog:
         assert report(installation)["status"] == "ok"
 
     @pytest.mark.parametrize("hours", [-5, 5])
-    def test_a_change_of_the_wall_clock_makes_no_request_late(
-        self, rig, installation, wall_clock, hours
-    ):
+    def test_a_wall_clock_change_makes_no_request_late(self, rig, installation, wall_clock, hours):
         rig.accept(alert())
         wall_clock.offset = hours * 3600
         assert 0 <= journal_report(installation)["oldest_seconds"] < 60
@@ -201,7 +217,7 @@ class TestWatchdog:
         assert "the triggers of 1 request cannot" in journal_report(installation)["detail"]
 
 
-class TestVolatile:
+class TestVolatileFilesystems:
     """A state_dir in memory causes a warning."""
 
     @pytest.fixture
@@ -231,7 +247,7 @@ class TestVolatile:
             (["/ ext4", "/a tmpfs", "/a ext4"], "/a", ""),  # the last mount hides the first
             (["/ ext4", "/with\\040space tmpfs"], "/with space/x", "tmpfs"),
             (["/ ext4", "/ä tmpfs"], "/ä/x", "tmpfs"),
-            (["nonsense"], "/opt", ""),
+            (["malformed"], "/opt", ""),
             ([], "/opt", ""),
         ],
     )
@@ -247,7 +263,7 @@ class TestVolatile:
 
 
 class TestComponent:
-    def test_a_state_is_logged_once_and_has_a_start_time(self, caplog):
+    def test_each_change_of_state_is_logged_once_and_sets_since(self, caplog):
         component = Component(LOG, "broker")
         assert component.state == State.UNKNOWN
         with caplog.at_level("INFO"):

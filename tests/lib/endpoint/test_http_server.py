@@ -1,4 +1,4 @@
-"""Connections: consecutive requests, slow clients, too many clients, and the shutdown."""
+"""The server handles consecutive requests, slow clients, too many clients, and its shutdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from tests import services
-from tests.lib.endpoint.framing_corpus import BODY, HOOK, LIVE
+from tests.lib.endpoint.framing_corpus import BODY, LIVE, WEBHOOK
 from tests.lib.endpoint.wire import exchange, statuses
 from tests.lib.endpoints import Client, Patched, Unpatched, message
 from tests.lib.samples import webhook
@@ -27,7 +27,7 @@ SHORT_TIMEOUTS = {
 LONG_LINGER = {"endpoint.http_connection.LINGER_TIMEOUT": 60}
 
 
-def has_ended(client):
+def was_closed(client):
     """Return True if the endpoint has closed a connection without sending anything."""
     client.socket.setblocking(False)
     try:
@@ -38,8 +38,8 @@ def has_ended(client):
         return True
 
 
-def small_client(port):
-    """Return a connection for which the endpoint's kernel buffers little."""
+def connect_with_small_buffers(port):
+    """Return a connection with small buffers, so that the endpoint's responses soon block."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
@@ -47,8 +47,8 @@ def small_client(port):
     return client
 
 
-def send_until_it_blocks(client, request):
-    """Send a request repeatedly until the endpoint reads no more, or closes the connection."""
+def send_until_blocked(client, request):
+    """Send a request repeatedly until the endpoint stops reading or closes the connection."""
     client.settimeout(1)
     with suppress(socket.timeout, ConnectionError):
         while True:
@@ -56,10 +56,10 @@ def send_until_it_blocks(client, request):
 
 
 class TestConnections:
-    def test_many_requests_on_one_connection(self, endpoint):
+    def test_a_connection_serves_many_requests(self, endpoint):
         with endpoint.client() as client:
             for _ in range(20):
-                client.send(message("POST", HOOK, BODY))
+                client.send(message("POST", WEBHOOK, BODY))
                 assert client.read().status == 202
                 client.send(message("GET", LIVE))
                 assert client.read().status == 200
@@ -68,7 +68,7 @@ class TestConnections:
         with endpoint.client() as client:
             client.send(
                 b"".join(
-                    message("POST", HOOK, b'{"alerts": [], "n": %d}' % n) + message("GET", LIVE)
+                    message("POST", WEBHOOK, b'{"alerts": [], "n": %d}' % n) + message("GET", LIVE)
                     for n in range(10)
                 )
             )
@@ -78,7 +78,7 @@ class TestConnections:
 
     def test_a_request_sent_byte_by_byte_is_accepted(self, endpoint):
         with endpoint.client() as client:
-            for byte in message("POST", HOOK, BODY):
+            for byte in message("POST", WEBHOOK, BODY):
                 client.send(bytes([byte]))
             assert client.read().status == 202
 
@@ -94,11 +94,11 @@ class TestConnections:
 
     def test_the_connection_stays_usable_after_a_refusal(self, endpoint):
         with endpoint.client() as client:
-            client.send(message("POST", HOOK, b"no json"))
+            client.send(message("POST", WEBHOOK, b"no json"))
             assert client.read().status == 400
             client.send(message("GET", "/nothing"))
             assert client.read().status == 404
-            client.send(message("POST", HOOK, BODY))
+            client.send(message("POST", WEBHOOK, BODY))
             assert client.read().status == 202
 
     def test_many_concurrent_connections_are_served(self, endpoint):
@@ -117,32 +117,36 @@ class TestConnections:
         assert responses == [202] * 120
 
     def test_a_disconnected_client_does_not_affect_others(self, endpoint):
-        for length in (5, 60, len(message("POST", HOOK, BODY)) - 3):
+        for length in (5, 60, len(message("POST", WEBHOOK, BODY)) - 3):
             with endpoint.client() as client:
-                client.send(message("POST", HOOK, BODY)[:length])
+                client.send(message("POST", WEBHOOK, BODY)[:length])
         for _ in range(3):
             with endpoint.client() as client:
-                client.send(message("POST", HOOK, BODY))
+                client.send(message("POST", WEBHOOK, BODY))
         assert endpoint.get(LIVE).status == 200
 
     def test_an_incomplete_body_is_neither_stored_nor_refused(self, endpoint):
-        """Alertmanager retries without a response, but not after a 4xx."""
+        """Alertmanager retries if it gets no response, but not after a 4xx."""
         incomplete_body = b'{"alerts": [], "receiver": "half"}'
-        data = message("POST", HOOK, incomplete_body, Content_Length=str(len(incomplete_body) + 1))
+        data = message(
+            "POST", WEBHOOK, incomplete_body, Content_Length=str(len(incomplete_body) + 1)
+        )
         assert exchange(endpoint, data) == b""
-        assert incomplete_body not in [body for _, body, *_ in endpoint.entries()]
+        assert incomplete_body not in [entry.body for entry in endpoint.entries()]
 
     def test_the_response_arrives_while_a_large_body_is_being_sent(self, endpoint):
         """The body is discarded, because closing immediately would lose the response."""
         with endpoint.client(60) as client:
-            client.send(message("POST", HOOK, b"x" * (9 << 20)))
+            client.send(message("POST", WEBHOOK, b"x" * (9 << 20)))
             assert client.read().status == 413
 
 
-class TestExpect:
+class TestExpectHeader:
     def test_100_continue_requests_the_body(self, endpoint):
         with endpoint.client() as client:
-            head = message("POST", HOOK, b"", Content_Length=str(len(BODY)), Expect="100-continue")
+            head = message(
+                "POST", WEBHOOK, b"", Content_Length=str(len(BODY)), Expect="100-continue"
+            )
             client.send(head)
             assert client.read().status == 100
             client.send(BODY)
@@ -160,17 +164,17 @@ class TestExpect:
     def test_a_refused_body_is_not_requested(self, endpoint, headers, status):
         request_headers = {"Content_Length": "14", "Expect": "100-continue", **headers}
         with endpoint.client() as client:
-            client.send(message("POST", HOOK, b"", **request_headers))
+            client.send(message("POST", WEBHOOK, b"", **request_headers))
             assert client.read().status == status
 
 
-class TestSlow:
+class TestSlowClients:
     @pytest.fixture
     def impatient_endpoint(self, start_endpoint):
         return start_endpoint(SHORT_TIMEOUTS)
 
     def trickle(self, client, data):
-        """Send a byte from time to time until the endpoint closes the connection."""
+        """Send a byte every 0.1 s. Return True if the endpoint closes the connection meanwhile."""
         try:
             for byte in data:
                 client.send(bytes([byte]))
@@ -180,7 +184,7 @@ class TestSlow:
         return False
 
     def test_slow_clients_are_disconnected(self, impatient_endpoint):
-        """Clients with a slow header, a slow body and no data at all, all concurrently."""
+        """The clients send a slow header, a slow body, nothing, or a single request."""
         results = {}
 
         def send_slow_header():
@@ -189,7 +193,7 @@ class TestSlow:
 
         def send_slow_body():
             with impatient_endpoint.client(60) as client:
-                client.send(message("POST", HOOK, b"", Content_Length="800"))
+                client.send(message("POST", WEBHOOK, b"", Content_Length="800"))
                 results["body"] = self.trickle(client, b"x" * 400)
 
         def send_nothing():
@@ -249,7 +253,7 @@ class TestSlow:
             raise ConnectionError("the endpoint closed the connection")
 
 
-class TestFull:
+class TestConnectionLimit:
     def test_the_longest_idle_client_is_evicted(self, start_endpoint):
         endpoint = start_endpoint(max_connections=5)
         idle_clients = []
@@ -278,26 +282,26 @@ class TestFull:
         with endpoint.client() as busy_client:
             length = str(len(BODY))
             busy_client.send(
-                message("POST", HOOK, b"", Content_Length=length, Expect="100-continue")
+                message("POST", WEBHOOK, b"", Content_Length=length, Expect="100-continue")
             )
-            assert busy_client.read().status == 100  # the endpoint has the header
+            assert busy_client.read().status == 100  # the endpoint has read the header
             idle_clients = [endpoint.client() for _ in range(6)]
-            wait_for(lambda: sum(has_ended(idle_client) for idle_client in idle_clients) >= 4)
+            wait_for(lambda: sum(was_closed(idle_client) for idle_client in idle_clients) >= 4)
             busy_client.send(BODY)
             assert busy_client.read().status == 202
             for idle_client in idle_clients:
                 idle_client.socket.close()
 
     def test_clients_without_credentials_do_not_block_others(self, start_endpoint):
-        """Refused clients linger, which once counted as a request in flight."""
+        """The connections of refused clients linger, and used to count as requests in flight."""
         endpoint = start_endpoint(LONG_LINGER, max_connections=4, auth_tokens=["the-token-in-use"])
         clients = []
         try:
             for _ in range(4):
                 client = endpoint.client()
                 clients.append(client)
-                client.send(message("POST", HOOK, b"", Content_Length="1000"))
-                # A later client may evict it, if the connection of ready() is still open.
+                client.send(message("POST", WEBHOOK, b"", Content_Length="1000"))
+                # If the connection of ready() is still open, a later client may evict this one.
                 with suppress(ConnectionError):
                     assert client.read().status == 401
             for _ in range(6):
@@ -310,23 +314,23 @@ class TestFull:
 
     def test_clients_that_do_not_read_their_responses_do_not_block_others(self, start_endpoint):
         endpoint = start_endpoint(max_connections=4, auth_tokens=["the-token-in-use"])
-        clients = [small_client(endpoint.port) for _ in range(4)]
+        clients = [connect_with_small_buffers(endpoint.port) for _ in range(4)]
         try:
             for client in clients:
-                send_until_it_blocks(client, message("GET", "/metrics"))
+                send_until_blocked(client, message("GET", "/metrics"))
             response = endpoint.post(webhook(), Authorization="Bearer the-token-in-use")
             assert response.status == 202
         finally:
             for client in clients:
                 client.close()
 
-    def test_the_limit_holds_at_any_rate_of_connections(self, start_endpoint):
+    def test_the_connection_limit_holds_during_a_burst(self, start_endpoint):
         endpoint = start_endpoint(max_connections=10)
         clients = []
         try:
             for _ in range(120):
                 clients.append(Client(endpoint.port))
-            wait_for(lambda: sum(has_ended(client) for client in clients) >= 110)
+            wait_for(lambda: sum(was_closed(client) for client in clients) >= 110)
             assert endpoint.post(webhook()).status == 202
         finally:
             for client in clients:
@@ -338,7 +342,7 @@ class TestStopping:
         endpoint = start_endpoint()
         idle_client = endpoint.client()
         slow_client = endpoint.client()
-        slow_client.send(message("POST", HOOK, b"", Content_Length="500") + b"x")
+        slow_client.send(message("POST", WEBHOOK, b"", Content_Length="500") + b"x")
         responses, stop_posting = [], threading.Event()
 
         def post_webhooks():
@@ -360,30 +364,34 @@ class TestStopping:
             thread.join(20)
         assert duration < 15
         assert not endpoint.is_alive
-        assert {a.status for a in responses if a} <= {202, 503}
-        stored_ids = {e[0] for e in endpoint.entries()}
-        accepted_ids = {a.json["request_id"] for a in responses if a and a.status == 202}
+        assert {response.status for response in responses if response} <= {202, 503}
+        stored_ids = {entry.request_id for entry in endpoint.entries()}
+        accepted_ids = {
+            response.json["request_id"]
+            for response in responses
+            if response and response.status == 202
+        }
         assert accepted_ids and accepted_ids <= stored_ids
         with pytest.raises(OSError):
             endpoint.client()
         idle_client.socket.close()
         slow_client.socket.close()
 
-    def test_a_request_in_flight_is_completed_before_the_end(self, start_endpoint):
+    def test_a_request_in_flight_is_completed_before_the_endpoint_stops(self, start_endpoint):
         endpoint = start_endpoint()
         with endpoint.client() as client:
             length = str(len(BODY))
-            client.send(message("POST", HOOK, b"", Content_Length=length, Expect="100-continue"))
+            client.send(message("POST", WEBHOOK, b"", Content_Length=length, Expect="100-continue"))
             assert client.read().status == 100
             client.send(BODY[:5])
-            stopping = threading.Thread(target=endpoint.stop)
-            stopping.start()
+            stop_thread = threading.Thread(target=endpoint.stop)
+            stop_thread.start()
             wait_for(lambda: not services.accepts_connections(endpoint.port))
             client.send(BODY[5:])
             response = client.read()
             assert (response.status, response.headers["connection"]) == (202, "close")
-            stopping.join(10)
-        assert endpoint.entries()[-1][0] == response.json["request_id"]
+            stop_thread.join(10)
+        assert endpoint.entries()[-1].request_id == response.json["request_id"]
 
 
 @pytest.mark.parametrize("endpoint_class", [Patched, Unpatched])
@@ -399,10 +407,10 @@ class TestSignals:
             started_at = time.monotonic()
             endpoint.process.send_signal(signal.SIGTERM)
             endpoint.process.wait(60)
-            # 5 seconds, plus the time in which a busy machine ends a process.
+            # The endpoint has 5 seconds. A busy machine may take longer to end the process.
             assert time.monotonic() - started_at < 15
             idle_client.socket.close()
-            assert request_id in [e[0] for e in endpoint.entries()]
+            assert request_id in [entry.request_id for entry in endpoint.entries()]
         finally:
             endpoint.stop()
 
@@ -422,5 +430,5 @@ class TestSignals:
             endpoint.stop()
 
 
-def test_requests_are_answered_although_the_client_stops_sending(endpoint):
+def test_requests_are_answered_after_the_client_stops_sending(endpoint):
     assert statuses(exchange(endpoint, message("GET", LIVE) * 3)) == (200, 200, 200)

@@ -1,4 +1,4 @@
-"""The journal keeps each accepted request through crashes, full disks and upgrades."""
+"""The journal keeps each accepted request despite crashes, full disks and upgrades."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def load(journal, request_id):
 
 
 def start_process(runtime, code, *args, prefix=()):
+    """Run code after CHILD_PRELUDE in a child process, on plain threads or under eventlet."""
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", RUNTIMES[runtime] + CHILD_PRELUDE + code, *args],
         env=dict(os.environ, PYTHONPATH=os.pathsep.join([os.path.join(ROOT, "lib"), ROOT])),
@@ -94,7 +95,7 @@ class TestAccept:
         assert (entry.attempts, entry.batch_limit, entry.emit_after) == (0, 0, None)
         assert abs(entry.state_since - time.monotonic()) < 60
 
-    def test_each_request_gets_a_new_id(self, journal):
+    def test_each_request_has_a_new_id(self, journal):
         assert len({accept(journal) for _ in range(10)}) == 10
 
     def test_the_senders_id_is_used(self, journal):
@@ -122,7 +123,7 @@ class TestAccept:
         assert load(journal, sender_request_id).body == "a"
 
     def test_concurrent_requests_with_one_id_are_distinguished_by_their_bodies(self, journal):
-        """Concurrent requests may share one commit."""
+        """The requests may share one commit."""
         sender_request_id, results = str(uuid.uuid4()), []
         start = threading.Barrier(8)
 
@@ -142,12 +143,12 @@ class TestAccept:
             assert load(journal, request_id).body == body
 
     def test_concurrent_requests_share_commits(self, journal, monkeypatch):
-        sizes = []
+        batch_sizes = []
         commits = journal._group_commit
         commit = commits._commit
 
         def slow_commit(connection, batch):
-            sizes.append(len(batch))
+            batch_sizes.append(len(batch))
             time.sleep(0.05)
             return commit(connection, batch)
 
@@ -164,7 +165,7 @@ class TestAccept:
         for thread in threads:
             thread.join(30)
         assert len(set(ids)) == 20 and "" not in ids
-        assert sum(sizes) == 20 and len(sizes) < 10
+        assert sum(batch_sizes) == 20 and len(batch_sizes) < 10
         assert journal.backlog == 20
         assert all(journal.find(i) for i in ids)
 
@@ -175,7 +176,8 @@ class TestAccept:
         class PreemptedList(list):
             def append(self, acceptance):
                 if acceptance.request.body == "late":
-                    # Bounded: if accept() locks the list, the other thread waits for this one.
+                    # With a timeout, because accept() may lock the list. Then the other thread
+                    # waits for this one.
                     early_is_stored.wait(0.5)
                 super().append(acceptance)
 
@@ -223,11 +225,11 @@ class TestAccept:
     def test_a_thread_killed_during_a_commit_leaves_no_request_unanswered(
         self, journal, monkeypatch
     ):
-        """The other requests of the commit once got a 202 with an empty request_id."""
+        """The other requests of the commit used to get a 202 with an empty request_id."""
         commits = journal._group_commit
         commit, first_commit_began = commits._commit, threading.Event()
 
-        def second_commit_is_killed(connection, batch):
+        def die_during_second_commit(connection, batch):
             if not first_commit_began.is_set():
                 first_commit_began.set()
                 wait_for(lambda: len(commits._pending) >= 3)
@@ -235,7 +237,7 @@ class TestAccept:
             monkeypatch.setattr(commits, "_commit", commit)
             raise SystemExit  # as when eventlet kills a green thread
 
-        monkeypatch.setattr(commits, "_commit", second_commit_is_killed)
+        monkeypatch.setattr(commits, "_commit", die_during_second_commit)
         results = []
 
         def work():
@@ -264,7 +266,7 @@ class TestAccept:
 
 
 class TestProblem:
-    """The reported problem ends once the failed operation would succeed."""
+    """The problem is reported until the failed operation would succeed."""
 
     def fail_to_accept(self, journal, monkeypatch, body="{}"):
         insert = group_commit.insert
@@ -300,7 +302,7 @@ class TestProblem:
         monkeypatch.setattr(
             journal_file.shutil, "disk_usage", lambda folder: usage._replace(free=0)
         )
-        journal.check()  # nothing has failed since
+        journal.check()  # no operation has failed since the last successful check
 
     def test_the_problem_lasts_while_another_process_holds_the_lock(self, journal, path):
         with sqlite3.connect(path, isolation_level=None) as other_connection:
@@ -387,7 +389,7 @@ print_line(str((len(set(ids)), journal.counts().announced, journal.backlog))); j
 
 
 class TestStates:
-    """accepted -> announced -> recorded -> done."""
+    """A request passes through the states accepted, announced, recorded and done."""
 
     def test_a_request_passes_through_all_states(self, journal, clock):
         entry = journal.find(accept(journal))
@@ -415,7 +417,9 @@ class TestStates:
         ids = [journal.find(accept(journal)).id for _ in range(4)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids, 100, 2)
-        assert journal.next_fresh_batch(10) == []  # missed requests are not fresh
+        assert (
+            journal.next_fresh_batch(10) == []
+        )  # a request that was announced before is not fresh
         assert journal.next_failed_batch(10) == []
         clock.offset += 101
         assert [e.id for e in journal.next_failed_batch(10)] == ids[:2]
@@ -494,11 +498,11 @@ class TestStates:
         assert journal._file.run(lambda db: db.execute(count).fetchone()[0]) == 1
 
     def test_an_unknown_request_is_not_found(self, journal):
-        assert journal.find("nobody") is None
+        assert journal.find("no-such-id") is None
         journal.mark_done([])
 
     def test_an_id_chosen_by_the_sender_is_marked_as_shared(self, journal):
-        """Another endpoint may hold the same request only if a client chose its id."""
+        """Another endpoint can have the same request only if the sender chose its id."""
         sender_request_id = str(uuid.uuid4())
         accept(journal, "a", sender_request_id)
         generated_id = accept(journal, "b", sender_request_id)
@@ -513,21 +517,21 @@ class TestStates:
         assert journal.load_requests([entry]) == [replay]
 
 
-class TestCosts:
+class TestQueryCosts:
     """The cost of a step depends on its requests, not on the size of the journal."""
 
     COUNT = 3000
 
     @pytest.fixture
-    def steps(self, journal):
+    def count_steps(self, journal):
         """Return a function that counts the steps of SQLite's virtual machine, in hundreds."""
         connection = journal._file._connection
 
-        def count(work):
+        def count(function):
             callbacks = []
             connection.set_progress_handler(lambda: callbacks.append(1) and 0, 100)
             try:
-                work()
+                function()
             finally:
                 connection.set_progress_handler(None, 0)
             return len(callbacks)
@@ -535,7 +539,7 @@ class TestCosts:
         return count
 
     def add_requests(self, journal, state, due_at, **columns):
-        """Add many requests to the file, without the journal's own counters."""
+        """Insert COUNT requests directly into the file, without updating the journal's counters."""
         values = dict(
             body_sha256="'x'", body_bytes=2, alert_count=0, received_at="'2026-01-14T12:00:00Z'",
             client_host="''", client_request_id="''", method="''", path="''", headers="'{}'",
@@ -549,9 +553,9 @@ class TestCosts:
         )
         journal._file.write(lambda db: db.execute(statement))
 
-    def test_pruning_reads_only_the_requests_that_it_deletes(self, journal, steps):
+    def test_pruning_reads_only_the_requests_that_it_deletes(self, journal, count_steps):
         self.add_requests(journal, "done", 1e12)
-        assert steps(journal.prune) < 5
+        assert count_steps(journal.prune) < 5
 
     def test_pruning_deletes_in_batches(self, journal):
         self.add_requests(journal, "done", 1)
@@ -563,9 +567,11 @@ class TestCosts:
         assert [journal.prune() for _ in range(4)] == [1, 1, 1, 0]
 
     @pytest.mark.parametrize("state, due_at", [("accepted", 0), ("done", 1e12), ("recorded", 1e12)])
-    def test_finding_due_requests_does_not_read_the_others(self, journal, steps, state, due_at):
+    def test_finding_due_requests_does_not_read_the_others(
+        self, journal, count_steps, state, due_at
+    ):
         self.add_requests(journal, state, due_at)
-        for work in (
+        for query in (
             lambda: journal.next_fresh_batch(1),
             lambda: journal.next_failed_batch(10),
             lambda: journal.due_recorded(10),
@@ -573,10 +579,10 @@ class TestCosts:
             journal.counts,
             lambda: accept(journal),
         ):
-            assert steps(work) < 10
+            assert count_steps(query) < 10
 
     def test_bodies_are_read_only_when_needed(self, path):
-        """A large body has separate pages, so damage to them affects nothing else."""
+        """A large body is stored in separate pages, so damage to them affects nothing else."""
         journal = Journal(path)
         entry = journal.find(accept(journal, "x" * 200_000))
         journal.close()
@@ -611,7 +617,8 @@ class TestCosts:
         accept(journal, "x" * (6 << 20))
         journal.mark_recorded([e.id for e in journal.next_fresh_batch(10)])
         journal.mark_recorded([e.id for e in journal.next_fresh_batch(10)])
-        assert [e.body_bytes for e in journal.next_fresh_batch(10)] == [6 << 20]  # at least one
+        # A request that is larger than the limit forms a batch alone.
+        assert [e.body_bytes for e in journal.next_fresh_batch(10)] == [6 << 20]
 
 
 class TestClock:
@@ -644,13 +651,13 @@ class TestClock:
         assert loaded.emit_after <= clock()
         journal.close()
 
-    def test_waits_end_although_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
-        """After a kill, the clock counts only as much downtime as a start takes."""
+    def test_waits_end_even_if_the_process_is_killed_repeatedly(self, path, clock, wall_clock):
+        """After a restart, the clock counts up to a minute of downtime."""
         journal = Journal(path)
         entry = journal.find(accept(journal))
         journal.mark_missed([entry.id], 100, 0)
         for _ in range(3):
-            os.close(journal._file._lock_file)  # as when a process ends
+            os.close(journal._file._lock_file)  # as the kernel does when a process ends
             clock.offset += 40
             wall_clock.offset += 40
             journal = Journal(path)
@@ -665,7 +672,7 @@ class TestUpgrade:
 
     @pytest.fixture
     def old_path(self, path):
-        """Return an old journal with a request in each state; its clock was an hour ahead."""
+        """Return an old journal with requests in each state, written while the clock was ahead."""
         now = time.time() + 3600
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
@@ -678,8 +685,8 @@ class TestUpgrade:
                 ("accepted", now - 40, 2, now + 100, "missed", 4, 0),
                 ("accepted", now - 40, 3, 0, "cleared", 2, 0),
                 ("accepted", now - 30, 5, now + 500, "alone", -1, 0),
-                ("announced", now - 20, 0, 0, "out", 0, 0),
-                ("announced", now - 20, 4, now - 30, "alone too", -1, 0),
+                ("announced", now - 20, 0, 0, "in flight", 0, 0),
+                ("announced", now - 20, 4, now - 30, "alone again", -1, 0),
                 ("recorded", now - 10, 0, 0, "", 0, 0),
                 ("recorded", now - 10, 1, now + 3, "", 0, now + 50),
                 ("done", now - 5, 1, 0, "", 0, now - 60),
@@ -701,7 +708,8 @@ class TestUpgrade:
         db.close()
         return path
 
-    def numbers(self, entries):
+    def entry_numbers(self, entries):
+        """Return the numbers with which old_path created these requests."""
         return [uuid.UUID(entry.request_id).int for entry in entries]
 
     def test_an_upgrade_keeps_every_request_and_its_state(self, old_path, clock):
@@ -709,27 +717,28 @@ class TestUpgrade:
         counts = journal.counts()
         assert (counts.accepted, counts.announced, counts.recorded, counts.done) == (5, 2, 2, 1)
         assert (counts.stuck, journal.backlog) == (2, 5)
-        assert self.numbers(journal.next_fresh_batch(10)) == [0]
-        assert self.numbers(journal.next_failed_batch(10)) == [3]
-        assert self.numbers(journal.announced()) == [5, 6]
-        assert journal.announced()[0].batch_id == "out"
+        assert self.entry_numbers(journal.next_fresh_batch(10)) == [0]
+        assert self.entry_numbers(journal.next_failed_batch(10)) == [3]
+        assert self.entry_numbers(journal.announced()) == [5, 6]
+        assert journal.announced()[0].batch_id == "in flight"
         # The clock continues from the last stored value; it is read 3 s later.
         entries = journal.due_recorded(10)
-        assert self.numbers(entries) == [7, 8]
+        assert self.entry_numbers(entries) == [7, 8]
         assert (entries[0].emit_after, round(entries[1].emit_after - clock())) == (None, 47)
         clock.offset += 100
         journal.mark_recorded([journal.find(str(uuid.UUID(int=3))).id])
         failed = journal.next_failed_batch(10)
-        assert self.numbers(failed) == [1, 2]
+        assert self.entry_numbers(failed) == [1, 2]
         assert (failed[0].attempts, failed[0].batch_limit) == (2, 4)
         clock.offset += 500
         journal.mark_recorded([entry.id for entry in failed])
-        assert self.numbers(journal.next_failed_batch(10)) == [4]
+        assert self.entry_numbers(journal.next_failed_batch(10)) == [4]
         for number in range(10):
             entry = journal.find(str(uuid.UUID(int=number)))
-            # It is unknown whether the sender chose the id, which matters only until it is done.
+            # Release 0.2.0 did not record whether the sender chose the id. This matters only
+            # until the request is done.
             assert entry.is_shared == (entry.state != RequestState.DONE)
-            # Release 0.2.0 did not store it.
+            # Release 0.2.0 did not store the credential.
             assert entry.credential == ""
             assert load(journal, entry.request_id) == request(
                 body=self.BODY, request_id=entry.request_id
@@ -740,7 +749,7 @@ class TestUpgrade:
         journal.close()
 
     def test_a_failed_upgrade_changes_nothing(self, old_path, monkeypatch):
-        """The upgrade is one transaction: after a full disk or a kill, the old journal remains."""
+        """The upgrade is one transaction, so the old journal survives a full disk or a kill."""
         upgrade = journal_file.journal_schema.upgrade
 
         def failing_upgrade(connection, version):
@@ -758,7 +767,7 @@ class TestUpgrade:
         assert journal.backlog == 5
         journal.close()
 
-    @pytest.mark.parametrize("damage", ["", "found while it was open"])
+    @pytest.mark.parametrize("damage", ["", "reported by an operator"])
     def test_a_journal_of_release_0_3_0_is_upgraded(self, path, damage):
         """The old journal has no column for the name of the credential."""
         old_journal = Journal(path)
@@ -799,7 +808,7 @@ class TestUpgrade:
     def test_requests_are_saved_from_a_damaged_old_journal(self, old_path):
         journal = Journal(old_path, "reported by an operator")
         assert journal.backlog == 5
-        assert self.numbers(journal.announced()) == [5, 6]
+        assert self.entry_numbers(journal.announced()) == [5, 6]
         assert load(journal, str(uuid.UUID(int=9))).body == self.BODY
         journal.close()
         (report,) = quarantine.read_reports(old_path)
@@ -914,7 +923,7 @@ class TestOpening:
             connection.execute(f"PRAGMA user_version={version}")
         with pytest.raises(JournalError, match="release"):
             Journal(path)
-        with pytest.raises(JournalError, match="release"):  # not "another endpoint"
+        with pytest.raises(JournalError, match="release"):  # the first attempt released the lock
             Journal(path)
         with sqlite3.connect(path) as connection:
             stored = connection.execute("SELECT request_id FROM requests").fetchall()
@@ -931,11 +940,11 @@ class TestOpening:
         shutil.copy(path, copied_path)
         shutil.copy(path + "-wal", copied_path + "-wal")
         journal.close()
-        frame = 24 + 4096
+        frame_bytes = 24 + 4096
         last_frame = (
             size_before
-            + (os.path.getsize(copied_path + "-wal") - size_before) // frame * frame
-            - frame
+            + (os.path.getsize(copied_path + "-wal") - size_before) // frame_bytes * frame_bytes
+            - frame_bytes
         )
         os.truncate(copied_path + "-wal", last_frame + torn_bytes)
         with open(copied_path + "-wal", "ab") as file:
@@ -948,7 +957,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("runtime", sorted(RUNTIMES))
     def test_a_read_only_file_is_refused_until_it_is_writable(self, runtime, path):
-        """A file opened read-only stays read-only after its permissions change."""
+        """A connection to a read-only file stays read-only after the permissions change."""
         Journal(path).close()
         os.chmod(path, 0o444)
         child = start_process(

@@ -1,6 +1,6 @@
-"""The metrics, parsed as Prometheus parses them.
+"""The metrics can be parsed as Prometheus parses them.
 
-Each metric changes with the events that it counts, and no label value is chosen by a client.
+Each metric counts what docs/METRICS.md says, and no client can choose the value of a label.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.lib.samples import alert, later, webhook
 from tests.waiting import wait_for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+UNKNOWN_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 UNCACHED_HEALTH = {
     "endpoint.metrics._HEALTH_REUSE_SECONDS": 0,
     "endpoint.metrics._HEALTH_REUSE_FACTOR": 0,
@@ -65,14 +65,14 @@ class Scrape:
         return {value for _, labels in self.samples for name, value in labels if name == label}
 
 
-def scrape(endpoint):
+def scrape_endpoint(endpoint):
     response = endpoint.get("/metrics")
     assert response.status == 200, response
     return Scrape(response.body)
 
 
-def difference(before, after, name, **labels):
-    """Return by how much a sample has grown."""
+def get_increase(before, after, name, **labels):
+    """Return the increase of a metric between two scrapes."""
     return after.get(name, **labels) - before.get(name, **labels)
 
 
@@ -81,7 +81,7 @@ def wait_for_scrape(endpoint, condition):
     scrapes = []
 
     def check():
-        scrapes[:] = [scrape(endpoint)]
+        scrapes[:] = [scrape_endpoint(endpoint)]
         return condition(scrapes[0])
 
     wait_for(check)
@@ -90,7 +90,7 @@ def wait_for_scrape(endpoint, condition):
 
 @pytest.fixture(scope="module", params=RUNTIMES)
 def endpoint(request, tmp_path_factory):
-    """Return a shared endpoint that no test stops, and that computes its health for each scrape."""
+    """Return a shared endpoint that computes its health for each scrape. Tests must not stop it."""
     new_endpoint = (
         ENDPOINT_CLASSES[request.param](tmp_path_factory.mktemp(request.param), UNCACHED_HEALTH)
         .start()
@@ -102,7 +102,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path):
-    """Return a function that starts an endpoint with a given configuration."""
+    """Return a function that starts an endpoint, and waits until it is ready."""
     endpoints = []
 
     def factory(settings=None, runtime=request.param, journal=True, **config):
@@ -129,6 +129,7 @@ def pipeline(tmp_path, database_path, monkeypatch):
 
 
 def parse_metrics(endpoint_metrics):
+    """Return a scrape of metrics without an endpoint."""
     return Scrape(endpoint_metrics.render("")[0])
 
 
@@ -163,7 +164,7 @@ class TestFormat:
             ";=,;=" * 1000,
         ],
     )
-    def test_any_accept_header_gets_a_response(self, endpoint, accept):
+    def test_any_accept_header_is_answered(self, endpoint, accept):
         response = endpoint.get("/metrics", Accept=accept)
         assert response.status == 200
         content_type = response.headers["content-type"]
@@ -184,10 +185,10 @@ class TestFormat:
         )
         assert (completed.returncode, completed.stdout.decode()) == (0, "")
 
-    def test_the_page_lists_every_metric(self, start_endpoint):
+    def test_the_documentation_lists_every_metric(self, start_endpoint):
         endpoint = start_endpoint({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
-        scrape = wait_for_scrape(endpoint, lambda page: page.get("syncs_asked_total"))
+        scrape = wait_for_scrape(endpoint, lambda scrape: scrape.get("syncs_asked_total"))
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
             documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
         assert documented == {
@@ -196,15 +197,15 @@ class TestFormat:
         }
 
     def test_each_endpoint_has_its_own_registry(self):
-        counting, idle = (
+        used_metrics, other_metrics = (
             Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0)) for _ in range(2)
         )
-        counting.alerts_received.inc()
-        assert parse_metrics(counting).get("alerts_received_total") == 1
-        assert parse_metrics(idle).get("alerts_received_total") == 0
+        used_metrics.alerts_received.inc()
+        assert parse_metrics(used_metrics).get("alerts_received_total") == 1
+        assert parse_metrics(other_metrics).get("alerts_received_total") == 0
         assert b"poundcake" not in generate_latest(REGISTRY)
 
-    def test_actions_do_not_import_the_library(self):
+    def test_actions_do_not_import_prometheus_client(self):
         code = """if True:
             import glob, importlib, os, sys
             sys.path[:0] = [os.path.abspath(p) for p in ("actions", "lib")]
@@ -224,62 +225,70 @@ class TestRequests:
     def test_each_response_is_counted(self, start_endpoint):
         endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
         token = {"Authorization": "Bearer the-token-in-use"}
-        hook, health = "/api/v1/webhook", "/api/v1/health"
-        status = "/api/v1/status/"
+        webhook_path, health_path = "/api/v1/webhook", "/api/v1/health"
+        status_path = "/api/v1/status/"
         two_alerts = json.dumps(webhook(alert(), alert("B"))).encode()
 
-        def read_metrics():
+        def scrape_with_token():
             return Scrape(endpoint.get("/metrics", **token).body)
 
         for code, method, route, path, body, headers in (
-            (202, "POST", hook, hook, two_alerts, token),
-            (400, "POST", hook, hook, b"{", token),
-            (415, "POST", hook, hook, two_alerts, dict(token, Content_Type="text/plain")),
-            (411, "POST", hook, hook, None, token),
-            (401, "POST", hook, hook, two_alerts, {}),
+            (202, "POST", webhook_path, webhook_path, two_alerts, token),
+            (400, "POST", webhook_path, webhook_path, b"{", token),
+            (
+                415,
+                "POST",
+                webhook_path,
+                webhook_path,
+                two_alerts,
+                dict(token, Content_Type="text/plain"),
+            ),
+            (411, "POST", webhook_path, webhook_path, None, token),
+            (401, "POST", webhook_path, webhook_path, two_alerts, {}),
             (401, "GET", "/metrics", "/metrics", None, {}),
-            (405, "PUT", hook, hook, None, token),
-            (404, "GET", status + "{request_id}", status + UNKNOWN, None, token),
+            (405, "PUT", webhook_path, webhook_path, None, token),
+            (404, "GET", status_path + "{request_id}", status_path + UNKNOWN_ID, None, token),
             (404, "GET", "other", "/x", None, token),
-            (400, "POST", hook, hook, two_alerts, dict(token, Content_Length="x")),
+            (400, "POST", webhook_path, webhook_path, two_alerts, dict(token, Content_Length="x")),
             (400, "GET", "other", "x", None, token),
-            (200, "HEAD", health, health, None, token),
+            (200, "HEAD", health_path, health_path, None, token),
         ):
-            before = read_metrics()
+            before = scrape_with_token()
             assert endpoint.request(method, path, body, **headers).status == code
-            after = read_metrics()
+            after = scrape_with_token()
 
-            growth = functools.partial(difference, before, after)
+            increase = functools.partial(get_increase, before, after)
             labels = {"route": route, "method": method, "code": str(code)}
-            assert growth("http_requests_total", **labels) == 1, labels
-            scrapes = 1 if route == "/metrics" else 0
+            assert increase("http_requests_total", **labels) == 1, labels
+            metrics_requests = 1 if route == "/metrics" else 0
             # The duration of an invalid request is not measured.
-            is_timed = code != 400 or (headers is token and path == hook)
-            assert growth("http_request_duration_seconds_count", route=route) == is_timed + scrapes
-            assert growth("http_requests_total") == 2  # this request, and the scrape before it
-            assert growth("failed_authentications_total") == (code == 401)
-            assert growth("alerts_received_total") == (2 if code == 202 else 0)
+            is_timed = code != 400 or (headers is token and path == webhook_path)
+            timed_requests = increase("http_request_duration_seconds_count", route=route)
+            assert timed_requests == is_timed + metrics_requests
+            assert increase("http_requests_total") == 2  # this request, and the scrape before it
+            assert increase("failed_authentications_total") == (code == 401)
+            assert increase("alerts_received_total") == (2 if code == 202 else 0)
 
     def test_open_and_evicted_connections_are_counted(self, start_endpoint):
         endpoint = start_endpoint(max_connections=4)
-        before = scrape(endpoint).get("connections_evicted_total")
-        idle = [endpoint.client() for _ in range(3)]
-        wait_for_scrape(endpoint, lambda page: page.get("connections") == 4)
-        idle += [endpoint.client() for _ in range(2)]
-        page = wait_for_scrape(
-            endpoint, lambda page: page.get("connections_evicted_total") >= before + 2
+        evicted_before = scrape_endpoint(endpoint).get("connections_evicted_total")
+        idle_clients = [endpoint.client() for _ in range(3)]
+        wait_for_scrape(endpoint, lambda scrape: scrape.get("connections") == 4)
+        idle_clients += [endpoint.client() for _ in range(2)]
+        scrape = wait_for_scrape(
+            endpoint, lambda scrape: scrape.get("connections_evicted_total") >= evicted_before + 2
         )
-        assert page.get("connections") <= 4
-        for client in idle:
+        assert scrape.get("connections") <= 4
+        for client in idle_clients:
             client.socket.close()
-        wait_for_scrape(endpoint, lambda page: page.get("connections") == 1)
+        wait_for_scrape(endpoint, lambda scrape: scrape.get("connections") == 1)
 
     def test_response_times_are_measured_in_seconds(self, endpoint):
-        before = scrape(endpoint)
+        before = scrape_endpoint(endpoint)
         endpoint.accept(webhook())
-        after = scrape(endpoint)
+        after = scrape_endpoint(endpoint)
         name = "http_request_duration_seconds"
-        seconds = [page.get(name + "_sum", route="/api/v1/webhook") for page in (before, after)]
+        seconds = [scrape.get(name + "_sum", route="/api/v1/webhook") for scrape in (before, after)]
         assert 0 < seconds[1] - seconds[0] < 10
         bounds = {
             float(dict(labels)["le"])
@@ -289,7 +298,7 @@ class TestRequests:
         assert (min(bounds), max(bounds - {float("inf")})) == (0.001, 10)
 
     def test_no_label_contains_text_from_a_client(self, endpoint):
-        marker = f"hush{os.getpid()}"
+        marker = f"marker{os.getpid()}"
 
         def send_everywhere(marker):
             paths = ["/", "/{}", "/api/v1/{}", "/api/v1/status/{}", "/metrics/{}", "/%00{}"]
@@ -300,22 +309,22 @@ class TestRequests:
             endpoint.get('/api/v1/status/"%0A}}' + marker)
             endpoint.get("/api/v1/alerts/active?severity=" + marker)
             endpoint.get("/metrics?x=" + marker, Accept=marker, Authorization="Bearer " + marker)
-            emitted = scrape(endpoint).get("alerts_emitted_total")
+            emitted_before = scrape_endpoint(endpoint).get("alerts_emitted_total")
             hostile_alert = alert(marker, labels={marker: marker}, fingerprint=marker)
             endpoint.accept(webhook(hostile_alert, receiver=marker))
-            page = wait_for_scrape(
-                endpoint, lambda page: page.get("alerts_emitted_total") > emitted
+            scrape = wait_for_scrape(
+                endpoint, lambda scrape: scrape.get("alerts_emitted_total") > emitted_before
             )
-            return {key for key in page.samples if key[0].startswith("poundcake_http")}
+            return {key for key in scrape.samples if key[0].startswith("poundcake_http")}
 
         series = send_everywhere(marker)
         text = endpoint.get("/metrics").body.decode()
         assert marker not in text and marker.upper() not in text
-        page = Scrape(text.encode())
-        assert page.values("method") <= set(metrics.METHODS) | {"other"}
-        assert "other" in page.values("method")
-        assert page.values("code") <= CODES
-        assert page.values("route") <= {
+        scrape = Scrape(text.encode())
+        assert scrape.values("method") <= set(metrics.METHODS) | {"other"}
+        assert "other" in scrape.values("method")
+        assert scrape.values("code") <= CODES
+        assert scrape.values("route") <= {
             "/api/v1/webhook",
             "/api/v1/status/{request_id}",
             "/api/v1/executions/recent",
@@ -333,43 +342,45 @@ class TestRequests:
 class TestPipelineMetrics:
     def test_requests_and_alerts_are_counted_until_they_are_emitted(self, start_endpoint):
         endpoint = start_endpoint({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
-        first_scrape = scrape(endpoint)
-        for outcome in metrics.OUTCOMES:  # every outcome exists from the start
+        first_scrape = scrape_endpoint(endpoint)
+        for outcome in metrics.OUTCOMES:  # each outcome has a sample from the start
             assert ("poundcake_alerts_recorded_total", frozenset({("outcome", outcome)})) in (
                 first_scrape.samples
             )
         endpoint.accept(webhook(alert("A"), alert("B"), 5))
-        wait_for_scrape(endpoint, lambda page: page.get("alerts_emitted_total") == 2)
+        wait_for_scrape(endpoint, lambda scrape: scrape.get("alerts_emitted_total") == 2)
         endpoint.accept(webhook(alert("A"), alert("B", status="resolved", ends_at=later(60))))
-        page = wait_for_scrape(
+        scrape = wait_for_scrape(
             endpoint,
-            lambda page: page.get("alerts_emitted_total") == 3 and page.get("syncs_asked_total"),
+            lambda scrape: (
+                scrape.get("alerts_emitted_total") == 3 and scrape.get("syncs_asked_total")
+            ),
         )
-        outcomes = {o: page.get("alerts_recorded_total", outcome=o) for o in metrics.OUTCOMES}
+        outcomes = {o: scrape.get("alerts_recorded_total", outcome=o) for o in metrics.OUTCOMES}
         assert {o: n for o, n in outcomes.items() if n} == {
             "admitted": 2,
             "malformed": 1,
             "duplicate": 1,
             "resolved": 1,
         }
-        assert page.get("alerts_received_total") == 5
-        assert page.get("alerts_emitted_total", emission="first") == 3
-        assert page.get("requests_recorded_total") == 2
-        assert page.get("accept_to_record_seconds_count") == 2
-        assert 0 < page.get("accept_to_record_seconds_sum") < 60
-        assert page.get("journal_requests", state="recorded") == 2
-        assert page.get("announcement_misses_total") == 0
+        assert scrape.get("alerts_received_total") == 5
+        assert scrape.get("alerts_emitted_total", emission="first") == 3
+        assert scrape.get("requests_recorded_total") == 2
+        assert scrape.get("accept_to_record_seconds_count") == 2
+        assert 0 < scrape.get("accept_to_record_seconds_sum") < 60
+        assert scrape.get("journal_requests", state="recorded") == 2
+        assert scrape.get("announcement_misses_total") == 0
         endpoint.set_broker(up=False)  # no more triggers are published
-        page = wait_for_scrape(
+        scrape = wait_for_scrape(
             endpoint,
-            lambda page: page.get("publishes_total", result="ok") >= len(endpoint.published()),
+            lambda scrape: scrape.get("publishes_total", result="ok") >= len(endpoint.published()),
         )
         for trigger in ("announce", "webhook", "alert", "sync_due"):
             name = "poundcake." + trigger
             count = len([t for t, _, _ in endpoint.published() if t == name])
-            assert page.get("publishes_total", trigger=name, result="ok") == count > 0
-        syncs = page.get("publishes_total", trigger="poundcake.sync_due", result="ok")
-        assert page.get("syncs_asked_total") == syncs
+            assert scrape.get("publishes_total", trigger=name, result="ok") == count > 0
+        syncs = scrape.get("publishes_total", trigger="poundcake.sync_due", result="ok")
+        assert scrape.get("syncs_asked_total") == syncs
 
     def test_a_broker_outage_is_counted(self, start_endpoint):
         endpoint = start_endpoint({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
@@ -377,10 +388,10 @@ class TestPipelineMetrics:
         # Health is cached for a second; the other metrics are current.
         up = wait_for_scrape(
             endpoint,
-            lambda page: (
-                page.get("requests_recorded_total") == 1
-                and page.get("component_down") == 0
-                and page.get("journal_oldest_waiting_seconds") == 0
+            lambda scrape: (
+                scrape.get("requests_recorded_total") == 1
+                and scrape.get("component_down") == 0
+                and scrape.get("journal_oldest_waiting_seconds") == 0
             ),
         )
         since = up.get("component_since_timestamp_seconds", component="broker")
@@ -389,11 +400,11 @@ class TestPipelineMetrics:
         endpoint.accept(webhook())
         down = wait_for_scrape(
             endpoint,
-            lambda page: (
-                page.get("component_down", component="broker") == 1
-                and page.get("journal_oldest_waiting_seconds") > 0
-                and page.get("journal_requests", state="accepted") == 2
-                and page.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
+            lambda scrape: (
+                scrape.get("component_down", component="broker") == 1
+                and scrape.get("journal_oldest_waiting_seconds") > 0
+                and scrape.get("journal_requests", state="accepted") == 2
+                and scrape.get("publishes_total", trigger="poundcake.announce", result="failed") > 0
             ),
         )
         assert down.get("component_since_timestamp_seconds", component="broker") > since
@@ -405,11 +416,11 @@ class TestPipelineMetrics:
         endpoint.set_broker(up=True)
         wait_for_scrape(
             endpoint,
-            lambda page: (
-                page.get("requests_recorded_total") == 3
-                and page.get("component_down") == 0
-                and page.get("journal_backlog_requests") == 0
-                and page.get("journal_oldest_waiting_seconds") == 0
+            lambda scrape: (
+                scrape.get("requests_recorded_total") == 3
+                and scrape.get("component_down") == 0
+                and scrape.get("journal_backlog_requests") == 0
+                and scrape.get("journal_oldest_waiting_seconds") == 0
             ),
         )
 
@@ -421,22 +432,22 @@ class TestPipelineMetrics:
         journal = endpoint.endpoint.journal
         entries = journal.next_fresh_batch(25)
         journal.mark_missed([e.id for e in entries], 600, 1, is_stuck=True)
-        scrape = wait_for_scrape(endpoint, lambda page: page.get("journal_stuck_requests"))
+        scrape = wait_for_scrape(endpoint, lambda scrape: scrape.get("journal_stuck_requests"))
         assert scrape.get("journal_stuck_requests") == 25
         assert scrape.get("journal_backlog_requests") == 5
 
     def test_an_unavailable_journal_has_no_request_counts(self, start_endpoint, tmp_path):
-        (tmp_path / "in-the-way").write_text("")
-        state = str(tmp_path / "in-the-way" / "state")
+        (tmp_path / "blocking-file").write_text("")
+        state = str(tmp_path / "blocking-file" / "state")
         endpoint = start_endpoint(
             {"endpoint.supervisor.RETRY_SECONDS": 0.2}, journal=False, state_dir=state
         )
         scrape = wait_for_scrape(
-            endpoint, lambda page: page.get("component_down", component="journal")
+            endpoint, lambda scrape: scrape.get("component_down", component="journal")
         )
         assert not scrape.has("journal_requests")
-        (tmp_path / "in-the-way").unlink()
-        scrape = wait_for_scrape(endpoint, lambda page: page.has("journal_requests"))
+        (tmp_path / "blocking-file").unlink()
+        scrape = wait_for_scrape(endpoint, lambda scrape: scrape.has("journal_requests"))
         assert scrape.get("component_down", component="journal") == 0
 
     def test_missed_announcements_and_late_records_are_counted(self, pipeline):
@@ -452,7 +463,7 @@ class TestPipelineMetrics:
         assert values.get("requests_recorded_total") == 1
         assert values.get("accept_to_record_seconds_count") == 1
 
-    def test_an_alert_emitted_again_is_counted_as_such(self, pipeline):
+    def test_a_repeated_emission_is_counted_separately(self, pipeline):
         pipeline.start()
         request_id = pipeline.accept(alert())
         pipeline.wait_for_state(request_id, "recorded")
@@ -473,11 +484,11 @@ class TestPipelineMetrics:
 class TestMetrics:
     def test_an_outcome_of_another_release_is_counted_as_other(self):
         endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
-        endpoint_metrics.count_emission({"admitted": 2, "eaten": 3}, 2, is_repeat=False)
+        endpoint_metrics.count_emission({"admitted": 2, "future_outcome": 3}, 2, is_repeat=False)
         values = parse_metrics(endpoint_metrics)
         assert values.get("alerts_recorded_total", outcome="admitted") == 2
         assert values.get("alerts_recorded_total", outcome="other") == 3
-        assert "eaten" not in values.values("outcome")
+        assert "future_outcome" not in values.values("outcome")
 
     def test_a_clock_set_back_records_no_negative_duration(self):
         endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
@@ -507,7 +518,7 @@ class TestMetrics:
         for _ in range(1000):
             endpoint_metrics.render("")
             clock[0] += 0.1
-        assert len(computed_at) in (2, 3)  # in a hundred
+        assert len(computed_at) in (2, 3)  # in a hundred seconds
 
 
 DOWN = {"state": "down", "since": "2026-01-14T12:00:00Z"}

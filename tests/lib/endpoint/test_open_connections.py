@@ -1,4 +1,4 @@
-"""When too many connections are open, the one that is needed least is closed."""
+"""When too many connections are open, the least needed one is closed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FakeConnection:
 
 @pytest.fixture
 def full_connections():
-    """Return a limit of three connections, and the three that are open."""
+    """Return OpenConnections with a limit of three, and the three connections that are open."""
     connections = OpenConnections(3)
     return connections, [FakeConnection(connections) for _ in range(3)]
 
@@ -74,7 +74,7 @@ def test_a_closed_connection_starts_no_request(full_connections):
     assert len(connections) == 3
 
 
-def test_stopping_lets_requests_in_flight_finish_and_starts_no_others(full_connections):
+def test_stopping_completes_requests_in_flight_and_starts_no_others(full_connections):
     connections, open_connections = full_connections
     open_connections[0].slot.enter(Phase.BUSY)
     connections.stop()

@@ -1,4 +1,4 @@
-"""The endpoint's description is valid, and matches its routes, parameters and responses."""
+"""The endpoint's OpenAPI document is valid, and matches its routes, parameters and responses."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.lib.endpoints import InThreads
 from tests.lib.samples import NOON, alert, later, webhook
 from tests.waiting import wait_for
 
-OPENAPI = pathlib.Path(__file__).with_name("openapi-3.0.schema.yaml")
+OPENAPI_SCHEMA = pathlib.Path(__file__).with_name("openapi-3.0.schema.yaml")
 TOKEN = "Bearer the-token-in-use"
 PATHS = sorted(openapi.build_description([], False)["paths"])
 
 
 def resolve(document, part):
-    """Resolve a part of the document if it is a reference."""
+    """Return a part of the document, or the target of the part if it is a reference."""
     if "$ref" not in part:
         return part
     for name in part["$ref"].split("/")[1:]:
@@ -38,20 +38,20 @@ def resolve(document, part):
     return document
 
 
-def references(part):
+def iterate_references(part):
     """Yield every reference in a part of the document."""
     if isinstance(part, dict):
         if "$ref" in part:
             yield part["$ref"]
         for value in part.values():
-            yield from references(value)
+            yield from iterate_references(value)
     elif isinstance(part, list):
         for value in part:
-            yield from references(value)
+            yield from iterate_references(value)
 
 
 def translate(schema, document):
-    """Return an OpenAPI 3.0 schema as JSON Schema that allows only the named properties."""
+    """Return an OpenAPI 3.0 schema as JSON Schema that allows only the listed properties."""
     if isinstance(schema, list):
         return [translate(part, document) for part in schema]
     if not isinstance(schema, dict):
@@ -79,7 +79,7 @@ def document(endpoint):
 
 @pytest.fixture(scope="module")
 def complete_request_id(endpoint):
-    """Return the id of a request that has every field."""
+    """Return the id of a request whose views contain every field of the document."""
     request_id = endpoint.accept(
         webhook(alert("Worked"), {"labels": 5}, alert("Ran")), Authorization=TOKEN
     )
@@ -88,8 +88,8 @@ def complete_request_id(endpoint):
     status_view = endpoint.get(status, Authorization=TOKEN).json
     config = load(endpoint.config)
     engine = database.open_engine(config.tracking_url)
-    for row, times in zip(
-        (status_view["alerts"][0], status_view["alerts"][2]), ({}, {"end": later(9)})
+    for row, ended_at in zip(
+        (status_view["alerts"][0], status_view["alerts"][2]), (None, later(9))
     ):
         claims.link(engine, request_id, row["episode"], "p.work", "e-" + row["alert_name"])
         with engine.begin() as connection:
@@ -97,10 +97,10 @@ def complete_request_id(endpoint):
                 executions.update()
                 .where(executions.c.id == "e-" + row["alert_name"])
                 .values(
-                    status="succeeded" if times else "running",
+                    status="succeeded" if ended_at else "running",
                     start_timestamp=NOON,
-                    end_timestamp=times.get("end"),
-                    dry_run=True if times else None,
+                    end_timestamp=ended_at,
+                    dry_run=True if ended_at else None,
                 )
             )
     engine.dispose()
@@ -108,7 +108,7 @@ def complete_request_id(endpoint):
 
 
 def check_response(document, path, response, method="get"):
-    """Assert that the description contains this response for this path."""
+    """Assert that the document describes this response for this path."""
     responses = document["paths"][path][method]["responses"]
     described_response = resolve(document, responses[str(response.status)])
     media_type = response.headers["content-type"].split(";")[0]
@@ -119,9 +119,9 @@ def check_response(document, path, response, method="get"):
 
 class TestDocument:
     @pytest.mark.parametrize("methods", [[], ["bearer"], ["bearer", "basic", "client certificate"]])
-    def test_it_is_openapi_3_0(self, methods):
+    def test_the_document_is_valid_openapi_3_0(self, methods):
         document = openapi.build_description(methods, False)
-        schema = yaml.safe_load(OPENAPI.read_text())
+        schema = yaml.safe_load(OPENAPI_SCHEMA.read_text())
         jsonschema.Draft7Validator.check_schema(schema)
         jsonschema.Draft7Validator(schema).validate(document)
         assert document["info"]["version"] == poundcake.__version__
@@ -129,7 +129,7 @@ class TestDocument:
     def test_every_reference_resolves_and_every_component_is_used(self):
         document = openapi.build_description([], False)
         used_references = set()
-        for reference in references(document):
+        for reference in iterate_references(document):
             resolve(document, {"$ref": reference})
             used_references.add(reference)
         defined_components = {
@@ -150,8 +150,8 @@ class TestDocument:
 
     def test_every_operation_has_a_unique_id(self):
         paths = openapi.build_description([], False)["paths"].values()
-        names = [operation["operationId"] for path in paths for operation in path.values()]
-        assert len(set(names)) == len(names) and "status" in names
+        ids = [operation["operationId"] for path in paths for operation in path.values()]
+        assert len(set(ids)) == len(ids) and "status" in ids
 
     @pytest.mark.parametrize(
         "methods, expected",
@@ -178,8 +178,8 @@ class TestDocument:
             if operation["operationId"] != "health_live"
         )
         assert description["security"] == [{"bearer": []}]
-        hook = description["paths"]["/api/v1/webhook"]["post"]
-        assert hook["security"] == [{"bearer": []}, {"hmac": []}]
+        operation = description["paths"]["/api/v1/webhook"]["post"]
+        assert operation["security"] == [{"bearer": []}, {"hmac": []}]
 
     def test_the_enums_match_the_code(self, document):
         components = document["components"]
@@ -188,8 +188,10 @@ class TestDocument:
         assert sorted(schemas["Outcome"]["enum"]) == sorted(outcomes)
         assert sorted(parameters["outcome"]["schema"]["enum"]) == sorted(["", *outcomes])
         assert parameters["execution_status"]["schema"]["enum"] == ["", *STATUSES]
-        last = schemas["RefusedWebhooks"]["properties"]["last"]
-        assert last["properties"]["reason"]["enum"] == [reason.value for reason in RefusalReason]
+        last_refusal = schemas["RefusedWebhooks"]["properties"]["last"]
+        assert last_refusal["properties"]["reason"]["enum"] == [
+            reason.value for reason in RefusalReason
+        ]
 
     def test_the_limit_of_alerts_matches_the_code(self, document, endpoint):
         maximum = document["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
@@ -207,17 +209,19 @@ class TestDocument:
 
 
 class TestRoutes:
-    def test_the_routes_are_those_of_the_application(self, document):
-        class Service:
+    def test_the_routes_match_the_application(self, document):
+        class FakeService:
             metrics = Metrics(dict, tuple)
 
-        routes = Receiver(load({}), Service(), logging.getLogger("openapi")).routes
+        routes = Receiver(load({}), FakeService(), logging.getLogger("openapi")).routes
         assert sorted((route.method.lower(), route.template) for route in routes) == sorted(
-            (verb, path) for path, operations in document["paths"].items() for verb in operations
+            (method, path)
+            for path, operations in document["paths"].items()
+            for method in operations
         )
 
     @pytest.mark.parametrize("path", PATHS)
-    def test_the_parameters_are_those_of_the_application(self, document, endpoint, path):
+    def test_the_parameters_match_the_application(self, document, endpoint, path):
         operation = document["paths"][path].get("get")
         if operation is None or "400" not in operation["responses"]:
             return
@@ -256,7 +260,7 @@ class TestRoutes:
             ("2026-01-14", False),
         ],
     )
-    def test_the_pattern_matches_exactly_the_times_that_are_accepted(
+    def test_the_pattern_matches_exactly_the_accepted_times(
         self, document, endpoint, time, is_valid
     ):
         pattern = document["components"]["parameters"]["since"]["schema"]["pattern"]

@@ -1,4 +1,4 @@
-"""The steps of the pipeline work together, in their thread and with wrong clocks."""
+"""The steps of the pipeline work together, in one thread and despite wrong clocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TestThread:
 
 class TestBroker:
     def test_the_broker_is_checked_at_the_start_without_a_request(self, rig):
-        """The state was once unknown until the first request."""
+        """The state used to be unknown until the first request."""
         rig.advance()
         assert rig.components.broker.state == State.OK
         assert rig.bus.published == []
@@ -77,7 +77,7 @@ class TestDatabase:
 
 
 class TestWallClock:
-    """A wall clock that changes by hours delays no request, and makes none due too early."""
+    """If the wall clock changes by hours, no request is processed too late or too early."""
 
     @pytest.mark.parametrize("hours", HOURS)
     def test_requests_are_still_announced_emitted_and_synced(self, rig, wall_clock, hours):
@@ -100,7 +100,7 @@ class TestWallClock:
         assert {rig.state(first_id), rig.state(second_id)} == {"done"}
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_an_unrecorded_batch_is_counted_as_missed_in_time(self, rig, wall_clock, hours):
+    def test_an_unrecorded_batch_is_counted_as_missed_on_time(self, rig, wall_clock, hours):
         rig.bus.records = False
         rig.accept(alert())
         rig.advance()
@@ -118,19 +118,21 @@ class TestWallClock:
         rig.accept(alert("A", fingerprint="a"))
         rig.advance()
         rig.set_explanation("retry")
-        for _ in range(6):  # 60, 120, ... s: the next wait is half an hour
+        for _ in range(6):  # the waits are 60, 120, ... s, and the next one is half an hour
             rig.advance(3600)
-        emitted = len(rig.bus.payloads(ALERT))
+        emitted_count = len(rig.bus.payloads(ALERT))
         wall_clock.offset = hours * 3600
         rig.reopen().advance()
         rig.advance(600)
-        assert len(rig.bus.payloads(ALERT)) == emitted
+        assert len(rig.bus.payloads(ALERT)) == emitted_count
         for _ in range(6):
             rig.advance(600)
-        assert len(rig.bus.payloads(ALERT)) == emitted + 1
+        assert len(rig.bus.payloads(ALERT)) == emitted_count + 1
 
     @pytest.mark.parametrize("hours", HOURS)
-    def test_requests_announced_before_a_restart_are_missed_on_time(self, rig, wall_clock, hours):
+    def test_requests_announced_before_a_restart_are_announced_again_on_time(
+        self, rig, wall_clock, hours
+    ):
         rig.bus.records = False
         rig.accept(alert())
         rig.advance()

@@ -1,4 +1,4 @@
-"""A changed configuration is applied to a running endpoint completely or not at all."""
+"""A running endpoint applies a changed configuration completely or not at all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bearer(token):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path):
-    """Return a function that starts an endpoint that polls for changes often."""
+    """Return a function that starts an endpoint with a short polling interval."""
     endpoints = []
 
     def factory(token="", **config):
@@ -49,15 +49,15 @@ def read_log(caplog, tmp_path):
     """Return a function that reads the log of the endpoints."""
     caplog.set_level("INFO")
 
-    def text():
+    def read():
         file = tmp_path / "log"
         return file.read_text(errors="replace") if file.exists() else caplog.text
 
-    return text
+    return read
 
 
 def test_the_configuration_is_polled_as_often_as_documented():
-    assert config_watcher.POLL_SECONDS <= 25  # docs/CONFIGURATION.md promises 30
+    assert config_watcher.POLL_SECONDS <= 25  # docs/CONFIGURATION.md promises 30 s
 
 
 class TestChanges:
@@ -81,20 +81,20 @@ class TestChanges:
         endpoint = start_endpoint(
             "the-first-long-token",
             auth_tokens=[f"file:{token_file}"],
-            basic_auth="user:a-long-password-of-ours",
+            basic_auth="user:a-long-password-01",
         )
         with endpoint.client() as client:
 
-            def status_with(token):
+            def get_status_with(token):
                 client.send(message("GET", "/api/v1/health", **bearer(token)))
                 return client.read().status
 
-            assert status_with("the-first-long-token") == 200
-            # Only the file changes, not the registered configuration.
+            assert get_status_with("the-first-long-token") == 200
+            # The registered configuration does not change, only the file does.
             token_file.write_text("the-second-long-token")
             endpoint.wait_for_status(200, **bearer("the-second-long-token"))
-            assert status_with("the-first-long-token") == 401
-            assert status_with("the-second-long-token") == 200
+            assert get_status_with("the-first-long-token") == 401
+            assert get_status_with("the-second-long-token") == 200
 
     def test_a_changed_database_url_is_used(self, start_endpoint, tmp_path):
         url_file = tmp_path / "database_url"
@@ -103,7 +103,7 @@ class TestChanges:
         first_id = endpoint.accept(webhook(alert()))
         status = "/api/v1/status/" + first_id
         wait_for(lambda: endpoint.get(status).json["alerts"])
-        # A request still in flight would be announced to the new database only after 30 s.
+        # If the request were still in flight, it would be announced again only after 30 s.
         wait_for(
             lambda: not endpoint.get("/api/v1/health").json["components"]["journal"]["waiting"]
         )
@@ -150,12 +150,12 @@ class TestAddress:
         """The endpoint cannot listen on 127.0.0.1 and 0.0.0.0 at the same time."""
         endpoint = start_endpoint()
         endpoint.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
-        wait_for(lambda: status_of(endpoint) == 401)
+        wait_for(lambda: get_health_status(endpoint) == 401)
         assert (
             endpoint.configuration(**bearer("the-only-long-token"))["in_force"]["host"] == "0.0.0.0"
         )
         endpoint.register(host="127.0.0.1", auth_tokens=None)
-        wait_for(lambda: status_of(endpoint) == 200)
+        wait_for(lambda: get_health_status(endpoint) == 200)
         assert endpoint.configuration()["in_force"]["host"] == "127.0.0.1"
 
     def test_the_old_address_is_restored_if_the_new_one_fails(self, start_endpoint, read_log):
@@ -165,61 +165,63 @@ class TestAddress:
             listener.listen(1)
             endpoint.register(host="0.0.0.0", auth_tokens=["the-only-long-token"])
             wait_for(lambda: "cannot listen on 0.0.0.0" in read_log())
-            wait_for(lambda: status_of(endpoint) == 200)
+            wait_for(lambda: get_health_status(endpoint) == 200)
             assert endpoint.configuration()["in_force"]["host"] == "127.0.0.1"
 
     def test_tls_is_turned_on_and_off_without_refusing_a_connection(self, start_endpoint, tmp_path):
         endpoint = start_endpoint()
         authority = Authority(tmp_path)
         certificate, key = authority.issue("endpoint")
-        errors, stop = [], threading.Event()
+        errors, stopping = [], threading.Event()
 
-        def connect():
-            while not stop.is_set():
+        def connect_repeatedly():
+            while not stopping.is_set():
                 try:
                     endpoint.client().socket.close()
                 except ConnectionRefusedError as error:
                     errors.append(error)
 
-        thread = threading.Thread(target=connect)
+        thread = threading.Thread(target=connect_repeatedly)
         thread.start()
         try:
             idle_client = endpoint.client()
             endpoint.register(tls_certificate=certificate, tls_key=key)
             tls_endpoint = TlsEndpoint(endpoint, authority.certificate)
-            wait_for(lambda: is_successful(tls_endpoint))
+            wait_for(lambda: responds_with_200(tls_endpoint))
             assert tls_endpoint.get("/api/v1/health").json()["address"].startswith("https://")
             assert idle_client.closed()
             idle_client.socket.close()
             endpoint.register(tls_certificate=None, tls_key=None).wait_for_status(200)
         finally:
-            stop.set()
+            stopping.set()
             thread.join()
         assert errors == []
 
-    def test_a_changed_client_ca_ends_connections_of_the_old_one(self, start_endpoint, tmp_path):
+    def test_removing_the_client_ca_closes_the_connections_that_used_it(
+        self, start_endpoint, tmp_path
+    ):
         authority = Authority(tmp_path)
         certificate, key = authority.issue("endpoint")
         (tmp_path / "clients").mkdir()
-        clients = Authority(tmp_path / "clients", "client-ca")
+        client_ca = Authority(tmp_path / "clients", "client-ca")
         endpoint = ENDPOINT_CLASSES["threads"](
             tmp_path,
             SHORT_INTERVALS,
             tls_certificate=certificate,
             tls_key=key,
-            tls_client_ca=str(clients.certificate),
+            tls_client_ca=str(client_ca.certificate),
         ).start()
         try:
             tls_endpoint = TlsEndpoint(endpoint, authority.certificate)
-            wait_for(lambda: is_successful(tls_endpoint))
+            wait_for(lambda: responds_with_200(tls_endpoint))
             context = ssl.create_default_context(cafile=tls_endpoint.ca)
-            context.load_cert_chain(*clients.issue("am"))
+            context.load_cert_chain(*client_ca.issue("am"))
             with tls_endpoint.connect(context) as connection:
                 connection.sendall(message("GET", "/api/v1/health"))
                 assert connection.recv(100).startswith(b"HTTP/1.1 200")
                 endpoint.register(tls_client_ca=None, auth_tokens=["the-only-long-token"])
                 wait_for(
-                    lambda: is_successful(
+                    lambda: responds_with_200(
                         tls_endpoint, "/api/v1/health", headers=bearer("the-only-long-token")
                     )
                 )
@@ -233,8 +235,8 @@ class TestAddress:
             endpoint.stop()
 
 
-def status_of(endpoint):
-    """Return the status of health without credentials, or None if the endpoint does not listen."""
+def get_health_status(endpoint):
+    """Return the HTTP status of health without credentials, or None without a response."""
     try:
         response = endpoint.get("/api/v1/health")
     except OSError:
@@ -242,7 +244,7 @@ def status_of(endpoint):
     return response and response.status  # a connection that was closed while idle has no response
 
 
-def is_successful(tls_endpoint, path=LIVE, **options):
+def responds_with_200(tls_endpoint, path=LIVE, **options):
     try:
         return tls_endpoint.get(path, **options).status_code == 200
     except OSError:
@@ -250,16 +252,16 @@ def is_successful(tls_endpoint, path=LIVE, **options):
 
 
 class TestUnusableConfigurations:
-    """The previous configuration stays in force; the problem is logged once and shown by health."""
+    """The previous configuration stays in use; the problem is logged once and shown by health."""
 
-    def assert_kept(self, endpoint, read_log, problem, **headers):
+    def assert_previous_is_kept(self, endpoint, read_log, problem, **headers):
         """Assert that a problem is shown and logged once, and that the endpoint still works."""
         wait_for(lambda: problem in endpoint.configuration(**headers)["problem"])
         health = endpoint.get("/api/v1/health", **headers).json
         assert health["status"] == "degraded"
         assert health["configuration"]["problem"].startswith("keeping the previous configuration: ")
         assert endpoint.post(webhook(), **headers).status == 202
-        # Recording a request may log the same reason without this prefix.
+        # The log may contain the same reason without this prefix, from recording a request.
         pattern = f"keeping the previous configuration: .*{re.escape(problem)}"
         assert len(re.findall(pattern, read_log())) == 1
 
@@ -288,21 +290,21 @@ class TestUnusableConfigurations:
     def test_a_broken_configuration_is_not_applied(self, start_endpoint, read_log, config, problem):
         endpoint = start_endpoint()
         endpoint.register(dry_run=False, allowed_hosts=["*"], **config)
-        self.assert_kept(endpoint, read_log, problem)
-        in_force = endpoint.configuration()["in_force"]
-        assert in_force["dry_run"] is True  # no part of the change is applied
+        self.assert_previous_is_kept(endpoint, read_log, problem)
+        current = endpoint.configuration()["in_force"]
+        assert current["dry_run"] is True  # no part of the change is applied
         endpoint.register(**{**dict.fromkeys(config), "port": endpoint.port})
         wait_for(lambda: endpoint.configuration()["in_force"]["dry_run"] is False)
         self.wait_until_restored(endpoint)
 
-    def test_a_port_in_use_is_tried_until_it_is_free(self, start_endpoint, read_log):
+    def test_a_port_in_use_is_retried_until_it_is_free(self, start_endpoint, read_log):
         endpoint = start_endpoint()
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1)
             port = listener.getsockname()[1]
             endpoint.register(port=port)
-            self.assert_kept(
+            self.assert_previous_is_kept(
                 endpoint, read_log, f"cannot listen on 127.0.0.1:{port}: Address already in use"
             )
         endpoint.port = port
@@ -318,7 +320,9 @@ class TestUnusableConfigurations:
             "the-only-long-token", auth_tokens=[f"file:{token_file}", "another-long-token"]
         )
         os.rename(str(token_file), str(token_file) + ".away")
-        self.assert_kept(endpoint, read_log, "cannot read", **bearer("the-only-long-token"))
+        self.assert_previous_is_kept(
+            endpoint, read_log, "cannot read", **bearer("the-only-long-token")
+        )
         token_file.write_text("a-new-and-long-token")
         endpoint.wait_for_status(200, **bearer("a-new-and-long-token"))
         self.wait_until_restored(endpoint, **bearer("a-new-and-long-token"))
@@ -330,7 +334,9 @@ class TestUnusableConfigurations:
         path = endpoint.published_path + ".config"
         with open(path, "w") as file:
             file.write("not json")
-        self.assert_kept(endpoint, read_log, "the registered configuration cannot be read: ")
+        self.assert_previous_is_kept(
+            endpoint, read_log, "the registered configuration cannot be read: "
+        )
         endpoint.register()
         self.wait_until_restored(endpoint)
 
@@ -340,7 +346,7 @@ class TestUnusableConfigurations:
         endpoint = start_endpoint()
         endpoint.register(tls_certificate=certificate, tls_key=key)
         tls_endpoint = TlsEndpoint(endpoint, authority.certificate)
-        wait_for(lambda: is_successful(tls_endpoint))
+        wait_for(lambda: responds_with_200(tls_endpoint))
         with open(key, "w") as file:
             file.write("no key")
         wait_for(lambda: tls_endpoint.get("/api/v1/health").json()["status"] == "degraded")

@@ -1,4 +1,4 @@
-"""A refused webhook is counted, logged and shown, because Alertmanager does not retry it."""
+"""Refused webhooks are counted, logged and shown, because Alertmanager does not retry them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES, message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
-HOOK = "/api/v1/webhook"
+WEBHOOK = "/api/v1/webhook"
 TOKEN = {"Authorization": "Bearer the-token-in-use"}
 UNCACHED_HEALTH = {
     "endpoint.metrics._HEALTH_REUSE_SECONDS": 0,
@@ -19,7 +19,7 @@ UNCACHED_HEALTH = {
 
 @pytest.fixture(scope="module", params=RUNTIMES)
 def endpoint(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("refusing-" + request.param)
+    folder = tmp_path_factory.mktemp("refusals-" + request.param)
     config = {"auth_tokens": ["the-token-in-use"], "max_body_bytes": 2000}
     new_endpoint = (
         ENDPOINT_CLASSES[request.param](folder, UNCACHED_HEALTH, **config).start().ready()
@@ -28,52 +28,54 @@ def endpoint(request, tmp_path_factory):
     new_endpoint.stop()
 
 
-def refused_total(endpoint, reason):
+def count_refused(endpoint, reason):
     text = endpoint.get("/metrics", **TOKEN).body.decode()
     name = f'poundcake_refused_webhooks_total{{reason="{reason}"}} '
     (line,) = [line for line in text.splitlines() if line.startswith(name)]
     return float(line.rpartition(" ")[2])
 
 
-def refused_in_health(endpoint):
+def get_refused_in_health(endpoint):
     return endpoint.get("/api/v1/health", **TOKEN).json["refused"]
 
 
 @pytest.mark.parametrize(
     "reason, status, data",
     [
-        ("unauthenticated", 401, message("POST", HOOK, b"{}")),
-        ("invalid_payload", 400, message("POST", HOOK, b"{", **TOKEN)),
-        ("too_large", 413, message("POST", HOOK, b"x" * 2001, **TOKEN)),
-        ("media_type", 415, message("POST", HOOK, b"{}", Content_Type=None, **TOKEN)),
-        ("no_length", 411, message("POST", HOOK, **TOKEN)),
-        ("no_length", 411, message("POST", HOOK, Transfer_Encoding="chunked", **TOKEN)),
+        ("unauthenticated", 401, message("POST", WEBHOOK, b"{}")),
+        ("invalid_payload", 400, message("POST", WEBHOOK, b"{", **TOKEN)),
+        ("too_large", 413, message("POST", WEBHOOK, b"x" * 2001, **TOKEN)),
+        ("media_type", 415, message("POST", WEBHOOK, b"{}", Content_Type=None, **TOKEN)),
+        ("no_length", 411, message("POST", WEBHOOK, **TOKEN)),
+        ("no_length", 411, message("POST", WEBHOOK, Transfer_Encoding="chunked", **TOKEN)),
         ("wrong_path", 404, message("POST", "/webhook", b"{}", **TOKEN)),
-        ("wrong_path", 404, message("POST", HOOK + "/", b"{}", **TOKEN)),
+        ("wrong_path", 404, message("POST", WEBHOOK + "/", b"{}", **TOKEN)),
         ("wrong_path", 405, message("POST", "/api/v1/health", b"{}", **TOKEN)),
-        ("wrong_method", 405, message("GET", HOOK, **TOKEN)),
-        ("invalid_http", 400, message("POST", HOOK, b"{}", Content_Length="x", **TOKEN)),
-        ("invalid_http", 431, message("POST", HOOK, b"{}", X="x" * 70000, **TOKEN)),
+        ("wrong_method", 405, message("GET", WEBHOOK, **TOKEN)),
+        ("invalid_http", 400, message("POST", WEBHOOK, b"{}", Content_Length="x", **TOKEN)),
+        ("invalid_http", 431, message("POST", WEBHOOK, b"{}", X="x" * 70000, **TOKEN)),
     ],
 )
 def test_each_refusal_is_counted_with_its_reason(endpoint, reason, status, data):
-    total_before, count_before = (
-        refused_total(endpoint, reason),
-        refused_in_health(endpoint)["count"],
-    )
+    total_before = count_refused(endpoint, reason)
+    count_before = get_refused_in_health(endpoint)["count"]
     assert exchange(endpoint, data).startswith(b"HTTP/1.1 %d " % status)
-    assert refused_total(endpoint, reason) == total_before + 1
-    refusals = refused_in_health(endpoint)
+    assert count_refused(endpoint, reason) == total_before + 1
+    refusals = get_refused_in_health(endpoint)
     assert refusals["count"] == count_before + 1
-    last = refusals["last"]
-    assert (last["reason"], last["status"], last["sender"]) == (reason, status, "127.0.0.1")
-    assert last["detail"] and last["refused_at"].endswith("Z")
+    last_refusal = refusals["last"]
+    assert (last_refusal["reason"], last_refusal["status"], last_refusal["sender"]) == (
+        reason,
+        status,
+        "127.0.0.1",
+    )
+    assert last_refusal["detail"] and last_refusal["refused_at"].endswith("Z")
 
 
 def test_a_webhook_from_another_site_is_refused_as_cross_site(start_endpoint):
     endpoint = start_endpoint()
     assert endpoint.post(webhook(), Origin="http://evil.example").status == 403
-    assert refused_in_health(endpoint)["last"]["reason"] == "cross_site"
+    assert get_refused_in_health(endpoint)["last"]["reason"] == "cross_site"
 
 
 def test_a_wrong_path_is_the_reason_even_if_the_scope_forbids_it(start_endpoint):
@@ -83,12 +85,12 @@ def test_a_wrong_path_is_the_reason_even_if_the_scope_forbids_it(start_endpoint)
         "POST", "/alerts", b"{}", Authorization="Bearer the-token-to-post-with"
     )
     assert response.status == 403
-    last = refused_in_health(endpoint)["last"]
-    assert (last["reason"], last["status"]) == ("wrong_path", 403)
+    last_refusal = get_refused_in_health(endpoint)["last"]
+    assert (last_refusal["reason"], last_refusal["status"]) == ("wrong_path", 403)
 
 
 def test_a_storm_is_accepted_by_default(start_endpoint):
-    """A notification of 2,500 alerts was once refused for its size, and never sent again."""
+    """A notification of 2,500 alerts used to be refused for its size, and was never sent again."""
     storm = webhook(
         *[
             alert(f"HostDown{n}", fingerprint=f"f{n}", annotations={"summary": "x" * 200})
@@ -98,7 +100,7 @@ def test_a_storm_is_accepted_by_default(start_endpoint):
     endpoint = start_endpoint()
     response = endpoint.post(storm)
     assert (response.status, response.json["alerts_received"]) == (202, 2500)
-    assert refused_in_health(endpoint) == {"count": 0, "last": None}
+    assert get_refused_in_health(endpoint) == {"count": 0, "last": None}
 
 
 def test_other_refusals_are_not_counted(start_endpoint):
@@ -107,18 +109,18 @@ def test_other_refusals_are_not_counted(start_endpoint):
     assert endpoint.request("OPTIONS", "/webhook").status == 404
     assert endpoint.get("/api/v1/alerts/active?x=1").status == 400
     assert endpoint.post(webhook()).status == 202
-    assert refused_in_health(endpoint) == {"count": 0, "last": None}
+    assert get_refused_in_health(endpoint) == {"count": 0, "last": None}
 
 
 def test_a_full_backlog_is_not_a_refusal(start_endpoint):
-    """Alertmanager retries the webhook."""
+    """The response is a 503, so Alertmanager retries the webhook."""
     endpoint = start_endpoint(backlog_limit=1)
     endpoint.set_broker(up=False)
     wait_for(lambda: endpoint.post(webhook()).status == 503)
-    assert refused_in_health(endpoint)["count"] == 0
+    assert get_refused_in_health(endpoint)["count"] == 0
 
 
-def test_the_log_names_client_and_reason_once_a_minute(tmp_path, caplog):
+def test_the_log_shows_the_client_and_the_reason_once_a_minute(tmp_path, caplog):
     endpoint = ENDPOINT_CLASSES["threads"](tmp_path, max_body_bytes=2000).start().ready()
     try:
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""The times of retries and the sizes of their batches, decided by pure functions."""
+"""Pure functions decide when requests are retried, and how large their batches are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ MANY_ATTEMPTS = 100_000
 
 
 @pytest.mark.parametrize(
-    "times, wait", [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (MANY_ATTEMPTS, 3600)]
+    "times, expected_wait",
+    [(0, 60), (1, 120), (5, 1920), (6, 3600), (7, 3600), (MANY_ATTEMPTS, 3600)],
 )
-def test_waits_double_up_to_the_maximum(times, wait):
-    assert retry.doubled((60.0, 3600.0), times) == wait
+def test_waits_double_up_to_the_maximum(times, expected_wait):
+    assert retry.doubled((60.0, 3600.0), times) == expected_wait
 
 
 def test_jitter_only_shortens_waits():
@@ -26,7 +27,7 @@ def test_jitter_only_shortens_waits():
 @pytest.mark.parametrize(
     "size, attempts, others_recorded, plan",
     [
-        # A first miss keeps the batch; each later one halves it and doubles the wait.
+        # The first miss keeps the size; each later miss halves the batch and doubles the wait.
         (8, 0, False, RetryPlan(30, 8, False)),
         (8, 1, False, RetryPlan(60, 4, False)),
         (4, 2, False, RetryPlan(120, 2, False)),
@@ -34,7 +35,7 @@ def test_jitter_only_shortens_waits():
         (1, 4, False, RetryPlan(480, 1, False)),
         (1, 5, False, RetryPlan(600, 1, False)),
         (1, MANY_ATTEMPTS, False, RetryPlan(600, 1, False)),
-        # Other recorded requests show that the batch is at fault. A single request is then stuck.
+        # If other requests were recorded, the batch is at fault, and a single request is stuck.
         (8, 3, True, RetryPlan(240, 4, False)),
         (1, 0, True, RetryPlan(30, 1, False)),
         (1, 1, True, RetryPlan(600, 1, True)),
@@ -50,7 +51,7 @@ def test_a_batch_that_was_not_recorded_is_retried_in_smaller_batches(
 @pytest.mark.parametrize(
     "attempts, others_recorded, plan",
     [
-        (0, False, RetryPlan(1, 0, False)),  # the broker may have been at fault
+        (0, False, RetryPlan(1, 0, False)),  # the broker may have been down
         (0, True, RetryPlan(1, 0, False)),
         (1, False, RetryPlan(2, 1, False)),
         (9, False, RetryPlan(60, 1, False)),
@@ -85,14 +86,14 @@ def test_a_refusal_resets_the_batch_size_which_then_doubles():
 @pytest.mark.parametrize(
     "previous, synced_at, database_age, elapsed, age",
     [
-        # The first poll relies on the clocks, by which at most one wait has passed.
+        # The first observation has only the age by the database's clock.
         (None, None, 0, 0, float("inf")),
         (None, NOON, 40, 0, 40),
         (None, NOON, -7200, 0, 0),
-        # Unchanged: the time that passed here counts.
+        # The same sync as before: its age grows with the monotonic clock.
         (ObservedSync(NOON, 10), NOON, -7200, 5, 15),
         (ObservedSync(NOON, 10), NOON, 7200, 5, 15),
-        # Changed: sync has ended since the last poll, regardless of the clocks.
+        # Another sync: it ended after the last observation, so its age is at most `elapsed`.
         (ObservedSync(NOON, 10), later(5), 3, 5, 3),
         (ObservedSync(NOON, 10), later(5), -7200, 5, 0),
         (ObservedSync(NOON, 10), later(5), 7200, 5, 5),

@@ -1,4 +1,4 @@
-"""The endpoint reports unavailable dependencies, and continues once they are available."""
+"""The endpoint reports unavailable dependencies, and continues when they become available."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
 SHORT_RETRIES = {"endpoint.supervisor.RETRY_SECONDS": 0.2}
-PAGE = 4096
+PAGE_BYTES = 4096
 
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path):
-    """Return a function that starts an endpoint with short retry waits, without waiting for it."""
+    """Return a function that starts an endpoint that retries often, without waiting for it."""
     endpoints = []
 
     def factory(**config):
@@ -59,7 +59,7 @@ def start_endpoint(request, tmp_path):
 
 @pytest.fixture
 def start_in_threads(tmp_path):
-    """Return the same function for endpoints in this process, on plain threads."""
+    """Return a function like that of start_endpoint, which starts endpoints in this process."""
     endpoints = []
 
     def factory(**config):
@@ -75,26 +75,26 @@ def start_in_threads(tmp_path):
 def read_log(caplog, tmp_path):
     """Return a function that reads the log of the endpoints."""
 
-    def text():
+    def read():
         file = tmp_path / "log"  # of an endpoint in a separate process
         return file.read_text(errors="replace") if file.exists() else caplog.text
 
-    return text
+    return read
 
 
 @pytest.fixture
 def wait_for_retry(read_log):
-    """Return a function that waits until the log announces a retry, and half a second more."""
+    """Return a function that waits until the log announces retries, and then for a few of them."""
 
     def wait():
         wait_for(lambda: "retrying until it works" in read_log())
-        time.sleep(0.5)
+        time.sleep(0.5)  # longer than RETRY_SECONDS
 
     return wait
 
 
 def query(path, statement):
-    """Return all rows of a statement, on a separate connection."""
+    """Run a statement on a separate connection, and return its rows."""
     connection = sqlite3.connect(str(path), timeout=20, isolation_level=None)
     try:
         return connection.execute(statement).fetchall()
@@ -102,7 +102,7 @@ def query(path, statement):
         connection.close()
 
 
-def component(endpoint, name):
+def get_component(endpoint, name):
     return endpoint.get("/api/v1/health").json["components"][name]
 
 
@@ -125,27 +125,27 @@ class TestRecovery:
     def test_the_endpoint_works_once_its_state_directory_can_be_created(
         self, start_endpoint, tmp_path
     ):
-        """A file has the name of the parent folder, so even root cannot create the directory."""
-        (tmp_path / "in-the-way").write_text("")
-        state = tmp_path / "in-the-way" / "state"
+        """Even root cannot create it while a file has the name of its parent folder."""
+        (tmp_path / "blocking-file").write_text("")
+        state = tmp_path / "blocking-file" / "state"
         endpoint = start_endpoint(state_dir=str(state)).ready(journal=False)
         response = endpoint.post(webhook(alert()))
         assert response.status == 503
-        assert "in-the-way" in response.json["detail"]
+        assert "blocking-file" in response.json["detail"]
         assert response.headers["content-type"] == "application/problem+json"
         health = endpoint.get("/api/v1/health")
         assert (health.status, health.json["status"]) == (503, "unavailable")
         assert health.json["components"]["journal"]["state"] == "down"
-        assert "in-the-way" in health.json["components"]["journal"]["detail"]
+        assert "blocking-file" in health.json["components"]["journal"]["detail"]
         assert endpoint.get("/api/v1/health/live").status == 200
         assert endpoint.get("/api/v1/executions/recent").status == 503
-        # The unavailable journal may contain this request, so the status is not 404.
+        # Not 404, because the unavailable journal may contain this request.
         assert endpoint.get("/api/v1/status/x").status == 503
-        (tmp_path / "in-the-way").unlink()
+        (tmp_path / "blocking-file").unlink()
         endpoint.ready()
         assert endpoint.post(webhook(alert())).status == 202
 
-    def test_an_endpoint_waits_until_its_state_directory_is_not_in_use(self, start_in_threads):
+    def test_an_endpoint_waits_while_its_state_directory_is_in_use(self, start_in_threads):
         first_endpoint = start_in_threads().ready()
         second_endpoint = start_in_threads(port=services.free_port()).ready(journal=False)
         wait_for_refusal(second_endpoint, "another endpoint")
@@ -160,7 +160,7 @@ class TestRecovery:
         query(path, "PRAGMA user_version = 99")
         endpoint.start().ready(journal=False)
         wait_for_refusal(endpoint, "another release")
-        assert "another release" in component(endpoint, "journal")["detail"]
+        assert "another release" in get_component(endpoint, "journal")["detail"]
         assert query(path, "SELECT request_id FROM requests") == [(request_id,)]
         query(path, f"PRAGMA user_version = {VERSION}")
         endpoint.ready()
@@ -260,9 +260,9 @@ class TestRecovery:
 
 
 def test_the_state_of_the_broker_is_known_before_the_first_request(start_endpoint):
-    """The state was once unknown after every start, until the first request."""
+    """After a start, the state used to be unknown until the first request."""
     endpoint = start_endpoint().ready()
-    wait_for(lambda: component(endpoint, "broker")["state"] == "ok")
+    wait_for(lambda: get_component(endpoint, "broker")["state"] == "ok")
     assert endpoint.published() == []
 
 
@@ -277,29 +277,32 @@ def test_a_restart_resumes_the_requests_of_the_journal(start_endpoint, read_log,
     assert "resuming 5 requests from the journal" in read_log()
     for request_id in ids:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
-    names = [p["alert_name"] for t, p, _ in endpoint.published() if t == "poundcake.alert"]
-    wait_for(lambda: len([t for t, _, _ in endpoint.published() if t == "poundcake.alert"]) == 5)
-    assert len(set(names)) == len(names)
+
+    def list_emitted():
+        return [p["alert_name"] for t, p, _ in endpoint.published() if t == "poundcake.alert"]
+
+    wait_for(lambda: len(list_emitted()) == 5)
+    assert len(set(list_emitted())) == 5
 
 
 class TestDamage:
     """The readable requests of a damaged journal are kept; see test_quarantine.py."""
 
     def overwrite_pages(self, path, pages=0):
-        """Overwrite pages of requests, or almost all for 0, while an endpoint uses the file."""
+        """Overwrite this many pages of requests in a file in use. 0 means all but the first."""
         while query(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
-            pass  # the endpoint is reading or writing
-        query(path, f"PRAGMA user_version = {VERSION}")  # makes other connections drop their caches
+            pass  # busy: the endpoint is reading or writing
+        query(path, f"PRAGMA user_version = {VERSION}")  # other connections drop their caches
         query(path, "PRAGMA wal_checkpoint(TRUNCATE)")
         data = path.read_bytes()
-        count = len(data) // PAGE
+        count = len(data) // PAGE_BYTES
         page_numbers = [
-            n for n in range(2, count) if b"/webhook" in data[n * PAGE : (n + 1) * PAGE]
+            n for n in range(2, count) if b"/webhook" in data[n * PAGE_BYTES : (n + 1) * PAGE_BYTES]
         ]
         with open(str(path), "r+b") as file:
             for page in page_numbers[1 : 1 + pages] if pages else range(1, count):
-                file.seek(page * PAGE)
-                file.write(bytes(PAGE))
+                file.seek(page * PAGE_BYTES)
+                file.write(bytes(PAGE_BYTES))
 
     def test_a_journal_damaged_while_the_endpoint_runs_is_quarantined(
         self, start_endpoint, tmp_path, read_log
@@ -310,7 +313,7 @@ class TestDamage:
         ids = [endpoint.accept(webhook(alert(str(n), labels={"x": "y" * 999}))) for n in range(60)]
         self.overwrite_pages(path, pages=1)
         endpoint.set_broker(up=True)  # the announcer reads the waiting requests
-        quarantined = wait_for(lambda: component(endpoint, "journal").get("set_aside"), 60)[0]
+        quarantined = wait_for(lambda: get_component(endpoint, "journal").get("set_aside"), 60)[0]
         endpoint.ready()
         health = endpoint.get("/api/v1/health").json
         assert (health["status"], health["components"]["journal"]["state"]) == ("degraded", "ok")
@@ -336,14 +339,14 @@ class TestDamage:
         (tmp_path / "state").mkdir()
         (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is not a database" * 99)
         endpoint = start_endpoint().ready()
-        (quarantined,) = component(endpoint, "journal")["set_aside"]
+        (quarantined,) = get_component(endpoint, "journal")["set_aside"]
         assert (quarantined["saved"], quarantined["unread_bytes"]) == (0, 22 * 99)
         with open(quarantined["file"], "rb") as file:
             assert file.read() == b"this is not a database" * 99
         assert endpoint.post(webhook()).status == 202
         endpoint.stop()
         endpoint.start().ready()  # a later start reports it as well
-        assert component(endpoint, "journal")["set_aside"] == [quarantined]
+        assert get_component(endpoint, "journal")["set_aside"] == [quarantined]
 
     def test_a_journal_damaged_again_soon_is_not_quarantined_again(self, start_endpoint, tmp_path):
         """Responses contain the reason until an operator removes the quarantined file."""
@@ -354,19 +357,19 @@ class TestDamage:
         self.overwrite_pages(path)
         post_refused(endpoint)
         endpoint.ready()
-        files = quarantined_files(path)
+        files = list_quarantined_files(path)
         self.overwrite_pages(path)
         wait_for_refusal(endpoint, "check the disk")
-        assert "check the disk" in component(endpoint, "journal")["detail"]
+        assert "check the disk" in get_component(endpoint, "journal")["detail"]
         assert endpoint.get("/api/v1/health").status == 503
-        assert quarantined_files(path) == files and len(files) == 1
-        os.remove(files[0])  # the operator has handled it
+        assert list_quarantined_files(path) == files and len(files) == 1
+        os.remove(files[0])  # as an operator does
         endpoint.ready()
         assert endpoint.post(webhook()).status == 202
-        assert len(quarantined_files(path)) == 1
+        assert len(list_quarantined_files(path)) == 1
 
 
-def quarantined_files(path):
+def list_quarantined_files(path):
     return glob.glob(str(path) + ".corrupt-*Z")
 
 
@@ -378,12 +381,12 @@ def post_refused(endpoint):
 
 
 def wait_for_refusal(endpoint, reason):
-    """Wait until a 503 contains this reason: the journal is opened in another thread."""
+    """Wait until a 503 contains this reason. Another thread opens the journal."""
     wait_for(lambda: reason in post_refused(endpoint).json["detail"])
 
 
 @pytest.fixture(params=[Patched, Unpatched])
-def sensor(request, tmp_path):
+def create_endpoint(request, tmp_path):
     """Return a function that creates an endpoint in a separate process, without starting it."""
     endpoints = []
 
@@ -409,7 +412,7 @@ def small_disk(tmp_path):
 
 
 class TestDisk:
-    """A full or read-only disk loses no accepted request, and stops no process."""
+    """A full or read-only disk neither loses an accepted request nor stops the process."""
 
     def check_recovery(self, endpoint, ids, free_space, reason):
         response = post_refused(endpoint)
@@ -422,20 +425,20 @@ class TestDisk:
         free_space()
         endpoint.ready()  # without a webhook, because a load balancer would not send one
         ids.append(endpoint.accept(webhook(alert("later"))))
-        assert set(ids) <= {entry[0] for entry in endpoint.entries()}
-        assert quarantined_files(endpoint.config["state_dir"] + "/journal.sqlite") == []
+        assert set(ids) <= {entry.request_id for entry in endpoint.entries()}
+        assert list_quarantined_files(endpoint.config["state_dir"] + "/journal.sqlite") == []
         endpoint.set_broker(up=True)
         for request_id in ids:
             wait_for(lambda: has_status(endpoint, request_id, "recorded", "completed"))
 
-    def test_a_full_disk_loses_no_accepted_request(self, sensor, small_disk, tmp_path):
+    def test_a_full_disk_loses_no_accepted_request(self, create_endpoint, small_disk, tmp_path):
         tracking_url = "sqlite:///{}".format(tmp_path / "tracking.sqlite")
-        endpoint = sensor(state_dir=str(small_disk / "state"), database_url=tracking_url)
+        endpoint = create_endpoint(state_dir=str(small_disk / "state"), database_url=tracking_url)
         endpoint.start().ready()
         endpoint.set_broker(up=False)
         ids = []
         with open(str(small_disk / "filler"), "wb") as filler:
-            # Unbuffered, because closing a buffered file would write the remainder again.
+            # Unbuffered, because closing a buffered file would try to write the remainder again.
             os.write(filler.fileno(), bytes(500000))
         while True:
             response = endpoint.post(webhook(alert(labels={"x": "y" * 20000})))
@@ -452,13 +455,13 @@ class TestDisk:
             while os.write(filler.fileno(), bytes(4096)) == 4096:
                 if os.statvfs(str(small_disk)).f_bavail == 0:
                     break
-        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the view waits"))
+        monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the view waited"))
         with pytest.raises(DatabaseError, match="full"):
             database.prepare(engine)
 
-    def test_a_file_size_limit_loses_no_accepted_request(self, sensor, tmp_path):
-        """Limit the size of each file, instead of a file system, to the journal's current size."""
-        endpoint = sensor().start().ready()
+    def test_a_file_size_limit_loses_no_accepted_request(self, create_endpoint, tmp_path):
+        """The limit is the current size of the journal, so the next request does not fit."""
+        endpoint = create_endpoint().start().ready()
         endpoint.set_broker(up=False)
         ids = [endpoint.accept(webhook(alert(labels={"x": "y" * 9000}))) for _ in range(40)]
         size = (tmp_path / "state" / "journal.sqlite-wal").stat().st_size
@@ -471,24 +474,26 @@ class TestDisk:
 
         self.check_recovery(endpoint, ids, lift_limit, "disk I/O error")
 
-    def test_an_unwritable_state_directory_is_reported_until_it_is_writable(self, sensor, tmp_path):
+    def test_an_unwritable_state_directory_is_reported_until_it_is_writable(
+        self, create_endpoint, tmp_path
+    ):
         state = tmp_path / "state"
         state.mkdir(mode=0o555)
-        endpoint = sensor()
+        endpoint = create_endpoint()
         endpoint.prefix = permission_bound_prefix()
         endpoint.start().ready(journal=False)
         wait_for_refusal(endpoint, "Permission denied")
-        assert str(state) in component(endpoint, "journal")["detail"]
+        assert str(state) in get_component(endpoint, "journal")["detail"]
         state.chmod(0o755)
         endpoint.ready()
         request_id = endpoint.accept(webhook())
-        # The endpoint can still write to files that are open.
+        # The endpoint can still write to the files that it has opened.
         state.chmod(0o555)
         assert endpoint.post(webhook()).status == 202
         assert endpoint.get("/api/v1/health/ready").status == 200
         state.chmod(0o755)
         endpoint.stop()
-        assert request_id in [entry[0] for entry in endpoint.entries()]
+        assert request_id in [entry.request_id for entry in endpoint.entries()]
 
 
 class TestBounds:
@@ -508,7 +513,7 @@ class TestBounds:
 
 
 class TestInternalFaults:
-    """Faults that occur at a certain moment inside the endpoint."""
+    """The endpoint recovers from a fault inside its own code, at any moment."""
 
     @pytest.fixture
     def short_intervals(self, monkeypatch):
@@ -537,7 +542,7 @@ class TestInternalFaults:
     def test_a_programming_error_does_not_stop_the_endpoint(
         self, tmp_path, monkeypatch, caplog, short_intervals, module, name
     ):
-        endpoint_service, _ = self.start(tmp_path)
+        endpoint_service, _ = self.create(tmp_path)
         original, attempts = getattr(module, name), []
 
         def fail_three_times(*args):
@@ -555,7 +560,7 @@ class TestInternalFaults:
     def test_a_pipeline_that_cannot_start_closes_the_journal(
         self, tmp_path, monkeypatch, short_intervals, error
     ):
-        service, _ = self.start(tmp_path)
+        endpoint_service, _ = self.create(tmp_path)
         original_start, attempts = Pipeline.start, []
 
         def fail_three_times(pipeline):
@@ -565,32 +570,35 @@ class TestInternalFaults:
             return original_start(pipeline)
 
         monkeypatch.setattr(Pipeline, "start", fail_three_times)
-        self.run_until(service, lambda: service.journal)
+        self.run_until(endpoint_service, lambda: endpoint_service.journal)
 
-    def test_opening_a_failed_journal_is_retried_until_it_works(
+    def test_a_failed_journal_is_opened_again_until_that_works(
         self, tmp_path, monkeypatch, short_intervals
     ):
-        """This works even if no more requests arrive."""
-        service, _ = self.start(tmp_path)
+        """The retries do not depend on further requests."""
+        endpoint_service, _ = self.create(tmp_path)
         statuses = []
 
         def check():
-            statuses.append(service.health()["status"])
+            statuses.append(endpoint_service.health()["status"])
             if len(statuses) < 4:
                 raise JournalError("full")
 
         def break_journal():
-            if service.journal:
-                monkeypatch.setattr(service.journal, "check", check)
-                service.note_journal_failure("full")
+            if endpoint_service.journal:
+                monkeypatch.setattr(endpoint_service.journal, "check", check)
+                endpoint_service.note_journal_failure("full")
                 return True
             return False
 
         self.run_until(
-            service,
+            endpoint_service,
             lambda: (
                 statuses
-                or (break_journal() and wait_for(lambda: service.health()["status"] == "ok"))
+                or (
+                    break_journal()
+                    and wait_for(lambda: endpoint_service.health()["status"] == "ok")
+                )
             ),
         )
         assert statuses == ["unavailable"] * 4
@@ -598,27 +606,27 @@ class TestInternalFaults:
     def test_a_request_is_not_reported_as_unknown_while_the_journal_is_unreadable(
         self, tmp_path, monkeypatch, short_intervals
     ):
-        service, port = self.start(tmp_path)
+        endpoint_service, port = self.create(tmp_path)
         probe = InThreads(tmp_path, port=port)
 
         def fail(request_id):
             raise JournalError("disk I/O error")
 
         def unreadable_status_is_503():
-            if not service.journal or not services.accepts_connections(port):
+            if not endpoint_service.journal or not services.accepts_connections(port):
                 return False
             wait_for(lambda: probe.get("/api/v1/status/x").status == 404)
-            monkeypatch.setattr(service.journal, "find", fail)
+            monkeypatch.setattr(endpoint_service.journal, "find", fail)
             response = probe.get("/api/v1/status/x")
             assert (response.status, response.json["detail"]) == (503, "disk I/O error")
             return True
 
-        self.run_until(service, unreadable_status_is_503)
+        self.run_until(endpoint_service, unreadable_status_is_503)
 
     def test_a_journal_that_the_pipeline_finds_damaged_is_quarantined(
         self, tmp_path, monkeypatch, short_intervals
     ):
-        service, _ = self.start(tmp_path)
+        endpoint_service, _ = self.create(tmp_path)
         original_start, attempts = Pipeline.start, []
 
         def fail_once(pipeline):
@@ -629,13 +637,13 @@ class TestInternalFaults:
             return original_start(pipeline)
 
         monkeypatch.setattr(Pipeline, "start", fail_once)
-        self.run_until(service, lambda: service.journal)
-        assert len(quarantined_files(tmp_path / "state" / "journal.sqlite")) == 1
+        self.run_until(endpoint_service, lambda: endpoint_service.journal)
+        assert len(list_quarantined_files(tmp_path / "state" / "journal.sqlite")) == 1
 
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_an_ended_thread_is_restarted(self, tmp_path, monkeypatch, caplog, short_intervals):
-        """Requests once waited for a dead thread while health was ok."""
-        service, port = self.start(tmp_path)
+        """Requests used to wait for a dead thread while health was ok."""
+        endpoint_service, port = self.create(tmp_path)
         probe = InThreads(tmp_path, port=port)
         poll_recorded, killed = Announcer.poll_recorded, []
 
@@ -654,7 +662,7 @@ class TestInternalFaults:
             wait_for(lambda: has_status(probe, request_id, "recorded"))
             return True
 
-        self.run_until(service, request_is_recorded)
+        self.run_until(endpoint_service, request_is_recorded)
         assert "has ended; it is being restarted" in caplog.text
 
     def test_the_warning_about_a_state_dir_in_memory_is_logged_once(
@@ -662,24 +670,33 @@ class TestInternalFaults:
     ):
         (tmp_path / "mounts").write_text(f"x / ext4 rw 0 0\nx {tmp_path} tmpfs rw 0 0\n")
         monkeypatch.setattr(filesystem, "_MOUNTS", str(tmp_path / "mounts"))
-        service, _ = self.start(tmp_path)
-        self.run_until(service, lambda: service.journal and service.health()["status"] == "ok")
+        endpoint_service, _ = self.create(tmp_path)
+        self.run_until(
+            endpoint_service,
+            lambda: endpoint_service.journal and endpoint_service.health()["status"] == "ok",
+        )
         assert caplog.text.count("is on tmpfs, which is cleared on reboot") == 1
 
     def test_each_state_is_logged_once(self, tmp_path, monkeypatch, caplog, short_intervals):
-        service, port = self.start(tmp_path)
-        attempts, listen = [], service._listen
-        monkeypatch.setattr(service, "_listen", lambda *args: attempts.append(1) or listen(*args))
+        endpoint_service, port = self.create(tmp_path)
+        attempts, listen = [], endpoint_service._listen
+        monkeypatch.setattr(
+            endpoint_service, "_listen", lambda *args: attempts.append(1) or listen(*args)
+        )
         (tmp_path / "state").write_text("")
         with socket.socket() as listener, caplog.at_level("INFO"):
             listener.bind(("127.0.0.1", port))
             listener.listen(1)
-            thread = threading.Thread(target=service.run, daemon=True)
+            thread = threading.Thread(target=endpoint_service.run, daemon=True)
             thread.start()
             wait_for(lambda: len(attempts) > 5)
         (tmp_path / "state").unlink()
-        wait_for(lambda: service.journal and service.health()["status"] != "unavailable")
-        service.stop()
+        wait_for(
+            lambda: (
+                endpoint_service.journal and endpoint_service.health()["status"] != "unavailable"
+            )
+        )
+        endpoint_service.stop()
         thread.join(10)
         assert caplog.text.count(f"cannot listen on 127.0.0.1:{port}") == 1
         assert caplog.text.count("journal: down") == 1
@@ -687,7 +704,7 @@ class TestInternalFaults:
         assert caplog.text.count("journal: works again") == 1
 
     def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, short_intervals):
-        endpoint_service, _ = self.start(tmp_path, host="0.0.0.0")
+        endpoint_service, _ = self.create(tmp_path, host="0.0.0.0")
         times = []
         monkeypatch.setattr(
             service, "load", lambda config: times.append(time.monotonic()) or load(config)
@@ -696,10 +713,11 @@ class TestInternalFaults:
         waits = [later - earlier for earlier, later in zip(times, times[1:])]
         assert all(wait >= 0.02 * minimum for wait, minimum in zip(waits, (2, 4, 8, 10, 10)))
 
-    def start(self, tmp_path, **config):
+    def create(self, tmp_path, **config):
+        """Return an endpoint that does not run yet, and its port."""
         full_config = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
         full_config.update(config)
-        log = logging.getLogger("inside")
+        log = logging.getLogger("endpoint")
         endpoint = Endpoint(
             full_config,
             endpoint_process.FileBus(str(tmp_path / "published"), full_config),
@@ -710,7 +728,7 @@ class TestInternalFaults:
 
     def test_a_webhook_during_startup_is_either_accepted_or_refused(self, tmp_path, monkeypatch):
         probe = InThreads(tmp_path, port=services.free_port())
-        service, _ = self.start(tmp_path, port=probe.port)
+        endpoint_service, _ = self.create(tmp_path, port=probe.port)
         create_pipeline, responses = installation.Pipeline, []
 
         def post_and_create(*args):
@@ -718,36 +736,36 @@ class TestInternalFaults:
             return create_pipeline(*args)
 
         monkeypatch.setattr(installation, "Pipeline", post_and_create)
-        thread = threading.Thread(target=service.run, daemon=True)
+        thread = threading.Thread(target=endpoint_service.run, daemon=True)
         thread.start()
         wait_for(lambda: responses)
         probe.ready()
-        service.stop()
+        endpoint_service.stop()
         thread.join(10)
         assert (responses[0].status == 202) == bool(probe.entries())
 
     def test_the_warning_about_literal_secrets_contains_only_their_names(self, tmp_path, caplog):
-        service, _ = self.start(tmp_path, auth_tokens=["hush-hush-hush-hush"])
-        thread = threading.Thread(target=service.run, daemon=True)
+        endpoint_service, _ = self.create(tmp_path, auth_tokens=["a-literal-secret"])
+        thread = threading.Thread(target=endpoint_service.run, daemon=True)
         with caplog.at_level("DEBUG"):
             thread.start()
-            wait_for(lambda: service.journal)
-            assert service.health()["literal_secrets"] == ["auth_tokens"]
-            service.stop()
+            wait_for(lambda: endpoint_service.journal)
+            assert endpoint_service.health()["literal_secrets"] == ["auth_tokens"]
+            endpoint_service.stop()
             thread.join(10)
         assert "auth_tokens contains a literal secret" in caplog.text
-        assert "hush-hush" not in caplog.text
+        assert "a-literal-secret" not in caplog.text
 
-    def test_problems_of_the_configuration_are_logged(self, tmp_path, caplog):
-        service, _ = self.start(tmp_path, host="0.0.0.0")
-        thread = threading.Thread(target=service.run, daemon=True)
+    def test_configuration_problems_are_logged(self, tmp_path, caplog):
+        endpoint_service, _ = self.create(tmp_path, host="0.0.0.0")
+        thread = threading.Thread(target=endpoint_service.run, daemon=True)
         thread.start()
         wait_for(lambda: "auth_tokens" in caplog.text)
-        service.stop()
+        endpoint_service.stop()
         thread.join(10)
 
     def test_an_endpoint_can_be_stopped_before_it_runs(self, tmp_path):
-        service, _ = self.start(tmp_path)
+        endpoint_service, _ = self.create(tmp_path)
         stopped_at = time.monotonic()
-        service.stop(0.2)
+        endpoint_service.stop(0.2)
         assert time.monotonic() - stopped_at < 4

@@ -1,4 +1,4 @@
-"""Syncs run as long as an alert or an execution is open."""
+"""Syncs are triggered while an alert or an execution is open."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     rig.advance(6)
     assert rig.bus.payloads(SYNC_DUE)[0] == {"open": 1}
     rig.advance(8)
-    count_before = count_syncs(rig)
-    assert count_before >= 2
+    assert count_syncs(rig) >= 2
     rig.set_explanation("no_rule")
     rig.advance(61)
     count_before = count_syncs(rig)
@@ -68,7 +67,7 @@ def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
 def test_work_that_waits_for_a_person_is_polled_rarely(rig, monkeypatch):
     rig.accept(alert())
     rig.advance()
-    monkeypatch.setattr(retry, "sync_wait", lambda wait, moves: retry.SYNC_IDLE_WAIT)
+    monkeypatch.setattr(retry, "sync_wait", lambda wait, can_proceed: retry.SYNC_IDLE_WAIT)
     count_before = count_syncs(rig)
     for _ in range(60):
         rig.advance(60)
@@ -88,7 +87,7 @@ def test_a_sync_of_another_endpoint_replaces_one_of_this_endpoint(rig):
 
 @pytest.mark.parametrize("hours", [-3, -0.01, 0.01, 3, 24 * 120])
 def test_a_wrong_clock_on_another_machine_does_not_stop_syncs(rig, hours):
-    """If a runner's clock is ahead of the endpoint's, its last sync seems to be in the future."""
+    """If the clock of an action runner is ahead, the last sync seems to be in the future."""
     rig.accept(alert())
     rig.advance()
     set_synced(rig, datetime.now(timezone.utc) + timedelta(hours=hours))
@@ -101,7 +100,7 @@ def test_a_wrong_clock_on_another_machine_does_not_stop_syncs(rig, hours):
 
 def test_stale_incidents_cause_syncs_only_if_expiry_is_configured(rig):
     rig.accept(alert())
-    # Without a recent notification, nothing would expire.
+    # Incidents expire only while notifications arrive.
     rig.accept(received_at=later(-5400))
     rig.advance()
     rig.set_explanation("no_rule")

@@ -13,7 +13,7 @@ import uuid
 import pytest
 
 from tests.conftest import start
-from tests.lib.endpoint.framing_corpus import CASES, HOOK, LIVE
+from tests.lib.endpoint.framing_corpus import CASES, LIVE, WEBHOOK
 from tests.lib.endpoint.proxies import PROXIES
 from tests.lib.endpoints import Client, InThreads, message
 
@@ -60,8 +60,8 @@ def attack(port, data):
             pass  # the proxy has closed the connection
 
 
-def attacks(with_unfinished_requests):
-    """Yield the corpus, and on request its cases with an unfinished request instead of SMUGGLED."""
+def iterate_attacks(with_unfinished_requests):
+    """Yield each case, and optionally variants that end with an unfinished request."""
     for case in CASES:
         if len(case.data) < 9000:  # no proxy forwards longer headers
             yield case.data
@@ -77,10 +77,10 @@ def attacks(with_unfinished_requests):
 
 
 def check_bystander(client):
-    """Send two requests as an uninvolved client."""
+    """Check two requests of an uninvolved client, and return the id and the body of its webhook."""
     request_id = str(uuid.uuid4())
     body = json.dumps({"alerts": [], "receiver": request_id}).encode()
-    client.send(message("POST", HOOK, body, Authorization=TOKEN, X_Request_ID=request_id))
+    client.send(message("POST", WEBHOOK, body, Authorization=TOKEN, X_Request_ID=request_id))
     response = client.read()
     assert (response.status, response.headers["x-request-id"]) == (202, request_id)
     client.send(message("GET", LIVE))
@@ -90,9 +90,9 @@ def check_bystander(client):
 
 
 def test_each_client_gets_the_response_to_its_own_request(proxy, endpoint, reuses_connections):
-    old_ids = {entry[0] for entry in endpoint.entries()}
+    ids_before = {entry.request_id for entry in endpoint.entries()}
     sent_bodies = {}
-    for data in attacks(with_unfinished_requests=reuses_connections):
+    for data in iterate_attacks(with_unfinished_requests=reuses_connections):
         attack(proxy.port, data)
         with Client(proxy.port) as client:
             try:
@@ -100,6 +100,10 @@ def test_each_client_gets_the_response_to_its_own_request(proxy, endpoint, reuse
             except (AssertionError, AttributeError, KeyError, OSError) as error:
                 pytest.fail(f"after {data!r}: {error!r}")
         sent_bodies[request_id] = body
-    stored_bodies = {entry[0]: entry[1] for entry in endpoint.entries() if entry[0] not in old_ids}
+    stored_bodies = {
+        entry.request_id: entry.body
+        for entry in endpoint.entries()
+        if entry.request_id not in ids_before
+    }
     # The attacker has no token, so only the bystanders' webhooks are stored, verbatim.
     assert stored_bodies == sent_bodies

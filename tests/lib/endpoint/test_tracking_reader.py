@@ -1,4 +1,4 @@
-"""The endpoint's access to the tracking database."""
+"""The reader of the tracking database limits views and measures the offset of the clock."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def set_clock_ahead(monkeypatch):
 
 
 def test_the_number_of_concurrent_views_is_limited(engine, monkeypatch):
-    """The pipeline waits for few views, however many clients read them."""
-    reader, reading, concurrent_counts = TrackingReader(engine, True), [], []
+    """So the pipeline waits for few views, regardless of the number of clients."""
+    reader, active_queries, concurrent_counts = TrackingReader(engine, True), [], []
 
     def slow_read(query):
-        reading.append(query)
-        concurrent_counts.append(len(reading))
-        time.sleep(0.02)  # lets another thread enter
-        reading.pop()
+        active_queries.append(query)
+        concurrent_counts.append(len(active_queries))
+        time.sleep(0.02)  # another thread can enter meanwhile
+        active_queries.pop()
 
     monkeypatch.setattr(reader, "read", slow_read)
     with ThreadPoolExecutor(8) as pool:
@@ -55,7 +55,7 @@ def test_views_over_the_waiting_limit_are_refused(engine, monkeypatch):
     monkeypatch.setattr(reader, "read", lambda query: may_end.wait(60))
     refusals = threading.Semaphore(0)
 
-    def view(number):
+    def read_view(number):
         try:
             return reader.read_view(number)
         except DatabaseError as error:
@@ -63,11 +63,11 @@ def test_views_over_the_waiting_limit_are_refused(engine, monkeypatch):
             return str(error)
 
     with ThreadPoolExecutor(MAX_WAITING_VIEWS + 5) as pool:
-        results = [pool.submit(view, number) for number in range(MAX_WAITING_VIEWS + 5)]
+        futures = [pool.submit(read_view, number) for number in range(MAX_WAITING_VIEWS + 5)]
         for _ in range(5):
             assert refusals.acquire(timeout=60)
         may_end.set()
-        results = [future.result() for future in results]
+        results = [future.result() for future in futures]
     assert results.count("32 other views are waiting; try again") == 5
     assert results.count(True) == MAX_WAITING_VIEWS
     assert reader.read_view(0)
@@ -102,7 +102,7 @@ def test_sqlite_uses_this_machines_clock(engine, set_clock_ahead):
 
 
 def test_a_database_whose_trail_was_moved_is_not_used(engine):
-    """The reader refuses its id and every read, so nothing more is announced or emitted."""
+    """The reader refuses to read anything, even its id, so nothing more is announced or emitted."""
     reader = TrackingReader(engine, True)
     reader.database_id()
     with database.transaction(engine) as connection:

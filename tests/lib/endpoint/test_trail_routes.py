@@ -10,13 +10,13 @@ from poundcake.endpoint.trail_routes import MAX_PAGE_BYTES, TrailRoutes
 from tests.lib.endpoint.problem_documents import check_problem
 
 LISTS = ("/api/v1/executions/recent", "/api/v1/alerts/active", "/api/v1/st2/executions")
-UNKNOWN = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
+UNKNOWN_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/api/v1/status/" + UNKNOWN,
+        "/api/v1/status/" + UNKNOWN_ID,
         "/api/v1/status/x",
         "/api/v1/status/%27%3B%20DROP",
         "/api/v1/status/%00",
@@ -52,7 +52,7 @@ def test_the_status_of_an_unknown_id_is_404(endpoint, path):
         ("limit=1&limit=x", "limit"),
     ],
 )
-def test_an_invalid_query_names_its_parameter(endpoint, query, field):
+def test_the_response_to_an_invalid_query_names_the_parameter(endpoint, query, field):
     for path in LISTS:
         assert check_problem(endpoint.get(path + "?" + query), 400)["field"] == field
 
@@ -83,8 +83,8 @@ def test_too_many_parameters_are_refused(endpoint):
     check_problem(endpoint.get("/api/v1/alerts/active?" + "limit=1&" * 50), 400)
 
 
-class Trail:
-    """A service whose rows all have the same size."""
+class FakeTrail:
+    """A service that returns rows of the same size."""
 
     def __init__(self, row_bytes):
         self.row_bytes = row_bytes
@@ -102,21 +102,21 @@ def read_page(trail, limit):
 
 
 class TestPageSize:
-    """Four requests with 10,000 alerts once made a page of 8.8 MB."""
+    """A page of four requests with 10,000 alerts used to have 8.8 MB."""
 
     def test_a_page_that_is_too_large_is_queried_again_with_fewer_rows(self):
-        trail = Trail(MAX_PAGE_BYTES // 10)
+        trail = FakeTrail(MAX_PAGE_BYTES // 10)
         response = read_page(trail, 1000)
         assert len(response.body) <= MAX_PAGE_BYTES
         assert trail.requested_limits[0] == 1000 and 1 < trail.requested_limits[-1] <= 10
         assert f"after {trail.requested_limits[-1]}".encode() in response.body
 
     def test_a_single_row_of_any_size_is_shown(self):
-        trail = Trail(2 * MAX_PAGE_BYTES)
+        trail = FakeTrail(2 * MAX_PAGE_BYTES)
         assert len(read_page(trail, 4).body) > MAX_PAGE_BYTES
         assert trail.requested_limits[-1] == 1
 
-    def test_any_other_page_is_queried_once(self):
-        trail = Trail(10)
+    def test_a_page_within_the_limit_is_queried_once(self):
+        trail = FakeTrail(10)
         read_page(trail, 1000)
         assert trail.requested_limits == [1000]

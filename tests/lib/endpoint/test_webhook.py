@@ -17,7 +17,7 @@ from tests.lib.endpoints import InThreads, message
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
-HOOK = "/api/v1/webhook"
+WEBHOOK = "/api/v1/webhook"
 # Fixed, because all pytest workers must collect the same tests.
 SOME_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 OTHER_ID = "7c2d9e58-1f4b-4a6d-8e3c-91b5d0a7f213"
@@ -33,7 +33,7 @@ class TestAccepted:
         assert (document["status"], document["alerts_received"]) == ("accepted", 2)
         assert str(uuid.UUID(document["request_id"])) == document["request_id"]
         assert response.headers["x-request-id"] == document["request_id"]
-        assert document["request_id"] in [entry[0] for entry in endpoint.entries()]
+        assert document["request_id"] in [entry.request_id for entry in endpoint.entries()]
 
     def test_a_webhook_without_alerts_is_accepted(self, endpoint):
         response = endpoint.post({"alerts": []})
@@ -46,7 +46,7 @@ class TestAccepted:
     def test_the_body_is_stored_verbatim(self, endpoint):
         body = '{ "alerts" : [ ],\n "x": "{{ st2kv.system.x }} é \\ud800" }'.encode()
         request_id = endpoint.accept(body)
-        assert {e[0]: e[1] for e in endpoint.entries()}[request_id] == body
+        assert {entry.request_id: entry.body for entry in endpoint.entries()}[request_id] == body
 
     def test_an_accepted_request_is_recorded(self, endpoint):
         request_id = endpoint.accept(webhook(alert("Trail")))
@@ -72,11 +72,11 @@ def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
     parse, parsing, concurrent_counts = alertmanager.parse, [], []
 
     def slow_parse(body, identity):
-        if identity:  # recording, which is an action
+        if identity:  # the action that records the alerts also calls it
             return parse(body, identity)
         parsing.append(body)
         concurrent_counts.append(len(parsing))
-        time.sleep(0.05)  # lets another thread enter
+        time.sleep(0.05)  # another thread can enter meanwhile
         try:
             return parse(body, identity)
         finally:
@@ -107,10 +107,10 @@ class TestRefused:
             ({"Content_Encoding": "gzip"}, "Content-Encoding"),
         ],
     )
-    def test_the_refusal_of_a_content_type_names_an_accepted_one(self, endpoint, headers, hint):
-        before = len(endpoint.entries())
+    def test_the_refusal_of_a_content_type_suggests_an_accepted_one(self, endpoint, headers, hint):
+        count_before = len(endpoint.entries())
         assert hint in check_problem(endpoint.post(webhook(), **headers), 415)["detail"]
-        assert len(endpoint.entries()) == before
+        assert len(endpoint.entries()) == count_before
 
     @pytest.mark.parametrize(
         "body, field",
@@ -128,14 +128,14 @@ class TestRefused:
         ],
     )
     def test_the_refusal_of_an_unusable_body_names_the_field(self, endpoint, body, field):
-        before = len(endpoint.entries())
+        count_before = len(endpoint.entries())
         problem = check_problem(endpoint.post(body), 400)
         assert problem["field"] == field
         assert field in problem["detail"]
-        assert len(endpoint.entries()) == before
+        assert len(endpoint.entries()) == count_before
 
     def test_a_body_without_a_length_is_refused(self, endpoint):
-        problem = check_problem(endpoint.request("POST", HOOK), 411)
+        problem = check_problem(endpoint.request("POST", WEBHOOK), 411)
         assert "Content-Length" in problem["detail"]
 
     def test_a_body_over_the_limit_is_refused(self, start_endpoint):
@@ -151,14 +151,16 @@ class TestRequestIDs:
         sender_request_id = str(uuid.uuid4())
         for _ in range(2):
             assert endpoint.accept(webhook(), X_Request_ID=sender_request_id) == sender_request_id
-        assert [e[0] for e in endpoint.entries()].count(sender_request_id) == 1
+        assert [entry.request_id for entry in endpoint.entries()].count(sender_request_id) == 1
 
-    def test_the_senders_id_is_only_stored_with_a_different_body(self, endpoint):
+    def test_a_reused_id_is_replaced_and_stored_as_the_client_request_id(self, endpoint):
         sender_request_id = str(uuid.uuid4())
         endpoint.post(webhook(), X_Request_ID=sender_request_id)
         other_id = endpoint.accept(webhook(alert()), X_Request_ID=sender_request_id)
         assert other_id != sender_request_id
-        assert {e[0]: e[3] for e in endpoint.entries()}[other_id] == sender_request_id
+        assert {entry.request_id: entry.client_request_id for entry in endpoint.entries()}[
+            other_id
+        ] == sender_request_id
 
     @pytest.mark.parametrize(
         "header",
@@ -188,7 +190,9 @@ class TestRequestIDs:
     def test_duplicate_ids_are_ignored(self, endpoint):
         sender_request_id = str(uuid.uuid4())
         headers = f"X-Request-ID: {sender_request_id}\r\n" * 2
-        data = message("POST", HOOK, b'{"alerts": []}').replace(b"Host", headers.encode() + b"Host")
+        data = message("POST", WEBHOOK, b'{"alerts": []}').replace(
+            b"Host", headers.encode() + b"Host"
+        )
         with endpoint.client() as client:
             client.send(data)
             assert client.read().json["request_id"] != sender_request_id
@@ -196,7 +200,7 @@ class TestRequestIDs:
 
 class TestStoredHeaders:
     def test_only_headers_on_the_allow_list_are_stored(self, endpoint):
-        secret = "hush-" + str(uuid.uuid4())
+        secret = "secret-" + str(uuid.uuid4())
         response = endpoint.post(
             webhook(),
             Authorization="Bearer " + secret,
@@ -207,7 +211,9 @@ class TestStoredHeaders:
             Traceparent="00-abc",
             X_Forwarded_For="192.0.2.1",
         )
-        stored = {e[0]: e[2] for e in endpoint.entries()}[response.json["request_id"]]
+        stored = {entry.request_id: entry.headers for entry in endpoint.entries()}[
+            response.json["request_id"]
+        ]
         assert secret not in stored
         headers = json.loads(stored)
         assert set(headers) == {
@@ -224,9 +230,11 @@ class TestStoredHeaders:
                 with open(os.path.join(folder, name), "rb") as file:
                     assert secret.encode() not in file.read()
             except FileNotFoundError:
-                assert name.endswith(("-shm", "-wal"))  # SQLite removes them when it is done
+                assert name.endswith(("-shm", "-wal"))  # SQLite removed it meanwhile
 
     def test_a_long_header_is_truncated(self, endpoint):
         response = endpoint.post(webhook(), User_Agent="x" * 50000)
-        stored = {e[0]: e[2] for e in endpoint.entries()}[response.json["request_id"]]
+        stored = {entry.request_id: entry.headers for entry in endpoint.entries()}[
+            response.json["request_id"]
+        ]
         assert len(json.loads(stored)["User-Agent"]) <= 1024

@@ -1,4 +1,4 @@
-"""One thread runs the steps despite their errors, and reports whether it is alive."""
+"""One thread runs the steps, continues after an error, and reports whether it is alive."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def short_waits(monkeypatch):
 
 @pytest.fixture
 def start_worker():
-    """Return a function that starts a worker with named steps; worker.failures has the failures."""
+    """Return a function that starts a worker with named steps. `failures` lists their errors."""
     workers = []
 
     def factory(**steps):
         failures = []
-        worker = Worker(
+        new_worker = Worker(
             list(steps.items()), lambda name, error: failures.append((name, str(error)))
         )
-        worker.failures = failures
-        workers.append(worker)
-        worker.start()
-        return worker
+        new_worker.failures = failures
+        workers.append(new_worker)
+        new_worker.start()
+        return new_worker
 
     yield factory
     for running_worker in workers:
@@ -60,10 +60,11 @@ def test_consecutive_failures_lengthen_the_waits(clock, monkeypatch):
     def fail():
         raise ValueError
 
-    worker = Worker([("fail", fail)], lambda *_: None)
+    new_worker = Worker([("fail", fail)], lambda *_: None)
+    (step,) = new_worker._steps
     for _ in range(8):
-        waits.append(worker._run_step(worker._steps[0]))
-        assert worker._run_step(worker._steps[0]) > 0  # not before its wait is over
+        waits.append(new_worker._run_step(step))
+        assert new_worker._run_step(step) > 0  # the wait is not over yet
         clock.offset += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -82,21 +83,21 @@ def test_stopping_does_not_wait_for_the_next_run(start_worker, monkeypatch):
     running_worker = start_worker(step=lambda: None)
     running_worker.stop(60)
     assert not running_worker._thread.is_alive()
-    assert not running_worker.is_dead()  # it must not be restarted
+    assert not running_worker.is_dead()  # so that nothing restarts it
     assert running_worker.problem() == ""
 
 
-def test_a_step_can_end_early_when_the_worker_stops(start_worker):
+def test_a_step_can_end_early_when_the_worker_stops():
     has_ended = threading.Event()
 
     def step():
-        while worker.keep_going():
+        while new_worker.keep_going():
             pass
         has_ended.set()
 
-    worker = Worker([("step", step)], lambda *_: None)
-    worker.start()
-    worker.stop(60)
+    new_worker = Worker([("step", step)], lambda *_: None)
+    new_worker.start()
+    new_worker.stop(60)
     assert has_ended.is_set()
 
 

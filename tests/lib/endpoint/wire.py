@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 
-_STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d\d\d) ")
+_STATUS_LINE = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d\d\d) ")
 
 
 def exchange(endpoint, data):
@@ -30,4 +30,4 @@ def exchange(endpoint, data):
 
 def statuses(received):
     """Return the statuses of all responses, in order."""
-    return tuple(int(status) for status in _STATUS.findall(received))
+    return tuple(int(status) for status in _STATUS_LINE.findall(received))

@@ -23,14 +23,17 @@ ENTRY = {
     "with": {"act": "restart", "service": "$service"},
     "host_parameter": "hosts",
 }
-OPEN = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
+ENTRY_WITH_CHECK = {**ENTRY, "check": ["alert"]}
+PERMISSIVE_CONFIG = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
 
 
 def decide_about(request=Request(remediation="nginx"), alert=None, config=None, **entry):
-    """Return the decision about an alert, by default for an entry that may change something."""
+    """Return the decision about an alert, by default with an entry that permits a change."""
     labels = {**LABELS, **(alert or {})}
-    status, ended_at = labels.pop("status", "firing"), labels.pop("ended", None)
-    configuration = load({**OPEN, "remediations": [{**ENTRY, **entry}], **(config or {})})
+    status, ended_at = labels.pop("status", "firing"), labels.pop("ended_at", None)
+    configuration = load(
+        {**PERMISSIVE_CONFIG, "remediations": [{**ENTRY, **entry}], **(config or {})}
+    )
     assert configuration.remediation_errors == ()
     return decide(configuration, Alert(labels, situation_reader(labels, status, ended_at)), request)
 
@@ -95,13 +98,13 @@ def test_a_dry_run_shows_the_exact_change(overrides):
 
 
 @pytest.mark.parametrize("name", ["password", "sudo_password", "api_key", "Token", "private_key"])
-def test_a_secret_parameter_reaches_the_action_but_no_text(name):
+def test_a_secret_parameter_is_passed_to_the_action_and_masked_in_text(name):
     decision = decide_about(**{"with": {name: "hunter2", "act": "restart"}, "mode": "dry_run"})
     assert decision.message == f"would run linux.service with {name}=***, act=restart on web-1"
     assert decision.parameters[name] == "hunter2"
 
 
-def test_a_dry_run_names_parameters_of_other_types_and_the_labels_of_the_target():
+def test_a_dry_run_shows_parameters_of_other_types_and_the_labels_of_the_target():
     decision = decide_about(
         mode="dry_run",
         target=["service"],
@@ -112,7 +115,7 @@ def test_a_dry_run_names_parameters_of_other_types_and_the_labels_of_the_target(
     )
 
 
-def test_evidence_changes_nothing_and_needs_neither_host_nor_label():
+def test_the_mode_evidence_changes_nothing_and_needs_neither_host_nor_label():
     decision = decide_about(mode="evidence", alert={"instance": "", "service": ""})
     assert (decision.stage, decision.report().status) == ("evidence", "succeeded")
     assert decision.message == "the remediation nginx is in mode evidence, so nothing is changed"
@@ -148,8 +151,8 @@ def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
         ({"alert": {"status": "resolved"}}, "the alert is resolved"),
         ({"config": {"allowed_actions": []}}, "allowed_actions does not contain linux.service"),
         ({"config": {"allowed_hosts": ["db-*"]}}, "allowed_hosts does not contain web-1"),
-        ({"check": ["action:mypack.look"]}, "allowed_actions does not contain mypack.look"),
-        ({"verify": "action:mypack.look"}, "allowed_actions does not contain mypack.look"),
+        ({"check": ["action:mypack.inspect"]}, "allowed_actions does not contain mypack.inspect"),
+        ({"verify": "action:mypack.inspect"}, "allowed_actions does not contain mypack.inspect"),
         ({"evidence": ["mypack.snapshot"]}, "allowed_actions does not contain mypack.snapshot"),
         (
             {"check": ["disk:$mountpoint>90"], "alert": {"mountpoint": "/var log"}},
@@ -170,7 +173,7 @@ def test_the_strictest_mode_of_entry_rule_and_configuration_wins(
         ),
     ],
 )
-def test_a_refusal_says_why_and_fails(overrides, message):
+def test_a_refusal_has_a_reason_and_fails_the_workflow(overrides, message):
     decision = decide_about(**overrides)
     assert (decision.may_change, decision.stage) == (False, "refused")
     assert decision.message.startswith(message)
@@ -178,11 +181,11 @@ def test_a_refusal_says_why_and_fails(overrides, message):
 
 
 def test_an_ended_incident_is_not_changed():
-    decision = decide_about(alert={"ended": "2026-01-14T12:00:00Z"})
+    decision = decide_about(alert={"ended_at": "2026-01-14T12:00:00Z"})
     assert (decision.stage, decision.report().status) == ("ended", "succeeded")
 
 
-def test_an_entry_that_was_removed_is_refused():
+def test_a_removed_entry_is_refused():
     decision = decide_about(Request(remediation="other"))
     assert (decision.stage, decision.message) == (
         "refused",
@@ -190,7 +193,7 @@ def test_an_entry_that_was_removed_is_refused():
     )
 
 
-def test_an_action_that_a_rule_names_needs_no_host():
+def test_an_action_chosen_by_a_rule_needs_no_host():
     request = Request(action="linux.service", parameters={"note": "{{ x }}"})
     decision = decide_about(request, alert={"instance": ""})
     assert (decision.may_change, decision.action, decision.host_parameter) == (
@@ -213,14 +216,14 @@ def read_paused_situation(request):
 
 
 def test_a_temporary_refusal_is_left_to_the_reservation():
-    configuration = load({**OPEN, "remediations": [ENTRY]})
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": [ENTRY]})
     alert = Alert(LABELS, read_paused_situation)
     decision = decide(configuration, alert, Request(remediation="nginx"))
     assert (decision.may_reserve, decision.may_change, decision.refusal) == (True, False, "paused")
     assert "paused by anna" in decision.message
 
 
-def test_the_limits_of_an_entry_reach_the_reservation():
+def test_the_limits_of_an_entry_are_passed_to_the_reservation():
     requests = []
 
     def read_situation(request):
@@ -228,10 +231,10 @@ def test_the_limits_of_an_entry_reach_the_reservation():
         return Situation(now=NOON, named_host="web-1")
 
     entry = {**ENTRY, "per": {"label": "rack", "at_once": 2, "storm": 3}}
-    configuration = load({**OPEN, "remediations": [entry]})
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": [entry]})
     decision = decide(configuration, Alert(LABELS, read_situation), Request("nginx"))
-    expected = {"per_label": "rack", "at_once": 2, "storm": 3}
-    assert expected.items() <= decision.as_dict()["reservation"].items()
+    limits = {"per_label": "rack", "at_once": 2, "storm": 3}
+    assert limits.items() <= decision.as_dict()["reservation"].items()
     assert (requests[0].per_label, requests[0].at_once, requests[0].storm) == ("rack", 2, 3)
 
 
@@ -244,37 +247,39 @@ def test_the_limits_of_an_entry_reach_the_reservation():
     ],
 )
 def test_an_unfulfilled_condition_ends_the_workflow_without_failing_it(mode, stage, message):
-    checked = []
+    checked_entries = []
 
     def find_objection(entry):
-        checked.append(entry.name)
+        checked_entries.append(entry.name)
         return "web-1 answers"
 
     entry = {**ENTRY, "mode": mode, "check": ["tcp:22"]}
-    configuration = load({**OPEN, "remediations": [entry]})
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": [entry]})
     alert = Alert(LABELS, situation_reader(LABELS), find_objection)
     decision = decide(configuration, alert, Request(remediation="nginx"))
     assert (decision.may_reserve, decision.stage) == (False, stage)
     assert decision.message.startswith(message)
     assert decision.report().status == "succeeded"
-    assert checked == ([] if mode == "evidence" else ["nginx"])
+    assert checked_entries == ([] if mode == "evidence" else ["nginx"])
     assert ("but not now: web-1 answers" in decision.message) == (mode == "dry_run")
 
 
 def test_the_conditions_of_a_host_that_may_not_be_changed_are_not_checked():
-    configuration = load({**OPEN, "denied_hosts": ["web-1"], "remediations": [ENTRY_WITH_CHECK]})
+    configuration = load(
+        {**PERMISSIVE_CONFIG, "denied_hosts": ["web-1"], "remediations": [ENTRY_WITH_CHECK]}
+    )
     alert = Alert(LABELS, situation_reader(LABELS), pytest.fail)
     decision = decide(configuration, alert, Request(remediation="nginx"))
     assert (decision.stage, decision.refusal) == ("refused", "host_denied")
 
 
-def test_conditions_that_agree_permit_a_change():
-    configuration = load({**OPEN, "remediations": [ENTRY_WITH_CHECK]})
+def test_fulfilled_conditions_permit_a_change():
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": [ENTRY_WITH_CHECK]})
     alert = Alert(LABELS, situation_reader(LABELS), lambda entry: "")
     assert decide(configuration, alert, Request(remediation="nginx")).may_change
 
 
-def test_the_verification_of_an_entry_reaches_the_workflow():
+def test_the_verification_of_an_entry_is_passed_to_the_workflow():
     verification = decide_about(verify="tcp:22", wait=60).as_dict()["verification"]
     assert verification == {
         "check": "tcp:22",
@@ -287,15 +292,12 @@ def test_the_verification_of_an_entry_reaches_the_workflow():
     }
 
 
-ENTRY_WITH_CHECK = {**ENTRY, "check": ["alert"]}
-
-
-def test_the_mode_ask_names_the_approvers():
+def test_a_decision_in_mode_ask_contains_the_approvers():
     decision = decide_about(mode="ask", approvers=["anna", "ben"])
     assert (decision.may_reserve, decision.approvers) == (True, ("anna", "ben"))
     assert decide_about().approvers == ()
-    decision_of_asking_rule = decide_about(Request("nginx", mode=Mode.ASK), approvers=["anna"])
-    assert decision_of_asking_rule.approvers == ("anna",)
+    decision_for_ask_rule = decide_about(Request("nginx", mode=Mode.ASK), approvers=["anna"])
+    assert decision_for_ask_rule.approvers == ("anna",)
 
 
 @pytest.mark.parametrize(
@@ -307,9 +309,9 @@ def test_the_mode_ask_of_a_rule_needs_approvers(request_):
     assert "the mode ask needs approvers" in decision.message
 
 
-def test_nobody_is_asked_during_a_pause():
+def test_no_approval_is_requested_during_a_pause():
     entry = {**ENTRY, "mode": "ask", "approvers": ["anna"]}
-    configuration = load({**OPEN, "remediations": [entry]})
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": [entry]})
     alert = Alert(LABELS, read_paused_situation)
     decision = decide(configuration, alert, Request(remediation="nginx"))
     assert (decision.may_reserve, decision.refusal) == (False, "paused")
@@ -352,27 +354,27 @@ class TestInspections:
             "top": 0,
         }
 
-    def test_an_action_of_the_operator_gets_the_host_only(self):
-        allowed = {"allowed_actions": ["linux.service", "mypack.look", "mypack.snapshot"], **SSH}
-        names = {"check": ["action:mypack.look"], "evidence": ["mypack.snapshot"]}
-        result = decide_about(config=allowed, **names).as_dict()
+    def test_an_action_of_the_operator_receives_only_the_host(self):
+        config = {"allowed_actions": ["linux.service", "mypack.inspect", "mypack.snapshot"], **SSH}
+        entry = {"check": ["action:mypack.inspect"], "evidence": ["mypack.snapshot"]}
+        result = decide_about(config=config, **entry).as_dict()
         assert result["inspections"] == [
             {
-                "action": "mypack.look",
+                "action": "mypack.inspect",
                 "parameters": {"host": "web-1"},
-                "check": "action:mypack.look",
+                "check": "action:mypack.inspect",
             },
             {"action": "mypack.snapshot", "parameters": {"host": "web-1"}, "check": ""},
         ]
 
-    def test_an_approval_comes_before_the_checks(self):
+    def test_the_approval_is_requested_before_the_checks_run(self):
         decision = decide_about(check=["cpu>95"], mode="ask", approvers=["anna"])
         assert (decision.next_task, len(decision.inspections)) == ("approve", 1)
 
     @pytest.mark.parametrize("mode, checks", [("dry_run", ["cpu>95"]), ("evidence", [])])
     def test_evidence_is_collected_if_nothing_is_changed(self, mode, checks):
-        names = {"check": ["cpu>95"], "evidence": ["poundcake.check_memory"], "mode": mode}
-        decision = decide_about(**names)
+        entry = {"check": ["cpu>95"], "evidence": ["poundcake.check_memory"], "mode": mode}
+        decision = decide_about(**entry)
         assert (decision.may_reserve, decision.next_task) == (False, "inspect")
         assert [i.name for i in decision.inspections] == [*checks, "poundcake.check_memory"]
 
@@ -384,9 +386,9 @@ class TestInspections:
             ({"evidence": ["mypack.snapshot"]}, "allowed_actions does not contain mypack.snapshot"),
         ],
     )
-    def test_evidence_that_may_not_be_collected_costs_no_task(self, overrides, reason):
-        evidence = {"evidence": ["poundcake.check_memory"], "mode": "evidence", **overrides}
-        decision = decide_about(**evidence)
+    def test_evidence_that_may_not_be_collected_starts_no_task(self, overrides, reason):
+        entry = {"evidence": ["poundcake.check_memory"], "mode": "evidence", **overrides}
+        decision = decide_about(**entry)
         assert (decision.next_task, decision.report().status) == ("", "succeeded")
         assert reason in decision.message
 
@@ -396,13 +398,13 @@ class TestInspections:
 
 
 class TestRules:
-    """A rule that names an action itself."""
+    """A rule may name an action instead of an entry."""
 
     REQUEST = Request(
         action="linux.service", parameters={"act": 'it\'s "x"'}, host_parameter="hosts"
     )
 
-    def test_the_action_gets_the_canonical_host(self):
+    def test_the_action_receives_the_canonical_host(self):
         result = make_inert(decide_about(self.REQUEST, alert={"instance": "WEB-1:9100"}).as_dict())
         assert (result["host_parameter"], result["host"]) == ("hosts", "web-1")
         assert result["parameters"] == {"act": 'it\'s "x"'}
@@ -427,7 +429,7 @@ class TestRules:
             ),
         ],
     )
-    def test_a_host_that_contradicts_is_an_error(self, request_, message):
+    def test_a_contradictory_host_parameter_is_an_error(self, request_, message):
         with pytest.raises(RemediationError, match=message):
             decide_about(request_)
 

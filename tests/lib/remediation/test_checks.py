@@ -1,4 +1,4 @@
-"""Whether a host answers over TCP."""
+"""A host is checked by TCP connections to its ports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ def loopback_is_another_host(monkeypatch):
 
 @pytest.fixture
 def network(monkeypatch):
-    """Return a function that defines the outcome of each connection and the addresses of names."""
+    """Return a function that fakes the network: outcomes of connections and addresses of names."""
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: None)
 
-    def network(*connections, addresses=("198.51.100.7",)):
-        """Set the outcomes: errors, or None for success. The last outcome repeats."""
+    def fake(*connections, addresses=("198.51.100.7",)):
+        """Set the outcomes, each an error or None for success, and return the attempts.
+
+        The last outcome repeats.
+        """
         outcomes, attempts = list(connections), []
 
         def connect(address, timeout):
@@ -44,7 +47,7 @@ def network(monkeypatch):
         monkeypatch.setattr(checks.socket, "getaddrinfo", resolve)
         return attempts
 
-    return network
+    return fake
 
 
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
@@ -65,10 +68,10 @@ class TestRealSockets:
             result = check_host("127.0.0.1", [port], 0)
         assert (result.state, result.port) == (TcpState.ANSWERS, port)
 
-    def test_a_refused_connection_is_a_separate_state(self):
-        with socket.socket() as bound:
-            bound.bind(("127.0.0.1", 0))
-            port = bound.getsockname()[1]
+    def test_a_refused_connection_is_distinguished_from_no_answer(self):
+        with socket.socket() as bound_socket:  # it does not listen
+            bound_socket.bind(("127.0.0.1", 0))
+            port = bound_socket.getsockname()[1]
             result = check_host("127.0.0.1", [port], 0)
         assert (result.state, result.port) == (TcpState.REFUSED, port)
 
@@ -108,7 +111,7 @@ class TestRealSockets:
         ([NO_NETWORK, TIMED_OUT], "no_answer", 0),
     ],
 )
-def test_the_best_of_all_ports_counts(network, connections, state, port):
+def test_the_best_result_of_all_ports_counts(network, connections, state, port):
     attempts = network(*connections)
     result = check_host("web-1", [22, 80], 0)
     assert (str(result.state), result.port) == (state, port)
@@ -122,7 +125,7 @@ def test_every_address_of_a_name_is_tried(network):
 
 
 @pytest.mark.parametrize("error", [NO_NETWORK, NOT_PERMITTED])
-def test_a_local_network_fault_is_not_a_result_for_the_host(network, error):
+def test_a_local_network_fault_is_an_error_and_not_a_state_of_the_host(network, error):
     network(error)
     with pytest.raises(RemediationError, match="web-1 could not be checked from this machine: "):
         check_host("web-1", [22, 80], 0)
@@ -140,7 +143,7 @@ def test_a_host_is_checked_until_it_answers(network):
     assert (result.state, result.port) == (TcpState.ANSWERS, 80)
 
 
-def test_the_last_state_counts_after_the_wait(network, monkeypatch):
+def test_the_last_state_is_returned_after_the_wait(network, monkeypatch):
     clock = iter([0, 30, 61])
     monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
     network(TIMED_OUT, REFUSED)
@@ -178,7 +181,7 @@ def test_the_ports_of_ssh_and_of_the_metrics_are_checked():
     assert checks.ports_to_check(9100) == [22, 9100]
 
 
-def test_the_result_as_a_dict_is_that_of_the_action():
+def test_the_result_is_converted_to_the_result_of_the_action():
     result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
     assert result == {"state": "answers", "port": 22, "seconds": 0.1}
     assert type(result["state"]) is str

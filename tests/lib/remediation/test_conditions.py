@@ -1,4 +1,4 @@
-"""The conditions of an entry are checked before its change."""
+"""A change is made only if the conditions of its entry are fulfilled."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from tests.lib.fake_prometheus import LABELS, FakePrometheus
 SERIES = {"instance": "web-1:9100", "job": "node"}
 
 
-def objection_to_change(*servers, labels=LABELS, **keys):
-    entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", **keys}
+def objection_to_change(*servers, labels=LABELS, **conditions):
+    """Return the objection of an entry's conditions, or '' if they permit a change."""
+    entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", **conditions}
     (remediation,), errors = read_remediations([entry])
     assert not errors
     return find_objection(remediation, CheckedAlert.of(labels, "instance"), lambda: servers)
 
 
 @pytest.mark.parametrize(
-    "servers, expected",
+    "servers, expected_objection",
     [
         ([FakePrometheus("firing")], ""),
         ([FakePrometheus("absent"), FakePrometheus("firing")], ""),
@@ -35,10 +36,10 @@ def objection_to_change(*servers, labels=LABELS, **keys):
         ([], "alert needs a Prometheus, and none is configured"),
     ],
 )
-def test_the_alert_has_to_fire_now(servers, expected):
+def test_the_alert_must_be_firing(servers, expected_objection):
     objection = objection_to_change(*servers, check=["alert"])
-    assert expected in objection
-    assert bool(objection) == bool(expected)
+    assert expected_objection in objection
+    assert bool(objection) == bool(expected_objection)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +50,13 @@ def test_the_alert_has_to_fire_now(servers, expected):
 def test_an_expression_is_true_with_a_value_other_than_0_and_nan(values, is_true, key):
     prometheus = FakePrometheus()
     prometheus.results["a < 1"] = values
-    keys = {"only_if": "a < 1"} if key == "only_if" else {"check": ["expression:a < 1"]}
-    objection = objection_to_change(prometheus, **keys)
+    conditions = {"only_if": "a < 1"} if key == "only_if" else {"check": ["expression:a < 1"]}
+    objection = objection_to_change(prometheus, **conditions)
     assert ("the expression a < 1 is not true in http://prometheus.example" in objection) != is_true
     assert bool(objection) != is_true
 
 
-def test_an_expression_has_to_be_true_in_every_prometheus():
+def test_an_expression_must_be_true_in_every_prometheus():
     true_server, false_server = FakePrometheus(), FakePrometheus()
     true_server.results["a"], false_server.results["a"] = [1], []
     assert objection_to_change(true_server, true_server, only_if="a") == ""
@@ -69,7 +70,7 @@ def test_an_expression_has_to_be_true_in_every_prometheus():
     "series, is_true",
     [(SERIES, True), ({**SERIES, "replica": "a"}, False), ({"instance": "web-2:9100"}, False)],
 )
-def test_the_expression_of_the_alert_has_to_be_true_for_its_labels(series, is_true):
+def test_the_expression_of_the_alert_must_be_true_for_its_labels(series, is_true):
     objection = objection_to_change(
         FakePrometheus("pending", series=[series]), check=["expression"]
     )
@@ -77,7 +78,7 @@ def test_the_expression_of_the_alert_has_to_be_true_for_its_labels(series, is_tr
 
 
 @pytest.mark.parametrize(
-    "state, expected",
+    "state, expected_objection",
     [
         (TcpState.NO_ANSWER, ""),
         (TcpState.ANSWERS, "web-1 answers on port 22"),
@@ -85,7 +86,7 @@ def test_the_expression_of_the_alert_has_to_be_true_for_its_labels(series, is_tr
         (TcpState.UNRESOLVABLE, "the name web-1 could not be resolved"),
     ],
 )
-def test_only_a_host_that_does_not_answer_permits_a_change(monkeypatch, state, expected):
+def test_only_a_host_that_does_not_answer_permits_a_change(monkeypatch, state, expected_objection):
     calls = []
 
     def check_host(host, ports, wait):
@@ -93,16 +94,16 @@ def test_only_a_host_that_does_not_answer_permits_a_change(monkeypatch, state, e
         return TcpResult(state, 22, 0.1)
 
     monkeypatch.setattr("poundcake.remediation.conditions.check_host", check_host)
-    assert objection_to_change(check=["tcp:2222"]) == expected
-    assert objection_to_change(check=["tcp"]) == expected
+    assert objection_to_change(check=["tcp:2222"]) == expected_objection
+    assert objection_to_change(check=["tcp"]) == expected_objection
     assert calls == [("web-1", [2222], 0), ("web-1", [22, 9100], 0)]
 
 
-def test_an_alert_without_a_host_permits_no_change_that_needs_one():
+def test_a_change_that_needs_a_host_is_refused_for_an_alert_without_one():
     assert "must be a host name" in objection_to_change(check=["tcp:22"], labels={"alertname": "x"})
 
 
-def test_all_conditions_have_to_agree():
+def test_all_conditions_must_be_fulfilled():
     firing_server = FakePrometheus("firing")
     firing_server.results["a"] = [0]
     assert objection_to_change(firing_server, check=["alert"]) == ""
@@ -111,12 +112,12 @@ def test_all_conditions_have_to_agree():
     )
 
 
-def test_a_secret_that_cannot_be_read_permits_no_change():
-    def servers():
+def test_an_unreadable_secret_prevents_a_change():
+    def fail():
         raise ConfigError("prometheus, entry 1: /etc/secret: permission denied")
 
     (entry,), _ = read_remediations(
         [{"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", "check": ["alert"]}]
     )
-    objection = find_objection(entry, CheckedAlert.of(LABELS, "instance"), servers)
+    objection = find_objection(entry, CheckedAlert.of(LABELS, "instance"), fail)
     assert objection == "prometheus, entry 1: /etc/secret: permission denied"

@@ -1,4 +1,4 @@
-"""What the checks of a host and evidence actions show, from the executions of a workflow."""
+"""The results of host checks and evidence actions are read from a workflow's executions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from poundcake.stackstorm import Execution, StackStormError
 from tests.lib.remediation.test_host_facts import CPU, DISK, MEMORY, SERVICE, execution_result
 from tests.lib.samples import NOON, iso
 
-BEGUN = {
+BEGIN_RESULT = {
     "claimed": True,
     "reason": "",
     "may_reserve": False,
@@ -28,7 +28,9 @@ BEGUN = {
 }
 
 
-def execution(result, action="mypack.look", status="succeeded", task="inspect", item=None, age=60):
+def execution(
+    result, action="mypack.inspect", status="succeeded", task="inspect", item=None, age=60
+):
     """Return an execution that ended some seconds before NOON."""
     orquesta = {"task_name": task} if item is None else {"task_name": task, "item_id": item}
     return Execution.parse(
@@ -43,19 +45,19 @@ def execution(result, action="mypack.look", status="succeeded", task="inspect", 
     )
 
 
-class Api:
-    """StackStorm's API, with a workflow that has made these inspections.
+class FakeApi:
+    """StackStorm's API with a workflow that has run inspections.
 
-    Each is a check or the reference of an action, with its execution or None.
+    Each inspection is a pair: a check or the reference of an action, and its execution or None.
     """
 
-    def __init__(self, *inspections, **begun):
+    def __init__(self, *inspections, **begin_fields):
         checks = [name if ":" in name or ">" in name else "" for name, _ in inspections]
         items = [
-            {"action": "mypack.look" if check else name, "parameters": {}, "check": check}
+            {"action": "mypack.inspect" if check else name, "parameters": {}, "check": check}
             for check, (name, _) in zip(checks, inspections)
         ]
-        result = {"result": {**BEGUN, "inspections": items, **begun}}
+        result = {"result": {**BEGIN_RESULT, "inspections": items, **begin_fields}}
         self.children = [execution(result, "poundcake.begin", task="begin")]
         self.children += [e for _, e in inspections if e]
 
@@ -67,9 +69,9 @@ class Api:
         return self.children
 
 
-def objection(check, result, status="succeeded", age=60):
+def read_objection_of(check, result, status="succeeded", age=60):
     """Return the objection of a check with this result."""
-    api = Api((check, execution(result, "mypack.look", status, item=0, age=age)))
+    api = FakeApi((check, execution(result, "mypack.inspect", status, item=0, age=age)))
     return read_objection(api, "e1", [check])
 
 
@@ -83,8 +85,8 @@ class TestChecks:
             ("service:nginx", {**SERVICE, "state": "active"}, "nginx.service is active (failed)"),
         ],
     )
-    def test_a_healthy_host_permits_no_change(self, check, facts, detail):
-        reason = objection(check, execution_result(facts))
+    def test_a_healthy_host_prevents_a_change(self, check, facts, detail):
+        reason = read_objection_of(check, execution_result(facts))
         assert reason.startswith(detail)
         assert make_inert(reason) == reason
 
@@ -98,22 +100,22 @@ class TestChecks:
             ("service:nginx", {**SERVICE, "state": "inactive"}),
         ],
     )
-    def test_a_host_in_trouble_permits_a_change(self, check, facts):
-        assert objection(check, execution_result(facts)) == ""
+    def test_an_unhealthy_host_permits_a_change(self, check, facts):
+        assert read_objection_of(check, execution_result(facts)) == ""
 
     @pytest.mark.parametrize("state", ["activating", "unknown", "deactivating"])
     def test_a_service_in_another_state_neither_permits_nor_confirms_a_change(self, state):
         result = execution_result({**SERVICE, "state": state})
-        assert f"nginx.service is {state}" in objection("service:nginx", result)
+        assert f"nginx.service is {state}" in read_objection_of("service:nginx", result)
         polled = poll_host("service:nginx", result)
         assert (polled.done, polled.cleared) == (False, False)
 
     @pytest.mark.parametrize(
-        "result, status, reason",
+        "result, status, expected_reason",
         [
             (execution_result({"error": "no such directory"}), "failed", "no such directory"),
             ({"error": "Unable to connect"}, "failed", "Unable to connect"),
-            (execution_result("rubbish"), "succeeded", "the host printed no JSON: rubbish"),
+            (execution_result("plain text"), "succeeded", "the host printed no JSON: plain text"),
             (execution_result(DISK), "failed", "has the status failed"),
             (
                 execution_result({**DISK, "used_percent": "9"}),
@@ -123,25 +125,27 @@ class TestChecks:
             (None, "canceled", "the execution has no result"),
         ],
     )
-    def test_a_check_that_cannot_be_read_permits_no_change(self, result, status, reason):
-        found = objection("disk:/var>90", result, status)
-        assert found.startswith("the host could not be checked for disk:/var above 90%: ")
-        assert reason in found
+    def test_a_check_with_an_unreadable_result_prevents_a_change(
+        self, result, status, expected_reason
+    ):
+        reason = read_objection_of("disk:/var>90", result, status)
+        assert reason.startswith("the host could not be checked for disk:/var above 90%: ")
+        assert expected_reason in reason
 
-    def test_a_check_that_has_not_run_permits_no_change(self):
-        assert "it has not run" in read_objection(Api(("cpu>95", None)), "e1", ["cpu>95"])
-        assert "was not checked for cpu above 95%" in read_objection(Api(), "e1", ["cpu>95"])
+    def test_a_check_that_has_not_run_prevents_a_change(self):
+        assert "it has not run" in read_objection(FakeApi(("cpu>95", None)), "e1", ["cpu>95"])
+        assert "was not checked for cpu above 95%" in read_objection(FakeApi(), "e1", ["cpu>95"])
 
-    def test_an_old_check_permits_no_change(self):
-        assert "more than 10 min ago" in objection("cpu>9", execution_result(CPU), age=601)
+    def test_an_old_check_prevents_a_change(self):
+        assert "more than 10 min ago" in read_objection_of("cpu>9", execution_result(CPU), age=601)
 
-    def test_without_stackstorm_nothing_is_changed(self):
-        api = Api()
-        api.now = api.get_children = lambda *_: fail(StackStormError("nobody answers"))
-        assert "could not be read: nobody answers" in read_objection(api, "e1", ["cpu>95"])
+    def test_an_unavailable_stackstorm_prevents_a_change(self):
+        api = FakeApi()
+        api.now = api.get_children = lambda *_: raise_error(StackStormError("connection refused"))
+        assert "could not be read: connection refused" in read_objection(api, "e1", ["cpu>95"])
 
-    def test_all_checks_have_to_agree(self):
-        api = Api(
+    def test_a_change_needs_the_permission_of_every_check(self):
+        api = FakeApi(
             ("cpu>95", execution(execution_result(CPU), item=0)),
             ("memory>95", execution(execution_result(MEMORY), item=1)),
         )
@@ -149,14 +153,14 @@ class TestChecks:
         assert "not more than 95%" in read_objection(api, "e1", ["cpu>95", "memory>95"])
 
 
-def fail(error):
+def raise_error(error):
     raise error
 
 
 class TestActions:
-    """Actions of the operator, whose output contains `holds`."""
+    """A check may run an action of the operator, whose output contains the field `holds`."""
 
-    CHECK = "action:mypack.look"
+    CHECK = "action:mypack.inspect"
 
     @pytest.mark.parametrize(
         "wrap",
@@ -169,26 +173,27 @@ class TestActions:
         ],
         ids=["python", "workflow", "parsed", "command", "host"],
     )
-    def test_holds_decides(self, wrap):
-        assert objection(self.CHECK, wrap({"holds": True})) == ""
-        reason = objection(self.CHECK, wrap({"holds": False, "detail": "lag {{ 3 }} s"}))
-        assert reason == "mypack.look: lag (( 3 )) s"
+    def test_the_field_holds_decides(self, wrap):
+        assert read_objection_of(self.CHECK, wrap({"holds": True})) == ""
+        reason = read_objection_of(self.CHECK, wrap({"holds": False, "detail": "lag {{ 3 }} s"}))
+        assert reason == "mypack.inspect: lag (( 3 )) s"
 
     @pytest.mark.parametrize(
         "output", [None, {}, True, "holds", {"holds": "true"}, {"holds": 1}, [], "{" * 100_000]
     )
-    def test_any_other_output_permits_no_change(self, output):
+    def test_any_other_output_prevents_a_change(self, output):
         for result in ({"result": output}, {"stdout": output}, output):
-            reason = objection(self.CHECK, result)
-            assert "mypack.look did not return holds: true or holds: false" in reason
+            reason = read_objection_of(self.CHECK, result)
+            assert "mypack.inspect did not return holds: true or holds: false" in reason
 
-    def test_a_failed_action_permits_no_change(self):
+    def test_a_failed_action_prevents_a_change(self):
         result = {"result": {"holds": True}, "error": "no {{ route }}"}
-        reason = objection(self.CHECK, result, status="failed")
-        assert "mypack.look has the status failed: no (( route ))" in reason
+        reason = read_objection_of(self.CHECK, result, status="failed")
+        assert "mypack.inspect has the status failed: no (( route ))" in reason
 
 
 def poll_host(check, result, age=100, wait=300):
+    """Return the poll of a check after a change, with the result of its execution."""
     change = Change(timedelta(seconds=age), host_check=execution(result, task="verify_host"))
     return poll(check, wait, CheckedAlert({}, "web-1"), (), change)
 
@@ -199,11 +204,11 @@ class TestVerification:
         assert (polled.done, polled.cleared) == (True, True)
         assert polled.detail.endswith("(not more than 93%)")
 
-    def test_a_check_that_still_holds_is_repeated_until_the_time_is_over(self):
+    def test_a_check_that_still_holds_is_repeated_until_the_wait_ends(self):
         assert not poll_host("disk:/var>90", execution_result(DISK)).done
-        late = poll_host("disk:/var>90", execution_result(DISK), age=300)
-        assert (late.done, late.cleared) == (True, False)
-        assert late.detail.startswith("not verified within 300 s: /var is 93% full")
+        last_poll = poll_host("disk:/var>90", execution_result(DISK), age=300)
+        assert (last_poll.done, last_poll.cleared) == (True, False)
+        assert last_poll.detail.startswith("not verified within 300 s: /var is 93% full")
 
     def test_a_host_that_cannot_be_checked_confirms_nothing(self):
         polled = poll_host("disk:/var>90", {"error": "Unable to connect"})
@@ -214,7 +219,7 @@ class TestVerification:
 
 class TestEvidence:
     def test_the_report_contains_what_each_action_returned(self):
-        api = Api(
+        api = FakeApi(
             ("poundcake.check_cpu", execution(execution_result(CPU), item=0)),
             ("mypack.snapshot", execution({"result": {"queue": ["{{x}}"]}}, item=1)),
             ("mypack.broken", execution({"error": "no route"}, status="failed", item=2)),
@@ -229,24 +234,24 @@ class TestEvidence:
             "mypack.broken": "status failed: no route",
         }
 
-    def test_long_evidence_is_cut(self):
+    def test_long_evidence_is_truncated(self):
         (finding,) = read_findings(
-            Api(("mypack.snapshot", execution({"result": "x" * 5000}, item=0))).children
+            FakeApi(("mypack.snapshot", execution({"result": "x" * 5000}, item=0))).children
         )
         assert finding.detail == "x" * 2000 + " …"
 
     @pytest.mark.parametrize(
-        "above, message",
+        "limit, message",
         [
             (90, "would run x"),
             (95, "so nothing would be changed"),
         ],
     )
-    def test_a_dry_run_says_whether_the_checks_permit_the_change(self, above, message):
-        check = f"disk:/var>{above}"
+    def test_a_dry_run_reports_whether_the_checks_permit_the_change(self, limit, message):
+        check = f"disk:/var>{limit}"
         dry_run = {"stage": "dry_run", "message": "would run x", "dry_run": True}
         report = build_report(
-            Api((check, execution(execution_result(DISK), item=0)), **dry_run), "e1"
+            FakeApi((check, execution(execution_result(DISK), item=0)), **dry_run), "e1"
         )
         assert (report.status, report.stage) == ("succeeded", "dry_run")
         assert report.message.startswith("/var is 93% full")

@@ -15,7 +15,7 @@ from tests.lib.samples import NOON
 from tests.lib.situations import situation_reader
 
 LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "severity": "critical"}
-OPEN = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
+PERMISSIVE_CONFIG = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
 ENTRY = {
     "name": "nginx",
     "match": ["alertname=ServiceDown"],
@@ -24,7 +24,7 @@ ENTRY = {
     "with": {"act": "restart"},
     "host_parameter": "hosts",
 }
-SERVICE = {
+LINUX_SERVICE = {
     "enabled": True,
     "parameters": {
         "hosts": {"type": "string", "required": True},
@@ -37,36 +37,36 @@ SERVICE = {
 
 
 def rule(ref, action="mypack.flow", enabled=True, kind="standard", parameters=None, **criteria):
-    pairs = {f"trigger.{key}": value for key, value in criteria.items()}
+    trigger_criteria = {f"trigger.{key}": value for key, value in criteria.items()}
     return {
         "ref": ref,
         "enabled": enabled,
         "type": {"ref": kind},
         "trigger": {"type": "poundcake.alert", "ref": "poundcake.alert"},
         "action": {"ref": action, "parameters": parameters or {}},
-        "criteria": pairs,
+        "criteria": trigger_criteria,
     }
 
 
-def equal(pattern, kind="eq"):
+def criterion(pattern, kind="eq"):
     return {"type": kind, "pattern": pattern}
 
 
-SHIPPED = rule(
+SHIPPED_RULE = rule(
     "poundcake.remediate",
     "poundcake.remediate",
     parameters={"remediation": "{{ trigger.remediation }}"},
-    status=equal("firing"),
-    remediation=equal("[a-z0-9]", "matchregex"),
+    status=criterion("firing"),
+    remediation=criterion("[a-z0-9]", "matchregex"),
 )
 
 
-class Api:
-    """StackStorm's API, with these rules and actions; or unavailable."""
+class FakeApi:
+    """StackStorm's API with rules and actions. With an error, the API is unavailable."""
 
-    def __init__(self, rules=(SHIPPED,), actions=None, error=""):
+    def __init__(self, rules=(SHIPPED_RULE,), actions=None, error=""):
         self.rules, self.error = list(rules), error
-        self.actions = {"linux.service": SERVICE} if actions is None else actions
+        self.actions = {"linux.service": LINUX_SERVICE} if actions is None else actions
 
     def get(self, path, **params):
         if self.error:
@@ -78,14 +78,14 @@ class Api:
 
 
 def make_plan(labels=None, api=None, config=None, entries=(ENTRY,), ended=None, **alert):
-    configuration = load({**OPEN, "remediations": list(entries), **(config or {})})
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": list(entries), **(config or {})})
     labels = {**LABELS, **(labels or {})}
     reader = situation_reader(labels, alert.get("status", "firing"), ended)
     planned_alert = PlannedAlert(labels, **{"read_situation": reader, **alert})
-    return plan_alert(configuration, api or Api(), planned_alert)
+    return plan_alert(configuration, api or FakeApi(), planned_alert)
 
 
-def reasons_against(**overrides):
+def list_reasons_against(**overrides):
     return make_plan(**overrides)["remediation"]["stopped_by"]
 
 
@@ -115,7 +115,7 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
 
 
 @pytest.mark.parametrize(
-    "overrides, expected",
+    "overrides, expected_reasons",
     [
         ({"config": {"dry_run": True}}, ["dry_run is on; set dry_run: false"]),
         (
@@ -136,24 +136,24 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
             ["allowed_hosts does not contain web-1: add it to allowed_hosts"],
         ),
         (
-            {"api": Api(rules=[])},
+            {"api": FakeApi(rules=[])},
             ["no enabled rule starts remediations: st2 rule enable poundcake.remediate"],
         ),
-        ({"api": Api(actions={})}, ["StackStorm has no action linux.service"]),
+        ({"api": FakeApi(actions={})}, ["StackStorm has no action linux.service"]),
         (
             {"ended": "2026-01-14T12:00:00Z"},
             ["the incident ended at 2026-01-14T12:00:00Z"],
         ),
     ],
 )
-def test_a_plan_names_what_would_stop_a_change(overrides, expected):
+def test_a_plan_lists_the_reasons_against_a_change(overrides, expected_reasons):
     plan_view = make_plan(**overrides)
-    assert plan_view["remediation"]["stopped_by"] == expected
+    assert plan_view["remediation"]["stopped_by"] == expected_reasons
     assert plan_view["remediation"]["would_change"] is False
     assert "WOULD CHANGE" not in as_text(plan_view)
 
 
-def test_a_change_that_needs_an_approval_names_the_approvers():
+def test_a_plan_in_mode_ask_lists_the_approvers():
     plan_view = make_plan(entries=[{**ENTRY, "mode": "ask", "approvers": ["anna", "ben"]}])
     assert plan_view["remediation"]["would_change"] is True
     lines = as_text(plan_view).splitlines()
@@ -161,16 +161,16 @@ def test_a_change_that_needs_an_approval_names_the_approvers():
     assert "  asks first: anna, ben" in lines
 
 
-def test_a_dry_run_also_names_what_would_stop_the_change_after_it():
-    entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "action:mypack.look"]}
-    assert reasons_against(entries=[entry]) == [
+def test_a_plan_for_a_dry_run_also_lists_the_reasons_against_a_live_change():
+    entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "action:mypack.inspect"]}
+    assert list_reasons_against(entries=[entry]) == [
         "mode is dry_run; set mode: live",
-        "allowed_actions does not contain mypack.look: add the actions that inspect hosts to it",
-        "StackStorm has no action mypack.look",
+        "allowed_actions does not contain mypack.inspect: add the actions that inspect hosts to it",
+        "StackStorm has no action mypack.inspect",
     ]
 
 
-def test_an_alert_that_nothing_matches_shows_what_nearly_matched():
+def test_a_plan_for_an_unmatched_alert_shows_the_nearest_entries():
     entry = {**ENTRY, "match": ["alertname=ServiceDown", "instance=~db-.*"]}
     plan_view = make_plan(
         entries=[{**ENTRY, "name": "other", "match": ["alertname=X", "a=b"]}, entry]
@@ -186,50 +186,52 @@ def test_an_alert_that_nothing_matches_shows_what_nearly_matched():
 
 def test_a_plan_lists_matching_disabled_and_failing_rules():
     rules = [
-        SHIPPED,
-        rule("mypack.own", alert_name=equal("ServiceDown"), host=equal("web-1")),
-        rule("mypack.other", alert_name=equal("HostDown")),
-        rule("mypack.off", enabled=False, alert_name=equal("ServiceDown")),
-        rule("mypack.template", alert_name=equal("{{ st2kv.system.name }}")),
-        rule("mypack.searches", labels=equal([], "search")),
-        rule("mypack.missing", **{"labels.rack": equal("r", "startswith")}),
+        SHIPPED_RULE,
+        rule("mypack.own", alert_name=criterion("ServiceDown"), host=criterion("web-1")),
+        rule("mypack.other", alert_name=criterion("HostDown")),
+        rule("mypack.off", enabled=False, alert_name=criterion("ServiceDown")),
+        rule("mypack.template", alert_name=criterion("{{ st2kv.system.name }}")),
+        rule("mypack.searches", labels=criterion([], "search")),
+        rule("mypack.missing", **{"labels.rack": criterion("r", "startswith")}),
         rule("mypack.last", kind="backstop"),
     ]
-    plan_view = make_plan(api=Api(rules))
+    plan_view = make_plan(api=FakeApi(rules))
     assert [(r["rule"], r["doubt"]) for r in plan_view["rules"]] == [
         ("mypack.own", ""),
         ("mypack.template", "trigger.alert_name: only StackStorm renders its pattern"),
         ("mypack.searches", "trigger.labels: only StackStorm evaluates search"),
     ]
     assert plan_view["disabled_rules"] == ["mypack.off"]
-    (failing,) = plan_view["failing_rules"]
-    assert failing.startswith("mypack.missing: trigger.labels.rack: ")
+    (explanation,) = plan_view["failing_rules"]
+    assert explanation.startswith("mypack.missing: trigger.labels.rack: ")
 
 
 def test_a_backstop_rule_matches_if_no_other_rule_does():
-    rules = [rule("mypack.last", kind="backstop"), SHIPPED]
-    assert [r["rule"] for r in make_plan(api=Api(rules), entries=[])["rules"]] == ["mypack.last"]
-    assert make_plan(api=Api(rules))["rules"] == []
+    rules = [rule("mypack.last", kind="backstop"), SHIPPED_RULE]
+    assert [r["rule"] for r in make_plan(api=FakeApi(rules), entries=[])["rules"]] == [
+        "mypack.last"
+    ]
+    assert make_plan(api=FakeApi(rules))["rules"] == []
 
 
-def test_a_plan_during_a_pause_names_the_pause():
-    def paused(request):
+def test_a_plan_during_a_pause_shows_the_pause():
+    def read_paused_situation(request):
         return Situation(now=NOON, named_host="web-1", pause=Pause(NOON, "anna", "maintenance"))
 
-    plan_view = make_plan(read_situation=paused)
+    plan_view = make_plan(read_situation=read_paused_situation)
     assert as_text(plan_view).splitlines()[1].startswith("WOULD BE REFUSED")
     assert "paused by anna (maintenance)" in " ".join(plan_view["remediation"]["stopped_by"])
 
 
-def test_a_plan_shows_what_a_rule_with_its_own_action_would_do():
+def test_a_plan_shows_the_change_of_a_rule_with_its_own_action():
     own_rule = rule(
         "mypack.own",
         "poundcake.remediate",
         parameters={"action": "linux.service", "parameters": {"act": "stop"}},
     )
-    (rule_view,) = make_plan(api=Api([own_rule]), entries=[])["rules"]
+    (rule_view,) = make_plan(api=FakeApi([own_rule]), entries=[])["rules"]
     assert rule_view["note"] == "would run linux.service with act=stop on web-1"
-    (rule_view,) = make_plan(api=Api([own_rule]), entries=[], config={"allowed_actions": []})[
+    (rule_view,) = make_plan(api=FakeApi([own_rule]), entries=[], config={"allowed_actions": []})[
         "rules"
     ]
     assert rule_view["note"] == (
@@ -238,14 +240,14 @@ def test_a_plan_shows_what_a_rule_with_its_own_action_would_do():
 
 
 def test_a_plan_reads_every_page_of_rules():
-    rules = [rule(f"mypack.r{n}", alert_name=equal("X")) for n in range(150)]
-    assert make_plan(api=Api([*rules, SHIPPED]))["remediation"]["started_by"] == [
+    rules = [rule(f"mypack.r{n}", alert_name=criterion("X")) for n in range(150)]
+    assert make_plan(api=FakeApi([*rules, SHIPPED_RULE]))["remediation"]["started_by"] == [
         "poundcake.remediate"
     ]
 
 
-def test_without_stackstorm_the_plan_knows_the_remediation_but_no_rule():
-    plan_view = make_plan(api=Api(error="no route"))
+def test_a_plan_without_stackstorm_contains_the_remediation_but_no_rules():
+    plan_view = make_plan(api=FakeApi(error="no route"))
     assert (plan_view["remediation"]["name"], plan_view["stackstorm"]) == ("nginx", "no route")
     assert "rules unknown: StackStorm cannot be queried: no route" in as_text(plan_view)
 
@@ -265,11 +267,11 @@ def test_no_line_of_a_plan_is_wider_than_80_columns_or_forged():
 
 class TestChecks:
     def check(self, *entries, api=None, **config):
-        configuration = load({**OPEN, "remediations": list(entries), **config})
-        return check_entries(configuration, api or Api())
+        configuration = load({**PERMISSIVE_CONFIG, "remediations": list(entries), **config})
+        return check_entries(configuration, api or FakeApi())
 
-    def problems_of(self, **changed):
-        (entry_view,) = self.check({**ENTRY, **changed})["remediations"]
+    def list_problems(self, **fields):
+        (entry_view,) = self.check({**ENTRY, **fields})["remediations"]
         return entry_view["problems"]
 
     def test_a_valid_entry_has_no_problems(self):
@@ -295,9 +297,9 @@ class TestChecks:
         ]
 
     @pytest.mark.parametrize(
-        "changed, problem",
+        "fields, problem",
         [
-            ({"action": "linux.servce"}, "StackStorm has no action linux.servce"),
+            ({"action": "linux.no_such"}, "StackStorm has no action linux.no_such"),
             (
                 {"host_parameter": "host"},
                 "linux.service takes no parameter host; did you mean hosts",
@@ -313,25 +315,25 @@ class TestChecks:
             ),
             ({"with": {}}, "linux.service needs the parameter act"),
             ({"with": {"act": "stop", "cmd": "x"}}, "linux.service does not accept cmd"),
-            ({"evidence": ["mypack.look"]}, "StackStorm has no action mypack.look"),
-            ({"check": ["action:mypack.look"]}, "StackStorm has no action mypack.look"),
+            ({"evidence": ["mypack.inspect"]}, "StackStorm has no action mypack.inspect"),
+            ({"check": ["action:mypack.inspect"]}, "StackStorm has no action mypack.inspect"),
         ],
     )
-    def test_a_parameter_that_stackstorm_would_refuse_is_a_problem(self, changed, problem):
-        assert [text[: len(problem)] for text in self.problems_of(**changed)][:1] == [problem]
+    def test_a_parameter_that_stackstorm_would_refuse_is_a_problem(self, fields, problem):
+        assert [text[: len(problem)] for text in self.list_problems(**fields)][:1] == [problem]
 
     @pytest.mark.parametrize(
         "values", [{"act": "$action"}, {"act": "stop", "timeout": "30"}, {"act": "stop"}]
     )
-    def test_values_that_stackstorm_accepts_are_no_problem(self, values):
-        assert self.problems_of(**{"with": values}) == []
+    def test_values_that_stackstorm_accepts_cause_no_problem(self, values):
+        assert self.list_problems(**{"with": values}) == []
 
     def test_a_disabled_action_is_a_problem(self):
-        api = Api(actions={"linux.service": {**SERVICE, "enabled": False}})
+        api = FakeApi(actions={"linux.service": {**LINUX_SERVICE, "enabled": False}})
         (entry_view,) = self.check(ENTRY, api=api)["remediations"]
         assert entry_view["problems"] == ["linux.service is disabled"]
 
-    def test_a_check_names_what_stops_every_change_of_an_entry(self):
+    def test_a_check_lists_the_reasons_against_every_change_of_an_entry(self):
         (entry_view,) = self.check(ENTRY, dry_run=True, allowed_hosts=[], allowed_actions=[])[
             "remediations"
         ]
@@ -342,8 +344,8 @@ class TestChecks:
         ]
 
     def test_invalid_entries_and_a_disabled_rule_are_errors(self):
-        disabled_rule = {**SHIPPED, "enabled": False}
-        check_view = self.check(ENTRY, {"name": "x"}, api=Api([disabled_rule]))
+        disabled_rule = {**SHIPPED_RULE, "enabled": False}
+        check_view = self.check(ENTRY, {"name": "x"}, api=FakeApi([disabled_rule]))
         assert check_view["errors"] == [
             "remediations, entry 2 (x): match: is missing; write match: ['alertname=\"DiskFull\"']",
             "no enabled rule starts remediations: st2 rule enable poundcake.remediate",

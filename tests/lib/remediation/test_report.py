@@ -1,4 +1,4 @@
-"""A remediation workflow's report is built from the executions of its tasks."""
+"""The report of a remediation workflow is built from the executions of its tasks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from poundcake.remediation.report import build_report
 from poundcake.stackstorm import Execution
 
 
-class Executions:
-    """A StackStorm API that returns the executions of a workflow's tasks.
+class FakeApi:
+    """StackStorm's API with the executions of a workflow's tasks.
 
-    Each task is defined by the result of its action, by its status, or by fields of its execution.
+    A task is defined by the result of its action, by its status, or by fields of its execution.
     """
 
     def __init__(self, **tasks):
@@ -40,7 +40,7 @@ class Executions:
         return execution
 
 
-LINKED = {"claimed": True, "reason": ""}
+LINK_RESULT = {"claimed": True, "reason": ""}
 NOT_CLAIMED = {"claimed": False, "reason": "execution e1 has this episode"}
 DRY_RUN = {
     "host": "web-1",
@@ -62,7 +62,7 @@ ALLOWED = {
     "stage": "remediate",
     "message": "",
 }
-BEGUN = {"claimed": True, "reason": "", **ALLOWED}
+BEGIN_RESULT = {"claimed": True, "reason": "", **ALLOWED}
 REFUSED = dict(
     ALLOWED,
     may_change=False,
@@ -83,15 +83,15 @@ NO_ACTION = dict(
 )
 UP = {"state": "answers", "port": 22, "seconds": 0.1}
 DOWN = {"state": "no_answer", "port": 0, "seconds": 60}
-REFUSES = {"state": "refused", "port": 22, "seconds": 60}
-NAMELESS = {"state": "unresolvable", "port": 0, "seconds": 60}
+REFUSES_CONNECTIONS = {"state": "refused", "port": 22, "seconds": 60}
+UNRESOLVABLE = {"state": "unresolvable", "port": 0, "seconds": 60}
 RAN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
 RAN_AND_FAILED = dict(RAN, status="failed")
 RAN_INTO_TIMEOUT = dict(RAN, status="timeout")
 
 
 def report(**tasks):
-    return build_report(Executions(**tasks), "the-workflow").as_dict()
+    return build_report(FakeApi(**tasks), "the-workflow").as_dict()
 
 
 @pytest.mark.parametrize(
@@ -101,73 +101,73 @@ def report(**tasks):
         ({"link": "failed"}, "succeeded", "not_claimed", ""),
         ({"link": NOT_CLAIMED}, "succeeded", "not_claimed", "execution e1 has this episode"),
         (
-            {"link": LINKED},
+            {"link": LINK_RESULT},
             "failed",
             "alert",
             "the alert could not be read; the task alert says why",
         ),
         (
-            {"link": LINKED, "alert": "failed"},
+            {"link": LINK_RESULT, "alert": "failed"},
             "failed",
             "alert",
             "the alert could not be read; the task alert says why",
         ),
         (
-            {"link": LINKED, "alert": ALLOWED, "evidence": "failed"},
+            {"link": LINK_RESULT, "alert": ALLOWED, "evidence": "failed"},
             "failed",
             "evidence",
             "the host could not be checked; the task evidence says why",
         ),
         (
-            {"link": LINKED, "alert": DRY_RUN, "evidence": DOWN},
+            {"link": LINK_RESULT, "alert": DRY_RUN, "evidence": DOWN},
             "succeeded",
             "dry_run",
             "web-1 does not answer; would run x",
         ),
         (
-            {"link": LINKED, "alert": REFUSED, "evidence": DOWN},
+            {"link": LINK_RESULT, "alert": REFUSED, "evidence": DOWN},
             "failed",
             "refused",
             "web-1 does not answer; allowed_hosts does not contain web-1",
         ),
         (
-            {"link": LINKED, "alert": REFUSED_IN_DRY_RUN},
+            {"link": LINK_RESULT, "alert": REFUSED_IN_DRY_RUN},
             "succeeded",
             "refused",
             "allowed_hosts does not contain web-1",
         ),
         (
-            {"link": LINKED, "alert": ENDED, "evidence": DOWN},
+            {"link": LINK_RESULT, "alert": ENDED, "evidence": DOWN},
             "succeeded",
             "ended",
             "web-1 does not answer; the incident ended at 12:00",
         ),
         (
-            {"link": LINKED, "alert": ALLOWED, "evidence": REFUSES},
+            {"link": LINK_RESULT, "alert": ALLOWED, "evidence": REFUSES_CONNECTIONS},
             "failed",
             "evidence",
             "web-1 is up and refuses connections on port 22, so nothing was changed",
         ),
         (
-            {"link": LINKED, "alert": ALLOWED, "evidence": NAMELESS},
+            {"link": LINK_RESULT, "alert": ALLOWED, "evidence": UNRESOLVABLE},
             "failed",
             "evidence",
             "the name web-1 could not be resolved, so nothing was changed",
         ),
         (
-            {"link": LINKED, "alert": DRY_RUN, "evidence": REFUSES},
+            {"link": LINK_RESULT, "alert": DRY_RUN, "evidence": REFUSES_CONNECTIONS},
             "succeeded",
             "dry_run",
             "web-1 is up and refuses connections on port 22, so nothing would be changed",
         ),
         (
-            {"link": LINKED, "alert": DRY_RUN, "evidence": NAMELESS},
+            {"link": LINK_RESULT, "alert": DRY_RUN, "evidence": UNRESOLVABLE},
             "succeeded",
             "dry_run",
             "the name web-1 could not be resolved, so nothing would be changed",
         ),
         (
-            {"link": LINKED, "alert": NO_ACTION, "evidence": NAMELESS},
+            {"link": LINK_RESULT, "alert": NO_ACTION, "evidence": UNRESOLVABLE},
             "succeeded",
             "dry_run",
             "the name web-1 could not be resolved; the rule names no action, so nothing would be "
@@ -182,7 +182,7 @@ def test_the_report_of_a_workflow_that_changed_nothing(tasks, status, stage, mes
 
 
 def test_a_host_that_answers_needs_no_change():
-    assert report(link=LINKED, alert=DRY_RUN, evidence=UP) == {
+    assert report(link=LINK_RESULT, alert=DRY_RUN, evidence=UP) == {
         "status": "succeeded",
         "mutated": False,
         "dry_run": True,
@@ -216,12 +216,20 @@ def test_a_host_that_answers_needs_no_change():
         (RAN, UP, "succeeded", "done", "web-1 answers again after 0.1 s", True),
         (RAN, DOWN, "failed", "verify", "web-1 still does not answer after 60 s", False),
         (
-            *(RAN, REFUSES, "failed", "verify"),
-            *("web-1 is up and refuses connections on port 22 after 60 s", False),
+            RAN,
+            REFUSES_CONNECTIONS,
+            "failed",
+            "verify",
+            "web-1 is up and refuses connections on port 22 after 60 s",
+            False,
         ),
         (
-            *(RAN, NAMELESS, "failed", "verify"),
-            *("the name web-1 could not be resolved after 60 s", False),
+            RAN,
+            UNRESOLVABLE,
+            "failed",
+            "verify",
+            "the name web-1 could not be resolved after 60 s",
+            False,
         ),
     ],
 )
@@ -229,23 +237,23 @@ def test_the_report_of_a_workflow_that_changed_something(
     change, check, status, stage, message, verified
 ):
     checks = {"verify": check} if check else {}
-    result = report(link=LINKED, alert=ALLOWED, remediate=change, **checks)
+    result = report(link=LINK_RESULT, alert=ALLOWED, remediate=change, **checks)
     assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
     assert (result["mutated"], result["dry_run"], result["verified"]) == (True, False, verified)
 
 
 def test_the_evidence_of_both_checks_is_kept():
-    result = report(link=LINKED, alert=ALLOWED, evidence=DOWN, remediate=RAN, verify=UP)
+    result = report(link=LINK_RESULT, alert=ALLOWED, evidence=DOWN, remediate=RAN, verify=UP)
     assert result["evidence"] == {"before": DOWN, "after": UP}
 
 
 def test_the_result_of_another_packs_action_is_not_passed_on():
-    hostile = {
+    hostile_check = {
         "status": "succeeded",
         "action": {"ref": "core.remote"},
         "result": {"result": {"state": "answers", "port": "{{ st2kv.system.x }}"}},
     }
-    result = report(link=LINKED, alert=ALLOWED, evidence=hostile, remediate=RAN)
+    result = report(link=LINK_RESULT, alert=ALLOWED, evidence=hostile_check, remediate=RAN)
     assert "st2kv" not in repr(result) and "{{" not in repr(result)
 
 
@@ -260,8 +268,8 @@ def test_the_result_of_another_packs_action_is_not_passed_on():
         ),
     ],
 )
-def test_the_report_of_a_workflow_that_begins_with_poundcake_begin(tasks, expected):
-    result = report(begin=BEGUN, **tasks)
+def test_the_report_of_a_workflow_that_starts_with_poundcake_begin(tasks, expected):
+    result = report(begin=BEGIN_RESULT, **tasks)
     assert (result["status"], result["stage"], result["message"]) == expected
     assert (result["mutated"], result["dry_run"]) == (True, False)
 
@@ -278,22 +286,22 @@ INCIDENT_ENDED = {"may_change": False, "stage": "ended", "message": "the inciden
         (INCIDENT_ENDED, "ended", "web-1 does not answer; the incident ended at 12:00"),
     ],
 )
-def test_a_change_that_a_limit_refuses_is_no_failure(decision, stage, message):
-    result = report(link=LINKED, alert=ALLOWED, evidence=DOWN, reserve=decision)
+def test_a_change_that_a_limit_refuses_is_not_a_failure(decision, stage, message):
+    result = report(link=LINK_RESULT, alert=ALLOWED, evidence=DOWN, reserve=decision)
     assert (result["status"], result["stage"], result["mutated"]) == ("succeeded", stage, False)
     assert result["message"] == message
 
 
 def test_a_workflow_that_could_not_ask_for_approval_is_a_failure():
-    result = report(begin=BEGUN, approve="failed")
+    result = report(begin=BEGIN_RESULT, approve="failed")
     assert (result["status"], result["stage"], result["mutated"]) == ("failed", "refused", False)
     assert result["message"].startswith(
         "nobody could be asked for approval, so nothing was changed"
     )
 
 
-def test_the_report_names_who_approved_the_change():
-    result = report(begin=BEGUN, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
+def test_the_report_shows_who_approved_the_change():
+    result = report(begin=BEGIN_RESULT, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
     assert result["message"] == "approved by anna; the action succeeded"
 
 
@@ -315,13 +323,13 @@ def test_the_report_names_who_approved_the_change():
     ],
 )
 def test_the_last_poll_decides_whether_a_change_is_verified(poll, expected):
-    result = report(begin=BEGUN, reserve=GRANTED, remediate=RAN, verify=poll)
+    result = report(begin=BEGIN_RESULT, reserve=GRANTED, remediate=RAN, verify=poll)
     assert (result["status"], result["stage"], result["message"], result["verified"]) == expected
     assert result["mutated"] is True
 
 
 def test_a_change_that_could_not_be_reserved_is_a_failure():
-    result = report(link=LINKED, alert=ALLOWED, reserve="failed")
+    result = report(link=LINK_RESULT, alert=ALLOWED, reserve="failed")
     assert (result["status"], result["stage"], result["mutated"]) == ("failed", "refused", False)
     assert result["message"] == (
         "the change could not be reserved, so nothing was changed; the task reserve says why"
@@ -342,8 +350,8 @@ def test_a_change_that_could_not_be_reserved_is_a_failure():
         ({}, None),
     ],
 )
-def test_the_result_of_a_change_for_the_tracking_database(tasks, expected):
+def test_the_result_of_a_change_is_derived_from_its_tasks(tasks, expected):
     """The action poundcake.report writes this to the tracking database."""
-    result = build_report(Executions(link=LINKED, alert=ALLOWED, **tasks), "the-workflow")
+    result = build_report(FakeApi(link=LINK_RESULT, alert=ALLOWED, **tasks), "the-workflow")
     assert result.change_result == expected
     assert "change_result" not in result.as_dict()

@@ -25,13 +25,13 @@ from tests.lib.samples import NOON, later
 FIRING = Situation(
     NOON, "web-1:9100", alert_name="HostDown", episode="f-1", target="web-1", last_seen_at=NOON
 )
-LIVE = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
+LIVE_CONFIG = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["linux.service"]}
 
 
 def decide_about(alert=None, action="linux.service", needs_host=True, **config):
     """Return the decision about an alert, with a configuration that allows linux.service."""
     request = ChangeRequest(action=action, needs_host=needs_host)
-    return decide(load({**LIVE, **config}), request, replace(FIRING, **(alert or {})))
+    return decide(load({**LIVE_CONFIG, **config}), request, replace(FIRING, **(alert or {})))
 
 
 def test_an_allowed_action_on_an_allowed_host_may_change_it():
@@ -57,7 +57,7 @@ def test_an_alert_without_a_usable_host_has_an_empty_host_and_port_0():
     assert (decision["host"], decision["port"]) == ("", 0)
 
 
-def test_without_any_configuration_nothing_may_be_changed():
+def test_an_empty_configuration_permits_no_change():
     decision = decide(load({}), ChangeRequest(action="linux.service"), FIRING)
     assert decision.may_change is False
     assert decision.dry_run is True
@@ -84,7 +84,7 @@ def test_a_dry_run_reports_a_missing_action():
     assert "the rule names no action" in decision.message
 
 
-def test_without_an_action_only_evidence_is_collected():
+def test_only_evidence_is_collected_without_an_action():
     for needs_host in (True, False):
         decision = decide_about(action="", needs_host=needs_host)
         assert (decision.may_change, decision.stage) == (False, "evidence")
@@ -151,13 +151,13 @@ def test_a_workflow_that_needs_no_host_may_collect_evidence_for_any_alert():
         ),
     ],
 )
-def test_a_refusal_names_its_reason_and_a_remedy(alert, action, config, message):
+def test_a_refusal_states_its_reason_and_a_remedy(alert, action, config, message):
     decision = decide_about(alert, action, **config)
     assert (decision.may_change, decision.stage, decision.reason) == (False, "refused", message)
     assert decision.message == f"{message}: {decision.how_to_lift}"
 
 
-def test_a_refusal_names_the_label_that_should_name_the_host():
+def test_a_refusal_names_the_configured_host_label():
     decision = decide_about({"named_host": ""}, host_label="node")
     assert decision.reason == "the label node of the alert contains no host"
 
@@ -173,14 +173,14 @@ def test_an_address_wildcard_matches_no_name():
 
 
 @pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
-def test_a_host_is_the_same_in_each_spelling(instance):
+def test_all_spellings_of_a_host_are_equal(instance):
     decision = decide_about({"named_host": instance}, allowed_hosts=["web-1"])
     assert decision.may_change is True
     assert decision.as_dict()["host"] == "web-1"
 
 
 @pytest.mark.parametrize(
-    "instance, why",
+    "instance, expected_reason",
     [
         ("localhost:9100", "localhost is the machine on which StackStorm runs"),
         ("127.0.0.1", "127.0.0.1 is a loopback address of the machine on which StackStorm runs"),
@@ -194,11 +194,11 @@ def test_a_host_is_the_same_in_each_spelling(instance):
     ],
 )
 @pytest.mark.parametrize("action", ["linux.service", ""])
-def test_stackstorm_itself_is_neither_changed_nor_checked(instance, why, action):
+def test_stackstorm_itself_is_neither_changed_nor_checked(instance, expected_reason, action):
     """This holds even if allowed_hosts contains every host."""
     decision = decide_about({"named_host": instance}, action, allowed_hosts=["*"])
     assert (decision.may_change, decision.may_check, decision.stage) == (False, False, "refused")
-    assert why in decision.message
+    assert expected_reason in decision.message
 
 
 def test_a_host_that_is_not_allowed_is_not_checked():
@@ -212,14 +212,14 @@ def test_an_action_that_needs_no_host_runs_for_an_alert_without_one():
     for allowed_hosts in (["*"], ["db-*", "*"]):
         decision = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed_hosts)
         assert decision.may_change is True
-    # A list of allowed hosts cannot contain an unknown host.
+    # An unknown host is allowed only by "*".
     for allowed_hosts in (["?*"], ["db-*"], []):
         decision = decide_about({"named_host": ""}, needs_host=False, allowed_hosts=allowed_hosts)
         assert decision.may_change is False
 
 
 @pytest.mark.parametrize("needs_host", [True, False])
-def test_without_allowed_hosts_no_host_may_be_changed(needs_host):
+def test_empty_allowed_hosts_permit_no_change(needs_host):
     """Before 0.3.0, an empty list allowed every host."""
     decision = decide_about(allowed_hosts=[], needs_host=needs_host)
     assert (decision.may_change, decision.stage) == (False, "refused")
@@ -228,7 +228,7 @@ def test_without_allowed_hosts_no_host_may_be_changed(needs_host):
     )
 
 
-def test_without_allowed_hosts_evidence_is_still_collected():
+def test_empty_allowed_hosts_permit_evidence():
     assert decide_about(action="", allowed_hosts=[]).stage == "evidence"
 
 
@@ -264,7 +264,7 @@ def test_a_change_needs_every_condition():
         assert bool(decision.message) is not may_change
 
 
-# -- controls that depend on other incidents and changes
+# -- controls that depend on other incidents, other changes and people
 
 
 def change(execution="e1", target="web-1", ended=None, result="", **fields):
@@ -289,7 +289,7 @@ def change(execution="e1", target="web-1", ended=None, result="", **fields):
     return Change(**{**values, **fields})
 
 
-FAILED = [change(f"e{i}", ended=later(-7200), result="failed") for i in range(3)]
+FAILED_CHANGES = [change(f"e{i}", ended=later(-7200), result="failed") for i in range(3)]
 
 # {refusal: (situation, request, configuration, part of the reason, part of the remedy)}
 TEMPORARY_REFUSALS = {
@@ -404,7 +404,7 @@ TEMPORARY_REFUSALS = {
         "2026-01-14T12:55:00Z",
     ),
     "breaker": (
-        {"breaker_changes": FAILED},
+        {"breaker_changes": FAILED_CHANGES},
         {},
         {},
         "the last 3 changes of linux.service failed or did not clear the alert",
@@ -426,11 +426,11 @@ DISABLED_CONTROLS = {
 
 def decide_in(situation, request=None, **config):
     request = ChangeRequest(action="linux.service", **(request or {}))
-    return decide(load({**LIVE, **config}), request, replace(FIRING, **situation))
+    return decide(load({**LIVE_CONFIG, **config}), request, replace(FIRING, **situation))
 
 
 @pytest.mark.parametrize("refusal", sorted(TEMPORARY_REFUSALS))
-def test_each_control_refuses_and_names_its_value_and_a_remedy(refusal):
+def test_each_control_refuses_with_its_value_and_a_remedy(refusal):
     situation, request, config, expected_reason, expected_remedy = TEMPORARY_REFUSALS[refusal]
     decision = decide_in(situation, request, **config)
     assert (decision.may_change, decision.refusal) == (False, refusal)
@@ -460,26 +460,26 @@ def test_a_limit_of_zero_turns_the_control_off(refusal):
         {"target_changes_last_day": [change("e1"), change("e2")]},
         {"remediation_changes_last_hour": [change(f"e{i}") for i in range(4)]},
         {"changes_last_hour": [change(f"e{i}") for i in range(9)]},
-        {"breaker_changes": FAILED[:2]},
-        {"breaker_changes": [change(ended=later(-7200), result="verified"), *FAILED[:2]]},
+        {"breaker_changes": FAILED_CHANGES[:2]},
+        {"breaker_changes": [change(ended=later(-7200), result="verified"), *FAILED_CHANGES[:2]]},
     ],
 )
-def test_below_each_limit_a_change_is_allowed(situation):
+def test_a_change_below_each_limit_is_allowed(situation):
     assert decide_in(situation).may_change is True
 
 
 def test_every_refusal_is_tested_here():
     """The other refusals depend only on the configuration or the alert. Other tests check them."""
-    tested = {
+    tested_refusals = {
         *TEMPORARY_REFUSALS,
         "no_action",
         "action_invalid",
         "action_not_allowed",
         "incident_ended",
     }
-    tested |= {"resolved", "no_host", "no_target", "host_not_allowed", "host_denied"}
-    tested |= {"stackstorm_host", "dry_run", "database_unavailable", "not_claimed"}
-    assert tested == {str(refusal) for refusal in Refusal}
+    tested_refusals |= {"resolved", "no_host", "no_target", "host_not_allowed", "host_denied"}
+    tested_refusals |= {"stackstorm_host", "dry_run", "database_unavailable", "not_claimed"}
+    assert tested_refusals == {str(refusal) for refusal in Refusal}
 
 
 def test_a_denied_host_is_refused_even_if_it_is_allowed():
@@ -494,13 +494,13 @@ def test_a_denied_host_is_refused_even_if_it_is_allowed():
     assert decide_about(action="", denied_hosts=["web-*"]).may_check is False
 
 
-def test_a_target_that_a_label_should_name_must_be_complete():
+def test_a_target_needs_each_of_its_labels():
     decision = decide_in({"missing_label": "deployment"}, {"target_labels": ("deployment",)})
     assert (decision.refusal, decision.may_reserve) == ("no_target", False)
     assert "lacks the label deployment" in decision.reason
 
 
-def test_a_check_that_just_failed_replaces_a_recent_notification():
+def test_a_fulfilled_check_replaces_a_recent_notification():
     old_notification = {"last_seen_at": later(-86_400)}
     assert decide_in(old_notification).refusal == "stale"
     assert decide_in(old_notification, {"check_failed": True}).may_change is True
@@ -523,7 +523,7 @@ def test_other_actions_are_not_power_actions():
     assert not is_power_action("linux.service")
 
 
-def test_the_storm_of_a_remediation_counts_alerts_with_the_same_label():
+def test_the_storm_limit_of_a_remediation_counts_alerts_with_the_same_label():
     situation = {"similar_count": 3, "similar_count_per_value": 3, "per_value": "rack=r12"}
     decision = decide_in(situation, {"per_label": "rack", "storm": 2, "remediation": "dead-host"})
     assert decision.refusal == "storm"
@@ -573,14 +573,14 @@ def test_a_dry_run_reports_what_would_stop_the_change_now():
     )
 
 
-def test_a_preview_gives_the_seconds_until_the_incident_has_settled():
+def test_a_preview_contains_the_seconds_until_the_incident_has_settled():
     situation = replace(FIRING, opened_at=later(-20))
     request = ChangeRequest(action="linux.service")
-    decision = preview(load(LIVE), request, situation)
+    decision = preview(load(LIVE_CONFIG), request, situation)
     assert (decision.may_change, decision.settle_seconds) == (True, 40)
-    assert decide(load(LIVE), request, situation).settle_seconds == 40
-    assert preview(load({**LIVE, "dry_run": True}), request, situation).settle_seconds == 0
-    storm_preview = preview(load(LIVE), request, replace(situation, similar_count=6))
+    assert decide(load(LIVE_CONFIG), request, situation).settle_seconds == 40
+    assert preview(load({**LIVE_CONFIG, "dry_run": True}), request, situation).settle_seconds == 0
+    storm_preview = preview(load(LIVE_CONFIG), request, replace(situation, similar_count=6))
     assert (storm_preview.refusal, storm_preview.may_reserve, storm_preview.settle_seconds) == (
         "storm",
         True,
@@ -588,29 +588,29 @@ def test_a_preview_gives_the_seconds_until_the_incident_has_settled():
     )
 
 
-def test_a_refusal_during_a_pause_names_its_end():
+def test_a_refusal_during_a_pause_shows_when_it_ends():
     pause = Pause(NOON, "anna", "maintenance", later(600))
     assert "until 2026-01-14T12:10:00Z" in decide_in({"pause": pause}).reason
 
 
-def entry(**changed_fields):
+def read_entry(**overrides):
     fields = {"name": "nginx", "match": ["alertname=HostDown"], "mode": "live", "action": "a.b"}
-    (remediation,), errors = read_remediations([{**fields, **changed_fields}])
+    (remediation,), errors = read_remediations([{**fields, **overrides}])
     assert not errors
     return remediation
 
 
-def test_conditions_that_agree_replace_a_recent_notification():
+def test_fulfilled_conditions_replace_a_recent_notification():
     request = ChangeRequest(action="linux.service")
-    entry_with_check = entry(check=["alert"])
+    entry_with_check = read_entry(check=["alert"])
     assert with_conditions(request, entry_with_check, "").check_failed is True
     assert with_conditions(request, entry_with_check, "no").check_failed is False
     # The expression of only_if says nothing about the alert itself.
-    assert with_conditions(request, entry(only_if="up"), "").check_failed is False
+    assert with_conditions(request, read_entry(only_if="up"), "").check_failed is False
 
 
 @pytest.mark.parametrize(
-    "keys, objection",
+    "overrides, objection",
     [
         ({}, ""),
         ({"mode": "ask", "approvers": ["anna"]}, ""),
@@ -619,13 +619,15 @@ def test_conditions_that_agree_replace_a_recent_notification():
         ({"action": "a.c"}, "the remediation nginx now names the action a.c"),
     ],
 )
-def test_an_entry_that_was_changed_since_the_start_permits_no_change(keys, objection):
-    assert find_entry_objection(entry(**keys), {"alertname": "HostDown"}, "a.b") == objection
+def test_an_entry_changed_since_the_start_prevents_the_change(overrides, objection):
+    assert (
+        find_entry_objection(read_entry(**overrides), {"alertname": "HostDown"}, "a.b") == objection
+    )
 
 
-def test_a_check_that_the_entry_demands_since_the_start_has_to_be_made_first():
-    demanding_entry = entry(check=["cpu>95", "disk:/var>90"])
+def test_a_check_added_since_the_start_must_run_before_the_change():
+    entry_with_checks = read_entry(check=["cpu>95", "disk:/var>90"])
     objection = "the host was not checked as the remediation nginx now requires"
     labels = {"alertname": "HostDown"}
-    assert find_entry_objection(demanding_entry, labels, "a.b", ["cpu>95"]) == objection
-    assert find_entry_objection(demanding_entry, labels, "a.b", ["cpu>95", "disk:/var>90"]) == ""
+    assert find_entry_objection(entry_with_checks, labels, "a.b", ["cpu>95"]) == objection
+    assert find_entry_objection(entry_with_checks, labels, "a.b", ["cpu>95", "disk:/var>90"]) == ""

@@ -1,4 +1,4 @@
-"""Whether a change helped, according to Prometheus and the host."""
+"""Prometheus or a check of the host confirms that a change has helped."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from tests import services
 from tests.lib.fake_prometheus import LABELS, RULE, FakePrometheus
 from tests.lib.samples import NOON, iso, later
 
-SINCE = timedelta(seconds=100)
+AGE = timedelta(seconds=100)
 
 
-def poll_alert(*servers, check="alert", age=SINCE, wait=300, before=(), labels=LABELS):
-    return poll(check, wait, CheckedAlert(labels, "web-1"), servers, Change(age, before))
+def poll_alert(*servers, check="alert", age=AGE, wait=300, previous_evaluations=(), labels=LABELS):
+    return poll(
+        check, wait, CheckedAlert(labels, "web-1"), servers, Change(age, previous_evaluations)
+    )
 
 
-def second_poll(first_prometheus, second_prometheus, check="alert"):
-    """Return the second of two polls."""
+def poll_twice(first_prometheus, second_prometheus, check="alert"):
+    """Poll twice, and return the result of the second poll."""
     return poll_alert(
-        second_prometheus, check=check, before=poll_alert(first_prometheus, check=check).evaluations
+        second_prometheus,
+        check=check,
+        previous_evaluations=poll_alert(first_prometheus, check=check).evaluations,
     )
 
 
@@ -36,22 +40,24 @@ def test_two_evaluations_without_the_alert_confirm_a_change(check):
     first_result = poll_alert(FakePrometheus(evaluated=40), check=check)
     assert (first_result.done, first_result.cleared) == (False, False)
     assert "in one evaluation, at " in first_result.detail
-    result = second_poll(FakePrometheus(evaluated=40), FakePrometheus(evaluated=10), check)
+    result = poll_twice(FakePrometheus(evaluated=40), FakePrometheus(evaluated=10), check)
     assert (result.done, result.cleared) == (True, True)
     assert result.detail.endswith(f"in two evaluations, the last at {iso(later(-10))}")
 
 
 def test_the_same_evaluation_twice_does_not_confirm_a_change():
-    result = second_poll(FakePrometheus(evaluated=10), FakePrometheus(evaluated=10))
+    result = poll_twice(FakePrometheus(evaluated=10), FakePrometheus(evaluated=10))
     assert (result.done, result.cleared) == (False, False)
 
 
-def test_an_alert_that_came_back_between_two_polls_starts_over():
+def test_an_alert_that_returns_between_two_polls_restarts_the_verification():
     first_result = poll_alert(FakePrometheus(evaluated=60))
     second_result = poll_alert(
-        FakePrometheus("pending", evaluated=40), before=first_result.evaluations
+        FakePrometheus("pending", evaluated=40), previous_evaluations=first_result.evaluations
     )
-    third_result = poll_alert(FakePrometheus(evaluated=20), before=second_result.evaluations)
+    third_result = poll_alert(
+        FakePrometheus(evaluated=20), previous_evaluations=second_result.evaluations
+    )
     assert (third_result.done, third_result.cleared) == (False, False)
 
 
@@ -87,15 +93,15 @@ def test_a_prometheus_without_the_rule_is_ignored_if_another_has_it():
         prometheus_without_rule, FakePrometheus(evaluated=40)
     ).evaluations
     assert poll_alert(
-        prometheus_without_rule, FakePrometheus(), before=previous_evaluations
+        prometheus_without_rule, FakePrometheus(), previous_evaluations=previous_evaluations
     ).cleared
 
 
 def test_a_prometheus_without_up_for_the_target_confirms_a_change():
-    assert second_poll(FakePrometheus(evaluated=40, up=None), FakePrometheus(up=None)).cleared
+    assert poll_twice(FakePrometheus(evaluated=40, up=None), FakePrometheus(up=None)).cleared
 
 
-def test_without_a_prometheus_nothing_is_verified():
+def test_a_change_is_not_verified_without_a_prometheus():
     result = poll_alert(age=timedelta(seconds=300))
     assert (result.done, result.cleared) == (True, False)
     assert "no Prometheus is configured" in result.detail
@@ -106,12 +112,12 @@ def test_without_a_prometheus_nothing_is_verified():
     [
         ({"__name__": "free", "instance": "web-1:9100", "job": "node"}, True),
         ({"instance": "web-1:9100", "severity": "other"}, True),  # the rule replaces severity
-        ({"instance": "web-1:9100", "replica": "a"}, True),  # a label that was dropped on the way
+        ({"instance": "web-1:9100", "replica": "a"}, True),  # the alert has lost this label
         ({}, True),
         ({"instance": "web-2:9100", "job": "node"}, False),
     ],
 )
-def test_only_series_with_the_labels_of_the_alert_count(series, is_still_true):
+def test_only_series_with_the_labels_of_the_alert_are_considered(series, is_still_true):
     prometheus = FakePrometheus(series=[series])
     result = poll_alert(prometheus, check="expression")
     assert ("the expression of the alert is still true" in result.detail) == is_still_true
@@ -137,22 +143,22 @@ def test_a_host_that_answers_confirms_a_change(listener, monkeypatch):
     monkeypatch.setattr("poundcake.remediation.checks.address_refusal", lambda address: "")
     port = listener.getsockname()[1]
     alert = CheckedAlert(LABELS, services.LOOPBACK)
-    result = poll(f"tcp:{port}", 60, alert, [], Change(SINCE))
+    result = poll(f"tcp:{port}", 60, alert, [], Change(AGE))
     assert (result.done, result.cleared) == (True, True)
     assert result.detail == f"{services.LOOPBACK} answers on port {port}"
     closed_port = services.free_port()
-    refused_result = poll(f"tcp:{closed_port}", 300, alert, [], Change(SINCE))
+    refused_result = poll(f"tcp:{closed_port}", 300, alert, [], Change(AGE))
     assert (refused_result.done, refused_result.cleared) == (False, False)
     assert "refuses connections" in refused_result.detail
 
 
 def test_a_host_that_must_not_be_checked_is_not_verified():
-    result = poll("tcp:22", 60, CheckedAlert(LABELS, "localhost"), [], Change(SINCE))
+    result = poll("tcp:22", 60, CheckedAlert(LABELS, "localhost"), [], Change(AGE))
     assert (result.done, result.cleared) == (True, False)
     assert "not verified within 60 s: host:" in result.detail
 
 
-class Api:
+class FakeApi:
     """StackStorm's API with the tasks of one workflow."""
 
     def __init__(self, *tasks):
@@ -175,20 +181,21 @@ def test_the_change_of_a_workflow_is_read_with_the_last_successful_poll():
     first_poll = ("verify", "succeeded", later(-20), {"evaluations": ["a"]})
     last_poll = ("verify", "succeeded", later(-10), {"evaluations": ["b"]})
     running_poll = ("verify", "running", None, None)
-    assert read_change(Api(change_task), "w") == Change(timedelta(seconds=30), ())
-    assert read_change(Api(change_task, first_poll, last_poll, running_poll), "w").evaluations == [
-        "b"
-    ]
+    assert read_change(FakeApi(change_task), "w") == Change(timedelta(seconds=30), ())
+    assert read_change(
+        FakeApi(change_task, first_poll, last_poll, running_poll), "w"
+    ).evaluations == ["b"]
     failed_poll = ("verify", "failed", later(-5), "no database")
     assert (
-        read_change(Api(change_task, last_poll, failed_poll, running_poll), "w").evaluations == ()
+        read_change(FakeApi(change_task, last_poll, failed_poll, running_poll), "w").evaluations
+        == ()
     )
     with pytest.raises(RemediationError, match="has made no change that has ended"):
-        read_change(Api(("remediate", "running", None, None)), "w")
+        read_change(FakeApi(("remediate", "running", None, None)), "w")
 
 
 @pytest.mark.parametrize(
-    "keys, wait",
+    "fields, expected_wait",
     [
         ({"action": "ipmi.power_cycle"}, 900),
         ({"action": "mypack.scale", "target": ["deployment"]}, 600),
@@ -198,14 +205,14 @@ def test_the_change_of_a_workflow_is_read_with_the_last_successful_poll():
         ({"action": "linux.service", "wait": 3600}, 3600),
     ],
 )
-def test_the_default_wait_depends_on_the_action(keys, wait):
-    entry = {"name": "x", "match": ["a=b"], "mode": "live", "verify": "alert", **keys}
+def test_the_default_wait_depends_on_the_action(fields, expected_wait):
+    entry = {"name": "x", "match": ["a=b"], "mode": "live", "verify": "alert", **fields}
     (remediation,), errors = read_remediations([entry])
     assert not errors
     verification = Verification.of(remediation)
-    assert verification.wait == wait
+    assert verification.wait == expected_wait
     # The polls last at least as long as the wait, so that the last poll ends it.
-    assert verification.pause * verification.polls >= wait
+    assert verification.pause * verification.polls >= expected_wait
     assert 2 <= verification.pause <= 30
 
 

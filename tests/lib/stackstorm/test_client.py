@@ -1,4 +1,4 @@
-"""The client sends the right requests to StackStorm's API, and interprets its responses."""
+"""The client sends requests to StackStorm's API, and interprets the responses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import types
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from requests.exceptions import ConnectionError, ReadTimeout
 
 from poundcake import stackstorm
 from poundcake.config import Config
@@ -16,7 +17,7 @@ from poundcake.stackstorm import Execution, RuleEnforcement, StackStorm, StackSt
 from tests import services
 from tests.lib.samples import NOON, iso, later
 
-LINKING = "tasks:\n  link:\n    action: poundcake.link\n"
+LINKING_WORKFLOW = "tasks:\n  link:\n    action: poundcake.link\n"
 
 
 class FakeResponse:
@@ -79,11 +80,11 @@ class TestRequesting:
             api.stackstorm.get_execution("e1")
         assert caught.value.status == 401 and caught.value.is_outage and not api.responses
 
-    def test_an_error_is_one_line(self, api):
-        api.responses = [FakeResponse(500, {"faultstring": "oh\nno"})]
+    def test_an_error_has_one_line(self, api):
+        api.responses = [FakeResponse(500, {"faultstring": "first line\nsecond line"})]
         with pytest.raises(StackStormError) as caught:
             api.stackstorm.get_execution("e1")
-        assert str(caught.value) == "GET /executions/e1: 500 oh"
+        assert str(caught.value) == "GET /executions/e1: 500 first line"
         assert not caught.value.is_outage
 
     @pytest.mark.parametrize("status", [502, 503, 504])
@@ -95,8 +96,6 @@ class TestRequesting:
 
     @pytest.mark.parametrize("in_body", [False, True])
     def test_a_timeout_is_distinguished_from_an_outage(self, api, in_body):
-        from requests.exceptions import ConnectionError, ReadTimeout
-
         read_timeout = (
             ConnectionError("HTTPConnectionPool: Read timed out.") if in_body else ReadTimeout()
         )
@@ -108,7 +107,7 @@ class TestRequesting:
 
 
 class TestClock:
-    def test_the_clock_is_that_of_the_last_response(self, api):
+    def test_the_clock_follows_the_last_response(self, api):
         api.responses = [FakeResponse(404, Date="Wed, 14 Jan 2026 12:00:00 GMT")]
         api.stackstorm.get_execution("e1")
         assert NOON <= api.stackstorm.now() < later(60)
@@ -118,7 +117,7 @@ class TestClock:
         assert NOON <= api.stackstorm.now() < later(60)
 
     @pytest.mark.parametrize("headers", [{}, {"Date": "yesterday"}, {"Date": None}])
-    def test_without_a_date_header_the_local_clock_is_used(self, api, headers):
+    def test_the_local_clock_is_used_without_a_date_header(self, api, headers):
         api.responses = [FakeResponse(200, [], **headers)]
         assert abs(api.stackstorm.now() - datetime.now(timezone.utc)) < timedelta(minutes=1)
 
@@ -151,7 +150,7 @@ class TestExecutions:
         assert api.requests[0][1]["parent"] == "e1"
 
 
-def instance(n, **fields):
+def trigger_instance(n, **fields):
     return {
         "id": f"t{n}",
         "status": "processed",
@@ -163,7 +162,7 @@ def instance(n, **fields):
 
 class TestTriggers:
     def test_a_page_is_selected_by_time(self, api):
-        api.responses = [FakeResponse(200, [instance(2), instance(1)])]
+        api.responses = [FakeResponse(200, [trigger_instance(2), trigger_instance(1)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, later(3))
         assert [item.id for item in page.items] == ["t2", "t1"]
         assert (page.older, page.unreadable) == (None, 0)
@@ -177,13 +176,13 @@ class TestTriggers:
 
     def test_the_next_page_begins_at_the_oldest_time_of_a_full_page(self, api):
         """With an offset, the last pages of a long list timed out."""
-        api.responses = [FakeResponse(200, [instance(200 - n) for n in range(100)])]
+        api.responses = [FakeResponse(200, [trigger_instance(200 - n) for n in range(100)])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert page.older == later(101.001)
         assert "offset" not in api.requests[0][1]
 
     def test_a_full_page_of_equal_times_does_not_repeat_forever(self, api):
-        api.responses = [FakeResponse(200, [instance(1)] * 100)] * 2
+        api.responses = [FakeResponse(200, [trigger_instance(1)] * 100)] * 2
         first_page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         second_page = api.stackstorm.list_triggers("poundcake.alert", NOON, first_page.older)
         assert second_page.older < first_page.older
@@ -194,21 +193,21 @@ class TestTriggers:
             5,
             None,
             {},
-            instance(1, id=None),
-            instance(1, occurrence_time=None),
-            instance(1, occurrence_time="yesterday"),
-            instance(1, payload=["x"]),
-            instance(1, payload=None),
+            trigger_instance(1, id=None),
+            trigger_instance(1, occurrence_time=None),
+            trigger_instance(1, occurrence_time="yesterday"),
+            trigger_instance(1, payload=["x"]),
+            trigger_instance(1, payload=None),
         ],
     )
     def test_a_malformed_entry_is_skipped_and_counted(self, api, malformed_entry):
-        api.responses = [FakeResponse(200, [instance(2), malformed_entry])]
+        api.responses = [FakeResponse(200, [trigger_instance(2), malformed_entry])]
         page = api.stackstorm.list_triggers("poundcake.alert", NOON, None)
         assert [item.id for item in page.items] == ["t2"] and page.unreadable == 1
 
     def test_triggers_are_selected_by_id(self, api):
         """An API that ignores the filter returns other triggers."""
-        api.responses = [FakeResponse(200, [instance(1), instance(2), 5])]
+        api.responses = [FakeResponse(200, [trigger_instance(1), trigger_instance(2), 5])]
         assert set(api.stackstorm.get_triggers(["t2", "t3"])) == {"t2"}
         assert api.requests[0][1]["id"] == "t2,t3"
 
@@ -228,7 +227,7 @@ class TestEnforcements:
     }
     ENFORCEMENT = RuleEnforcement("t1", "pack.rule", "e1", "", later(1))
 
-    def test_enforcements_of_one_trigger(self, api):
+    def test_enforcements_are_listed_by_trigger(self, api):
         failed_enforcement = {
             "trigger_instance_id": "t1",
             "rule": None,
@@ -241,7 +240,7 @@ class TestEnforcements:
         ]
         assert api.requests[0][1]["trigger_instance"] == "t1"
 
-    def test_enforcements_of_all_rules_in_a_time_span(self, api):
+    def test_enforcements_of_all_rules_are_listed_by_time(self, api):
         api.responses = [
             FakeResponse(200, [self.DOCUMENT] * 100),
             FakeResponse(200, [self.DOCUMENT, {}]),
@@ -257,7 +256,7 @@ class TestContent:
     @pytest.mark.parametrize(
         "response, expected",
         [
-            (LINKING, True),
+            (LINKING_WORKFLOW, True),
             ("tasks: {begin: {action: poundcake.begin}}", True),
             ("# no poundcake.link\ntasks: {a: {action: core.noop}}", False),
             ("tasks: [", False),
@@ -280,7 +279,7 @@ class TestContent:
             api.stackstorm.runs_link_task("pack.flow")
 
     @pytest.mark.parametrize(
-        "rule, action, expected_words",
+        "rule, action, expected_text",
         [
             (None, None, "rule p.r is missing"),
             ({"enabled": False}, None, "st2 rule enable p.r"),
@@ -290,14 +289,14 @@ class TestContent:
         ],
     )
     def test_a_rule_that_cannot_start_its_action_is_explained(
-        self, api, rule, action, expected_words
+        self, api, rule, action, expected_text
     ):
         api.responses = [
-            FakeResponse(200, explanation) if explanation else FakeResponse(404)
-            for explanation in (rule, action)
+            FakeResponse(200, document) if document else FakeResponse(404)
+            for document in (rule, action)
         ]
         explanation = api.stackstorm.find_rule_problem("p.r", "p.a")
-        assert expected_words in explanation and bool(expected_words) == bool(explanation)
+        assert expected_text in explanation and bool(expected_text) == bool(explanation)
 
     @pytest.mark.parametrize(
         "status, process",
@@ -317,7 +316,7 @@ class TestContent:
         assert explanation == (f"{expected_start} {process}" if process else "")
         assert api.requests[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
 
-    def test_the_last_failure_is_the_reason_of_the_failed_execution(self, api):
+    def test_the_last_failure_is_read_from_the_failed_execution(self, api):
         api.responses = [
             FakeResponse(200, [{"id": "e1", "result": {"stderr": "no disk"}}]),
             FakeResponse(200, []),
@@ -327,7 +326,7 @@ class TestContent:
 
 
 class TestOverHttp:
-    """Through st2client."""
+    """The client sends real requests, through st2client."""
 
     @pytest.fixture
     def server(self):

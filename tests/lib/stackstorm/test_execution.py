@@ -1,4 +1,4 @@
-"""How an execution's status and result are interpreted."""
+"""The status and the result of an execution are interpreted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOCUMENT = {
 }
 
 
-def test_an_execution_is_read():
+def test_an_execution_is_parsed():
     assert Execution.parse(DOCUMENT) == Execution(
         id="e1",
         status="succeeded",
@@ -87,7 +87,7 @@ def test_an_unknown_status_counts_as_open():
     "result, reason",
     [
         (None, ""),
-        ("it broke", "it broke"),
+        ("no route", "no route"),
         (5, "5"),
         ([], ""),
         ({}, ""),

@@ -125,7 +125,10 @@ def read_rows(engine, table):
 
 
 def read_trail(engine):
-    """Return all rows by table, with natural keys instead of numeric ids, to compare databases."""
+    """Return all rows by table, with natural keys instead of numeric ids, to compare databases.
+
+    Audit entries about moves are left out, because only the target of a move has its entry.
+    """
     calls = {row.id: row.request_id for row in read_rows(engine, api_calls)}
     alert_keys = {
         row.id: (calls[row.api_call_id], row.position) for row in read_rows(engine, alerts)
@@ -135,6 +138,8 @@ def read_trail(engine):
         rows_by_table[table.name] = []
         for row in read_rows(engine, table):
             values = dict(row._mapping)
+            if table is audit and values["action"] == "migrate":
+                continue
             if table is not executions:
                 del values["id"]
             if "api_call_id" in values:
@@ -154,9 +159,10 @@ class TestCopy:
         assert read_trail(target) == before
         assert read_trail(source) == before
         for table in TABLES:
-            assert [row.id for row in read_rows(target, table)] == [
-                r.id for r in read_rows(source, table)
-            ]
+            source_ids = [row.id for row in read_rows(source, table)]
+            new_ids = [row.id for row in read_rows(target, table)][len(source_ids) :]
+            assert [row.id for row in read_rows(target, table)] == source_ids + new_ids
+            assert len(new_ids) == (1 if table is audit else 0)  # the entry about the move
             counts = result["tables"][table.name]
             number = len(before[table.name])
             assert (counts["rows"], counts["verified"]) == (number, number) != (0, 0)
@@ -167,10 +173,21 @@ class TestCopy:
         record_sample_trail(open_database(urls[0]))
         forward = copy(*urls, False, discard)["tables"]
         backward = copy(*urls[::-1], False, discard)["tables"]
+        assert backward.pop("poundcake_audit")["inserted"] == 1  # the entry about the first move
+        del forward["poundcake_audit"]
         assert {n: t["sha256"] for n, t in forward.items()} == {
             n: t["sha256"] for n, t in backward.items()
         }
         assert {t["inserted"] for t in backward.values()} == {0}
+
+    def test_the_audit_log_of_the_target_shows_who_moved_the_trail(self, urls, open_database):
+        open_database(urls[0])
+        for _ in range(2):  # the second call finds nothing to move
+            result = copy(*urls, False, discard, JANE)
+        (entry,) = read_rows(open_database(urls[1]), audit)
+        assert (entry.action, entry.st2_user) == ("migrate", JANE.st2_user)
+        assert json.loads(entry.details) == {"source": result["source"], "target": result["target"]}
+        assert make_url(urls[1]).password in (None, "") or "***" in result["target"]
 
     def test_changes_stay_paused(self, urls, open_database):
         record_sample_trail(open_database(urls[0]))
@@ -689,7 +706,7 @@ class TestRefused:
         record(open_database(sqlite_urls[0]), request(alert(fingerprint="x")))
 
 
-def interrupt(self):
+def interrupt(*_):
     raise KeyboardInterrupt
 
 
@@ -771,7 +788,7 @@ class TestKilled:
         source = open_database(urls[0])
         record_sample_trail(source)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(copy_trail, "_release", interrupt)
+            patch.setattr(copy_trail, "_unmark_target", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 copy(*urls, False, discard)
         # Neither database accepts requests, so that no alert looks new to one of them.
@@ -851,8 +868,11 @@ class TestAction:
         record_sample_trail(open_database(urls[0]))
         (tmp_path / "other").write_text(urls[1])
         config = {"database_url": urls[0], "state_dir": str(tmp_path)}
-        succeeded, result = migrate(config).run(copy_to=f"file:{tmp_path / 'other'}")
+        succeeded, result = migrate(config).run(
+            copy_to=f"file:{tmp_path / 'other'}", st2_user="jane"
+        )
         assert succeeded, result
+        assert read_rows(open_database(urls[1]), audit)[-1].st2_user == "jane"
         metadata = yaml.safe_load((ROOT / "actions" / "migrate.yaml").read_text())
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))
         assert result["copy"]["tables"]["poundcake_alerts"]["verified"]
