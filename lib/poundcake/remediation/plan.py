@@ -246,6 +246,10 @@ def _describe_entry(
         "parameters": decision.masked_parameters,
         "target": decision.target,
         "host_parameter": decision.host_parameter,
+        "check": list(entry.check),
+        "only_if": entry.only_if,
+        "verify": entry.verify,
+        "evidence": list(entry.evidence),
         "stage": str(decision.stage),
         "stopped_by": stopped_by,
     }
@@ -331,11 +335,21 @@ def _format_alert(plan: Mapping[str, Any]) -> list[str]:
 
 def _format_entry(entry: Mapping[str, Any]) -> list[str]:
     started = f", started by {', '.join(entry['started_by'])}" if entry["started_by"] else ""
-    change = [f"change: {entry['change']}"] if entry["change"] else []
-    approvers = [f"asks first: {', '.join(entry['approvers'])}"] if entry["approvers"] else []
-    reasons = [f"stopped: {reason}" for reason in entry["stopped_by"]]
+    conditions = [*entry["check"], *filter(None, [entry["only_if"]])]
+    steps = {
+        "change": entry["change"],
+        "asks first": ", ".join(entry["approvers"]),
+        "only if": " and ".join(conditions) if entry["change"] else "",
+        "checks": "" if entry["change"] else ", ".join(conditions),
+        "verified by": entry["verify"] if entry["change"] else "",
+        "collects": ", ".join(entry["evidence"]),
+    }
     title = f"remediation {entry['name']}, mode {entry['mode']}{started}"
-    return [title, *change, *approvers, *reasons]
+    return [
+        title,
+        *(f"{name}: {step}" for name, step in steps.items() if step),
+        *(f"stopped: {reason}" for reason in entry["stopped_by"]),
+    ]
 
 
 def _format_rule(rule: Mapping[str, Any]) -> str:

@@ -102,6 +102,10 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
         "parameters": {"act": "restart"},
         "target": "web-1",
         "host_parameter": "hosts",
+        "check": [],
+        "only_if": "",
+        "verify": "",
+        "evidence": [],
         "stage": "remediate",
         "stopped_by": [],
     }
@@ -159,6 +163,39 @@ def test_a_plan_in_mode_ask_lists_the_approvers():
     lines = as_text(plan_view).splitlines()
     assert lines[1].startswith("WOULD ASK  ServiceDown")
     assert "  asks first: anna, ben" in lines
+
+
+def test_a_plan_shows_what_is_checked_verified_and_collected():
+    entry = {
+        "name": "disk",
+        "match": ["alertname=ServiceDown"],
+        "mode": "live",
+        "action": "poundcake.disk_cleanup",
+        "with": {"directories": ["/var/log/app"], "older_than_days": 7, "above": 90},
+        "only_if": "up == 1",
+        "evidence": ["mypack.inspect"],
+    }
+    config = {"allowed_actions": ["poundcake.clean_disk", "mypack.inspect"]}
+    plan_view = make_plan(entries=[entry], config=config)
+    assert [
+        plan_view["remediation"][key] for key in ("check", "only_if", "verify", "evidence")
+    ] == [
+        ["disk:/var/log/app>90"],
+        "up == 1",
+        "disk:/var/log/app>90",
+        ["mypack.inspect"],
+    ]
+    lines = as_text(plan_view).splitlines()
+    assert "  only if: disk:/var/log/app>90 and up == 1" in lines
+    assert "  verified by: disk:/var/log/app>90" in lines
+    assert "  collects: mypack.inspect" in lines
+
+
+def test_a_plan_for_a_report_lists_its_checks():
+    entry = {"name": "look", "match": ["alertname=ServiceDown"], "mode": "evidence"}
+    lines = as_text(make_plan(entries=[{**entry, "check": ["memory>90"]}])).splitlines()
+    assert "  checks: memory>90" in lines
+    assert not any(line.startswith("  verified by") for line in lines)
 
 
 def test_a_plan_for_a_dry_run_also_lists_the_reasons_against_a_live_change():
