@@ -89,5 +89,5 @@ services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test-fast test test-all lint faults fuzz soak mutate bench live clean services \
+.PHONY: help demo run test-fast test test-long test-all lint faults fuzz soak mutate bench live clean services \
 	.venv .venv-lint .venv-fuzz

@@ -91,7 +91,7 @@ def files(pattern: str) -> list[str]:
 
 
 def compose_command() -> list[str]:
-    """Return the command that runs Docker Compose: docker's plugin, or the older program."""
+    """Return the command of Docker Compose: the Docker CLI plugin, or the older docker-compose."""
     plugin = ["docker", "compose"]
     if shutil.which("docker"):
         discard = subprocess.DEVNULL

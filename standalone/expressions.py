@@ -60,7 +60,7 @@ ENVIRONMENT.filters.update(FUNCTIONS)
 
 
 class Datastore:
-    """`st2kv.system` in Jinja: accepts any path of names. A missing key renders as ''."""
+    """`st2kv.system` in Jinja: accepts any dotted name. A missing key renders as ''."""
 
     def __init__(self, keys: dict[str, str], path: str = ""):
         self._keys, self._path = keys, path

@@ -34,7 +34,7 @@ def test_a_rule_matches_each_example_alert():
 
 
 def alert_names(criterion):
-    """Return the alert names in a criterion, which is a list, a name or a regular expression."""
+    """Return the alert names in a criterion: its pattern is a list, a name or a regex."""
     pattern = criterion.get("pattern") or ""
     return pattern if isinstance(pattern, list) else re.findall(r"\w+", pattern)
 

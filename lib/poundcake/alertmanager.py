@@ -420,7 +420,7 @@ class _AlertReader:
 
 
 def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
-    """Report an alert without labels, or with labels that are too many or too long.
+    """Report an alert that has no labels, too many labels, or labels that are too long.
 
     Large labels would slow down every view.
     """

@@ -39,7 +39,7 @@ class Request:
         path: The path of the URL.
         headers: The stored headers, by name.
         body: The body, as text.
-        credential: The name of the sender's credential, '' if none was required.
+        credential: The name of the sender's credential, or '' if none was required.
     """
 
     request_id: str

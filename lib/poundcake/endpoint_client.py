@@ -40,7 +40,7 @@ class Refused:
     Attributes:
         url: The endpoint's URL.
         status: The HTTP status of the response.
-        detail: The explanation in the response, '' if there is none.
+        detail: The explanation in the response, or '' if there is none.
     """
 
     url: str

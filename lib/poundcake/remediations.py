@@ -112,12 +112,12 @@ class Remediation:
         match: The matchers. An alert has to satisfy all of them.
         mode: What it may do.
         approvers: The users who may approve it in the mode ask.
-        action: The reference of the action that makes the change, '' if there is none.
+        action: The reference of the action that makes the change, or '' if there is none.
         parameters: The key `with`: the parameters of the action. The text `$name` stands for the
             value of a label, and `$$` for a dollar sign.
-        host_parameter: The parameter of the action for the alert's host, '' if there is none.
+        host_parameter: The parameter of the action for the alert's host, or '' if there is none.
         check: The checks that have to confirm the alert before a change.
-        only_if: A PromQL expression that has to be true before a change, '' if there is none.
+        only_if: A PromQL expression that has to be true before a change, or '' if there is none.
         per: The limits on targets that share a label, or None.
         wait: Seconds that the verification may take, or None for the default of its kind.
         verify: The check that verifies the change, '' or `none` if there is none.

@@ -1,7 +1,7 @@
 """The shipped remediations, such as poundcake.disk_cleanup, and their steps.
 
-Each is an action that rules can start, and that runs the workflow of poundcake.remediate. An entry
-of `remediations` can also have it as its `action`.
+Each is an action that runs the workflow of poundcake.remediate. A rule can start it, and an entry
+of `remediations` can name it as its `action`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ class Steps:
     """The steps of a shipped remediation.
 
     Attributes:
-        action: The action that makes the change, '' if nothing is changed.
+        action: The action that makes the change, or '' if nothing is changed.
         parameters: The parameters of that action.
-        check: The check of the host that must hold before the change, and must not hold after it.
+        check: The condition on the host, such as `disk:/var>80`, that must be true before the
+            change and false after it.
         evidence: The actions that collect evidence.
     """
 

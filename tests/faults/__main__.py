@@ -86,7 +86,7 @@ def run_faults(options):
         problems += drill.run(options.database or DATABASES, drill.REQUESTS, write_line)
     write_line(f"{injected} faults, {len(problems)} problems")
     if skipped:
-        write_line(f"{skipped} rows were skipped because the time limit was reached")
+        write_line(f"{skipped} faults were not run because the time limit was reached")
     for problem in problems:
         write_line(problem)
     return 1 if problems or skipped else 0

@@ -557,10 +557,13 @@ STACKSTORM_FAILPOINTS = (
     ("took poundcake.sync_due", "StackStorm killed right after taking a sync_due"),
     ("starting poundcake.record", "StackStorm killed when record is about to start"),
     ("starting poundcake.link", "StackStorm killed when link is about to start"),
-    ("starting core.local", "StackStorm killed when the work is about to start"),
-    ("starting poundcake_faults.work", "StackStorm killed when the workflow is about to start"),
+    ("starting core.local", "StackStorm killed when core.local is about to start"),
+    (
+        "starting poundcake_faults.work",
+        "StackStorm killed when the workflow `work` is about to start",
+    ),
 )
-NO_COMPILER = "" if shutil.which("cc") else "a C compiler (cc)"
+MISSING_COMPILER = "" if shutil.which("cc") else "a C compiler (cc)"
 MARIADB = ("mariadb",)
 API_CALLS, LINKS = "poundcake_api_calls", "poundcake_st2_execution_link"
 
@@ -573,7 +576,7 @@ FAULTS = [
         Fault("sensor killed " + moment, kill_sensor_at(failpoint), 4)
         for failpoint, moment in SENSOR_FAILPOINTS
     ),
-    Fault("sensor killed, and unsynced writes lost", lose_power, 4, missing=NO_COMPILER),
+    Fault("sensor killed, and unsynced writes lost", lose_power, 4, missing=MISSING_COMPILER),
     Fault("sensor stopped (SIGTERM)", stop_sensor, 4),
     Fault("sensor hangs for several seconds", freeze_sensor, 3),
     *(Fault(name, kill_action_at(failpoint), 4) for failpoint, name in ACTION_FAILPOINTS),

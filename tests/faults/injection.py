@@ -14,7 +14,7 @@ import sys
 INJECT = pathlib.Path(__file__).resolve().parent / "inject" / "sitecustomize.py"
 
 
-class MisspeltError(Exception):
+class UnknownNameError(Exception):
     """The module of a hook, or the constant of a setting, does not exist."""
 
 
@@ -27,7 +27,7 @@ def load_hooks():
 
 
 def check(settings):
-    """Raise MisspeltError if the module of a hook, or the constant of a setting, does not exist.
+    """Raise UnknownNameError if the module of a hook, or the constant of a setting, does not exist.
 
     The hooks themselves check their functions when they are installed.
     """
@@ -39,7 +39,7 @@ def check(settings):
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise MisspeltError(f"{name}: {error}") from None
+            raise UnknownNameError(f"{name}: {error}") from None
         for setting in settings.get(name, {}):
             if not hasattr(module, setting):
-                raise MisspeltError(f"{name} has no {setting}")
+                raise UnknownNameError(f"{name} has no {setting}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.faults.faults import NO_COMPILER, Scene
+from tests.faults.faults import MISSING_COMPILER, Scene
 from tests.faults.ledger import Balance
 from tests.faults.load import Load, Notifications
 from tests.faults.world import Failed, World, wait_for
@@ -51,7 +51,7 @@ class Run:
     ):
         self.kind, self._report, self._recovery_seconds = kind, report, recovery_seconds
         mariadb = mariadb if kind == "mariadb" else None
-        self.world = World(folder, broker, mariadb, shadow=not NO_COMPILER, **CONFIG)
+        self.world = World(folder, broker, mariadb, shadow=not MISSING_COMPILER, **CONFIG)
         self.load = Load(self.world.port, Notifications(seed), seed, RATE)
         self.scene = Scene(self.world, self.load, seed)
         self.problems = []

@@ -44,7 +44,7 @@ def test_every_hook_and_setting_exists(tmp_path):
     [{"poundcake.endpoint.relay": {}}, {"poundcake.endpoint.retry": {"RECORD_WAITS": 4}}],
 )
 def test_a_misspelt_setting_is_an_error(settings):
-    with pytest.raises(injection.MisspeltError, match="relay|RECORD_WAITS"):
+    with pytest.raises(injection.UnknownNameError, match="relay|RECORD_WAITS"):
         injection.check(settings)
 
 

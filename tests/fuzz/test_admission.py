@@ -19,7 +19,7 @@ from poundcake.trail import database
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
 from tests.lib.samples import NOON, alert, iso, request
-from tests.lib.trails import database_time, do_not_sync
+from tests.lib.trails import database_time, disable_fsync
 
 SKEW = 120
 GRACE = 90
@@ -203,7 +203,7 @@ class Recording(RuleBasedStateMachine):
             Recording.template = path.read_bytes()
         path.write_bytes(Recording.template)
         self.engine = database.open_engine(f"sqlite:///{path}")
-        do_not_sync(self.engine)
+        disable_fsync(self.engine)
         self.now = 0
         self.recorded_requests = []
 

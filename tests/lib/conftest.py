@@ -22,7 +22,7 @@ from tests.lib.pipelines import (  # noqa: F401
     wall_clock,
 )
 from tests.lib.samples import readable_fingerprint
-from tests.lib.trails import do_not_sync
+from tests.lib.trails import disable_fsync
 
 if importlib.util.find_spec("st2common") is None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -45,7 +45,7 @@ def templates():
 def engine(database_url, templates, tmp_path_factory):
     """Return an engine for a new tracking database that contains the tables and no alerts."""
     new_engine = database.open_engine(database_url)
-    do_not_sync(new_engine)
+    disable_fsync(new_engine)
     if new_engine.dialect.name == "sqlite":
         if "sqlite" not in templates:
             templates["sqlite"] = tmp_path_factory.mktemp("template") / "tracking.db"

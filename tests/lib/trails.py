@@ -75,7 +75,7 @@ def record_execution(
         write_execution(connection, Execution.parse(fields), NOON)
 
 
-def do_not_sync(engine):
+def disable_fsync(engine):
     """Let SQLite commit without waiting for the disk, because no test cuts the power."""
     if engine.dialect.name == "sqlite":
         event.listen(

@@ -13,7 +13,7 @@ class RequestJournal(Protocol):
 
     @property
     def backlog(self) -> int:
-        """Number of requests that wait to be recorded."""
+        """The number of requests waiting to be recorded."""
 
     def accept(
         self, request: Request, sender_request_id: str, body_sha256: str, alert_count: int
@@ -22,7 +22,7 @@ class RequestJournal(Protocol):
 
         Args:
             request: The request; its request_id is not set yet.
-            sender_request_id: The request id that the sender chose, a UUID, or an empty string.
+            sender_request_id: The UUID that the sender chose as the request id, or ''.
             body_sha256: The hash of the body, from `request_ids.body_sha256`.
             alert_count: The number of alerts in the request.
 

@@ -18,7 +18,7 @@ from poundcake.errors import PoundCakeError
 _PACK = "poundcake"
 _TIMEOUT = 5  # seconds, for the write and again for the confirm
 _CLOSE_TIMEOUT = 0.5  # seconds that close() waits for a publish in progress
-_PERSISTENT = 2  # a delivery_mode of AMQP
+_PERSISTENT = 2  # the AMQP delivery_mode of persistent messages
 
 
 class BusError(PoundCakeError):

@@ -17,7 +17,7 @@ class EmissionClaims:
     """The claims that this endpoint holds in the tracking database.
 
     Attributes:
-        problem: Why the last attempt to claim or extend failed, '' if it succeeded.
+        problem: Why the last attempt to claim or extend failed, or '' if it succeeded.
     """
 
     def __init__(self, reader: TrackingReader, endpoint_id: str):

@@ -77,7 +77,7 @@ class Emitter:
         self._failures_in_a_row = 0
 
     def problem(self) -> str:
-        """Return a sentence about requests that cannot be emitted, '' if there are none."""
+        """Return a sentence about requests that cannot be emitted, or '' if there are none."""
         failed_attempts = [attempt for attempt in self._attempts.values() if attempt.failures]
         if not failed_attempts:
             return self._claims.problem

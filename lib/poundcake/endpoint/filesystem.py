@@ -15,7 +15,7 @@ def volatile_filesystem(path: str) -> str:
 
 
 def _filesystem_type(path: str) -> str:
-    """Return the type of the file system that a path is on, '' if it is unknown."""
+    """Return the type of the file system that a path is on, or '' if it is unknown."""
     innermost_type, longest_mount_point = "", -1
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:

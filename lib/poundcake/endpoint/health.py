@@ -41,7 +41,7 @@ class Component:
         name: Its name in health reports and logs.
         state: Whether it works.
         since: When it entered this state.
-        detail: Why it does not work or why its state is unknown, '' if it works.
+        detail: Why it does not work or why its state is unknown, or '' if it works.
     """
 
     def __init__(self, log: logging.Logger, name: str):
@@ -121,8 +121,8 @@ class JournalReport(ComponentReport):
         waiting: Requests that wait to be recorded, excluding stuck ones.
         backlog_limit: The limit of `waiting`, from the configuration.
         oldest_seconds: How long the oldest of the waiting requests has waited.
-        accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
-        stuck: Number of requests that cannot be recorded although others can be.
+        accepted: The number of requests in this state, as for `announced`, `recorded` and `done`.
+        stuck: The number of requests that cannot be recorded although others can be.
         stuck_requests: The request ids of the first stuck requests.
         set_aside: The reports on the damaged journals in quarantine.
     """
@@ -145,7 +145,7 @@ class ConfigurationReport:
 
     Attributes:
         applied_at: When it was applied.
-        problem: Why the newest configuration is not in effect, '' if it is.
+        problem: Why the newest configuration is not in effect, or '' if it is.
         warnings: Valid settings that are probably mistakes.
         remediation_errors: The entries of `remediations` that are invalid and ignored.
         in_force: The keys that are not secret, with their values.
@@ -166,7 +166,7 @@ class HealthReport:
         status: `ok`, `degraded` (webhooks are accepted, but something else is wrong) or
             `unavailable`.
         version: The running release.
-        address: The URL that the endpoint listens on, '' while it does not listen.
+        address: The URL that the endpoint listens on, or '' while it does not listen.
         authentication: The accepted kinds of credentials, or `none`.
         database: The kind of tracking database.
         dry_run: Whether workflows only report what they would change.
@@ -199,9 +199,9 @@ def build_report(
 
     Args:
         installation: The parts of the endpoint.
-        address: The URL that it listens on, '' while it does not listen.
+        address: The URL that it listens on, or '' while it does not listen.
         applied_at: When its configuration was applied.
-        config_problem: Why the newest configuration is not in effect, '' if it is.
+        config_problem: Why the newest configuration is not in effect, or '' if it is.
     """
     config, keeper = installation.config, installation.keeper
     journal, problems = _journal_report(keeper, config.backlog_limit)

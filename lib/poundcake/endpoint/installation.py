@@ -152,7 +152,7 @@ def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
 
     Args:
         entry: The journal's entry of the request.
-        blocked_by: What keeps it from being recorded, '' if nothing is wrong.
+        blocked_by: What keeps it from being recorded, or '' if nothing is wrong.
     """
     document: dict[str, Any] = {
         "request_id": entry.request_id,

@@ -48,7 +48,7 @@ class JournalCounts:
     """How many requests are in each state.
 
     Attributes:
-        accepted: Number of requests in this state. The same for `announced`, `recorded`, `done`.
+        accepted: The number of requests in this state, as for `announced`, `recorded` and `done`.
         stuck: The accepted and announced requests that failed alone while others were recorded.
         oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
         overdue_seconds: How long the most overdue step of a recorded request has been due.
@@ -100,7 +100,7 @@ class Journal:
 
     @property
     def problem(self) -> str:
-        """Why the last write or read failed, '' if it succeeded."""
+        """Why the last write or read failed, or '' if it succeeded."""
         return self._file.problem
 
     @property
@@ -110,7 +110,7 @@ class Journal:
 
     @property
     def backlog(self) -> int:
-        """Number of requests that wait to be recorded, excluding stuck ones."""
+        """The number of requests waiting to be recorded, excluding stuck ones."""
         return (
             self._counts[_CountKey(RequestState.ACCEPTED, False)]
             + self._counts[_CountKey(RequestState.ANNOUNCED, False)]
@@ -264,7 +264,7 @@ class Journal:
         Args:
             ids: The ids of the entries.
             wait: Seconds until they may be announced again.
-            batch_limit: How many of them may be announced together, 0 for no limit.
+            batch_limit: How many of them may be announced together, or 0 for no limit.
             is_stuck: Whether each of them failed alone while others were recorded.
         """
         now = self._now()

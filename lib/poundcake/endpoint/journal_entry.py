@@ -30,12 +30,12 @@ class Entry:
         state: The last step that it has completed.
         state_since: When it entered its state.
         attempts: Failed attempts at the current step.
-        batch_id: The id of its last announcement, '' if it was never announced.
+        batch_id: The id of its last announcement, or '' if it was never announced.
         batch_limit: How many requests may be announced with it, including itself; 0 for no limit.
         is_stuck: Whether it failed alone while others were recorded.
         is_shared: Whether another endpoint may have the same request.
-        emit_after: When its alerts may be emitted again, None if they were never emitted.
-        credential: The name of the credential that its sender used, '' if it needed none.
+        emit_after: When its alerts may be emitted again, or None if they were never emitted.
+        credential: The name of the credential that its sender used, or '' if it needed none.
     """
 
     id: int

@@ -34,7 +34,7 @@ class JournalFile:
     Attributes:
         lock: Held while the connection is in use.
         clock: The journal's clock.
-        problem: Why the last write or read failed, '' if it succeeded.
+        problem: Why the last write or read failed, or '' if it succeeded.
         is_damaged: Whether the file is damaged. It is replaced when it is opened again.
     """
 
@@ -46,7 +46,7 @@ class JournalFile:
 
         Args:
             path: The path of the file; its folder must exist.
-            damage: The damage that was found while the file was last open, '' for none.
+            damage: The damage that was found while the file was last open, or '' if there is none.
 
         Raises:
             JournalError: The folder cannot be used, another process has the journal open, another

@@ -36,7 +36,7 @@ class JournalKeeper:
         self._config = config
         self._make_pipeline = make_pipeline
         self._log = log
-        # The damage that was found while the file was last open, '' for none.
+        # The damage that was found while the file was last open, or '' if there is none.
         self._damage = ""
         self._logged: set[str] = set()
 

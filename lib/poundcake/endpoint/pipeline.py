@@ -40,7 +40,7 @@ class Pipeline:
         pending_migrations: A sentence about the database migrations that wait for an operator, ''
             if there are none.
         uncopied_incidents: A sentence about open incidents that were left in the default SQLite
-            file, '' if there are none.
+            file, or '' if there are none.
         pause: The pause of all changes, as it was a few seconds ago; None if there was none.
     """
 
@@ -82,7 +82,7 @@ class Pipeline:
         self.worker.start()
 
     def stop(self, timeout: float) -> None:
-        """Stop after the current step; wait for it at most `timeout` seconds."""
+        """Stop after the current step; wait at most `timeout` seconds for it."""
         self.worker.stop(timeout)
         self._dependencies.bus.close()
 
@@ -91,11 +91,11 @@ class Pipeline:
         self.worker.wake()
 
     def problem(self) -> str:
-        """Return a sentence about a problem with the thread or with requests, '' for none."""
+        """Describe a problem with the thread or with requests, or return '' if there is none."""
         return self.worker.problem() or self.emitter.problem()
 
     def blocked_by(self, entry: Entry) -> str:
-        """Return why a request is not recorded yet, '' if nothing is wrong."""
+        """Return why a request is not recorded yet, or '' if nothing is wrong."""
         if entry.is_stuck:
             reason = self.announcer.stuck_reason or "it is retried every 10 minutes"
             return f"this request alone cannot be recorded: {reason}"

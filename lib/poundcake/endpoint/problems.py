@@ -17,7 +17,7 @@ class ProblemError(Exception):
         status: 4xx if a retry cannot succeed, 503 for a temporary failure of the endpoint.
         detail: What is wrong and what to do instead.
         headers: Additional headers of the response.
-        field: The field or parameter that is wrong, '' if there is none.
+        field: The field or parameter that is wrong, or '' if there is none.
     """
 
     def __init__(

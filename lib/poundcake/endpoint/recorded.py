@@ -16,7 +16,7 @@ class RecordedRequest:
         request_id: The id that was returned to the sender.
         receiver: The receiver of Alertmanager's notification.
         group_status: The status of the notification's alert group.
-        emitter: The id of the endpoint that has claimed it, '' if none has.
+        emitter: The id of the endpoint that has claimed it, or '' if none has.
         unexplained_alerts: Its alerts that are not emitted yet, and its emitted alerts whose
             outcome StackStorm has not reported yet.
     """

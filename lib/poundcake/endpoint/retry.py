@@ -68,7 +68,7 @@ class RetryPlan:
 
     Attributes:
         wait: Seconds until the next announcement.
-        batch_limit: How many of them may be announced together, 0 for no limit.
+        batch_limit: How many of them may be announced together, or 0 for no limit.
         is_stuck: Whether the batch is a single request that fails while others are recorded.
     """
 
@@ -108,7 +108,7 @@ class Pace:
     Attributes:
         next_at: When the next announcement may be published.
         misses: Number of announcements that missed their deadline since the last recorded request.
-        batch_limit: How many requests the next announcement may contain, 0 for no limit.
+        batch_limit: How many requests the next announcement may contain, or 0 for no limit.
         recorded_at: When a request was last recorded.
     """
 

@@ -25,7 +25,7 @@ class Route(NamedTuple):
     handler: Handler
 
     def argument(self, path: str) -> str | None:
-        """Return the part of the path that matches the placeholder, '' if there is no placeholder.
+        """Return the part of the path that matches the placeholder, or '' without a placeholder.
 
         Return None if the path does not match the template.
         """

@@ -87,7 +87,7 @@ def alert_payload(
     Args:
         request: The request that contained the alert.
         alert: The alert.
-        remediations: The configured remediations. They are matched against the original labels,
+        remediations: The configured remediations. They are matched against the labels as sent,
             and only for a firing alert.
 
     Raises:

@@ -84,7 +84,7 @@ class Worker:
         return bool(self._thread) and not self._is_stopping and not self._is_alive()
 
     def problem(self) -> str:
-        """Return a sentence that says what is wrong with the thread, '' if it works."""
+        """Return a sentence that says what is wrong with the thread, or '' if it works."""
         if self.is_dead():
             return "the thread that announces and emits requests has ended; it is being restarted"
         step, seconds = self._current_step, monotonic() - self._progress_at

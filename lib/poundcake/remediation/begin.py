@@ -71,7 +71,7 @@ class Request:
         remediation: The name of the entry, or ''.
         action: The reference of the action, or ''.
         parameters: The parameters of the action.
-        host_parameter: The parameter of the action for the alert's host, '' if there is none.
+        host_parameter: The parameter of the action for the alert's host, or '' if there is none.
         mode: The most permissive mode that the rule allows.
     """
 
@@ -90,9 +90,9 @@ class Decision:
         stage: REMEDIATE if the change may be reserved; otherwise the stage at which the remediation
             ends.
         message: Why nothing is changed, or why the change would be refused now; '' if neither.
-        action: The action that makes the change, '' if there is none.
+        action: The action that makes the change, or '' if there is none.
         parameters: The parameters of the action, without the host.
-        host_parameter: The parameter of the action for the host, '' if there is none.
+        host_parameter: The parameter of the action for the host, or '' if there is none.
         host: The alert's host, or ''.
         target: What is changed: the host, `label=value,…`, or '' if the alert names none.
         dry_run: Whether changes are reported instead of made.
@@ -125,7 +125,7 @@ class Decision:
 
     @property
     def next_task(self) -> str:
-        """The workflow's next task, '' if it ends."""
+        """The workflow's next task, or '' if it ends."""
         if not self.may_reserve:
             return INSPECT_TASK if self.inspections else ""
         if self.approvers:

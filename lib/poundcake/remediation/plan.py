@@ -36,7 +36,7 @@ from poundcake.stackstorm import StackStormError
 from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, list_rules
 
 TRIGGER = "poundcake.alert"
-_EPISODE = "plan-0"
+_PLACEHOLDER_EPISODE = "plan-0"
 _WIDTH = 80
 _ENTRY_TEMPLATE = re.compile(r"\{\{.*\btrigger\b.*\bremediation\b.*\}\}")
 
@@ -190,7 +190,7 @@ def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> 
     payload: dict[str, Any] = make_inert(
         {
             "request_id": "00000000-0000-0000-0000-000000000000",
-            "episode": alert.episode or _EPISODE,
+            "episode": alert.episode or _PLACEHOLDER_EPISODE,
             "status": alert.status,
             "alert_name": labels.get("alertname", ""),
             "severity": labels.get("severity", ""),

@@ -81,14 +81,14 @@ class Execution:
         id: Its id.
         status: Its status: see ExecutionStatus.
         action: The reference of its action.
-        rule: The reference of the rule that started it, '' if no rule did.
+        rule: The reference of the rule that started it, or '' if no rule did.
         started_at: When it started.
         ended_at: When it ended.
         elapsed_seconds: Its duration.
         web_url: The URL of its page in StackStorm's web UI.
-        task_name: The name of the task in its parent workflow, '' if it has no parent.
+        task_name: The name of the task in its parent workflow, or '' if it has no parent.
         item_id: Its position among the items of its task, or None if the task has no items.
-        parent_id: The id of its parent workflow, '' if it has no parent.
+        parent_id: The id of its parent workflow, or '' if it has no parent.
         resumed_by: The user who resumed it most recently, possibly by answering an inquiry, or ''.
         parameters: The parameters of its action.
         result: Its result, of any JSON type.

@@ -57,7 +57,7 @@ class RuleEnforcement:
     Attributes:
         trigger_instance_id: The id of the trigger instance.
         rule: The reference of the rule.
-        execution_id: The id of the execution that the rule started, '' if it could not start one.
+        execution_id: The id of the execution that the rule started, or '' if it started none.
         failure_reason: Why the rule could not start an execution.
         enforced_at: When the rule was enforced.
     """

@@ -21,7 +21,7 @@ LEASE = timedelta(minutes=10)
 
 
 def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[str]:
-    """Claim the emission of requests for an endpoint, or extend its claims, in one transaction.
+    """Claim requests that an endpoint is about to emit, or extend its claims, in one transaction.
 
     Args:
         engine: The tracking database, with its tables.
@@ -29,8 +29,9 @@ def claim(engine: Engine, request_ids: Sequence[str], endpoint_id: str) -> set[s
         endpoint_id: The unique id of the endpoint, at most 36 characters.
 
     Returns:
-        The ids of the requests that the endpoint may emit until LEASE has passed. They were
-        unclaimed, or claimed by this endpoint, or the claim of another endpoint had expired.
+        The ids of the requests that the endpoint may emit until LEASE has passed. Each was
+        unclaimed, already claimed by this endpoint, or claimed by another endpoint whose claim had
+        expired.
 
     Raises:
         DatabaseError: The database is unavailable.

@@ -92,7 +92,7 @@ class TrailFacts:
                 for row in connection.execute(claims.where(alerts.c.episode.in_(episodes))):
                     self._claims.add(_Claim(*row))
 
-    def link(self, alert: OpenAlert, execution_id: str) -> LinkState:
+    def link_state(self, alert: OpenAlert, execution_id: str) -> LinkState:
         """Return how an execution is linked to an alert."""
         return self._links.get((alert.id, execution_id), LinkState.NONE)
 
@@ -189,7 +189,7 @@ class EvidenceReader:
                 execution_id = enforcement.execution_id
                 # Do not read executions that claimed the episode: they explain the alert whatever
                 # their status is.
-                if execution_id and facts.link(alert, execution_id) is not LinkState.CLAIMED:
+                if execution_id and facts.link_state(alert, execution_id) is not LinkState.CLAIMED:
                     ids.append(execution_id)
         for start in range(0, len(ids), _PAGE):
             # Always read at least one page, so that every round makes progress.
@@ -248,7 +248,7 @@ class EvidenceReader:
     def _started_execution(
         self, alert: OpenAlert, execution_id: str, facts: TrailFacts
     ) -> StartedExecution:
-        link = facts.link(alert, execution_id)
+        link = facts.link_state(alert, execution_id)
         if link is LinkState.CLAIMED:
             return StartedExecution(execution_id, None, link)
         if execution_id not in self._executions:

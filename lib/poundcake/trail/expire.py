@@ -25,16 +25,16 @@ def expire_incidents(sync_round: SyncRound, config: Config) -> int:
     closed_count = 0
     with database.reading(sync_round.engine) as connection:
         now = clock.database_now(connection)
-        is_stale_incident = is_stale(connection, now, config.expire_stale_hours)
+        stale_conditions = is_stale(connection, now, config.expire_stale_hours)
         ids = connection.scalars(
-            select(alerts.c.id).where(*is_stale_incident).limit(_MAX_INCIDENTS)
+            select(alerts.c.id).where(*stale_conditions).limit(_MAX_INCIDENTS)
         ).all()
     for chunk in database.batched(ids):
         with sync_round.writing() as connection:
             # Check again, because a notification may have arrived in the meantime.
             closed_count += connection.execute(
                 update(alerts)
-                .where(alerts.c.id.in_(chunk), *is_stale_incident)
+                .where(alerts.c.id.in_(chunk), *stale_conditions)
                 .values(open_fingerprint=None, closed_at=now, ended_by=EndedBy.EXPIRED)
             ).rowcount
     return closed_count

@@ -113,11 +113,13 @@ class TestLink:
         assert len(read_rows(engine, links)) == 1
 
     @on_sqlite
-    def test_another_request_with_the_same_episode_shares_the_claim(self, engine, admitted_alert):
+    def test_another_request_with_the_same_episode_cannot_claim_it_again(
+        self, engine, admitted_alert
+    ):
         link(engine, admitted_alert)
         resolve = alert(status="resolved", fingerprint="f", ends_at=later(60))
-        second = record(engine, resolve, received_at=later(70))
-        assert link(engine, (second, admitted_alert[1]), "e2")["claimed"] is False
+        second_request_id = record(engine, resolve, received_at=later(70))
+        assert link(engine, (second_request_id, admitted_alert[1]), "e2")["claimed"] is False
 
     @on_sqlite
     @pytest.mark.parametrize("outcome", ["duplicate", "rate_limited", "cooldown"])

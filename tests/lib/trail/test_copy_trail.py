@@ -28,7 +28,7 @@ from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 from tests.lib.samples import NOON, alert, later, request
-from tests.lib.trails import WORKFLOW, do_not_sync, episode, record_execution
+from tests.lib.trails import WORKFLOW, disable_fsync, episode, record_execution
 
 ROOT = pathlib.Path(__file__).parents[3]
 TABLES = (api_calls, alerts, links, executions, audit, changes, events)
@@ -66,7 +66,7 @@ def open_database():
 
     def factory(url, prepare=True):
         new_engine = database.open_engine(url)
-        do_not_sync(new_engine)
+        disable_fsync(new_engine)
         if prepare:
             database.prepare(new_engine)
         engines.append(new_engine)
@@ -744,7 +744,7 @@ copy_trail.copy_trail(sys.argv[1], sys.argv[2], sys.argv[3] == "in use", print)
 
 class TestKilled:
     @pytest.mark.parametrize("target_is_in_use", [False, True])
-    def test_a_copy_that_was_killed_continues(self, urls, open_database, target_is_in_use):
+    def test_a_killed_copy_can_be_resumed(self, urls, open_database, target_is_in_use):
         source = open_database(urls[0])
         requests = [request(alert(fingerprint=f"f{n}"), received_at=later(n)) for n in range(20)]
         record(source, *requests)

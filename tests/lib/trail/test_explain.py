@@ -158,7 +158,7 @@ class TestExecutions:
         self, running_trail, monkeypatch
     ):
         running_trail.stackstorm.run("e1", "running", seconds=61)
-        monkeypatch.setattr(evidence.TrailFacts, "link", lambda *_: evidence.LinkState.NONE)
+        monkeypatch.setattr(evidence.TrailFacts, "link_state", lambda *_: evidence.LinkState.NONE)
         link(running_trail, running_trail.request_id, running_trail.alert, "e1")
         running_trail.sync()
         assert running_trail.one().explanation is None and running_trail.one(links).claim

@@ -20,7 +20,7 @@ from poundcake.trail.errors import DatabaseError
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
 from tests.lib.samples import NOON, alert, later, request, webhook
-from tests.lib.trails import database_time, do_not_sync, in_parallel, on_mariadb, on_sqlite
+from tests.lib.trails import database_time, disable_fsync, in_parallel, on_mariadb, on_sqlite
 
 
 def record(engine, *requests, now=None, **config):
@@ -839,7 +839,7 @@ class TestLists:
         for name in ("batches", "single"):
             path = tmp_path_factory.mktemp(name) / "tracking.db"
             engines.append(database.open_engine(f"sqlite:///{path}"))
-            do_not_sync(engines[-1])
+            disable_fsync(engines[-1])
             database.prepare(engines[-1])
         return engines
 

@@ -25,7 +25,7 @@ LIVE = Config(
 
 @pytest.fixture
 def trail(engine):
-    """Return a trail with a change that the workflow e1 was granted."""
+    """Return a trail with a change that was granted to the execution e1."""
     sync_trail = SyncTrail(engine)
     request_id, (row,) = sync_trail.record(alert())
     claims.link(engine, request_id, row.episode, WORKFLOW, "e1")

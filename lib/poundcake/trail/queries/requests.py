@@ -97,7 +97,7 @@ class RequestSummary:
     alerts: list[RequestAlert]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the request as JSON, as the view's URL returns it."""
+        """Return the request as the JSON object that the endpoint serves."""
         fields: dict[str, Any] = {
             "request_id": self.request_id,
             "received_at": format_timestamp(self.received_at),
