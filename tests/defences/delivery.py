@@ -1,11 +1,15 @@
-"""List the defences against loss and repetition, which the fault suite guards."""
+"""List the defences against loss and repetition of requests, changes and notifications."""
 
 from __future__ import annotations
 
-from tests.defences.defence import Defence, faults
-from tests.defences.mutation import Edit
+from tests.defences.defence import Defence, faults, test
+from tests.defences.mutation import Edit, Returns
 
 BUS = "poundcake.endpoint.bus:"
+OUTBOX = "poundcake.trail.outbox:"
+OUTBOX_TESTS = "tests/lib/trail/test_outbox.py::"
+PUBLISHER = "poundcake.endpoint.event_publisher:EventPublisher."
+PUBLISHER_TESTS = "tests/lib/endpoint/test_event_publisher.py::"
 
 # Return the ids before the commit, which happens a moment later.
 COMMIT_LATER = (
@@ -69,5 +73,49 @@ DEFENCES = [
         "an unroutable message is returned",
         Edit(BUS + "Bus._publish", "mandatory=True", "mandatory=False"),
         faults("queue unbound", 1, "sqlite"),
+    ),
+    Defence(
+        "two endpoints do not publish the same event",
+        Edit(OUTBOX + "_is_claimable", "events.c.publisher_until.is_(None)", "True"),
+        test(OUTBOX_TESTS + "TestClaims::test_two_endpoints_never_claim_the_same_event", "sqlite"),
+    ),
+    Defence(
+        "an event that could not be marked is published again",
+        Edit(OUTBOX + "_is_claimable", "events.c.publisher_until <= now", "False"),
+        test(
+            OUTBOX_TESTS + "TestClaims::"
+            "test_an_event_can_be_claimed_again_after_its_lease_until_it_is_published",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a published event is not published again",
+        Returns(OUTBOX + "mark_published", "None"),
+        test(
+            OUTBOX_TESTS + "TestClaims::"
+            "test_an_event_can_be_claimed_again_after_its_lease_until_it_is_published",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a storm is reported once",
+        Edit(
+            OUTBOX + "_add_limit_event",
+            "last_event and _ > now - LIMIT_RESET",
+            "False",
+        ),
+        test(
+            OUTBOX_TESTS + "TestLimits::test_a_storm_is_reported_once_for_its_alert_name", "sqlite"
+        ),
+    ),
+    Defence(
+        "a limit is reported for each alert name or remediation",
+        Edit(OUTBOX + "_add_limit_event", "subjects.get(limit, '')", "''"),
+        test(OUTBOX_TESTS + "TestLimits::test_a_limit_is_reported_once_for_each_subject", "sqlite"),
+    ),
+    Defence(
+        "an event that the broker refuses does not delay the others",
+        Edit(PUBLISHER + "_publish_all", "failures_in_a_row >= _MAX_FAILURES_IN_A_ROW", "True"),
+        test(PUBLISHER_TESTS + "test_an_event_that_the_broker_refuses_does_not_delay_the_others"),
     ),
 ]

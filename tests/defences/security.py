@@ -27,6 +27,7 @@ ACTION = "pack_action:PackAction.run"
 HOSTS = "poundcake.hosts:canonical_host"
 CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
+INSPECTIONS = "poundcake.remediation.inspections:"
 PAUSE = "poundcake.trail.pause:"
 SETTLE = "poundcake.trail.settle_changes:"
 CLAIMS = "poundcake.trail.claims:"
@@ -57,6 +58,7 @@ REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
 CONTROLS = SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
+INSPECTION_TESTS = "tests/lib/remediation/test_inspections.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
 ACTION_TESTS = "tests/test_actions.py::"
@@ -1058,6 +1060,45 @@ ONE_REMEDIATION = [
         "a series that disappeared does not verify a change",
         Edit("poundcake.remediation.polls:_find_scrape_problem", "sample.value != 1", "False"),
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
+    ),
+    Defence(
+        "a check that could not be read permits no change",
+        Edit(INSPECTIONS + "read_objection", "_.holds is None", "False"),
+        test(
+            INSPECTION_TESTS
+            + "TestChecks::test_a_check_with_an_unreadable_result_prevents_a_change"
+        ),
+    ),
+    Defence(
+        "a healthy host is not changed",
+        Edit(INSPECTIONS + "read_objection", "not _.holds", "False"),
+        test(INSPECTION_TESTS + "TestChecks::test_a_healthy_host_prevents_a_change"),
+    ),
+    Defence(
+        "an old check permits no change",
+        Edit(
+            INSPECTIONS + "read_objection",
+            "now - finding.ended_at > timedelta(minutes=_MAX_AGE_MINUTES)",
+            "False",
+        ),
+        test(INSPECTION_TESTS + "TestChecks::test_an_old_check_prevents_a_change"),
+    ),
+    Defence(
+        "a service in an unknown state is not restarted",
+        Edit(
+            INSPECTIONS + "_read_service",
+            "not facts.is_active and facts.state not in _DOWN_STATES",
+            "False",
+        ),
+        test(
+            INSPECTION_TESTS
+            + "TestChecks::test_a_service_in_another_state_neither_permits_nor_confirms_a_change"
+        ),
+    ),
+    Defence(
+        "a failed check permits no change",
+        Returns(INSPECTIONS + "_require_success", "None"),
+        test(INSPECTION_TESTS + "TestActions::test_a_failed_action_prevents_a_change"),
     ),
     Defence(
         "no change is made in the mode ask without an approval",
