@@ -45,6 +45,7 @@ FRAMING_TESTS = "tests/lib/endpoint/test_framing.py::"
 SERVER_TESTS = "tests/lib/endpoint/test_http_server.py::"
 CLIENT_TESTS = "tests/lib/test_endpoint_client.py::"
 TLS_TESTS = "tests/lib/endpoint/test_tls.py::"
+CLIENT_CERTIFICATE_TESTS = TLS_TESTS + "TestClientCertificates::"
 SERVICE_TESTS = "tests/lib/endpoint/test_service.py::"
 RECONFIGURATION_TESTS = "tests/lib/endpoint/test_reconfiguration.py::"
 EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::"
@@ -314,11 +315,45 @@ ACCESS = [
     ),
     Defence(
         "only a client certificate of the CA counts as a credential",
-        Edit(SERVER + "_open_stream", "_1.do_handshake()", "_1.do_handshake() or 'CN=somebody'"),
+        Edit(
+            SERVER + "_open_tls_stream", "Client(client_host)", "Client(client_host, 'CN=somebody')"
+        ),
         test(
             TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
             "threads",
         ),
+    ),
+    Defence(
+        "a replaced client CA ends the connections that it verified",
+        Edit(SERVER + "_open_tls_stream", "certificates.client_ca() == client_ca", "True"),
+        test(
+            CLIENT_CERTIFICATE_TESTS
+            + "test_an_open_connection_ends_when_the_client_ca_is_replaced",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a client certificate that expires ends its connection",
+        Edit(SERVER + "_open_tls_stream", "not certificate.is_expired", "True"),
+        test(
+            CLIENT_CERTIFICATE_TESTS
+            + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a client whose certificate has expired cannot resume a session",
+        Edit(TLS + "TLSStream.do_handshake", "certificate.is_expired", "False"),
+        test(
+            CLIENT_CERTIFICATE_TESTS
+            + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions",
+            "threads",
+        ),
+    ),
+    Defence(
+        "a revoked client certificate is refused",
+        Edit(TLS + "_load_context", "context.cert_store_stats()['crl']", "False"),
+        test(CLIENT_CERTIFICATE_TESTS + "test_a_revoked_certificate_is_refused", "threads"),
     ),
     Defence(
         "a client certificate is verified",
@@ -453,7 +488,7 @@ INPUT_LIMITS = [
     ),
     Defence(
         "a refused connection does not block other clients",
-        Edit(CONNECTION + "HTTPConnection._respond", "Phase.LINGERING", "Phase.BUSY"),
+        Edit(CONNECTION + "HTTPConnection._close", "Phase.LINGERING", "Phase.BUSY"),
         test(
             SERVER_TESTS
             + "TestConnectionLimit::test_clients_without_credentials_do_not_block_others",

@@ -27,6 +27,26 @@ class Authority:
         self._create(name, address)
         return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
 
+    def revoke(self, name):
+        """Return a PEM list of revoked certificates (CRL) that contains a certificate."""
+        certificate = x509.load_pem_x509_certificate((self.folder / (name + ".pem")).read_bytes())
+        now = datetime.datetime.now(datetime.timezone.utc)
+        revoked_certificate = (
+            x509.RevokedCertificateBuilder()
+            .serial_number(certificate.serial_number)
+            .revocation_date(now - HOUR)
+            .build()
+        )
+        revocation_list = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - HOUR)
+            .next_update(now + HOUR)
+            .add_revoked_certificate(revoked_certificate)
+            .sign(self._key, hashes.SHA256())
+        )
+        return revocation_list.public_bytes(serialization.Encoding.PEM)
+
     def _create(self, name, address="127.0.0.1", ca=False):
         """Write a certificate and its key to the folder, and return the key."""
         key = ec.generate_private_key(ec.SECP256R1())

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Callable
 
 import h11
 
@@ -45,11 +46,14 @@ class Client:
         certificate_name: The name of the client's certificate, if the client authenticated with
             one that the configured client CA signed; otherwise empty.
         refusal: Why all of its requests are refused, or an empty string.
+        may_continue: Returns False once its certificate is no longer valid. The connection is then
+            closed without a response, so that the client retries with a new handshake.
     """
 
     host: str
     certificate_name: str = ""
     refusal: str = ""
+    may_continue: Callable[[], bool] = lambda: True
 
 
 class HTTPConnection:
@@ -82,6 +86,8 @@ class HTTPConnection:
             head = self._read_head()
             if head is None:
                 return False
+            if not self._client.may_continue():
+                return self._close()
             if self._client.refusal:
                 raise FramingError(HTTPStatus.BAD_REQUEST, self._client.refusal, head)
             request = self._parse(head)
@@ -156,6 +162,10 @@ class HTTPConnection:
         self._stream.send(data)
         if self._http.our_state is h11.DONE:
             return self._slot.enter(Phase.WAITING)
+        return self._close()
+
+    def _close(self) -> bool:
+        """Close the connection after the client has read what was sent, and return False."""
         if self._slot.enter(Phase.LINGERING):
             self._stream.linger(LINGER_TIMEOUT, LINGER_BYTES)
         return False

@@ -178,14 +178,28 @@ class Server:
             if plain_stream.peek() != HANDSHAKE_RECORD:
                 refusal = "this port accepts only TLS: use https://"
                 return plain_stream, Client(client_host, refusal=refusal)
-            tls_stream = TLSStream(plain_stream, self.certificates.context())
-            return tls_stream, Client(client_host, certificate_name=tls_stream.do_handshake())
+            return self._open_tls_stream(plain_stream, client_host, self.certificates)
         except OSError as error:
             with self._lock:
                 self.failed_handshakes += 1
             reason = getattr(error, "reason", None) or error
             self._rate_limited_log.warning("TLS with %s failed: %s", client_host, reason)
             raise
+
+    @staticmethod
+    def _open_tls_stream(
+        plain_stream: TimedSocket, client_host: str, certificates: Certificates
+    ) -> tuple[ByteStream, Client]:
+        client_ca = certificates.client_ca()
+        tls_stream = TLSStream(plain_stream, certificates.context())
+        certificate = tls_stream.do_handshake()
+        if certificate is None:
+            return tls_stream, Client(client_host)
+
+        def may_continue() -> bool:
+            return not certificate.is_expired and certificates.client_ca() == client_ca
+
+        return tls_stream, Client(client_host, certificate.name, may_continue=may_continue)
 
 
 def _listen(host: str, port: int) -> socket.socket:

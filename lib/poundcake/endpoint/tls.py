@@ -10,7 +10,9 @@ import logging
 import os
 import ssl
 import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Callable, List, Mapping, Optional, Tuple, TypeVar
 
 from poundcake.config import TLS_FILES, Config
@@ -21,6 +23,8 @@ from poundcake.errors import PoundCakeError
 # The first byte that a TLS client sends: the record type "handshake" (RFC 8446, section 5.1).
 HANDSHAKE_RECORD = b"\x16"
 _CHUNK = 65536
+# The value of a name in a certificate that Python's ssl module cannot decode.
+_UNSUPPORTED = "<unsupported>"
 
 _Result = TypeVar("_Result")
 # Inode, modification time in nanoseconds and size of each file; None if the file is missing.
@@ -29,6 +33,24 @@ _FileVersions = List[Optional[Tuple[int, int, int]]]
 
 class TLSError(PoundCakeError):
     """A certificate, key or CA file cannot be used. The message contains the configuration key."""
+
+
+@dataclass(frozen=True)
+class ClientCertificate:
+    """The certificate of a client, signed by the client CA.
+
+    Attributes:
+        name: The name that the trail shows for its owner.
+        expires_at: When it expires, in seconds since the epoch.
+    """
+
+    name: str
+    expires_at: float
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether it has expired, by this machine's clock."""
+        return time.time() >= self.expires_at
 
 
 class TLSStream:
@@ -44,15 +66,15 @@ class TLSStream:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
-    def do_handshake(self) -> str:
+    def do_handshake(self) -> ClientCertificate | None:
         """Do the handshake.
 
         Returns:
-            The name of the client's certificate, if the client authenticated with one that the
-            client CA signed; otherwise "".
+            The client's certificate, if the client authenticated with one that the client CA
+            signed; otherwise None.
 
         Raises:
-            ssl.SSLError: The handshake failed.
+            ssl.SSLError: The handshake failed, or the certificate cannot be used.
             socket.timeout: The client was too slow.
             OSError: The connection was lost.
         """
@@ -60,8 +82,18 @@ class TLSStream:
             self._run_step(self._tls.do_handshake)
         finally:
             self._flush()  # if the handshake failed, this tells the client why
-        certificate = self._tls.getpeercert()
-        return _certificate_name(certificate) if certificate else ""
+        try:
+            fields = _read_peer_certificate(self._tls)
+        except ValueError as error:  # a name contains bytes that are not UTF-8
+            raise ssl.SSLError(f"the client's certificate cannot be decoded: {error}") from None
+        if not fields:
+            return None
+        expires_at = ssl.cert_time_to_seconds(str(fields["notAfter"]))
+        certificate = ClientCertificate(_certificate_name(fields), expires_at)
+        # OpenSSL does not check the dates again if the client resumes a session.
+        if certificate.is_expired:
+            raise ssl.SSLError(f"the client's certificate has expired: {certificate.name}")
+        return certificate
 
     def expire_in(self, seconds: float) -> None:
         """Set the deadline of all later calls, including the handshake, in seconds from now."""
@@ -123,6 +155,7 @@ class Certificates:
         self._lock = threading.Lock()
         self._versions = self._current_versions()
         self._context = _load_context(self._paths)
+        self._client_ca = self._read_client_ca()
         self.problem = ""
 
     def context(self) -> ssl.SSLContext:
@@ -133,12 +166,31 @@ class Certificates:
                 self._versions = versions
                 try:
                     self._context = _load_context(self._paths)
+                    self._client_ca = self._read_client_ca()
                     self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
-                    self.problem = f"{error}; keeping the previous certificate"
+                    self.problem = f"{error}; keeping the previous certificate, key and client CA"
                     self._log.error("%s", self.problem)
             return self._context
+
+    def client_ca(self) -> bytes:
+        """Return the content of the client CA file that is in use, or b"" if there is none.
+
+        Connections whose clients were verified with other content must not be used any more.
+        """
+        self.context()
+        return self._client_ca
+
+    def _read_client_ca(self) -> bytes:
+        path = self._paths.get("tls_client_ca")
+        if not path:
+            return b""
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except OSError:
+            return b""  # removed since it was loaded, so every client has to be verified again
 
     def _current_versions(self) -> _FileVersions:
         versions: _FileVersions = []
@@ -180,7 +232,14 @@ def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
             ) from None
         # A client without a certificate may still have another credential.
         context.verify_mode = ssl.CERT_OPTIONAL
+        if context.cert_store_stats()["crl"]:
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+def _read_peer_certificate(tls: ssl.SSLObject) -> Mapping[str, Any] | None:
+    """Return the fields of the client's certificate. Raise ValueError if they cannot be decoded."""
+    return tls.getpeercert()
 
 
 def _certificate_name(certificate: Mapping[str, Any]) -> str:
@@ -190,8 +249,9 @@ def _certificate_name(certificate: Mapping[str, Any]) -> str:
     names the CA signs.
     """
     subject = [pair for pairs in certificate.get("subject", ()) for pair in pairs]
-    names = [f"CN={value}" for key, value in subject if key == "commonName"]
-    names += [f"{key}={value}" for key, value in certificate.get("subjectAltName", ())]
+    candidates = [("CN", value) for key, value in subject if key == "commonName"]
+    candidates += certificate.get("subjectAltName", ())
+    names = [f"{key}={value}" for key, value in candidates if value not in ("", _UNSUPPORTED)]
     names.append(f"serial={certificate.get('serialNumber', '')}")
     printable = "".join(c if c.isprintable() else " " for c in names[0])
     return printable[:MAX_NAME_CHARACTERS]

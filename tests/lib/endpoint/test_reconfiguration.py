@@ -351,7 +351,7 @@ class TestUnusableConfigurations:
             file.write("no key")
         wait_for(lambda: tls_endpoint.get("/api/v1/health").json()["status"] == "degraded")
         problem = tls_endpoint.get("/api/v1/health").json()["configuration"]["problem"]
-        assert problem.endswith("keeping the previous certificate")
+        assert problem.endswith("keeping the previous certificate, key and client CA")
         assert read_log().count("keeping the previous certificate") == 1
         authority.issue("endpoint")
         wait_for(lambda: tls_endpoint.get("/api/v1/health").json()["status"] == "ok")

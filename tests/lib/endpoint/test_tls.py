@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from unittest import mock
 
 import pytest
 import requests
@@ -326,6 +327,82 @@ class TestClientCertificates:
         with pytest.raises(requests.ConnectionError):
             endpoint.get(LIVE, cert=authority.issue("unknown-client"))
 
+    def client_context(self, endpoint, certificate):
+        context = ssl.create_default_context(cafile=endpoint.ca)
+        context.load_cert_chain(*certificate)
+        return context
+
+    def request_health(self, connection):
+        """Send a request on an open connection, and return what the endpoint sends."""
+        connection.sendall(message("GET", HEALTH))
+        try:
+            return connection.recv(65536)
+        except ConnectionError:
+            return b""
+
+    def test_an_open_connection_ends_when_the_client_ca_is_replaced(
+        self, endpoint, client_ca, authority
+    ):
+        context = self.client_context(endpoint, client_ca.issue("alertmanager"))
+        with endpoint.connect(context) as connection:
+            assert b" 200 " in self.request_health(connection)
+            authority.issue("endpoint")  # a new certificate of the endpoint changes nothing
+            assert b" 200 " in self.request_health(connection)
+            client_ca.certificate.write_bytes(authority.certificate.read_bytes())
+            assert self.request_health(connection) == b""
+        with pytest.raises(requests.ConnectionError):
+            endpoint.get(HEALTH, cert=client_ca.issue("alertmanager"))
+        assert endpoint.get(HEALTH, cert=authority.issue("new-client")).status_code == 200
+
+    @pytest.mark.parametrize("start_endpoint", ["threads"], indirect=True)
+    def test_a_certificate_that_expires_ends_its_connection_and_its_sessions(
+        self, endpoint, client_ca, monkeypatch, caplog
+    ):
+        context = self.client_context(endpoint, client_ca.issue("alertmanager"))
+        with endpoint.connect(context) as connection:
+            assert b" 200 " in self.request_health(connection)
+            session = connection.session
+            after_expiry = time.time() + 7200
+            monkeypatch.setattr(tls, "time", mock.Mock(time=lambda: after_expiry))
+            assert self.request_health(connection) == b""
+        with socket.create_connection(("127.0.0.1", endpoint.runner.port)) as plain_socket:
+            with pytest.raises(OSError):
+                with context.wrap_socket(
+                    plain_socket, server_hostname="127.0.0.1", session=session
+                ) as connection:
+                    assert connection.session_reused
+                    if not self.request_health(connection):
+                        raise ConnectionError("closed")
+        assert "certificate has expired: CN=alertmanager" in endpoint.read_log(caplog)
+
+    def test_a_revoked_certificate_is_refused(self, start_endpoint, certificate_files, client_ca):
+        certificates = {name: client_ca.issue(name) for name in ("revoked", "valid")}
+        with open(client_ca.certificate, "ab") as file:
+            file.write(client_ca.revoke("revoked"))
+        endpoint = start_endpoint(tls_client_ca=str(client_ca.certificate), **certificate_files)
+        with pytest.raises(requests.ConnectionError):
+            endpoint.get(HEALTH, cert=certificates["revoked"])
+        assert endpoint.get(HEALTH, cert=certificates["valid"]).status_code == 200
+
+    @pytest.mark.parametrize("start_endpoint", ["threads"], indirect=True)
+    def test_a_certificate_with_an_undecodable_name_is_a_failed_handshake(
+        self, endpoint, client_ca, monkeypatch, caplog
+    ):
+        def fail(fields):
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+        certificate = client_ca.issue("alertmanager")
+        monkeypatch.setattr(tls, "_read_peer_certificate", fail)
+        with pytest.raises(requests.ConnectionError):
+            endpoint.get(HEALTH, cert=certificate)
+        monkeypatch.undo()
+        assert (
+            "poundcake_failed_handshakes_total 1.0"
+            in endpoint.get("/metrics", cert=certificate).text
+        )
+        assert "certificate cannot be decoded" in endpoint.read_log(caplog)
+        assert "Traceback" not in endpoint.read_log(caplog)
+
     def test_another_configured_credential_is_accepted(
         self, start_endpoint, certificate_files, client_ca
     ):
@@ -381,6 +458,14 @@ class TestCertificateNames:
             ({"subject": ((("organizationName", "x"),), (("commonName", "am-1"),))}, "CN=am-1"),
             ({"subject": (), "subjectAltName": (("DNS", "am"), ("DNS", "b"))}, "DNS=am"),
             ({"subject": (), "serialNumber": "0A1B"}, "serial=0A1B"),
+            (
+                {
+                    "subject": ((("commonName", ""),),),
+                    "subjectAltName": (("othername", "<unsupported>"),),
+                    "serialNumber": "0A1B",
+                },
+                "serial=0A1B",
+            ),
             ({"subject": ((("commonName", "a\nb" + "c" * 64),),)}, "CN=a b" + "c" * 58),
         ],
     )
