@@ -18,9 +18,10 @@ has mariadbd || missing="$missing MariaDB"
 has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
 has prometheus || missing="$missing Prometheus"
 has nft || missing="$missing nftables"
+has sshd || missing="$missing OpenSSH"
 
 if [ -z "$missing" ]; then
-    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus and nftables are installed; tests start their own instances"
+    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables and OpenSSH are installed; tests start their own instances"
     exit 0
 fi
 skip() {
@@ -40,6 +41,7 @@ packages_for() {
     Alertmanager) echo prometheus-alertmanager ;;
     Prometheus) echo prometheus ;;
     nftables) echo nftables ;;
+    OpenSSH) echo openssh-server ;;
     esac
 }
 all_packages=
