@@ -19,9 +19,10 @@ has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanage
 has prometheus || missing="$missing Prometheus"
 has nft || missing="$missing nftables"
 has sshd || missing="$missing OpenSSH"
+has busybox || missing="$missing BusyBox"
 
 if [ -z "$missing" ]; then
-    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables and OpenSSH are installed; tests start their own instances"
+    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH and BusyBox are installed; tests start their own instances"
     exit 0
 fi
 skip() {
@@ -42,6 +43,7 @@ packages_for() {
     Prometheus) echo prometheus ;;
     nftables) echo nftables ;;
     OpenSSH) echo openssh-server ;;
+    BusyBox) echo busybox ;;
     esac
 }
 all_packages=
