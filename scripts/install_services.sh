@@ -18,7 +18,7 @@ has mariadbd || missing="$missing MariaDB"
 has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
 has prometheus || missing="$missing Prometheus"
 has nft || missing="$missing nftables"
-has sshd || missing="$missing OpenSSH"
+has sshd && has sudo && has ip || missing="$missing OpenSSH"
 has busybox || missing="$missing BusyBox"
 
 if [ -z "$missing" ]; then
@@ -42,7 +42,7 @@ packages_for() {
     Alertmanager) echo prometheus-alertmanager ;;
     Prometheus) echo prometheus ;;
     nftables) echo nftables ;;
-    OpenSSH) echo openssh-server ;;
+    OpenSSH) echo openssh-server sudo iproute2 ;; # all that the tests on a host need
     BusyBox) echo busybox ;;
     esac
 }

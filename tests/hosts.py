@@ -2,7 +2,7 @@
 
 The host has its own network, processes, mounts and host name, so that a test can fill its disk,
 restart its service or shut it down. It uses the programs installed on this machine, and its
-changes are not visible outside. It needs root, iproute2, util-linux and sshd. Without them,
+changes are not visible outside. It needs root, iproute2, util-linux, sudo and sshd. Without them,
 `Host()` raises services.MissingProgram, and the fixture `test_host` skips the test.
 """
 
@@ -79,6 +79,7 @@ esac
 """
 
 
+NAMESPACES = ("--net", "--mount", "--pid", "--uts")
 # The sudoers file that distributions ship.
 SUDOERS = """\
 Defaults env_reset
@@ -106,8 +107,11 @@ class Host(services.Server):
     def prepare(self):
         if os.geteuid() != 0:
             raise services.MissingProgram("a test host needs root")
-        for name in ("ip", "nsenter", "ssh", "ssh-keygen", "unshare"):
+        for name in ("ip", "nsenter", "ssh", "ssh-keygen", "sudo", "unshare"):
             services.program(name)
+        probe = ["ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"]
+        if subprocess.run(["unshare", *NAMESPACES, "--fork", *probe], check=False).returncode:
+            raise services.MissingProgram("namespaces and veth devices are not available here")
         self._sshd = services.program("sshd")
         subnet = secrets.randbelow(NETWORK.num_addresses // 4) * 4
         self._gateway, self.address = (str(NETWORK[subnet + n]) for n in (1, 2))
@@ -131,8 +135,7 @@ class Host(services.Server):
         os.chmod(self.path("service"), 0o755)
 
     def command(self):
-        namespaces = ["--net", "--mount", "--pid", "--uts"]
-        return ["unshare", *namespaces, "--fork", "--kill-child", "--mount-proc", "sh", "setup"]
+        return ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "setup"]
 
     def environment(self):
         return {**os.environ, "SSHD": self._sshd, "SERVICE": SERVICE, "NAME": NAME}
