@@ -177,7 +177,7 @@ class Certificates:
     def client_ca(self) -> bytes:
         """Return the content of the client CA file that is in use, or b"" if there is none.
 
-        Connections whose clients were verified with other content must not be used any more.
+        Connections whose clients were verified with other content must no longer be used.
         """
         self.context()
         return self._client_ca
