@@ -1,8 +1,8 @@
 """Make Orquesta importable on Python 3.8 to 3.12, with StackStorm's functions.
 
 The newest Orquesta on PyPI, 1.2.0, was written for networkx 1 and for Python versions before 3.9.
-This module restores the names that Orquesta needs, then imports it, and makes it several times as
-fast. StackStorm's own Orquesta is newer and needs no changes.
+This module restores the names that Orquesta needs, then imports it, and caches its schemas.
+StackStorm's own Orquesta is newer and needs no changes.
 """
 
 from __future__ import annotations

@@ -11,6 +11,12 @@ OUTBOX_TESTS = "tests/lib/trail/test_outbox.py::"
 PUBLISHER = "poundcake.endpoint.event_publisher:EventPublisher."
 PUBLISHER_TESTS = "tests/lib/endpoint/test_event_publisher.py::"
 
+CLAIM_AFTER_LEASE = test(
+    OUTBOX_TESTS
+    + "TestClaims::test_an_event_can_be_claimed_again_after_its_lease_until_it_is_published",
+    "sqlite",
+)
+
 # Return the ids before the commit, which happens a moment later.
 COMMIT_LATER = (
     "([setattr(a, 'sender_request_id', a.sender_request_id or str(uuid.uuid4())) for a in _1],"
@@ -82,20 +88,12 @@ DEFENCES = [
     Defence(
         "an event that could not be marked is published again",
         Edit(OUTBOX + "_is_claimable", "events.c.publisher_until <= now", "False"),
-        test(
-            OUTBOX_TESTS + "TestClaims::"
-            "test_an_event_can_be_claimed_again_after_its_lease_until_it_is_published",
-            "sqlite",
-        ),
+        CLAIM_AFTER_LEASE,
     ),
     Defence(
         "a published event is not published again",
         Returns(OUTBOX + "mark_published", "None"),
-        test(
-            OUTBOX_TESTS + "TestClaims::"
-            "test_an_event_can_be_claimed_again_after_its_lease_until_it_is_published",
-            "sqlite",
-        ),
+        CLAIM_AFTER_LEASE,
     ),
     Defence(
         "a storm is reported once",

@@ -80,6 +80,11 @@ UNSIGNED = test(
 FAILURES = test(
     AUTHENTICATION_TESTS + "test_failures_are_counted_and_logged_once_without_the_credential"
 )
+EXPIRED_CERTIFICATE = test(
+    CLIENT_CERTIFICATE_TESTS
+    + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions",
+    "threads",
+)
 FRAMING = test(FRAMING_TESTS + "test_each_case_is_answered_as_expected", "threads")
 REFUSED_BODY = test(
     FRAMING_TESTS + "test_the_remainder_of_a_refused_body_is_not_a_request", "threads"
@@ -290,7 +295,7 @@ ACCESS = [
     Defence(
         "TLS versions before 1.2 are refused",
         Edit(
-            TLS + "_load_context",
+            TLS + "_create_context",
             "_1.minimum_version = _",
             "_1.minimum_version = ssl.TLSVersion.TLSv1; _1.set_ciphers('ALL:@SECLEVEL=0')",
         ),
@@ -298,7 +303,7 @@ ACCESS = [
     ),
     Defence(
         "a renewed certificate is used",
-        Edit(TLS + "Certificates.context", "_ != self._versions", "False"),
+        Edit(TLS + "Certificates.current", "_ != self._versions", "False"),
         test(
             TLS_TESTS + "TestCertificate::test_a_new_certificate_is_used_without_a_restart",
             "threads",
@@ -306,7 +311,7 @@ ACCESS = [
     ),
     Defence(
         "a broken certificate does not replace a valid one",
-        Edit(TLS + "Certificates.context", "TLSError", "ZeroDivisionError"),
+        Edit(TLS + "Certificates.current", "TLSError", "ZeroDivisionError"),
         test(
             TLS_TESTS
             + "TestCertificate::test_a_broken_certificate_does_not_replace_the_previous_one",
@@ -319,13 +324,13 @@ ACCESS = [
             SERVER + "_open_tls_stream", "Client(client_host)", "Client(client_host, 'CN=somebody')"
         ),
         test(
-            TLS_TESTS + "TestClientCertificates::test_only_live_is_readable_without_a_certificate",
+            CLIENT_CERTIFICATE_TESTS + "test_only_live_is_readable_without_a_certificate",
             "threads",
         ),
     ),
     Defence(
         "a replaced client CA ends the connections that it verified",
-        Edit(SERVER + "_open_tls_stream", "certificates.client_ca() == client_ca", "True"),
+        Edit(SERVER + "_open_tls_stream", "certificates.current().client_ca == client_ca", "True"),
         test(
             CLIENT_CERTIFICATE_TESTS
             + "test_an_open_connection_ends_when_the_client_ca_is_replaced",
@@ -335,30 +340,22 @@ ACCESS = [
     Defence(
         "a client certificate that expires ends its connection",
         Edit(SERVER + "_open_tls_stream", "not certificate.is_expired", "True"),
-        test(
-            CLIENT_CERTIFICATE_TESTS
-            + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions",
-            "threads",
-        ),
+        EXPIRED_CERTIFICATE,
     ),
     Defence(
         "a client whose certificate has expired cannot resume a session",
         Edit(TLS + "TLSStream.do_handshake", "certificate.is_expired", "False"),
-        test(
-            CLIENT_CERTIFICATE_TESTS
-            + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions",
-            "threads",
-        ),
+        EXPIRED_CERTIFICATE,
     ),
     Defence(
         "a revoked client certificate is refused",
-        Edit(TLS + "_load_context", "context.cert_store_stats()['crl']", "False"),
+        Edit(TLS + "_create_context", "context.cert_store_stats()['crl']", "False"),
         test(CLIENT_CERTIFICATE_TESTS + "test_a_revoked_certificate_is_refused", "threads"),
     ),
     Defence(
         "a client certificate is verified",
-        Edit(TLS + "_load_context", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
-        test(TLS_TESTS + "TestClientCertificates::test_a_certificate_from_another_ca_is_refused"),
+        Edit(TLS + "_create_context", "ssl.CERT_OPTIONAL", "ssl.CERT_NONE"),
+        test(CLIENT_CERTIFICATE_TESTS + "test_a_certificate_from_another_ca_is_refused"),
     ),
     Defence(
         "actions connect only to an endpoint with the pinned certificate",
@@ -1045,7 +1042,7 @@ ONE_REMEDIATION = [
         "no change is made unless the conditions of its entry permit it",
         Edit("poundcake.remediation.safety:_check_confirmation", "not request.objection", "True"),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
+            CONTROLS,
             "not_confirmed",
         ),
     ),
@@ -1141,7 +1138,7 @@ ONE_REMEDIATION = [
             "poundcake.remediation.safety:_check_approval", "not request.approval_problem", "True"
         ),
         test(
-            SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy",
+            CONTROLS,
             "approval_missing",
         ),
     ),

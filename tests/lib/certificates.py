@@ -22,9 +22,12 @@ class Authority:
         self._key = None  # the CA signs its own certificate
         self._key = self._create(name, ca=True)
 
-    def issue(self, name, address="127.0.0.1"):
-        """Issue a certificate, and return its path and the path of its key."""
-        self._create(name, address)
+    def issue(self, name, address="127.0.0.1", alternative_names=None):
+        """Issue a certificate, and return its path and the path of its key.
+
+        `alternative_names` replaces the extension that contains the address.
+        """
+        self._create(name, address, alternative_names)
         return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
 
     def revoke(self, name):
@@ -47,11 +50,13 @@ class Authority:
         )
         return revocation_list.public_bytes(serialization.Encoding.PEM)
 
-    def _create(self, name, address="127.0.0.1", ca=False):
+    def _create(self, name, address="127.0.0.1", alternative_names=None, ca=False):
         """Write a certificate and its key to the folder, and return the key."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.timezone.utc)
-        subject_address = x509.IPAddress(ipaddress.ip_address(address))
+        if alternative_names is None:
+            subject_address = x509.IPAddress(ipaddress.ip_address(address))
+            alternative_names = x509.SubjectAlternativeName([subject_address])
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
@@ -60,7 +65,7 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - HOUR)
             .not_valid_after(now + HOUR)
-            .add_extension(x509.SubjectAlternativeName([subject_address]), critical=False)
+            .add_extension(alternative_names, critical=False)
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
             .sign(self._key or key, hashes.SHA256())
         )

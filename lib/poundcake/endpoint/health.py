@@ -207,7 +207,7 @@ def build_report(
     journal, problems = _journal_report(keeper, config.backlog_limit)
     components: dict[str, ComponentReport] = {"journal": journal}
     if keeper.pipeline:
-        problems.append(keeper.pipeline.uncopied_incidents)
+        problems.append(keeper.pipeline.pending.incidents)
         components.update(_downstream_reports(keeper.pipeline, journal))
         if config.alertmanagers:
             components["monitoring"] = _monitoring_report(keeper.pipeline.components.monitoring)
@@ -298,8 +298,7 @@ def _downstream_reports(pipeline: Pipeline, journal: JournalReport) -> dict[str,
     components = pipeline.components
     broker = _downstream_report(components.broker, journal.accepted)
     tracking_database = _downstream_report(components.database, journal.waiting)
-    pending = filter(None, [pipeline.pending_migrations, pipeline.uncopied_incidents])
-    tracking_database.pending = "; ".join(pending) or None
+    tracking_database.pending = str(pipeline.pending) or None
     stackstorm = _downstream_report(components.stackstorm, journal.recorded)
     stackstorm.stuck = journal.stuck_requests or []
     return {"broker": broker, "database": tracking_database, "stackstorm": stackstorm}

@@ -190,14 +190,14 @@ class Server:
     def _open_tls_stream(
         plain_stream: TimedSocket, client_host: str, certificates: Certificates
     ) -> tuple[ByteStream, Client]:
-        client_ca = certificates.client_ca()
-        tls_stream = TLSStream(plain_stream, certificates.context())
+        context, client_ca = certificates.current()
+        tls_stream = TLSStream(plain_stream, context)
         certificate = tls_stream.do_handshake()
         if certificate is None:
             return tls_stream, Client(client_host)
 
         def may_continue() -> bool:
-            return not certificate.is_expired and certificates.client_ca() == client_ca
+            return not certificate.is_expired and certificates.current().client_ca == client_ca
 
         return tls_stream, Client(client_host, certificate.name, may_continue=may_continue)
 

@@ -15,7 +15,7 @@ from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.replay_importer import ReplayImporter
 from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
-from poundcake.trail import database, uncopied
+from poundcake.trail import uncopied
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.pause import Pause, read_pause
 
@@ -23,7 +23,7 @@ PRUNE_WAIT = 60.0
 """Seconds between checks for requests to prune."""
 PRUNE_PAUSE = 0.1
 """Seconds between pruning transactions, in which requests can be accepted."""
-MIGRATIONS_WAIT = 30.0
+PENDING_WAIT = 30.0
 """Seconds between checks for migrations that wait for an operator."""
 PAUSE_WAIT = 5.0
 """Seconds between reads of the pause, which the health view and the metrics show."""
@@ -37,10 +37,7 @@ class Pipeline:
         sync_timer: The step that requests a sync.
         emitter: The step that publishes the triggers of recorded requests.
         worker: The thread that runs the steps.
-        pending_migrations: A sentence about the database migrations that wait for an operator, ''
-            if there are none.
-        uncopied_incidents: A sentence about open incidents that were left in the default SQLite
-            file, or '' if there are none.
+        pending: What an operator has to run poundcake.migrate for.
         pause: The pause of all changes, as it was a few seconds ago; None if there was none.
     """
 
@@ -52,8 +49,8 @@ class Pipeline:
         # The emitter reports its progress to the worker, which does not exist yet.
         self.emitter = Emitter(dependencies, self._keep_going, self.sync_timer.sync_soon)
         self._prune_at = 0.0
-        self._read_migrations_at = 0.0
-        self.pending_migrations = self.uncopied_incidents = ""
+        self._read_pending_at = 0.0
+        self.pending = uncopied.Pending()
         self._read_pause_at = 0.0
         self.pause: Pause | None = None
         self.worker = Worker(
@@ -65,7 +62,7 @@ class Pipeline:
                 ("emitting", self.emitter.emit),
                 ("publishing events", EventPublisher(dependencies, self._keep_going).publish),
                 ("requesting a sync", self.sync_timer.request_sync),
-                ("checking for migrations", self._read_migrations),
+                ("checking for migrations", self._read_pending),
                 ("reading the pause", self._read_pause),
                 ("pruning the journal", self._prune),
             ],
@@ -119,18 +116,15 @@ class Pipeline:
             self._dependencies.broker.check()
             self.components.broker.mark_ok()
 
-    def _read_migrations(self) -> None:
-        if monotonic() < self._read_migrations_at:
+    def _read_pending(self) -> None:
+        if monotonic() < self._read_pending_at:
             return
         reader, config = self._dependencies.reader, self._dependencies.config()
         request_ids = native.run_in_native_thread(
             uncopied.open_in_default_file, config, reader.engine
         )
-        self.pending_migrations = reader.read(database.pending)
-        self.uncopied_incidents = reader.read(
-            uncopied.describe_missing_incidents, config, request_ids
-        )
-        self._read_migrations_at = monotonic() + MIGRATIONS_WAIT
+        self.pending = reader.read(uncopied.read_pending, config, request_ids)
+        self._read_pending_at = monotonic() + PENDING_WAIT
 
     def _read_pause(self) -> None:
         if monotonic() >= self._read_pause_at:

@@ -158,7 +158,7 @@ class Endpoint:
         except (ConfigError, DatabaseError, TLSError, ListenError) as error:
             failures.append(str(error))
         if self._server and self._server.certificates:
-            self._server.certificates.context()  # reloads changed files, and logs errors
+            self._server.certificates.current()  # reloads changed files, and logs errors
         failure = "; ".join(filter(None, failures))
         errors = [f"keeping the previous configuration: {failure}"] if failure else []
         return "; ".join([*errors, *notes])

@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Callable, List, Mapping, Optional, Tuple, TypeVar
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple, TypeVar
 
 from poundcake.config import TLS_FILES, Config
 from poundcake.credentials import MAX_NAME_CHARACTERS
@@ -83,7 +83,7 @@ class TLSStream:
         finally:
             self._flush()  # if the handshake failed, this tells the client why
         try:
-            fields = _read_peer_certificate(self._tls)
+            fields = self._tls.getpeercert()
         except ValueError as error:  # a name contains bytes that are not UTF-8
             raise ssl.SSLError(f"the client's certificate cannot be decoded: {error}") from None
         if not fields:
@@ -138,8 +138,21 @@ class TLSStream:
             self._plain.send(data)
 
 
+class LoadedFiles(NamedTuple):
+    """The certificate files that were loaded at one time.
+
+    Attributes:
+        context: The context with the certificate, the key and the client CA.
+        client_ca: The content of the client CA file, or b"" if there is none. A client that was
+            verified with other content has to be verified again.
+    """
+
+    context: ssl.SSLContext
+    client_ca: bytes
+
+
 class Certificates:
-    """The certificate, key and client CA files of the configuration, as an `ssl.SSLContext`.
+    """The certificate, key and client CA files of the configuration.
 
     Attributes:
         problem: Why the current files cannot be used; empty if they can.
@@ -154,43 +167,23 @@ class Certificates:
         self._log = log
         self._lock = threading.Lock()
         self._versions = self._current_versions()
-        self._context = _load_context(self._paths)
-        self._client_ca = self._read_client_ca()
+        self._loaded = _load(self._paths)
         self.problem = ""
 
-    def context(self) -> ssl.SSLContext:
-        """Return the context for the current files, or the previous one if they are unusable."""
+    def current(self) -> LoadedFiles:
+        """Return the current files, or the previous ones if the current ones are unusable."""
         with self._lock:
             versions = self._current_versions()
             if versions != self._versions:
                 self._versions = versions
                 try:
-                    self._context = _load_context(self._paths)
-                    self._client_ca = self._read_client_ca()
+                    self._loaded = _load(self._paths)
                     self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
                     self.problem = f"{error}; keeping the previous certificate, key and client CA"
                     self._log.error("%s", self.problem)
-            return self._context
-
-    def client_ca(self) -> bytes:
-        """Return the content of the client CA file that is in use, or b"" if there is none.
-
-        Connections whose clients were verified with other content must no longer be used.
-        """
-        self.context()
-        return self._client_ca
-
-    def _read_client_ca(self) -> bytes:
-        path = self._paths.get("tls_client_ca")
-        if not path:
-            return b""
-        try:
-            with open(path, "rb") as file:
-                return file.read()
-        except OSError:
-            return b""  # removed since it was loaded, so every client has to be verified again
+            return self._loaded
 
     def _current_versions(self) -> _FileVersions:
         versions: _FileVersions = []
@@ -203,12 +196,18 @@ class Certificates:
         return versions
 
 
-def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
+def _load(paths: dict[str, str]) -> LoadedFiles:
+    contents: dict[str, bytes] = {}
     for key, path in paths.items():
         try:
-            open(path, "rb").close()
+            with open(path, "rb") as file:
+                contents[key] = file.read()
         except OSError as error:
             raise TLSError(f"{key}: cannot read {path}: {error.strerror}") from None
+    return LoadedFiles(_create_context(paths), contents.get("tls_client_ca", b""))
+
+
+def _create_context(paths: dict[str, str]) -> ssl.SSLContext:
     certificate, private_key = paths["tls_certificate"], paths["tls_key"]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -235,11 +234,6 @@ def _load_context(paths: dict[str, str]) -> ssl.SSLContext:
         if context.cert_store_stats()["crl"]:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
-
-
-def _read_peer_certificate(tls: ssl.SSLObject) -> Mapping[str, Any] | None:
-    """Return the fields of the client's certificate. Raise ValueError if they cannot be decoded."""
-    return tls.getpeercert()
 
 
 def _certificate_name(certificate: Mapping[str, Any]) -> str:

@@ -135,11 +135,8 @@ def _check_database(config: Config, engine: Engine) -> Component:
         database.prepare(engine, create=False)
         request_ids = uncopied.open_in_default_file(config, engine)
         with database.reading(engine) as connection:
-            sentences = (
-                database.pending(connection),
-                uncopied.describe_missing_incidents(connection, config, request_ids),
-            )
-            return Component(State.OK, pending="; ".join(filter(None, sentences)))
+            pending = uncopied.read_pending(connection, config, request_ids)
+        return Component(State.OK, pending=str(pending))
     except DatabaseError as error:
         return Component(State.DOWN, str(error))
 

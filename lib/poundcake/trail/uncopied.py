@@ -7,7 +7,7 @@ be remediated again.
 from __future__ import annotations
 
 import os
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection, Engine
@@ -22,6 +22,22 @@ from poundcake.trail.schema import alerts, api_calls
 MIGRATE_COMMAND = "st2 run poundcake.migrate copy_from=sqlite"
 """The command that moves the trail from the default SQLite file to the configured database."""
 _MAX_INCIDENTS = 1000
+
+
+class Pending(NamedTuple):
+    """What an operator has to run poundcake.migrate for.
+
+    Attributes:
+        migrations: A sentence about pending migrations, or '' if there are none.
+        incidents: A sentence about the incidents that the tracking database lacks, or ''.
+    """
+
+    migrations: str = ""
+    incidents: str = ""
+
+    def __str__(self) -> str:
+        """Return both sentences, or '' if nothing is pending."""
+        return "; ".join(filter(None, self))
 
 
 def open_in_default_file(config: Config, engine: Engine) -> list[str]:
@@ -63,16 +79,22 @@ def _has_unused_default_file(config: Config, engine: Engine) -> bool:
     return not is_in_use and os.path.isfile(path)
 
 
-def describe_missing_incidents(
-    connection: Connection, config: Config, request_ids: Sequence[str]
-) -> str:
-    """Return a sentence about the incidents that the tracking database lacks, or '' if none.
+def read_pending(connection: Connection, config: Config, request_ids: Sequence[str]) -> Pending:
+    """Return what an operator has to run poundcake.migrate for.
 
     Args:
         connection: The tracking database.
         config: The configuration.
         request_ids: The result of open_in_default_file().
     """
+    return Pending(
+        database.pending(connection), _describe_missing_incidents(connection, config, request_ids)
+    )
+
+
+def _describe_missing_incidents(
+    connection: Connection, config: Config, request_ids: Sequence[str]
+) -> str:
     known_ids: set[str] = set()
     for chunk in database.batched(sorted(set(request_ids))):
         column = api_calls.c.request_id
@@ -106,5 +128,5 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         if request_ids:
             raise DatabaseError(
                 f"nothing is recorded, because the database is new, and "
-                f"{describe_missing_incidents(connection, config, request_ids)}"
+                f"{_describe_missing_incidents(connection, config, request_ids)}"
             )

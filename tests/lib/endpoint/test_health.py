@@ -17,6 +17,7 @@ from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.pipeline import PAUSE_WAIT
 from poundcake.trail.audit import Actor
 from poundcake.trail.pause import pause, resume
+from poundcake.trail.uncopied import Pending
 from tests.lib.samples import NOON, alert
 
 LOG = logging.getLogger("health")
@@ -121,13 +122,13 @@ def test_an_invalid_remediation_degrades_health_and_is_explained(rig, installati
 
 
 def test_pending_migrations_are_shown_for_the_database(rig, installation):
-    rig.pipeline.pending_migrations = "run st2 run poundcake.migrate"
+    rig.pipeline.pending = Pending(migrations="run st2 run poundcake.migrate")
     assert report(installation)["components"]["database"]["pending"].startswith("run st2 run")
     assert report(installation)["status"] == "ok"
 
 
 def test_open_incidents_that_were_not_copied_degrade_health(rig, installation):
-    rig.pipeline.uncopied_incidents = "tracking.sqlite has 2 open incidents"
+    rig.pipeline.pending = Pending(incidents="tracking.sqlite has 2 open incidents")
     health = report(installation)
     assert health["status"] == "degraded"
     assert health["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"

@@ -70,10 +70,10 @@ class TestDatabase:
     def test_pending_migrations_are_shown_until_they_have_run(self, rig, monkeypatch):
         monkeypatch.setattr(database, "pending", lambda bind: "run st2 run poundcake.migrate")
         rig.advance()
-        assert rig.pipeline.pending_migrations == "run st2 run poundcake.migrate"
+        assert rig.pipeline.pending.migrations == "run st2 run poundcake.migrate"
         monkeypatch.setattr(database, "pending", lambda bind: "")
         rig.advance(31)
-        assert rig.pipeline.pending_migrations == ""
+        assert rig.pipeline.pending.migrations == ""
 
 
 class TestWallClock:

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 import requests
+from cryptography import x509
 
 from poundcake.endpoint import tls
 from tests.lib.certificates import Authority
@@ -384,22 +385,17 @@ class TestClientCertificates:
             endpoint.get(HEALTH, cert=certificates["revoked"])
         assert endpoint.get(HEALTH, cert=certificates["valid"]).status_code == 200
 
-    @pytest.mark.parametrize("start_endpoint", ["threads"], indirect=True)
     def test_a_certificate_with_an_undecodable_name_is_a_failed_handshake(
-        self, endpoint, client_ca, monkeypatch, caplog
+        self, endpoint, client_ca, caplog
     ):
-        def fail(fields):
-            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
-
-        certificate = client_ca.issue("alertmanager")
-        monkeypatch.setattr(tls, "_read_peer_certificate", fail)
-        with pytest.raises(requests.ConnectionError):
-            endpoint.get(HEALTH, cert=certificate)
-        monkeypatch.undo()
-        assert (
-            "poundcake_failed_handshakes_total 1.0"
-            in endpoint.get("/metrics", cert=certificate).text
+        # A DNS name of one byte, in DER, that is not UTF-8.
+        names = x509.UnrecognizedExtension(
+            x509.ExtensionOID.SUBJECT_ALTERNATIVE_NAME, b"\x30\x03\x82\x01\xff"
         )
+        with pytest.raises(requests.ConnectionError):
+            endpoint.get(HEALTH, cert=client_ca.issue("odd", alternative_names=names))
+        metrics = endpoint.get("/metrics", cert=client_ca.issue("alertmanager")).text
+        assert "poundcake_failed_handshakes_total 1.0" in metrics
         assert "certificate cannot be decoded" in endpoint.read_log(caplog)
         assert "Traceback" not in endpoint.read_log(caplog)
 

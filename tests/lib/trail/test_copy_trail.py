@@ -462,10 +462,7 @@ class TestTargetInUse:
     def test_if_both_databases_granted_a_change_the_target_keeps_its_claim(
         self, urls, open_database
     ):
-        source_request, target_request = (
-            request(alert(fingerprint="a")),
-            request(alert(fingerprint="a")),
-        )
+        source_request, target_request = [request(alert(fingerprint="a")) for _ in range(2)]
         source, target = self.record_in_each(
             urls, open_database, [source_request], [target_request]
         )
@@ -480,10 +477,7 @@ class TestTargetInUse:
     def test_an_incident_that_is_open_in_both_databases_stays_open_in_one_row(
         self, urls, open_database
     ):
-        source_request, target_request = (
-            request(alert(fingerprint="a")),
-            request(alert(fingerprint="a")),
-        )
+        source_request, target_request = [request(alert(fingerprint="a")) for _ in range(2)]
         source, target = self.record_in_each(
             urls, open_database, [source_request], [target_request]
         )
