@@ -82,8 +82,7 @@ FAILURES = test(
 )
 EXPIRED_CERTIFICATE = test(
     CLIENT_CERTIFICATE_TESTS
-    + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions",
-    "threads",
+    + "test_a_certificate_that_expires_ends_its_connection_and_its_sessions"
 )
 FRAMING = test(FRAMING_TESTS + "test_each_case_is_answered_as_expected", "threads")
 REFUSED_BODY = test(

@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -75,11 +76,25 @@ def is_live(endpoint):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path, authority, caplog):
+    with starting_endpoints(request.param, tmp_path, authority, caplog) as factory:
+        yield factory
+
+
+@pytest.fixture
+def start_endpoint_in_process(tmp_path, authority, caplog):
+    """Like start_endpoint, but the endpoint always runs in this process, so a test can patch it."""
+    with starting_endpoints("threads", tmp_path, authority, caplog) as factory:
+        yield factory
+
+
+@contextmanager
+def starting_endpoints(runtime, tmp_path, authority, caplog):
+    """Provide a function that starts an endpoint, and stop all of them at the end."""
     caplog.set_level("INFO")
     endpoints = []
 
     def factory(settings=None, until=is_live, **config):
-        runner = ENDPOINT_CLASSES[request.param](tmp_path, settings, **config).start()
+        runner = ENDPOINT_CLASSES[runtime](tmp_path, settings, **config).start()
         endpoints.append(runner)
         endpoint = TlsEndpoint(runner, authority.certificate)
         wait_for(lambda: until(endpoint))
@@ -355,10 +370,12 @@ class TestClientCertificates:
             endpoint.get(HEALTH, cert=client_ca.issue("alertmanager"))
         assert endpoint.get(HEALTH, cert=authority.issue("new-client")).status_code == 200
 
-    @pytest.mark.parametrize("start_endpoint", ["threads"], indirect=True)
     def test_a_certificate_that_expires_ends_its_connection_and_its_sessions(
-        self, endpoint, client_ca, monkeypatch, caplog
+        self, start_endpoint_in_process, certificate_files, client_ca, monkeypatch, caplog
     ):
+        endpoint = start_endpoint_in_process(
+            tls_client_ca=str(client_ca.certificate), **certificate_files
+        )
         context = self.client_context(endpoint, client_ca.issue("alertmanager"))
         with endpoint.connect(context) as connection:
             assert b" 200 " in self.request_health(connection)
