@@ -141,7 +141,7 @@ def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
     Args:
         api: StackStorm's API.
         execution_id: The workflow's execution.
-        checks: The checks, all of which must hold.
+        checks: The checks of the entry, such as `disk:/var>90`. All of them must be true.
     """
     try:
         findings = {f.name: f for f in read_findings(api.get_children(execution_id))}

@@ -271,7 +271,7 @@ def judge_missing_trigger(alert: OpenAlert, may_be_unread: bool, clocks: Clocks)
 
     Args:
         alert: The alert.
-        may_be_unread: Whether a trigger of the alert may not have been read yet.
+        may_be_unread: Whether some trigger of the alert may still be unread.
         clocks: The current time.
     """
     if may_be_unread:

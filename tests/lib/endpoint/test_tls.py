@@ -76,19 +76,19 @@ def is_live(endpoint):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path, authority, caplog):
-    with starting_endpoints(request.param, tmp_path, authority, caplog) as factory:
-        yield factory
+    with endpoint_factory(request.param, tmp_path, authority, caplog) as start:
+        yield start
 
 
 @pytest.fixture
 def start_endpoint_in_process(tmp_path, authority, caplog):
     """Like start_endpoint, but the endpoint always runs in this process, so a test can patch it."""
-    with starting_endpoints("threads", tmp_path, authority, caplog) as factory:
-        yield factory
+    with endpoint_factory("threads", tmp_path, authority, caplog) as start:
+        yield start
 
 
 @contextmanager
-def starting_endpoints(runtime, tmp_path, authority, caplog):
+def endpoint_factory(runtime, tmp_path, authority, caplog):
     """Provide a function that starts an endpoint, and stop all of them at the end."""
     caplog.set_level("INFO")
     endpoints = []
