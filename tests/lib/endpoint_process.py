@@ -39,6 +39,7 @@ from poundcake.config import load
 from poundcake.endpoint.bus import BusError
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
+from tests import forks
 
 # Modules that each endpoint would otherwise import after the fork.
 LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
@@ -123,8 +124,6 @@ def apply_settings(settings):
 
 def serve_forks():
     """Import the endpoint's modules, fork on each request, and return the options in each fork."""
-    from tests import forks
-
     for name in LIBRARIES:
         importlib.import_module(name)
 
@@ -137,8 +136,7 @@ def serve_forks():
 
 
 def main(options):
-    """Run the sensor as StackStorm's container does: setup(), run(), and cleanup() at exit."""
-    import atexit
+    """Run the sensor as StackStorm's container does: setup(), run(), and cleanup() at the end."""
     import runpy
 
     from poundcake import stackstorm
@@ -152,9 +150,11 @@ def main(options):
     path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()
-    atexit.register(sensor.cleanup)
-    sensor.run()
+    try:
+        sensor.run()
+    finally:
+        sensor.cleanup()
 
 
 if __name__ == "__main__":
-    main(OPTIONS if "config" in OPTIONS else serve_forks())
+    forks.run_and_exit(main, OPTIONS if "config" in OPTIONS else serve_forks())
