@@ -368,6 +368,8 @@ class Live(Stack):
             os.environ.get("POUNDCAKE_DATABASE_URL", ""),
             default_timeout=120,
         )
+        tokens = os.environ.get("POUNDCAKE_USER_TOKENS", "")
+        self.user_tokens = dict(item.split("=", 1) for item in tokens.split(",") if item)
         self.started_at = now()
         if not self._is_installed():
             execution = self.execute("packs.install", packs=[PACK.as_uri()])
@@ -375,6 +377,16 @@ class Live(Stack):
                 f"the pack of the scenarios, {PACK}, could not be installed from here; install it "
                 f"manually: {shortened(execution['result'])}"
             )
+
+    def api(self, path, method="GET", body=None, user="", **query):
+        """Call StackStorm's API, as the user of POUNDCAKE_USER_TOKENS with this name if any."""
+        if not user:
+            return super().api(path, method, body, **query)
+        admin, self._st2 = self._st2, create_session({"X-Auth-Token": self.user_tokens[user]})
+        try:
+            return super().api(path, method, body, **query)
+        finally:
+            self._st2 = admin
 
     def _is_installed(self):
         """Return True if StackStorm and this repository have the same files of the pack."""
