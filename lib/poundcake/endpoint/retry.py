@@ -29,8 +29,11 @@ REFUSED_WAITS = (1.0, 60.0)
 """First and longest wait before a failed publish is retried."""
 FAILURE_WAITS = (1.0, 30.0)
 """First and longest wait before a step that failed as a whole is retried."""
-SYNC_WAITS = (5.0, 60.0)
-"""First and longest wait between rounds of sync. An emission resets it to the first."""
+SYNC_WAITS = (10.0, 60.0)
+"""First and longest wait between rounds of sync. An emission resets it to the first.
+
+Most workflows that change nothing end within the first wait, so one round completes their requests.
+"""
 SYNC_IDLE_WAIT = 600.0
 """Wait between rounds of sync while all open work is waiting for people."""
 
@@ -186,4 +189,4 @@ def sync_wait(wait: float, can_proceed_unattended: bool) -> float:
 
 def next_sync_wait(wait: float) -> float:
     """Return the wait after the next round. It grows for as long as nothing is emitted."""
-    return min(wait * 1.5, SYNC_WAITS[1])
+    return min(wait * 2, SYNC_WAITS[1])

@@ -86,7 +86,7 @@ class TestWallClock:
         wall_clock.offset = hours * 3600
         second_id = rig.accept(alert("B", fingerprint="b"))
         syncs_before = len(rig.bus.payloads(SYNC_DUE))
-        rig.advance(6)
+        rig.advance(11)
         assert rig.state(second_id) == "recorded"
         assert [p["alert_name"] for p in rig.bus.payloads(ALERT)] == ["A", "B"]
         assert len(rig.bus.payloads(SYNC_DUE)) > syncs_before

@@ -111,6 +111,6 @@ def test_the_interval_between_syncs_grows():
     waits = [retry.SYNC_WAITS[0]]
     while waits[-1] < retry.SYNC_WAITS[1]:
         waits.append(retry.next_sync_wait(waits[-1]))
-    assert waits[:3] == [5.0, 7.5, 11.25] and waits[-1] == 60.0
-    assert retry.sync_wait(5.0, can_proceed_unattended=True) == 5.0
-    assert retry.sync_wait(5.0, can_proceed_unattended=False) == 600.0
+    assert waits == [10.0, 20.0, 40.0, 60.0]
+    assert retry.sync_wait(10.0, can_proceed_unattended=True) == 10.0
+    assert retry.sync_wait(10.0, can_proceed_unattended=False) == 600.0

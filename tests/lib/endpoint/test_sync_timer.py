@@ -37,9 +37,9 @@ def test_no_sync_runs_while_nothing_is_open(rig):
 def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     rig.accept(alert())
     rig.advance()
-    rig.advance(6)
+    rig.advance(11)
     assert rig.bus.payloads(SYNC_DUE)[0] == {"open": 1}
-    rig.advance(8)
+    rig.advance(21)
     assert count_syncs(rig) >= 2
     rig.set_explanation("no_rule")
     rig.advance(61)
@@ -59,7 +59,7 @@ def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
     assert 8 <= count_syncs(rig) - count_before <= 11
     rig.accept(alert("Another", fingerprint="x"))
     count_before = count_syncs(rig)
-    for _ in range(4):
+    for _ in range(7):
         rig.advance(5)
     assert count_syncs(rig) - count_before >= 2
 
