@@ -25,7 +25,7 @@ HISTORY = (
 )
 SCANS = tuple("SCAN " + table for table in HISTORY)
 SORTS = ("USE TEMP B-TREE FOR ORDER BY", "USE TEMP B-TREE FOR GROUP BY")
-# The number of calls of each view. The parameters may change the plan.
+# The number of calls to each view. The parameters may change the plan.
 SAMPLES = 20
 
 # SQL and its parameters.

@@ -7,7 +7,7 @@ short and the long history, so that other work on the machine slows down both. T
 filters are drawn from the history, and every page has the view's default size.
 
 The exit code is 1 if a p99 on the long history reaches the limit. It is also 1 if the p99 of all
-calls of a view is more than twice as long as on the short history.
+calls to a view is more than twice as long as on the short history.
 
 In the table, `other_severity` is the severity of another alert, so these filters mostly match
 nothing.
@@ -103,7 +103,7 @@ class Sample:
 
 
 Prepare = Callable[[Connection, Sample], Call]
-"""A function that prepares a call of a view, and returns the call."""
+"""A function that prepares a call to a view, and returns the call."""
 
 LISTS: dict[str, Callable[[Connection, Filters], View]] = {
     "executions_recent": queries.executions_recent,
@@ -114,7 +114,7 @@ LISTS: dict[str, Callable[[Connection, Filters], View]] = {
 
 
 def cases() -> dict[str, Prepare]:
-    """Return the cases by name: functions that prepare a call of a view with filters."""
+    """Return the cases by name: functions that prepare a call to a view."""
     cases_by_name: dict[str, Prepare] = {
         "status": lambda connection, sample: partial(
             queries.status, connection, sample.alert.request_id
@@ -166,7 +166,7 @@ def cases() -> dict[str, Prepare]:
 
 
 def _prepare_list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
-    """Prepare the call of a list with these filters. With `before`, the call reads a later page."""
+    """Prepare the call to a list with these filters. With `before`, the call reads a later page."""
     others = [name for name in names if name != "before"]
 
     def prepare(connection: Connection, sample: Sample) -> Call:
@@ -276,7 +276,7 @@ def measure(
     small, large = sizes
     print(
         f"{small:,} and {large:,} alerts; milliseconds of {arguments.samples} calls each; limits: "
-        f"p99 {LIMIT_MS} ms, and a ratio of {MAX_RATIO} for all calls of a view"
+        f"p99 {LIMIT_MS} ms, and a ratio of {MAX_RATIO} for all calls to a view"
     )
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     print(f"{'':54} {'p50':>17} {'p99':>17} {'ratio':>6}")
@@ -294,7 +294,7 @@ def measure(
             totals = by_view.setdefault(name.split()[0], [[], []])
             for total, history_times in zip(totals, times):
                 total.extend(history_times)
-    print("\nAll calls of each view:")
+    print("\nAll calls to each view:")
     return failures + sum(report(view, times, MAX_RATIO) for view, times in by_view.items())
 
 

@@ -27,8 +27,8 @@ class MonitoringServer:
             --web.external-url), without a trailing slash.
         token: The bearer token that its API requires, or empty.
         basic: The user:password that its API requires, or empty.
-        ca_file: The absolute path of the CA certificate with which to verify its https:// URL, or
-            empty for the system's CA certificates.
+        ca_file: If the URL begins with https://, the absolute path of the CA certificate that
+            verifies the server, or empty for the system's CA certificates.
     """
 
     url: str

@@ -274,9 +274,9 @@ class Simulation(World):
             return
         self.case_counts["active at the end"] += 1
         active_peers = [p for p in self.alertmanagers if p.is_active]
-        long_since = self.now - self.plan.calm_period
+        calm_since = self.now - self.plan.calm_period
         if len(active_peers) == len(self.alertmanagers) and all(
-            p.intervals[-1][0] < long_since for p in active_peers
+            p.intervals[-1][0] < calm_since for p in active_peers
         ):
             excuse = self.excuse() if not is_shown else ""
             self.case_counts[f"hidden at the end: {excuse}"] += not is_shown

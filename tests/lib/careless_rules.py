@@ -59,7 +59,7 @@ HOSTILE = (
     "a, b",
     "@/etc/passwd",
     "# for x in y",
-    "## a comment of a line",
+    "## a line comment",
     "${x} $(id) %(x)s %s {0}",
     "/orders/{orderId}",
     "!!python/object/apply:os.getenv [x]",

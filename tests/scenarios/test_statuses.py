@@ -14,7 +14,7 @@ import pytest
 from tests.scenarios import conftest
 from tests.scenarios.notifications import alert, notification
 
-# StackStorm's data is merged into the recorded trail, so one kind of database is enough.
+# The statuses come from StackStorm and do not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 
 

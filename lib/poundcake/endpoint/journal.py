@@ -48,8 +48,9 @@ class JournalCounts:
     """How many requests are in each state.
 
     Attributes:
-        accepted: The number of requests in this state, as for `announced`, `recorded` and `done`.
-        stuck: The accepted and announced requests that failed alone while others were recorded.
+        accepted, announced, recorded, done: The number of requests in that state.
+        stuck: The number of accepted and announced requests whose announcement failed even though
+            it contained no other request, while other requests were recorded.
         oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
         overdue_seconds: How long the most overdue step of a recorded request has been due.
     """
@@ -239,7 +240,7 @@ class Journal:
         )
 
     def stuck_ids(self, limit: int) -> list[str]:
-        """Return the request_ids of requests that failed alone while others were recorded."""
+        """Return the request_ids of stuck requests."""
         statement = (
             f"SELECT request_id FROM requests WHERE {_WAITING} AND stuck = 1 ORDER BY id LIMIT ?"
         )
@@ -265,7 +266,7 @@ class Journal:
             ids: The ids of the entries.
             wait: Seconds until they may be announced again.
             batch_limit: How many of them may be announced together, or 0 for no limit.
-            is_stuck: Whether each of them failed alone while others were recorded.
+            is_stuck: Whether each of them failed when announced by itself, while others were recorded.
         """
         now = self._now()
         self._update(

@@ -32,7 +32,7 @@ class Entry:
         attempts: Failed attempts at the current step.
         batch_id: The id of its last announcement, or '' if it was never announced.
         batch_limit: How many requests may be announced with it, including itself; 0 for no limit.
-        is_stuck: Whether it failed alone while others were recorded.
+        is_stuck: Whether it failed when announced by itself, while others were recorded.
         is_shared: Whether another endpoint may have the same request.
         emit_after: When its alerts may be emitted again, or None if they were never emitted.
         credential: The name of the credential that its sender used, or '' if it needed none.

@@ -85,7 +85,7 @@ CREATE TABLE requests (
     attempts INTEGER NOT NULL,  -- failed attempts at the current step
     batch_id TEXT NOT NULL,  -- id of the last announcement
     batch_limit INTEGER NOT NULL,  -- maximum requests in its next announcement; 0: no limit
-    stuck INTEGER NOT NULL,  -- 1: failed alone while others were recorded
+    stuck INTEGER NOT NULL,  -- 1: failed when announced by itself, while others did not
     emit_after REAL,  -- when its alerts may be emitted again; NULL: never emitted
     credential TEXT NOT NULL DEFAULT ''  -- name of the sender's credential; '' if none was needed
 )""",

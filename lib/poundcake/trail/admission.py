@@ -264,8 +264,8 @@ def _decide_repeat(
     if refire:
         outcome, reason = refire
         # An observed incident would otherwise wait indefinitely for another notification.
-        is_new = incident.outcome == Outcome.OBSERVED
-        takes_over = is_new and outcome == Outcome.UNCONFIRMED
+        was_observed = incident.outcome == Outcome.OBSERVED
+        takes_over = was_observed and outcome == Outcome.UNCONFIRMED
         return Decision(
             outcome,
             reason,

@@ -518,7 +518,7 @@ class TestStates:
 
 
 class TestQueryCosts:
-    """The cost of a step depends on its requests, not on the size of the journal."""
+    """The cost of a query depends on its requests, not on the size of the journal."""
 
     COUNT = 3000
 

@@ -21,7 +21,7 @@ def test_a_pending_status_has_the_keys_of_a_recorded_one(tmp_path):
     assert (status["request_id"], status["received_at"]) == (request_id, "2026-01-14T12:00:00Z")
 
 
-def test_a_pending_status_contains_the_credential_of_the_sender(tmp_path):
+def test_a_pending_status_names_the_credential_of_the_sender(tmp_path):
     journal = Journal(str(tmp_path / "j"))
     request_id = journal.accept(replace(request(alert()), credential="grafana"), "", "hash", 1)
     assert pending_status(journal.find(request_id))["credential"] == "grafana"

@@ -36,7 +36,7 @@ def api():
     """Return a fake of the API.
 
     `responses` contains a response or an exception for each request, `requests` the path and the
-    parameters of each request, and `fresh` whether a new token was requested.
+    parameters of each request, and `fresh`, for each connection, whether it requested a new token.
     """
     api = types.SimpleNamespace(responses=[], requests=[], fresh=[])
 

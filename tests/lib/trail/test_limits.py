@@ -111,7 +111,7 @@ class TestReserve:
         assert row.reason.startswith("denied_hosts contains web-0")
         assert row.ended_at == later(120)
 
-    def test_repeated_requests_of_one_execution_are_counted_once(self, engine, hosts):
+    def test_repeated_requests_from_one_execution_are_counted_once(self, engine, hosts):
         limits = {"max_changes_per_hour": 2}
         assert [hosts.reserve(config=limits).may_change for _ in range(3)] == [True] * 3
         assert hosts.reserve(1, config=limits).may_change
