@@ -22,8 +22,8 @@ else:
     KINDS = ["sqlite", pytest.param("mariadb", marks=pytest.mark.services)]
 
 RUN_ON_BOTH_KINDS = ("test_one_alert",)
-# These files run on MariaDB if it is installed. Some of them test what only a server has; the others
-# only balance the time that the two kinds take.
+# These files run on MariaDB if it is installed. Some of them test what only a server has; the
+# others only balance the time that the two kinds take.
 RUN_ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
 
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]

@@ -266,7 +266,7 @@ class Journal:
             ids: The ids of the entries.
             wait: Seconds until they may be announced again.
             batch_limit: How many of them may be announced together, or 0 for no limit.
-            is_stuck: Whether each of them failed when announced by itself, while others were recorded.
+            is_stuck: Whether each failed when announced by itself, while others were recorded.
         """
         now = self._now()
         self._update(
