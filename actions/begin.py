@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from pack_action import PackAction
+from poundcake.hosts import host_and_port
 from poundcake.remediation import begin
+from poundcake.remediation.checks import TcpResult, try_check_host
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import Mode, Remediation
 from poundcake.trail import claims, queries
@@ -47,10 +49,14 @@ class Begin(PackAction):
             checked_alert = CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
             return check_conditions(entry, checked_alert, self.prometheus_clients)
 
-        alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection)
+        def check_host() -> TcpResult:
+            host = host_and_port(recorded_alert["labels"].get(self.settings.host_label, ""))
+            return try_check_host(host)
+
+        alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection, check_host)
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
-        workflow = decision.action or request.action or begin.REMEDIATE
+        workflow = request.claim_name(decision.action)
         ending = decision.build_ending(
             request, ChangeRequest(request_id, episode, "", execution_id)
         )

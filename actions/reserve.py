@@ -8,6 +8,7 @@ from typing import Any, Sequence
 from pack_action import PackAction
 from poundcake.remediation import safety
 from poundcake.remediation.approval import read_approval
+from poundcake.remediation.checks import TcpResult, try_check_host
 from poundcake.remediations import Mode, Remediation
 from poundcake.trail import database, queries
 from poundcake.trail.limits import ChangeRequest
@@ -22,6 +23,7 @@ class Reserve(PackAction):
         entry: str = "",
         mode: str = "live",
         host_checks: Sequence[str] = (),
+        check_host: bool = False,
         **values: Any,
     ) -> dict[str, Any]:
         """Return the decision. Without the tracking database, nothing may be changed."""
@@ -40,13 +42,26 @@ class Reserve(PackAction):
             request = replace(
                 request, approval_problem=approval.problem, approval_expired=approval.has_expired
             )
+        host_check = None
         try:
+            if check_host:
+                host_check = self.retry_while_unavailable(lambda: self._check_host(request))
+                request = safety.with_host_check(request, host_check)
             decision = self.retry_while_unavailable(
                 lambda: self._reserve(request, configured_entry, host_checks)
             )
         except database.DatabaseError as error:
             decision = safety.refuse_without_database(self.settings, request, error)
-        return {**decision.as_dict(), "approved_by": approved_by}
+        return {
+            **decision.as_dict(),
+            "approved_by": approved_by,
+            "host_check": host_check.as_dict() if host_check else {},
+        }
+
+    def _check_host(self, request: ChangeRequest) -> TcpResult | None:
+        """Check the alert's host over TCP, or return None if it may not be checked."""
+        decision = safety.decide(self.settings, request, self.read_situation(request))
+        return try_check_host(decision.target) if decision.may_check else None
 
     def _with_host_checks(self, request: ChangeRequest, checks: Sequence[str]) -> ChangeRequest:
         """Return the request with the results of the checks of the host."""

@@ -27,6 +27,7 @@ ACTION = "pack_action:PackAction.run"
 HOSTS = "poundcake.hosts:canonical_host"
 CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
+BEGIN = "poundcake.remediation.begin:"
 INSPECTIONS = "poundcake.remediation.inspections:"
 PAUSE = "poundcake.trail.pause:"
 SETTLE = "poundcake.trail.settle_changes:"
@@ -59,6 +60,8 @@ REPORT_TESTS = "tests/lib/remediation/test_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
 CONTROLS = SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
+BEGIN_TESTS = "tests/lib/remediation/test_begin.py::"
+HOST_DOWN_TESTS = LIMITS_TESTS + "TestHostDownActions::"
 INSPECTION_TESTS = "tests/lib/remediation/test_inspections.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
@@ -708,6 +711,32 @@ INERT_TEXT_AND_SAFETY = [
         "a host that refuses a connection does not count as down",
         Edit(CHECKS + "_try_all", "TcpState.REFUSED", "TcpState.NO_ANSWER"),
         test(CHECKS_TESTS + "test_the_best_result_of_all_ports_counts"),
+    ),
+    Defence(
+        "a host that is not down when poundcake.host_down begins is not changed",
+        Edit(BEGIN + "Decision.with_host_check", "self.may_reserve and is_down", "True"),
+        test(BEGIN_TESTS + "TestHostDown::test_any_other_host_is_not_changed"),
+    ),
+    Defence(
+        "a host that is not down directly before its change is not changed",
+        Edit(SAFETY + "with_host_check", "result and result.state is TcpState.NO_ANSWER", "True"),
+        test(
+            HOST_DOWN_TESTS + "test_a_host_that_returns_before_the_change_is_not_changed",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a host that may not be changed is not checked when poundcake.host_down begins",
+        Edit(BEGIN + "_decide_with_host_check", "decision.may_inspect", "True"),
+        test(BEGIN_TESTS + "TestHostDown::test_a_host_that_may_not_be_changed_is_not_checked"),
+    ),
+    Defence(
+        "a host that may not be changed is not checked directly before its change",
+        Edit("reserve:Reserve._check_host", "decision.may_check", "True"),
+        test(
+            HOST_DOWN_TESTS + "test_a_host_that_may_not_be_changed_is_not_checked",
+            "sqlite",
+        ),
     ),
     Defence(
         "only allowed hosts are changed",

@@ -343,7 +343,7 @@ def test_no_secret_leaks(stack_with_secrets, sent_corpus):
         for e in stack.list_all("/executions", timestamp_gt=stack.started_at)
         if e["id"] != proof_id
     ]
-    assert {"poundcake.record", "poundcake.host_down", "poundcake.get_alert"} <= {
+    assert {"poundcake.record", "poundcake.host_down", "poundcake.begin"} <= {
         e["action"]["ref"] for e in documents
     }
     assert stack.traced_execution_ids(trail["request_id"]) <= {e["id"] for e in documents}

@@ -59,11 +59,7 @@ def test_stackstorm_does_not_check_itself(dry_run_stack):
     execution = trail["stackstorm_executions"][0]
     assert (execution["stage"], execution["verified"]) == ("refused", False)
     assert "StackStorm" in execution["message"]
-    assert executed_actions(dry_run_stack, execution) == [
-        "poundcake.link",
-        "poundcake.get_alert",
-        "poundcake.report",
-    ]
+    assert executed_actions(dry_run_stack, execution) == ["poundcake.begin"]
 
 
 def test_only_a_host_that_does_not_answer_is_remediated(armed_stack):
@@ -97,6 +93,7 @@ def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
     assert execution["mutated"] is False
     assert execution["verified"] is False
     assert execution["message"].startswith(DRY_RUN)
+    assert executed_actions(dry_run_stack, execution) == ["poundcake.begin"]
     trail = dry_run_stack.wait_until_completed(trail["request_id"])
     execution_view = trail["stackstorm_executions"][0]
     assert execution_view["message"] == execution["message"]
@@ -120,11 +117,7 @@ def test_an_alert_without_a_usable_host_is_refused(dry_run_stack):
     assert execution["mutated"] is False
     assert execution["message"].startswith(DRY_RUN)
     assert "the label instance of the alert contains no host" in execution["message"]
-    assert executed_actions(dry_run_stack, execution) == [
-        "poundcake.link",
-        "poundcake.get_alert",
-        "poundcake.report",
-    ]
+    assert executed_actions(dry_run_stack, execution) == ["poundcake.begin"]
 
 
 def test_another_label_may_contain_the_host(dry_run_stack):
@@ -236,9 +229,52 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
     assert execution["mutated"] is True
     assert execution["verified"] is False
     host = instance.split(":")[0]
-    assert execution["message"].startswith(host + " still does not answer after ")
+    assert execution["message"] == f"not verified within 0 s: {host} does not answer"
     work = armed_stack.work_executions(trail["alerts"][0]["episode"])
     assert [e["parameters"]["host"] for e in work] == [host]
+    assert executed_actions(armed_stack, execution) == [
+        "poundcake.begin",
+        "poundcake.reserve",
+        "poundcake.on_host",
+        "poundcake.verify",
+        "poundcake.report",
+        "poundcake_scenarios.work",  # a task of on_host
+    ]
+
+
+def test_a_host_that_answers_after_the_incident_has_settled_is_not_changed(armed_stack):
+    require_stand_in(armed_stack)
+    with armed_stack.configured(settle_seconds=10):
+        trail = remediate(
+            armed_stack, alert("ScenarioReboot", labels={"instance": make_instance("answers")})
+        )
+    execution = trail["stackstorm_executions"][0]
+    assert (execution["status"], execution["stage"]) == ("succeeded", "evidence")
+    assert (execution["mutated"], execution["verified"]) == (False, True)
+    assert execution["message"].endswith(" answers on port 22")
+    assert executed_actions(armed_stack, execution) == [
+        "poundcake.begin",
+        "poundcake.reserve",
+        "poundcake.report",
+    ]
+    assert armed_stack.work_executions(trail["alerts"][0]["episode"]) == []
+
+
+def test_the_default_workflow_reports_any_alert_with_one_task(dry_run_stack):
+    trail = dry_run_stack.wait_until_recorded(
+        dry_run_stack.send(notification(alert("ScenarioUnmatched", labels={"instance": "a; b"})))
+    )
+    ids = {"request_id": trail["request_id"], "episode": trail["alerts"][0]["episode"]}
+    execution = dry_run_stack.execute("poundcake.default", **ids)
+    assert execution["status"] == "succeeded"
+    output = execution["result"]["output"]
+    assert (output["stage"], output["mutated"], output["verified"]) == ("dry_run", False, False)
+    assert output["message"] == "the rule names no action, so nothing would be changed"
+    children = dry_run_stack.api(f"/executions/{execution['id']}/children")
+    assert [child["action"]["ref"] for child in children] == ["poundcake.begin"]
+    trail = dry_run_stack.wait_for_trail(ids["request_id"], lambda t: t["stackstorm_executions"])
+    (linked_execution,) = trail["stackstorm_executions"]
+    assert linked_execution["st2_workflow"] == "poundcake.default"
 
 
 def test_a_users_rule_beside_the_shipped_rule_runs_its_action_once_per_alert(armed_stack):

@@ -11,6 +11,7 @@ from poundcake.config import Config
 from poundcake.host_checks import READ_ONLY_ACTIONS, HostCheck
 from poundcake.hosts import host_from_labels
 from poundcake.inert import FixedText, mark_as_fixed
+from poundcake.remediation.checks import TcpResult, TcpState
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.inspections import INSPECT_TASK, Inspection, add_ssh_parameters
 from poundcake.remediation.report import Report
@@ -36,6 +37,11 @@ from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.outbox import Ending, EndResult
 
 REMEDIATE = "poundcake.remediate"
+HOST_DOWN = "poundcake.host_down"
+"""Checks the alert's host over TCP before and after the change. It needs no action."""
+DEFAULT = "poundcake.default"
+"""Reports the alert. It has no action."""
+_NEED_NO_ACTION = (HOST_DOWN, DEFAULT)
 
 _SECRET_NAME = re.compile(
     "passw|passphrase|secret|token|api_?key|private_?key|credential", re.IGNORECASE
@@ -47,6 +53,9 @@ SituationReader = Callable[[ChangeRequest], Situation]
 ObjectionFinder = Callable[[Remediation], str]
 """Returns why a condition of an entry does not permit its change, or ''."""
 
+HostChecker = Callable[[], TcpResult]
+"""Checks once over TCP whether the alert's host answers."""
+
 
 @dataclass(frozen=True)
 class Alert:
@@ -56,11 +65,13 @@ class Alert:
         labels: Its labels, as they were sent.
         read_situation: Reads its incident, the limits, the pause and other changes.
         find_objection: Checks the conditions of an entry; None to skip them.
+        check_host: Checks the host; None to skip the check.
     """
 
     labels: Mapping[str, str]
     read_situation: SituationReader
     find_objection: ObjectionFinder | None = None
+    check_host: HostChecker | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,9 @@ class Request:
         parameters: The parameters of the action.
         host_parameter: The parameter of the action for the alert's host, or '' if there is none.
         mode: The most permissive mode that the rule allows.
+        workflow: The action that the rule starts: poundcake.remediate, or another one that runs the
+            same workflow.
+        wait: For poundcake.host_down: seconds that the host may take to answer after the change.
     """
 
     remediation: str = ""
@@ -80,6 +94,28 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     host_parameter: str = ""
     mode: Mode = Mode.LIVE
+    workflow: str = REMEDIATE
+    wait: int = 0
+
+    @property
+    def checks_host(self) -> bool:
+        """Whether the alert's host is checked over TCP, and only changed if it does not answer."""
+        return self.workflow == HOST_DOWN
+
+    @property
+    def name(self) -> str:
+        """The name of the remediation in events."""
+        return self.remediation or self.action or self.workflow
+
+    def claim_name(self, action: str) -> str:
+        """Return the name of the claim and the link: a workflow, or the action that it runs.
+
+        Args:
+            action: The action that makes the change, or ''.
+        """
+        if self.workflow in _NEED_NO_ACTION:
+            return self.workflow
+        return action or self.action or self.workflow
 
 
 @dataclass(frozen=True)
@@ -105,6 +141,8 @@ class Decision:
         may_inspect: Whether the host may be inspected: the alert has a host, and it is allowed.
         inspections: The actions that inspect the host, before the change or, if nothing is changed,
             for the report.
+        checks_host: Whether poundcake.reserve checks the host over TCP.
+        host_check: The result of the TCP check, or None if the host was not checked.
     """
 
     stage: Stage
@@ -122,6 +160,8 @@ class Decision:
     approvers: tuple[str, ...] = ()
     may_inspect: bool = False
     inspections: tuple[Inspection, ...] = ()
+    checks_host: bool = False
+    host_check: TcpResult | None = None
 
     @property
     def next_task(self) -> str:
@@ -160,26 +200,46 @@ class Decision:
             for name, value in self.parameters.items()
         }
 
+    def with_host_check(self, result: TcpResult) -> Decision:
+        """Return the decision after a TCP check of the host: change only a host that is down."""
+        checked = replace(self, host_check=result)
+        is_down, answers = result.state is TcpState.NO_ANSWER, result.state is TcpState.ANSWERS
+        if self.may_reserve and is_down:
+            return checked
+        if self.may_reserve:
+            message = result.detail if answers else f"{result.detail}, so nothing was changed"
+            refusal = str(Refusal.NOT_CONFIRMED)
+            return replace(checked, stage=Stage.EVIDENCE, message=message, refusal=refusal)
+        if answers:
+            return replace(checked, stage=Stage.EVIDENCE, message=result.detail)
+        if self.stage is Stage.DRY_RUN and self.action and not is_down:
+            return replace(checked, message=f"{result.detail}, so nothing would be changed")
+        return replace(checked, message=f"{result.detail}; {self.message}")
+
     def end_at(self, stage: Stage, message: str) -> Decision:
         """Return a copy of this decision that ends at a stage, without a change."""
         return replace(self, stage=stage, message=message, inspections=())
 
     def report(self) -> Report:
         """Return the output of a workflow that ends without a change."""
+        check = self.host_check
+        answers = check is not None and check.state is TcpState.ANSWERS
         # A refusal by a condition or a limit is not a failure.
         is_expected = (
             self.dry_run
             or self.stage in (Stage.EVIDENCE, Stage.ENDED, Stage.NOT_CLAIMED)
             or bool(self.refusal and self.refusal not in LASTING_REFUSALS)
         )
+        if self.stage is Stage.EVIDENCE and self.refusal == Refusal.NOT_CONFIRMED:
+            is_expected = answers  # the alert may be false, or the host could not be checked
         return Report(
             status="succeeded" if is_expected else "failed",
             mutated=False,
             dry_run=self.dry_run,
-            verified=False,
+            verified=answers and self.stage is Stage.EVIDENCE,
             stage=str(self.stage),
             message=self.message,
-            evidence={},
+            evidence={"before": check.as_dict()} if check else {},
         )
 
     def build_ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
@@ -192,15 +252,18 @@ class Decision:
         if self.next_task:
             return None
         results = {Stage.EVIDENCE: EndResult.EVIDENCE, Stage.DRY_RUN: EndResult.DRY_RUN}
+        result = results.get(self.stage, EndResult.REFUSED)
+        if self.refusal == Refusal.NOT_CONFIRMED:
+            result = EndResult.REFUSED
         return Ending(
-            result=results.get(self.stage, EndResult.REFUSED),
+            result=result,
             request_id=execution.request_id,
             episode=execution.episode,
             execution_id=execution.execution_id,
-            remediation=request.remediation or request.action,
+            remediation=request.name,
             action=self.action,
             target=self.target,
-            refusal="" if self.stage is Stage.EVIDENCE else self.refusal,
+            refusal="" if result is EndResult.EVIDENCE else self.refusal,
             message=self.message,
         )
 
@@ -228,6 +291,7 @@ class Decision:
                 "per_label": self.reservation.per_label,
                 "at_once": self.reservation.at_once,
                 "storm": self.reservation.storm,
+                "check_host": self.checks_host,
             },
             "verification": self.verification.as_dict(),
             "approvers": list(self.approvers),
@@ -244,7 +308,8 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
         RemediationError: The rule contains neither an entry nor an action, or both. Or it contains
             host_parameter with an entry, or a value for the parameter that receives the host.
     """
-    if bool(request.remediation) == bool(request.action):
+    is_optional = request.workflow in _NEED_NO_ACTION
+    if bool(request.remediation) == bool(request.action) and not is_optional:
         raise RemediationError("name either a remediation or an action")
     _check_host_parameter(request)
     if request.remediation:
@@ -254,23 +319,41 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
             return Decision(Stage.REFUSED, message, dry_run=config.dry_run)
         return decide_entry(config, alert, entry, request.mode)
     mode = _effective_mode(config, request.mode)
-    if mode is Mode.ASK:
+    if mode is Mode.ASK and request.action:
         return Decision(Stage.REFUSED, _NO_APPROVERS)
-    if request.action in SHIPPED:
+    if request.action in SHIPPED and not request.checks_host:
         return _decide_shipped(config, alert, request)
     host = host_from_labels(alert.labels, config.host_label)
+    # StackStorm has already rendered the parameters, as it does for every rule.
+    parameters = dict(mark_as_fixed(request.parameters))
+    parameters.pop(request.host_parameter, None)
     draft = Decision(
         Stage.REMEDIATE,
         action=request.action,
-        # StackStorm has already rendered the parameters, as it does for every rule.
-        parameters=add_ssh_parameters(
-            request.action, mark_as_fixed(request.parameters), config.ssh_parameters
-        ),
+        parameters=add_ssh_parameters(request.action, parameters, config.ssh_parameters),
         host_parameter=request.host_parameter,
         host=host,
         target=host,
     )
+    if request.checks_host:
+        return _decide_with_host_check(config, alert, draft, request, mode)
     return _apply_safety_rules(config, alert, draft, mode)
+
+
+def _decide_with_host_check(
+    config: Config, alert: Alert, draft: Decision, request: Request, mode: Mode
+) -> Decision:
+    """Decide about a change that a TCP check of the host has to permit, and has to verify."""
+    verification = Verification.of(
+        Remediation(request.name, (), mode, action=request.action, verify="tcp", wait=request.wait)
+    )
+    draft = replace(draft, checks_host=True, verification=verification)
+    decision = _apply_safety_rules(config, alert, draft, mode)
+    # If the incident has to settle first, only poundcake.reserve checks the host, after that.
+    has_to_settle = decision.may_reserve and decision.settle_seconds > 0
+    if alert.check_host and decision.may_inspect and not has_to_settle:
+        return decision.with_host_check(alert.check_host())
+    return decision
 
 
 def _decide_shipped(config: Config, alert: Alert, request: Request) -> Decision:
@@ -286,6 +369,8 @@ def _decide_shipped(config: Config, alert: Alert, request: Request) -> Decision:
 
 def _check_host_parameter(request: Request) -> None:
     name = request.host_parameter
+    if request.checks_host:
+        return  # the host replaces a value in parameters, as it always has
     if name and request.remediation:
         raise RemediationError("host_parameter: belongs to the entry of remediations, not the rule")
     if name and name in request.parameters:
@@ -427,7 +512,7 @@ def _apply_safety_rules(
     action = draft.action if mode is not Mode.EVIDENCE else ""
     request = ChangeRequest(
         action=action,
-        needs_host=bool(action and draft.host_parameter),
+        needs_host=draft.checks_host or bool(action and draft.host_parameter),
         change=draft.change,
         **(_entry_limits(entry) if entry else {}),
     )
@@ -439,9 +524,10 @@ def _apply_safety_rules(
         request = with_conditions(request, entry, alert.find_objection(entry))
         permission = preview(effective_config, request, situation)
     stage, message = permission.stage, permission.message
-    if not action:
+    if permission.refusal is Refusal.NO_ACTION:
         stage = Stage.DRY_RUN if is_dry_run else Stage.EVIDENCE
-        message = draft.message or "the mode evidence changes nothing"
+        reason = "the mode evidence changes nothing" if draft.action else permission.message
+        message = draft.message or reason
     elif permission.may_reserve and permission.refusal is not Refusal.NOT_CONFIRMED:
         stage = Stage.REMEDIATE
     return replace(
@@ -449,7 +535,7 @@ def _apply_safety_rules(
         stage=stage,
         message=message,
         dry_run=is_dry_run or config.dry_run,
-        refusal=permission.refusal_name if action else "",
+        refusal="" if permission.refusal is Refusal.NO_ACTION else permission.refusal_name,
         settle_seconds=permission.settle_seconds,
         may_inspect=permission.may_check,
         reservation=request,

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Sequence
 
-from poundcake.hosts import address_refusal, canonical_host, target_refusal
+from poundcake.hosts import HostPort, address_refusal, canonical_host, target_refusal
 from poundcake.remediation.errors import RemediationError
 from poundcake.string_enum import StringEnum
 
@@ -32,6 +32,8 @@ class TcpState(StringEnum):
     """No port answered: an attempt timed out, or the host was unreachable."""
     UNRESOLVABLE = "unresolvable"
     """The name has no address, or no name server answered. The host may still be up."""
+    UNKNOWN = "unknown"
+    """The host could not be checked. Only `try_check_host` returns this."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class TcpResult:
     """The port that answered or refused, or 0."""
     seconds: float
     """How long the check took."""
+    detail: str
+    """The result in words, or why the host could not be checked."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.check_host."""
@@ -79,24 +83,32 @@ def check_host(host: str, ports: Sequence[int], wait: float) -> TcpResult:
         attempt = _try_all(canonical, ports)
         elapsed = time.monotonic() - started
         if attempt.state is TcpState.ANSWERS or elapsed >= wait:
-            return TcpResult(attempt.state, attempt.port, round(elapsed, 3))
+            detail = _describe(canonical, attempt)
+            return TcpResult(attempt.state, attempt.port, round(elapsed, 3), detail)
         time.sleep(_RETRY_PAUSE)
 
 
-def describe_state(host: str, state: TcpState, port: int) -> str:
-    """Return the result of a TCP check in words."""
-    descriptions = {
-        TcpState.ANSWERS: f"{host} answers on port {port}",
-        TcpState.REFUSED: f"{host} is up and refuses connections on port {port}",
-        TcpState.NO_ANSWER: f"{host} does not answer",
-        TcpState.UNRESOLVABLE: f"the name {host} could not be resolved",
-    }
-    return descriptions[state]
+def try_check_host(host: HostPort | None) -> TcpResult:
+    """Check once whether the host of an alert answers; return UNKNOWN if it cannot be checked."""
+    try:
+        return check_host(host.host if host else "", ports_to_check(host.port if host else 0), 0)
+    except RemediationError as error:
+        return TcpResult(TcpState.UNKNOWN, 0, 0.0, str(error))
 
 
 def ports_to_check(port: int) -> list[int]:
     """Return the ports to check: SSH, and `port` if it is not 0."""
     return [_SSH_PORT] + ([port] if port not in (0, _SSH_PORT) else [])
+
+
+def _describe(host: str, attempt: _Attempt) -> str:
+    descriptions = {
+        TcpState.ANSWERS: f"{host} answers on port {attempt.port}",
+        TcpState.REFUSED: f"{host} is up and refuses connections on port {attempt.port}",
+        TcpState.NO_ANSWER: f"{host} does not answer",
+        TcpState.UNRESOLVABLE: f"the name {host} could not be resolved",
+    }
+    return descriptions[attempt.state]
 
 
 def _try_all(host: str, ports: Sequence[int]) -> _Attempt:

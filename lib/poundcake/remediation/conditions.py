@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 
 from poundcake.errors import PoundCakeError
 from poundcake.monitoring import AlertState, PrometheusApi
-from poundcake.remediation.checks import TcpState, check_host, describe_state, ports_to_check
+from poundcake.remediation.checks import TcpState, check_host, ports_to_check
 from poundcake.remediation.polls import CheckedAlert, is_expression_true
 from poundcake.remediations import Remediation
 
@@ -58,9 +58,7 @@ def _tcp_objection(alert: CheckedAlert, port: str) -> str:
     """Return why the alert's host is or may be up, or '' if it does not answer."""
     ports = [int(port)] if port else ports_to_check(alert.port)
     result = check_host(alert.host, ports, 0)
-    if result.state is TcpState.NO_ANSWER:
-        return ""
-    return describe_state(alert.host, result.state, result.port)
+    return "" if result.state is TcpState.NO_ANSWER else result.detail
 
 
 def _alert_objection(alert: CheckedAlert, servers: Sequence[PrometheusApi]) -> str:

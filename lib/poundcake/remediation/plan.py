@@ -13,6 +13,8 @@ from poundcake.config import Config
 from poundcake.hosts import host_from_labels
 from poundcake.inert import make_inert, one_line
 from poundcake.remediation.begin import (
+    DEFAULT,
+    HOST_DOWN,
     REMEDIATE,
     Alert,
     Decision,
@@ -285,8 +287,8 @@ def _find_permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
 
 def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
     view = {"rule": rule.ref, "action": rule.action, "doubt": doubt, "note": ""}
-    if rule.action == REMEDIATE or rule.action in SHIPPED:
-        parameters = rule.parameters.get("parameters")
+    if rule.action in (REMEDIATE, HOST_DOWN, DEFAULT, *SHIPPED):
+        parameters, mode = rule.parameters.get("parameters"), str(rule.parameters.get("mode"))
         request = Request(
             remediation=str(rule.parameters.get("remediation") or ""),
             action=rule.action
@@ -294,6 +296,8 @@ def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict
             else str(rule.parameters.get("action") or ""),
             parameters=parameters if isinstance(parameters, dict) else {},
             host_parameter=str(rule.parameters.get("host_parameter") or ""),
+            mode=Mode(mode) if mode in list(Mode) else Mode.LIVE,
+            workflow=rule.action,
         )
         try:
             decision = decide(config, alert, request)

@@ -14,7 +14,7 @@ from typing import Any, Mapping, NamedTuple, Protocol, Sequence
 from poundcake.host_checks import HostCheck, is_host_check, parse_host_check
 from poundcake.hosts import host_and_port
 from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, PrometheusApi
-from poundcake.remediation.checks import TcpState, check_host, describe_state, ports_to_check
+from poundcake.remediation.checks import TcpState, check_host, ports_to_check
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.inspections import read_check
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_HOST_TASK, VERIFY_TASK
@@ -169,8 +169,7 @@ class _Observation(NamedTuple):
 def _check_tcp(alert: CheckedAlert, port: str) -> _Observation:
     ports = [int(port)] if port else ports_to_check(alert.port)
     result = check_host(alert.host, ports, 0)
-    detail = describe_state(alert.host, result.state, result.port)
-    return _Observation(result.state is TcpState.ANSWERS, detail)
+    return _Observation(result.state is TcpState.ANSWERS, result.detail)
 
 
 def _read_host_check(check: HostCheck, change: Change) -> _Observation:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Sequence
 
-from poundcake.remediation.checks import TcpState, describe_state
+from poundcake.remediation.checks import TcpState
 from poundcake.remediation.inspections import INSPECT_TASK, Finding, read_findings
+from poundcake.remediation.safety import Refusal
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result
@@ -65,12 +66,12 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     """
     executions = stackstorm.get_children(execution_id)
     tasks, findings = _Tasks(executions), read_findings(executions)
-    checks = {"before": tasks.result("evidence"), "after": tasks.result("verify")}
+    checks = {"before": tasks.host_check, "after": tasks.result(VERIFY_TASK)}
     ending = _determine_ending(tasks, findings)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
-        dry_run=bool((tasks.result("alert") or tasks.result("begin")).get("dry_run", True)),
+        dry_run=bool((tasks.permission or tasks.result("reserve")).get("dry_run", True)),
         verified=ending.verified,
         stage=str(ending.stage),
         message=ending.message,
@@ -105,6 +106,20 @@ class _Tasks:
             return {}
         return action_result(execution)
 
+    @property
+    def permission(self) -> dict[str, Any]:
+        """The result of poundcake.begin or, in a workflow without it, of poundcake.get_alert."""
+        return self.result("begin") or self.result("alert")
+
+    @property
+    def host_check(self) -> dict[str, Any]:
+        """The result of the TCP check before the change.
+
+        poundcake.reserve makes it or, in a workflow without poundcake.begin, the task evidence.
+        """
+        check: dict[str, Any] = self.result("reserve").get("host_check") or self.result("evidence")
+        return check
+
 
 class _Ending(NamedTuple):
     """How a workflow ended."""
@@ -117,33 +132,31 @@ class _Ending(NamedTuple):
 
 
 def _determine_ending(tasks: _Tasks, findings: Sequence[Finding]) -> _Ending:
-    begin = tasks.result("begin")
-    link = tasks.result("link") or begin
+    link = tasks.result("begin") or tasks.result("link")
     if not link.get("claimed"):
         return _Ending(True, Stage.NOT_CLAIMED, str(link.get("reason", "")))
-    permission = tasks.result("alert") or begin
-    if not permission:
-        return _Ending(False, Stage.ALERT, "the alert could not be read; the task alert says why")
     change = next(filter(None, map(tasks.execution, CHANGE_TASKS)), None)
-    if change is None and tasks.execution("reserve"):
-        return _ending_without_reservation(permission, tasks)
-    if change is None and tasks.execution(APPROVAL_TASK):
+    if change:
+        ending = _ending_after_change(change, tasks)
+        approved_by = tasks.result("reserve").get("approved_by")
+        if approved_by:
+            ending = ending._replace(message=f"approved by {approved_by}; {ending.message}")
+        return ending
+    if tasks.execution("reserve"):
+        return _ending_without_reservation(tasks)
+    if tasks.execution(APPROVAL_TASK):
         message = (
             "nobody could be asked for approval, so nothing was changed; the task approve says why"
         )
         return _Ending(False, Stage.REFUSED, message)
-    if change is None and tasks.execution(INSPECT_TASK):
-        return _ending_with_inspections(permission, findings)
-    if change is None:
-        return _ending_without_change(permission, tasks.result("evidence"))
-    ending = _ending_after_change(permission, change, tasks)
-    approved_by = tasks.result("reserve").get("approved_by")
-    if approved_by:
-        ending = ending._replace(message=f"approved by {approved_by}; {ending.message}")
-    return ending
+    if not tasks.permission:
+        return _Ending(False, Stage.ALERT, "the alert could not be read; the task alert says why")
+    if tasks.execution(INSPECT_TASK):
+        return _ending_with_inspections(tasks.permission, findings)
+    return _ending_without_begin(tasks)
 
 
-def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _Ending:
+def _ending_without_reservation(tasks: _Tasks) -> _Ending:
     """Return the ending of a workflow whose change was refused."""
     decision = tasks.result("reserve")
     if not decision:
@@ -151,30 +164,32 @@ def _ending_without_reservation(permission: dict[str, Any], tasks: _Tasks) -> _E
             "the change could not be reserved, so nothing was changed; the task reserve says why"
         )
         return _Ending(False, Stage.REFUSED, message)
-    check_text = _describe_check(permission, tasks.result("evidence"))
-    message = f"{check_text}; {decision['message']}" if check_text else str(decision["message"])
+    if decision.get("host_check") and decision.get("refusal") == Refusal.NOT_CONFIRMED:
+        return _ending_of_unconfirmed_host(tasks.host_check)
     # A refusal by a limit is not a failure of the workflow.
+    message = _with_host_check(tasks, str(decision["message"]))
     return _Ending(True, Stage(decision["stage"]), message)
 
 
-def _ending_without_change(permission: dict[str, Any], check: dict[str, Any]) -> _Ending:
-    check_text = _describe_check(permission, check)
+def _ending_of_unconfirmed_host(check: dict[str, Any]) -> _Ending:
+    """Return the ending of a workflow that changed nothing because its host may be up."""
+    detail = _detail(check) or "the host was not checked"
     if check.get("state") == TcpState.ANSWERS:
-        return _Ending(True, Stage.EVIDENCE, check_text, verified=True)
-    if permission["may_reserve"]:
-        if not check:
-            message = "the host could not be checked; the task evidence says why"
-            return _Ending(False, Stage.EVIDENCE, message)
-        # The workflow continues only if the host does not answer. A host that refuses connections
-        # is up, and a host whose name does not resolve may be up.
-        return _Ending(False, Stage.EVIDENCE, f"{check_text}, so nothing was changed")
+        return _Ending(True, Stage.EVIDENCE, detail, verified=True)
+    return _Ending(False, Stage.EVIDENCE, f"{detail}, so nothing was changed")
+
+
+def _ending_without_begin(tasks: _Tasks) -> _Ending:
+    """Return the ending of a workflow that starts with poundcake.link and changed nothing.
+
+    Workflows of users do this, as did poundcake.host_down and poundcake.default in 0.2.0.
+    """
+    permission = tasks.permission
+    if permission["may_reserve"] or tasks.host_check.get("state") == TcpState.ANSWERS:
+        return _ending_of_unconfirmed_host(tasks.host_check)
     stage = Stage(permission["stage"])
     is_expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
-    message = f"{check_text}; {permission['message']}" if check_text else permission["message"]
-    is_down = check.get("state") == TcpState.NO_ANSWER
-    if stage is Stage.DRY_RUN and permission["action"] and check and not is_down:
-        message = f"{check_text}, so nothing would be changed"
-    return _Ending(is_expected, stage, message)
+    return _Ending(is_expected, stage, _with_host_check(tasks, str(permission["message"])))
 
 
 def _ending_with_inspections(permission: dict[str, Any], findings: Sequence[Finding]) -> _Ending:
@@ -186,7 +201,7 @@ def _ending_with_inspections(permission: dict[str, Any], findings: Sequence[Find
     return _Ending(True, Stage(permission["stage"]), message)
 
 
-def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _Tasks) -> _Ending:
+def _ending_after_change(change: Execution, tasks: _Tasks) -> _Ending:
     if change.status != _SUCCEEDED:
         message = f"{change.action} ended with status {change.status}"
         return _Ending(False, Stage.REMEDIATE, message, mutated=True)
@@ -196,19 +211,10 @@ def _ending_after_change(permission: dict[str, Any], change: Execution, tasks: _
         return _Ending(False, Stage.VERIFY, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
-    if "cleared" in check:
-        is_cleared = check["cleared"] is True
-        stage = Stage.DONE if is_cleared else Stage.VERIFY
-        return _Ending(is_cleared, stage, str(check["detail"]), mutated=True, verified=is_cleared)
-    host, seconds = permission.get("host", ""), check.get("seconds", 0)
-    if check.get("state") == TcpState.ANSWERS:
-        message = f"{host} answers again after {seconds} s"
-        return _Ending(True, Stage.DONE, message, mutated=True, verified=True)
-    if check.get("state") == TcpState.NO_ANSWER:
-        message = f"{host} still does not answer after {seconds} s"
-    else:
-        message = f"{_describe_check(permission, check)} after {seconds} s"
-    return _Ending(False, Stage.VERIFY, message, mutated=True)
+    # The task runs poundcake.verify or, in a workflow without poundcake.begin, check_host.
+    is_cleared = check.get("cleared") is True or check.get("state") == TcpState.ANSWERS
+    stage = Stage.DONE if is_cleared else Stage.VERIFY
+    return _Ending(is_cleared, stage, _detail(check), mutated=True, verified=is_cleared)
 
 
 def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
@@ -223,7 +229,11 @@ def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | N
     return ChangeResult.VERIFIED if ending.verified else ChangeResult.SUCCEEDED
 
 
-def _describe_check(permission: dict[str, Any], check: dict[str, Any]) -> str:
-    """Return the result of a check in words, or an empty string if the host was not checked."""
-    host, port, state = permission.get("host", ""), check.get("port", 0), check.get("state")
-    return describe_state(host, TcpState(state), port) if state else ""
+def _with_host_check(tasks: _Tasks, message: str) -> str:
+    """Return a message, preceded by the result of the TCP check of the host."""
+    return "; ".join(filter(None, [_detail(tasks.host_check), message]))
+
+
+def _detail(check: dict[str, Any]) -> str:
+    """Return the result of a check in words; only the state if 0.2.0 made the check."""
+    return str(check.get("detail") or check.get("state", ""))

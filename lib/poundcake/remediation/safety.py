@@ -17,6 +17,7 @@ from poundcake.alertmanager import FIRING
 from poundcake.config import ANY_HOST, Config
 from poundcake.host_checks import ACTION
 from poundcake.hosts import HostPort, host_and_port, is_host_in, target_refusal
+from poundcake.remediation.checks import TcpResult, TcpState
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import LabelError, Mode, Remediation
 from poundcake.string_enum import StringEnum
@@ -277,6 +278,18 @@ def with_conditions(request: ChangeRequest, entry: Remediation, objection: str) 
     # The checks confirm the alert, and are more recent than its last notification.
     is_confirmed = bool(entry.check) and not objection
     return replace(request, objection=objection, check_failed=is_confirmed or request.check_failed)
+
+
+def with_host_check(request: ChangeRequest, result: TcpResult | None) -> ChangeRequest:
+    """Return a request with the result of a TCP check of the host: it must not answer.
+
+    Args:
+        request: The request.
+        result: The result, or None if the host may not be checked.
+    """
+    if result and result.state is TcpState.NO_ANSWER:
+        return replace(request, check_failed=True)
+    return replace(request, objection=result.detail if result else "the host was not checked")
 
 
 def reserve(engine: Engine, config: Config, request: ChangeRequest) -> SafetyDecision:
@@ -540,11 +553,8 @@ def _check_confirmation(
 ) -> _Reason | None:
     if not request.objection:
         return None
-    return _Reason(
-        Refusal.NOT_CONFIRMED,
-        request.objection,
-        f"see `check` and `only_if` of {request.remediation_name}",
-    )
+    advice = f"see `check` and `only_if` of {request.remediation}" if request.remediation else ""
+    return _Reason(Refusal.NOT_CONFIRMED, request.objection, advice)
 
 
 def _check_freshness(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from poundcake.config import load
 from poundcake.inert import make_inert
-from poundcake.remediation.begin import Alert, Request, decide
+from poundcake.remediation.begin import DEFAULT, HOST_DOWN, Alert, Request, decide
+from poundcake.remediation.checks import TcpResult, TcpState
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediations import Mode
-from poundcake.trail.limits import Situation
+from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.pause import Pause
-from tests.lib.samples import NOON
+from tests.lib.samples import NOON, later
 from tests.lib.situations import situation_reader
 
 LABELS = {"alertname": "ServiceDown", "instance": "web-1:9100", "service": "nginx"}
@@ -63,6 +66,7 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
             "per_label": "",
             "at_once": 1,
             "storm": 0,
+            "check_host": False,
         },
         "verification": {
             "check": "",
@@ -469,3 +473,186 @@ class TestRules:
         decision = decide_about(request)
         assert (decision.stage, decision.report().status) == ("refused", "failed")
         assert decision.message.startswith(message)
+
+
+DETAILS = {
+    "answers": "web-1 answers on port 22",
+    "refused": "web-1 is up and refuses connections on port 22",
+    "no_answer": "web-1 does not answer",
+    "unresolvable": "the name web-1 could not be resolved",
+    "unknown": "web-1 could not be checked from this machine: no route",
+}
+
+
+class TestHostDown:
+    """The rule's action runs only if the host does not answer over TCP."""
+
+    REQUEST = Request(
+        action="linux.service", host_parameter="host", workflow=HOST_DOWN, wait=300, parameters={}
+    )
+    EVIDENCE_ONLY = Request(host_parameter="host", workflow=HOST_DOWN)
+    EXECUTION = ChangeRequest("r1", "e-1", "", "e1")
+
+    def decide(self, state="no_answer", request=REQUEST, alert=None, situation=None, **config):
+        """Return the decision about a host in a state. The state None must not be looked up."""
+        labels = {**LABELS, **(alert or {})}
+        status, ended_at = labels.pop("status", "firing"), labels.pop("ended_at", None)
+        result = TcpResult(TcpState(state), 22, 0.1, DETAILS[state]) if state else None
+        check_host = (lambda: result) if result else pytest.fail
+        read_situation = (
+            (lambda _: situation) if situation else situation_reader(labels, status, ended_at)
+        )
+        planned_alert = Alert(labels, read_situation, pytest.fail, check_host)
+        return decide(load({**PERMISSIVE_CONFIG, **config}), planned_alert, request)
+
+    def test_a_host_that_does_not_answer_may_be_changed(self):
+        decision = self.decide("no_answer")
+        result = make_inert(decision.as_dict())
+        assert (decision.may_change, decision.next_task) == (True, "reserve")
+        assert (result["action"], result["host"]) == ("linux.service", "web-1")
+        assert result["reservation"]["check_host"] and result["reservation"]["needs_host"]
+        # Limits count by the action, and the claim has the name of the workflow.
+        assert result["reservation"]["remediation"] == ""
+        assert self.REQUEST.claim_name(decision.action) == "poundcake.host_down"
+        assert decision.build_ending(self.REQUEST, self.EXECUTION) is None
+        verification = result["verification"]
+        assert (verification["check"], verification["wait"]) == ("tcp", 300)
+        assert (verification["pause"], verification["polls"]) == (15, 22)
+
+    @pytest.mark.parametrize("state", ["answers", "refused", "unresolvable", "unknown"])
+    def test_any_other_host_is_not_changed(self, state):
+        decision = self.decide(state)
+        report = decision.report()
+        assert (decision.may_reserve, decision.next_task) == (False, "")
+        assert (report.stage, report.mutated) == ("evidence", False)
+        answers = state == "answers"
+        assert (report.status, report.verified) == ("succeeded" if answers else "failed", answers)
+        suffix = "" if answers else ", so nothing was changed"
+        assert report.message == DETAILS[state] + suffix
+        assert report.evidence["before"]["state"] == state
+        ending = decision.build_ending(self.REQUEST, self.EXECUTION)
+        assert (ending.result, ending.refusal) == ("refused", "not_confirmed")
+
+    @pytest.mark.parametrize(
+        "state, stage, message",
+        [
+            ("answers", "evidence", DETAILS["answers"]),
+            ("refused", "dry_run", DETAILS["refused"] + ", so nothing would be changed"),
+            ("unknown", "dry_run", DETAILS["unknown"] + ", so nothing would be changed"),
+            ("no_answer", "dry_run", "web-1 does not answer; would run linux.service on web-1"),
+        ],
+    )
+    @pytest.mark.parametrize("source", ["configuration", "rule"])
+    def test_a_dry_run_checks_the_host_and_shows_the_change(self, state, stage, message, source):
+        if source == "rule":
+            decision = self.decide(state, replace(self.REQUEST, mode=Mode.DRY_RUN))
+        else:
+            decision = self.decide(state, dry_run=True)
+        report = decision.report()
+        assert (report.status, report.stage, report.message) == ("succeeded", stage, message)
+        assert (report.dry_run, report.verified) == (True, state == "answers")
+        ending = decision.build_ending(self.REQUEST, self.EXECUTION)
+        assert (ending.result, ending.remediation) == (stage, "linux.service")
+
+    @pytest.mark.parametrize("dry_run, stage", [(False, "evidence"), (True, "dry_run")])
+    @pytest.mark.parametrize("state", ["no_answer", "refused", "unresolvable", "unknown"])
+    def test_a_rule_without_an_action_reports_the_state_of_the_host(self, state, dry_run, stage):
+        decision = self.decide(state, self.EVIDENCE_ONLY, dry_run=dry_run, allowed_hosts=[])
+        report = decision.report()
+        assert (report.status, report.stage, report.verified) == ("succeeded", stage, False)
+        assert report.message == (
+            DETAILS[state] + "; the rule names no action, so nothing would be changed"
+        )
+        ending = decision.build_ending(self.EVIDENCE_ONLY, self.EXECUTION)
+        assert (ending.result, ending.remediation) == (stage, "poundcake.host_down")
+
+    def test_a_host_that_answers_needs_no_action(self):
+        report = self.decide("answers", self.EVIDENCE_ONLY).report()
+        assert (report.status, report.stage, report.verified) == ("succeeded", "evidence", True)
+        assert report.message == "web-1 answers on port 22"
+
+    def test_the_incident_settles_before_the_host_is_checked(self):
+        """poundcake.reserve checks the host, after the delay."""
+        situation = Situation(now=NOON, named_host="web-1", opened_at=later(-20), target="web-1")
+        decision = self.decide(None, situation=situation, settle_seconds=60)
+        assert (decision.next_task, decision.settle_seconds) == ("reserve", 40)
+
+    def test_a_report_does_not_wait_until_the_incident_has_settled(self):
+        situation = Situation(now=NOON, named_host="web-1", opened_at=NOON, target="web-1")
+        for request in (self.EVIDENCE_ONLY, replace(self.REQUEST, mode=Mode.DRY_RUN)):
+            decision = self.decide("no_answer", request, situation=situation, settle_seconds=60)
+            assert (decision.next_task, decision.settle_seconds) == ("", 0)
+            assert decision.message.startswith("web-1 does not answer; ")
+
+    @pytest.mark.parametrize("request_", [REQUEST, EVIDENCE_ONLY])
+    @pytest.mark.parametrize(
+        "overrides, refusal",
+        [
+            ({"alert": {"instance": "web-1; reboot"}}, "no_host"),
+            ({"alert": {"instance": "localhost:9100"}}, "stackstorm_host"),
+            ({"denied_hosts": ["web-1"]}, "host_denied"),
+            ({"allowed_hosts": ["db-*"]}, "host_not_allowed"),
+        ],
+    )
+    def test_a_host_that_may_not_be_changed_is_not_checked(self, request_, overrides, refusal):
+        decision = self.decide(None, request_, **overrides)
+        report = decision.report()
+        assert (report.status, report.stage, report.evidence) == ("failed", "refused", {})
+        ending = decision.build_ending(request_, self.EXECUTION)
+        assert (ending.result, ending.refusal) == ("refused", refusal)
+        assert self.decide(None, request_, dry_run=True, **overrides).report().status == "succeeded"
+
+    @pytest.mark.parametrize(
+        "overrides, status, stage, message",
+        [
+            ({"allowed_actions": []}, "failed", "refused", "allowed_actions does not contain linu"),
+            ({"alert": {"status": "resolved"}}, "failed", "refused", "the alert is resolved"),
+            ({"alert": {"ended_at": "2026-01-14T11:59:00Z"}}, "succeeded", "ended", "the incident"),
+        ],
+    )
+    def test_a_refusal_shows_whether_the_host_is_down(self, overrides, status, stage, message):
+        report = self.decide("no_answer", **overrides).report()
+        assert (report.status, report.stage) == (status, stage)
+        assert report.message.startswith(f"web-1 does not answer; {message}")
+        assert self.decide("answers", **overrides).report().message == "web-1 answers on port 22"
+
+    def test_a_pause_is_left_to_the_reservation(self):
+        situation = read_paused_situation(None)
+        decision = self.decide("no_answer", situation=situation)
+        assert (decision.next_task, decision.refusal) == ("reserve", "paused")
+        assert self.decide("answers", situation=situation).next_task == ""
+
+    def test_the_mode_evidence_changes_nothing(self):
+        report = self.decide("no_answer", replace(self.REQUEST, mode=Mode.EVIDENCE)).report()
+        assert (report.status, report.stage) == ("succeeded", "evidence")
+        assert report.message == "web-1 does not answer; the mode evidence changes nothing"
+
+    def test_the_mode_ask_needs_approvers_only_for_a_change(self):
+        decision = self.decide(None, replace(self.REQUEST, mode=Mode.ASK))
+        assert (decision.stage, decision.report().status) == ("refused", "failed")
+        decision = self.decide("answers", replace(self.EVIDENCE_ONLY, mode=Mode.ASK))
+        assert decision.report().status == "succeeded"
+
+    def test_the_host_replaces_a_value_in_the_parameters(self):
+        request = replace(self.REQUEST, parameters={"host": "web-2", "act": "stop"})
+        decision = self.decide("no_answer", request)
+        assert decision.parameters == {"act": "stop"}
+        assert (decision.host_parameter, decision.host) == ("host", "web-1")
+
+    def test_a_workflow_without_a_claim_is_not_verified(self):
+        decision = self.decide("answers").end_at("not_claimed", "acknowledged by anna")
+        report = decision.report()
+        assert (report.status, report.verified) == ("succeeded", False)
+
+
+@pytest.mark.parametrize("dry_run, stage", [(False, "evidence"), (True, "dry_run")])
+@pytest.mark.parametrize("instance", ["", "web-1; reboot", "localhost:9100"])
+def test_the_default_workflow_reports_any_alert(dry_run, stage, instance):
+    request = Request(workflow=DEFAULT)
+    decision = decide_about(request, {"instance": instance}, {"dry_run": dry_run})
+    report = decision.report()
+    assert (decision.next_task, report.status, report.stage) == ("", "succeeded", stage)
+    assert report.message == "the rule names no action, so nothing would be changed"
+    assert request.claim_name(decision.action) == "poundcake.default"
+    ending = decision.build_ending(request, TestHostDown.EXECUTION)
+    assert (ending.result, ending.remediation) == (stage, "poundcake.default")

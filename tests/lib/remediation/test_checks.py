@@ -7,8 +7,9 @@ import socket
 
 import pytest
 
+from poundcake.hosts import HostPort
 from poundcake.remediation import checks
-from poundcake.remediation.checks import TcpResult, TcpState, check_host
+from poundcake.remediation.checks import TcpResult, TcpState, check_host, try_check_host
 from poundcake.remediation.errors import RemediationError
 
 
@@ -137,6 +138,30 @@ def test_a_failing_name_server_does_not_mean_that_the_host_is_down(network, code
     assert check_host("web-1", [22], 0).state is TcpState.UNRESOLVABLE
 
 
+@pytest.mark.parametrize(
+    "connections, detail",
+    [
+        ([None], "web-1 answers on port 22"),
+        ([TIMED_OUT, REFUSED], "web-1 is up and refuses connections on port 9100"),
+        ([TIMED_OUT, TIMED_OUT], "web-1 does not answer"),
+    ],
+)
+def test_the_host_of_an_alert_is_checked_on_the_ports_of_ssh_and_of_its_instance(
+    network, connections, detail
+):
+    attempts = network(*connections)
+    assert try_check_host(HostPort("web-1", 9100)).detail == detail
+    assert [port for _, port in attempts] == [22, 9100][: len(connections)]
+
+
+@pytest.mark.parametrize("host", [HostPort("web-1"), HostPort("localhost"), None])
+def test_a_host_that_cannot_be_checked_has_an_unknown_state(network, host):
+    network(NO_NETWORK)
+    result = try_check_host(host)
+    assert result.state is TcpState.UNKNOWN
+    assert result.detail.startswith(("web-1 could not be checked from this machine: ", "host: "))
+
+
 def test_a_host_is_checked_until_it_answers(network):
     network(TIMED_OUT, TIMED_OUT, REFUSED, REFUSED, TIMED_OUT, None)
     result = check_host("web-1", [22, 80], 60)
@@ -148,7 +173,8 @@ def test_the_last_state_is_returned_after_the_wait(network, monkeypatch):
     monkeypatch.setattr(checks.time, "monotonic", lambda: next(clock))
     network(TIMED_OUT, REFUSED)
     result = check_host("web-1", [22], 60)
-    assert result == TcpResult(TcpState.REFUSED, 22, 61)
+    detail = "web-1 is up and refuses connections on port 22"
+    assert result == TcpResult(TcpState.REFUSED, 22, 61, detail)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +208,7 @@ def test_the_ports_of_ssh_and_of_the_metrics_are_checked():
 
 
 def test_the_result_is_converted_to_the_result_of_the_action():
-    result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1).as_dict()
-    assert result == {"state": "answers", "port": 22, "seconds": 0.1}
+    detail = "web-1 answers on port 22"
+    result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1, detail=detail).as_dict()
+    assert result == {"state": "answers", "port": 22, "seconds": 0.1, "detail": detail}
     assert type(result["state"]) is str

@@ -81,9 +81,9 @@ def test_the_expression_of_the_alert_must_be_true_for_its_labels(series, is_true
     "state, expected_objection",
     [
         (TcpState.NO_ANSWER, ""),
-        (TcpState.ANSWERS, "web-1 answers on port 22"),
-        (TcpState.REFUSED, "web-1 is up and refuses connections on port 22"),
-        (TcpState.UNRESOLVABLE, "the name web-1 could not be resolved"),
+        (TcpState.ANSWERS, "web-1: answers"),
+        (TcpState.REFUSED, "web-1: refused"),
+        (TcpState.UNRESOLVABLE, "web-1: unresolvable"),
     ],
 )
 def test_only_a_host_that_does_not_answer_permits_a_change(monkeypatch, state, expected_objection):
@@ -91,7 +91,7 @@ def test_only_a_host_that_does_not_answer_permits_a_change(monkeypatch, state, e
 
     def check_host(host, ports, wait):
         calls.append((host, ports, wait))
-        return TcpResult(state, 22, 0.1)
+        return TcpResult(state, 22, 0.1, f"web-1: {state}")
 
     monkeypatch.setattr("poundcake.remediation.conditions.check_host", check_host)
     assert objection_to_change(check=["tcp:2222"]) == expected_objection

@@ -276,6 +276,27 @@ def test_a_plan_shows_the_change_of_a_rule_with_its_own_action():
     )
 
 
+@pytest.mark.parametrize(
+    "parameters, note",
+    [
+        ({}, "the rule names no action, so nothing would be changed"),
+        ({"action": "linux.service"}, "would run linux.service on web-1"),
+        (
+            {"action": "linux.service", "mode": "evidence"},
+            "the mode evidence changes nothing",
+        ),
+        (
+            {"action": "ipmi.power_cycle"},
+            "allowed_actions does not contain ipmi.power_cycle: add it to allowed_actions",
+        ),
+    ],
+)
+def test_a_plan_shows_what_a_rule_for_host_down_would_do(parameters, note):
+    own_rule = rule("mypack.own", "poundcake.host_down", parameters=parameters)
+    (rule_view,) = make_plan(api=FakeApi([own_rule]), entries=[])["rules"]
+    assert rule_view["note"] == note
+
+
 def test_a_plan_reads_every_page_of_rules():
     rules = [rule(f"mypack.r{n}", alert_name=criterion("X")) for n in range(150)]
     assert make_plan(api=FakeApi([*rules, SHIPPED_RULE]))["remediation"]["started_by"] == [

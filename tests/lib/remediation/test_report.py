@@ -81,10 +81,10 @@ ENDED = dict(
 NO_ACTION = dict(
     DRY_RUN, action="", message="the rule names no action, so nothing would be changed"
 )
-UP = {"state": "answers", "port": 22, "seconds": 0.1}
-DOWN = {"state": "no_answer", "port": 0, "seconds": 60}
-REFUSES_CONNECTIONS = {"state": "refused", "port": 22, "seconds": 60}
-UNRESOLVABLE = {"state": "unresolvable", "port": 0, "seconds": 60}
+UP = {"state": "answers", "port": 22, "seconds": 0.1, "detail": "web-1 answers on port 22"}
+DOWN = {"state": "no_answer", "port": 0, "seconds": 60, "detail": "web-1 does not answer"}
+REFUSES_CONNECTIONS = {"state": "refused", "port": 22, "seconds": 60, "detail": "web-1 is up"}
+UNRESOLVABLE = {"state": "unresolvable", "port": 0, "seconds": 60, "detail": "web-1 has no address"}
 RAN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
 RAN_AND_FAILED = dict(RAN, status="failed")
 RAN_INTO_TIMEOUT = dict(RAN, status="timeout")
@@ -116,7 +116,7 @@ def report(**tasks):
             {"link": LINK_RESULT, "alert": ALLOWED, "evidence": "failed"},
             "failed",
             "evidence",
-            "the host could not be checked; the task evidence says why",
+            "the host was not checked, so nothing was changed",
         ),
         (
             {"link": LINK_RESULT, "alert": DRY_RUN, "evidence": DOWN},
@@ -146,36 +146,24 @@ def report(**tasks):
             {"link": LINK_RESULT, "alert": ALLOWED, "evidence": REFUSES_CONNECTIONS},
             "failed",
             "evidence",
-            "web-1 is up and refuses connections on port 22, so nothing was changed",
+            "web-1 is up, so nothing was changed",
         ),
         (
             {"link": LINK_RESULT, "alert": ALLOWED, "evidence": UNRESOLVABLE},
             "failed",
             "evidence",
-            "the name web-1 could not be resolved, so nothing was changed",
-        ),
-        (
-            {"link": LINK_RESULT, "alert": DRY_RUN, "evidence": REFUSES_CONNECTIONS},
-            "succeeded",
-            "dry_run",
-            "web-1 is up and refuses connections on port 22, so nothing would be changed",
-        ),
-        (
-            {"link": LINK_RESULT, "alert": DRY_RUN, "evidence": UNRESOLVABLE},
-            "succeeded",
-            "dry_run",
-            "the name web-1 could not be resolved, so nothing would be changed",
+            "web-1 has no address, so nothing was changed",
         ),
         (
             {"link": LINK_RESULT, "alert": NO_ACTION, "evidence": UNRESOLVABLE},
             "succeeded",
             "dry_run",
-            "the name web-1 could not be resolved; the rule names no action, so nothing would be "
-            "changed",
+            "web-1 has no address; the rule names no action, so nothing would be changed",
         ),
     ],
 )
 def test_the_report_of_a_workflow_that_changed_nothing(tasks, status, stage, message):
+    """Workflows that start with poundcake.link, as those of users and of 0.2.0 do."""
     result = report(**tasks)
     assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
     assert (result["mutated"], result["verified"]) == (False, False)
@@ -213,24 +201,13 @@ def test_a_host_that_answers_needs_no_change():
             False,
         ),
         (RAN, None, "succeeded", "done", "the action succeeded", False),
-        (RAN, UP, "succeeded", "done", "web-1 answers again after 0.1 s", True),
-        (RAN, DOWN, "failed", "verify", "web-1 still does not answer after 60 s", False),
-        (
-            RAN,
-            REFUSES_CONNECTIONS,
-            "failed",
-            "verify",
-            "web-1 is up and refuses connections on port 22 after 60 s",
-            False,
-        ),
-        (
-            RAN,
-            UNRESOLVABLE,
-            "failed",
-            "verify",
-            "the name web-1 could not be resolved after 60 s",
-            False,
-        ),
+        (RAN, UP, "succeeded", "done", "web-1 answers on port 22", True),
+        (RAN, DOWN, "failed", "verify", "web-1 does not answer", False),
+        (RAN, REFUSES_CONNECTIONS, "failed", "verify", "web-1 is up", False),
+        (RAN, UNRESOLVABLE, "failed", "verify", "web-1 has no address", False),
+        # The check of a workflow of 0.2.0 that ends during the upgrade.
+        (RAN, {"state": "answers", "port": 22}, "succeeded", "done", "answers", True),
+        (RAN, {"state": "no_answer", "port": 0}, "failed", "verify", "no_answer", False),
     ],
 )
 def test_the_report_of_a_workflow_that_changed_something(
@@ -290,6 +267,45 @@ def test_a_change_that_a_limit_refuses_is_not_a_failure(decision, stage, message
     result = report(link=LINK_RESULT, alert=ALLOWED, evidence=DOWN, reserve=decision)
     assert (result["status"], result["stage"], result["mutated"]) == ("succeeded", stage, False)
     assert result["message"] == message
+
+
+UNCONFIRMED = {**REFUSED, "refusal": "not_confirmed", "message": "web-1 answers on port 22"}
+
+
+@pytest.mark.parametrize(
+    "check, expected",
+    [
+        (UP, ("succeeded", True, "web-1 answers on port 22")),
+        (REFUSES_CONNECTIONS, ("failed", False, "web-1 is up, so nothing was changed")),
+        (UNRESOLVABLE, ("failed", False, "web-1 has no address, so nothing was changed")),
+        (
+            {"state": "unknown", "detail": "no route from this machine"},
+            ("failed", False, "no route from this machine, so nothing was changed"),
+        ),
+    ],
+)
+def test_a_host_that_was_not_found_down_before_the_change_is_not_changed(check, expected):
+    result = report(begin=BEGIN_RESULT, reserve={**UNCONFIRMED, "host_check": check})
+    assert (result["status"], result["verified"], result["message"]) == expected
+    assert (result["stage"], result["mutated"]) == ("evidence", False)
+    assert result["evidence"] == {"before": check}
+
+
+def test_the_refusal_of_a_limit_shows_whether_the_host_is_down():
+    result = report(begin=BEGIN_RESULT, reserve={**STORM, "host_check": DOWN})
+    assert (result["status"], result["stage"]) == ("succeeded", "refused")
+    assert result["message"] == "web-1 does not answer; 7 incidents are open: wait"
+
+
+def test_a_condition_of_an_entry_is_not_a_check_of_the_host():
+    result = report(begin=BEGIN_RESULT, reserve={**UNCONFIRMED, "host_check": {}})
+    assert (result["status"], result["stage"]) == ("succeeded", "refused")
+
+
+def test_a_users_workflow_needs_no_task_alert():
+    decision = {**GRANTED, "dry_run": False}
+    result = report(link=LINK_RESULT, reserve=decision, remediate=RAN)
+    assert (result["status"], result["stage"], result["dry_run"]) == ("succeeded", "done", False)
 
 
 def test_a_workflow_that_could_not_ask_for_approval_is_a_failure():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from sqlalchemy import select, update
 
 from poundcake.config import Config
 from poundcake.remediation import safety
+from poundcake.remediation.checks import TcpResult, TcpState
 from poundcake.trail import changes as change_rows
 from poundcake.trail import claims, database, interventions, queries, search, text
 from poundcake.trail.audit import Actor
@@ -19,7 +21,8 @@ from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.pause import pause, resume
 from poundcake.trail.record import record_requests
 from poundcake.trail.replay import replay_request
-from poundcake.trail.schema import alerts, audit, changes
+from poundcake.trail.schema import alerts, audit, changes, events, links
+from tests import services
 from tests.lib.samples import NOON, alert, later, request
 from tests.lib.trails import (
     WORKFLOW,
@@ -559,6 +562,97 @@ class TestActions:
     def test_link_without_an_action_allows_no_change(self, run):
         result = run("link", workflow="pack.flow", execution_id="e1")
         assert (result["claimed"], result["may_change"]) == (True, False)
+
+
+class TestHostDownActions:
+    """The tasks begin and reserve of poundcake.host_down."""
+
+    RULE = {"workflow": "poundcake.host_down", "action": ACTION, "host_parameter": "host"}
+    EVIDENCE_ONLY = {**RULE, "action": ""}
+
+    @pytest.fixture
+    def run(self, hosts, run_action):
+        """Return a function that runs an action for the alert of the first host."""
+
+        def run(name, execution, config=None, **parameters):
+            settings = {**TestActions.SETTINGS, **(config or {})}
+            ids = {"request_id": hosts.request_id, "episode": episode("f0")}
+            return run_action(name, "e-task", settings, execution_id=execution, **ids, **parameters)
+
+        return run
+
+    @pytest.fixture(autouse=True)
+    def checked_hosts(self, monkeypatch):
+        """Let every host have the state `state`, and return the hosts that are checked."""
+
+        def check_host(host, ports, wait):
+            hosts.append((host, ports))
+            return TcpResult(self.state, 22, 0.1, f"{host}: {self.state}")
+
+        hosts, self.state = [], TcpState.NO_ANSWER
+        monkeypatch.setattr("poundcake.remediation.checks.check_host", check_host)
+        return hosts
+
+    def test_one_execution_gets_the_claim_and_the_change(self, engine, run, checked_hosts):
+        begun = run("begin", "e1", **self.RULE)
+        assert (begun["claimed"], begun["next_task"]) == (True, "reserve")
+        (link,) = read_rows(engine, links)
+        assert link.claim == claims.claim_key(episode("f0"), "poundcake.host_down")
+        refused = run("begin", "e2", **self.RULE)
+        assert (refused["claimed"], refused["next_task"]) == (False, "")
+        assert refused["report"]["stage"] == "not_claimed"
+        assert "execution e1 of poundcake.host_down holds the claim" in refused["reason"]
+        decision = run("reserve", "e1", action=ACTION, check_host=True)
+        assert (decision["may_change"], decision["host_check"]["state"]) == (True, "no_answer")
+        assert checked_hosts == [("web-0", [22, 9100])] * 3
+
+    def test_a_report_is_linked_without_a_claim_and_has_one_event(self, engine, run):
+        for _ in range(2):  # StackStorm may run a task twice
+            begun = run("begin", "e1", **self.EVIDENCE_ONLY)
+            assert (begun["claimed"], begun["next_task"]) == (True, "")
+        assert begun["report"]["message"].startswith("web-0: no_answer; the rule names no action")
+        (link,) = read_rows(engine, links)
+        assert (link.st2_action_ref, link.claim) == ("poundcake.host_down", None)
+        (event,) = read_rows(engine, events)
+        assert json.loads(event.payload)["result"] == "evidence"
+        assert run("begin", "e2", **self.RULE)["next_task"] == "reserve"
+
+    @pytest.mark.parametrize("state", ["answers", "refused", "unresolvable"])
+    def test_a_host_that_returns_before_the_change_is_not_changed(self, engine, run, state):
+        assert run("begin", "e1", **self.RULE)["next_task"] == "reserve"
+        self.state = TcpState(state)
+        decision = run("reserve", "e1", action=ACTION, check_host=True)
+        assert (decision["may_change"], decision["refusal"]) == (False, "not_confirmed")
+        assert decision["message"] == f"web-0: {state}"
+        (change,) = read_rows(engine)
+        assert (change.refusal, change.reason) == ("not_confirmed", f"web-0: {state}")
+
+    def test_a_host_that_may_not_be_changed_is_not_checked(self, run, checked_hosts):
+        config = {"denied_hosts": ["web-0"]}
+        decision = run("reserve", "e1", config, action=ACTION, check_host=True)
+        assert (decision["refusal"], decision["host_check"]) == ("host_denied", {})
+        assert checked_hosts == []
+
+    def test_a_pause_prevents_the_change_of_a_host_that_is_down(self, engine, run):
+        pause(engine, ANNA, "maintenance")
+        assert run("begin", "e1", **self.RULE)["next_task"] == "reserve"
+        decision = run("reserve", "e1", action=ACTION, check_host=True)
+        assert (decision["refusal"], decision["host_check"]["state"]) == ("paused", "no_answer")
+
+    def test_a_check_replaces_a_recent_notification(self, run):
+        fresh = {"fresh_minutes": 1}
+        assert run("reserve", "e1", fresh, action=ACTION)["refusal"] == "stale"
+        assert run("reserve", "e1", fresh, action=ACTION, check_host=True)["may_change"]
+
+    def test_nothing_is_changed_without_the_database(self, run, checked_hosts, monkeypatch):
+        monkeypatch.setattr(database, "retry_while_unavailable", lambda work, seconds: work())
+        port = services.free_port()
+        config = {"database_url": f"mysql+pymysql://u:p@{services.LOOPBACK}:{port}/x"}
+        decision = run("reserve", "e1", config, action=ACTION, check_host=True)
+        assert (decision["refusal"], decision["host_check"]) == ("database_unavailable", {})
+        with pytest.raises(AssertionError, match="Connection refused"):  # the workflow fails
+            run("begin", "e1", config, **self.RULE)
+        assert checked_hosts == []
 
 
 class TestSimultaneous:
