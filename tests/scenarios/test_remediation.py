@@ -63,6 +63,7 @@ def test_stackstorm_does_not_check_itself(dry_run_stack):
 
 
 def test_only_a_host_that_does_not_answer_is_remediated(armed_stack):
+    """Case A37."""
     require_stand_in(armed_stack)
     messages = {
         "answers": "answers on port 22",
@@ -85,6 +86,7 @@ def test_only_a_host_that_does_not_answer_is_remediated(armed_stack):
 
 
 def test_every_view_shows_that_a_dry_run_changed_nothing(dry_run_stack):
+    """Case A37."""
     trail = remediate(dry_run_stack, host_down_alert(unique("host") + ".invalid"))
 
     execution = trail["stackstorm_executions"][0]
@@ -214,6 +216,7 @@ def test_an_action_that_is_not_allowed_is_refused(armed_stack):
 
 
 def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
+    """Case A37."""
     require_stand_in(armed_stack)
     instance = make_instance("silent")
     # The action gets the canonical host.
@@ -243,6 +246,7 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
 
 
 def test_a_host_that_answers_after_the_incident_has_settled_is_not_changed(armed_stack):
+    """Case A37."""
     require_stand_in(armed_stack)
     with armed_stack.configured(settle_seconds=10):
         trail = remediate(

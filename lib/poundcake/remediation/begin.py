@@ -231,7 +231,7 @@ class Decision:
             or bool(self.refusal and self.refusal not in LASTING_REFUSALS)
         )
         if self.stage is Stage.EVIDENCE and self.refusal == Refusal.NOT_CONFIRMED:
-            is_expected = answers  # the alert may be false, or the host could not be checked
+            is_expected = answers  # any other host needs a person, but nothing was changed
         return Report(
             status="succeeded" if is_expected else "failed",
             mutated=False,
