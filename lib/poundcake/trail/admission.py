@@ -15,7 +15,7 @@ state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Container, Mapping, Sequence
 
@@ -36,6 +36,8 @@ CONFIRM_AFTER = timedelta(minutes=6)
 
 The peer that sent a stale copy sends its resolve up to group_interval (5 min by default) later.
 """
+MAX_CLOCK_ERROR = timedelta(days=1)
+"""How far ahead a sender's clock may be. A startsAt further in the future counts as missing."""
 # If an incident was opened with one of these outcomes, its end is not emitted either.
 _UNEMITTED_OUTCOMES = (Outcome.UNCONFIRMED, Outcome.OBSERVED)
 _RECEIVER_NOT_LISTED = "its receiver is not listed in receivers, so it may not start a remediation"
@@ -164,6 +166,7 @@ def decide(alert: Alert, received_at: datetime, situation: Situation) -> Decisio
     """
     if alert.problem:
         return Decision(Outcome.MALFORMED, alert.problem)
+    alert = replace(alert, starts_at=plausible_start(alert, received_at))
     incident = situation.incident
     if alert.status != FIRING:
         return _decide_resolve(alert, received_at, incident)
@@ -189,6 +192,7 @@ def decide_replay(
         force: Admit the alert even if its episode was claimed before or has ended.
     """
     reason = f"replay of {original.request_id}"
+    alert = replace(alert, starts_at=plausible_start(alert, original.received_at))
     incident = situation.incident
     if alert.status != FIRING:
         # If the original resolve ended an incident, another incident is open now.
@@ -232,6 +236,16 @@ def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
         opens=True,
         held_until=limit.held_until if limit and situation.may_start else None,
     )
+
+
+def plausible_start(alert: Alert, received_at: datetime) -> datetime | None:
+    """Return an alert's startsAt, or None if it is missing or cannot be a time of any clock.
+
+    Such a start would be later than every end, so that no resolve could close the incident.
+    """
+    if alert.starts_at and alert.starts_at - received_at > MAX_CLOCK_ERROR:
+        return None
+    return alert.starts_at
 
 
 def compute_start(alert: Alert, received_at: datetime) -> datetime:

@@ -12,7 +12,7 @@ from poundcake.alertmanager import Alert, Webhook
 from poundcake.announcement import Request
 from poundcake.hosts import host_from_labels
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.admission import Decision
+from poundcake.trail.admission import Decision, plausible_start
 from poundcake.trail.outcomes import EMITTED, EndedBy, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls, cut, storable
 
@@ -174,7 +174,7 @@ def alert_row(
         attempt=decision.attempt,
         held_until=decision.held_until,
         sender_fingerprint=cut(alert.sender_fingerprint, alerts.c.sender_fingerprint) or None,
-        sender_starts_at=alert.starts_at,
+        sender_starts_at=plausible_start(alert, received_at),
         host=cut(host_from_labels(alert.labels, host_label), alerts.c.host),
         notes=cut(_notes(alert, received_at), alerts.c.notes) or None,
         external_url=cut(external_url, alerts.c.external_url),

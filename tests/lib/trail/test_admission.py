@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from poundcake.alertmanager import Alert
 from poundcake.trail.admission import (
+    MAX_CLOCK_ERROR,
     Decision,
     Limit,
     OpenIncident,
@@ -99,6 +100,15 @@ class TestFiring:
         assert decide_alert(firing(later(10**6)), without_start).outcome == "duplicate"
         with_late_start = make_incident(sender_starts_at=later(10**6))
         assert decide_alert(firing(start), with_late_start).outcome == "duplicate"
+
+    def test_a_start_that_is_no_time_of_any_clock_counts_as_missing(self):
+        far_ahead = firing(later(60.000001) + MAX_CLOCK_ERROR)
+        assert decide_alert(far_ahead, OPEN).outcome == "duplicate"
+        # A copy that arrives shortly after the resolve may be stale.
+        resolves = [Resolve(later(50), later(50))]
+        assert decide_alert(far_ahead, None, resolves).outcome == "unconfirmed"
+        ahead = firing(later(60) + MAX_CLOCK_ERROR)
+        assert decide_alert(ahead, OPEN).ended_by == "superseded"
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600])
     def test_the_first_start_of_an_incident_never_supersedes_it(self, ahead):

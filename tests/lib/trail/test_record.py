@@ -19,7 +19,7 @@ from poundcake.trail import record as record_module
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
-from tests.lib.samples import NOON, alert, later, request, webhook
+from tests.lib.samples import NOON, alert, iso, later, request, webhook
 from tests.lib.trails import database_time, disable_fsync, in_parallel, on_mariadb, on_sqlite
 
 
@@ -417,6 +417,19 @@ class TestOutcomes:
             None: None,
             "2999-01-01T00:00:00Z": "startsAt: in the future when received: 2999-01-01T00:00:00Z",
         }.get(start)
+
+    @on_sqlite
+    @pytest.mark.parametrize("start_in_resolve", ["2999-01-01T00:00:00Z", iso(NOON), None])
+    def test_a_resolve_closes_an_incident_whose_start_is_far_in_the_future(
+        self, engine, start_in_resolve
+    ):
+        """The start used to be later than every end, so every later firing was a duplicate."""
+        firing = alert(startsAt="2999-01-01T00:00:00Z")
+        resolve = alert(status="resolved", startsAt=start_in_resolve, endsAt=iso(later(60)))
+        record(engine, request(firing))
+        record(engine, request(resolve, received_at=later(70)))
+        record(engine, request(alert(starts_at=later(86400)), received_at=later(86410)))
+        assert read_outcomes(engine) == ["admitted", "resolved", "admitted"]
 
     @on_sqlite
     def test_the_first_start_of_an_incident_is_kept(self, engine):
