@@ -7,6 +7,7 @@ import re
 import subprocess
 
 import pytest
+import yaml
 
 from tests import services
 
@@ -38,6 +39,14 @@ def promtool():
 
 def test_the_configuration_is_valid(promtool):
     promtool("check", "config", "--syntax-only", os.path.join("etc", "prometheus.yml"))
+
+
+def test_the_size_of_a_notification_is_limited():
+    """Alertmanager does not retry a notification that is refused for its size."""
+    with open(os.path.join(ROOT, "etc", "alertmanager.yml"), encoding="utf-8") as file:
+        receivers = yaml.safe_load(file)["receivers"]
+    webhooks = [webhook for r in receivers for webhook in r.get("webhook_configs", [])]
+    assert webhooks and all(0 < webhook["max_alerts"] <= 5000 for webhook in webhooks)
 
 
 def test_the_rules_are_valid(promtool):

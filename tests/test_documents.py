@@ -24,6 +24,8 @@ CONFIG = "# /opt/stackstorm/configs/poundcake.yaml\n"
 MODULE = re.compile(r"(?:endpoint|trail|remediation|stackstorm)(?:\.[A-Za-z_]+)+\Z")
 # A file of the pack or of the tests, optionally with a function.
 FILE_REFERENCE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
+# A command that writes a new secret, or a URL with a password, into a file.
+WRITES_A_SECRET = re.compile(r"openssl rand .*>|-keyout |mysql\+pymysql://.*>")
 DEVELOPER_DOCUMENTS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
 
 
@@ -55,6 +57,16 @@ def test_each_page_is_linked_from_the_readme():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_commands_that_write_a_secret_set_a_umask():
+    """Otherwise, other users can read the secret until the next command protects the file."""
+    lines = [line for block in code_blocks("sh") for line in block.values[0].splitlines()]
+    commands = [line for line in lines if WRITES_A_SECRET.search(line)]
+    unprotected = [command for command in commands if not command.startswith("(umask 077; ")]
+    # The containers of docker-compose.yml read this file as another user.
+    assert len(unprotected) < len(commands)
+    assert [command for command in unprotected if "etc/poundcake.token" not in command] == []
 
 
 @pytest.mark.parametrize("text", code_blocks("sh"))
