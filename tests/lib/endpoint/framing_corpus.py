@@ -96,12 +96,16 @@ def _transfer_encodings():
         ("empty", b"Transfer-Encoding:\r\n"),
         ("two fields", b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n"),
         ("duplicate field", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"),
+        # The endpoint used to read only the first field.
+        ("empty field before another", b"Transfer-Encoding:\r\nTransfer-Encoding: chunked\r\n"),
     ):
         yield Case(f"coding: {name}", post(head, CHUNKED) + SMUGGLED, (411,))
     both_fields = b"Content-Length: 14\r\nTransfer-Encoding: chunked\r\n"
     yield Case("coding: after Content-Length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
     both_fields = b"Transfer-Encoding: chunked\r\nContent-Length: 14\r\n"
     yield Case("coding: before Content-Length", post(both_fields, CHUNKED) + SMUGGLED, (400,))
+    both_fields = b"Transfer-Encoding:\r\n" + both_fields
+    yield Case("coding: after an empty field", post(both_fields, CHUNKED) + SMUGGLED, (411,))
     unknown_coding = b"Content-Length: 14\r\nTransfer-Encoding: x\r\n"
     yield Case("coding: unknown, with Content-Length", post(unknown_coding) + SMUGGLED, (411,))
     chunked = b"Transfer-Encoding: chunked\r\n"
