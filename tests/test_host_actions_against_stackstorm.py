@@ -17,7 +17,7 @@ import types
 import pytest
 import yaml
 
-_SKIP_REASON = "StackStorm is not installed here: run with the Python of an installation"
+_SKIP_REASON = "StackStorm is not installed here: use the Python of a StackStorm installation"
 param = pytest.importorskip("st2common.util.param", reason=_SKIP_REASON)
 util_schema = pytest.importorskip("st2common.util.schema", reason=_SKIP_REASON)
 action_db_util = pytest.importorskip("st2common.util.action_db", reason=_SKIP_REASON)

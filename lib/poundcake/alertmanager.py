@@ -223,7 +223,7 @@ def episode_name(alert_fingerprint: str, starts_at: datetime) -> str:
 
 
 class _Fields:
-    """Read the fields of one JSON object, and apply ON_ERROR to the unreadable ones.
+    """Reads the fields of one JSON object, and applies ON_ERROR to the unreadable ones.
 
     Attributes:
         problems: Why an alert is malformed, each as ``field: message``.
@@ -358,7 +358,7 @@ def _read_alert_list(fields: _Fields, data: _JsonObject) -> list[Any]:
     if len(alerts) > MAX_ALERTS:
         fields.fail(
             "alerts",
-            f"{len(alerts)} in one request, the limit is {MAX_ALERTS}: set max_alerts in "
+            f"{len(alerts)} in one request, but the limit is {MAX_ALERTS}: set max_alerts in "
             "Alertmanager's webhook_config",
         )
     return alerts
@@ -366,7 +366,7 @@ def _read_alert_list(fields: _Fields, data: _JsonObject) -> list[Any]:
 
 @dataclass(frozen=True)
 class _AlertReader:
-    """Read the alerts of one notification.
+    """Reads the alerts of one notification.
 
     Attributes:
         group_status: The status of an alert that has none.
@@ -427,11 +427,11 @@ def _check_labels(fields: _Fields, labels: dict[str, str]) -> None:
     if not labels and not fields.problems:
         fields.fail("labels", "no label has a value")
     if len(labels) > MAX_LABELS:
-        fields.fail("labels", f"{len(labels)} labels, the limit is {MAX_LABELS}")
+        fields.fail("labels", f"{len(labels)} labels, but the limit is {MAX_LABELS}")
     for name, value in labels.items():
         if len(name) > MAX_LABEL_NAME or len(value) > MAX_LABEL_VALUE:
             limits = f"{MAX_LABEL_NAME} characters in a name and {MAX_LABEL_VALUE} in a value"
-            fields.fail("labels", f"too long, the limit is {limits}", name[:40])
+            fields.fail("labels", f"too long: the limit is {limits}", name[:40])
 
 
 def _normalize_status(text: str) -> str:

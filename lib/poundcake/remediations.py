@@ -642,7 +642,7 @@ def _resolve(value: Any, labels: Mapping[str, str]) -> Any:
 
 
 def _resolve_check(text: str, labels: Mapping[str, str]) -> HostCheck:
-    """Parse a check of a host, and replace its reference to a label, if any, by the value."""
+    """Parse a check of a host, and replace a reference to a label with the label's value."""
     check = parse_host_check(text)
     label = referenced_label(check.subject)
     if not label:

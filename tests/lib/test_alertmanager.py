@@ -254,7 +254,7 @@ class TestLimits:
         labels = {f"l{i}": "x" for i in range(alertmanager.MAX_LABELS - sample_label_count)}
         assert read_one(labels=dict(labels)).problem == ""
         problem = read_one(labels=dict(labels, another="x")).problem
-        assert problem == "alerts[0].labels: 1001 labels, the limit is 1000"
+        assert problem == "alerts[0].labels: 1001 labels, but the limit is 1000"
 
     @pytest.mark.parametrize("name, value", [(1024, 16384), (1025, 1), (1, 16385)])
     def test_the_length_of_a_label_is_limited(self, name, value):
@@ -271,7 +271,7 @@ class TestLimits:
         assert len(parse(json.dumps({"alerts": [{}] * maximum}).encode()).alerts) == maximum
         error = error_of(json.dumps({"alerts": [{}] * (maximum + 1)}).encode())
         assert error.field == "alerts"
-        assert "10001 in one request, the limit is 10000: set max_alerts" in str(error)
+        assert "10001 in one request, but the limit is 10000: set max_alerts" in str(error)
 
 
 class TestRefusedRequest:

@@ -19,7 +19,7 @@ from tests.lib import careless_rules
 from tests.lib.careless_rules import HOSTILE, RULES, SECRET
 from tests.lib.samples import as_inert
 
-SKIP_REASON = "StackStorm is not installed here: run with the Python of an installation"
+SKIP_REASON = "StackStorm is not installed here: use the Python of a StackStorm installation"
 param = pytest.importorskip("st2common.util.param", reason=SKIP_REASON)
 jinja = pytest.importorskip("st2common.util.jinja", reason=SKIP_REASON)
 templating = pytest.importorskip("st2common.util.templating", reason=SKIP_REASON)

@@ -194,7 +194,7 @@ class TestPermissions:
             execute("restart_service", hosts.USER, service=hosts.SERVICE)["status"] == "succeeded"
         )
 
-    def test_an_account_without_sudo_cannot_delete_other_users_files(self, host, execute):
+    def test_other_users_files_are_deleted_only_with_the_parameter_sudo(self, host, execute):
         host.run("mkdir /srv/app/logs; touch -d '10 days ago' /srv/app/logs/old.log")
         parameters = {"directories": ["/srv/app/logs"], "older_than_days": 7}
         execution = execute("clean_disk", hosts.USER, **parameters)

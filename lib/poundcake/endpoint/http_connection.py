@@ -32,7 +32,8 @@ BODY_TIMEOUT = 30
 ANSWER_TIMEOUT = 30
 LINGER_TIMEOUT = 2
 # A body that is refused because of its size is already in transit. If the server closed the
-# connection without reading the body, the sender would see a reset instead of the response.
+# connection without reading the body, the sender would see a reset instead of the response. So the
+# server first reads and discards up to this many bytes.
 LINGER_BYTES = 16 << 20
 _CHUNK = 65536
 

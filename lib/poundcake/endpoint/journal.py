@@ -84,8 +84,8 @@ class Journal:
         try:
             (row,) = self._file.run(fetch, "SELECT endpoint_id FROM journal")
             self.endpoint_id = str(row["endpoint_id"])
-            # Only functions that run on the connection change it, so only one thread at a time. It
-            # has all keys from the start, so that other threads may read it at any time.
+            # Only functions passed to JournalFile.run() change it, one thread at a time.
+            # It has all keys from the start, so that other threads may read it at any time.
             self._counts: Counter[_CountKey] = self._file.run(_count_all)
         except BaseException:
             self._file.close()

@@ -38,7 +38,7 @@ class Process:
 
     pid: int
     name: str
-    """At most 15 characters, which the process itself chooses."""
+    """At most 15 characters. A process can choose its name, so the name proves nothing."""
     user: str
     used: int
     """Bytes of memory, or percent of one processor."""

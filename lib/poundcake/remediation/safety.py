@@ -569,7 +569,8 @@ def _check_freshness(
         Refusal.STALE,
         f"the last notification was received {age // timedelta(minutes=1)} min ago, and "
         f"fresh_minutes is {config.fresh_minutes}",
-        "the next notification lifts it, or a check just before the change",
+        "wait for the next notification, or configure a check, which confirms the problem directly "
+        "before the change",
     )
 
 

@@ -13,7 +13,7 @@ class Stage(StringEnum):
     ALERT = "alert"
     """The alert could not be read from the tracking database."""
     EVIDENCE = "evidence"
-    """Nothing was changed: the rule contains no action, or the host may be up."""
+    """Nothing was changed: no action is configured, the mode is evidence, or the host may be up."""
     ENDED = "ended"
     """The incident ended before anything was changed."""
     REFUSED = "refused"

@@ -63,7 +63,7 @@ def view_without_endpoint(
         stackstorm: StackStorm's API.
         endpoint_problem: Why the endpoint did not answer, to show in the field `address`.
     """
-    unknown = Component(State.UNKNOWN, "unknown from this host")
+    unknown = Component(State.UNKNOWN, "only the endpoint can check this")
     components = {
         "journal": unknown,
         "broker": unknown,

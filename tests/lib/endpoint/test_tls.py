@@ -244,7 +244,7 @@ class TestWrongClients:
         [b"GET /", message("POST", WEBHOOK, b"", Content_Length="9")],
         ids=["header", "body"],
     )
-    def test_a_slow_tls_record_has_the_time_limit_of_its_content(
+    def test_a_tls_record_sent_slowly_has_the_time_limit_of_its_content(
         self, start_endpoint, certificate_files, plaintext
     ):
         endpoint = start_endpoint(

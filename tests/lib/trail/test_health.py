@@ -39,7 +39,7 @@ def test_only_components_that_an_action_can_reach_are_checked(engine):
         "database": "ok",
         "stackstorm": "ok",
     }
-    assert result["components"]["journal"]["detail"] == "unknown from this host"
+    assert result["components"]["journal"]["detail"] == "only the endpoint can check this"
     assert {**result, "components": None} == {
         "status": "unknown",
         "version": __version__,

@@ -1,6 +1,6 @@
 """Open incidents are compared with the alerts that the Alertmanagers hold.
 
-An incident is closed only if all conditions are met. TestOpen violates each of them alone.
+An incident is closed only if all conditions are met. Each test in TestOpen violates one of them.
 """
 
 from __future__ import annotations
