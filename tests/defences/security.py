@@ -718,7 +718,7 @@ INERT_TEXT_AND_SAFETY = [
         test(BEGIN_TESTS + "TestHostDown::test_any_other_host_is_not_changed"),
     ),
     Defence(
-        "a host that is not down directly before its change is not changed",
+        "a host that is not down immediately before its change is not changed",
         Edit(SAFETY + "with_host_check", "result and result.state is TcpState.NO_ANSWER", "True"),
         test(
             HOST_DOWN_TESTS + "test_a_host_that_returns_before_the_change_is_not_changed",
@@ -731,7 +731,7 @@ INERT_TEXT_AND_SAFETY = [
         test(BEGIN_TESTS + "TestHostDown::test_a_host_that_may_not_be_changed_is_not_checked"),
     ),
     Defence(
-        "a host that may not be changed is not checked directly before its change",
+        "a host that may not be changed is not checked immediately before its change",
         Edit("reserve:Reserve._check_host", "decision.may_check", "True"),
         test(
             HOST_DOWN_TESTS + "test_a_host_that_may_not_be_changed_is_not_checked",

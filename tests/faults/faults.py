@@ -24,9 +24,9 @@ from tests.faults.load import PATH, Delivery
 from tests.faults.proxy import TO_CLIENT, TO_SERVER
 from tests.faults.world import STOP_SECONDS, Failed, wait_for
 
-# Seconds to wait until a process reaches a failpoint, or another condition holds under load.
+# Seconds to wait for a process to reach a failpoint, or for another condition to hold, under load.
 HIT_SECONDS = 40
-# Seconds until new episodes are posted, because nothing has happened; doubled each time.
+# Seconds to wait for the condition before new episodes are posted; doubled each time.
 REPOST_SECONDS = 4
 # Seconds until a request that kills the record action must be marked as stuck.
 STUCK_SECONDS = 120

@@ -297,5 +297,5 @@ def test_shipped_remediations_run_on_the_alerts_host(remediating_stack, host):
     report = execution["result"]["output"]
     assert (report["status"], report["stage"]) == ("succeeded", "done"), report
     assert (report["mutated"], report["verified"]) == (True, True)
-    assert f"{hosts.SERVICE} is active" in report["message"]
+    assert f"{hosts.SERVICE}: active" in report["message"]
     assert host.run(f"/etc/init.d/{hosts.SERVICE} status && echo runs").strip() == "runs"

@@ -153,7 +153,7 @@ def test_an_evidence_entry_does_not_block_a_users_rule(configured_stack, evidenc
 
 
 def test_the_same_action_of_an_entry_and_of_a_users_rule_runs_once(configured_stack):
-    """Case A32: both run the same action."""
+    """Case A32: the entry and the rule name the same action."""
     sent_alert, note = new_alert("ScenarioWrappedTwice")
     trail = send_and_complete(configured_stack, sent_alert)
     work = configured_stack.work_executions(

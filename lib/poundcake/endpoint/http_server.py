@@ -40,8 +40,8 @@ class Server:
         host: The address to listen on, an IP address or a name.
         port: The port to listen on.
         application: Answers the requests.
-        max_connections: The limit of open connections. It is lowered if the process may not open
-            that many files.
+        max_connections: The maximum number of open connections. It is lowered if the process
+            cannot open that many files.
         log: The logger for failures.
         certificates: The certificates of a TLS server; None for plain HTTP.
         predecessor: The server that this one replaces. If it listens on the same address, its

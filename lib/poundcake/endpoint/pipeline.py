@@ -121,7 +121,7 @@ class Pipeline:
             return
         reader, config = self._dependencies.reader, self._dependencies.config()
         request_ids = native.run_in_native_thread(
-            uncopied.open_in_default_file, config, reader.engine
+            uncopied.find_open_requests_in_default_file, config, reader.engine
         )
         self.pending = reader.read(uncopied.read_pending, config, request_ids)
         self._read_pending_at = monotonic() + PENDING_WAIT

@@ -49,7 +49,7 @@ def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> Pag
 
 
 def refuse_parameters(query: str) -> None:
-    """Raise ProblemError if the query has any parameter."""
+    """Raise ProblemError if the query has any parameters."""
     _parse(query, [])
 
 

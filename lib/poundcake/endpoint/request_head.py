@@ -111,9 +111,7 @@ def _check_lines(head: bytes) -> None:
             f"the header is limited to {MAX_FIELDS} fields",
         )
     if _HUGE_LENGTH.search(_LEADING_ZEROS.sub(rb"\1", head)):
-        raise FramingError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no body of this Content-Length is accepted"
-        )
+        raise FramingError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the Content-Length is too large")
 
 
 def _validate(request: h11.Request) -> RequestHead:

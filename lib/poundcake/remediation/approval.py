@@ -1,4 +1,4 @@
-"""Read the answer to a request for approval, directly before the change."""
+"""Read the answer to a request for approval, immediately before the change."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ class ServiceFacts:
         """The facts in one line, for people."""
         detail = f" ({self.detail})" if self.detail else ""
         since = f" since {self.since}" if self.since else ""
-        return f"{self.service} is {self.state}{detail}{since}"
+        return f"{self.service}: {self.state}{detail}{since}"
 
 
 @dataclass(frozen=True)

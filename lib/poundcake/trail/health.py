@@ -133,7 +133,7 @@ def add_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
 def _check_database(config: Config, engine: Engine) -> Component:
     try:
         database.prepare(engine, create=False)
-        request_ids = uncopied.open_in_default_file(config, engine)
+        request_ids = uncopied.find_open_requests_in_default_file(config, engine)
         with database.reading(engine) as connection:
             pending = uncopied.read_pending(connection, config, request_ids)
         return Component(State.OK, pending=str(pending))

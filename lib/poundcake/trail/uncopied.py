@@ -40,7 +40,7 @@ class Pending(NamedTuple):
         return "; ".join(filter(None, self))
 
 
-def open_in_default_file(config: Config, engine: Engine) -> list[str]:
+def find_open_requests_in_default_file(config: Config, engine: Engine) -> list[str]:
     """Return the request_ids of incidents that are open in an unused default SQLite file.
 
     Args:
@@ -85,7 +85,7 @@ def read_pending(connection: Connection, config: Config, request_ids: Sequence[s
     Args:
         connection: The tracking database.
         config: The configuration.
-        request_ids: The result of open_in_default_file().
+        request_ids: The result of find_open_requests_in_default_file().
     """
     return Pending(
         database.pending(connection), _describe_missing_incidents(connection, config, request_ids)
@@ -124,9 +124,9 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
     with database.reading(engine) as connection:
         if connection.scalar(select(api_calls.c.id).limit(1)) is not None:
             return
-        request_ids = open_in_default_file(config, engine)
+        request_ids = find_open_requests_in_default_file(config, engine)
         if request_ids:
             raise DatabaseError(
-                f"nothing is recorded, because the database is new, and "
+                f"the database is new, so nothing is recorded in it, because "
                 f"{_describe_missing_incidents(connection, config, request_ids)}"
             )

@@ -122,9 +122,7 @@ class TestSummaries:
     def test_service(self):
         facts = host_facts.read_service(execution_result(SERVICE))
         assert not facts.is_active
-        assert facts.summary == (
-            "nginx.service is failed (failed) since Thu 2026-11-26 19:41:39 UTC"
-        )
+        assert facts.summary == "nginx.service: failed (failed) since Thu 2026-11-26 19:41:39 UTC"
 
     def test_cleaned_disk(self):
         facts = host_facts.read_cleaned_disk(execution_result(CLEANED))

@@ -82,7 +82,7 @@ class TestChecks:
             ("disk:/var>93", DISK, "/var is 93% full, 1.5 GB of 20.0 GB free; 7% of the inodes"),
             ("memory>95", MEMORY, "95% of the memory used, 420 MB of 8.0 GB available; largest: j"),
             ("cpu>97", CPU, "4 processors 97% busy, load 9.50; 2% waiting for disks; busiest: sp"),
-            ("service:nginx", {**SERVICE, "state": "active"}, "nginx.service is active (failed)"),
+            ("service:nginx", {**SERVICE, "state": "active"}, "nginx.service: active (failed)"),
         ],
     )
     def test_a_healthy_host_prevents_a_change(self, check, facts, detail):
@@ -106,7 +106,7 @@ class TestChecks:
     @pytest.mark.parametrize("state", ["activating", "unknown", "deactivating"])
     def test_a_service_in_another_state_neither_permits_nor_confirms_a_change(self, state):
         result = execution_result({**SERVICE, "state": state})
-        assert f"nginx.service is {state}" in read_objection_of("service:nginx", result)
+        assert f"nginx.service: {state}" in read_objection_of("service:nginx", result)
         polled = poll_host("service:nginx", result)
         assert (polled.done, polled.cleared) == (False, False)
 
