@@ -20,9 +20,10 @@ has prometheus || missing="$missing Prometheus"
 has nft || missing="$missing nftables"
 has sshd && has sudo && has ip || missing="$missing OpenSSH"
 has busybox || missing="$missing BusyBox"
+has haproxy && has nginx && has apache2 || missing="$missing proxies"
 
 if [ -z "$missing" ]; then
-    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH and BusyBox are installed; tests start their own instances"
+    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH, BusyBox and proxies are installed; tests start their own instances"
     exit 0
 fi
 skip() {
@@ -44,6 +45,7 @@ packages_for() {
     nftables) echo nftables ;;
     OpenSSH) echo openssh-server sudo iproute2 ;; # all that the tests on a host need
     BusyBox) echo busybox ;;
+    proxies) echo haproxy nginx-light apache2-bin ;;
     esac
 }
 all_packages=
