@@ -378,7 +378,9 @@ def _decide_resolve(alert: Alert, received_at: datetime, incident: OpenIncident 
             starts_at=alert.starts_at,
         )
     began_at = incident.sender_starts_at
-    if alert.ends_at and began_at and alert.ends_at < began_at:
+    # The same startsAt means the same occurrence, even if the sender's clock was set back since.
+    is_same_occurrence = alert.starts_at == began_at
+    if alert.ends_at and began_at and alert.ends_at < began_at and not is_same_occurrence:
         return Decision(
             Outcome.DUPLICATE,
             f"ended before {incident.episode} began at {format_timestamp(began_at)}",

@@ -297,9 +297,13 @@ class TestResolved:
         assert decide_alert(resolved(), OPEN, may_start=False).outcome == "resolved"
 
     def test_a_resolve_of_an_earlier_incident_does_not_close_a_later_one(self):
-        decision = decide_alert(resolved(later(-0.000001)), OPEN)
+        decision = decide_alert(resolved(later(-0.000001), starts_at=later(-60)), OPEN)
         assert (decision.outcome, decision.closes) == ("duplicate", False)
         assert OPEN.episode in decision.reason
+
+    def test_a_resolve_with_the_start_of_the_incident_closes_it_even_if_the_clock_was_set_back(self):
+        assert decide_alert(resolved(later(-7200), starts_at=NOON), OPEN).closes
+        assert not decide_alert(resolved(later(-7200), starts_at=None), OPEN).closes
 
     @pytest.mark.parametrize("seconds, closes", [(60, True), (60.000001, False)])
     def test_a_resolve_received_before_the_last_notification_closes_nothing(self, seconds, closes):
@@ -310,8 +314,8 @@ class TestResolved:
         """The end is not compared with the time of receipt, which comes from another clock."""
         assert decide_alert(resolved(later(-90)), make_incident(sender_starts_at=None)).closes
         slow_sender = make_incident(starts_at=NOON, sender_starts_at=later(-3600))
-        assert decide_alert(resolved(later(-3600)), slow_sender).closes
-        assert not decide_alert(resolved(later(-3601)), slow_sender).closes
+        assert decide_alert(resolved(later(-3600), starts_at=None), slow_sender).closes
+        assert not decide_alert(resolved(later(-3601), starts_at=None), slow_sender).closes
 
     def test_a_resolve_without_an_open_incident_is_a_duplicate(self):
         decision = decide_alert(resolved(later(60)))
