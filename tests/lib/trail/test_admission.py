@@ -301,7 +301,7 @@ class TestResolved:
         assert (decision.outcome, decision.closes) == ("duplicate", False)
         assert OPEN.episode in decision.reason
 
-    def test_a_resolve_with_the_start_of_the_incident_closes_it_even_if_the_clock_was_set_back(self):
+    def test_a_resolve_with_the_start_of_the_incident_closes_it_after_the_clock_was_set_back(self):
         assert decide_alert(resolved(later(-7200), starts_at=NOON), OPEN).closes
         assert not decide_alert(resolved(later(-7200), starts_at=None), OPEN).closes
 
