@@ -9,6 +9,7 @@ from pack_action import PackAction
 from poundcake.hosts import host_and_port
 from poundcake.remediation import begin
 from poundcake.remediation.checks import TcpResult, try_check_host
+from poundcake.remediation.safety import ConditionsResult
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import Mode, Remediation
 from poundcake.trail import claims, queries
@@ -42,18 +43,18 @@ class Begin(PackAction):
                 replace(change, request_id=request_id, episode=episode, execution_id=execution_id)
             )
 
-        def find_objection(entry: Remediation) -> str:
-            from poundcake.remediation.conditions import find_objection as check_conditions
+        def check_conditions(entry: Remediation) -> ConditionsResult:
+            from poundcake.remediation import conditions
             from poundcake.remediation.polls import CheckedAlert
 
             checked_alert = CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
-            return check_conditions(entry, checked_alert, self.prometheus_clients)
+            return conditions.check_conditions(entry, checked_alert, self.prometheus_clients)
 
         def check_host() -> TcpResult:
             host = host_and_port(recorded_alert["labels"].get(self.settings.host_label, ""))
             return try_check_host(host)
 
-        alert = begin.Alert(recorded_alert["labels"], read_situation, find_objection, check_host)
+        alert = begin.Alert(recorded_alert["labels"], read_situation, check_conditions, check_host)
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
         workflow = request.claim_name(decision.action)

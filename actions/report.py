@@ -18,7 +18,9 @@ class Report(PackAction):
         report = build_report(self.stackstorm(), execution_id)
         if report.change_result:
             try:
-                finish_changes(self.engine(), execution_id, report.change_result, report.message)
+                finish_changes(
+                    self.engine(), execution_id, report.change_result, report.message, report.seen
+                )
             except database.DatabaseError:
                 pass  # sync ends the change once it sees that the workflow has ended
         return report.as_dict()

@@ -47,7 +47,7 @@ class Reserve(PackAction):
             if check_host:
                 host_check = self.retry_while_unavailable(lambda: self._check_host(request))
                 request = safety.with_host_check(request, host_check)
-            decision = self.retry_while_unavailable(
+            decision, request = self.retry_while_unavailable(
                 lambda: self._reserve(request, configured_entry, host_checks)
             )
         except database.DatabaseError as error:
@@ -56,6 +56,7 @@ class Reserve(PackAction):
             **decision.as_dict(),
             "approved_by": approved_by,
             "host_check": host_check.as_dict() if host_check else {},
+            "evidence": request.evidence,
         }
 
     def _check_host(self, request: ChangeRequest) -> TcpResult | None:
@@ -67,17 +68,18 @@ class Reserve(PackAction):
         """Return the request with the results of the checks of the host."""
         if not checks:
             return request
-        from poundcake.remediation.inspections import read_objection
+        from poundcake.remediation.inspections import read_conditions
 
-        objection = read_objection(self.stackstorm(), request.execution_id, checks)
-        return replace(request, objection=objection, check_failed=not objection)
+        objection, evidence = read_conditions(self.stackstorm(), request.execution_id, checks)
+        return replace(request, objection=objection, evidence=evidence, check_failed=not objection)
 
     def _reserve(
         self, request: ChangeRequest, entry: Remediation | None, host_checks: Sequence[str]
-    ) -> safety.SafetyDecision:
+    ) -> tuple[safety.SafetyDecision, ChangeRequest]:
+        """Return the decision, and the request with what the checks saw."""
         if entry and not request.approval_problem:
             request = self._with_conditions(request, entry, host_checks)
-        return safety.reserve(self.engine(), self.settings, request)
+        return safety.reserve(self.engine(), self.settings, request), request
 
     def _with_conditions(
         self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]
@@ -94,11 +96,13 @@ class Reserve(PackAction):
         decision = safety.decide(self.settings, request, self.read_situation(request))
         if not safety.may_check_conditions(decision):
             return request  # the change is refused anyway
-        return safety.with_conditions(request, entry, self._find_objection(entry, labels))
+        return safety.with_conditions(request, entry, self._check_conditions(entry, labels))
 
-    def _find_objection(self, entry: Remediation, labels: dict[str, str]) -> str:
-        from poundcake.remediation.conditions import find_objection
+    def _check_conditions(
+        self, entry: Remediation, labels: dict[str, str]
+    ) -> safety.ConditionsResult:
+        from poundcake.remediation.conditions import check_conditions
         from poundcake.remediation.polls import CheckedAlert
 
         alert = CheckedAlert.of(labels, self.settings.host_label)
-        return find_objection(entry, alert, self.prometheus_clients)
+        return check_conditions(entry, alert, self.prometheus_clients)

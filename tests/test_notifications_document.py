@@ -154,6 +154,7 @@ def test_a_slack_message_has_the_verdict_the_reason_and_the_command(receiver):
         summary="HostDown web-1:9100: still open after ipmi.power_cycle on web-1",
         severity="critical",
         message="the incident is still open 15 min after the change",
+        evidence=["ports 22 and 9100 do not answer", "the incident is still open"],
         open_incidents=2,
         command="st2 run poundcake.why format=text fingerprint=f",
         execution_url="https://st2.example.org/#/history/6b07",
@@ -165,10 +166,41 @@ def test_a_slack_message_has_the_verdict_the_reason_and_the_command(receiver):
         {
             "text": "*HostDown web-1:9100: still open after ipmi.power_cycle on web-1* (critical)\n"
             "the incident is still open 15 min after the change\n"
+            "• ports 22 and 9100 do not answer\n"
             "open incidents with this name: 2\n"
             "`st2 run poundcake.why format=text fingerprint=f` https://st2.example.org/#/history/6b07"
         }
     ]
+
+
+def test_a_request_for_approval_shows_what_the_checks_saw():
+    payload = make_payload(
+        "poundcake.approval_wanted",
+        summary="HostDown web-1:9100: ipmi.power_cycle waits",
+        evidence=["the alert is firing", "ports 22 and 9100 do not answer"],
+        command="st2 inquiry respond i1",
+    )
+    assert json.loads(render("slack_approval_wanted", payload)["body"])["text"] == (
+        "*HostDown web-1:9100: ipmi.power_cycle waits*\n"
+        "• the alert is firing\n"
+        "• ports 22 and 9100 do not answer\n"
+        "`st2 inquiry respond i1`"
+    )
+
+
+def test_a_mail_and_a_page_show_what_the_checks_saw():
+    payload = make_payload(
+        "poundcake.remediation_ended",
+        message="not verified within 8 s: /srv is 93% full",
+        evidence=["/srv is 94% full", "the alert is firing", "/srv is 93% full"],
+    )
+    body = render("mail_remediation_ended", payload)["body"]
+    assert "- /srv is 94% full" in body and "- the alert is firing" in body
+    assert body.count("/srv is 93% full") == 1
+    document = json.loads(render("pagerduty_not_helped", payload)["body"])
+    assert document["payload"]["custom_details"]["evidence"] == (
+        "/srv is 94% full; the alert is firing; /srv is 93% full"
+    )
 
 
 def test_pagerduty_has_one_incident_for_each_episode(receiver):

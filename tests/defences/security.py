@@ -719,7 +719,7 @@ INERT_TEXT_AND_SAFETY = [
     ),
     Defence(
         "a host that is not down immediately before its change is not changed",
-        Edit(SAFETY + "with_host_check", "result and result.state is TcpState.NO_ANSWER", "True"),
+        Edit(SAFETY + "with_host_check", "result.state is TcpState.NO_ANSWER", "True"),
         test(
             HOST_DOWN_TESTS + "test_a_host_that_returns_before_the_change_is_not_changed",
             "sqlite",
@@ -1076,7 +1076,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a condition that cannot be checked permits no change",
-        Edit("poundcake.remediation.conditions:find_objection", "str(error)", "''"),
+        Edit("poundcake.remediation.conditions:check_conditions", "str(error)", "''"),
         test("tests/lib/remediation/test_conditions.py::test_the_alert_must_be_firing"),
     ),
     Defence(
@@ -1123,7 +1123,7 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a check that could not be read permits no change",
-        Edit(INSPECTIONS + "read_objection", "_.holds is None", "False"),
+        Edit(INSPECTIONS + "_find_objection", "_.holds is None", "False"),
         test(
             INSPECTION_TESTS
             + "TestChecks::test_a_check_with_an_unreadable_result_prevents_a_change"
@@ -1131,13 +1131,13 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a healthy host is not changed",
-        Edit(INSPECTIONS + "read_objection", "not _.holds", "False"),
+        Edit(INSPECTIONS + "_find_objection", "not _.holds", "False"),
         test(INSPECTION_TESTS + "TestChecks::test_a_healthy_host_prevents_a_change"),
     ),
     Defence(
         "an old check permits no change",
         Edit(
-            INSPECTIONS + "read_objection",
+            INSPECTIONS + "_find_objection",
             "now - finding.ended_at > timedelta(minutes=_MAX_AGE_MINUTES)",
             "False",
         ),

@@ -17,6 +17,7 @@ from poundcake.remediation.inspections import INSPECT_TASK, Inspection, add_ssh_
 from poundcake.remediation.report import Report
 from poundcake.remediation.safety import (
     LASTING_REFUSALS,
+    ConditionsResult,
     Refusal,
     may_check_conditions,
     preview,
@@ -50,8 +51,8 @@ _SECRET_NAME = re.compile(
 SituationReader = Callable[[ChangeRequest], Situation]
 """Reads the facts that a decision about a change depends on from the tracking database."""
 
-ObjectionFinder = Callable[[Remediation], str]
-"""Returns why a condition of an entry does not permit its change, or ''."""
+ConditionChecker = Callable[[Remediation], ConditionsResult]
+"""Checks the conditions of an entry."""
 
 HostChecker = Callable[[], TcpResult]
 """Checks once over TCP whether the alert's host answers."""
@@ -64,13 +65,13 @@ class Alert:
     Attributes:
         labels: Its labels, as they were sent.
         read_situation: Reads its incident, the limits, the pause and other changes.
-        find_objection: Checks the conditions of an entry; None to skip them.
+        check_conditions: Checks the conditions of an entry; None to skip them.
         check_host: Checks the host; None to skip the check.
     """
 
     labels: Mapping[str, str]
     read_situation: SituationReader
-    find_objection: ObjectionFinder | None = None
+    check_conditions: ConditionChecker | None = None
     check_host: HostChecker | None = None
 
 
@@ -200,6 +201,12 @@ class Decision:
             for name, value in self.parameters.items()
         }
 
+    @property
+    def evidence(self) -> list[str]:
+        """What the checks saw, one line each."""
+        checks = [self.host_check.detail] if self.host_check else []
+        return [*self.reservation.evidence, *checks]
+
     def with_host_check(self, result: TcpResult) -> Decision:
         """Return the decision after a TCP check of the host: change only a host that is down."""
         checked = replace(self, host_check=result)
@@ -265,6 +272,7 @@ class Decision:
             target=self.target,
             refusal="" if result is EndResult.EVIDENCE else self.refusal,
             message=self.message,
+            evidence=self.evidence,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -283,6 +291,7 @@ class Decision:
             "stage": str(self.stage),
             "message": self.message,
             "refusal": self.refusal,
+            "evidence": self.evidence,
             "settle_seconds": self.settle_seconds,
             "reservation": {
                 "remediation": self.reservation.remediation,
@@ -520,8 +529,8 @@ def _apply_safety_rules(
     situation = alert.read_situation(request)
     permission = preview(effective_config, request, situation)
     has_conditions = action and entry and entry.has_conditions
-    if entry and has_conditions and alert.find_objection and may_check_conditions(permission):
-        request = with_conditions(request, entry, alert.find_objection(entry))
+    if entry and has_conditions and alert.check_conditions and may_check_conditions(permission):
+        request = with_conditions(request, entry, alert.check_conditions(entry))
         permission = preview(effective_config, request, situation)
     stage, message = permission.stage, permission.message
     if permission.refusal is Refusal.NO_ACTION:

@@ -16,6 +16,7 @@ from poundcake.inert import FixedText, inert_line, mark_as_fixed
 from poundcake.remediation import host_facts
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.host_facts import CpuFacts, DiskFacts, MemoryFacts, ServiceFacts
+from poundcake.remediation.safety import ConditionsResult
 from poundcake.stackstorm import (
     Execution,
     ExecutionStatus,
@@ -130,13 +131,18 @@ class Finding(NamedTuple):
     is_summary: bool = True
 
     @property
+    def line(self) -> str:
+        """The result for people: the measured state, or the action with its output."""
+        return self.detail if self.is_summary else f"{self.name}: {self.detail}"
+
+    @property
     def is_check(self) -> bool:
         """Whether the inspection is a check and not only evidence."""
         return is_host_check(self.name)
 
 
-def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
-    """Return why the checks of a host do not permit a change, or '' if all of them permit it.
+def read_conditions(api: Api, execution_id: str, checks: Sequence[str]) -> ConditionsResult:
+    """Return whether the checks of a host permit a change, and what the inspections saw.
 
     Args:
         api: StackStorm's API.
@@ -144,13 +150,21 @@ def read_objection(api: Api, execution_id: str, checks: Sequence[str]) -> str:
         checks: The checks of the entry, such as `disk:/var>90`. All of them must be true.
     """
     try:
-        findings = {f.name: f for f in read_findings(api.get_children(execution_id))}
+        findings = read_findings(api.get_children(execution_id))
         parsed_checks = [parse_host_check(text) for text in checks]
         now = api.now()
     except (StackStormError, ValueError) as error:
-        return f"the results of the checks of the host could not be read: {error}"
-    for check in parsed_checks:
-        finding = findings.get(str(check))
+        problem = f"the results of the checks of the host could not be read: {error}"
+        return ConditionsResult(problem)
+    objection = _find_objection(parsed_checks, findings, now)
+    return ConditionsResult(objection, tuple(finding.line for finding in findings))
+
+
+def _find_objection(checks: Sequence[HostCheck], findings: Sequence[Finding], now: datetime) -> str:
+    """Return why the checks of a host do not permit a change, or '' if all of them permit it."""
+    findings_by_name = {finding.name: finding for finding in findings}
+    for check in checks:
+        finding = findings_by_name.get(str(check))
         if finding is None:
             return f"the host was not checked for {_describe_check(check)}"
         if finding.holds is None:

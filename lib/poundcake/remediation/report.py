@@ -18,6 +18,7 @@ from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result
 from poundcake.trail.approvals import APPROVAL_TASK
 from poundcake.trail.changes import ChangeResult
+from poundcake.trail.outbox import MAX_EVIDENCE
 
 _OWN_ACTIONS = "poundcake."
 _SUCCEEDED = "succeeded"
@@ -49,11 +50,13 @@ class Report:
     inspection of the host."""
     change_result: ChangeResult | None = field(default=None)
     """How the granted change ended, or None if none was granted. It is not part of the output."""
+    seen: tuple[str, ...] = ()
+    """The evidence as lines for events. They are not part of the output."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.report."""
         output = asdict(self)
-        del output["change_result"]
+        del output["change_result"], output["seen"]
         return output
 
 
@@ -80,6 +83,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
             **{finding.name: finding.detail for finding in findings},
         },
         change_result=_determine_change_result(tasks, ending),
+        seen=_list_evidence(tasks, findings),
     )
 
 
@@ -227,6 +231,13 @@ def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | N
     if ending.stage is Stage.VERIFY:
         return ChangeResult.NOT_VERIFIED
     return ChangeResult.VERIFIED if ending.verified else ChangeResult.SUCCEEDED
+
+
+def _list_evidence(tasks: _Tasks, findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Return what the checks before the change saw, and as the last line, what verified it."""
+    before = [*tasks.result("reserve").get("evidence", []), *(f.line for f in findings)]
+    after = [detail for detail in [_detail(tasks.result(VERIFY_TASK))] if detail]
+    return (*list(dict.fromkeys(before))[: MAX_EVIDENCE - len(after)], *after)
 
 
 def _with_host_check(tasks: _Tasks, message: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from sqlalchemy.engine import Engine
 
@@ -267,17 +267,30 @@ def find_entry_objection(
     return ""
 
 
-def with_conditions(request: ChangeRequest, entry: Remediation, objection: str) -> ChangeRequest:
-    """Return a request with the result of checking the conditions of its entry.
+class ConditionsResult(NamedTuple):
+    """The result of checking conditions.
 
-    Args:
-        request: The request.
-        entry: The entry.
-        objection: Why a condition does not permit the change, or empty.
+    Attributes:
+        objection: Why a condition does not permit the change, or '' if all of them do.
+        evidence: What the checks saw, one line each.
     """
+
+    objection: str = ""
+    evidence: tuple[str, ...] = ()
+
+
+def with_conditions(
+    request: ChangeRequest, entry: Remediation, result: ConditionsResult
+) -> ChangeRequest:
+    """Return a request with the result of checking the conditions of its entry."""
     # The checks confirm the alert, and are more recent than its last notification.
-    is_confirmed = bool(entry.check) and not objection
-    return replace(request, objection=objection, check_failed=is_confirmed or request.check_failed)
+    is_confirmed = bool(entry.check) and not result.objection
+    return replace(
+        request,
+        objection=result.objection,
+        evidence=(*request.evidence, *result.evidence),
+        check_failed=is_confirmed or request.check_failed,
+    )
 
 
 def with_host_check(request: ChangeRequest, result: TcpResult | None) -> ChangeRequest:
@@ -287,9 +300,12 @@ def with_host_check(request: ChangeRequest, result: TcpResult | None) -> ChangeR
         request: The request.
         result: The result, or None if the host may not be checked.
     """
-    if result and result.state is TcpState.NO_ANSWER:
+    if result is None:
+        return replace(request, objection="the host was not checked")
+    request = replace(request, evidence=(*request.evidence, result.detail))
+    if result.state is TcpState.NO_ANSWER:
         return replace(request, check_failed=True)
-    return replace(request, objection=result.detail if result else "the host was not checked")
+    return replace(request, objection=result.detail)
 
 
 def reserve(engine: Engine, config: Config, request: ChangeRequest) -> SafetyDecision:

@@ -28,6 +28,7 @@ from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
 BEGIN_ACTION = "poundcake.begin"
+RESERVE_ACTION = "poundcake.reserve"
 APPROVAL_TASK = "approve"
 """The name of the task that asks for approval."""
 ANSWER = "approve"
@@ -71,7 +72,8 @@ def report_approvals(
         # A workflow without a link does not run for an alert in the trail.
         if inquiry.id not in unreported or alert is None:
             continue
-        begin_result = _read_begin_result(api.get_children(inquiry.parent_id))
+        children = api.get_children(inquiry.parent_id)
+        begin_result = _read_begin_result(children)
         reservation = begin_result.get("reservation")
         remediation = reservation.get("remediation") if isinstance(reservation, dict) else ""
         request = ApprovalRequest(
@@ -83,6 +85,7 @@ def report_approvals(
             change=str(begin_result.get("change") or "the change"),
             approvers=_approvers(inquiry),
             until=_format_deadline(inquiry, config.approval_minutes),
+            evidence=read_evidence(children),
         )
         with sync_round.writing() as connection:
             add_approval_request(connection, request)
@@ -110,6 +113,17 @@ def _read_begin_result(children: Sequence[Execution]) -> dict[str, Any]:
         if child.action == BEGIN_ACTION:
             return action_result(child)
     return {}
+
+
+def read_evidence(children: Sequence[Execution]) -> list[str]:
+    """Return what the checks of a workflow saw before it requested its approval.
+
+    Args:
+        children: The executions of the workflow's tasks, oldest first.
+    """
+    results = [action_result(c) for c in children if c.action in (BEGIN_ACTION, RESERVE_ACTION)]
+    lists = [result["evidence"] for result in results if "evidence" in result]
+    return [str(line) for line in lists[-1]] if lists else []
 
 
 def expire_approvals(

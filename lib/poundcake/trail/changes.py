@@ -8,6 +8,7 @@ change's lease.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any, Mapping, NamedTuple, Sequence
 
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 from poundcake.string_enum import StringEnum
 from poundcake.trail import clock, database
 from poundcake.trail.outbox import Ending, EndResult, add_ending
-from poundcake.trail.schema import changes, cut
+from poundcake.trail.schema import changes, cut, storable
 
 LEASE = timedelta(hours=6)
 """How long a change stays in flight unless sync extends the lease."""
@@ -81,6 +82,7 @@ class Change(NamedTuple):
     result: str
     refusal: str
     reason: str
+    evidence: str | None = None
 
 
 COLUMNS = tuple(changes.c[name] for name in Change._fields)
@@ -128,8 +130,17 @@ def extend_leases(connection: Connection, ids: Sequence[int]) -> None:
         )
 
 
+def dump_evidence(lines: Sequence[str]) -> str:
+    """Return the value of the column `evidence`."""
+    return storable(json.dumps(lines))
+
+
 def end_changes(
-    connection: Connection, execution_id: str, result: ChangeResult, message: str = ""
+    connection: Connection,
+    execution_id: str,
+    result: ChangeResult,
+    message: str = "",
+    evidence: Sequence[str] = (),
 ) -> int:
     """End the unfinished changes of a workflow's execution.
 
@@ -141,6 +152,7 @@ def end_changes(
         execution_id: The workflow's execution.
         result: How the changes ended.
         message: What was done, and what failed.
+        evidence: What the checks before and after the change saw; empty to keep what is recorded.
 
     Returns:
         The number of changes that were ended.
@@ -149,14 +161,16 @@ def end_changes(
     for change in find_changes(
         connection, changes.c.st2_execution_id == execution_id, is_unfinished()
     ):
+        seen = dump_evidence(evidence) if evidence else change.evidence
         updated = connection.execute(
             update(changes)
             .where(changes.c.id == change.id, is_unfinished())
-            .values(ended_at=clock.database_now(connection), result=result)
+            .values(ended_at=clock.database_now(connection), result=result, evidence=seen)
         )
         count += updated.rowcount
         if updated.rowcount and result not in UNDECIDED:
-            add_ending(connection, make_ending(change, EndResult.FAILED, message))
+            change_with_evidence = change._replace(evidence=seen)
+            add_ending(connection, make_ending(change_with_evidence, EndResult.FAILED, message))
     return count
 
 
@@ -171,12 +185,17 @@ def make_ending(change: Change, result: EndResult, message: str = "") -> Ending:
         action=change.action,
         target=change.target,
         message=message,
+        evidence=json.loads(change.evidence or "[]"),
         follows_change=True,
     )
 
 
 def finish_changes(
-    engine: Engine, execution_id: str, result: ChangeResult, message: str = ""
+    engine: Engine,
+    execution_id: str,
+    result: ChangeResult,
+    message: str = "",
+    evidence: Sequence[str] = (),
 ) -> int:
     """End the changes of a workflow's execution in one transaction.
 
@@ -187,6 +206,7 @@ def finish_changes(
         execution_id: The workflow's execution.
         result: How the changes ended.
         message: What was done, and what failed.
+        evidence: What the checks before and after the change saw.
 
     Returns:
         The number of changes that were ended.
@@ -198,7 +218,7 @@ def finish_changes(
 
     def write() -> int:
         with database.transaction(engine) as connection:
-            return end_changes(connection, execution_id, result, message)
+            return end_changes(connection, execution_id, result, message, evidence)
 
     return database.retry_deadlocks(write)
 

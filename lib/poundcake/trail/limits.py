@@ -28,6 +28,7 @@ from poundcake.trail.changes import (
     SUCCESSES,
     Change,
     ChangeResult,
+    dump_evidence,
     find_changes,
     is_granted,
     is_in_flight,
@@ -71,6 +72,7 @@ class ChangeRequest:
             if only storm_limit of the configuration applies.
         change: A description of the change for the report of a dry run; empty to use the action
             and the target.
+        evidence: What the checks saw, one line each.
     """
 
     request_id: str = ""
@@ -88,6 +90,7 @@ class ChangeRequest:
     at_once: int = 1
     storm: int = 0
     change: str = ""
+    evidence: tuple[str, ...] = ()
 
     @property
     def remediation_name(self) -> str:
@@ -508,6 +511,7 @@ def _write_decision(
         "result": "" if is_granted_now else ChangeResult.REFUSED,
         "refusal": cut(decision.refusal_name, changes.c.refusal),
         "reason": cut(decision.message, changes.c.reason),
+        "evidence": dump_evidence(request.evidence),
     }
     # A refused execution may ask again. Its latest decision is recorded.
     write_decision(connection, request.execution_id, alert.episode, values)
@@ -532,4 +536,5 @@ def _make_ending(
         target=situation.target,
         refusal=decision.refusal_name,
         message=decision.message,
+        evidence=request.evidence,
     )

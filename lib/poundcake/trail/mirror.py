@@ -14,6 +14,7 @@ from poundcake.stackstorm import (
     ExecutionStatus,
     StackStormApi,
     failure_reason,
+    fields,
     workflow_output,
 )
 from poundcake.trail import database
@@ -155,8 +156,17 @@ def _add_remediation_ending(connection: Connection, execution: Execution) -> Non
             execution_id=execution.id,
             remediation=str(parameters.get("remediation") or action or execution.action),
             action=action,
+            evidence=_read_evidence(execution),
         ),
     )
+
+
+def _read_evidence(execution: Execution) -> list[str]:
+    """Return the evidence in the report of a remediation, one line for each check or action."""
+    evidence = fields.value(execution.result, "output", "evidence")
+    results = list(evidence.values()) if isinstance(evidence, dict) else []
+    details = [r.get("detail") if isinstance(r, dict) else r for r in results]
+    return [detail for detail in details if isinstance(detail, str) and detail]
 
 
 def _column_values(execution: Execution) -> dict[str, Any]:

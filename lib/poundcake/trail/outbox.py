@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Row, func, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
+from poundcake.inert import one_line
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, database
@@ -30,6 +31,9 @@ LEASE = timedelta(minutes=1)
 """How long a claimed event is withheld from other endpoints."""
 LIMIT_RESET = timedelta(hours=1)
 """A limit is reported again once it has refused nothing for this long."""
+MAX_EVIDENCE = 3
+"""Maximum number of lines of evidence in an event."""
+_MAX_LINE = 200  # characters of a line of evidence
 MAX_EVENTS = 50
 """Maximum number of events in one claim."""
 _NAMESPACE = uuid.UUID("5a3e3f0a-0d0c-4a53-9f0e-5d6f6f1b7c11")  # of the ids of events
@@ -132,6 +136,7 @@ class RemediationEndedPayload(WorkflowEventPayload):
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change.
         message: What was done, or why nothing was done.
+        evidence: What the checks before the change and its verification saw, one line each.
     """
 
     result: str
@@ -139,6 +144,7 @@ class RemediationEndedPayload(WorkflowEventPayload):
     target: str
     refusal: str
     message: str
+    evidence: list[str]
 
 
 class ApprovalWantedPayload(WorkflowEventPayload):
@@ -146,12 +152,14 @@ class ApprovalWantedPayload(WorkflowEventPayload):
 
     Attributes:
         change: The change in words: action, parameters and target.
+        evidence: What the checks saw, one line each.
         approvers: The users who may approve it.
         until: When the request expires.
         inquiry_id: The inquiry to answer.
     """
 
     change: str
+    evidence: list[str]
     approvers: list[str]
     until: str
     inquiry_id: str
@@ -188,6 +196,7 @@ class Ending:
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change, or ''.
         message: What was done, or why nothing was done.
+        evidence: What the checks before the change and its verification saw.
         follows_change: Whether a change was granted. A workflow may first be refused a change and
             later be granted one; each of these endings has its own event.
     """
@@ -201,6 +210,7 @@ class Ending:
     target: str = ""
     refusal: str = ""
     message: str = ""
+    evidence: Sequence[str] = ()
     follows_change: bool = False
 
 
@@ -217,6 +227,7 @@ class ApprovalRequest:
         change: The change in words.
         approvers: The users who may approve it.
         until: When it expires.
+        evidence: What the checks saw.
     """
 
     inquiry_id: str
@@ -227,6 +238,7 @@ class ApprovalRequest:
     change: str
     approvers: Sequence[str]
     until: str
+    evidence: Sequence[str] = ()
 
 
 class Event(NamedTuple):
@@ -262,6 +274,7 @@ def add_ending(connection: Connection, ending: Ending) -> None:
         "target": ending.target,
         "refusal": ending.refusal,
         "message": message,
+        "evidence": shorten_evidence(ending.evidence),
         "open_incidents": _count_open(connection, alert.alert_name),
         "execution_id": ending.execution_id,
         "execution_url": execution.web_url,
@@ -284,6 +297,7 @@ def add_approval_request(connection: Connection, request: ApprovalRequest) -> No
         "summary": f"{_title(alert)}: {summary}",
         "command": f"st2 inquiry respond {request.inquiry_id}",
         "change": request.change,
+        "evidence": shorten_evidence(request.evidence),
         "approvers": list(request.approvers),
         "until": request.until,
         "inquiry_id": request.inquiry_id,
@@ -343,6 +357,11 @@ def describe_limit(limit: Limit, alert_name: str, remediation: str = "") -> str:
         Limit.BREAKER: f"{remediation}: too many failures in a row",
     }
     return f"{texts[limit]}, so nothing is changed"
+
+
+def shorten_evidence(lines: Sequence[str]) -> list[str]:
+    """Return the first MAX_EVIDENCE lines of evidence, each as one line of limited length."""
+    return [one_line(line)[:_MAX_LINE] for line in lines[:MAX_EVIDENCE]]
 
 
 def show_command(episode: str) -> str:

@@ -33,7 +33,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions, which every writer needs.
-VERSION = 10
+VERSION = 12
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. They are built last, because indexing a long history is slow.
 INDEX_REVISIONS = (4, 7)
@@ -300,6 +300,9 @@ changes = Table(
     Column("reason", String(512), nullable=False),
     # When a person released the change, so that limits no longer count it.
     Column("released_at", UtcDateTime),
+    # What the checks before the change and its verification saw, as a JSON list of lines. NULL in
+    # rows of earlier revisions.
+    Column("evidence", Text),
     UniqueConstraint("st2_execution_id", "episode", name="uq_poundcake_changes_execution"),
     Index("ix_poundcake_changes_target", "target", "decided_at"),
     Index("ix_poundcake_changes_remediation", "remediation", "decided_at"),

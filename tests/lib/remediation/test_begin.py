@@ -11,6 +11,7 @@ from poundcake.inert import make_inert
 from poundcake.remediation.begin import DEFAULT, HOST_DOWN, Alert, Request, decide
 from poundcake.remediation.checks import TcpResult, TcpState
 from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.safety import ConditionsResult
 from poundcake.remediations import Mode
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.pause import Pause
@@ -58,6 +59,7 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
         "stage": "remediate",
         "message": "",
         "refusal": "",
+        "evidence": [],
         "settle_seconds": 0,
         "reservation": {
             "remediation": "nginx",
@@ -253,19 +255,22 @@ def test_the_limits_of_an_entry_are_passed_to_the_reservation():
 def test_an_unfulfilled_condition_ends_the_workflow_without_failing_it(mode, stage, message):
     checked_entries = []
 
-    def find_objection(entry):
+    def check_conditions(entry):
         checked_entries.append(entry.name)
-        return "web-1 answers"
+        return ConditionsResult("web-1 answers", ("the alert is firing", "web-1 answers"))
 
     entry = {**ENTRY, "mode": mode, "check": ["tcp:22"]}
     configuration = load({**PERMISSIVE_CONFIG, "remediations": [entry]})
-    alert = Alert(LABELS, situation_reader(LABELS), find_objection)
+    alert = Alert(LABELS, situation_reader(LABELS), check_conditions)
     decision = decide(configuration, alert, Request(remediation="nginx"))
     assert (decision.may_reserve, decision.stage) == (False, stage)
     assert decision.message.startswith(message)
     assert decision.report().status == "succeeded"
     assert checked_entries == ([] if mode == "evidence" else ["nginx"])
     assert ("but not now: web-1 answers" in decision.message) == (mode == "dry_run")
+    ending = decision.build_ending(Request(remediation="nginx"), ChangeRequest())
+    evidence = [] if mode == "evidence" else ["the alert is firing", "web-1 answers"]
+    assert ending.evidence == decision.as_dict()["evidence"] == evidence
 
 
 def test_the_conditions_of_a_host_that_may_not_be_changed_are_not_checked():
@@ -279,7 +284,7 @@ def test_the_conditions_of_a_host_that_may_not_be_changed_are_not_checked():
 
 def test_fulfilled_conditions_permit_a_change():
     configuration = load({**PERMISSIVE_CONFIG, "remediations": [ENTRY_WITH_CHECK]})
-    alert = Alert(LABELS, situation_reader(LABELS), lambda entry: "")
+    alert = Alert(LABELS, situation_reader(LABELS), lambda _: ConditionsResult())
     assert decide(configuration, alert, Request(remediation="nginx")).may_change
 
 

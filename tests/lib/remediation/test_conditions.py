@@ -8,19 +8,23 @@ import pytest
 
 from poundcake.config import ConfigError
 from poundcake.remediation.checks import TcpResult, TcpState
-from poundcake.remediation.conditions import CheckedAlert, find_objection
+from poundcake.remediation.conditions import CheckedAlert, check_conditions
 from poundcake.remediations import read_remediations
 from tests.lib.fake_prometheus import LABELS, FakePrometheus
 
 SERIES = {"instance": "web-1:9100", "job": "node"}
 
 
-def objection_to_change(*servers, labels=LABELS, **conditions):
+def objection_to_change(*servers, **options):
     """Return the objection of an entry's conditions, or '' if they permit a change."""
+    return check(*servers, **options).objection
+
+
+def check(*servers, labels=LABELS, **conditions):
     entry = {"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", **conditions}
     (remediation,), errors = read_remediations([entry])
     assert not errors
-    return find_objection(remediation, CheckedAlert.of(labels, "instance"), lambda: servers)
+    return check_conditions(remediation, CheckedAlert.of(labels, "instance"), lambda: servers)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +116,24 @@ def test_all_conditions_must_be_fulfilled():
     )
 
 
+def test_the_result_contains_what_each_check_saw(monkeypatch):
+    result = TcpResult(TcpState.NO_ANSWER, 0, 3.0, "web-1 does not answer")
+    monkeypatch.setattr("poundcake.remediation.conditions.check_host", lambda *_: result)
+    server = FakePrometheus("firing", series=[SERIES])
+    server.results["a"] = [2]
+    conditions = ["alert", "tcp", "tcp:22", "expression", "expression:a"]
+    assert check(server, check=conditions).evidence == (
+        "the alert is firing in http://prometheus.example",
+        "ports 22 and 9100 do not answer",
+        "port 22 does not answer",
+        "the expression of the alert is true in http://prometheus.example",
+        "the expression a is true: 2",
+    )
+    server.results["a"] = []
+    objection, evidence = check(server, check=["tcp:22"], only_if="a")
+    assert evidence == ("port 22 does not answer", objection)
+
+
 def test_an_unreadable_secret_prevents_a_change():
     def fail():
         raise ConfigError("prometheus, entry 1: /etc/secret: permission denied")
@@ -119,5 +141,5 @@ def test_an_unreadable_secret_prevents_a_change():
     (entry,), _ = read_remediations(
         [{"name": "x", "match": ["a=b"], "mode": "live", "action": "a.b", "check": ["alert"]}]
     )
-    objection = find_objection(entry, CheckedAlert.of(LABELS, "instance"), fail)
-    assert objection == "prometheus, entry 1: /etc/secret: permission denied"
+    result = check_conditions(entry, CheckedAlert.of(LABELS, "instance"), fail)
+    assert result.objection == "prometheus, entry 1: /etc/secret: permission denied"

@@ -11,7 +11,7 @@ from poundcake.host_checks import parse_host_check
 from poundcake.inert import make_inert
 from poundcake.remediation import host_facts
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.inspections import read_check, read_findings, read_objection
+from poundcake.remediation.inspections import read_check, read_conditions, read_findings
 from poundcake.remediation.polls import Change, CheckedAlert, poll
 from poundcake.remediation.report import build_report
 from poundcake.stackstorm import Execution, StackStormError
@@ -69,10 +69,14 @@ class FakeApi:
         return self.children
 
 
+def read_objection(api, checks):
+    return read_conditions(api, "e1", checks).objection
+
+
 def read_objection_of(check, result, status="succeeded", age=60):
     """Return the objection of a check with this result."""
     api = FakeApi((check, execution(result, "mypack.inspect", status, item=0, age=age)))
-    return read_objection(api, "e1", [check])
+    return read_objection(api, [check])
 
 
 class TestChecks:
@@ -133,8 +137,8 @@ class TestChecks:
         assert expected_reason in reason
 
     def test_a_check_that_has_not_run_prevents_a_change(self):
-        assert "it has not run" in read_objection(FakeApi(("cpu>95", None)), "e1", ["cpu>95"])
-        assert "was not checked for cpu above 95%" in read_objection(FakeApi(), "e1", ["cpu>95"])
+        assert "it has not run" in read_objection(FakeApi(("cpu>95", None)), ["cpu>95"])
+        assert "was not checked for cpu above 95%" in read_objection(FakeApi(), ["cpu>95"])
 
     def test_an_old_check_prevents_a_change(self):
         assert "more than 10 min ago" in read_objection_of("cpu>9", execution_result(CPU), age=601)
@@ -142,15 +146,15 @@ class TestChecks:
     def test_an_unavailable_stackstorm_prevents_a_change(self):
         api = FakeApi()
         api.now = api.get_children = lambda *_: raise_error(StackStormError("connection refused"))
-        assert "could not be read: connection refused" in read_objection(api, "e1", ["cpu>95"])
+        assert "could not be read: connection refused" in read_objection(api, ["cpu>95"])
 
     def test_a_change_needs_the_permission_of_every_check(self):
         api = FakeApi(
             ("cpu>95", execution(execution_result(CPU), item=0)),
             ("memory>95", execution(execution_result(MEMORY), item=1)),
         )
-        assert read_objection(api, "e1", ["cpu>95"]) == ""
-        assert "not more than 95%" in read_objection(api, "e1", ["cpu>95", "memory>95"])
+        assert read_objection(api, ["cpu>95"]) == ""
+        assert "not more than 95%" in read_objection(api, ["cpu>95", "memory>95"])
 
 
 def raise_error(error):
@@ -228,6 +232,9 @@ class TestEvidence:
         summary = host_facts.read_cpu(execution_result(CPU)).summary
         assert (report.status, report.stage, report.mutated) == ("succeeded", "evidence", False)
         assert report.message == f"{summary}; nothing is changed"
+        snapshot = "mypack.snapshot: (”queue”: [”((x))”])"
+        assert report.seen == (summary, snapshot, "mypack.broken: status failed: no route")
+        assert read_conditions(api, "e1", []) == ("", report.seen)
         assert report.evidence == {
             "poundcake.check_cpu": summary,
             "mypack.snapshot": "(”queue”: [”((x))”])",

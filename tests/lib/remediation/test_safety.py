@@ -10,6 +10,7 @@ import pytest
 
 from poundcake.config import load
 from poundcake.remediation.safety import (
+    ConditionsResult,
     Refusal,
     decide,
     find_entry_objection,
@@ -603,10 +604,11 @@ def read_entry(**overrides):
 def test_fulfilled_conditions_replace_a_recent_notification():
     request = ChangeRequest(action="linux.service")
     entry_with_check = read_entry(check=["alert"])
-    assert with_conditions(request, entry_with_check, "").check_failed is True
-    assert with_conditions(request, entry_with_check, "no").check_failed is False
+    fulfilled, unfulfilled = ConditionsResult(), ConditionsResult("no")
+    assert with_conditions(request, entry_with_check, fulfilled).check_failed is True
+    assert with_conditions(request, entry_with_check, unfulfilled).check_failed is False
     # The expression of only_if says nothing about the alert itself.
-    assert with_conditions(request, read_entry(only_if="up"), "").check_failed is False
+    assert with_conditions(request, read_entry(only_if="up"), fulfilled).check_failed is False
 
 
 @pytest.mark.parametrize(

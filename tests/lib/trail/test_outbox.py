@@ -126,10 +126,28 @@ class TestEndOfChanges:
             "target": "web-0",
             "refusal": "",
             "message": "nginx did not start",
+            "evidence": [],
             "open_incidents": 1,
             "execution_id": "e0",
             "execution_url": "",
         }
+
+    def test_the_evidence_is_kept_until_it_is_known_whether_the_alert_cleared(self, trail):
+        trail.link()
+        trail.reserve(evidence=("/var is 93% full", "the alert is firing"))
+        trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": {"verified": True}})
+        trail.sync()  # its workflow did not report
+        trail.change(changes, ended_at=ago(15 * 60 + 1))
+        trail.sync()
+        (payload,) = trail.read_payloads()
+        assert payload["result"] == "not_cleared"
+        assert payload["evidence"] == ["/var is 93% full", "the alert is firing"]
+
+    def test_the_evidence_of_a_report_has_up_to_three_short_lines(self, trail_with_change):
+        lines = ["/var is 93% full", "two\nlines", "x" * 500, "a fourth line"]
+        finish_changes(trail_with_change.engine, "e0", ChangeResult.FAILED, "why", lines)
+        (payload,) = trail_with_change.read_payloads()
+        assert payload["evidence"] == ["/var is 93% full", "two lines", "x" * 200]
 
     def test_the_change_of_a_cancelled_workflow_is_reported_as_failed(self, trail_with_change):
         trail_with_change.stackstorm.run("e0", "canceled", WORKFLOW)
@@ -165,8 +183,9 @@ class TestEndOfChanges:
 class TestRefusals:
     def test_a_refused_change_is_reported_once_with_its_reason(self, trail):
         for _ in range(2):
-            trail.reserve(config={"allowed_actions": ()})
+            trail.reserve(config={"allowed_actions": ()}, evidence=("the alert is firing",))
         (payload,) = trail.read_payloads()
+        assert payload["evidence"] == ["the alert is firing"]
         assert (payload["result"], payload["refusal"]) == ("refused", "action_not_allowed")
         assert "allowed_actions" in payload["message"]
         assert payload["summary"] == "HostDown web-0:9100: nothing was changed"
@@ -214,6 +233,15 @@ class TestEndWithoutChange:
         (payload,) = trail.read_payloads()
         assert (payload["result"], payload["message"]) == (result, "why")
         assert payload["remediation"] == WORKFLOW
+
+    def test_the_evidence_in_the_report_of_a_workflow_is_in_its_event(self, trail):
+        trail.link()
+        evidence = {"before": {"detail": "web-0 answers"}, "cpu>90": "5% busy", "after": {"x": 1}}
+        output = {**OUTPUT, "stage": "evidence", "evidence": evidence}
+        trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
+        trail.sync()
+        (payload,) = trail.read_payloads()
+        assert payload["evidence"] == ["web-0 answers", "5% busy"]
 
     @pytest.mark.parametrize("output", [{}, {**OUTPUT, "stage": "not_claimed"}])
     def test_an_execution_that_handled_nothing_is_not_reported(self, trail, output):
