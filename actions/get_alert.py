@@ -10,6 +10,7 @@ from pack_action import PackAction
 from poundcake.remediation import safety
 from poundcake.trail import queries
 from poundcake.trail.limits import ChangeRequest, read_situation
+from poundcake.trail.outbox import newest_evidence
 
 
 class GetAlert(PackAction):
@@ -23,4 +24,8 @@ class GetAlert(PackAction):
     def _read_alert(self, connection: Connection, request: ChangeRequest) -> dict[str, Any]:
         alert = queries.recorded_alert(connection, request.request_id, request.episode)
         situation = read_situation(connection, self.settings, request)
-        return {**alert, **safety.preview(self.settings, request, situation).as_dict()}
+        return {
+            **alert,
+            **safety.preview(self.settings, request, situation).as_dict(),
+            "evidence": newest_evidence(connection, alert["episode"]),
+        }

@@ -34,7 +34,8 @@ class Reserve(PackAction):
         if entry and configured_entry is None:
             objection = f"the configuration no longer has a valid remediation {entry}"
             request = replace(request, objection=objection)
-        if configured_entry and Mode.ASK in (configured_entry.mode, Mode(mode)):
+        asks = configured_entry and Mode.ASK in (configured_entry.mode, Mode(mode))
+        if configured_entry and asks and not request.preview:
             approval = read_approval(
                 self.stackstorm(), request.execution_id, configured_entry.approvers
             )
@@ -66,11 +67,13 @@ class Reserve(PackAction):
 
     def _with_host_checks(self, request: ChangeRequest, checks: Sequence[str]) -> ChangeRequest:
         """Return the request with the results of the checks of the host."""
-        if not checks:
+        if not checks and not request.preview:
             return request
         from poundcake.remediation.inspections import read_conditions
 
-        objection, evidence = read_conditions(self.stackstorm(), request.execution_id, checks)
+        objection, evidence = read_conditions(
+            self.stackstorm(), request.execution_id, checks, request.preview
+        )
         return replace(request, objection=objection, evidence=evidence, check_failed=not objection)
 
     def _reserve(

@@ -1091,6 +1091,27 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
+        "what the checks of the host found before the approval does not permit the change",
+        Becomes(INSPECTIONS + "INSPECT_TASK", "'inspect_first'"),
+        test(
+            INSPECTION_TESTS
+            + "TestChecks::test_the_inspections_before_the_approval_do_not_permit_the_change",
+        ),
+    ),
+    Defence(
+        "deciding whether to ask for an approval makes no change possible",
+        Edit(
+            "poundcake.trail.limits:_write_decision",
+            "request.preview and decision.may_change",
+            "False",
+        ),
+        test(
+            LIMITS_TESTS
+            + "TestActions::test_a_preview_decides_without_an_approval_and_counts_nothing",
+            "sqlite",
+        ),
+    ),
+    Defence(
         "an entry that was edited since the start permits no change",
         Edit(
             "poundcake.remediation.safety:find_entry_objection", "entry.action != action", "False"

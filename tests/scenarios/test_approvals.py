@@ -19,6 +19,15 @@ ENTRY = {
     "action": WORK,
     "with": {"note": "$note"},
 }
+SILENT_HOST = "198.51.100.3"  # an address for documentation, which nobody uses
+FACTS_NAME = "ScenarioApprovalWithFacts"
+FACTS_ENTRY = {
+    **ENTRY,
+    "name": "scenario-ask-with-facts",
+    "match": [f"alertname={FACTS_NAME}"],
+    "check": ["tcp:22"],
+    "evidence": [WORK],
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +35,18 @@ def asking_stack(armed_stack):
     """Return a stack with a remediation that waits a minute for an approval."""
     if armed_stack.is_live and not armed_stack.user_tokens:
         pytest.skip("live: POUNDCAKE_USER_TOKENS is not set")
-    with armed_stack.configured_remediations([ENTRY], approval_minutes=1):
+    with armed_stack.configured_remediations([ENTRY, FACTS_ENTRY], approval_minutes=1):
         yield armed_stack
 
 
 class PendingApproval:
     """A remediation that waits for an approval."""
 
-    def __init__(self, stack):
+    def __init__(self, stack, name=NAME, host=""):
         self.stack, self.note = stack, unique("note")
-        labels = {"alertname": NAME, "instance": unique("web") + ".test:9100", "note": self.note}
-        self.alert = alert(NAME, labels=labels)
+        instance = (host or unique("web") + ".test") + ":9100"
+        labels = {"alertname": name, "instance": instance, "note": self.note}
+        self.alert = alert(name, labels=labels)
         self.request_id = stack.send(notification(self.alert))
         trail = stack.wait_for_trail(
             self.request_id,
@@ -54,6 +64,12 @@ class PendingApproval:
     def respond(self, approve, user):
         body = {"id": self.inquiry["id"], "response": {"approve": approve}}
         self.stack.api(f"/inquiries/{self.inquiry['id']}", "PUT", body, user=user)
+
+    def payloads(self, trigger):
+        """Return the payloads of the events about it."""
+        instances = self.stack.list_all("/triggerinstances", trigger=f"poundcake.{trigger}")
+        payloads = [instance["payload"] for instance in instances]
+        return [p for p in payloads if p["request_id"] == self.request_id]
 
     def wait_for_end(self):
         """Wait until the workflow has ended, and return its execution."""
@@ -105,14 +121,27 @@ def test_a_refused_change_is_not_made(asking_stack, approval):
     assert "ben refused the approval" in approval.wait_for_refusal()
 
 
+def test_an_approver_is_asked_with_what_the_checks_saw(asking_stack):
+    """Case A36: the conditions are checked and the evidence is collected before the request."""
+    approval = PendingApproval(asking_stack, FACTS_NAME, SILENT_HOST)
+    seen = approval.execution_view["message"].partition("; seen: ")[2]
+    assert seen.startswith("port 22 does not answer; poundcake_scenarios.work: (")
+    asking_stack.run("poundcake.sync")
+    (approval_wanted,) = asking_stack.wait_until(lambda: approval.payloads("approval_wanted"))
+    assert "; ".join(approval_wanted["evidence"]) == seen
+    episode = approval_wanted["episode"]
+    alert_view = asking_stack.run(
+        "poundcake.get_alert", request_id=approval.request_id, episode=episode
+    )
+    assert alert_view["evidence"] == approval_wanted["evidence"]
+    approval.respond(True, "anna")
+    assert approval.wait_for_end()["message"] == "approved by anna; the action succeeded"
+    assert len(asking_stack.work_executions(approval.note)) == 1
+
+
 def test_triggers_report_the_request_for_approval_and_its_end(asking_stack, approval):
     """Case A36: the triggers for notifications."""
-
-    def payloads(trigger):
-        instances = asking_stack.list_all("/triggerinstances", trigger=f"poundcake.{trigger}")
-        all_payloads = [instance["payload"] for instance in instances]
-        return [p for p in all_payloads if p["request_id"] == approval.request_id]
-
+    payloads = approval.payloads
     asking_stack.run("poundcake.sync")
     (approval_wanted,) = asking_stack.wait_until(lambda: payloads("approval_wanted"))
     assert approval_wanted["inquiry_id"] == approval.inquiry["id"]

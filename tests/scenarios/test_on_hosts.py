@@ -228,6 +228,14 @@ FULL_DISK = {
     "evidence": ["poundcake.check_memory", WORK],
     "wait": 8,
 }
+ASKED_DISK = {
+    **FULL_DISK,
+    "name": "scenario-asked-disk",
+    "match": ["alertname=ScenarioAskedDisk"],
+    "mode": "ask",
+    "approvers": ["anna"],
+    "evidence": ["poundcake.check_memory"],
+}
 FILL = "head -c 9000000 /dev/zero >{0}.log"
 AGE = "touch -d '10 days ago' {0}.log"
 
@@ -240,7 +248,7 @@ def remediating_stack(armed_stack, test_host):
         "ssh_user": "root",
         "ssh_key_file": test_host.key_file,
     }
-    with armed_stack.configured_remediations([FULL_DISK], **changed_keys):
+    with armed_stack.configured_remediations([FULL_DISK, ASKED_DISK], **changed_keys):
         yield armed_stack
 
 
@@ -282,6 +290,104 @@ def test_a_disk_is_cleaned_only_if_it_is_full_and_the_result_is_verified(remedia
     assert files == ["new.log"]
     assert actions.count("poundcake.check_disk") > 2
     assert actions.count("poundcake.on_host") == 1
+
+
+class TestApprovals:
+    """The host is inspected before the approval is requested, and again after the answer."""
+
+    NAME = "ScenarioAskedDisk"
+
+    def prepare_disk(self, host, *commands):
+        host.run("mkdir -p /srv/app/logs; cd /srv/app/logs; rm -f *; " + "; ".join(commands))
+
+    def wait_for_inquiry(self, stack, host):
+        """Send an alert about a full disk, and return its workflow and the inquiry."""
+        if stack.is_live and not stack.user_tokens:
+            pytest.skip("live: POUNDCAKE_USER_TOKENS is not set")
+        self.prepare_disk(host, FILL.format("old"), AGE.format("old"))
+        labels = {"alertname": self.NAME, "instance": f"{host.address}:9100", "note": unique("n")}
+        trail = stack.wait_for_trail(
+            stack.send(notification(alert(self.NAME, labels=labels))),
+            lambda t: [e for e in t["stackstorm_executions"] if e["status"] == "paused"],
+        )
+        (execution,) = trail["stackstorm_executions"]
+        children = stack.api(f"/executions/{execution['st2_execution_id']}/children")
+        (inquiry,) = [child for child in children if child["action"]["ref"] == "core.ask"]
+        return execution, inquiry
+
+    def approve(self, stack, execution, inquiry):
+        """Approve the change, and return the report and the actions of the workflow."""
+        body = {"id": inquiry["id"], "response": {"approve": True}}
+        stack.api(f"/inquiries/{inquiry['id']}", "PUT", body, user="anna")
+        report = stack.wait_until_ended(execution["st2_execution_id"])["result"]["output"]
+        children = stack.api(f"/executions/{execution['st2_execution_id']}/children")
+        return report, [child["action"]["ref"] for child in children]
+
+    def test_nobody_is_asked_to_clean_a_disk_that_is_not_full(self, remediating_stack, host):
+        """Case A36: a check of the host does not permit the change."""
+        self.prepare_disk(host, AGE.format("old"))
+        trail = send_alert(remediating_stack, host, self.NAME)
+        path = "/executions/" + trail["stackstorm_executions"][0]["st2_execution_id"]
+        actions = [child["action"]["ref"] for child in remediating_stack.api(path + "/children")]
+        report = remediating_stack.api(path)["result"]["output"]
+        assert (report["status"], report["stage"]) == ("succeeded", "refused"), report
+        assert "(not more than 50%)" in report["message"]
+        assert sorted(actions) == [
+            "poundcake.begin",
+            "poundcake.check_disk",
+            "poundcake.check_memory",
+            "poundcake.report",
+            "poundcake.reserve",
+        ]
+
+        def ended_events():
+            instances = remediating_stack.list_all(
+                "/triggerinstances", trigger="poundcake.remediation_ended"
+            )
+            payloads = [instance["payload"] for instance in instances]
+            return [p for p in payloads if p["request_id"] == trail["request_id"]]
+
+        (event,) = remediating_stack.wait_until(ended_events)
+        assert (event["result"], event["refusal"]) == ("refused", "not_confirmed")
+        assert "(not more than 50%)" in event["evidence"][0]
+
+    def test_an_approver_sees_how_full_the_disk_is(self, remediating_stack, host):
+        """Case A36: the views show what the checks of the host saw."""
+        execution, inquiry = self.wait_for_inquiry(remediating_stack, host)
+        assert "; seen: /srv is " in execution["message"]
+        assert "(more than 50%)" in execution["message"]
+        assert "available; largest: " in execution["message"]
+        report, actions = self.approve(remediating_stack, execution, inquiry)
+        assert (report["status"], report["stage"]) == ("succeeded", "done"), report
+        assert report["message"].startswith("approved by anna; /srv is ")
+        assert host.run("ls /srv/app/logs") == ""
+        assert (
+            actions.count("poundcake.check_disk") >= 3
+        )  # before the request and the change, after it
+
+    def test_a_disk_that_a_person_cleans_in_the_meantime_is_not_cleaned(
+        self, remediating_stack, host
+    ):
+        """Case A36: the host is inspected again after the answer."""
+        execution, inquiry = self.wait_for_inquiry(remediating_stack, host)
+        self.prepare_disk(host, AGE.format("kept"))
+        report, actions = self.approve(remediating_stack, execution, inquiry)
+        assert (report["status"], report["stage"]) == ("succeeded", "refused"), report
+        assert "(not more than 50%)" in report["message"]
+        assert "poundcake.on_host" not in actions
+        assert host.run("ls /srv/app/logs").split() == ["kept.log"]
+
+    def test_nobody_is_asked_if_the_host_cannot_be_inspected(self, remediating_stack):
+        """Case A36: a check of the host fails."""
+        address = "198.51.100.3" if remediating_stack.is_live else "silent-1.invalid"
+        labels = {"alertname": self.NAME, "instance": f"{address}:9100", "note": unique("note")}
+        request_id = remediating_stack.send(notification(alert(self.NAME, labels=labels)))
+        (execution,) = remediating_stack.wait_until_completed(request_id)["stackstorm_executions"]
+        assert (execution["status"], execution["stage"]) == ("succeeded", "refused")
+        assert (
+            "the host could not be checked for disk:/srv/app/logs above 50%"
+            in (execution["message"])
+        )
 
 
 def test_shipped_remediations_run_on_the_alerts_host(remediating_stack, host):

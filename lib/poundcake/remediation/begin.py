@@ -166,7 +166,10 @@ class Decision:
 
     @property
     def next_task(self) -> str:
-        """The workflow's next task, or '' if it ends."""
+        """The workflow's next task, or '' if it ends.
+
+        Before the task `approve`, the workflow inspects the host if there are `inspections`.
+        """
         if not self.may_reserve:
             return INSPECT_TASK if self.inspections else ""
         if self.approvers:

@@ -28,6 +28,8 @@ from poundcake.stackstorm import (
 BEGIN_TASK = "begin"
 INSPECT_TASK = "inspect"
 """The task of poundcake.remediate that runs the inspections, one item each."""
+INSPECT_FIRST_TASK = "inspect_first"
+"""The task that runs them before a person is asked for approval."""
 
 _MAX_EVIDENCE = 2000  # characters
 _MAX_AGE_MINUTES = 10
@@ -141,16 +143,21 @@ class Finding(NamedTuple):
         return is_host_check(self.name)
 
 
-def read_conditions(api: Api, execution_id: str, checks: Sequence[str]) -> ConditionsResult:
+def read_conditions(
+    api: Api, execution_id: str, checks: Sequence[str], before_approval: bool = False
+) -> ConditionsResult:
     """Return whether the checks of a host permit a change, and what the inspections saw.
 
     Args:
         api: StackStorm's API.
         execution_id: The workflow's execution.
         checks: The checks of the entry, such as `disk:/var>90`. All of them must be true.
+        before_approval: Whether to read the inspections before the approval instead of those
+            immediately before the change.
     """
+    task = INSPECT_FIRST_TASK if before_approval else INSPECT_TASK
     try:
-        findings = read_findings(api.get_children(execution_id))
+        findings = read_findings(api.get_children(execution_id), task)
         parsed_checks = [parse_host_check(text) for text in checks]
         now = api.now()
     except (StackStormError, ValueError) as error:
@@ -177,13 +184,14 @@ def _find_objection(checks: Sequence[HostCheck], findings: Sequence[Finding], no
     return ""
 
 
-def read_findings(executions: Sequence[Execution]) -> list[Finding]:
+def read_findings(executions: Sequence[Execution], task: str = INSPECT_TASK) -> list[Finding]:
     """Return the results of the inspections of a workflow, in the order of poundcake.begin's list.
 
     Args:
         executions: The executions of the workflow's tasks.
+        task: The task that ran the inspections.
     """
-    by_item = {e.item_id: e for e in executions if e.task_name == INSPECT_TASK}
+    by_item = {e.item_id: e for e in executions if e.task_name == task}
     inspections = _read_inspections(executions)
     return [
         _create_finding(inspection, by_item.get(number))

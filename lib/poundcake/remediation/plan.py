@@ -241,6 +241,7 @@ def _describe_entry(
         "name": entry.name,
         "mode": str(entry.mode),
         "approvers": list(decision.approvers),
+        "inspects_first": bool(decision.approvers and decision.inspections),
         "started_by": list(starting_rules),
         "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
         "change": live_decision.change or decision.change,
@@ -342,7 +343,8 @@ def _format_entry(entry: Mapping[str, Any]) -> list[str]:
     conditions = [*entry["check"], *filter(None, [entry["only_if"]])]
     steps = {
         "change": entry["change"],
-        "asks first": ", ".join(entry["approvers"]),
+        "asks first": ", ".join(entry["approvers"])
+        + (", after the host has been inspected" if entry["inspects_first"] else ""),
         "only if": " and ".join(conditions) if entry["change"] else "",
         "checks": "" if entry["change"] else ", ".join(conditions),
         "verified by": entry["verify"] if entry["change"] else "",

@@ -11,7 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol, Sequence
 
 from poundcake.remediation.checks import TcpState
-from poundcake.remediation.inspections import INSPECT_TASK, Finding, read_findings
+from poundcake.remediation.inspections import (
+    INSPECT_FIRST_TASK,
+    INSPECT_TASK,
+    Finding,
+    read_findings,
+)
 from poundcake.remediation.safety import Refusal
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
@@ -21,6 +26,7 @@ from poundcake.trail.changes import ChangeResult
 from poundcake.trail.outbox import MAX_EVIDENCE
 
 _OWN_ACTIONS = "poundcake."
+_PREVIEW_TASK = "preview"  # it decides whether a person is asked for approval
 _SUCCEEDED = "succeeded"
 _FAILED = "failed"
 
@@ -68,7 +74,11 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         execution_id: The id of the workflow's execution.
     """
     executions = stackstorm.get_children(execution_id)
-    tasks, findings = _Tasks(executions), read_findings(executions)
+    tasks = _Tasks(executions)
+    # Before an approval, only the first inspections have run.
+    is_before_approval = tasks.execution(INSPECT_TASK) is None
+    inspect_task = INSPECT_FIRST_TASK if is_before_approval else INSPECT_TASK
+    findings = read_findings(executions, inspect_task)
     checks = {"before": tasks.host_check, "after": tasks.result(VERIFY_TASK)}
     ending = _determine_ending(tasks, findings)
     return Report(
@@ -147,12 +157,9 @@ def _determine_ending(tasks: _Tasks, findings: Sequence[Finding]) -> _Ending:
             ending = ending._replace(message=f"approved by {approved_by}; {ending.message}")
         return ending
     if tasks.execution("reserve"):
-        return _ending_without_reservation(tasks)
-    if tasks.execution(APPROVAL_TASK):
-        message = (
-            "nobody could be asked for approval, so nothing was changed; the task approve says why"
-        )
-        return _Ending(False, Stage.REFUSED, message)
+        return _ending_without_reservation(tasks, "reserve")
+    if tasks.execution(APPROVAL_TASK) or tasks.execution(_PREVIEW_TASK):
+        return _ending_without_approval(tasks)
     if not tasks.permission:
         return _Ending(False, Stage.ALERT, "the alert could not be read; the task alert says why")
     if tasks.execution(INSPECT_TASK):
@@ -160,12 +167,12 @@ def _determine_ending(tasks: _Tasks, findings: Sequence[Finding]) -> _Ending:
     return _ending_without_begin(tasks)
 
 
-def _ending_without_reservation(tasks: _Tasks) -> _Ending:
-    """Return the ending of a workflow whose change was refused."""
-    decision = tasks.result("reserve")
+def _ending_without_reservation(tasks: _Tasks, task: str) -> _Ending:
+    """Return the ending of a workflow whose change was refused by a task."""
+    decision = tasks.result(task)
     if not decision:
         message = (
-            "the change could not be reserved, so nothing was changed; the task reserve says why"
+            f"the change could not be reserved, so nothing was changed; the task {task} says why"
         )
         return _Ending(False, Stage.REFUSED, message)
     if decision.get("host_check") and decision.get("refusal") == Refusal.NOT_CONFIRMED:
@@ -173,6 +180,16 @@ def _ending_without_reservation(tasks: _Tasks) -> _Ending:
     # A refusal by a limit is not a failure of the workflow.
     message = _with_host_check(tasks, str(decision["message"]))
     return _Ending(True, Stage(decision["stage"]), message)
+
+
+def _ending_without_approval(tasks: _Tasks) -> _Ending:
+    """Return the ending of a workflow that did not get as far as an answer."""
+    if not tasks.execution(APPROVAL_TASK):
+        return _ending_without_reservation(tasks, _PREVIEW_TASK)
+    message = (
+        "nobody could be asked for approval, so nothing was changed; the task approve says why"
+    )
+    return _Ending(False, Stage.REFUSED, message)
 
 
 def _ending_of_unconfirmed_host(check: dict[str, Any]) -> _Ending:

@@ -288,7 +288,7 @@ def with_conditions(
     return replace(
         request,
         objection=result.objection,
-        evidence=(*request.evidence, *result.evidence),
+        evidence=(*result.evidence, *request.evidence),
         check_failed=is_confirmed or request.check_failed,
     )
 

@@ -23,7 +23,12 @@ from poundcake.stackstorm import (
 )
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.outbox import ApprovalRequest, add_approval_request, unreported_approvals
+from poundcake.trail.outbox import (
+    ApprovalRequest,
+    add_approval_request,
+    shorten_evidence,
+    unreported_approvals,
+)
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
@@ -189,17 +194,21 @@ def find_pending_approval(children: Sequence[Execution]) -> Execution | None:
     return None
 
 
-def describe(inquiry: Execution, approval_minutes: int) -> str:
-    """Return who may answer a request for approval, until when, and how.
+def describe(inquiry: Execution, approval_minutes: int, evidence: Sequence[str] = ()) -> str:
+    """Return who may answer a request for approval, until when, how, and what the checks saw.
 
     Args:
         inquiry: The request.
         approval_minutes: How long a request waits for an answer.
+        evidence: What the checks saw.
     """
     approvers = ", ".join(_approvers(inquiry)) or "nobody"
     until = _format_deadline(inquiry, approval_minutes)
     deadline = f" until {until}" if until else ""
-    return f"waits for the approval of {approvers}{deadline}: st2 inquiry respond {inquiry.id}"
+    seen = f"; seen: {'; '.join(shorten_evidence(evidence))}" if evidence else ""
+    return (
+        f"waits for the approval of {approvers}{deadline}: st2 inquiry respond {inquiry.id}{seen}"
+    )
 
 
 def _approvers(inquiry: Execution) -> list[str]:

@@ -73,6 +73,8 @@ class ChangeRequest:
         change: A description of the change for the report of a dry run; empty to use the action
             and the target.
         evidence: What the checks saw, one line each.
+        preview: Whether to decide only if an approver may be asked, so that a change that may be
+            made is neither recorded nor counted.
     """
 
     request_id: str = ""
@@ -91,6 +93,7 @@ class ChangeRequest:
     storm: int = 0
     change: str = ""
     evidence: tuple[str, ...] = ()
+    preview: bool = False
 
     @property
     def remediation_name(self) -> str:
@@ -494,7 +497,7 @@ def _write_decision(
     decision: Decision,
 ) -> None:
     """Write the decision, unless the execution had already been granted its change."""
-    if situation.own_change:
+    if situation.own_change or (request.preview and decision.may_change):
         return
     is_granted_now, now = decision.may_change, situation.now
     values = {

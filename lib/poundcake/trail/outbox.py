@@ -308,6 +308,21 @@ def add_approval_request(connection: Connection, request: ApprovalRequest) -> No
     _insert(connection, EventKind.APPROVAL_WANTED, request.episode, now, payload)
 
 
+def newest_evidence(connection: Connection, episode: str) -> list[str]:
+    """Return the evidence in the newest event of an episode, or [] if it has none."""
+    payload = connection.scalar(
+        select(events.c.payload)
+        .where(
+            events.c.subject == cut(episode, events.c.subject),
+            events.c.kind.in_((EventKind.APPROVAL_WANTED, EventKind.REMEDIATION_ENDED)),
+        )
+        .order_by(events.c.at.desc())
+        .limit(1)
+    )
+    evidence = json.loads(payload).get("evidence", []) if payload else []
+    return [str(line) for line in evidence]
+
+
 def unreported_approvals(connection: Connection, inquiry_ids: Sequence[str]) -> set[str]:
     """Return the inquiries whose requests for approval have no event yet."""
     inquiries_by_event = {event_id(_approval_fact(name)): name for name in inquiry_ids}

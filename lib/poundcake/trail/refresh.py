@@ -15,7 +15,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.approvals import describe, find_pending_approval
+from poundcake.trail.approvals import describe, find_pending_approval, read_evidence
 from poundcake.trail.queries.rows import message_with_note, status_with_note
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
@@ -61,11 +61,12 @@ def _show_approvals(
     waiting_rows = [row for row in rows if row["status"] in WAITING and "message" in row]
     for row in waiting_rows[:_MAX_APPROVALS]:
         try:
-            inquiry = find_pending_approval(stackstorm.get_children(row["st2_execution_id"]))
+            children = stackstorm.get_children(row["st2_execution_id"])
         except StackStormError:
             return  # the view already says that the API is unavailable
+        inquiry = find_pending_approval(children)
         if inquiry:
-            row["message"] = describe(inquiry, approval_minutes)
+            row["message"] = describe(inquiry, approval_minutes, read_evidence(children))
 
 
 def _executions_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:

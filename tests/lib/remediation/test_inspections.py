@@ -148,6 +148,14 @@ class TestChecks:
         api.now = api.get_children = lambda *_: raise_error(StackStormError("connection refused"))
         assert "could not be read: connection refused" in read_objection(api, ["cpu>95"])
 
+    def test_the_inspections_before_the_approval_do_not_permit_the_change(self):
+        summary = host_facts.read_cpu(execution_result(CPU)).summary
+        first = execution(execution_result(CPU), item=0, task="inspect_first")
+        api = FakeApi(("cpu>95", first))
+        result = read_conditions(api, "e1", ["cpu>95"], before_approval=True)
+        assert result == ("", (f"{summary} (more than 95%)",))
+        assert "it has not run" in read_objection(api, ["cpu>95"])
+
     def test_a_change_needs_the_permission_of_every_check(self):
         api = FakeApi(
             ("cpu>95", execution(execution_result(CPU), item=0)),

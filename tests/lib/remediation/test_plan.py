@@ -95,6 +95,7 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
         "name": "nginx",
         "mode": "live",
         "approvers": [],
+        "inspects_first": False,
         "started_by": ["poundcake.remediate"],
         "would_change": True,
         "change": "linux.service with act=restart on web-1",
@@ -163,6 +164,13 @@ def test_a_plan_in_mode_ask_lists_the_approvers():
     lines = as_text(plan_view).splitlines()
     assert lines[1].startswith("WOULD ASK  ServiceDown")
     assert "  asks first: anna, ben" in lines
+
+
+def test_a_plan_in_mode_ask_shows_that_the_host_is_inspected_before_the_approval():
+    entry = {**ENTRY, "mode": "ask", "approvers": ["anna"], "check": ["memory>90"]}
+    plan_view = make_plan(entries=[entry])
+    assert plan_view["remediation"]["inspects_first"] is True
+    assert "  asks first: anna, after the host has been inspected" in as_text(plan_view)
 
 
 def test_a_plan_shows_what_is_checked_verified_and_collected():

@@ -316,6 +316,28 @@ def test_a_workflow_that_could_not_ask_for_approval_is_a_failure():
     )
 
 
+@pytest.mark.parametrize(
+    "decision, status, message",
+    [
+        ({**STORM, "refusal": "not_confirmed"}, "succeeded", STORM["message"]),
+        ("failed", "failed", "the change could not be reserved, so nothing was changed; the task"),
+    ],
+)
+def test_a_change_that_is_refused_before_the_approval_is_reported(decision, status, message):
+    result = report(begin=BEGIN_RESULT, inspect_first=RAN, preview=decision)
+    assert (result["status"], result["stage"], result["mutated"]) == (status, "refused", False)
+    assert result["message"].startswith(message)
+
+
+def test_the_report_for_the_event_has_the_checks_and_then_the_verification():
+    seen = ["the alert is firing", "port 22 does not answer", "/var is 93% full"]
+    poll = {"done": True, "cleared": True, "detail": "web-1 answers on port 22"}
+    tasks = {"begin": BEGIN_RESULT, "reserve": {**GRANTED, "evidence": seen}, "remediate": RAN}
+    assert build_report(FakeApi(**tasks), "the-workflow").seen == tuple(seen)
+    verified_report = build_report(FakeApi(**tasks, verify=poll), "the-workflow")
+    assert verified_report.seen == (*seen[:2], "web-1 answers on port 22")
+
+
 def test_the_report_shows_who_approved_the_change():
     result = report(begin=BEGIN_RESULT, reserve={**GRANTED, "approved_by": "anna"}, remediate=RAN)
     assert result["message"] == "approved by anna; the action succeeded"

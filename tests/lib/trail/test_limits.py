@@ -537,6 +537,33 @@ class TestActions:
         assert (second["may_change"], second["refusal"]) == (False, "episode_taken")
         assert "execution e1 makes a change for this episode" in second["message"]
 
+    def test_a_preview_decides_without_an_approval_and_counts_nothing(
+        self, engine, run, monkeypatch
+    ):
+        def read_findings(api, execution_id, checks, before_approval):
+            assert before_approval
+            return self.findings
+
+        monkeypatch.setattr("pack_action.PackAction.stackstorm", lambda _: None)
+        monkeypatch.setattr("poundcake.remediation.inspections.read_conditions", read_findings)
+        entry = {"name": "x", "match": ["alertname=HostDown"], "action": ACTION}
+        entry.update(mode="ask", approvers=["anna"], check=["memory>90"])
+        parameters = {"action": ACTION, "execution_id": "e1", "entry": "x", "preview": True}
+        parameters["host_checks"] = ["memory>90"]
+        self.findings = safety.ConditionsResult("", ("93% of the memory used",))
+        decision = run("reserve", {"remediations": [entry]}, **parameters)
+        assert (decision["may_change"], decision["approved_by"]) == (True, "")
+        assert decision["evidence"] == ["93% of the memory used"]
+        assert read_rows(engine) == []
+        self.findings = safety.ConditionsResult("5% used", ("5% used",))
+        decision = run("reserve", {"remediations": [entry]}, **parameters)
+        assert (decision["may_change"], decision["refusal"]) == (False, "not_confirmed")
+        (change,) = read_rows(engine)
+        assert (change.result, change.reason[:7]) == ("refused", "5% used")
+        (event,) = read_rows(engine, events)
+        payload = json.loads(event.payload)
+        assert (payload["result"], payload["evidence"]) == ("refused", ["5% used"])
+
     def test_no_change_is_granted_without_the_database(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr(database, "retry_while_unavailable", lambda work, seconds: work())
         missing_database = {"database_url": f"sqlite:///{tmp_path}/missing.sqlite"}

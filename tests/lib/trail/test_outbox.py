@@ -392,10 +392,25 @@ class TestApprovals:
         assert payload["command"] == "st2 inquiry respond i1"
         assert (payload["inquiry_id"], payload["execution_id"]) == ("i1", "e0")
         assert payload["change"] == "linux.service on web-0"
+        assert payload["evidence"] == []
         assert payload["summary"] == (
             "HostDown web-0:9100: linux.service on web-0 waits for approval until "
             f"{payload['until']} (by anna, ben)"
         )
+
+    def test_a_request_for_approval_shows_what_the_last_checks_saw(self, trail_with_inquiry):
+        for name, evidence in (("begin", ["old"]), ("reserve", ["/var is 93% full"])):
+            result = {"result": {"evidence": evidence}}
+            trail_with_inquiry.stackstorm.run(
+                name, "succeeded", f"poundcake.{name}", parent="e0", result=result
+            )
+        trail_with_inquiry.sync()
+        (payload,) = trail_with_inquiry.read_payloads("approval_wanted")
+        assert payload["evidence"] == ["/var is 93% full"]
+        with database.reading(trail_with_inquiry.engine) as connection:
+            episode = trail_with_inquiry.incidents[0].episode
+            assert outbox.newest_evidence(connection, episode) == payload["evidence"]
+            assert outbox.newest_evidence(connection, "another") == []
 
     def test_the_inquiry_of_a_cancelled_workflow_is_not_reported(self, trail_with_inquiry):
         trail_with_inquiry.stackstorm.run("e0", "canceled", WORKFLOW)

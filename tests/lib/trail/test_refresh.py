@@ -244,9 +244,13 @@ def test_an_execution_that_waits_for_an_approval_shows_who_may_answer(engine, op
         "context": {"orquesta": {"task_name": "approve"}},
         "result": {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
     }
-    stackstorm_api = StubStackStorm({"e1": {"status": "paused"}}, [inquiry])
+    evidence = ["the alert is firing", "ports 22 and 9100 do not answer"]
+    begin = {"id": "b", "action": {"ref": "poundcake.begin"}}
+    begin["result"] = {"result": {"evidence": evidence}}
+    stackstorm_api = StubStackStorm({"e1": {"status": "paused"}}, [begin, inquiry])
     answer, execution = next(iterate_views(engine, open_request))
     refresh.refresh_open_executions(stackstorm_api, answer, 30)
     assert execution["message"] == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
+        "; seen: the alert is firing; ports 22 and 9100 do not answer"
     )
