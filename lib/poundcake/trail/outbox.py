@@ -132,6 +132,8 @@ class RemediationEndedPayload(WorkflowEventPayload):
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change.
         message: What was done, or why nothing was done.
+        retry_at: When a refused change is tried again if its incident is still open; empty if it
+            is not tried again.
     """
 
     result: str
@@ -139,6 +141,7 @@ class RemediationEndedPayload(WorkflowEventPayload):
     target: str
     refusal: str
     message: str
+    retry_at: str
 
 
 class ApprovalWantedPayload(WorkflowEventPayload):
@@ -188,6 +191,7 @@ class Ending:
         target: What was changed, or would have been changed.
         refusal: The name of the control that refused the change, or ''.
         message: What was done, or why nothing was done.
+        retry_at: When sync tries the refused change again, or None.
         follows_change: Whether a change was granted. A workflow may first be refused a change and
             later be granted one; each of these endings has its own event.
     """
@@ -201,6 +205,7 @@ class Ending:
     target: str = ""
     refusal: str = ""
     message: str = ""
+    retry_at: datetime | None = None
     follows_change: bool = False
 
 
@@ -262,6 +267,7 @@ def add_ending(connection: Connection, ending: Ending) -> None:
         "target": ending.target,
         "refusal": ending.refusal,
         "message": message,
+        "retry_at": format_timestamp(ending.retry_at) if ending.retry_at else "",
         "open_incidents": _count_open(connection, alert.alert_name),
         "execution_id": ending.execution_id,
         "execution_url": execution.web_url,

@@ -33,7 +33,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions, which every writer needs.
-VERSION = 10
+VERSION = 11
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. They are built last, because indexing a long history is slow.
 INDEX_REVISIONS = (4, 7)
@@ -254,7 +254,8 @@ audit = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    # One of acknowledge, close, silence, unsilence, release, replay, purge, pause and resume.
+    # One of acknowledge, close, silence, unsilence, release, replay, purge, pause, resume, migrate
+    # and retry.
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),
@@ -300,6 +301,10 @@ changes = Table(
     Column("reason", String(512), nullable=False),
     # When a person released the change, so that limits no longer count it.
     Column("released_at", UtcDateTime),
+    # When sync tries a refused change again, if its incident is still open. NULL if it does not.
+    Column("retry_at", UtcDateTime),
+    # When sync started the workflow of a refused change again. NULL if it has not.
+    Column("retried_at", UtcDateTime),
     UniqueConstraint("st2_execution_id", "episode", name="uq_poundcake_changes_execution"),
     Index("ix_poundcake_changes_target", "target", "decided_at"),
     Index("ix_poundcake_changes_remediation", "remediation", "decided_at"),
