@@ -204,7 +204,7 @@ class TestKinds:
         (change,) = trail.read_changes()
         assert (change.refusal, bool(change.retry_at)) == (kind, kind in PASSING_REFUSALS)
 
-    def test_the_refusals_that_end_by_themselves_are_none_of_the_others(self):
+    def test_the_refusals_that_end_by_themselves_are_listed(self):
         assert not set(PASSING_REFUSALS) & set(safety.LASTING_REFUSALS)
         others = set(Refusal) - set(PASSING_REFUSALS) - set(safety.LASTING_REFUSALS)
         assert others == {
