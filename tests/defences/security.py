@@ -855,7 +855,7 @@ INERT_TEXT_AND_SAFETY = [
         test(
             RETRY_TESTS
             + "TestNeverTwice"
-            + "::test_a_replay_before_the_claim_of_the_new_execution_allows_one_change",
+            + "::test_a_forced_replay_during_the_mark_allows_one_change",
             "sqlite",
         ),
     ),

@@ -197,17 +197,18 @@ def test_a_request_for_approval_that_a_storm_prevented_is_made_later(
     asking_stack, unanswered_approval
 ):
     """Case A38: the new execution asks an approver, because everything is decided again."""
-    with asking_stack.configured(retry_refused_minutes=60):
+    with asking_stack.configured(retry_refused_minutes=1):
         with asking_stack.configured(storm_limit=1):
             approval = PendingApproval(asking_stack, waits=False)
             trail = asking_stack.wait_for_trail(approval.request_id, lambda t: t.get("changes"))
         (change,) = trail["changes"]
         assert change["refusal"] == "storm" and change["retry_at"]
         asking_stack.wait_until_ended(change["st2_execution_id"])
-        asking_stack.write(
-            "UPDATE poundcake_changes SET retry_at = decided_at WHERE request_id = :id",
-            id=approval.request_id,
-        )
+        if not asking_stack.is_live:  # do not wait a minute
+            asking_stack.write(
+                "UPDATE poundcake_changes SET retry_at = decided_at WHERE request_id = :id",
+                id=approval.request_id,
+            )
         asking_stack.wait_until(lambda: asking_stack.run("poundcake.sync")["retried"])
         approval.wait_until_asked()
         assert asking_stack.work_executions(approval.note) == []

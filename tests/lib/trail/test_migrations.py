@@ -199,8 +199,8 @@ def read_versions(engine):
     return (*sorted(heads), *(values.get(name) for name in names))
 
 
-NEWEST_VERSIONS = ("0007", "0010", "10", "7")
-VERSIONS_WITHOUT_INDEXES = ("0010", "10", None)
+NEWEST_VERSIONS = ("0007", "0011", "11", "7")
+VERSIONS_WITHOUT_INDEXES = ("0011", "11", None)
 INDEX_REVISIONS = ["0004", "0007"]
 
 
@@ -299,6 +299,7 @@ class TestFromEveryRelease:
             "0008",
             "0009",
             "0010",
+            "0011",
             *INDEX_REVISIONS,
         ]
         assert all(step.seconds >= 0 and step.description for step in steps)
@@ -318,6 +319,7 @@ class TestFromEveryRelease:
             "0008",
             "0009",
             "0010",
+            "0011",
             *INDEX_REVISIONS,
         ]
         assert read_structure(engine) == current_structure
@@ -339,8 +341,8 @@ class TestFromEveryRelease:
     @pytest.mark.parametrize(
         "version, expected",
         [
-            (3, ["0005", "0006", "0008", "0009", "0010", *INDEX_REVISIONS]),
-            (4, ["0005", "0006", "0008", "0009", "0010", "0007"]),
+            (3, ["0005", "0006", "0008", "0009", "0010", "0011", *INDEX_REVISIONS]),
+            (4, ["0005", "0006", "0008", "0009", "0010", "0011", "0007"]),
         ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
@@ -662,7 +664,7 @@ class TestConcurrentMigrations:
             other_engine.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0004 0007\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
@@ -684,7 +686,7 @@ class TestConcurrentMigrations:
             # The server aborts the first migration, and the second one waits for the same lock.
             wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0004 0007\n"), output
+        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0011 0004 0007\n"), output
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
 
@@ -758,7 +760,7 @@ def test_the_action_reports_each_step(engine, database_url, create_tables, monke
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0008", "0009", "0010", *INDEX_REVISIONS], []):
+    for revisions in (["0005", "0006", "0008", "0009", "0010", "0011", *INDEX_REVISIONS], []):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

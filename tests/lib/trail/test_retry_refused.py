@@ -456,6 +456,14 @@ class TestNeverTwice:
         due_trail.request_id = first_request_id
         assert not due_trail.start("again-1")
 
+    def test_a_forced_replay_during_the_mark_allows_one_change(self, due_trail):
+        """Neither transaction sees the other, so the replay begins another attempt."""
+        replayed = replay.replay_request(due_trail.engine, LIVE, due_trail.request_id, True)
+        due_trail.change(links, claim=None)
+        assert not due_trail.start("again-1")
+        due_trail.request_id = replayed["request_id"]
+        assert due_trail.start("e-replay")
+
     @pytest.mark.parametrize("intervene", ["resolve", "acknowledge", "close"])
     def test_an_intervention_before_the_claim_prevents_the_change(self, due_trail, intervene):
         due_trail.sync()
