@@ -72,6 +72,7 @@ def retry_refused(
         return 0
     ids = sorted({change.st2_execution_id for change in due_changes})
     executions = read_executions(api, ids, deadline, sync_round.note) if ids else {}
+    wait = timedelta(minutes=config.retry_refused_minutes)
     count = 0
     for change in due_changes:
         if deadline.has_passed:
@@ -81,7 +82,9 @@ def retry_refused(
         execution = executions[change.st2_execution_id]
         if execution is None or not _may_start_again(execution):
             _plan_again(sync_round, change, None)
-        elif execution.is_terminal:
+        elif not execution.is_terminal:
+            _plan_again(sync_round, change, wait)  # so that it does not delay the others
+        else:
             count += _retry(sync_round, api, config, change)
     return count
 
@@ -96,8 +99,6 @@ def _may_start_again(execution: Execution) -> bool:
 
 
 def _find_due(connection: Connection) -> Sequence[Change]:
-    if read_pause(connection):
-        return []
     due_changes = find_changes(connection, *is_due_for_retry(database_now(connection)))
     return sorted(due_changes, key=lambda change: str(change.retry_at))[:_MAX_RETRIES]
 

@@ -318,7 +318,9 @@ class TestConditions:
     def test_a_workflow_that_has_not_ended(self, due_trail):
         due_trail.stackstorm.run("e0", "running", WORKFLOW)
         assert due_trail.sync().retried == 0
+        self.check_nothing_is_tried_again(due_trail)
         due_trail.stackstorm.run("e0", "succeeded", WORKFLOW)
+        due_trail.pass_time()
         assert due_trail.sync().retried == 1
 
     @pytest.mark.parametrize(
