@@ -62,7 +62,12 @@ class Begin(PackAction):
             request, ChangeRequest(request_id, episode, "", execution_id)
         )
         claim = (
-            claims.link_ended(self.engine(), workflow, ending)
+            claims.link_ended(
+                self.engine(),
+                workflow,
+                ending,
+                self.settings.retry_refused_minutes if decision.ends_by_itself else 0,
+            )
             if ending
             else claims.link(
                 self.engine(),

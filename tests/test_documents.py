@@ -13,7 +13,7 @@ import pytest
 import yaml
 from st2client.shell import Shell
 
-from poundcake.remediation.safety import Refusal
+from poundcake.remediation.safety import PASSING_REFUSALS, Refusal
 from poundcake.remediations import read_remediations
 from tests import documents
 from tests.documents import DOCUMENTS, ROOT
@@ -136,3 +136,10 @@ def test_the_table_of_refusals_lists_each_refusal():
     assert len(defaults) == 12
     for key, value in defaults:
         assert schema[key]["default"] == int(value), key
+
+
+def test_the_refusals_that_are_tried_again_are_listed():
+    text = (ROOT / "docs" / "REMEDIATION.md").read_text(encoding="utf-8")
+    section = text.partition("### Refused changes that are tried again\n\n")[2]
+    sentence = section.partition(". ")[0]
+    assert re.findall(r"`(\w+)`", sentence) == list(map(str, PASSING_REFUSALS))

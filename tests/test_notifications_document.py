@@ -155,6 +155,7 @@ def test_a_slack_message_has_the_verdict_the_reason_and_the_command(receiver):
         severity="critical",
         message="the incident is still open 15 min after the change",
         evidence=["ports 22 and 9100 do not answer", "the incident is still open"],
+        retry_at="",
         open_incidents=2,
         command="st2 run poundcake.why format=text fingerprint=f",
         execution_url="https://st2.example.org/#/history/6b07",
@@ -201,6 +202,15 @@ def test_a_mail_and_a_page_show_what_the_checks_saw():
     assert document["payload"]["custom_details"]["evidence"] == (
         "/srv is 94% full; the alert is firing; /srv is 93% full"
     )
+
+
+def test_the_message_about_a_refusal_says_when_the_change_is_tried_again():
+    payload = make_payload("poundcake.remediation_ended", retry_at="2026-01-14T12:10:00Z")
+    body = render("slack_remediation_ended", payload)["body"]
+    assert "(tried again after 2026-01-14T12:10:00Z)" in json.loads(body)["text"]
+    document = json.loads(render("pagerduty_not_helped", payload)["body"])
+    details = document["payload"]["custom_details"]
+    assert details["tried again after"] == "2026-01-14T12:10:00Z"
 
 
 def test_pagerduty_has_one_incident_for_each_episode(receiver):

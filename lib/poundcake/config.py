@@ -295,6 +295,7 @@ class Config:
     max_changes_per_remediation_per_hour: int = _integer(5, 0, 10_000)
     max_changes_per_target_per_day: int = _integer(3, 0, 10_000)
     breaker_failures: int = _integer(3, 0, 100)
+    retry_refused_minutes: int = _integer(10, 0, 60)
     max_remediations_per_hour: int = _integer(100, 0, 100_000)
     episode_skew_seconds: int = _integer(120, 0, 86_400)
     give_up_hours: int = _integer(24, 1, 720)

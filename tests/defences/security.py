@@ -31,6 +31,7 @@ BEGIN = "poundcake.remediation.begin:"
 INSPECTIONS = "poundcake.remediation.inspections:"
 PAUSE = "poundcake.trail.pause:"
 SETTLE = "poundcake.trail.settle_changes:"
+RETRY = "poundcake.trail.retry_refused:"
 CLAIMS = "poundcake.trail.claims:"
 DESCRIBE = "poundcake.trail.database.transactions:describe"
 PUBLIC_URL = "poundcake.trail.database.transactions:public_url"
@@ -64,6 +65,7 @@ BEGIN_TESTS = "tests/lib/remediation/test_begin.py::"
 HOST_DOWN_TESTS = LIMITS_TESTS + "TestHostDownActions::"
 INSPECTION_TESTS = "tests/lib/remediation/test_inspections.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
+RETRY_TESTS = "tests/lib/trail/test_retry_refused.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
 ACTION_TESTS = "tests/test_actions.py::"
 DATABASE_TESTS = "tests/lib/trail/test_database.py::"
@@ -817,6 +819,45 @@ INERT_TEXT_AND_SAFETY = [
         "simultaneous workflows cannot exceed a limit",
         Returns(PAUSE + "lock_decisions", "None"),
         test(LIMITS_TESTS + "TestSimultaneous::test_no_more_than_three_are_in_flight", "mariadb"),
+    ),
+    Defence(
+        "a refused change is tried again at most once",
+        Edit(RETRY + "_mark", "retried_at = now", "retried_at=None"),
+        test(
+            RETRY_TESTS + "TestNeverTwice::test_after_an_unknown_outcome_it_is_not_tried_again",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a refused change whose workflow may have been started is not tried again",
+        Returns("poundcake.stackstorm.api:StackStormError.had_no_effect", "True"),
+        test(
+            RETRY_TESTS + "TestNeverTwice::test_after_an_unknown_outcome_it_is_not_tried_again",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "a refusal that only a person can lift is not tried again",
+        Becomes(SAFETY + "PASSING_REFUSALS", "(*_, Refusal.PAUSED)"),
+        test(RETRY_TESTS + "TestKinds::test_the_refusals_that_end_by_themselves_are_listed"),
+    ),
+    Defence(
+        "a workflow that may do other things is not started again",
+        Returns(RETRY + "_may_start_again", "True"),
+        test(
+            RETRY_TESTS + "TestConditions::test_a_workflow_that_is_not_the_packs_own_is_given_up",
+            "sqlite",
+        ),
+    ),
+    Defence(
+        "an execution of an earlier attempt does not get the claim after a replay",
+        Edit(CLAIMS + "_refusal_reason", "alert.attempt < newest_attempt", "False"),
+        test(
+            RETRY_TESTS
+            + "TestNeverTwice"
+            + "::test_a_forced_replay_during_the_mark_allows_one_change",
+            "sqlite",
+        ),
     ),
     Defence(
         "the change of a cancelled workflow is in flight until it has ended",

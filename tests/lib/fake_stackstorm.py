@@ -31,6 +31,8 @@ class FakeStackStorm:
         errors: The error to raise, by method name or by (name, first argument).
         unlisted: The ids of the executions that get_executions() omits.
         answers: The answers to inquiries, as (id, response).
+        re_runs: The ids of the executions that were started again. The new ids are
+            `again-1`, `again-2`, …
         clock_offset: How far StackStorm's clock is ahead of this machine's.
     """
 
@@ -48,6 +50,7 @@ class FakeStackStorm:
         self.linking = set()
         self.unreadable = 0
         self.answers = []
+        self.re_runs = []
 
     # -- for tests
 
@@ -120,6 +123,14 @@ class FakeStackStorm:
     def get_children(self, execution_id):
         self._record_call("get_children", execution_id)
         return [self.executions[i] for i, parent in self.parents.items() if parent == execution_id]
+
+    def re_run(self, execution_id):
+        self._record_call("re_run", execution_id)
+        self.re_runs.append(execution_id)
+        original = self.executions[execution_id]
+        new_id = f"again-{len(self.re_runs)}"
+        self.run(new_id, "requested", original.action)
+        return new_id
 
     def list_pending_inquiries(self):
         self._record_call("list_pending_inquiries")

@@ -37,6 +37,7 @@ UNLIMITED = {
     "max_changes_per_remediation_per_hour": 0,
     "max_changes_per_target_per_day": 0,
     "breaker_failures": 0,
+    "retry_refused_minutes": 0,
 }
 TERMINAL_STATUSES = ("succeeded", "failed", "timeout", "abandoned", "canceled")
 PAGE_SIZE = 100

@@ -42,18 +42,22 @@ def asking_stack(armed_stack):
 class PendingApproval:
     """A remediation that waits for an approval."""
 
-    def __init__(self, stack, name=NAME, host=""):
+    def __init__(self, stack, name=NAME, host="", waits=True):
         self.stack, self.note = stack, unique("note")
         instance = (host or unique("web") + ".test") + ":9100"
         labels = {"alertname": name, "instance": instance, "note": self.note}
         self.alert = alert(name, labels=labels)
         self.request_id = stack.send(notification(self.alert))
-        trail = stack.wait_for_trail(
+        if waits:
+            self.wait_until_asked()
+
+    def wait_until_asked(self):
+        trail = self.stack.wait_for_trail(
             self.request_id,
             lambda t: [e for e in t["stackstorm_executions"] if e["status"] == "paused"],
         )
-        self.execution_view = trail["stackstorm_executions"][0]
-        children = stack.api(f"/executions/{self.execution_view['st2_execution_id']}/children")
+        self.execution_view = trail["stackstorm_executions"][-1]
+        children = self.stack.api(f"/executions/{self.execution_view['st2_execution_id']}/children")
         (self.inquiry,) = [child for child in children if child["action"]["ref"] == "core.ask"]
 
     @property
@@ -216,3 +220,27 @@ def test_an_approval_expires(asking_stack, unanswered_approval):
     asking_stack.wait_until(sync_until_answered, lambda status: status == "succeeded", timeout=120)
     message = unanswered_approval.wait_for_refusal()
     assert "the approval expired, because none of its approvers answered (anna, ben)" in message
+
+
+def test_a_request_for_approval_that_a_storm_prevented_is_made_later(
+    asking_stack, unanswered_approval
+):
+    """Case A38: the new execution asks an approver, because everything is decided again."""
+    with asking_stack.configured(retry_refused_minutes=1):
+        with asking_stack.configured(storm_limit=1):
+            approval = PendingApproval(asking_stack, waits=False)
+            trail = asking_stack.wait_for_trail(approval.request_id, lambda t: t.get("changes"))
+        (change,) = trail["changes"]
+        assert change["refusal"] == "storm" and change["retry_at"]
+        asking_stack.wait_until_ended(change["st2_execution_id"])
+        if not asking_stack.is_live:  # do not wait a minute
+            asking_stack.write(
+                "UPDATE poundcake_changes SET retry_at = decided_at WHERE request_id = :id",
+                id=approval.request_id,
+            )
+        asking_stack.wait_until(lambda: asking_stack.run("poundcake.sync")["retried"])
+        approval.wait_until_asked()
+        assert asking_stack.work_executions(approval.note) == []
+        approval.respond(True, "anna")
+        asking_stack.wait_until_ended(approval.execution_view["st2_execution_id"])
+        assert len(asking_stack.work_executions(approval.note)) == 1

@@ -169,3 +169,37 @@ def test_a_failing_remediation_stops_until_it_is_released(stack_with_limits):
     assert stack.run("poundcake.release", remediation=WORK)["failures"] == 1
     _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
     assert change["result"] == "not_verified"
+
+
+def test_refused_changes_are_made_when_the_storm_has_ended(stack_with_limits):
+    """Case A38: two of four hosts are still down when the storm ends."""
+    stack = stack_with_limits(storm_limit=2, storm_quiet_minutes=0, retry_refused_minutes=1)
+    alert_name = unique("ScenarioWrapped")
+    instances = [unique("silent") + ".test:9100" for _ in range(4)]
+    alerts = [
+        alert("ScenarioWrapped", labels={"alertname": alert_name, "instance": instance})
+        for instance in instances
+    ]
+    request_id = stack.send(notification(*alerts))
+    trail, changes = wait_for_decisions(stack, request_id, len(alerts))
+    assert {change["refusal"] for change in changes} == {"storm"}
+    assert all(change["retry_at"] > change["decided_at"] for change in changes)
+    assert work_executions(stack, trail) == []
+    why = stack.run("poundcake.why", instance=instances[0], format="text")
+    assert "; it is tried again after " in why
+    stack.send(notification(*map(resolved, alerts[2:])))
+
+    def count_changes(trail):
+        return sum(change["result"] == "succeeded" for change in trail["changes"])
+
+    trail = stack.wait_for_trail(request_id, lambda t: count_changes(t) == 2, MAX_WAIT)
+    counts = {a["instance"]: len(stack.work_executions(a["episode"])) for a in trail["alerts"]}
+    assert counts == dict(zip(instances, (1, 1, 0, 0)))
+    why = stack.run("poundcake.why", instance=instances[0], format="text")
+    assert "; it was tried again at " in why and "(storm): started again as " in why
+    ended = stack.list_all("/triggerinstances", trigger="poundcake.remediation_ended")
+    refused = [e["payload"] for e in ended if e["payload"]["request_id"] == request_id]
+    assert [bool(payload["retry_at"]) for payload in refused] == [True] * len(alerts)
+    # One round after the retries starts nothing else.
+    assert stack.run("poundcake.sync")["retried"] == 0
+    assert len(work_executions(stack, trail)) == 2

@@ -17,6 +17,7 @@ from poundcake.remediation.inspections import INSPECT_TASK, Inspection, add_ssh_
 from poundcake.remediation.report import Report
 from poundcake.remediation.safety import (
     LASTING_REFUSALS,
+    PASSING_REFUSALS,
     ConditionsResult,
     Refusal,
     may_check_conditions,
@@ -185,6 +186,15 @@ class Decision:
     def may_change(self) -> bool:
         """Whether the change would be allowed now."""
         return self.may_reserve and not self.message
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether nobody is asked for approval because of a refusal that ends without a person.
+
+        In the other modes, poundcake.reserve decides about such a refusal.
+        """
+        is_refused = self.stage is Stage.REFUSED and bool(self.approvers)
+        return is_refused and self.refusal in PASSING_REFUSALS
 
     @property
     def change(self) -> str:

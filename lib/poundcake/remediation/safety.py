@@ -109,6 +109,24 @@ LASTING_REFUSALS = (
     Refusal.DRY_RUN,
 )
 """The refusals that last until the configuration or the alert changes."""
+PASSING_REFUSALS = (
+    Refusal.STORM,
+    Refusal.SETTLING,
+    Refusal.STALE,
+    Refusal.IN_FLIGHT,
+    Refusal.PER_LABEL_IN_FLIGHT,
+    Refusal.SITE_IN_FLIGHT,
+    Refusal.COOLDOWN,
+    Refusal.DAILY_TARGET_LIMIT,
+    Refusal.HOURLY_LIMIT,
+    Refusal.SITE_LIMIT,
+)
+"""The refusals that end by themselves, so that sync tries their changes again.
+
+The others need a person (an approval, the breaker, a pause, an acknowledgement, a silence), say
+that the change is not needed or already made (a condition, the claims), or were not recorded (the
+database).
+"""
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,11 @@ class SafetyDecision:
     def may_reserve(self) -> bool:
         """Whether the change may be allowed now or later."""
         return self.refusal not in LASTING_REFUSALS
+
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether the refusal ends without a person."""
+        return self.refusal in PASSING_REFUSALS
 
     @property
     def refusal_name(self) -> str:

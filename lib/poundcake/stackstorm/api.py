@@ -19,17 +19,26 @@ class StackStormError(PoundCakeError):
     Attributes:
         status: The HTTP status of the response; 0 if there was none.
         timed_out: Whether the API accepted the request but did not respond in time.
+        unsent: Whether no connection to the API was made, so that the request was not sent.
     """
 
-    def __init__(self, message: str, status: int = 0, timed_out: bool = False):
+    def __init__(
+        self, message: str, status: int = 0, timed_out: bool = False, unsent: bool = False
+    ):
         super().__init__(message)
         self.status = status
         self.timed_out = timed_out
+        self.unsent = unsent
 
     @property
     def is_outage(self) -> bool:
         """Whether other requests would also fail now."""
         return self.status in (401, 502, 503, 504) or (self.status == 0 and not self.timed_out)
+
+    @property
+    def had_no_effect(self) -> bool:
+        """Whether the request certainly changed nothing: it was not sent, or it was refused."""
+        return self.unsent or 400 <= self.status < 500
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,15 @@ class StackStormApi(Protocol):
 
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""
+
+    def re_run(self, execution_id: str) -> str:
+        """Start an ended execution again as the user of the current execution.
+
+        The new execution has the same action and parameters, and no rule.
+
+        Returns:
+            The id of the new execution.
+        """
 
     def list_pending_inquiries(self) -> list[Execution]:
         """Return the newest inquiries of core.ask that wait for an answer."""

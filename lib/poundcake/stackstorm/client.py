@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping, Sequence, TypeVar
 from urllib.parse import quote
 
 from poundcake.config import Config
+from poundcake.stackstorm import fields
 from poundcake.stackstorm.api import Page, StackStormError
 from poundcake.stackstorm.execution import Execution, failure_reason
 from poundcake.stackstorm.rules import RuleEnforcement, TriggerInstance
@@ -103,7 +104,9 @@ class StackStorm:
         # Any of them means that the request failed.
         except Exception as error:
             text = f"{type(error).__name__}: {_first_line(error)}"
-            raise StackStormError(text, timed_out=_is_read_timeout(error)) from None
+            raise StackStormError(
+                text, timed_out=_is_read_timeout(error), unsent=_is_connect_error(error)
+            ) from None
         self._set_clock(response)
         return response
 
@@ -153,6 +156,22 @@ class StackStorm:
         items = self._list("/executions", parent=execution_id)
         children = [child for child in map(Execution.parse, items) if child]
         return sorted(children, key=lambda child: child.started_at or _EARLIEST)
+
+    def re_run(self, execution_id: str) -> str:
+        """Start an ended execution again, and return the id of the new execution.
+
+        Raises:
+            StackStormError: The API cannot be reached, or refuses the request.
+        """
+        path = f"/executions/{quote(execution_id, safe='')}/re_run"
+        reply = self._call(False, lambda http, options: http.post(path, {}, **options))
+        if reply.status_code >= 400:
+            message = f"POST {path}: {reply.status_code} {_error_text(reply)}"
+            raise StackStormError(message, reply.status_code)
+        try:
+            return fields.text(reply.json(), "id")
+        except ValueError:
+            return ""  # it was started, but a proxy replaced the response
 
     def list_pending_inquiries(self) -> list[Execution]:
         """Return the newest inquiries of core.ask that wait for an answer."""
@@ -364,6 +383,16 @@ def _is_read_timeout(error: Exception) -> bool:
 
     # requests reports a timeout in the middle of a response as a ConnectionError.
     return isinstance(error, ReadTimeout) or "Read timed out" in str(error)
+
+
+def _is_connect_error(error: Exception) -> bool:
+    from requests.exceptions import ConnectionError, ConnectTimeout
+    from urllib3.exceptions import NewConnectionError
+
+    # requests reports a connection that was lost after the request as a ConnectionError, too.
+    cause = getattr(error.args[0] if error.args else None, "reason", None)
+    is_refused = isinstance(error, ConnectionError) and isinstance(cause, NewConnectionError)
+    return is_refused or isinstance(error, ConnectTimeout)
 
 
 def _error_text(response: Any) -> str:

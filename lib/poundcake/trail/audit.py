@@ -1,4 +1,4 @@
-"""The audit log of manual changes to the trail: the table poundcake_audit."""
+"""The audit log of manual changes to the trail, and of retries: the table poundcake_audit."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ NOBODY = Actor()
 
 @dataclass(frozen=True)
 class AuditEntry:
-    """One manual change.
+    """One manual change, or one retry of a refused change by sync.
 
     Attributes:
-        action: acknowledge, close, silence, unsilence, release, replay, purge, pause, resume or
-            migrate.
+        action: acknowledge, close, silence, unsilence, release, replay, purge, pause, resume,
+            migrate or retry.
         target: The episode or request_id that was changed, or empty if there is none.
         details: The details of the change.
     """

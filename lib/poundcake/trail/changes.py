@@ -12,7 +12,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, FromClause, and_, func, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.string_enum import StringEnum
@@ -22,6 +22,9 @@ from poundcake.trail.schema import changes, cut, storable
 
 LEASE = timedelta(hours=6)
 """How long a change stays in flight unless sync extends the lease."""
+RETRY_PERIOD = timedelta(hours=24)
+"""How long after the first refusal of an episode its changes are tried again."""
+_MAX_RETRY_WAIT = timedelta(minutes=60)
 
 
 class ChangeResult(StringEnum):
@@ -83,6 +86,8 @@ class Change(NamedTuple):
     refusal: str
     reason: str
     evidence: str | None = None
+    retry_at: datetime | None = None
+    retried_at: datetime | None = None
 
 
 COLUMNS = tuple(changes.c[name] for name in Change._fields)
@@ -96,6 +101,18 @@ def is_granted() -> ColumnElement[bool]:
 def has_episode(episode: str) -> ColumnElement[bool]:
     """Return the condition for changes that belong to an episode."""
     return changes.c.episode == episode
+
+
+def is_decided_refusal(table: FromClause = changes) -> ColumnElement[bool]:
+    """Return the condition for refusals by a decision, unlike those of executions without a claim.
+
+    StackStorm may start an execution twice. The second one does not get the claim, which says
+    nothing about the change.
+
+    Args:
+        table: The table poundcake_changes, or an alias of it.
+    """
+    return and_(table.c.result == ChangeResult.REFUSED, table.c.refusal != NOT_CLAIMED)
 
 
 def is_unfinished() -> ColumnElement[bool]:
@@ -267,6 +284,33 @@ def write_decision(
                 **values,
             )
         )
+
+
+def plan_retry(
+    connection: Connection, execution_id: str, episode: str, minutes: int
+) -> datetime | None:
+    """Return when sync tries a change again that is refused now, or None if it does not.
+
+    The wait begins with `minutes`, and doubles with each refusal of the episode up to an hour.
+
+    Args:
+        connection: A transaction.
+        execution_id: The execution whose change is refused.
+        episode: The episode of the alert.
+        minutes: The configured retry_refused_minutes. 0 turns retries off.
+    """
+    if not minutes:
+        return None
+    now = clock.database_now(connection)
+    earlier_count, first_refused_at = connection.execute(
+        select(func.count(), func.min(changes.c.decided_at)).where(
+            has_episode(episode), is_decided_refusal(), changes.c.st2_execution_id != execution_id
+        )
+    ).one()
+    # After six doublings, the wait is over an hour for any number of minutes.
+    wait = min(_MAX_RETRY_WAIT, timedelta(minutes=minutes) * 2 ** min(earlier_count, 6))
+    is_too_late = now + wait > (first_refused_at or now) + RETRY_PERIOD
+    return None if is_too_late else now + wait
 
 
 def release_failures(connection: Connection, remediation: str) -> int:

@@ -7,11 +7,11 @@ key of the links table enforces this.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypedDict
 
-from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy import Row, and_, func, or_, select, update
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -131,6 +131,8 @@ class _Claimant:
         cooldown: How long the workflow is refused another claim for the same host.
         may_change: Whether the execution may change anything. Otherwise it needs no claim.
         ending: How the remediation ended, if the execution ends without a change, or None.
+        retry_minutes: The wait before the first retry, if sync may try its refused change again;
+            otherwise 0.
     """
 
     request_id: str
@@ -140,6 +142,7 @@ class _Claimant:
     cooldown: HostCooldown
     may_change: bool = True
     ending: Ending | None = None
+    retry_minutes: int = 0
 
 
 def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
@@ -183,7 +186,7 @@ def link(
     return _link_with_retries(engine, claimant)
 
 
-def link_ended(engine: Engine, workflow: str, ending: Ending) -> LinkResult:
+def link_ended(engine: Engine, workflow: str, ending: Ending, retry_minutes: int = 0) -> LinkResult:
     """Link an execution that ends without a change, and add the event that it ended.
 
     If the execution is refused, neither the link nor the event is written.
@@ -192,6 +195,8 @@ def link_ended(engine: Engine, workflow: str, ending: Ending) -> LinkResult:
         engine: The tracking database.
         workflow: The reference of the workflow.
         ending: How the remediation ended.
+        retry_minutes: The configured retry_refused_minutes, if the refusal in the ending ends by
+            itself; otherwise 0. The refusal is then recorded like one of poundcake.reserve.
 
     Raises:
         TrackingError: No such alert is recorded, or the ending has no execution.
@@ -205,6 +210,7 @@ def link_ended(engine: Engine, workflow: str, ending: Ending) -> LinkResult:
         NO_COOLDOWN,
         may_change=False,
         ending=ending,
+        retry_minutes=retry_minutes,
     )
     return _link_with_retries(engine, claimant)
 
@@ -428,7 +434,10 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
         elif holder:
             _write_refused_claim(connection, claimant, alert, reason, now)
     if claimant.ending and not reason:
-        add_ending(connection, claimant.ending)
+        ending = claimant.ending
+        if claimant.retry_minutes and not holder:
+            ending = _write_passing_refusal(connection, claimant, alert, ending, now)
+        add_ending(connection, ending)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
@@ -460,6 +469,9 @@ def _refusal_reason(
             f"the incident ended at {format_timestamp(incident_ended_at)}; to work on it anyway, "
             f"run `st2 run poundcake.replay request_id={claimant.request_id} force=true`"
         )
+    newest_attempt = _find_newest_attempt(connection, claimant.episode)
+    if claimant.may_change and alert.attempt < newest_attempt:
+        return f"a replay has started attempt {newest_attempt} at this episode"
     if claimant.may_change and claimant.cooldown.duration and alert.host:
         return _cooldown_refusal(connection, claimant, alert.host, now)
     return ""
@@ -475,6 +487,11 @@ def _acknowledged_by(connection: Connection, episode: str) -> str:
         )
     )
     return user or ""
+
+
+def _find_newest_attempt(connection: Connection, episode: str) -> int:
+    attempts = select(func.max(alerts.c.attempt)).where(alerts.c.episode == episode)
+    return int(connection.scalar(attempts) or 1)
 
 
 def _cooldown_refusal(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
@@ -524,21 +541,54 @@ def _write_refused_claim(
 ) -> None:
     """Record that another execution holds the claim, so that the views show the refusal."""
     values = {
-        "request_id": claimant.request_id,
-        "attempt": alert.attempt,
-        "claim": None,
         "remediation": cut(claimant.workflow, change_rows.c.remediation),
         "action": cut(claimant.workflow, change_rows.c.action),
         "target": alert.host or f"fingerprint={alert.fingerprint}",
+        "refusal": changes.NOT_CLAIMED,
+        "reason": cut(reason, change_rows.c.reason),
+    }
+    _write_refusal(connection, claimant, alert, now, values)
+
+
+def _write_passing_refusal(
+    connection: Connection, claimant: _Claimant, alert: Row[Any], ending: Ending, now: datetime
+) -> Ending:
+    """Record a refusal that ends by itself, and return the ending with the time of its retry."""
+    retry_at = changes.plan_retry(
+        connection, claimant.execution_id, claimant.episode, claimant.retry_minutes
+    )
+    values = {
+        "remediation": cut(ending.remediation, change_rows.c.remediation),
+        "action": cut(ending.action, change_rows.c.action),
+        "target": cut(ending.target, change_rows.c.target),
+        "refusal": cut(ending.refusal, change_rows.c.refusal),
+        "reason": cut(ending.message, change_rows.c.reason),
+        "retry_at": retry_at,
+    }
+    _write_refusal(connection, claimant, alert, now, values)
+    return replace(ending, retry_at=retry_at)
+
+
+def _write_refusal(
+    connection: Connection,
+    claimant: _Claimant,
+    alert: Row[Any],
+    now: datetime,
+    values: Mapping[str, Any],
+) -> None:
+    common_values = {
+        "request_id": claimant.request_id,
+        "attempt": alert.attempt,
+        "claim": None,
         "per_value": "",
         "decided_at": now,
         "lease_until": None,
         "ended_at": now,
         "result": changes.ChangeResult.REFUSED,
-        "refusal": changes.NOT_CLAIMED,
-        "reason": cut(reason, change_rows.c.reason),
     }
-    changes.write_decision(connection, claimant.execution_id, claimant.episode, values)
+    changes.write_decision(
+        connection, claimant.execution_id, claimant.episode, {**common_values, **values}
+    )
 
 
 def _reopen(connection: Connection, alert_id: int, request_id: str) -> None:

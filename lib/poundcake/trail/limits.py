@@ -32,6 +32,7 @@ from poundcake.trail.changes import (
     find_changes,
     is_granted,
     is_in_flight,
+    plan_retry,
     write_decision,
 )
 from poundcake.trail.claims import EpisodeAlert, find_incident_end
@@ -75,6 +76,7 @@ class ChangeRequest:
         evidence: What the checks saw, one line each.
         preview: Whether to decide only if an approver may be asked, so that a change that may be
             made is neither recorded nor counted.
+        retry: Whether sync may start the workflow again if the refusal ends by itself.
     """
 
     request_id: str = ""
@@ -94,6 +96,7 @@ class ChangeRequest:
     change: str = ""
     evidence: tuple[str, ...] = ()
     preview: bool = False
+    retry: bool = False
 
     @property
     def remediation_name(self) -> str:
@@ -179,6 +182,10 @@ class Decision(Protocol):
     def message(self) -> str:
         """Why the change is refused, or empty."""
 
+    @property
+    def ends_by_itself(self) -> bool:
+        """Whether the refusal ends without a person."""
+
 
 class _AlertRow(EpisodeAlert, Protocol):
     """The columns of poundcake_alerts that a situation depends on."""
@@ -246,7 +253,7 @@ def reserve(
             alert = _find_alert(connection, request)
             situation = _read_situation(connection, config, request, alert)
             decision = decide(situation)
-            _write_decision(connection, request, alert, situation, decision)
+            _write_decision(connection, config, request, alert, situation, decision)
             return decision
 
     return database.retry_deadlocks(decide_and_record)
@@ -491,6 +498,7 @@ def _stored_remediation_name(request: ChangeRequest) -> str:
 
 def _write_decision(
     connection: Connection,
+    config: Config,
     request: ChangeRequest,
     alert: _AlertRow,
     situation: Situation,
@@ -500,6 +508,10 @@ def _write_decision(
     if situation.own_change or (request.preview and decision.may_change):
         return
     is_granted_now, now = decision.may_change, situation.now
+    retry_at = None
+    if request.retry and decision.ends_by_itself:
+        minutes = config.retry_refused_minutes
+        retry_at = plan_retry(connection, request.execution_id, alert.episode, minutes)
     values = {
         "request_id": request.request_id,
         "attempt": alert.attempt,
@@ -515,15 +527,21 @@ def _write_decision(
         "refusal": cut(decision.refusal_name, changes.c.refusal),
         "reason": cut(decision.message, changes.c.reason),
         "evidence": dump_evidence(request.evidence),
+        "retry_at": retry_at,
     }
     # A refused execution may ask again. Its latest decision is recorded.
     write_decision(connection, request.execution_id, alert.episode, values)
     if not is_granted_now:
-        add_ending(connection, _make_ending(request, alert.episode, situation, decision))
+        ending = _make_ending(request, alert.episode, situation, decision, retry_at)
+        add_ending(connection, ending)
 
 
 def _make_ending(
-    request: ChangeRequest, episode: str, situation: Situation, decision: Decision
+    request: ChangeRequest,
+    episode: str,
+    situation: Situation,
+    decision: Decision,
+    retry_at: datetime | None,
 ) -> Ending:
     """Return an Ending for a remediation whose change is refused."""
     result = EndResult.DRY_RUN if decision.refusal_name == "dry_run" else EndResult.REFUSED
@@ -540,4 +558,5 @@ def _make_ending(
         refusal=decision.refusal_name,
         message=decision.message,
         evidence=request.evidence,
+        retry_at=retry_at,
     )

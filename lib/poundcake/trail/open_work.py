@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, false, or_, select
+from sqlalchemy import ColumnElement, exists, false, or_, select
 from sqlalchemy.engine import Connection
 
 from poundcake.stackstorm import TERMINAL, WAITING
 from poundcake.timestamps import parse_timestamp
-from poundcake.trail.changes import is_undecided, is_unfinished
+from poundcake.trail.changes import (
+    NOT_CLAIMED,
+    RETRY_PERIOD,
+    ChangeResult,
+    is_decided_refusal,
+    is_undecided,
+    is_unfinished,
+)
 from poundcake.trail.clock import database_now
 from poundcake.trail.outcomes import Explanation, Outcome
+from poundcake.trail.pause import read_pause
 from poundcake.trail.schema import alerts, api_calls, changes, executions, meta
 
 SYNCED_AT = "synced_at"
@@ -81,9 +89,13 @@ def open_work(
         ids_for_sync += incidents
         # Without open incidents, sync queries no Alertmanager, so the stored problem is outdated.
         problem = read_meta(connection, MONITORING_PROBLEM) if incidents else None
-    # Sync ends changes whose workflow did not report, and decides whether each cleared its alert.
+    # Sync ends changes whose workflow did not report, decides whether each cleared its alert, and
+    # tries refused changes again.
     undecided_conditions = is_undecided(now - timedelta(minutes=not_cleared_minutes))
-    for conditions in ((is_unfinished(),), undecided_conditions):
+    conditions_for_sync = [(is_unfinished(),), undecided_conditions]
+    if not read_pause(connection):
+        conditions_for_sync.append(is_due_for_retry(now))
+    for conditions in conditions_for_sync:
         ids_for_sync += connection.scalars(
             select(changes.c.id).where(*conditions).limit(_MAX_COUNT)
         )
@@ -118,6 +130,46 @@ def is_unconfirmed() -> tuple[ColumnElement[bool], ...]:
         alerts.c.outcome == Outcome.UNCONFIRMED,
         is_open(),
         alerts.c.acknowledged_at.is_(None),
+    )
+
+
+def is_due_for_retry(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of refused changes that sync has to try again now."""
+    return (*awaits_retry(now), changes.c.retry_at <= now)
+
+
+def awaits_retry(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions of refused changes that sync will try again unless something changes.
+
+    The incident is open, nobody handles it or has silenced its alert, and the refusal is the last
+    decision about the newest attempt at the episode.
+    """
+    other = changes.alias("other")
+    is_same_episode = other.c.episode == changes.c.episode
+    incident_needs_retry = exists().where(
+        alerts.c.episode == changes.c.episode,
+        is_open(),
+        alerts.c.acknowledged_at.is_(None),
+        or_(alerts.c.silence_id.is_(None), alerts.c.silenced_until <= now),
+    )
+    newer_attempt = exists().where(
+        alerts.c.episode == changes.c.episode, alerts.c.attempt > changes.c.attempt
+    )
+    later_decision = exists().where(
+        is_same_episode, other.c.id > changes.c.id, other.c.refusal != NOT_CLAIMED
+    )
+    refusal_before_period = exists().where(
+        is_same_episode, is_decided_refusal(other), other.c.decided_at <= now - RETRY_PERIOD
+    )
+    return (
+        changes.c.result == ChangeResult.REFUSED,
+        changes.c.ended_at > now - RETRY_PERIOD,  # search only the end of the index
+        changes.c.retry_at.is_not(None),
+        changes.c.retried_at.is_(None),
+        incident_needs_retry,
+        ~newer_attempt,
+        ~later_decision,
+        ~refusal_before_period,
     )
 
 

@@ -137,6 +137,8 @@ class RemediationEndedPayload(WorkflowEventPayload):
         refusal: The name of the control that refused the change.
         message: What was done, or why nothing was done.
         evidence: What the checks before the change and its verification saw, one line each.
+        retry_at: When a refused change is tried again if its incident is still open; empty if it
+            is not tried again.
     """
 
     result: str
@@ -145,6 +147,7 @@ class RemediationEndedPayload(WorkflowEventPayload):
     refusal: str
     message: str
     evidence: list[str]
+    retry_at: str
 
 
 class ApprovalWantedPayload(WorkflowEventPayload):
@@ -197,6 +200,7 @@ class Ending:
         refusal: The name of the control that refused the change, or ''.
         message: What was done, or why nothing was done.
         evidence: What the checks before the change and its verification saw.
+        retry_at: When sync tries the refused change again, or None.
         follows_change: Whether a change was granted. A workflow may first be refused a change and
             later be granted one; each of these endings has its own event.
     """
@@ -211,6 +215,7 @@ class Ending:
     refusal: str = ""
     message: str = ""
     evidence: Sequence[str] = ()
+    retry_at: datetime | None = None
     follows_change: bool = False
 
 
@@ -275,6 +280,7 @@ def add_ending(connection: Connection, ending: Ending) -> None:
         "refusal": ending.refusal,
         "message": message,
         "evidence": shorten_evidence(ending.evidence),
+        "retry_at": format_timestamp(ending.retry_at) if ending.retry_at else "",
         "open_incidents": _count_open(connection, alert.alert_name),
         "execution_id": ending.execution_id,
         "execution_url": execution.web_url,

@@ -254,7 +254,8 @@ audit = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    # One of acknowledge, close, silence, unsilence, release, replay, purge, pause and resume.
+    # One of acknowledge, close, silence, unsilence, release, replay, purge, pause, resume, migrate
+    # and retry.
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),
@@ -300,6 +301,10 @@ changes = Table(
     Column("reason", String(512), nullable=False),
     # When a person released the change, so that limits no longer count it.
     Column("released_at", UtcDateTime),
+    # When sync tries a refused change again, if its incident is still open. NULL if it does not.
+    Column("retry_at", UtcDateTime),
+    # When sync started the workflow of a refused change again. NULL if it has not.
+    Column("retried_at", UtcDateTime),
     # What the checks before the change and its verification saw, as a JSON list of lines. NULL in
     # rows of earlier revisions.
     Column("evidence", Text),

@@ -24,6 +24,7 @@ from poundcake.trail.expire import expire_incidents
 from poundcake.trail.explain import explain_alerts
 from poundcake.trail.mirror import MIRROR_SECONDS, mirror_open_executions
 from poundcake.trail.reconcile import reconcile_incidents
+from poundcake.trail.retry_refused import RETRY_SECONDS, retry_refused
 from poundcake.trail.settle_changes import SETTLE_SECONDS, settle_changes
 from poundcake.trail.sync_round import Deadline, LeaseLostError, SyncRound, start_round
 
@@ -50,6 +51,8 @@ class SyncCounts:
     """Open incidents whose alert is silenced in Alertmanager."""
     changes: int = 0
     """Changes that were ended, or whose effect on their alert was decided."""
+    retried: int = 0
+    """Workflows of refused changes that were started again."""
     expired_approvals: int = 0
     """Requests for approval that nobody answered within approval_minutes."""
     problems: tuple[str, ...] = ()
@@ -69,8 +72,8 @@ def sync(
     """Run one round: mirror open executions, explain emitted alerts, complete requests.
 
     Also admit unconfirmed incidents and close stale ones when they are due, end the changes whose
-    workflow could not report, and compare the open incidents with the alerts that the Alertmanagers
-    hold.
+    workflow could not report, try refused changes again, and compare the open incidents with the
+    alerts that the Alertmanagers hold.
 
     The steps are independent: if one of them fails, the next ones still run. The work of each step
     is bounded, and the next round continues where this round stopped.
@@ -128,19 +131,30 @@ def _run_steps(
         deadline = Deadline(SETTLE_SECONDS)
         counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
 
-    def update_approvals() -> None:
-        # A workflow that waits for an approval is an open execution, so without open executions
-        # there is nothing to do.
-        if counts.executions:
-            pending = read_pending_approvals(stackstorm)
-            report_approvals(sync_round, stackstorm, config, pending)
-            counts.expired_approvals = expire_approvals(sync_round, stackstorm, config, pending)
+    def retry() -> None:
+        deadline = Deadline(RETRY_SECONDS)
+        counts.retried = retry_refused(sync_round, stackstorm, config, deadline)
 
-    steps = (mirror, explain, complete, confirm, expire, reconcile, settle, update_approvals)
+    def update_approvals() -> None:
+        # A workflow that waits for an approval is an open execution.
+        has_approvals = bool(counts.executions)
+        counts.expired_approvals = _update_approvals(sync_round, config, stackstorm, has_approvals)
+
+    steps = (mirror, explain, complete, confirm, expire, reconcile, settle, retry, update_approvals)
     try:
         _run_each(steps)
     finally:
         counts.problems = tuple(sync_round.problems)
+
+
+def _update_approvals(
+    sync_round: SyncRound, config: Config, stackstorm: StackStormApi, has_approvals: bool
+) -> int:
+    if not has_approvals:
+        return 0
+    pending = read_pending_approvals(stackstorm)
+    report_approvals(sync_round, stackstorm, config, pending)
+    return expire_approvals(sync_round, stackstorm, config, pending)
 
 
 def _run_each(steps: Sequence[Callable[[], None]]) -> None:

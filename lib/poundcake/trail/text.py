@@ -148,11 +148,23 @@ def _audit_lines(view: Mapping[str, Any]) -> list[str]:
     """Return a line for each audit entry."""
     lines = []
     for entry in view.get("audit", ()):
-        undone = " (undone)" if entry["details"].get("undo") else ""
+        remark = " (undone)" if entry["details"].get("undo") else ""
+        if entry["action"] == "retry":
+            remark = _describe_retry(entry["details"])
         comment = f": {entry['comment']}" if entry["comment"] else ""
         user = entry["st2_user"] or "somebody"
-        lines.append(f"{entry['at']}  {entry['action']}{undone} by {user}{comment}")
+        lines.append(f"{entry['at']}  {entry['action']}{remark} by {user}{comment}")
     return lines
+
+
+def _describe_retry(details: Mapping[str, Any]) -> str:
+    """Return which execution was started again, and as which one or why not."""
+    result = "its new execution is unknown"
+    if details.get("started_execution_id"):
+        result = f"started again as {details['started_execution_id']}"
+    elif details.get("problem"):
+        result = details["problem"]
+    return f" of {details['execution_id']} ({details['refusal']}): {result},"
 
 
 def _change_lines(view: Mapping[str, Any]) -> list[str]:
@@ -162,8 +174,18 @@ def _change_lines(view: Mapping[str, Any]) -> list[str]:
         description = f"{change['action']} on {change['target']} ({change['st2_execution_id']})"
         result = change["result"].replace("_", " ")
         refusal = f", {change['refusal']}: {change['reason']}" if change.get("refusal") else ""
-        lines.append(f"{change['decided_at']}  change {description}: {result}{refusal}")
+        retry = _describe_retry_time(change)
+        lines.append(f"{change['decided_at']}  change {description}: {result}{refusal}{retry}")
     return lines
+
+
+def _describe_retry_time(change: Mapping[str, Any]) -> str:
+    """Return when (to the minute) a refused change is or was tried again, or ''."""
+    retry_at = parse_timestamp(change.get("retry_at"))
+    if retry_at:
+        return f"; it is tried again after {retry_at + timedelta(seconds=59):%Y-%m-%d %H:%MZ}"
+    retried_at = parse_timestamp(change.get("retried_at"))
+    return f"; it was tried again at {retried_at:%Y-%m-%d %H:%MZ}" if retried_at else ""
 
 
 def _pause_lines(view: Mapping[str, Any]) -> list[str]:

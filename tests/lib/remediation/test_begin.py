@@ -327,6 +327,26 @@ def test_no_approval_is_requested_during_a_pause():
     assert decision.report().status == "succeeded"
 
 
+@pytest.mark.parametrize(
+    "situation, mode, ends_by_itself",
+    [
+        ({"similar_count": 6}, "ask", True),
+        ({"pause": Pause(NOON, "anna", "maintenance")}, "ask", False),
+        ({"similar_count": 6}, "live", False),
+        ({}, "ask", False),
+    ],
+)
+def test_only_a_refusal_before_an_approval_that_ends_by_itself_is_recorded_here(
+    situation, mode, ends_by_itself
+):
+    """In mode live, poundcake.reserve records it."""
+    entry = {**ENTRY, "mode": mode, "approvers": ["anna"]}
+    configuration = load({**PERMISSIVE_CONFIG, "remediations": [entry]})
+    alert = Alert(LABELS, lambda request: Situation(now=NOON, named_host="web-1", **situation))
+    decision = decide(configuration, alert, Request(remediation="nginx"))
+    assert decision.ends_by_itself is ends_by_itself
+
+
 SSH = {"ssh_user": "stanley", "ssh_key_file": "/etc/poundcake/key", "ssh_port": 2222}
 SSH_PARAMETERS = {"username": "stanley", "private_key": "/etc/poundcake/key", "port": 2222}
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 from requests.exceptions import ConnectionError, ReadTimeout
+from urllib3.exceptions import MaxRetryError, ProtocolError
 
 from poundcake import stackstorm
 from poundcake.config import Config
@@ -47,9 +48,12 @@ def api():
             raise response
         return response
 
+    def post(path, body, **options):
+        return get(path, body, **options)
+
     def connect(fresh):
         api.fresh.append(fresh)
-        executions = types.SimpleNamespace(client=types.SimpleNamespace(get=get))
+        executions = types.SimpleNamespace(client=types.SimpleNamespace(get=get, post=post))
         return types.SimpleNamespace(executions=executions, token="t", api_key=None)
 
     api.stackstorm = StackStorm(connect)
@@ -148,6 +152,45 @@ class TestExecutions:
         api.responses = [FakeResponse(200, [later_child, earlier_child])]
         assert [child.id for child in api.stackstorm.get_children("e1")] == ["a", "b"]
         assert api.requests[0][1]["parent"] == "e1"
+
+
+class TestReRun:
+    def test_an_execution_is_started_again_with_its_parameters(self, api):
+        api.responses = [FakeResponse(201, {"id": "e2"})]
+        assert api.stackstorm.re_run("../e1") == "e2"
+        assert api.requests == [("/executions/..%2Fe1/re_run", {})]
+
+    @pytest.mark.parametrize("body", [None, "<html>", [], {}])
+    def test_an_unreadable_response_means_that_it_was_started(self, api, body):
+        api.responses = [FakeResponse(201, body)]
+        assert api.stackstorm.re_run("e1") == ""
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409])
+    def test_a_refused_request_has_no_effect_and_is_not_repeated(self, api, status):
+        api.responses = [FakeResponse(status, {"faultstring": "the fault"})]
+        with pytest.raises(StackStormError, match="POST /executions/e1/re_run") as caught:
+            api.stackstorm.re_run("e1")
+        assert caught.value.had_no_effect and len(api.requests) == 1
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            FakeResponse(500),
+            FakeResponse(502),
+            FakeResponse(503),
+            FakeResponse(504),
+            ReadTimeout(),
+            ConnectionError("HTTPConnectionPool: Read timed out."),
+            ConnectionError(ProtocolError("Connection aborted.", ConnectionResetError())),
+            ConnectionError(MaxRetryError(None, "/", ProtocolError("Connection aborted."))),
+            OSError("something else"),
+        ],
+    )
+    def test_another_failure_may_have_had_an_effect(self, api, response):
+        api.responses = [response]
+        with pytest.raises(StackStormError) as caught:
+            api.stackstorm.re_run("e1")
+        assert not caught.value.had_no_effect and len(api.requests) == 1
 
 
 def trigger_instance(n, **fields):
@@ -333,6 +376,16 @@ class TestOverHttp:
         requests = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                requests.append((self.path, json.loads(body)))
+                if "silent" in self.path:
+                    self.close_connection = True  # without a response
+                    return
+                self.send_response(201)
+                self.end_headers()
+                self.wfile.write(json.dumps({"id": "e2"}).encode())
+
             def do_GET(self):
                 requests.append((self.path, dict(self.headers)))
                 body = json.dumps({"faultstring": "the fault"}).encode()
@@ -371,5 +424,16 @@ class TestOverHttp:
         client = stackstorm.client_for_action(Config(st2_api_url=url, st2_api_key="the-key"))
         with pytest.raises(StackStormError) as caught:
             client.get_execution("x")
-        assert caught.value.status == 0 and caught.value.is_outage
+        assert caught.value.status == 0 and caught.value.is_outage and caught.value.had_no_effect
         assert "\n" not in str(caught.value) and "the-key" not in str(caught.value)
+
+    def test_an_execution_is_started_again(self, server):
+        client = stackstorm.client_for_action(Config(st2_api_url=server.url, st2_api_key="the-key"))
+        assert client.re_run("e1") == "e2"
+        assert server.requests == [("/v1/executions/e1/re_run", {})]
+
+    def test_a_connection_that_is_lost_after_the_request_may_have_had_an_effect(self, server):
+        client = stackstorm.client_for_action(Config(st2_api_url=server.url, st2_api_key="the-key"))
+        with pytest.raises(StackStormError) as caught:
+            client.re_run("silent")
+        assert not caught.value.had_no_effect and server.requests

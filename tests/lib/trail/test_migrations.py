@@ -299,6 +299,7 @@ class TestFromEveryRelease:
             "0008",
             "0009",
             "0010",
+            "0011",
             "0012",
             *INDEX_REVISIONS,
         ]
@@ -319,6 +320,7 @@ class TestFromEveryRelease:
             "0008",
             "0009",
             "0010",
+            "0011",
             "0012",
             *INDEX_REVISIONS,
         ]
@@ -341,8 +343,8 @@ class TestFromEveryRelease:
     @pytest.mark.parametrize(
         "version, expected",
         [
-            (3, ["0005", "0006", "0008", "0009", "0010", "0012", *INDEX_REVISIONS]),
-            (4, ["0005", "0006", "0008", "0009", "0010", "0012", "0007"]),
+            (3, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", *INDEX_REVISIONS]),
+            (4, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0007"]),
         ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
@@ -664,7 +666,7 @@ class TestConcurrentMigrations:
             other_engine.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0012 0004 0007\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
@@ -686,7 +688,9 @@ class TestConcurrentMigrations:
             # The server aborts the first migration, and the second one waits for the same lock.
             wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0012 0004 0007\n"), output
+        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0004 0007\n"), (
+            output
+        )
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
 
@@ -760,7 +764,10 @@ def test_the_action_reports_each_step(engine, database_url, create_tables, monke
     spec.loader.exec_module(module)
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
-    for revisions in (["0005", "0006", "0008", "0009", "0010", "0012", *INDEX_REVISIONS], []):
+    for revisions in (
+        ["0005", "0006", "0008", "0009", "0010", "0011", "0012", *INDEX_REVISIONS],
+        [],
+    ):
         succeeded, result = module.Migrate({"database_url": database_url}).run()
         assert succeeded, result
         jsonschema.validate(result, dict(metadata["output_schema"], additionalProperties=False))

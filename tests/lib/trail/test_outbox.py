@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from poundcake.config import Config
 from poundcake.remediation import safety
 from poundcake.stackstorm import Execution
+from poundcake.timestamps import format_timestamp
 from poundcake.trail import claims, database, outbox
 from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
@@ -127,6 +128,7 @@ class TestEndOfChanges:
             "refusal": "",
             "message": "nginx did not start",
             "evidence": [],
+            "retry_at": "",
             "open_incidents": 1,
             "execution_id": "e0",
             "execution_url": "",
@@ -264,6 +266,16 @@ class TestEndWithoutChange:
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
         trail.sync()
         assert trail.read_results() == ["refused"]
+
+    @pytest.mark.parametrize("minutes, is_retried", [(10, True), (0, False)])
+    def test_a_refusal_contains_the_time_of_its_retry(self, engine, minutes, is_retried):
+        trail = HostTrail(engine, 2)
+        limits = {"storm_limit": 1, "retry_refused_minutes": minutes}
+        trail.reserve(config=limits, retry=True)
+        (payload,) = trail.read_payloads()
+        retry_at = trail.one(changes).retry_at
+        assert payload["retry_at"] == (format_timestamp(retry_at) if is_retried else "")
+        assert bool(retry_at) is is_retried
 
     def test_an_end_that_is_known_at_the_start_is_reported_when_the_workflow_is_linked(self, trail):
         episode = trail.incidents[0].episode

@@ -84,6 +84,7 @@ def test_nothing_is_requested_without_open_work(trail):
         "gone": 0,
         "silenced": 0,
         "changes": 0,
+        "retried": 0,
         "expired_approvals": 0,
         "problems": [],
     }

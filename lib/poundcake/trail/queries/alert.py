@@ -14,6 +14,7 @@ from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.trail.claims import find_incident_end
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
+from poundcake.trail.queries.changes import find_retry
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.recorded_alert import find_alert
 from poundcake.trail.schema import alerts, api_calls
@@ -25,13 +26,14 @@ class AlertDetails:
     """An alert with its original text, for the workflow that handles it.
 
     The attributes are columns of poundcake_alerts and of its request, except for
-    `incident_ended_at`. The silence is that of the episode's open incident.
+    `incident_ended_at` and `retry_at`. The silence is that of the episode's open incident.
 
     Attributes:
         incident_ended_at: When the incident that it opened ended, or None while it is open.
         silenced_by: Who silenced the open incident's alert in Alertmanager, or empty.
         silenced_until: When that silence ends.
         silenced_comment: Why it was silenced, or empty.
+        retry_at: When sync tries a refused change for the episode again, or None if it does not.
     """
 
     request_id: str
@@ -52,10 +54,11 @@ class AlertDetails:
     silenced_by: str = ""
     silenced_until: datetime | None = None
     silenced_comment: str = ""
+    retry_at: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the result of the action get_alert."""
-        times = ("starts_at", "ends_at", "incident_ended_at", "silenced_until")
+        times = ("starts_at", "ends_at", "incident_ended_at", "silenced_until", "retry_at")
         return {**asdict(self), **{name: format_optional(getattr(self, name)) for name in times}}
 
 
@@ -124,4 +127,5 @@ def alert_details(connection: Connection, request_id: str, episode: str) -> Aler
         silenced_by=(open_incident.silenced_by if open_incident else None) or "",
         silenced_until=open_incident.silenced_until if open_incident else None,
         silenced_comment=(open_incident.silenced_comment if open_incident else None) or "",
+        retry_at=find_retry(connection, episode),
     )

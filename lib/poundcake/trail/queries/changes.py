@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Sequence
 
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.changes import Change, find_changes
+from poundcake.trail.clock import database_now
+from poundcake.trail.open_work import awaits_retry
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import changes
 
@@ -19,7 +23,7 @@ def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[st
     """Return the newest changes of each episode by the episode's name, each list oldest first."""
     changes_by_episode: dict[str, list[Change]] = {}
     for chunk in database.batched(sorted({name for name in names if name})):
-        for change in find_changes(connection, changes.c.episode.in_(chunk)):
+        for change in _find_shown(connection, changes.c.episode.in_(chunk)):
             changes_by_episode.setdefault(change.episode, []).append(change)
     return {
         name: episode_changes[-_MAX_SHOWN:] for name, episode_changes in changes_by_episode.items()
@@ -28,7 +32,24 @@ def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[st
 
 def changes_of_request(connection: Connection, request_id: str) -> list[Change]:
     """Return the changes that were requested for the alerts of a request, oldest first."""
-    return find_changes(connection, changes.c.request_id == request_id)
+    return _find_shown(connection, changes.c.request_id == request_id)
+
+
+def find_retry(connection: Connection, episode: str) -> datetime | None:
+    """Return when sync tries a refused change for an episode again, or None if it does not."""
+    conditions = awaits_retry(database_now(connection))
+    retry_at = select(changes.c.retry_at).where(changes.c.episode == episode, *conditions)
+    return connection.scalar(retry_at.limit(1))
+
+
+def _find_shown(connection: Connection, condition: ColumnElement[bool]) -> list[Change]:
+    """Return changes, each with retry_at only if it will be tried again."""
+    is_waiting = awaits_retry(database_now(connection))
+    waiting_ids = set(connection.scalars(select(changes.c.id).where(condition, *is_waiting)))
+    return [
+        change if change.id in waiting_ids else change._replace(retry_at=None)
+        for change in find_changes(connection, condition)
+    ]
 
 
 def as_json(change: Change) -> dict[str, Any]:
@@ -45,4 +66,7 @@ def as_json(change: Change) -> dict[str, Any]:
     }
     if change.refusal:
         fields.update(refusal=change.refusal, reason=change.reason)
+    for name in ("retry_at", "retried_at"):
+        if getattr(change, name):
+            fields[name] = format_timestamp(getattr(change, name))
     return fields

@@ -7,7 +7,7 @@ from sqlalchemy import Column, Text
 from poundcake.trail.migrations.changes import add_column
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 
 def upgrade() -> None:
