@@ -129,7 +129,9 @@ class Executor(executor.Executor):
             raise ValueError(f"Inquiry {execution_id} has already been responded to")
         users = execution["result"].get("users")
         if users and user not in users:
-            raise PermissionError(f'Insufficient permission to respond to "{execution_id}".')
+            raise PermissionError(
+                f'User "{user}" does not have permission to respond to inquiry "{execution_id}".'
+            )
         schemas.check(response, execution["result"]["schema"], allow_null=True)
         if "orquesta" in execution["context"]:
             parent_id = execution["context"]["parent"]["execution_id"]
