@@ -461,15 +461,16 @@ class ReferenceRules:
     def decide(self, status, start, end, now, may_start):
         if status == "firing":
             return self.decide_firing(start, now, may_start)
-        outcome = self.decide_resolve(end, now)
+        outcome = self.decide_resolve(start, end, now)
         self.resolves.append((end, now))
         return outcome
 
-    def decide_resolve(self, end, now):
+    def decide_resolve(self, start, end, now):
         incident = self.open
         if incident is None or now < incident["last_seen"]:
             return "duplicate"
-        if None not in (end, incident["sender"]) and end < incident["sender"]:
+        has_times = None not in (end, incident["sender"])
+        if has_times and end < incident["sender"] and start != incident["sender"]:
             return "duplicate"
         self.open = None
         return (
