@@ -1,4 +1,4 @@
-"""Run all benchmarks: views, plans, record, connections.
+"""Run all benchmarks: views, plans, record, connections and, with a live StackStorm, cost.
 
     python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from bench import history
+from tests.scenarios.stack import uses_live_stackstorm
 
 
 def main() -> None:
@@ -23,6 +24,10 @@ def main() -> None:
         ["bench.record", "--process"],
         ["bench.connections"],
     ]
+    if uses_live_stackstorm():
+        commands.append(["bench.cost"])
+    else:
+        print("skipped: bench.cost, which needs the variables of `make live`")
     failed = []
     for command in commands:
         print("== " + " ".join(command), flush=True)
