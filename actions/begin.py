@@ -37,6 +37,7 @@ class Begin(PackAction):
         **rule: Any,
     ) -> dict[str, Any]:
         recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
+        labels = recorded_alert["labels"]
 
         def read_situation(change: ChangeRequest) -> Situation:
             return self.read_situation(
@@ -44,17 +45,12 @@ class Begin(PackAction):
             )
 
         def check_conditions(entry: Remediation) -> ConditionsResult:
-            from poundcake.remediation import conditions
-            from poundcake.remediation.polls import CheckedAlert
-
-            checked_alert = CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
-            return conditions.check_conditions(entry, checked_alert, self.prometheus_clients)
+            return self.check_conditions(entry, labels)
 
         def check_host() -> TcpResult:
-            host = host_and_port(recorded_alert["labels"].get(self.settings.host_label, ""))
-            return try_check_host(host)
+            return try_check_host(host_and_port(labels.get(self.settings.host_label, "")))
 
-        alert = begin.Alert(recorded_alert["labels"], read_situation, check_conditions, check_host)
+        alert = begin.Alert(labels, read_situation, check_conditions, check_host)
         request = begin.Request(mode=Mode(mode), **rule)
         decision = begin.decide(self.settings, alert, request)
         workflow = request.claim_name(decision.action)

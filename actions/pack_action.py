@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Callable, Sequence, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, TypeVar
 
 from st2common.runners.base_action import Action
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
     from poundcake.monitoring import PrometheusApi
+    from poundcake.remediation.safety import ConditionsResult
+    from poundcake.remediations import Remediation
     from poundcake.stackstorm import StackStorm
     from poundcake.trail.audit import Actor
     from poundcake.trail.limits import ChangeRequest, Situation
@@ -78,6 +80,14 @@ class PackAction(Action):
         from poundcake.monitoring import prometheus_servers
 
         return prometheus_servers(config.load(self.config, config.CREDENTIAL_KEYS))
+
+    def check_conditions(self, entry: Remediation, labels: Mapping[str, str]) -> ConditionsResult:
+        """Check the conditions of an entry of `remediations` for an alert with these labels."""
+        from poundcake.remediation.conditions import check_conditions
+        from poundcake.remediation.polls import CheckedAlert
+
+        alert = CheckedAlert.of(labels, self.settings.host_label)
+        return check_conditions(entry, alert, self.prometheus_clients)
 
     def actor(self, st2_user: str) -> Actor:
         """Return the user and the execution that run this action, for the audit table."""

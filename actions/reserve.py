@@ -99,13 +99,4 @@ class Reserve(PackAction):
         decision = safety.decide(self.settings, request, self.read_situation(request))
         if not safety.may_check_conditions(decision):
             return request  # the change is refused anyway
-        return safety.with_conditions(request, entry, self._check_conditions(entry, labels))
-
-    def _check_conditions(
-        self, entry: Remediation, labels: dict[str, str]
-    ) -> safety.ConditionsResult:
-        from poundcake.remediation.conditions import check_conditions
-        from poundcake.remediation.polls import CheckedAlert
-
-        alert = CheckedAlert.of(labels, self.settings.host_label)
-        return check_conditions(entry, alert, self.prometheus_clients)
+        return safety.with_conditions(request, entry, self.check_conditions(entry, labels))
