@@ -74,7 +74,9 @@ class Reserve(PackAction):
         objection, evidence = read_conditions(
             self.stackstorm(), request.execution_id, checks, request.preview
         )
-        return replace(request, objection=objection, evidence=evidence, check_failed=not objection)
+        # Evidence actions confirm nothing.
+        is_confirmed = bool(checks) and not objection
+        return replace(request, objection=objection, evidence=evidence, check_failed=is_confirmed)
 
     def _reserve(
         self, request: ChangeRequest, entry: Remediation | None, host_checks: Sequence[str]

@@ -564,6 +564,16 @@ class TestActions:
         payload = json.loads(event.payload)
         assert (payload["result"], payload["evidence"]) == ("refused", ["5% used"])
 
+    def test_evidence_without_checks_does_not_confirm_a_stale_alert(self, run, monkeypatch):
+        """Otherwise, a person would be asked about a change that is then refused."""
+        monkeypatch.setattr("pack_action.PackAction.stackstorm", lambda _: None)
+        monkeypatch.setattr(
+            "poundcake.remediation.inspections.read_conditions",
+            lambda *_: safety.ConditionsResult("", ("pack.snapshot: done",)),
+        )
+        parameters = {"action": ACTION, "execution_id": "e1", "preview": True}
+        assert run("reserve", {"fresh_minutes": 15}, **parameters)["refusal"] == "stale"
+
     def test_no_change_is_granted_without_the_database(self, run, monkeypatch, tmp_path):
         monkeypatch.setattr(database, "retry_while_unavailable", lambda work, seconds: work())
         missing_database = {"database_url": f"sqlite:///{tmp_path}/missing.sqlite"}
