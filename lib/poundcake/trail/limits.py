@@ -74,8 +74,8 @@ class ChangeRequest:
         change: A description of the change for the report of a dry run; empty to use the action
             and the target.
         evidence: What the checks saw, one line each.
-        preview: Whether to decide only if an approver may be asked, so that a change that may be
-            made is neither recorded nor counted.
+        preview: Whether only to decide whether an approver may be asked. A change that may be made
+            is then neither recorded nor counted.
         retry: Whether sync may start the workflow again if the refusal ends by itself.
     """
 

@@ -1,4 +1,4 @@
-"""Try refused changes again whose refusal ends by itself, such as a storm, a limit or a cooldown.
+"""Retry changes whose refusal ends by itself, such as one by a storm, a limit or a cooldown.
 
 Alertmanager's repeats are duplicates, so nothing else would try such a change again while its
 incident is open. Sync starts the refused workflow again with StackStorm's own re-run, and the new
@@ -10,8 +10,8 @@ the alert's row, which only a replay replaces. And the unique keys of that attem
 claim and one change, regardless of what else is started meanwhile.
 
 Before sync asks StackStorm to start the workflow, one transaction marks the refusal and releases
-the claim of the refused execution. The mark stays unless StackStorm certainly started nothing. So a
-crash or a lost response can cost a retry, but never starts a second one.
+the claim of the refused execution. The mark stays unless it is certain that StackStorm started
+nothing. So a crash or a lost response can cost a retry, but never starts a second one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Mark(NamedTuple):
 def retry_refused(
     sync_round: SyncRound, api: StackStormApi, config: Config, deadline: Deadline
 ) -> int:
-    """Start the workflows of refused changes again that are due for a retry, oldest first.
+    """Start again the workflows of refused changes that are due for a retry, oldest first.
 
     Returns:
         The number of workflows that were started.
