@@ -322,6 +322,8 @@ class TestCleanDisk:
             env={"PATH": f"{fake_programs}:{path}"},
             timeout=60,
         )
+        if not inner.with_name("inner.away").exists():
+            pytest.skip("this BusyBox runs its own find, whatever PATH contains")
         report = json.loads(completed.stdout.decode())
         assert (report["files"], report["left_changed"]) == (0, 1)
         assert victim.exists()

@@ -13,6 +13,7 @@ from tests.scenarios.notifications import alert, notification, resolved, unique
 # The limits do not depend on the kind of database, so one is enough.
 pytestmark = pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package")
 WORK = "poundcake_scenarios.work"
+SLOW = "poundcake_scenarios.slow"
 LIVE = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": [WORK], "settle_seconds": 0}
 MANY_HOSTS = 50
 STORM_SIZE = 3
@@ -169,6 +170,36 @@ def test_a_failing_remediation_stops_until_it_is_released(stack_with_limits):
     assert stack.run("poundcake.release", remediation=WORK)["failures"] == 1
     _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1), 1)
     assert change["result"] == "not_verified"
+
+
+def test_a_cancelled_workflow_shows_how_its_change_ended(armed_stack):
+    """Case A39: somebody cancels a workflow while its action runs for 20 seconds."""
+    name = unique("ScenarioCancelledChange")
+    entry = {"name": "slow", "match": [f"alertname={name}"], "mode": "live", "action": SLOW}
+    entry["host_parameter"] = ""
+    limits = {**LIVE, "allowed_actions": [SLOW]}
+    with armed_stack.configured_remediations([entry], **limits):
+        sent_alert = alert(name, labels={"alertname": name})
+        request_id = armed_stack.send(notification(sent_alert))
+        trail = armed_stack.wait_for_trail(request_id, lambda t: t.get("changes"))
+        (execution,) = trail["stackstorm_executions"]
+        workflow_id = execution["st2_execution_id"]
+        armed_stack.wait_until(
+            lambda: armed_stack.list_all("/executions", action=SLOW, parent=workflow_id)
+        )
+        armed_stack.api("/executions/" + workflow_id, "PUT", {"status": "canceled"})
+        trail = armed_stack.wait_for_trail(
+            request_id, lambda t: t["stackstorm_executions"][0]["status"] == "canceling"
+        )
+        (change,) = trail["changes"]
+        assert change["result"] == "in_flight"
+        trail, (change,) = wait_for_decisions(armed_stack, request_id, 1)
+    (execution,) = trail["stackstorm_executions"]
+    assert (execution["status"], change["result"]) == ("canceled", "succeeded")
+    assert (execution["mutated"], execution["dry_run"]) == (True, False)
+    assert execution["message"] == (
+        f"the workflow was cancelled; {SLOW} succeeded, and nothing verified it"
+    )
 
 
 def test_refused_changes_are_made_when_the_storm_has_ended(stack_with_limits):

@@ -17,9 +17,10 @@ from poundcake.monitoring import AlertReading, AlertRule, AlertState, Monitoring
 from poundcake.remediation.checks import TcpState, check_host, ports_to_check
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.inspections import read_check
-from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_HOST_TASK, VERIFY_TASK
+from poundcake.remediation.verification import VERIFY_HOST_TASK, VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.change_tasks import CHANGE_TASKS
 
 # The times of StackStorm and Prometheus come from HTTP headers, which contain whole seconds.
 _CLOCK_ERROR = timedelta(seconds=2)

@@ -2,13 +2,13 @@
 
 A task must not receive the results of previous tasks, because Orquesta would evaluate expressions
 in them. So the last task reads the executions from StackStorm's API, and uses only the results of
-this pack's actions. For any other action, it only reports whether it succeeded.
+this pack's actions. For any other action, it only reports whether it succeeded, and why it failed.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Protocol, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from poundcake.remediation.checks import TcpState
 from poundcake.remediation.inspections import (
@@ -19,9 +19,10 @@ from poundcake.remediation.inspections import (
 )
 from poundcake.remediation.safety import Refusal
 from poundcake.remediation.stage import Stage
-from poundcake.remediation.verification import CHANGE_TASKS, VERIFY_TASK
-from poundcake.stackstorm import Execution, action_result
+from poundcake.remediation.verification import VERIFY_TASK
+from poundcake.stackstorm import Execution, action_result, describe_failure
 from poundcake.trail.approvals import APPROVAL_TASK
+from poundcake.trail.change_tasks import Executions, find_change
 from poundcake.trail.changes import ChangeResult
 from poundcake.trail.outbox import MAX_EVIDENCE
 
@@ -29,13 +30,6 @@ _OWN_ACTIONS = "poundcake."
 _PREVIEW_TASK = "preview"  # it decides whether a person is asked for approval
 _SUCCEEDED = "succeeded"
 _FAILED = "failed"
-
-
-class Executions(Protocol):
-    """The source of the executions of a workflow's tasks."""
-
-    def get_children(self, execution_id: str) -> Sequence[Execution]:
-        """Return the executions that a workflow's tasks started."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     inspect_task = INSPECT_FIRST_TASK if is_before_approval else INSPECT_TASK
     findings = read_findings(executions, inspect_task)
     checks = {"before": tasks.host_check, "after": tasks.result(VERIFY_TASK)}
-    ending = _determine_ending(tasks, findings)
+    ending = _determine_ending(tasks, find_change(stackstorm, executions), findings)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
@@ -145,11 +139,12 @@ class _Ending(NamedTuple):
     verified: bool = False
 
 
-def _determine_ending(tasks: _Tasks, findings: Sequence[Finding]) -> _Ending:
+def _determine_ending(
+    tasks: _Tasks, change: Execution | None, findings: Sequence[Finding]
+) -> _Ending:
     link = tasks.result("begin") or tasks.result("link")
     if not link.get("claimed"):
         return _Ending(True, Stage.NOT_CLAIMED, str(link.get("reason", "")))
-    change = next(filter(None, map(tasks.execution, CHANGE_TASKS)), None)
     if change:
         ending = _ending_after_change(change, tasks)
         approved_by = tasks.result("reserve").get("approved_by")
@@ -224,8 +219,7 @@ def _ending_with_inspections(permission: dict[str, Any], findings: Sequence[Find
 
 def _ending_after_change(change: Execution, tasks: _Tasks) -> _Ending:
     if change.status != _SUCCEEDED:
-        message = f"{change.action} ended with status {change.status}"
-        return _Ending(False, Stage.REMEDIATE, message, mutated=True)
+        return _Ending(False, Stage.REMEDIATE, describe_failure(change), mutated=True)
     check = tasks.result(VERIFY_TASK)
     if not check and tasks.execution(VERIFY_TASK):
         message = "the action succeeded but could not be verified; the task verify says why"

@@ -10,8 +10,6 @@ from poundcake.remediation.inspections import Inspection
 from poundcake.remediations import NO_VERIFICATION, Remediation
 from poundcake.trail.changes import is_power_action
 
-CHANGE_TASKS = ("remediate", "remediate_host")
-"""The tasks of a workflow that make its change."""
 VERIFY_TASK = "verify"
 VERIFY_HOST_TASK = "verify_host"
 """The task that checks the host before each poll, if a check of the host verifies the change."""

@@ -21,6 +21,7 @@ from poundcake.stackstorm.execution import (
     Execution,
     ExecutionStatus,
     action_result,
+    describe_failure,
     failure_reason,
     workflow_output,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "action_result",
     "client_for_action",
     "client_for_sensor",
+    "describe_failure",
     "failure_reason",
     "workflow_output",
 ]

@@ -146,7 +146,7 @@ def failure_reason(result: Any) -> str:
 
     Args:
         result: The execution's result: {"errors": [...]} for a workflow, the runner's output for
-            an action.
+            an action, {host: output} for an action that ran over SSH.
     """
     if not isinstance(result, dict):
         return str(result or "")[:_MAX_REASON]
@@ -157,7 +157,24 @@ def failure_reason(result: Any) -> str:
         text = result.get(key)
         if isinstance(text, str) and text.strip():
             return text.strip().splitlines()[-1][:_MAX_REASON]
-    return ""
+    # StackStorm parses output that is JSON. An SSH runner returns one result for each host.
+    nested_results = [result.get("stdout"), *(r for r in result.values() if _has_failed(r))]
+    return next(filter(None, map(failure_reason, filter(_is_object, nested_results))), "")
+
+
+def describe_failure(execution: Execution) -> str:
+    """Return how an action failed, with the reason if StackStorm knows it."""
+    description = f"{execution.action} ended with status {execution.status}"
+    reason = failure_reason(execution.result)
+    return f"{description}: {reason}" if reason else description
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _has_failed(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("failed") is True
 
 
 def _workflow_error(error: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ class ChangeResult(StringEnum):
     RELEASED = "released"
     """A person released it with poundcake.release, although it may still have been running."""
     UNKNOWN = "unknown"
-    """Its workflow was cancelled or deleted from StackStorm before it reported a result."""
+    """Its workflow ended before it reported a result, and it is not known whether it was made."""
 
 
 NOT_CLAIMED = "not_claimed"

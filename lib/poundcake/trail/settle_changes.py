@@ -2,7 +2,8 @@
 
 The last task of a workflow reports the end of its change. After a workflow is cancelled or killed,
 none of its tasks runs, but its change may still be running. So a change stays in flight until
-StackStorm reports that the workflow and everything that it started have ended.
+StackStorm reports that the workflow and everything that it started have ended. Then the execution
+of the task that made the change shows how the change ended.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from poundcake.stackstorm import (
     Execution,
     ExecutionStatus,
     StackStormApi,
+    describe_failure,
     failure_reason,
     workflow_output,
 )
 from poundcake.trail import database
+from poundcake.trail.change_tasks import find_change
 from poundcake.trail.changes import (
     Change,
     ChangeResult,
@@ -33,10 +36,11 @@ from poundcake.trail.changes import (
     make_ending,
 )
 from poundcake.trail.clock import database_now
+from poundcake.trail.mirror import write_execution
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import EndResult, add_ending
 from poundcake.trail.read_executions import read_executions
-from poundcake.trail.schema import alerts, changes
+from poundcake.trail.schema import alerts, changes, executions, storable
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 SETTLE_SECONDS = 10
@@ -44,13 +48,23 @@ SETTLE_SECONDS = 10
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
+_BEGIN = "poundcake.begin"  # the first action of the pack's workflow
 
 
 class _ChangeEnd(NamedTuple):
-    """How a change ended, and the message about it."""
+    """How a change ended.
+
+    Attributes:
+        result: The result of the change.
+        message: What is known about it.
+        mutated: Whether the change was made; None if that is not known.
+        is_reported: Whether the workflow reported it, so its execution already shows it.
+    """
 
     result: ChangeResult
     message: str
+    mutated: bool | None = None
+    is_reported: bool = False
 
 
 def settle_changes(
@@ -79,13 +93,37 @@ def _settle_page(
 ) -> int:
     ids = sorted({change.st2_execution_id for change in page})
     executions_by_id = read_executions(api, ids, deadline, sync_round.note)
-    endings = {
-        execution_id: _ChangeEnd(_result(execution), _message(execution))
-        for execution_id, execution in executions_by_id.items()
-        if execution is None or not _is_running(api, execution, _MAX_DEPTH)
-    }
+    endings = {}
+    for execution_id, execution in executions_by_id.items():
+        change_end = _find_end(api, execution)
+        if change_end:
+            endings[execution_id] = change_end
     _store(sync_round, page, executions_by_id, endings)
     return sum(change.st2_execution_id in endings for change in page)
+
+
+def _find_end(api: StackStormApi, execution: Execution | None) -> _ChangeEnd | None:
+    """Return how a change ended, or None while its workflow or what it started is running.
+
+    Args:
+        api: StackStorm's API.
+        execution: The execution of the workflow, or None if StackStorm no longer has it.
+    """
+    if execution is None:
+        message = "StackStorm deleted the workflow's execution before it reported a result"
+        return _ChangeEnd(ChangeResult.UNKNOWN, message)
+    if not execution.is_terminal:
+        return None
+    children = api.get_children(execution.id)
+    if any(_is_running(api, child, _MAX_DEPTH - 1) for child in children):
+        return None
+    output = workflow_output(execution.result)
+    if execution.status == ExecutionStatus.SUCCEEDED or output.get("mutated"):
+        return _reported_end(execution)
+    change = find_change(api, children)
+    if change is None:
+        return _end_without_change_task(execution, children)
+    return _interrupted_end(execution, change)
 
 
 def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
@@ -97,24 +135,55 @@ def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
     return any(_is_running(api, child, depth - 1) for child in api.get_children(execution.id))
 
 
-def _result(execution: Execution | None) -> ChangeResult:
-    """Return the result of a change, given the execution of its workflow."""
-    if execution is None or execution.status == ExecutionStatus.CANCELED:
-        return ChangeResult.UNKNOWN
+def _reported_end(execution: Execution) -> _ChangeEnd:
+    """Return the end of a change, given the execution of a workflow that has reported it."""
+    output = workflow_output(execution.result)
+    message = str(output.get("message", "")) or failure_reason(execution.result)
+    result = ChangeResult.VERIFIED if output.get("verified") else ChangeResult.SUCCEEDED
     if execution.status != ExecutionStatus.SUCCEEDED:
-        return ChangeResult.FAILED
-    is_verified = workflow_output(execution.result).get("verified")
-    return ChangeResult.VERIFIED if is_verified else ChangeResult.SUCCEEDED
+        result = ChangeResult.FAILED
+    return _ChangeEnd(result, message, is_reported=True)
 
 
-def _message(execution: Execution | None) -> str:
-    """Return the message about the end of a change, given the execution of its workflow."""
-    if execution is None:
-        return "StackStorm deleted the workflow's execution before it reported a result"
+def _end_without_change_task(execution: Execution, children: Sequence[Execution]) -> _ChangeEnd:
+    """Return the end of a change whose workflow ended early, without a known task for the change.
+
+    The pack's own workflow has made no change. Another workflow may have made one.
+    """
+    is_canceled = execution.status == ExecutionStatus.CANCELED
+    result = ChangeResult.UNKNOWN if is_canceled else ChangeResult.FAILED
+    if any(child.action == _BEGIN for child in children):
+        return _ChangeEnd(result, f"{_describe(execution)}; nothing was changed", mutated=False)
+    if is_canceled:
+        message = f"{_describe(execution)}, and its change may have been made"
+        return _ChangeEnd(result, message)
+    return _reported_end(execution)
+
+
+def _interrupted_end(execution: Execution, change: Execution) -> _ChangeEnd:
+    """Return the end of a change whose workflow ended before it could report.
+
+    Args:
+        execution: The execution of the workflow.
+        change: The execution of the action that made the change.
+    """
+    if change.status == ExecutionStatus.SUCCEEDED:
+        message = f"{_describe(execution)}; {change.action} succeeded, and nothing verified it"
+        return _ChangeEnd(ChangeResult.SUCCEEDED, message, mutated=True)
+    if change.status == ExecutionStatus.CANCELED:
+        message = f"{_describe(execution)}; {change.action} was cancelled and may have made changes"
+        return _ChangeEnd(ChangeResult.UNKNOWN, message)
+    message = f"{_describe(execution)}; {describe_failure(change)}"
+    return _ChangeEnd(ChangeResult.FAILED, message, mutated=True)
+
+
+def _describe(execution: Execution) -> str:
+    """Return how a workflow ended that did not report its change."""
     if execution.status == ExecutionStatus.CANCELED:
-        return "the workflow was cancelled, and its change may have been made"
-    message = workflow_output(execution.result).get("message", "")
-    return str(message) or failure_reason(execution.result)
+        return "the workflow was cancelled"
+    reason = failure_reason(execution.result)
+    ending = f"the workflow ended with status {execution.status}"
+    return f"{ending} ({reason})" if reason else ending
 
 
 def _store(
@@ -131,6 +200,14 @@ def _store(
     with sync_round.writing() as connection:
         extend_leases(connection, running_ids)
         for execution_id, change_end in endings.items():
+            execution = executions_by_id[execution_id]
+            if execution and not change_end.is_reported:
+                write_execution(connection, execution, database_now(connection))
+                connection.execute(
+                    update(executions)
+                    .where(executions.c.id == execution_id)
+                    .values(mutated=change_end.mutated, message=storable(change_end.message))
+                )
             end_changes(connection, execution_id, change_end.result, change_end.message)
 
 

@@ -14,10 +14,13 @@ class FakeApi:
     A task is defined by the result of its action, by its status, or by fields of its execution.
     """
 
-    def __init__(self, **tasks):
+    def __init__(self, actions_on_hosts=(), **tasks):
         self.tasks = tasks
+        self.actions_on_hosts = actions_on_hosts
 
     def get_children(self, execution_id):
+        if execution_id == "remediate_host":
+            return [Execution.parse(self._execution("run", e)) for e in self.actions_on_hosts]
         assert execution_id == "the-workflow"
         return [
             Execution.parse(self._execution(task, definition))
@@ -217,6 +220,42 @@ def test_the_report_of_a_workflow_that_changed_something(
     result = report(link=LINK_RESULT, alert=ALLOWED, remediate=change, **checks)
     assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
     assert (result["mutated"], result["dry_run"], result["verified"]) == (True, False, verified)
+
+
+REFUSED_BY_STACKSTORM = {
+    "status": "failed",
+    "action": {"ref": "poundcake.on_host"},
+    "result": {
+        "errors": [{"task_id": "run", "message": "The action has no parameter host."}],
+        "output": None,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "task, actions_on_hosts, message",
+    [
+        (
+            dict(RAN_AND_FAILED, result={"stderr": "warning\nno such unit"}),
+            [],
+            "linux.service ended with status failed: no such unit",
+        ),
+        (
+            REFUSED_BY_STACKSTORM,
+            [],
+            "poundcake.on_host ended with status failed: "
+            "task run: The action has no parameter host.",
+        ),
+        (
+            dict(REFUSED_BY_STACKSTORM, result={}),
+            [dict(RAN_AND_FAILED, result={"web-1": {"failed": True, "stderr": "no such unit"}})],
+            "linux.service ended with status failed: no such unit",
+        ),
+    ],
+)
+def test_the_report_says_why_the_action_failed(task, actions_on_hosts, message):
+    result = report(begin=BEGIN_RESULT, remediate_host=task, actions_on_hosts=actions_on_hosts)
+    assert (result["stage"], result["message"]) == ("remediate", message)
 
 
 def test_the_evidence_of_both_checks_is_kept():

@@ -105,6 +105,10 @@ def test_an_unknown_status_counts_as_open():
         ),
         ({"errors": [{"task_id": "ping", "message": "failed"}]}, "task ping: failed"),
         ({"stderr": "x" * 5000}, "x" * 1000),
+        ({"web-1": {"failed": True, "stderr": "no route"}}, "no route"),
+        ({"web-1": {"failed": True, "stderr": "", "stdout": {"error": "no disk"}}}, "no disk"),
+        ({"web-1": {"failed": False, "stderr": "a warning"}}, ""),
+        ({"result": {"error": "the action's own output"}}, ""),
     ],
 )
 def test_the_reason_of_a_failed_execution_is_read_from_its_result(result, reason):

@@ -12,7 +12,7 @@ from poundcake.trail import claims, database
 from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.open_work import open_work
-from poundcake.trail.schema import alerts, changes
+from poundcake.trail.schema import alerts, changes, executions
 from tests.lib.fake_stackstorm import OUTAGE
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
@@ -87,6 +87,80 @@ def test_the_status_of_a_workflow_that_did_not_report_determines_the_result(
     trail.stackstorm.run("e1", status, WORKFLOW, result={"output": output})
     trail.sync()
     assert read_result(trail) == expected
+
+
+INTERRUPTED = {"output": {"mutated": "unknown", "dry_run": False, "stage": "remediate"}}
+
+
+@pytest.mark.parametrize(
+    "status, result, expected, mutated, message",
+    [
+        (
+            "succeeded",
+            {},
+            "succeeded",
+            True,
+            "the workflow was cancelled; linux.service succeeded, and nothing verified it",
+        ),
+        (
+            "failed",
+            {"stderr": "no such unit"},
+            "failed",
+            True,
+            "the workflow was cancelled; linux.service ended with status failed: no such unit",
+        ),
+        (
+            "canceled",
+            {},
+            "unknown",
+            None,
+            "the workflow was cancelled; linux.service was cancelled and may have made changes",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_on_host", [False, True], ids=["remediate", "remediate_host"])
+def test_the_action_shows_how_the_change_of_a_cancelled_workflow_ended(
+    trail, is_on_host, status, result, expected, mutated, message
+):
+    trail.stackstorm.run("e1", "canceled", WORKFLOW, result=INTERRUPTED)
+    parent, task = "e1", "remediate"
+    if is_on_host:
+        trail.stackstorm.run(
+            "e2", "canceled", "poundcake.on_host", parent="e1", task_name="remediate_host"
+        )
+        parent, task = "e2", "run"
+    fields = {"parent": parent, "task_name": task}
+    trail.stackstorm.run("e3", "running", "linux.service", **fields)
+    trail.sync()
+    assert read_result(trail) == "" and trail.one(executions).mutated is None
+    trail.stackstorm.run("e3", status, "linux.service", result=result, **fields)
+    trail.sync()
+    row = trail.one(executions)
+    assert (read_result(trail), row.mutated, row.message) == (expected, mutated, message)
+    assert row.dry_run is False
+
+
+@pytest.mark.parametrize(
+    "status, expected, message",
+    [
+        ("canceled", "unknown", "the workflow was cancelled; nothing was changed"),
+        (
+            "failed",
+            "failed",
+            "the workflow ended with status failed (task remediate: no such parameter); "
+            "nothing was changed",
+        ),
+    ],
+)
+def test_nothing_was_changed_if_the_task_of_the_change_did_not_start(
+    trail, status, expected, message
+):
+    errors = [{"task_id": "remediate", "message": "no such parameter"}]
+    trail.stackstorm.run("e1", status, WORKFLOW, result={"errors": errors, **INTERRUPTED})
+    trail.stackstorm.run("e2", "succeeded", "poundcake.begin", parent="e1", task_name="begin")
+    trail.sync()
+    row = trail.one(executions)
+    assert (read_result(trail), row.mutated, row.message) == (expected, False, message)
 
 
 def test_the_result_of_a_deleted_workflow_is_unknown(trail):
