@@ -91,7 +91,10 @@ def make_lines_inert(text: str) -> str:
     """Return multi-line text, such as a table, with every line made inert.
 
     The line breaks are kept, so pass external text through `one_line` before inserting it.
+    FixedText is returned unchanged.
     """
+    if isinstance(text, FixedText):
+        return str(text)
     return "\n".join(_inert_text(line) for line in text.split("\n"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from poundcake.inert import make_inert, make_lines_inert, one_line
+from poundcake.inert import FixedText, make_inert, make_lines_inert, one_line
 from tests.lib.samples import BLANKS, DELIMITERS, as_inert
 
 hostile_texts = st.text(alphabet="{%#<}>\"'\\*_NOE\n\r\u2028ab ", max_size=8) | st.text(max_size=8)
@@ -118,6 +118,7 @@ def test_a_tuple_becomes_a_list():
 
 def test_only_the_line_breaks_of_a_view_are_kept():
     assert make_lines_inert('a  "b"\n{\u2028}\r') == "a  ”b”\n( ) "
+    assert make_lines_inert(FixedText('a  "b"\n{')) == 'a  "b"\n{'
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
 from poundcake.hosts import host_from_labels
-from poundcake.inert import make_inert, one_line
+from poundcake.inert import FixedText, make_inert, mark_as_fixed, one_line
 from poundcake.remediation.begin import (
     DEFAULT,
     HOST_DOWN,
@@ -112,7 +112,7 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
                 "name": entry.name,
                 "mode": str(entry.mode),
                 "action": entry.action,
-                "match": [str(matcher) for matcher in entry.match],
+                "match": mark_as_fixed([str(matcher) for matcher in entry.match]),
                 "problems": find_entry_problems(api, entry),
                 "stopped_by": _find_permanent_obstacles(config, entry),
             }
@@ -249,9 +249,10 @@ def _describe_entry(
         "parameters": decision.masked_parameters,
         "target": decision.target,
         "host_parameter": decision.host_parameter,
-        "check": list(entry.check),
-        "only_if": entry.only_if,
-        "verify": entry.verify,
+        # PromQL, and checks such as disk:/var>90, stay as they are written in the configuration.
+        "check": mark_as_fixed(entry.check),
+        "only_if": mark_as_fixed(entry.only_if),
+        "verify": mark_as_fixed(entry.verify),
         "evidence": list(entry.evidence),
         "stage": str(decision.stage),
         "stopped_by": stopped_by,
@@ -312,10 +313,11 @@ def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict
 
 
 def as_text(plan: Mapping[str, Any]) -> str:
-    """Return a plan or a list of checked entries as text, at most 80 columns wide."""
+    """Return a plan or a list of checked entries as inert text, at most 80 columns wide."""
+    plan = make_inert(plan)
     lines = _format_alert(plan) if "labels" in plan else _format_entries(plan)
     # `st2 run` prints "result: " before the first line, which would shift its columns.
-    return "\n" + "\n".join(lines)
+    return FixedText("\n" + "\n".join(lines))
 
 
 def _format_alert(plan: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from poundcake.config import load
 from poundcake.endpoint.triggers import AlertPayload
+from poundcake.inert import make_inert, make_lines_inert
 from poundcake.remediation import plan
 from poundcake.remediation.plan import PlannedAlert, as_text, check_entries, plan_alert
 from poundcake.stackstorm import StackStormError
@@ -197,6 +198,22 @@ def test_a_plan_shows_what_is_checked_verified_and_collected():
     assert "  only if: disk:/var/log/app>90 and up == 1" in lines
     assert "  verified by: disk:/var/log/app>90" in lines
     assert "  collects: mypack.inspect" in lines
+
+
+def test_conditions_stay_readable_and_labels_are_inert_in_the_actions_result():
+    query = 'count(up{job="node"} == 0) > 3'
+    entry = {**ENTRY, "check": ["memory>90"], "only_if": query}
+    plan_view = make_plan(labels={"instance": '{{ x }}<% y %>"'}, entries=[entry])
+    shown_entry = make_inert(plan_view)["remediation"]
+    assert (shown_entry["check"], shown_entry["only_if"]) == (["memory>90"], query)
+    text = make_lines_inert(as_text(plan_view))
+    assert f"  only if: memory>90 and {query}" in text.splitlines()
+    assert "{{" not in text and "<%" not in text and "(( x ))‹% y %›”" in text
+
+
+def test_a_condition_that_stackstorm_would_evaluate_is_inert():
+    entry = {**ENTRY, "only_if": 'count(up{instance=~"{{ x }}"})'}
+    assert "{{" not in make_lines_inert(as_text(make_plan(entries=[entry])))
 
 
 def test_a_plan_for_a_report_lists_its_checks():
