@@ -4,7 +4,7 @@ PYTHON ?= python3
 # Interpreters for `make test-all`. By default, it uses every installed Python from 3.8 to 3.12.
 PYTHONS ?=
 # Additional arguments: `make test TESTS="tests/lib/test_config.py -k bounds"`,
-# `make run ARGS="--port 8001"`. The tests mostly wait, so several processes run them;
+# `make run ARGS="--port 8001"`. The tests often wait, so several processes run them;
 # TESTS="-n 0 --pdb ..." uses one process.
 TESTS ?=
 ARGS ?=
@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
 	--no-deps-r standalone/requirements-orquesta.txt
-PYTEST = .venv/bin/python -m pytest -rs -n 4 --dist loadgroup
+PYTEST = .venv/bin/python -m pytest -rs -n 6 --dist loadgroup
 
 # Tests outside tests/fuzz that generate inputs. `make fuzz` makes them generate more.
 FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py

@@ -107,25 +107,35 @@ LONG_TESTS = (
 THREADS = ("threads", "Unpatched")
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
-# These scenarios wait most of the time, so each file gets its own stand-in and process.
-WAITING_SCENARIOS = (
-    "tests/scenarios/test_another_database.py",
-    "tests/scenarios/test_approvals.py",
-    "tests/scenarios/test_clustered_alertmanagers.py",
-    "tests/scenarios/test_configuration.py",
-    "tests/scenarios/test_hostile_corpus.py",
-    "tests/scenarios/test_reasons.py",
-    "tests/scenarios/test_remediation.py",
-    "tests/scenarios/test_statuses.py",
-    "tests/scenarios/test_verified_remediations.py",
-)
+# These scenarios wait most of the time. The files of a group share a stand-in and a process.
+WAITING_SCENARIOS = {
+    "tests/scenarios/test_another_database.py": 1,
+    "tests/scenarios/test_approvals.py": 1,
+    "tests/scenarios/test_clustered_alertmanagers.py": 1,
+    "tests/scenarios/test_hostile_corpus.py": 1,
+    "tests/scenarios/test_reasons.py": 1,
+    "tests/scenarios/test_configuration.py": 2,
+    "tests/scenarios/test_remediation.py": 2,
+    "tests/scenarios/test_statuses.py": 2,
+    "tests/scenarios/test_verified_remediations.py": 2,
+}
 # The longest tests come first, so that none of them runs alone at the end.
-LONGEST_FIRST = ("tests/faults/", "tests/scenarios/", "tests/lib/endpoint/test_service.py")
+LONGEST_FIRST = (
+    "tests/faults/",
+    "tests/scenarios/",
+    "tests/lib/trail/test_limits.py",
+    "tests/lib/trail/test_retry_refused.py",
+    "tests/lib/trail/test_copy_trail.py",
+    "tests/lib/trail/test_purge.py",
+    "tests/lib/trail/test_migrations.py",
+    "tests/lib/endpoint/test_service.py",
+)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist also reads the groups in this hook
 def pytest_collection_modifyitems(items):
     """Mark the tests by their requirements, and sort them for several workers."""
+    repeated_tests = find_repeated_tests(items)
     for item in items:
         if needs_services(item):
             item.add_marker("services")
@@ -133,7 +143,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("processes")
         if item.nodeid.startswith(SLOW_FILES):
             item.add_marker("slow")
-        if takes_long(item):
+        if takes_long(item) or item in repeated_tests:
             item.add_marker("long")
         item.add_marker(pytest.mark.xdist_group(find_group(item)))
     items.sort(key=lambda item: find_position(item.nodeid))
@@ -173,6 +183,30 @@ def takes_long(item):
     )
 
 
+def find_repeated_tests(items):
+    """Return the tests on MariaDB that only repeat the statements of another test there.
+
+    If a test with several sets of parameters runs on SQLite and MariaDB, `make test` runs only the
+    first set on MariaDB. `make test-long` runs the others.
+    """
+
+    def list_functions(kind):
+        """Return the names of the test functions on a kind of database, with their tests."""
+        return [
+            (item.nodeid.partition("[")[0], item)
+            for item in items
+            if get_parameters(item).get("database_url") == kind and not takes_long(item)
+        ]
+
+    functions_on_sqlite = {function for function, _ in list_functions("sqlite")}
+    seen_functions, repeated_tests = set(), set()
+    for function, item in list_functions("mariadb"):
+        if function in functions_on_sqlite & seen_functions:
+            repeated_tests.add(item)
+        seen_functions.add(function)
+    return repeated_tests
+
+
 def find_group(item):
     """Return the name of the group of tests that run in the same process as this one.
 
@@ -181,8 +215,9 @@ def find_group(item):
     """
     file, _, test_name = item.nodeid.partition("::")
     parameters = get_parameters(item)
-    scenario = file.startswith("tests/scenarios/") and file not in WAITING_SCENARIOS
-    if scenario and "kind" in parameters:
+    if file in WAITING_SCENARIOS:
+        return f"scenarios-{WAITING_SCENARIOS[file]}"
+    if file.startswith("tests/scenarios/") and "kind" in parameters:
         # With MariaDB, a second process would also need a second server.
         armed = parameters["kind"] == "sqlite" and "armed_stack" in item.fixturenames
         return f"scenarios-{parameters['kind']}" + ("-armed" if armed else "")
@@ -244,11 +279,11 @@ def mariadb(mariadb_server):
 
 @pytest.fixture
 def mariadb_url(mariadb):
-    """Return the URL of an empty database."""
-    name = mariadb.create_database()
-    yield mariadb.url(name)
+    """Return the URL of an empty database, which is the same for all tests of a session."""
+    mariadb.create_database("poundcake_test")
+    yield mariadb.url("poundcake_test")
     mariadb.start()
-    mariadb.drop_database(name)
+    mariadb.drop_database("poundcake_test")
 
 
 @pytest.fixture(scope="session")
@@ -293,9 +328,21 @@ def test_host():
     host.close()
 
 
+@pytest.fixture(scope="session")
+def sqlite_path(tmp_path_factory):
+    """Return the path of the session's SQLite database. Each test gets a new file there."""
+    return tmp_path_factory.mktemp("database") / "tracking.db"
+
+
 @pytest.fixture(params=["sqlite", "mariadb"])
-def database_url(request, tmp_path):
-    """Return the URL of an empty database. The test runs once on SQLite and once on MariaDB."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'tracking.db'}"
-    return request.getfixturevalue("mariadb_url")
+def database_url(request):
+    """Return the URL of an empty database. The test runs once on SQLite and once on MariaDB.
+
+    All tests of a session get the same URL for a kind of database.
+    """
+    if request.param == "mariadb":
+        return request.getfixturevalue("mariadb_url")
+    path = request.getfixturevalue("sqlite_path")
+    for file in path.parent.iterdir():
+        file.unlink()
+    return f"sqlite:///{path}"

@@ -254,9 +254,9 @@ class MariaDB(Server):
         finally:
             connection.close()
 
-    def create_database(self):
-        """Create an empty database and return its name."""
-        name = "poundcake_" + secrets.token_hex(6)
+    def create_database(self, name=""):
+        """Create an empty database and return its name, by default a new one."""
+        name = name or "poundcake_" + secrets.token_hex(6)
         self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
         return name
 

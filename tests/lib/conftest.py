@@ -8,16 +8,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import pathlib
-import shutil
 import sys
 
 import pytest
 
 from poundcake.trail import database
+from tests.lib.empty_databases import create_mariadb_tables, create_sqlite_database
 from tests.lib.pipelines import (  # noqa: F401
     clock,
     database_path,
-    empty_database,
     rig,
     wall_clock,
 )
@@ -36,30 +35,23 @@ def readable_fingerprints(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def templates():
-    """Return a cache of empty databases, because running the migrations takes half a second."""
+def engines():
+    """Return the engines of this session by URL. They keep the statements that they compiled."""
     return {}
 
 
 @pytest.fixture
-def engine(database_url, templates, tmp_path_factory):
+def engine(database_url, engines):
     """Return an engine for a new tracking database that contains the tables and no alerts."""
-    new_engine = database.open_engine(database_url)
-    disable_fsync(new_engine)
+    if database_url not in engines:
+        engines[database_url] = database.open_engine(database_url)
+        disable_fsync(engines[database_url])
+    # The listeners that a test adds are not those of the shared engine.
+    new_engine = engines[database_url].execution_options()
     if new_engine.dialect.name == "sqlite":
-        if "sqlite" not in templates:
-            templates["sqlite"] = tmp_path_factory.mktemp("template") / "tracking.db"
-            template_engine = database.open_engine("sqlite:///{}".format(templates["sqlite"]))
-            database.prepare(template_engine)
-            template_engine.dispose()  # moves the content of the -wal file to the database file
-        shutil.copy(str(templates["sqlite"]), new_engine.url.database)
-    elif "mysql" not in templates:
-        database.prepare(new_engine)
-        templates["mysql"] = list(_statements(new_engine))
+        create_sqlite_database(new_engine.url.database)
     else:
-        with new_engine.begin() as connection:
-            for statement, parameters in templates["mysql"]:
-                connection.exec_driver_sql(statement, parameters)
+        create_mariadb_tables(new_engine)
     yield new_engine
     new_engine.dispose()
 
@@ -86,17 +78,3 @@ def run_action(database_url, monkeypatch):
         return result
 
     return run
-
-
-def _statements(engine):
-    """Yield the SQL statements that recreate the tables and rows of a database."""
-    yield "SET foreign_key_checks = 0", ()
-    with engine.begin() as connection:
-        for (table,) in connection.exec_driver_sql("SHOW TABLES").all():
-            create_table = connection.exec_driver_sql("SHOW CREATE TABLE " + table).one()[1]
-            yield create_table.replace("%", "%%"), ()
-            rows = [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM " + table)]
-            if rows:
-                placeholders = ", ".join(["%s"] * len(rows[0]))
-                yield f"INSERT INTO {table} VALUES ({placeholders})", rows
-    yield "SET foreign_key_checks = 1", ()

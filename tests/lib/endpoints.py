@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import logging
@@ -22,6 +23,7 @@ from poundcake.endpoint.service import Endpoint
 from tests import services
 from tests.forks import ForkServer
 from tests.lib import endpoint_process
+from tests.lib.empty_databases import create_sqlite_database
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RUNTIMES = ["threads", "green"]
@@ -136,6 +138,17 @@ class BaseEndpoint:
         self.published_path = str(folder / "published")
         self.settings = settings or {}
 
+    def prepare_database(self):
+        """Create the tracking database, unless it exists or is not in `state_dir`.
+
+        Otherwise, each endpoint would run the migrations, which takes longer than most tests.
+        """
+        path = os.path.join(self.config["state_dir"], "tracking.sqlite")
+        if "database_url" not in self.config and not os.path.exists(path):
+            with contextlib.suppress(FileExistsError, NotADirectoryError):
+                os.makedirs(self.config["state_dir"], mode=0o750, exist_ok=True)
+                create_sqlite_database(path)
+
     def ready(self, journal=True):
         token = "Bearer {}".format((self.config.get("auth_tokens") or [""])[0])
         return self.wait_for_status(200 if journal else 503, Authorization=token)
@@ -228,6 +241,7 @@ class InThreads(BaseEndpoint):
     """An endpoint in this process."""
 
     def start(self):
+        self.prepare_database()
         self.old_settings = endpoint_process.apply_settings(self.settings)
         options = {"published": self.published_path, "config": dict(self.config)}
         self.endpoint = Endpoint(
@@ -280,6 +294,7 @@ class Patched(BaseEndpoint):
     pack = ROOT
 
     def start(self):
+        self.prepare_database()
         options = {
             "patched": self.patched,
             "config": self.config,

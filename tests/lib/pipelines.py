@@ -8,7 +8,6 @@ changes any more.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 
 import pytest
@@ -39,6 +38,7 @@ from poundcake.request_ids import body_sha256
 from poundcake.trail import database
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
+from tests.lib.empty_databases import create_sqlite_database
 from tests.lib.samples import later, request
 from tests.waiting import wait_for
 
@@ -261,19 +261,10 @@ def clock(monkeypatch):
     return Clock(monkeypatch)
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """Return the path of a tracking database with its tables, as a template for copies."""
-    path = tmp_path_factory.mktemp("empty") / "tracking.sqlite"
-    engine = database.open_engine(f"sqlite:///{path}")
-    database.prepare(engine)
-    engine.dispose()  # moves the content of the -wal file to the database file
-    return path
-
-
 @pytest.fixture
-def database_path(empty_database, tmp_path):
-    return shutil.copy(str(empty_database), str(tmp_path / "tracking.sqlite"))
+def database_path(tmp_path):
+    """Return the path of a tracking database that contains the tables and no alerts."""
+    return create_sqlite_database(tmp_path / "tracking.sqlite")
 
 
 @pytest.fixture
