@@ -14,7 +14,7 @@ from poundcake.inert import make_inert, make_lines_inert
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-    from poundcake.monitoring import PrometheusApi
+    from poundcake.monitoring import AlertmanagerApi, PrometheusApi
     from poundcake.remediation.safety import ConditionsResult
     from poundcake.remediations import Remediation
     from poundcake.stackstorm import StackStorm
@@ -80,6 +80,16 @@ class PackAction(Action):
         from poundcake.monitoring import prometheus_servers
 
         return prometheus_servers(config.load(self.config, config.CREDENTIAL_KEYS))
+
+    def alertmanager_clients(self) -> Sequence[AlertmanagerApi]:
+        """Return clients of the configured Alertmanagers.
+
+        Raises:
+            ConfigError: A secret of a server cannot be read on this host.
+        """
+        from poundcake.monitoring import alertmanagers
+
+        return alertmanagers(config.load(self.config, config.CREDENTIAL_KEYS))
 
     def check_conditions(self, entry: Remediation, labels: Mapping[str, str]) -> ConditionsResult:
         """Check the conditions of an entry of `remediations` for an alert with these labels."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pack_action import PackAction
+from poundcake.errors import PoundCakeError
 from poundcake.remediation.report import build_report
 from poundcake.trail import database
 from poundcake.trail.changes import finish_changes
@@ -23,4 +25,13 @@ class Report(PackAction):
                 )
             except database.DatabaseError:
                 pass  # sync ends the change once it sees that the workflow has ended
+        if report.silenced:
+            self._end_silence(execution_id)
         return report.as_dict()
+
+    def _end_silence(self, execution_id: str) -> None:
+        """End the silence during the change. If that fails, it ends by itself."""
+        from poundcake.trail.silences import end_silence_during_change
+
+        with contextlib.suppress(PoundCakeError):
+            end_silence_during_change(self.alertmanager_clients(), execution_id)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Sequence
 
 from pack_action import PackAction
+from poundcake.errors import PoundCakeError
 from poundcake.remediation import safety
 from poundcake.remediation.approval import read_approval
 from poundcake.remediation.checks import TcpResult, try_check_host
@@ -53,12 +54,44 @@ class Reserve(PackAction):
             )
         except database.DatabaseError as error:
             decision = safety.refuse_without_database(self.settings, request, error)
+        silences = bool(
+            decision.may_change and configured_entry and configured_entry.silence_minutes
+        )
         return {
             **decision.as_dict(),
             "approved_by": approved_by,
             "host_check": host_check.as_dict() if host_check else {},
             "evidence": request.evidence,
+            "silenced": silences and not request.preview,
+            "silence_problem": self._silence_alert(request, configured_entry) if silences else "",
         }
+
+    def _silence_alert(self, request: ChangeRequest, entry: Remediation | None) -> str:
+        """Silence the alert during its change. Return why it is not silenced everywhere, or ''.
+
+        The change does not depend on it.
+        """
+        from poundcake.trail import silences
+
+        if entry is None or request.preview:
+            return ""
+        try:
+            servers = self.alertmanager_clients()
+            if not servers:
+                return silences.NO_ALERTMANAGERS
+            alert = self._recorded_alert(request)
+            labels = silences.stable_labels(alert["labels"], self.settings.ignored_labels)
+            silence = silences.ChangeSilence(
+                request.execution_id, entry.name, request.action, labels, entry.silence_minutes
+            )
+            return "; ".join(silences.silence_during_change(servers, silence))
+        except PoundCakeError as error:
+            return str(error)
+
+    def _recorded_alert(self, request: ChangeRequest) -> Any:
+        return self.view(
+            queries.recorded_alert, request_id=request.request_id, episode=request.episode
+        )
 
     def _check_host(self, request: ChangeRequest) -> TcpResult | None:
         """Check the alert's host over TCP, or return None if it may not be checked."""
@@ -90,10 +123,7 @@ class Reserve(PackAction):
         self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]
     ) -> ChangeRequest:
         """Check the conditions of an entry, and return the request with the result."""
-        alert = self.view(
-            queries.recorded_alert, request_id=request.request_id, episode=request.episode
-        )
-        labels = alert["labels"]
+        labels = self._recorded_alert(request)["labels"]
         objection = safety.find_entry_objection(entry, labels, request.action, host_checks)
         objection = objection or request.objection
         if objection or not entry.has_conditions:

@@ -115,7 +115,9 @@ WAITING_SCENARIOS = {
     "tests/scenarios/test_hostile_corpus.py": 1,
     "tests/scenarios/test_reasons.py": 1,
     "tests/scenarios/test_configuration.py": 2,
+    "tests/scenarios/test_dead_host.py": 2,
     "tests/scenarios/test_remediation.py": 2,
+    "tests/scenarios/test_silences.py": 2,
     "tests/scenarios/test_statuses.py": 2,
     "tests/scenarios/test_verified_remediations.py": 2,
 }

@@ -145,7 +145,7 @@ class Host(services.Server):
         services.LIBC.prctl(services.PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def is_ready(self):
-        if not self._inner_pid():
+        if not self.inner_pid():
             return False
         if not os.path.exists(f"/sys/class/net/{self._link}"):
             # The host may not be ready for a connection yet.
@@ -157,13 +157,13 @@ class Host(services.Server):
         def ip(*arguments):
             subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
-        pid = str(self._inner_pid())
+        pid = str(self.inner_pid())
         ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", pid)
         ip("addr", "add", self._gateway + "/30", "dev", self._link)
         ip("link", "set", self._link, "up")
         self.run(f"ip addr add {self.address}/30 dev eth0 && ip link set eth0 up")
 
-    def _inner_pid(self):
+    def inner_pid(self):
         """Return the process id of the host's first process, or 0."""
         pid = self.process.pid
         with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
@@ -177,7 +177,7 @@ class Host(services.Server):
     def run(self, command, check=True):
         """Run a shell command on the host as root, without SSH, and return its output."""
         namespaces = ["--net", "--mount", "--pid", "--uts"]
-        target = ["nsenter", "--target", str(self._inner_pid()), *namespaces]
+        target = ["nsenter", "--target", str(self.inner_pid()), *namespaces]
         completed = subprocess.run(
             [*target, "sh", "-c", command], check=check, stdout=subprocess.PIPE
         )

@@ -35,6 +35,8 @@ BUILT_IN_CHECKS = ("alert", "expression", "tcp")
 """The kinds of checks that need no separate task. `tcp` and `expression` may have an argument."""
 CHECKS = (*BUILT_IN_CHECKS, *KINDS)
 """All kinds of checks. Those that are not built in run on a host, as StackStorm actions."""
+MAX_SILENCE_MINUTES = 240
+"""Maximum value of `silence_minutes`."""
 NO_VERIFICATION = "none"
 """The value of `verify` for a change that is not verified."""
 
@@ -61,6 +63,7 @@ _SYNONYMS = {
     "checks": "check",
     "targets": "target",
     "timeout": "wait",
+    "silence": "silence_minutes",
 }
 
 
@@ -123,6 +126,8 @@ class Remediation:
         verify: The check that verifies the change, '' or `none` if there is none.
         target: The labels that identify what is changed. Without them, the host is changed.
         evidence: The references of actions that collect evidence.
+        silence_minutes: How long the alert is silenced in Alertmanager at most during a change, or
+            0 if it is not silenced.
     """
 
     name: str
@@ -139,6 +144,7 @@ class Remediation:
     verify: str = ""
     target: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    silence_minutes: int = 0
 
     @property
     def expanded(self) -> Remediation:
@@ -249,6 +255,7 @@ class Remediation:
             "verify": self.verify,
             "target": list(self.target),
             "evidence": list(self.evidence),
+            "silence_minutes": self.silence_minutes or None,
         }
         return {key: value for key, value in entry.items() if value not in ("", [], {}, None)}
 
@@ -381,6 +388,8 @@ def _check_entry(remediation: Remediation) -> None:
             raise ValueError(f"action: is missing; the mode {mode} needs the action to run")
         if remediation.parameters:
             raise ValueError("with: needs an action that takes the parameters")
+        if remediation.silence_minutes:
+            raise ValueError("silence_minutes: needs an action; only a change is silenced")
     references = list(_find_references(remediation.parameters))
     if references and _COMMAND_ACTIONS.match(action):
         raise ValueError(
@@ -472,6 +481,10 @@ def _read_host_parameter(value: Any) -> str:
 
 def _read_wait(value: Any) -> int:
     return _read_whole_number(value, 0, MAX_WAIT)
+
+
+def _read_silence_minutes(value: Any) -> int:
+    return _read_whole_number(value, 0, MAX_SILENCE_MINUTES)
 
 
 def _read_whole_number(value: Any, minimum: int, maximum: int) -> int:
@@ -593,6 +606,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "verify": _read_verify,
     "target": _read_labels,
     "evidence": _read_actions,
+    "silence_minutes": _read_silence_minutes,
 }
 KEYS = tuple(_READERS)
 """The keys of an entry."""

@@ -49,9 +49,9 @@ class SyncTrail:
             zip((new_request.request_id for new_request in new_requests), self.rows(alerts))
         )
 
-    def sync(self, **config):
+    def sync(self, alertmanagers=(), **config):
         config.setdefault("host_cooldown_seconds", 0)
-        return sync.sync(self.engine, Config(**config), self.stackstorm)
+        return sync.sync(self.engine, Config(**config), self.stackstorm, alertmanagers)
 
     def change(self, table, *conditions, **values):
         with database.transaction(self.engine) as connection:

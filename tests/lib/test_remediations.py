@@ -64,6 +64,7 @@ class TestKeys:
             "verify": "expression",
             "target": ["cluster", "namespace"],
             "evidence": ["mypack.snapshot"],
+            "silence_minutes": 20,
         }
         assert set(keys) == set(KEYS)
         (remediation,) = read(keys)
@@ -79,6 +80,7 @@ class TestKeys:
         )
         assert remediation.target == ("cluster", "namespace")
         assert remediation.evidence == ("mypack.snapshot",)
+        assert remediation.silence_minutes == 20
         round_trip = remediation.as_dict()
         assert round_trip == {**keys, "match": ['alertname="ApiSaturated"', 'cluster!=""']}
 
@@ -92,6 +94,7 @@ class TestKeys:
             "",
         )
         assert (remediation.wait, remediation.target, remediation.evidence) == (None, (), ())
+        assert remediation.silence_minutes == 0
 
     def test_the_action_gets_the_host_unless_labels_define_the_target(self):
         assert read(live_entry())[0].host_parameter == "host"
@@ -215,6 +218,12 @@ class TestErrors:
                 live_entry(target=["$cluster"]),
                 "target: must be names of labels: write cluster, not",
             ),
+            (
+                live_entry(silence_minutes=241),
+                "silence_minutes: must be a whole number from 0 to 240, but is 241",
+            ),
+            (live_entry(silence=20), "key 'silence' is unknown; did you mean 'silence_minutes'?"),
+            (entry(silence_minutes=20), "silence_minutes: needs an action; only a change"),
             (
                 live_entry(evidence=["snapshot"]),
                 "evidence: must be a reference of the form pack.name",

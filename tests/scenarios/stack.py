@@ -7,6 +7,7 @@ two behave differently, the stand-in has a bug.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from tests import services
+from tests.scenarios.notifications import unique
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -165,6 +167,10 @@ class Stack:
         if execution["status"] != "succeeded":
             raise ActionFailed(str(result.get("result") or result.get("error") or result))
         return result["result"]
+
+    def silent_host(self):
+        """Return a new host that never answers. Skip the test if none is known."""
+        return unique("silent") + ".test"
 
     def work_executions(self, note):
         """Return the executions of the action `work` that have this note."""
@@ -371,6 +377,8 @@ class Live(Stack):
         )
         tokens = os.environ.get("POUNDCAKE_USER_TOKENS", "")
         self.user_tokens = dict(item.split("=", 1) for item in tokens.split(",") if item)
+        network = os.environ.get("POUNDCAKE_SILENT_NETWORK")
+        self._silent_hosts = ipaddress.ip_network(network).hosts() if network else None
         self.started_at = now()
         if not self._is_installed():
             execution = self.execute("packs.install", packs=[PACK.as_uri()])
@@ -388,6 +396,11 @@ class Live(Stack):
             return super().api(path, method, body, **query)
         finally:
             self._st2 = admin
+
+    def silent_host(self):
+        if self._silent_hosts is None:
+            pytest.skip("live: no known host there is silent (POUNDCAKE_SILENT_NETWORK)")
+        return str(next(self._silent_hosts))
 
     def _is_installed(self):
         """Return True if StackStorm and this repository have the same files of the pack."""

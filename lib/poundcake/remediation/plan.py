@@ -36,6 +36,7 @@ from poundcake.remediations import (
 from poundcake.shipped_remediations import SHIPPED
 from poundcake.stackstorm import StackStormError
 from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, list_rules
+from poundcake.trail.silences import NO_ALERTMANAGERS
 
 TRIGGER = "poundcake.alert"
 _PLACEHOLDER_EPISODE = "plan-0"
@@ -113,13 +114,22 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
                 "mode": str(entry.mode),
                 "action": entry.action,
                 "match": mark_as_fixed([str(matcher) for matcher in entry.match]),
-                "problems": find_entry_problems(api, entry),
+                "problems": [
+                    *_find_silence_problems(config, entry),
+                    *find_entry_problems(api, entry),
+                ],
                 "stopped_by": _find_permanent_obstacles(config, entry),
             }
             for entry in config.remediations
         ],
         "errors": [*config.remediation_errors, *problems],
     }
+
+
+def _find_silence_problems(config: Config, entry: Remediation) -> list[str]:
+    if entry.silence_minutes and not config.alertmanagers:
+        return [f"silence_minutes needs the key {NO_ALERTMANAGERS}"]
+    return []
 
 
 def find_entry_problems(api: Api, entry: Remediation) -> list[str]:
@@ -254,6 +264,7 @@ def _describe_entry(
         "only_if": mark_as_fixed(entry.only_if),
         "verify": mark_as_fixed(entry.verify),
         "evidence": list(entry.evidence),
+        "silence_minutes": entry.silence_minutes,
         "stage": str(decision.stage),
         "stopped_by": stopped_by,
     }
@@ -351,6 +362,9 @@ def _format_entry(entry: Mapping[str, Any]) -> list[str]:
         "checks": "" if entry["change"] else ", ".join(conditions),
         "verified by": entry["verify"] if entry["change"] else "",
         "collects": ", ".join(entry["evidence"]),
+        "silences the alert": f"during the change, for at most {entry['silence_minutes']} min"
+        if entry["silence_minutes"]
+        else "",
     }
     title = f"remediation {entry['name']}, mode {entry['mode']}{started}"
     return [

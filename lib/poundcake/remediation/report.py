@@ -52,11 +52,13 @@ class Report:
     """How the granted change ended, or None if none was granted. It is not part of the output."""
     seen: tuple[str, ...] = ()
     """The evidence as lines for events. They are not part of the output."""
+    silenced: bool = False
+    """Whether the alert was silenced during the change. It is not part of the output."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.report."""
         output = asdict(self)
-        del output["change_result"], output["seen"]
+        del output["change_result"], output["seen"], output["silenced"]
         return output
 
 
@@ -88,6 +90,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         },
         change_result=_determine_change_result(tasks, ending),
         seen=_list_evidence(tasks, findings),
+        silenced=bool(tasks.result("reserve").get("silenced")),
     )
 
 
@@ -150,6 +153,10 @@ def _determine_ending(
         approved_by = tasks.result("reserve").get("approved_by")
         if approved_by:
             ending = ending._replace(message=f"approved by {approved_by}; {ending.message}")
+        silence_problem = tasks.result("reserve").get("silence_problem")
+        if silence_problem:
+            message = f"{ending.message}; the alert could not be silenced: {silence_problem}"
+            ending = ending._replace(message=message)
         return ending
     if tasks.execution("reserve"):
         return _ending_without_reservation(tasks, "reserve")

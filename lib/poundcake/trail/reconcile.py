@@ -33,6 +33,7 @@ from poundcake.trail.open_work import MONITORING_PROBLEM, is_open, read_meta
 from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.record import config_identity
 from poundcake.trail.schema import alerts, cut, meta
+from poundcake.trail.silences import is_during_change
 from poundcake.trail.sync_round import SyncRound, write_meta
 
 MARGIN = timedelta(seconds=5)
@@ -221,6 +222,8 @@ def _query(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
                 silences_by_id[silence_id]
                 for silence_id in alert.silenced_by
                 if silence_id in silences_by_id
+                # The pack's own silence does not prevent the next change.
+                and not is_during_change(silences_by_id[silence_id])
             ]
             answer.silences[_fingerprint(alert.labels, alertmanager, identity)] += muting_silences
     except MonitoringError as error:

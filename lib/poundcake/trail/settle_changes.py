@@ -15,10 +15,12 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
+from poundcake.monitoring import AlertmanagerApi
 from poundcake.stackstorm import (
     Execution,
     ExecutionStatus,
     StackStormApi,
+    action_result,
     describe_failure,
     failure_reason,
     workflow_output,
@@ -41,6 +43,7 @@ from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import EndResult, add_ending
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, changes, executions, storable
+from poundcake.trail.silences import end_silence_during_change
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 SETTLE_SECONDS = 10
@@ -59,18 +62,26 @@ class _ChangeEnd(NamedTuple):
         message: What is known about it.
         mutated: Whether the change was made; None if that is not known.
         is_reported: Whether the workflow reported it, so its execution already shows it.
+        is_silenced: Whether the alert may still be silenced because of it.
     """
 
     result: ChangeResult
     message: str
     mutated: bool | None = None
     is_reported: bool = False
+    is_silenced: bool = False
 
 
 def settle_changes(
-    sync_round: SyncRound, api: StackStormApi, config: Config, deadline: Deadline
+    sync_round: SyncRound,
+    api: StackStormApi,
+    config: Config,
+    deadline: Deadline,
+    alertmanagers: Sequence[AlertmanagerApi] = (),
 ) -> int:
     """End the changes whose executions have ended, and extend the leases of the others.
+
+    Also end the silences of the changes that ended without a report.
 
     Returns:
         The number of changes that were ended, or whose effect on their alert was decided.
@@ -84,22 +95,29 @@ def settle_changes(
     for start in range(0, len(unfinished_changes), _PAGE):
         if start and deadline.has_passed:
             break
-        count += _settle_page(sync_round, api, unfinished_changes[start : start + _PAGE], deadline)
+        page = unfinished_changes[start : start + _PAGE]
+        endings = _settle_page(sync_round, api, page, deadline)
+        count += sum(change.st2_execution_id in endings for change in page)
+        for execution_id, change_end in endings.items():
+            if change_end.is_silenced:
+                for problem in end_silence_during_change(alertmanagers, execution_id):
+                    sync_round.note(problem)
     return count
 
 
 def _settle_page(
     sync_round: SyncRound, api: StackStormApi, page: Sequence[Change], deadline: Deadline
-) -> int:
+) -> Mapping[str, _ChangeEnd]:
+    """Store how changes ended, and return that by the id of the workflow's execution."""
     ids = sorted({change.st2_execution_id for change in page})
     executions_by_id = read_executions(api, ids, deadline, sync_round.note)
-    endings = {}
+    endings: dict[str, _ChangeEnd] = {}
     for execution_id, execution in executions_by_id.items():
         change_end = _find_end(api, execution)
         if change_end:
             endings[execution_id] = change_end
     _store(sync_round, page, executions_by_id, endings)
-    return sum(change.st2_execution_id in endings for change in page)
+    return endings
 
 
 def _find_end(api: StackStormApi, execution: Execution | None) -> _ChangeEnd | None:
@@ -121,9 +139,13 @@ def _find_end(api: StackStormApi, execution: Execution | None) -> _ChangeEnd | N
     if execution.status == ExecutionStatus.SUCCEEDED or output.get("mutated"):
         return _reported_end(execution)
     change = find_change(api, children)
-    if change is None:
-        return _end_without_change_task(execution, children)
-    return _interrupted_end(execution, change)
+    change_end = (
+        _interrupted_end(execution, change)
+        if change
+        else _end_without_change_task(execution, children)
+    )
+    is_silenced = any(action_result(child).get("silenced") is True for child in children)
+    return change_end._replace(is_silenced=is_silenced)
 
 
 def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:

@@ -1,6 +1,8 @@
-"""Create and end silences in Alertmanager, for the actions poundcake.silence and unsilence.
+"""Create and end silences in Alertmanager, for people and during changes.
 
-A silence has an equality matcher for each label of the alert, and always ends automatically.
+A silence has an equality matcher for each label of the alert, and always ends automatically. The
+actions poundcake.silence and unsilence are for people. An entry of `remediations` with
+`silence_minutes` silences the alert during its change.
 """
 
 from __future__ import annotations
@@ -28,10 +30,12 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
 from poundcake.trail.schema import alerts, cut
 
+NO_ALERTMANAGERS = "alertmanagers: list your Alertmanagers in the pack's configuration"
 MAX_MINUTES = 10_080
 """The longest silence: a week."""
 COMMENT_MARK = " (poundcake.silence)"
-"""The suffix of a silence's comment by which the pack recognizes the silences it created."""
+"""The suffix of the comment of a silence that a person created with poundcake.silence."""
+_CHANGE_MARK = " (poundcake.remediate)"
 # A repeated call asks for a slightly later end. Differences up to this do not extend a silence.
 _END_TOLERANCE = timedelta(minutes=1)
 # A new silence reaches the other members of a cluster by gossip, usually within a second.
@@ -185,13 +189,105 @@ def unsilence(
 
 
 @dataclass(frozen=True)
+class ChangeSilence:
+    """The silence during a change.
+
+    Attributes:
+        execution_id: The execution of the workflow that makes the change.
+        remediation: The name of the entry.
+        action: The action that makes the change.
+        labels: The labels of the alert that do not change while it fires.
+        minutes: How long it lasts at most.
+    """
+
+    execution_id: str
+    remediation: str
+    action: str
+    labels: Mapping[str, str]
+    minutes: int
+
+    @property
+    def comment(self) -> str:
+        """The comment, by which the silence is found again."""
+        reason = f"remediation {self.remediation} runs {self.action}"
+        return f"{reason}{_change_suffix(self.execution_id)}"
+
+
+def is_during_change(candidate: Silence) -> bool:
+    """Return True if a silence was created for a change, and not by a person."""
+    return candidate.comment.endswith(_CHANGE_MARK)
+
+
+def silence_during_change(
+    alertmanagers: Sequence[AlertmanagerApi], change_silence: ChangeSilence
+) -> list[str]:
+    """Silence an alert in all Alertmanagers while its target is changed.
+
+    Args:
+        alertmanagers: All configured Alertmanagers.
+        change_silence: The silence.
+
+    Returns:
+        A sentence for each Alertmanager that could not be changed.
+    """
+    requested_silence = _RequestedSilence(
+        change_silence.labels,
+        change_silence.minutes,
+        "poundcake",
+        change_silence.comment,
+        change_silence.comment,
+    )
+    count = 0
+
+    def ensure_silence(alertmanager: AlertmanagerApi) -> None:
+        nonlocal count
+        _ensure_silence(alertmanager, requested_silence, bool(count))
+        count += 1
+
+    return _try_each(alertmanagers, ensure_silence)
+
+
+def end_silence_during_change(
+    alertmanagers: Sequence[AlertmanagerApi], execution_id: str
+) -> list[str]:
+    """End the silence of a change in all Alertmanagers, unless it has already ended.
+
+    Args:
+        alertmanagers: All configured Alertmanagers.
+        execution_id: The execution of the workflow that made the change.
+
+    Returns:
+        A sentence for each Alertmanager that could not be changed. The silence ends there by
+        itself.
+    """
+    suffix = _change_suffix(execution_id)
+
+    def end_silence(alertmanager: AlertmanagerApi) -> None:
+        for silence in alertmanager.silences():
+            if silence.state != _EXPIRED and silence.comment.endswith(suffix):
+                alertmanager.expire_silence(silence.id)
+
+    return _try_each(alertmanagers, end_silence)
+
+
+def _change_suffix(execution_id: str) -> str:
+    """Return the end of the comment of the silence that an execution created for its change."""
+    return f", execution {execution_id}{_CHANGE_MARK}"
+
+
+@dataclass(frozen=True)
 class _RequestedSilence:
-    """The silence that a call requests."""
+    """The silence that a call requests.
+
+    Attributes:
+        mark: The end of the comment of the silences that the call may extend instead.
+    """
 
     labels: Mapping[str, str]
     minutes: int
     created_by: str
     comment: str
+    mark: str = COMMENT_MARK
 
     def starting_at(self, now: datetime) -> Silence:
         matchers = tuple(Matcher(name, value) for name, value in sorted(self.labels.items()))
@@ -218,11 +314,13 @@ def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
         )
     if labels_json is None:
         raise TrackingError(f"no episode {target.episode} is recorded")
-    labels: dict[str, str] = json.loads(labels_json)
-    stable_labels = {
-        name: value for name, value in labels.items() if name not in target.ignored_labels
-    }
-    return stable_labels or labels
+    return stable_labels(json.loads(labels_json), target.ignored_labels)
+
+
+def stable_labels(labels: Mapping[str, str], ignored_labels: Sequence[str]) -> dict[str, str]:
+    """Return the labels of an alert that do not change while it fires, or all if none is left."""
+    remaining = {name: value for name, value in labels.items() if name not in ignored_labels}
+    return remaining or dict(labels)
 
 
 def _call_for_each(
@@ -234,15 +332,23 @@ def _call_for_each(
         MonitoringError: work() failed for all of them.
     """
     if not alertmanagers:
-        raise TrackingError("alertmanagers: list your Alertmanagers in the pack's configuration")
+        raise TrackingError(NO_ALERTMANAGERS)
+    problems = _try_each(alertmanagers, work)
+    if len(problems) == len(alertmanagers):
+        raise MonitoringError("; ".join(problems))
+    return problems
+
+
+def _try_each(
+    alertmanagers: Sequence[AlertmanagerApi], work: Callable[[AlertmanagerApi], None]
+) -> list[str]:
+    """Call work() for each Alertmanager, and return the errors of those for which it failed."""
     problems = []
     for alertmanager in alertmanagers:
         try:
             work(alertmanager)
         except MonitoringError as error:
             problems.append(str(error))
-    if len(problems) == len(alertmanagers):
-        raise MonitoringError("; ".join(problems))
     return problems
 
 
@@ -284,7 +390,7 @@ def _find_existing(
         silence
         for silence in alertmanager.silences()
         if silence.state != _EXPIRED
-        and silence.comment.endswith(COMMENT_MARK)
+        and silence.comment.endswith(requested_silence.mark)
         and _has_labels(silence, requested_silence.labels)
     ]
     return max(same_silences, key=lambda silence: silence.ends_at) if same_silences else None

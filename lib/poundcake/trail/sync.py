@@ -129,7 +129,7 @@ def _run_steps(
 
     def settle() -> None:
         deadline = Deadline(SETTLE_SECONDS)
-        counts.changes = settle_changes(sync_round, stackstorm, config, deadline)
+        counts.changes = settle_changes(sync_round, stackstorm, config, deadline, alertmanagers)
 
     def retry() -> None:
         deadline = Deadline(RETRY_SECONDS)

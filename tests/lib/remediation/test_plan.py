@@ -108,6 +108,7 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
         "only_if": "",
         "verify": "",
         "evidence": [],
+        "silence_minutes": 0,
         "stage": "remediate",
         "stopped_by": [],
     }
@@ -198,6 +199,20 @@ def test_a_plan_shows_what_is_checked_verified_and_collected():
     assert "  only if: disk:/var/log/app>90 and up == 1" in lines
     assert "  verified by: disk:/var/log/app>90" in lines
     assert "  collects: mypack.inspect" in lines
+
+
+def test_a_plan_shows_that_the_alert_is_silenced():
+    lines = as_text(make_plan(entries=[{**ENTRY, "silence_minutes": 20}])).splitlines()
+    assert "  silences the alert: during the change, for at most 20 min" in lines
+
+
+def test_a_silence_needs_an_alertmanager():
+    entry = {**ENTRY, "silence_minutes": 20}
+    problem = "silence_minutes needs the key alertmanagers: list your Alertmanagers"
+    for servers, has_problem in (([], True), ([{"url": "http://am.example"}], False)):
+        config = load({"remediations": [entry], "alertmanagers": servers})
+        (shown_entry,) = check_entries(config, FakeApi())["remediations"]
+        assert any(p.startswith(problem) for p in shown_entry["problems"]) is has_problem
 
 
 def test_conditions_stay_readable_and_labels_are_inert_in_the_actions_result():

@@ -258,6 +258,15 @@ def test_the_report_says_why_the_action_failed(task, actions_on_hosts, message):
     assert (result["stage"], result["message"]) == ("remediate", message)
 
 
+def test_the_report_says_why_the_alert_was_not_silenced():
+    reserve = {**GRANTED, "silenced": True, "silence_problem": "alertmanagers, http://am: refused"}
+    result = report(begin=BEGIN_RESULT, reserve=reserve, remediate=RAN)
+    assert result["message"] == (
+        "the action succeeded; the alert could not be silenced: alertmanagers, http://am: refused"
+    )
+    assert "silenced" not in result
+
+
 def test_the_evidence_of_both_checks_is_kept():
     result = report(link=LINK_RESULT, alert=ALLOWED, evidence=DOWN, remediate=RAN, verify=UP)
     assert result["evidence"] == {"before": DOWN, "after": UP}

@@ -16,6 +16,7 @@ from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts
 from poundcake.trail.search import Filters
+from poundcake.trail.silences import ChangeSilence
 from tests.lib.fake_alertmanager import FakeAlertmanager
 from tests.lib.samples import alert, request
 from tests.lib.sync_trail import SyncTrail
@@ -290,6 +291,12 @@ class TestSilences:
         trail.alertmanagers = []
         trail.run_round()
         assert trail.one().silence_id is None
+
+    def test_the_silence_during_a_change_is_not_that_of_a_person(self, trail):
+        comment = ChangeSilence("e1", "nginx", "linux.service", {}, 20).comment
+        trail.primary.silence(comment=comment)
+        assert trail.run_round(60).silenced == 0
+        assert trail.one().silenced_by is None
 
     def test_the_longest_silence_is_shown(self, trail):
         trail.primary.silence("ben", self.UNTIL + timedelta(hours=1), silence_id="s2")

@@ -13,6 +13,8 @@ from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.open_work import open_work
 from poundcake.trail.schema import alerts, changes, executions
+from poundcake.trail.silences import ChangeSilence, silence_during_change
+from tests.lib.fake_alertmanager import FakeAlertmanager
 from tests.lib.fake_stackstorm import OUTAGE
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
@@ -161,6 +163,25 @@ def test_nothing_was_changed_if_the_task_of_the_change_did_not_start(
     trail.sync()
     row = trail.one(executions)
     assert (read_result(trail), row.mutated, row.message) == (expected, False, message)
+
+
+def test_the_silence_of_a_cancelled_change_is_ended_when_the_action_has_ended(trail):
+    alertmanager = FakeAlertmanager()
+    silence_during_change([alertmanager], ChangeSilence("e1", "nginx", "linux.service", {}, 20))
+
+    def read_state():
+        trail.sync(alertmanagers=[alertmanager])
+        (silence,) = alertmanager.silences_by_id.values()
+        return silence.state
+
+    trail.stackstorm.run("e1", "canceled", WORKFLOW, result=INTERRUPTED)
+    reserve_result = {"result": {"may_change": True, "silenced": True}}
+    trail.stackstorm.run("e2", "succeeded", "poundcake.reserve", parent="e1", result=reserve_result)
+    change = {"parent": "e1", "task_name": "remediate"}
+    trail.stackstorm.run("e3", "running", "linux.service", **change)
+    assert read_state() == "active"
+    trail.stackstorm.run("e3", "succeeded", "linux.service", **change)
+    assert read_state() == "expired"
 
 
 def test_the_result_of_a_deleted_workflow_is_unknown(trail):

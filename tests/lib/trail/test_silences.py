@@ -16,7 +16,15 @@ from poundcake.trail import database, queries, silences, text
 from poundcake.trail.audit import Actor
 from poundcake.trail.schema import alerts, audit
 from poundcake.trail.search import Filters
-from poundcake.trail.silences import COMMENT_MARK, Target, silence, unsilence
+from poundcake.trail.silences import (
+    COMMENT_MARK,
+    ChangeSilence,
+    Target,
+    end_silence_during_change,
+    silence,
+    silence_during_change,
+    unsilence,
+)
 from tests.lib.fake_alertmanager import FakeAlertmanager
 from tests.lib.samples import alert
 from tests.lib.trails import record, view
@@ -287,3 +295,62 @@ def test_silences_of_a_real_alertmanager(trail, alertmanager):
     assert trail.unsilence(episode=trail.episode)["state"] == "ended"
     assert wait_for(lambda: not client.alerts()[0].silenced_by)
     assert trail.unsilence(episode=trail.episode)["state"] == "unchanged"
+
+
+class TestDuringChange:
+    """The silence of an entry with `silence_minutes`."""
+
+    @pytest.fixture
+    def alertmanagers(self, monkeypatch):
+        monkeypatch.setattr(silences, "_GOSSIP_WAIT", 0)
+        return [FakeAlertmanager("http://one.example"), FakeAlertmanager("http://two.example")]
+
+    @staticmethod
+    def start(alertmanagers, execution_id="e1", minutes=20):
+        change_silence = ChangeSilence(execution_id, "nginx", "linux.service", LABELS, minutes)
+        return silence_during_change(alertmanagers, change_silence)
+
+    @staticmethod
+    def states(alertmanager):
+        return [str(s.state) for s in alertmanager.silences_by_id.values()]
+
+    def test_the_alert_is_silenced_everywhere_and_for_a_limited_time(self, alertmanagers):
+        assert self.start(alertmanagers) == []
+        for alertmanager in alertmanagers:
+            (created,) = alertmanager.silences_by_id.values()
+            assert set(created.matchers) == {Matcher(n, v) for n, v in LABELS.items()}
+            assert created.ends_at - created.starts_at == timedelta(minutes=20)
+            assert (created.created_by, created.comment) == (
+                "poundcake",
+                "remediation nginx runs linux.service, execution e1 (poundcake.remediate)",
+            )
+
+    def test_a_repeated_start_creates_no_second_silence(self, alertmanagers):
+        self.start(alertmanagers)
+        self.start(alertmanagers)
+        assert [self.states(a) for a in alertmanagers] == [["active"], ["active"]]
+
+    def test_only_the_silence_of_the_change_is_ended(self, alertmanagers):
+        self.start(alertmanagers, "e1")
+        self.start(alertmanagers, "e11")
+        alertmanagers[0].silence(silence_id="of-anna")
+        assert end_silence_during_change(alertmanagers, "e1") == []
+        assert self.states(alertmanagers[0]) == ["expired", "active", "active"]
+        assert self.states(alertmanagers[1]) == ["expired", "active"]
+
+    def test_an_alertmanager_that_does_not_answer_does_not_affect_the_others(self, alertmanagers):
+        alertmanagers[0].failing_methods.update(("create_silence", "expire_silence"))
+        (problem,) = self.start(alertmanagers)
+        assert "http://one.example: create_silence" in problem
+        assert self.states(alertmanagers[1]) == ["active"]
+        assert end_silence_during_change(alertmanagers, "e1") == []
+        alertmanagers[0].failing_methods.add("silences")
+        assert len(end_silence_during_change(alertmanagers, "e1")) == 1
+        assert self.states(alertmanagers[1]) == ["expired"]
+
+    def test_a_persons_command_does_not_change_it(self, trail):
+        self.start(trail.alertmanagers)
+        trail.silence(minutes=120)
+        assert len(trail.primary.silences_by_id) == 2
+        trail.unsilence(episode=trail.episode)
+        assert self.states(trail.primary) == ["active", "expired"]

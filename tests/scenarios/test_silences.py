@@ -1,0 +1,118 @@
+"""An alert is silenced in a real Alertmanager while its target is changed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests import services
+from tests.conftest import start
+from tests.scenarios import conftest
+from tests.scenarios.notifications import alert, notification, unique
+
+# Silences do not depend on the kind of database, so one is enough.
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.parametrize("kind", conftest.KINDS[:1], indirect=True, scope="package"),
+]
+SLOW = "poundcake_scenarios.slow"
+NAME = unique("ScenarioSilenced")
+ENTRY = {
+    "name": "silenced",
+    "match": [f"alertname={NAME}"],
+    "mode": "live",
+    "action": SLOW,
+    "host_parameter": "",
+    "silence_minutes": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def alertmanager():
+    server = start(services.Alertmanager, "http://127.0.0.1:9/no-receiver")
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def silencing_stack(armed_stack, alertmanager):
+    """Return a stack with the entry and the Alertmanager."""
+    keys = {"allowed_actions": [SLOW], "settle_seconds": 0}
+    servers = [{"url": alertmanager.url}]
+    with armed_stack.configured_remediations([ENTRY], alertmanagers=servers, **keys):
+        yield armed_stack
+
+
+@pytest.fixture
+def change(silencing_stack, alertmanager):
+    return SilencedChange(silencing_stack, alertmanager)
+
+
+class SilencedChange:
+    """A change that takes 20 seconds, and the silence of its alert."""
+
+    def __init__(self, stack, alertmanager):
+        self.stack, self.alertmanager = stack, alertmanager
+        self.labels = alert(NAME, labels={"alertname": NAME})["labels"]
+        # Alertmanager holds the alert. Otherwise, sync would close the incident.
+        alertmanager.post({"labels": self.labels})
+        sent_alert = alert(NAME, labels=self.labels)
+        self.request_id = stack.send(notification(sent_alert))
+        stack.wait_until(self.silences)
+
+    def silences(self):
+        """Return the silences whose matchers are exactly the labels of the alert."""
+        return [
+            silence
+            for silence in json.loads(self.alertmanager.request("/api/v2/silences"))
+            if {m["name"]: m["value"] for m in silence["matchers"]} == self.labels
+            and not any(m["isRegex"] for m in silence["matchers"])
+        ]
+
+    def state(self):
+        (silence,) = self.silences()
+        return silence["status"]["state"]
+
+    def workflow(self):
+        """Return the workflow's execution as `status` shows it."""
+        trail = self.stack.get_trail(self.request_id)
+        (execution,) = trail["stackstorm_executions"]
+        return execution
+
+
+def test_the_silence_ends_with_the_change(change):
+    """Case A40."""
+    assert change.state() == "active"
+    (silence,) = change.silences()
+    assert change.workflow()["st2_execution_id"] in silence["comment"]
+    change.stack.wait_until(change.state, lambda state: state == "expired")
+    assert change.workflow()["status"] in ("running", "succeeded")
+    change.stack.wait_until(change.workflow, lambda workflow: workflow["mutated"])
+    assert change.workflow()["message"] == "the action succeeded"
+
+
+def test_the_silence_of_a_cancelled_workflow_ends_when_its_change_has_ended(change):
+    """Case A40."""
+    path = "/executions/" + change.workflow()["st2_execution_id"]
+    change.stack.api(path, "PUT", {"status": "canceled"})
+    change.stack.wait_until(change.workflow, lambda workflow: workflow["status"] == "canceling")
+    assert change.state() == "active"
+    change.stack.wait_until(change.state, lambda state: state == "expired")
+    assert change.workflow()["status"] == "canceled"
+
+
+def test_without_alertmanager_the_change_is_made(silencing_stack, alertmanager):
+    """Case A40."""
+    alertmanager.stop()
+    try:
+        request_id = silencing_stack.send(notification(alert(NAME, labels={"alertname": NAME})))
+        trail = silencing_stack.wait_for_trail(
+            request_id, lambda t: [e for e in t["stackstorm_executions"] if e["mutated"]]
+        )
+    finally:
+        alertmanager.start()
+    (execution,) = trail["stackstorm_executions"]
+    assert execution["message"].startswith(
+        "the action succeeded; the alert could not be silenced: alertmanagers, http://"
+    )
