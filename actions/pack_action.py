@@ -87,6 +87,8 @@ class PackAction(Action):
         Raises:
             ConfigError: A secret of a server cannot be read on this host.
         """
+        if not self.config.get("alertmanagers"):
+            return ()
         from poundcake.monitoring import alertmanagers
 
         return alertmanagers(config.load(self.config, config.CREDENTIAL_KEYS))

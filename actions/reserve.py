@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Sequence
 
 from pack_action import PackAction
+from poundcake.config import ConfigError
 from poundcake.errors import PoundCakeError
 from poundcake.remediation import safety
 from poundcake.remediation.approval import read_approval
@@ -117,7 +118,22 @@ class Reserve(PackAction):
         """Return the decision, and the request with what the checks saw."""
         if entry and not request.approval_problem:
             request = self._with_conditions(request, entry, host_checks)
+        if not self.settings.dry_run:
+            request = self._with_silences(request)
         return safety.reserve(self.engine(), self.settings, request), request
+
+    def _with_silences(self, request: ChangeRequest) -> ChangeRequest:
+        """Ask Alertmanager whether a person has silenced the alert since the last sync."""
+        from poundcake.remediation.silence_check import check_silences
+
+        try:
+            servers = self.alertmanager_clients()
+        except ConfigError as error:
+            return replace(request, alertmanager_problem=str(error))
+        if not servers:
+            return request
+        check = check_silences(servers, self._recorded_alert(request)["labels"])
+        return replace(request, silenced_by=check.silenced_by, alertmanager_problem=check.problem)
 
     def _with_conditions(
         self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]

@@ -408,11 +408,11 @@ class Alertmanager(Server):
         except OSError:
             return False
 
-    def request(self, path, body=None, timeout=5):
+    def request(self, path, body=None, timeout=5, method=None):
         """Return the response as text. A body makes the request a POST."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
-            self.url + path, data, {"Content-Type": "application/json"}
+            self.url + path, data, {"Content-Type": "application/json"}, method=method
         )
         try:
             with PROXYLESS_OPENER.open(request, timeout=timeout) as response:

@@ -766,6 +766,11 @@ INERT_TEXT_AND_SAFETY = [
         test(CONTROLS, "silenced"),
     ),
     Defence(
+        "nothing is changed while no Alertmanager answers",
+        Returns(SAFETY + "_check_silence", "None"),
+        test(CONTROLS, "alertmanager_unavailable"),
+    ),
+    Defence(
         "another change's claim on the episode prevents a change",
         Returns(SAFETY + "_check_episode", "None"),
         test(CONTROLS, "episode_taken"),

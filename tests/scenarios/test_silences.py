@@ -9,7 +9,7 @@ import pytest
 from tests import services
 from tests.conftest import start
 from tests.scenarios import conftest
-from tests.scenarios.notifications import alert, notification, unique
+from tests.scenarios.notifications import ago, alert, notification, unique
 
 # Silences do not depend on the kind of database, so one is enough.
 pytestmark = [
@@ -102,17 +102,39 @@ def test_the_silence_of_a_cancelled_workflow_ends_when_its_change_has_ended(chan
     assert change.workflow()["status"] == "canceled"
 
 
-def test_without_alertmanager_the_change_is_made(silencing_stack, alertmanager):
+def refuse(stack):
+    """Post an alert, wait until its change is refused, and return the change."""
+    request_id = stack.send(notification(alert(NAME, labels={"alertname": NAME})))
+    trail = stack.wait_until_completed(request_id)
+    (execution,) = trail["stackstorm_executions"]
+    assert (execution["stage"], execution["mutated"]) == ("refused", False)
+    (change,) = trail["changes"]
+    return change
+
+
+def test_nothing_is_changed_while_alertmanager_does_not_answer(silencing_stack, alertmanager):
     """Case A40."""
     alertmanager.stop()
     try:
-        request_id = silencing_stack.send(notification(alert(NAME, labels={"alertname": NAME})))
-        trail = silencing_stack.wait_for_trail(
-            request_id, lambda t: [e for e in t["stackstorm_executions"] if e["mutated"]]
-        )
+        change = refuse(silencing_stack)
     finally:
         alertmanager.start()
-    (execution,) = trail["stackstorm_executions"]
-    assert execution["message"].startswith(
-        "the action succeeded; the alert could not be silenced: alertmanagers, http://"
-    )
+    assert change["refusal"] == "alertmanager_unavailable"
+    assert "a person may have silenced the alert: alertmanagers, http://" in change["reason"]
+
+
+def test_a_silence_of_a_person_prevents_the_change_at_once(silencing_stack, alertmanager):
+    """Case A40: a regular expression of the silence matches the alert."""
+    silence = {
+        "matchers": [{"name": "alertname", "value": NAME[:-2] + ".*", "isRegex": True}],
+        "startsAt": ago(),
+        "endsAt": ago(-10),
+        "createdBy": "anna",
+        "comment": "a new disk",
+    }
+    created = json.loads(alertmanager.request("/api/v2/silences", silence))
+    try:
+        change = refuse(silencing_stack)
+    finally:
+        alertmanager.request(f"/api/v2/silence/{created['silenceID']}", method="DELETE")
+    assert (change["refusal"], "by anna" in change["reason"]) == ("silenced", True)

@@ -46,6 +46,8 @@ class Refusal(StringEnum):
     """A person has acknowledged the incident."""
     SILENCED = "silenced"
     """A person has silenced the alert in Alertmanager."""
+    ALERTMANAGER_UNAVAILABLE = "alertmanager_unavailable"
+    """No Alertmanager answered, so a person may have silenced the alert."""
     NO_HOST = "no_host"
     """The alert contains no usable host."""
     NO_TARGET = "no_target"
@@ -110,6 +112,7 @@ LASTING_REFUSALS = (
 )
 """The refusals that last until the configuration or the alert changes."""
 PASSING_REFUSALS = (
+    Refusal.ALERTMANAGER_UNAVAILABLE,
     Refusal.STORM,
     Refusal.SETTLING,
     Refusal.STALE,
@@ -532,13 +535,20 @@ def _check_acknowledgement(
 
 
 def _check_silence(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    if not situation.silenced_by:
-        return None
-    return _Reason(
-        Refusal.SILENCED,
-        f"silenced in Alertmanager by {situation.silenced_by}",
-        "expire the silence in Alertmanager",
-    )
+    silenced_by = request.silenced_by or situation.silenced_by
+    if silenced_by:
+        return _Reason(
+            Refusal.SILENCED,
+            f"silenced in Alertmanager by {silenced_by}",
+            "expire the silence in Alertmanager",
+        )
+    if request.alertmanager_problem:
+        return _Reason(
+            Refusal.ALERTMANAGER_UNAVAILABLE,
+            f"a person may have silenced the alert: {request.alertmanager_problem}",
+            "start Alertmanager, or correct `alertmanagers` in the pack's configuration",
+        )
+    return None
 
 
 def _check_episode(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:

@@ -66,6 +66,8 @@ class ChangeRequest:
         approval_problem: Why the change is not approved, or empty.
         approval_expired: Whether it is not approved because nobody answered in time.
         objection: Why a condition of the entry in `remediations` forbids the change, or empty.
+        silenced_by: Who has silenced the alert, as Alertmanager answered just now, or empty.
+        alertmanager_problem: Why no Alertmanager answered, or empty.
         target_labels: The labels that identify the target; empty if the target is the host.
         per_label: A label whose values have limits of their own, at_once and storm; or empty.
         at_once: How many changes may be in flight for one value of per_label; 0 for any number.
@@ -89,6 +91,8 @@ class ChangeRequest:
     approval_problem: str = ""
     approval_expired: bool = False
     objection: str = ""
+    silenced_by: str = ""
+    alertmanager_problem: str = ""
     target_labels: tuple[str, ...] = ()
     per_label: str = ""
     at_once: int = 1

@@ -309,6 +309,13 @@ TEMPORARY_REFUSALS = {
         "silenced in Alertmanager by ben",
         "expire the silence",
     ),
+    "alertmanager_unavailable": (
+        {},
+        {"alertmanager_problem": "alertmanagers, http://am: refused"},
+        {},
+        "a person may have silenced the alert: alertmanagers, http://am: refused",
+        "start Alertmanager",
+    ),
     "episode_taken": (
         {"claiming_change": change("e7", ended=NOON)},
         {},
@@ -439,6 +446,11 @@ def test_each_control_refuses_with_its_value_and_a_remedy(refusal):
     assert expected_reason in decision.reason
     assert expected_remedy in decision.how_to_lift
     assert decision.message == f"{decision.reason}: {decision.how_to_lift}"
+
+
+def test_a_silence_since_the_last_sync_refuses_the_change():
+    decision = decide_in({}, {"silenced_by": "anna"})
+    assert (decision.refusal, decision.reason) == ("silenced", "silenced in Alertmanager by anna")
 
 
 @pytest.mark.parametrize("refusal", sorted(DISABLED_CONTROLS))
