@@ -190,9 +190,10 @@ class Announcer:
 def pack_batch(
     requests: Sequence[Request], database_id: str, batch_id: str, clock_offset: float
 ) -> dict[str, Any]:
-    """Return the payload of poundcake.announce with as many of the first requests as fit.
+    """Return the payload of poundcake.announce for the first of these requests.
 
-    The packed payload has at most BATCH_BYTES, unless the first request alone is larger.
+    The number of requests is halved until the packed payload has at most BATCH_BYTES. A single
+    request is announced whatever its size.
     """
     while True:
         payload: dict[str, Any] = native.run_in_native_thread(
@@ -204,7 +205,7 @@ def pack_batch(
 
 
 def explain_not_recorded(stackstorm: StackStorm) -> str:
-    """Return a sentence on why announced requests are not recorded, with StackStorm's reason."""
+    """Return a sentence that says why announced requests are not recorded."""
     since = datetime.now(timezone.utc) - timedelta(seconds=2 * retry.RECORD_WAIT)
     try:
         reason = (

@@ -118,7 +118,7 @@ class Receiver:
     def _answer(self, request: HTTPRequest) -> HTTPResponse:
         is_live = request.path == LIVE_PATH and request.method in ("GET", "HEAD")
         if not is_live:
-            authentication = self._authentication  # read only once, because configure() replaces it
+            authentication = self._authentication  # read only once: configure() may replace it
             needed_scope = routes.needed_scope(request.path)
             request = authentication.authenticate(request, needed_scope)
             if not authentication.is_required:

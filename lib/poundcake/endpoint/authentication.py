@@ -126,12 +126,12 @@ class Authentication:
         self, request: HTTPRequest, credential: Credential, needed_scope: Scope
     ) -> ProblemError:
         self._log.warning(
-            "%s used the credential %s without the scope that the request needs",
+            "%s used the credential %s, which does not have the scope that the request needs",
             request.client_host,
             credential.name,
         )
         return ProblemError(
             HTTPStatus.FORBIDDEN,
-            f"the credential {credential.name} has the scope {credential.scope}, but this needs "
-            f"{needed_scope}: use a credential with the scope {needed_scope} or both",
+            f"the credential {credential.name} has the scope {credential.scope}, but the request "
+            f"needs {needed_scope}: use a credential with the scope {needed_scope} or both",
         )

@@ -36,7 +36,7 @@ _MAX_DIGITS = 12
 
 
 class StaleSignatureError(Exception):
-    """The signature is valid, but its timestamp is too old or in the future."""
+    """The signature is valid, but its timestamp is malformed, too old or too far in the future."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Publisher(Protocol):
     """A publisher of triggers."""
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """Publish a trigger; return once the broker has it on a queue. Raises BusError."""
+        """Publish a trigger; return once the broker has queued it. Raises BusError."""
 
     def close(self) -> None:
         """Close the connection without waiting for the broker."""
@@ -58,7 +58,7 @@ class Bus:
         self._channel: Any = None
 
     def publish(self, trigger: str, payload: dict[str, Any], trace_tag: str) -> None:
-        """Publish a trigger; return once the broker has it on a queue.
+        """Publish a trigger; return once the broker has queued it.
 
         Raises:
             BusError: The broker did not confirm it in time, or the publish failed.
@@ -145,8 +145,8 @@ def registered_config() -> dict[str, Any]:
     from st2common.util.config_loader import ContentPackConfigLoader
 
     config: dict[str, Any] = ContentPackConfigLoader(_PACK).get_config()
-    if not config:  # the defaults are missing too while the pack is removed or reregistered
-        raise LookupError("the schema of the pack is not registered")
+    if not config:  # the defaults are missing too while the pack is being removed or reregistered
+        raise LookupError("the configuration schema of the pack is not registered")
     return config
 
 

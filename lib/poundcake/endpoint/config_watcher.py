@@ -1,7 +1,7 @@
-"""Poll for a changed configuration for as long as the sensor runs.
+"""Poll for configuration changes for as long as the sensor runs.
 
-StackStorm does not notify sensors when a configuration is registered, and a file behind
-`file:/path` may change at any time.
+StackStorm does not notify sensors when a configuration is registered, and a file that
+`file:/path` refers to may change at any time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ class PlannedTrigger(NamedTuple):
 
     Attributes:
         trigger: The reference of the trigger.
-        row_id: The row id of the trigger's alert, 0 for the trigger of a whole request.
+        row_id: The row id of the trigger's alert, or 0 for the trigger of a whole request.
     """
 
     trigger: str
@@ -30,7 +30,7 @@ class Emission:
         entry: The request in the journal.
         request: The request in the tracking database.
         is_first: Whether this is the first emission of the request, which also publishes the
-            triggers of the request itself.
+            triggers of the whole request.
         alerts: The alerts to emit.
     """
 
@@ -75,6 +75,6 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
         due_alerts = [alert for alert in request.unexplained_alerts if alert.is_lost]
     else:
         due_alerts = []
-    # The endpoint that has claimed a request publishes the triggers of the request itself.
+    # If another endpoint has claimed the request, that one publishes the triggers of the request.
     is_first = entry.emit_after is None and not (entry.is_shared and is_claimed_elsewhere)
     return Emission(entry, request, is_first, due_alerts)

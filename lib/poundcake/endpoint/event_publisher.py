@@ -35,7 +35,7 @@ class EventPublisher:
     def publish(self) -> float | None:
         """Publish a batch of events.
 
-        An event that could not be published is tried again once its lease has expired.
+        An event that could not be published is retried once its lease has expired.
         """
         if monotonic() < self._check_at:
             return None
@@ -87,7 +87,7 @@ class EventPublisher:
     def _metric_label(self, remediation: str) -> str:
         """Return the name of a remediation if it is configured, otherwise OTHER.
 
-        A rule may take the name from an alert, which must not create a series.
+        A rule may take the name from an alert, and an alert must not be able to create a series.
         """
         return remediation if remediation in self._remediation_names() else OTHER
 

@@ -47,7 +47,7 @@ class NewRow(NamedTuple):
     Attributes:
         request_id: The id under which the request is stored.
         is_shared: Whether another endpoint may have the same request.
-        now: The time of the journal's clock.
+        now: The current time on the journal's clock.
         state: The first state of the request.
     """
 
@@ -84,7 +84,7 @@ class GroupCommit:
         if acceptance.error:
             raise acceptance.error
         if not acceptance.request_id:
-            # The thread whose batch contains this request was killed.
+            # The thread that was committing this request's batch was killed.
             raise JournalError("the commit was interrupted; send the request again")
         return acceptance.request_id
 

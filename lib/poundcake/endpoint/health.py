@@ -31,7 +31,7 @@ class State(StringEnum):
     OK = "ok"
     DOWN = "down"
     FULL = "full"
-    """The backlog_limit is reached; only the journal has this state."""
+    """`backlog_limit` is reached. Only the journal can have this state."""
 
 
 class Component:
@@ -76,7 +76,7 @@ class Components:
         self.broker = Component(log, "broker")
         self.database = Component(log, "database")
         self.stackstorm = Component(log, "stackstorm")
-        # The Alertmanagers, which sync queries. No request passes through them.
+        # The Alertmanagers that sync queries. No request passes through them.
         self.monitoring = Component(log, "monitoring")
 
     def first_down(self) -> Component | None:
@@ -94,7 +94,7 @@ class ComponentReport:
     detail: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as a JSON object, without unknown values."""
+        """Return the report as a JSON object, without the attributes that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -103,7 +103,7 @@ class DownstreamReport(ComponentReport):
     """The report on the broker, the database or StackStorm.
 
     Attributes:
-        waiting: The number of requests that wait for the component.
+        waiting: The number of requests that are waiting for the component.
         pending: For the database, a sentence about what an operator has to migrate or copy.
         stuck: For StackStorm, the requests that cannot be recorded.
     """
@@ -118,11 +118,11 @@ class JournalReport(ComponentReport):
     """The report on the journal. Every number is None while the journal cannot be read.
 
     Attributes:
-        waiting: Requests that wait to be recorded, excluding stuck ones.
+        waiting: The number of requests waiting to be recorded, excluding stuck ones.
         backlog_limit: The limit of `waiting`, from the configuration.
         oldest_seconds: How long the oldest of the waiting requests has waited.
-        accepted: The number of requests in this state, as for `announced`, `recorded` and `done`.
-        stuck: The number of requests that cannot be recorded although others can be.
+        accepted, announced, recorded, done: The number of requests in that state.
+        stuck: The number of requests that cannot be recorded although others can.
         stuck_requests: The request ids of the first stuck requests.
         set_aside: The reports on the damaged journals in quarantine.
     """
@@ -171,6 +171,7 @@ class HealthReport:
         database: The kind of tracking database.
         dry_run: Whether workflows only report what they would change.
         literal_secrets: The configuration keys that contain a secret instead of a reference.
+        configuration: The configuration in use.
         components: The report on each component, by name.
         paused: The pause of all changes, or None.
     """

@@ -1,7 +1,7 @@
 """Serve the requests of one connection, one after the other (RFC 9112).
 
 h11 tracks the state of the connection and writes the responses; `request_head` parses and checks
-requests. This module transfers the bytes, and limits the time of each part of an exchange.
+requests. This module transfers the bytes, and sets a time limit for each part of an exchange.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Client:
         certificate_name: The name of the client's certificate, if the client authenticated with
             one that the configured client CA signed; otherwise empty.
         refusal: Why all of its requests are refused, or an empty string.
-        may_continue: Returns False once its certificate is no longer valid. The connection is then
-            closed without a response, so that the client retries with a new handshake.
+        may_continue: Returns False once its certificate is no longer accepted. The connection is
+            then closed without a response, so that the client retries with a new handshake.
     """
 
     host: str
@@ -98,7 +98,7 @@ class HTTPConnection:
         if not self._slot.enter(Phase.BUSY):
             return False
         response = self._application(request)
-        # Otherwise, the unread part of the body would be parsed as the next request.
+        # On an open connection, the unread part of the body would be parsed as the next request.
         has_unread_body = self._http.their_state is h11.SEND_BODY
         must_close = has_unread_body or self._slot.is_last_request
         return self._respond(response, request.method, must_close)

@@ -49,7 +49,7 @@ class Server:
 
     Raises:
         OSError: The address is in use or does not exist.
-        UnicodeError: `host` cannot be a host name.
+        UnicodeError: `host` is not a valid host name.
     """
 
     def __init__(

@@ -74,7 +74,10 @@ class Installation:
         return document
 
     def _find_entry(self, request_id: str) -> tuple[Entry | None, str]:
-        """Return the journal's entry of a request, and the reason if the journal is unreadable."""
+        """Return the journal's entry for a request, or None.
+
+        Also return why the journal cannot be read, or '' if it can.
+        """
         journal = self.keeper.journal
         if journal is None:
             return None, self.keeper.problem()
@@ -151,7 +154,7 @@ def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
     """Return the status view of a request that is not recorded yet.
 
     Args:
-        entry: The journal's entry of the request.
+        entry: The journal's entry for the request.
         blocked_by: What keeps it from being recorded, or '' if nothing is wrong.
     """
     document: dict[str, Any] = {

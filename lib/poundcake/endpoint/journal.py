@@ -49,8 +49,8 @@ class JournalCounts:
 
     Attributes:
         accepted, announced, recorded, done: The number of requests in that state.
-        stuck: The number of accepted and announced requests whose announcement failed even though
-            it contained no other request, while other requests were recorded.
+        stuck: The number of accepted and announced requests that failed when announced by
+            themselves, while others were recorded.
         oldest_seconds: How long the oldest request that is not stuck has waited to be recorded.
         overdue_seconds: How long the most overdue step of a recorded request has been due.
     """
@@ -260,7 +260,7 @@ class Journal:
     def mark_missed(
         self, ids: Sequence[int], wait: float, batch_limit: int, is_stuck: bool = False
     ) -> None:
-        """Note that requests were not recorded in time, and schedule another announcement.
+        """Move requests back to the state `accepted`, and schedule their next announcement.
 
         Args:
             ids: The ids of the entries.
@@ -312,7 +312,7 @@ class Journal:
         )
 
     def clear_waits(self) -> None:
-        """Make all requests that wait for another announcement due now, except the stuck ones."""
+        """Make all requests waiting for another announcement due now, except the stuck ones."""
         now = self._now()
         self._file.write(
             _execute,

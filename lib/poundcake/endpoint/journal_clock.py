@@ -35,9 +35,9 @@ class JournalClock:
         self._offset = start - monotonic()
 
     def now(self) -> float:
-        """Return the time of this clock."""
+        """Return the current time on this clock."""
         return monotonic() + self._offset
 
     def to_monotonic(self, moment: float) -> float:
-        """Convert a time of this clock to a time of the process's monotonic clock."""
+        """Convert a time on this clock to a time on the process's monotonic clock."""
         return moment - self._offset

@@ -18,7 +18,7 @@ from poundcake.timestamps import parse_timestamp
 class Entry:
     """A request in the journal, without the columns that only its announcement needs.
 
-    Times are in seconds of the process's monotonic clock, except `received_at`.
+    Times are in seconds on the process's monotonic clock, except `received_at`.
 
     Attributes:
         id: The row id.
@@ -26,7 +26,7 @@ class Entry:
         body_sha256: The hash of the body.
         body_bytes: The size of the body.
         alert_count: The number of alerts in the request.
-        received_at: When it was received, by the wall clock.
+        received_at: When it was received, on the wall clock.
         state: The last step that it has completed.
         state_since: When it entered its state.
         attempts: Failed attempts at the current step.
@@ -60,7 +60,7 @@ def read_entry(row: sqlite3.Row, to_monotonic: Callable[[float], float]) -> Entr
 
     Args:
         row: The row.
-        to_monotonic: Converts a time of the journal's clock to the monotonic clock.
+        to_monotonic: Converts a time on the journal's clock to one on the monotonic clock.
 
     Raises:
         ValueError: The row is damaged.

@@ -31,7 +31,7 @@ class RequestState(StringEnum):
     """StackStorm has reported the outcome of each alert of the request."""
 
 
-# Columns of `requests` in the order of the table. Times (REAL) are seconds of the journal's own
+# Columns of `requests` in the order of the table. Times (REAL) are seconds on the journal's own
 # clock, see journal_clock; received_at is the wall clock's time in RFC 3339, for people.
 COLUMNS = (
     "id",

@@ -39,17 +39,20 @@ _NAMESPACE = "poundcake"
 _JOURNAL_STATES = ("accepted", "announced", "recorded", "done")
 # {key in the journal's health report: (name after poundcake_journal_, help)}
 _JOURNAL_GAUGES = {
-    "oldest_seconds": ("oldest_waiting_seconds", "Age of the oldest request not recorded yet."),
-    "stuck": ("stuck_requests", "Requests that cannot be recorded although others are."),
-    "waiting": ("backlog_requests", "Requests that wait to be recorded, excluding stuck ones."),
+    "oldest_seconds": (
+        "oldest_waiting_seconds",
+        "Time the oldest request has waited to be recorded.",
+    ),
+    "stuck": ("stuck_requests", "Requests that cannot be recorded although others can."),
+    "waiting": ("backlog_requests", "Requests waiting to be recorded, excluding stuck ones."),
     "backlog_limit": ("backlog_limit_requests", "Backlog at which webhooks are refused."),
 }
 # Seconds.
 _RESPONSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _HEALTH_REUSE_SECONDS = 1.0
-# Counting a journal with millions of requests takes a while and blocks new requests. With this
-# factor, counting takes at most a twentieth of the time, however often Prometheus scrapes.
+# Building the health view reads the journal, which blocks new requests. With this factor, it takes
+# at most a twentieth of the time, however often Prometheus scrapes.
 _HEALTH_REUSE_FACTOR = 20
 _MAX_ACCEPT_CHARACTERS = 1024
 
@@ -105,11 +108,11 @@ class Metrics:
             "alerts_received", "Alerts in the requests that were accepted."
         )
         self._requests_recorded = self._counter(
-            "requests_recorded", "Accepted requests seen in the tracking database."
+            "requests_recorded", "Accepted requests found in the tracking database."
         )
         self._record_times = self._histogram(
             "accept_to_record_seconds",
-            "Time from accepting a request until it was seen in the tracking database.",
+            "Time from accepting a request to finding it in the tracking database.",
             _RECORD_BUCKETS,
         )
         self._alerts_recorded = self._counter(
@@ -119,7 +122,7 @@ class Metrics:
         )
         self._alerts_emitted = self._counter(
             "alerts_emitted",
-            "Alerts handed to StackStorm's rules, first or again after StackStorm lost them.",
+            "Alerts emitted to rules, for the first time or again after StackStorm lost them.",
             "emission",
         )
         self._remediations = self._counter(
@@ -135,7 +138,7 @@ class Metrics:
             "result",
         )
         self.announcement_misses = self._counter(
-            "announcement_misses", "Announcements that were not recorded in time."
+            "announcement_misses", "Announcements whose requests were not all recorded in time."
         )
         self.syncs_requested = self._counter("syncs_asked", "Requests for a sync with StackStorm.")
         self._create_fixed_series()

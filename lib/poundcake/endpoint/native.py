@@ -1,7 +1,7 @@
 """Run calls that block in C, without stopping the green threads of the sensor process.
 
 StackStorm patches its sensors with eventlet: all threads share one native thread, and a call into
-SQLite, zlib or json.loads with a large text blocks all of them until it returns.
+SQLite or zlib, or json.loads() of a large text, blocks all of them until it returns.
 """
 
 from __future__ import annotations

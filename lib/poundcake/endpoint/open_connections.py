@@ -39,8 +39,8 @@ class Slot:
         """Set the phase of the connection.
 
         Returns:
-            False if the connection was evicted. Also False if the server is stopping and the
-            connection would wait for a request or start one. Its response may still be sent.
+            False if the connection was evicted, or if the server is stopping and the connection
+            would wait for a request or start one. Even then, it may still send a response.
         """
         return self._connections.enter(self, phase)
 

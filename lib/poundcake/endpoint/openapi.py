@@ -18,7 +18,7 @@ from poundcake.endpoint.routes import WEBHOOK_PATH
 _PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "openapi.yaml")
 # The C loader, because the Python loader takes 0.1 s, during which no other green thread runs.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# The authentication methods that every operation accepts. The schemes have the same names.
+# The authentication methods that every operation accepts. Their security schemes have these names.
 _COMMON_METHODS = ("bearer", "basic")
 _UNAUTHENTICATED = str(HTTPStatus.UNAUTHORIZED.value)
 _FORBIDDEN = str(HTTPStatus.FORBIDDEN.value)
@@ -41,7 +41,7 @@ def build_description(authentication: Sequence[str], has_scopes: bool) -> dict[s
     if "hmac" in authentication:
         webhook_operation = document["paths"][WEBHOOK_PATH]["post"]
         webhook_operation["security"] = [*document["security"], {"hmac": []}]
-    # Without credentials, 401 cannot occur. With them, 403 occurs only if they have scopes.
+    # Without credentials, 401 cannot occur. With them, 403 occurs only if one has a limited scope.
     impossible_statuses = set() if authentication else {_UNAUTHENTICATED}
     if authentication and not has_scopes:
         impossible_statuses.add(_FORBIDDEN)

@@ -22,9 +22,9 @@ from poundcake.trail.pause import Pause, read_pause
 PRUNE_WAIT = 60.0
 """Seconds between checks for requests to prune."""
 PRUNE_PAUSE = 0.1
-"""Seconds between pruning transactions, in which requests can be accepted."""
+"""Seconds between pruning transactions. Requests can be accepted in the meantime."""
 PENDING_WAIT = 30.0
-"""Seconds between checks for migrations that wait for an operator."""
+"""Seconds between checks for migrations that are waiting for an operator."""
 PAUSE_WAIT = 5.0
 """Seconds between reads of the pause, which the health view and the metrics show."""
 

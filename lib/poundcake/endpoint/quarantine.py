@@ -146,8 +146,8 @@ def finish_replacement(path: str) -> None:
     """
     for salvaged in glob.glob(glob.escape(path) + ".salvaged-*"):
         corrupt = f"{path}.corrupt-{salvaged.rpartition('-')[2]}"
-        # Move the file itself last. Otherwise, after a kill, the new journal would use the old
-        # side files.
+        # Move the file itself last. Otherwise, if the process were killed in between, the new
+        # journal would use the old side files.
         for suffix in (*_SIDE_FILES, ""):
             if os.path.exists(path + suffix):
                 os.rename(path + suffix, corrupt + suffix)

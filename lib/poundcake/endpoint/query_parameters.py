@@ -38,7 +38,8 @@ def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> Pag
         default_limit: The limit if the query has none.
 
     Raises:
-        ProblemError: A parameter is unknown, or `limit` or `offset` is out of range.
+        ProblemError: There are too many parameters, one is unknown, or `limit` or `offset` is not a
+            number in its range.
     """
     parameters = _parse(query, ["limit", "offset", *text_names])
     return PageQuery(

@@ -32,5 +32,6 @@ class RateLimitedLogger:
                 self._texts[text] = next_at, suppressed + 1
                 return
             self._texts[text] = now + self._seconds, 0
-        suffix = f" (and {suppressed} times since it was last logged)" if suppressed else ""
+        times = "1 time" if suppressed == 1 else f"{suppressed} times"
+        suffix = f" (and {times} since it was last logged)" if suppressed else ""
         self._log.warning(text + "%s", *args, suffix)

@@ -81,7 +81,8 @@ class Summary:
 
     Attributes:
         outcomes: The number of alerts by outcome.
-        limited_alerts: For each name that reached its limit, the first alert that was held back.
+        limited_alerts: For each alert name that reached its limit, the first alert that was held
+            back.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)

@@ -1,6 +1,6 @@
 """Parse the head of a request (request line and header) as strictly as RFC 9112 allows.
 
-h11 does the parsing, but it is made for clients too, and is lenient where the RFC leaves a choice.
+h11 does the parsing, but it is also made for clients, and is lenient where the RFC leaves a choice.
 A server behind a proxy must refuse anything that the proxy may have read differently. So before
 h11 parses a head, this module refuses lines that end with LF only, continuation lines, and control
 characters. Afterwards, it checks what h11 does not: it refuses other major versions, a missing
@@ -59,7 +59,9 @@ def find_end(received: bytearray, searched: int = 0) -> int:
         FramingError: These bytes can never become a valid request.
     """
     if received and not _METHOD_START.match(received):
-        raise FramingError(HTTPStatus.BAD_REQUEST, "a request begins with its method (RFC 9112)")
+        raise FramingError(
+            HTTPStatus.BAD_REQUEST, "a request must start with its method (RFC 9112)"
+        )
     match = _HEAD_END.search(received, max(0, searched - 2))
     end = match.end() if match else 0
     if end > MAX_HEAD_BYTES or (not end and len(received) > MAX_HEAD_BYTES):
@@ -130,7 +132,9 @@ def _validate(request: h11.Request) -> RequestHead:
     if "host" not in headers and request.http_version != b"1.0":
         raise FramingError(HTTPStatus.BAD_REQUEST, "the Host field is missing")
     if not _AUTHORITY.match(host):
-        raise FramingError(HTTPStatus.BAD_REQUEST, "the Host field is not a host and port")
+        raise FramingError(
+            HTTPStatus.BAD_REQUEST, "the Host field must have the form host or host:port"
+        )
     method = request.method.decode("ascii")
     path, query, target_host = _split_target(method, request.target.decode("ascii"))
     length = headers.get("content-length")

@@ -30,7 +30,7 @@ REFUSED_WAITS = (1.0, 60.0)
 FAILURE_WAITS = (1.0, 30.0)
 """First and longest wait before a step that failed as a whole is retried."""
 SYNC_WAITS = (10.0, 60.0)
-"""First and longest wait between rounds of sync. An emission resets it to the first.
+"""First and longest wait between rounds of sync. An emission resets the wait to the first.
 
 Most workflows that change nothing end within the first wait, so one round completes their requests.
 """
@@ -110,7 +110,7 @@ class Pace:
 
     Attributes:
         next_at: When the next announcement may be published.
-        misses: Number of announcements that missed their deadline since the last recorded request.
+        misses: Announcements that missed their deadline since a request was last recorded.
         batch_limit: How many requests the next announcement may contain, or 0 for no limit.
         recorded_at: When a request was last recorded.
     """

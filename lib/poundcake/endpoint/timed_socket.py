@@ -21,7 +21,7 @@ class ByteStream(Protocol):
     """
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline of all later calls, in seconds from now."""
+        """Set the deadline for all later calls, in seconds from now."""
 
     def receive(self, size: int) -> bytes:
         """Return 1 to `size` bytes, or b"" if the client has closed its side."""
@@ -41,7 +41,7 @@ class TimedSocket:
         self._deadline = 0.0
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline of all later calls, in seconds from now."""
+        """Set the deadline for all later calls, in seconds from now."""
         self._deadline = time.monotonic() + seconds
 
     def peek(self) -> bytes:

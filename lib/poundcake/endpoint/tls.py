@@ -23,7 +23,7 @@ from poundcake.errors import PoundCakeError
 # The first byte that a TLS client sends: the record type "handshake" (RFC 8446, section 5.1).
 HANDSHAKE_RECORD = b"\x16"
 _CHUNK = 65536
-# The value of a name in a certificate that Python's ssl module cannot decode.
+# What Python's ssl module returns for a name in a certificate that it cannot decode.
 _UNSUPPORTED = "<unsupported>"
 
 _Result = TypeVar("_Result")
@@ -96,7 +96,7 @@ class TLSStream:
         return certificate
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline of all later calls, including the handshake, in seconds from now."""
+        """Set the deadline for all later calls, including the handshake, in seconds from now."""
         self._plain.expire_in(seconds)
 
     def receive(self, size: int) -> bytes:
@@ -139,12 +139,12 @@ class TLSStream:
 
 
 class LoadedFiles(NamedTuple):
-    """The certificate files that were loaded at one time.
+    """The certificate files, as they were loaded together.
 
     Attributes:
         context: The context with the certificate, the key and the client CA.
         client_ca: The content of the client CA file, or b"" if there is none. A client that was
-            verified with other content has to be verified again.
+            verified against different content has to be verified again.
     """
 
     context: ssl.SSLContext
@@ -218,8 +218,8 @@ def _create_context(paths: dict[str, str]) -> ssl.SSLContext:
         context.load_cert_chain(certificate, private_key, password=lambda: "")
     except (ssl.SSLError, OSError) as error:
         raise TLSError(
-            f"tls_certificate, tls_key: {certificate} and {private_key} are not a PEM "
-            f"certificate and its key without a passphrase ({_reason(error)})"
+            f"tls_certificate, tls_key: {certificate} and {private_key} must be a PEM "
+            f"certificate and its key, without a passphrase ({_reason(error)})"
         ) from None
     client_ca = paths.get("tls_client_ca")
     if client_ca:

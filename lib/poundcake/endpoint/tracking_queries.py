@@ -190,7 +190,7 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
                 alerts.c.episode,
                 alerts.c.labels,
                 alerts.c.starts_at,
-                # A resolve without an endsAt ended when it was received.
+                # A resolved alert without an endsAt ended when it was received.
                 func.coalesce(
                     alerts.c.ends_at,
                     case((alerts.c.status == RESOLVED, alerts.c.created_at)),
@@ -213,7 +213,7 @@ def find_unemitted_replays(connection: Connection) -> list[str]:
 
 
 def load_request(connection: Connection, request_id: str) -> tuple[Request, str, int] | None:
-    """Return (request, body_sha256, number of alerts) of a recorded request, or None."""
+    """Return (request, body_sha256, number of alerts) for a recorded request, or None."""
     row = connection.execute(
         select(api_calls).where(api_calls.c.request_id == request_id)
     ).one_or_none()

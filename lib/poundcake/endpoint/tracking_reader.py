@@ -1,4 +1,4 @@
-"""Access to the tracking database from the endpoint."""
+"""Read and write the tracking database from the endpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class TrackingReader:
-    """Read the tracking database, from any (green) thread.
+    """Read and write the tracking database, from any (green) thread.
 
     On SQLite, calls run one at a time in a native thread, so that they do not block all green
     threads.
@@ -100,10 +100,11 @@ class TrackingReader:
     def clock_offset(self) -> float:
         """Return how many seconds this machine's clock is ahead of the database's.
 
-        The offset is measured during other reads. On SQLite, it is 0: SQLite has no other clock.
+        The offset is measured during other reads. On SQLite it is 0, because SQLite uses this
+        machine's clock.
 
         Raises:
-            DatabaseError: The offset is not measured yet, and the database cannot be read now.
+            DatabaseError: The offset has not been measured yet, and the database cannot be read.
         """
         if self._compared_at is None and self.engine.dialect.name != "sqlite":
             self.read(lambda connection: None)

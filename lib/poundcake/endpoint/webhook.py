@@ -103,7 +103,7 @@ class WebhookReceiver:
         if length > max_length:
             raise ProblemError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body has {length} bytes, max_body_bytes is {max_length}: raise it in the "
+                f"the body has {length} bytes, but max_body_bytes is {max_length}: raise it in the "
                 "pack's configuration, or set max_alerts in Alertmanager's webhook_config",
             )
         if not _is_json(request.headers.get("content-type", "")):
@@ -160,8 +160,8 @@ def _stored_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def _sender_request_id(headers: Mapping[str, str]) -> str:
     """Return the sender's X-Request-ID if it is a lower-case UUID, otherwise an empty string.
 
-    A UUID of version 5 is ignored as well. `request_ids` derives the ids of later requests in that
-    version, so a sender could otherwise claim the id of another sender's replay or confirmation.
+    A UUID of version 5 is ignored as well. `request_ids` derives ids of that version, so a sender
+    could otherwise claim the id of another sender's replay or confirmation.
     """
     sender_id = headers.get("x-request-id", "")
     try:

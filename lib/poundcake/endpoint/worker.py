@@ -17,7 +17,7 @@ It returns the seconds until it should run again, or None to leave that to the w
 
 IDLE_WAIT = 1.0
 HUNG_SECONDS = 120.0
-"""Seconds without progress after which a step counts as hung. Each call has a shorter limit."""
+"""Seconds without progress after which a step counts as hung. Each call has a shorter timeout."""
 
 
 @dataclass

@@ -221,8 +221,8 @@ class TestScopes:
         response = named_endpoint.get(path, Authorization=POST_ONLY)
         check_problem(response, 403)
         assert response.json["detail"] == (
-            "the credential alertmanager has the scope post, but this needs read: use a credential "
-            "with the scope read or both"
+            "the credential alertmanager has the scope post, but the request needs read: use a "
+            "credential with the scope read or both"
         )
         for credential in (READ_ONLY, ON_CALL):
             assert named_endpoint.get(path, Authorization=credential).status in (200, 404)
