@@ -76,7 +76,7 @@ class HTTPResponse:
 
 
 class FramingError(Exception):
-    """A request whose boundaries cannot be determined. The connection is closed after it.
+    """The bytes received are not a valid request. The connection is closed after the response.
 
     Attributes:
         status: The status of the response, always 4xx.

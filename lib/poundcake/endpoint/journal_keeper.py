@@ -14,7 +14,7 @@ from poundcake.endpoint.pipeline import Pipeline
 from poundcake.trail.shared_files import make_folder
 
 STOP_SECONDS = 1.0
-"""Seconds to wait for the pipeline's current step. The next start resumes it."""
+"""Seconds to wait for the pipeline's current step. An unfinished step resumes at the next start."""
 
 
 class JournalKeeper:
