@@ -1320,7 +1320,7 @@ SECRETS = [
     ),
     Defence(
         "other users lose access to an existing database",
-        Returns("poundcake.trail.database.tables:_close_files_to_others", "None"),
+        Returns("poundcake.trail.database.tables:_revoke_file_access", "None"),
         test(FILE_TESTS + "test_other_users_lose_access_to_an_existing_database"),
     ),
     Defence(

@@ -220,7 +220,7 @@ def decide_replay(
 
 
 def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
-    """Return the decision about an incident that was unconfirmed for CONFIRM_AFTER."""
+    """Return the decision about an incident that has been unconfirmed for CONFIRM_AFTER."""
     limit = situation.limit
     outcome, reason = Outcome.ADMITTED, "unconfirmed for 6 min without a resolve"
     if limit:
@@ -239,9 +239,9 @@ def decide_confirmed(incident: OpenIncident, situation: Situation) -> Decision:
 
 
 def plausible_start(alert: Alert, received_at: datetime) -> datetime | None:
-    """Return an alert's startsAt, or None if it is missing or cannot be a time of any clock.
+    """Return an alert's startsAt, or None if it is missing or too far in the future.
 
-    Such a start would be later than every end, so that no resolve could close the incident.
+    An implausible start would be later than every endsAt, so no resolve could close the incident.
     """
     if alert.starts_at and alert.starts_at - received_at > MAX_CLOCK_ERROR:
         return None

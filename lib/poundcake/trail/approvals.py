@@ -121,7 +121,7 @@ def _read_begin_result(children: Sequence[Execution]) -> dict[str, Any]:
 
 
 def read_evidence(children: Sequence[Execution]) -> list[str]:
-    """Return what the checks of a workflow saw before it requested its approval.
+    """Return what the checks of a workflow saw before it requested approval.
 
     Args:
         children: The executions of the workflow's tasks, oldest first.

@@ -34,7 +34,8 @@ class AuditEntry:
     Attributes:
         action: acknowledge, close, silence, unsilence, release, replay, purge, pause, resume,
             migrate or retry.
-        target: The episode or request_id that was changed, or empty if there is none.
+        target: What was changed: an episode, a request_id, a remediation or the ids of silences.
+            Empty if there is none.
         details: The details of the change.
     """
 
@@ -86,7 +87,7 @@ def write_entry(
 def replace_details(
     connection: Connection, entry_id: int, action: str, details: Mapping[str, Any]
 ) -> bool:
-    """Replace the details of an entry, because its change takes several transactions.
+    """Replace the details of an entry whose change takes several transactions.
 
     Returns:
         False if there is no such entry, because its transaction was not committed.

@@ -23,7 +23,7 @@ from poundcake.trail.schema import changes, cut, storable
 LEASE = timedelta(hours=6)
 """How long a change stays in flight unless sync extends the lease."""
 RETRY_PERIOD = timedelta(hours=24)
-"""How long after the first refusal of an episode its changes are tried again."""
+"""How long after an episode's first refusal sync keeps trying its changes again."""
 _MAX_RETRY_WAIT = timedelta(minutes=60)
 
 
@@ -47,7 +47,7 @@ class ChangeResult(StringEnum):
     RELEASED = "released"
     """A person released it with poundcake.release, although it may still have been running."""
     UNKNOWN = "unknown"
-    """Its workflow ended before it reported a result, and it is not known whether it was made."""
+    """Its workflow ended without reporting a result, so nobody knows whether it was made."""
 
 
 NOT_CLAIMED = "not_claimed"
@@ -104,10 +104,10 @@ def has_episode(episode: str) -> ColumnElement[bool]:
 
 
 def is_decided_refusal(table: FromClause = changes) -> ColumnElement[bool]:
-    """Return the condition for refusals by a decision, unlike those of executions without a claim.
+    """Return the condition for refused changes, except those of executions without the claim.
 
-    StackStorm may start an execution twice. The second one does not get the claim, which says
-    nothing about the change.
+    StackStorm may start a workflow twice for an alert. The second execution does not get the claim,
+    which says nothing about the change.
 
     Args:
         table: The table poundcake_changes, or an alias of it.
@@ -121,7 +121,7 @@ def is_unfinished() -> ColumnElement[bool]:
 
 
 def is_undecided(before: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions for changes that ended before a time with an undecided result."""
+    """Return the conditions for changes that ended by a time and have an undecided result."""
     return changes.c.result.in_(UNDECIDED), changes.c.ended_at <= before
 
 
@@ -161,8 +161,8 @@ def end_changes(
 ) -> int:
     """End the unfinished changes of a workflow's execution.
 
-    Also add the event that the remediation ended, unless the result is undecided. In that case,
-    sync adds the event once it knows whether the changes cleared the alert.
+    Also add the event that reports the end of the remediation, unless the result is undecided. In
+    that case, sync adds the event once it knows whether the changes cleared the alert.
 
     Args:
         connection: A transaction.
@@ -289,9 +289,9 @@ def write_decision(
 def plan_retry(
     connection: Connection, execution_id: str, episode: str, minutes: int
 ) -> datetime | None:
-    """Return when sync tries a change again that is refused now, or None if it does not.
+    """Return when sync will retry a change that is being refused, or None if it will not.
 
-    The wait begins with `minutes`, and doubles with each refusal of the episode up to an hour.
+    The wait starts at `minutes` and doubles with each refusal for the episode, up to an hour.
 
     Args:
         connection: A transaction.
@@ -307,7 +307,7 @@ def plan_retry(
             has_episode(episode), is_decided_refusal(), changes.c.st2_execution_id != execution_id
         )
     ).one()
-    # After six doublings, the wait is over an hour for any number of minutes.
+    # After six doublings, the wait is over an hour, however short it was at first.
     wait = min(_MAX_RETRY_WAIT, timedelta(minutes=minutes) * 2 ** min(earlier_count, 6))
     is_too_late = now + wait > (first_refused_at or now) + RETRY_PERIOD
     return None if is_too_late else now + wait

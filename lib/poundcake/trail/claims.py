@@ -28,10 +28,10 @@ from poundcake.trail.recorded_alert import read_alert
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 from poundcake.trail.schema import changes as change_rows
 
-# The maximum of give_up_hours: an alert that is older is no longer emitted.
+# The maximum of give_up_hours: older alerts are no longer emitted.
 _MAX_EMISSION_TIME = timedelta(hours=720)
 _MAX_KEY_LENGTH = 255
-# Maximum number of claims of a workflow on one host that are read to compute the host's cooldown.
+# How many of a workflow's claims on one host are read to compute the host's cooldown.
 _MAX_HOST_CLAIMS = 50
 
 _ALERT_COLUMNS = (
@@ -78,10 +78,11 @@ class HostClaim(NamedTuple):
 
 
 class HostCooldown(NamedTuple):
-    """How long a workflow is refused another claim for the same host.
+    """How long a workflow may not claim an alert of the same host again.
 
     Attributes:
-        duration: The time after its last claim and, if it made a change, after that change's end.
+        duration: Counts from the workflow's last claim and, if it made a change, from the end of
+            that change.
         power_duration: Replaces `duration` after the end of a change that a power action made.
     """
 
@@ -128,10 +129,10 @@ class _Claimant:
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The id of the execution.
-        cooldown: How long the workflow is refused another claim for the same host.
+        cooldown: How long the workflow may not claim an alert of the same host again.
         may_change: Whether the execution may change anything. Otherwise it needs no claim.
         ending: How the remediation ended, if the execution ends without a change, or None.
-        retry_minutes: The wait before the first retry, if sync may try its refused change again;
+        retry_minutes: The wait before the first retry, if sync may try the refused change again;
             otherwise 0.
     """
 
@@ -175,7 +176,7 @@ def link(
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
-        cooldown: How long the workflow is refused another claim for the same host, for any alert.
+        cooldown: How long the workflow may not claim any alert of the same host again.
         may_change: Whether the execution may change anything.
 
     Raises:
@@ -187,7 +188,7 @@ def link(
 
 
 def link_ended(engine: Engine, workflow: str, ending: Ending, retry_minutes: int = 0) -> LinkResult:
-    """Link an execution that ends without a change, and add the event that it ended.
+    """Link an execution that ends without a change, and add the event that reports its end.
 
     If the execution is refused, neither the link nor the event is written.
 
@@ -195,8 +196,8 @@ def link_ended(engine: Engine, workflow: str, ending: Ending, retry_minutes: int
         engine: The tracking database.
         workflow: The reference of the workflow.
         ending: How the remediation ended.
-        retry_minutes: The configured retry_refused_minutes, if the refusal in the ending ends by
-            itself; otherwise 0. The refusal is then recorded like one of poundcake.reserve.
+        retry_minutes: The configured retry_refused_minutes if the refusal in the ending ends by
+            itself, so that it is recorded like a refusal by poundcake.reserve; otherwise 0.
 
     Raises:
         TrackingError: No such alert is recorded, or the ending has no execution.
@@ -247,8 +248,8 @@ def release(
 ) -> list[ReleasedClaim]:
     """Release the claims on an episode, for one workflow or for all of them.
 
-    Use this if a workflow ended after its claim but before it did its work. The links are kept.
-    The claims of the workflow's changes are released as well, so that another change may be made.
+    Use this if a workflow claimed the episode but ended before it did its work. The claims of the
+    workflow's changes are also released, so that another change may be made. The links are kept.
 
     Args:
         engine: The tracking database.
@@ -311,7 +312,7 @@ def release_breaker(engine: Engine, remediation: str, actor: Actor = NOBODY) -> 
 
 
 def find_incident_end(connection: Connection, alert: EpisodeAlert) -> datetime | None:
-    """Return when the incident that an alert opened ended, or None while it is open."""
+    """Return the end of the incident that an alert opened, or None while the incident is open."""
     if alert.closed_at is None:
         return None
     # The alert that closed the row may have taken over the incident, as a replay does. So use the
@@ -333,7 +334,7 @@ def find_incident_end(connection: Connection, alert: EpisodeAlert) -> datetime |
 def find_blocking_claim(
     connection: Connection, host: str, workflow: str, cooldown: HostCooldown, now: datetime
 ) -> HostClaim | None:
-    """Return the claim that blocks a workflow on a host for the longest time, or None.
+    """Return the claim whose cooldown blocks a workflow on a host the longest, or None.
 
     Ignore the claims of executions that succeeded and reported that they changed nothing.
 
@@ -341,7 +342,7 @@ def find_blocking_claim(
         connection: A transaction.
         host: The canonical host. Claims on all its alerts count, however their labels spell it.
         workflow: The reference of the workflow.
-        cooldown: How long the workflow is refused another claim.
+        cooldown: How long the workflow may not claim an alert of the host again.
         now: The current time by the database's clock.
     """
     since = now - max(cooldown)
@@ -375,8 +376,8 @@ def find_blocking_claim(
                 change_rows.c.ended_at > since,
                 and_(change_rows.c.id.is_not(None), changes.is_unfinished()),
             ),
-            # An execution that is running, was canceled or failed may have changed the host even
-            # if it reports mutated=false: its output is only what it had published by then.
+            # An execution that is running, was cancelled or failed may have changed the host even
+            # if it reports mutated=false: its output contains only what it had published by then.
             or_(
                 executions.c.mutated.is_not(False),
                 executions.c.status != ExecutionStatus.SUCCEEDED,
@@ -436,7 +437,7 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
     if claimant.ending and not reason:
         ending = claimant.ending
         if claimant.retry_minutes and not holder:
-            ending = _write_passing_refusal(connection, claimant, alert, ending, now)
+            ending = _write_temporary_refusal(connection, claimant, alert, ending, now)
         add_ending(connection, ending)
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
@@ -503,7 +504,7 @@ def _cooldown_refusal(connection: Connection, claimant: _Claimant, host: str, no
     if not blocking_claim:
         return ""
     return (
-        f"cooldown of this host until {format_deadline(blocking_claim.until)}: execution "
+        f"this host is in cooldown until {format_deadline(blocking_claim.until)}: execution "
         f"{blocking_claim.st2_execution_id} of {claimant.workflow} was started for it"
     )
 
@@ -550,7 +551,7 @@ def _write_refused_claim(
     _write_refusal(connection, claimant, alert, now, values)
 
 
-def _write_passing_refusal(
+def _write_temporary_refusal(
     connection: Connection, claimant: _Claimant, alert: Row[Any], ending: Ending, now: datetime
 ) -> Ending:
     """Record a refusal that ends by itself, and return the ending with the time of its retry."""

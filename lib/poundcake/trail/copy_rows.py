@@ -1,4 +1,4 @@
-"""Write rows of one database's trail into another, and verify that they were copied unchanged.
+"""Copy rows of one database's trail to another, and verify that they were copied unchanged.
 
 Two rows are the same if their natural keys are equal. Their numeric ids may differ, because each
 database assigns its own. So the caller translates the references between rows.
@@ -122,8 +122,8 @@ class RowWriter:
             connection: A transaction of the target.
             source_wins: Whether to overwrite rows that the target already has. False if the target
                 is in use, because its rows are newer in that case.
-            verify: Whether to compare the written rows with the source. Only the last pass needs
-                to.
+            verify: Whether to compare the written rows with the source. This is necessary only in
+                the last pass.
         """
         self.written = {table.name: WrittenRows() for table in TABLES}
         self._connection = connection
@@ -240,9 +240,9 @@ class RowWriter:
     # -- the source wins
 
     def _free_unique_values(self, spec: TableSpec, rows_by_key: Mapping[Key, Row]) -> None:
-        """Clear claims and close open incidents of the target whose unique values the source needs.
+        """Free unique values that the source's rows need: clear claims, and close open incidents.
 
-        Another row of the target holds such a value if an earlier run copied that row and it has
+        Another row of the target has such a value if an earlier run copied that row, which has
         changed in the source since, or if the target was in use at some time.
         """
         if spec in (LINKS, CHANGES):

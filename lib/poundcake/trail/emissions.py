@@ -1,4 +1,4 @@
-"""Claim the emission of requests that several endpoints hold, so that only one emits each.
+"""Claim requests that several endpoints have, so that only one endpoint emits each of them.
 
 Every endpoint finds a replayed request in the database, and a client that chooses the request's id
 may send it to several endpoints. Each endpoint claims such a request before emitting it, and

@@ -22,7 +22,7 @@ from poundcake.stackstorm import (
 )
 from poundcake.trail.sync_round import Deadline
 
-# One process both receives triggers and enforces rules, but it rounds the times differently.
+# One process both receives triggers and enforces rules, but it rounds the two times differently.
 _ROUNDING_ALLOWANCE = timedelta(seconds=10)
 _MAX_WITHOUT_LISTING = 3  # up to this many instances are read one by one
 _MAX_PAGES = 20

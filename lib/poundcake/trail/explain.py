@@ -33,7 +33,7 @@ from poundcake.trail.verdict import (
     judge_missing_trigger,
 )
 
-# The time in which to read triggers from StackStorm, and then the evidence about alerts.
+# How long a round may read triggers from StackStorm, and then evidence about alerts, in seconds.
 TRIGGER_SECONDS = 10
 EVIDENCE_SECONDS = 15
 _BATCH_ALERTS = 200
@@ -111,7 +111,7 @@ def give_up_overdue(sync_round: SyncRound, config: Config) -> int:
 
 
 def _start_batch(sync_round: SyncRound) -> list[OpenAlert]:
-    """Mark the open alerts that this round checks as checked, and return them.
+    """Return the open alerts that this round checks, after marking them as checked.
 
     They are marked before any request to StackStorm. So if one of the alerts aborts the round, the
     next round checks other alerts first.
@@ -155,7 +155,7 @@ def _read_open_alerts(connection: Connection, *conditions: ColumnElement[bool]) 
 
 
 class _Explainer:
-    """Decides about a batch of alerts, based on the evidence."""
+    """Decides the explanations of a batch of alerts, based on the evidence."""
 
     def __init__(self, sync_round: SyncRound, api: StackStormApi, config: Config):
         self._round = sync_round

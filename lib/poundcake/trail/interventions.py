@@ -109,7 +109,7 @@ def close(
         DatabaseError: The database is unavailable.
     """
     if not comment.strip():
-        raise TrackingError("comment: say why you close the incident")
+        raise TrackingError("comment: say why you are closing the incident")
     database.prepare(engine, create=False)
     return database.retry_deadlocks(lambda: _close(engine, actor, comment, episode, filters))
 

@@ -2,7 +2,7 @@
 
 One transaction does all of this, and only one such transaction runs at a time. So no limit is
 exceeded, even if many workflows on several machines ask at the same time. The caller passes the
-function that decides, `poundcake.remediation.safety.decide`.
+deciding function, `poundcake.remediation.safety.decide`.
 
 All times are by the database's clock.
 """
@@ -60,7 +60,7 @@ class ChangeRequest:
         episode: The alert's episode.
         action: The reference of the action that makes the change; empty to only collect evidence.
         execution_id: The workflow's execution.
-        remediation: The name under which the limits count the change; empty for `action`.
+        remediation: The name under which the limits count the change; empty to use `action`.
         needs_host: Whether to refuse an alert without a usable host.
         check_failed: Whether a check has just failed, which confirms that the problem exists.
         approval_problem: Why the change is not approved, or empty.
@@ -71,13 +71,13 @@ class ChangeRequest:
         target_labels: The labels that identify the target; empty if the target is the host.
         per_label: A label whose values have limits of their own, at_once and storm; or empty.
         at_once: How many changes may be in flight for one value of per_label; 0 for any number.
-        storm: The number of incidents with one value of per_label above which nothing is changed; 0
-            if only storm_limit of the configuration applies.
+        storm: Refuse the change if more incidents than this have the same value of per_label; 0 if
+            only the configured storm_limit applies.
         change: A description of the change for the report of a dry run; empty to use the action
             and the target.
         evidence: What the checks saw, one line each.
-        preview: Whether only to decide whether an approver may be asked. A change that may be made
-            is then neither recorded nor counted.
+        preview: Whether this request only finds out if an approver may be asked. In that case, a
+            change that may be made is neither recorded nor counted.
         retry: Whether sync may start the workflow again if the refusal ends by itself.
     """
 
@@ -114,7 +114,7 @@ class Situation:
 
     Attributes:
         now: The current time by the database's clock.
-        named_host: The value of the alert's label host_label, unchanged; empty if it has none.
+        named_host: The value of the alert's host label, unchanged; empty if it has none.
         status: The alert's status, `firing` or `resolved`.
         alert_name: The alert's name.
         episode: The alert's episode.
@@ -140,7 +140,7 @@ class Situation:
             most max_changes_per_remediation_per_hour.
         target_changes_last_day: The target's changes of the last 24 hours, newest first, at most
             max_changes_per_target_per_day.
-        last_target_change: The target's change that ended last and was not released, or None.
+        last_target_change: The change of the target that ended last and was not released, or None.
         breaker_changes: The remediation's changes whose results the breaker considers, newest
             first, at most breaker_failures.
     """
@@ -188,7 +188,7 @@ class Decision(Protocol):
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether the refusal ends without a person."""
+        """Whether the refusal ends without a person's intervention."""
 
 
 class _AlertRow(EpisodeAlert, Protocol):
@@ -508,7 +508,7 @@ def _write_decision(
     situation: Situation,
     decision: Decision,
 ) -> None:
-    """Write the decision, unless the execution had already been granted its change."""
+    """Write the decision, unless the change was granted earlier or only in a preview."""
     if situation.own_change or (request.preview and decision.may_change):
         return
     is_granted_now, now = decision.may_change, situation.now
@@ -533,7 +533,7 @@ def _write_decision(
         "evidence": dump_evidence(request.evidence),
         "retry_at": retry_at,
     }
-    # A refused execution may ask again. Its latest decision is recorded.
+    # A refused execution may ask again. The new decision then replaces the earlier one.
     write_decision(connection, request.execution_id, alert.episode, values)
     if not is_granted_now:
         ending = _make_ending(request, alert.episode, situation, decision, retry_at)

@@ -120,7 +120,7 @@ def write_execution(connection: Connection, execution: Execution, now: datetime)
 
 
 def _add_remediation_ending(connection: Connection, execution: Execution) -> None:
-    """Add the event that a remediation ended, unless it requested a change with poundcake.reserve.
+    """Add the event that reports the end of a remediation, unless it requested a change.
 
     In that case, the refusal or the end of the change adds the event. An execution without a report
     is not a remediation.

@@ -125,7 +125,7 @@ def is_open() -> ColumnElement[bool]:
 
 
 def is_unconfirmed() -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of unconfirmed incidents that nobody has acknowledged."""
+    """Return the conditions for unconfirmed incidents that nobody has acknowledged."""
     return (
         alerts.c.outcome == Outcome.UNCONFIRMED,
         is_open(),
@@ -134,15 +134,15 @@ def is_unconfirmed() -> tuple[ColumnElement[bool], ...]:
 
 
 def is_due_for_retry(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of refused changes that sync has to try again now."""
+    """Return the conditions for refused changes that sync has to try again now."""
     return (*awaits_retry(now), changes.c.retry_at <= now)
 
 
 def awaits_retry(now: datetime) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of refused changes that sync will try again unless something changes.
+    """Return the conditions for refused changes that sync will try again unless something changes.
 
-    The incident is open, nobody handles it or has silenced its alert, and the refusal is the last
-    decision about the newest attempt at the episode.
+    The incident is open, nobody has acknowledged it or silenced its alert, and the refusal is the
+    last decision about the newest attempt at the episode.
     """
     other = changes.alias("other")
     is_same_episode = other.c.episode == changes.c.episode
@@ -174,7 +174,7 @@ def awaits_retry(now: datetime) -> tuple[ColumnElement[bool], ...]:
 
 
 def is_stale(connection: Connection, now: datetime, hours: int) -> tuple[ColumnElement[bool], ...]:
-    """Return the conditions of incidents that received no notification for a number of hours.
+    """Return the conditions for incidents that received no notification for a number of hours.
 
     After an outage of the endpoint or of the database, the notifications of all incidents are
     missing or not recorded yet. If the incidents were closed then, they would be remediated again.

@@ -28,9 +28,9 @@ from poundcake.trail.recorded_alert import find_alert
 from poundcake.trail.schema import alerts, api_calls, cut, events, executions, storable
 
 LEASE = timedelta(minutes=1)
-"""How long a claimed event is withheld from other endpoints."""
+"""How long a claim on an event lasts. Meanwhile, no other endpoint can claim the event."""
 LIMIT_RESET = timedelta(hours=1)
-"""A limit is reported again once it has refused nothing for this long."""
+"""A limit is not reported again until it has refused nothing for this long."""
 MAX_EVIDENCE = 3
 """Maximum number of lines of evidence in an event."""
 _MAX_LINE = 200  # characters of a line of evidence
@@ -173,7 +173,7 @@ class LimitReachedPayload(EventPayload):
 
     Attributes:
         limit: The value of a Limit.
-        reason: The limit, its current value and, if the limit can be lifted, how.
+        reason: The limit, its current value and, if possible, how to lift it.
         until: When it ends, if that is known.
     """
 
@@ -200,7 +200,7 @@ class Ending:
         refusal: The name of the control that refused the change, or ''.
         message: What was done, or why nothing was done.
         evidence: What the checks before the change and its verification saw.
-        retry_at: When sync tries the refused change again, or None.
+        retry_at: When sync will retry the refused change, or None.
         follows_change: Whether a change was granted. A workflow may first be refused a change and
             later be granted one; each of these endings has its own event.
     """
@@ -331,7 +331,9 @@ def newest_evidence(connection: Connection, episode: str) -> list[str]:
 
 def unreported_approvals(connection: Connection, inquiry_ids: Sequence[str]) -> set[str]:
     """Return the inquiries whose requests for approval have no event yet."""
-    inquiries_by_event = {event_id(_approval_fact(name)): name for name in inquiry_ids}
+    inquiries_by_event = {
+        event_id(_approval_fact(inquiry_id)): inquiry_id for inquiry_id in inquiry_ids
+    }
     unreported = dict(inquiries_by_event)
     for chunk in database.batched(list(inquiries_by_event)):
         for reported_id in connection.scalars(select(events.c.id).where(events.c.id.in_(chunk))):

@@ -18,9 +18,11 @@ class Outcome(StringEnum):
     DUPLICATE = "duplicate"
     """It repeats a recorded alert, or resolves an incident that is not open."""
     COOLDOWN = "cooldown"
-    """It opened an incident, but the same alert was admitted less than cooldown_seconds ago."""
+    """It opened or continued an incident, but the same alert was admitted less than
+    cooldown_seconds ago."""
     RATE_LIMITED = "rate_limited"
-    """It opened an incident, but its alert name had reached max_remediations_per_hour."""
+    """It opened or continued an incident, but its alert name had reached
+    max_remediations_per_hour."""
     OBSERVED = "observed"
     """No remediations are started for its receiver. It opened, continued or ended an incident for
     which none was started."""

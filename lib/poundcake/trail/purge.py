@@ -99,11 +99,11 @@ def purge(
 
     - one of its alerts is an open incident, or was one during these days,
     - one of its alerts is not explained yet,
-    - one of its executions, or a change that it made, has not ended, or
+    - one of its executions, or a change that one of them made, has not ended, or
     - one of its executions has a claim on an episode that has not ended. Without the claim, a
       workflow could work on the episode a second time.
 
-    Audit entries and events that are older than `older_than_days` are deleted, too.
+    Audit entries and events that are older than `older_than_days` are also deleted.
 
     It is safe to kill a purge at any time, and to run it concurrently with other writers and
     purges.

@@ -3,8 +3,8 @@
 A resolve may never arrive: Alertmanager sends none while a silence mutes the alert, or if it lost
 the alert. So each round of sync reads the alerts of every Alertmanager. An incident is closed if
 
-* every Alertmanager answered, and has been running for gone_after_seconds, because it starts
-  without alerts, until Prometheus sends them again;
+* every Alertmanager answered, and has been running for gone_after_seconds, because a restarted one
+  has no alerts until Prometheus sends them again;
 * one of them sent the incident's last notification, because any other sender may still hold the
   alert;
 * none of them held an alert with the incident's identity in two rounds that are at least
@@ -33,7 +33,7 @@ from poundcake.trail.open_work import MONITORING_PROBLEM, is_open, read_meta
 from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.record import config_identity
 from poundcake.trail.schema import alerts, cut, meta
-from poundcake.trail.silences import is_during_change
+from poundcake.trail.silences import is_for_change
 from poundcake.trail.sync_round import SyncRound, write_meta
 
 MARGIN = timedelta(seconds=5)
@@ -42,8 +42,6 @@ MARGIN = timedelta(seconds=5)
 The time of receipt is converted from the endpoint's clock, which is not exact.
 """
 _MAX_PARALLEL = 8
-
-
 # The columns in which a round stores its findings about an open incident.
 _SILENCE_COLUMNS = ("silence_id", "silenced_by", "silenced_until", "silenced_comment")
 _STORED_COLUMNS = ("missing_since", *_SILENCE_COLUMNS)
@@ -152,7 +150,7 @@ class _Comparison:
         return max(silences, key=lambda silence: silence.ends_at) if silences else None
 
     def changed_columns(self, incident: _Incident) -> dict[str, Any] | None:
-        """Return the columns of an incident that change, with its `id`, or None if none does."""
+        """Return the new values of an incident's columns and its `id`, or None if none changes."""
         current_values = {
             "missing_since": self._missing_since(incident),
             **self._silence_columns(incident),
@@ -167,7 +165,7 @@ class _Comparison:
         return self._is_complete and since is not None and self._queried_at - since >= gone_after
 
     def _missing_since(self, incident: _Incident) -> datetime | None:
-        """Return since when an incident's alert has been missing, or None if it is not missing."""
+        """Return when an incident's alert was first missing, or None if it is not missing."""
         since = incident.missing_since
         if incident.open_fingerprint in self._silences:
             return None
@@ -223,7 +221,7 @@ def _query(alertmanager: AlertmanagerApi, identity: Identity) -> _Answer:
                 for silence_id in alert.silenced_by
                 if silence_id in silences_by_id
                 # The pack's own silence does not prevent the next change.
-                and not is_during_change(silences_by_id[silence_id])
+                and not is_for_change(silences_by_id[silence_id])
             ]
             answer.silences[_fingerprint(alert.labels, alertmanager, identity)] += muting_silences
     except MonitoringError as error:
@@ -318,7 +316,7 @@ def _close(sync_round: SyncRound, ids: Sequence[int]) -> int:
 
 
 def _clear_stored_values(sync_round: SyncRound) -> None:
-    """Clear the values that earlier rounds stored: `alertmanagers` is no longer configured."""
+    """Clear the values that earlier rounds stored, because no Alertmanager is configured now."""
     has_stored_values = or_(alerts.c.missing_since.is_not(None), alerts.c.silence_id.is_not(None))
     with database.reading(sync_round.engine) as connection:
         ids = connection.scalars(select(alerts.c.id).where(is_open(), has_stored_values)).all()

@@ -1,4 +1,4 @@
-"""Record announced requests: parse them, decide about their alerts, and write both.
+"""Record announced requests: parse them, decide about their alerts, and write the rows.
 
 A batch of requests is recorded in one transaction and a bounded number of statements. The result is
 the same as if the requests were recorded one after the other.
@@ -98,7 +98,7 @@ class NewRequest:
 
     @property
     def alerts(self) -> list[Alert]:
-        """Return the alerts of the request; empty if its body could not be parsed."""
+        """The alerts of the request; empty if its body could not be parsed."""
         return self.webhook.alerts if self.webhook else []
 
 
@@ -110,8 +110,8 @@ class DecidedRequest:
     rows: list[AlertRow]
 
     @property
-    def has_emitted_alerts(self) -> bool:
-        """Return True if one of the request's alerts is to be emitted."""
+    def has_alerts_to_emit(self) -> bool:
+        """Whether any of the request's alerts is to be emitted."""
         return any(row.outcome in EMITTED for row in self.rows)
 
 
@@ -288,7 +288,7 @@ def _new_requests(connection: Connection, requests: Sequence[Request]) -> list[N
 
 
 def _parse(new_request: NewRequest, error: str, identity: Identity) -> None:
-    """Parse the payload of a request, or store the `error` if there is one."""
+    """Parse the payload of a request. With an `error`, store it instead."""
     if error:
         new_request.error = error
         return
@@ -339,7 +339,7 @@ def _decide(
 
 def _call_row(decided_request: DecidedRequest, now: datetime, replay_of: str | None) -> CallRow:
     new_request = decided_request.new_request
-    completed_at = None if decided_request.has_emitted_alerts else now
+    completed_at = None if decided_request.has_alerts_to_emit else now
     return call_row(
         new_request.request,
         new_request.request_id,

@@ -1,13 +1,13 @@
-"""Retry changes whose refusal ends by itself, such as one by a storm, a limit or a cooldown.
+"""Retry changes whose refusal ends by itself, such as one because of a storm or a cooldown.
 
-Alertmanager's repeats are duplicates, so nothing else would try such a change again while its
-incident is open. Sync starts the refused workflow again with StackStorm's own re-run, and the new
-execution decides everything again: the checks, the limits and, in mode ask, the approval. The
-trigger is not emitted again, because that would also start the user's other rules again.
+Alertmanager's repeated notifications are duplicates, so nothing else would try such a change again
+while its incident is open. Sync starts the refused workflow again with StackStorm's own re-run. The
+new execution repeats everything: the checks, the limits and, in mode ask, the approval. The trigger
+is not emitted again, because that would also start the user's other rules again.
 
 The new execution works on the same attempt at the episode. The number of the attempt belongs to
-the alert's row, which only a replay replaces. And the unique keys of that attempt still permit one
-claim and one change, regardless of what else is started meanwhile.
+the alert's row, which only a replay replaces. And the unique keys of that attempt still permit only
+one claim and one change, regardless of what else is started in the meantime.
 
 Before sync asks StackStorm to start the workflow, one transaction marks the refusal and releases
 the claim of the refused execution. The mark stays unless it is certain that StackStorm started
@@ -36,18 +36,18 @@ from poundcake.trail.schema import alerts, changes, links
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 RETRY_SECONDS = 10
-"""How long a round may start workflows again, in seconds."""
+"""How long a round may spend on starting workflows again, in seconds."""
 AUDIT_ACTION = "retry"
 """The action in the audit entry of a retry."""
 _OWN_PACK = "poundcake."
 _ACTOR = Actor("poundcake.sync")
-# Maximum number of workflows that a round starts again. If a storm ends, the others follow in the
-# next rounds, when some of these changes are no longer in flight.
+# Maximum number of workflows that a round starts again. When a storm ends, many are due. The others
+# follow in later rounds, when some of the first changes are no longer in flight.
 _MAX_RETRIES = 10
 
 
 class _Mark(NamedTuple):
-    """A refusal that is marked as tried again, and the audit entry about it."""
+    """The audit entry about a refusal that is marked as tried again."""
 
     audit_id: int
     details: dict[str, Any]
@@ -68,7 +68,7 @@ def retry_refused(
         due_changes = _find_due(connection)
     if not config.retry_refused_minutes:
         for change in due_changes:
-            _plan_again(sync_round, change, None)
+            _reschedule(sync_round, change, None)
         return 0
     ids = sorted({change.st2_execution_id for change in due_changes})
     executions = read_executions(api, ids, deadline, sync_round.note) if ids else {}
@@ -81,9 +81,9 @@ def retry_refused(
             continue  # it could not be read
         execution = executions[change.st2_execution_id]
         if execution is None or not _may_start_again(execution):
-            _plan_again(sync_round, change, None)
+            _reschedule(sync_round, change, None)
         elif not execution.is_terminal:
-            _plan_again(sync_round, change, wait)  # so that it does not delay the others
+            _reschedule(sync_round, change, wait)  # so that it does not delay the others
         else:
             count += _retry(sync_round, api, config, change)
     return count
@@ -92,8 +92,8 @@ def retry_refused(
 def _may_start_again(execution: Execution) -> bool:
     """Return True if an execution is a workflow of this pack that no other workflow started.
 
-    A workflow of another pack may do other things as well, and one that another workflow started
-    would run without it.
+    A workflow of another pack may do other things as well, and a workflow that another one started
+    would run again without its parent.
     """
     return execution.action.startswith(_OWN_PACK) and not execution.parent_id
 
@@ -103,8 +103,8 @@ def _find_due(connection: Connection) -> Sequence[Change]:
     return sorted(due_changes, key=lambda change: str(change.retry_at))[:_MAX_RETRIES]
 
 
-def _plan_again(sync_round: SyncRound, change: Change, wait: timedelta | None) -> None:
-    """Plan the retry of a change for later, or for never if `wait` is None."""
+def _reschedule(sync_round: SyncRound, change: Change, wait: timedelta | None) -> None:
+    """Postpone the retry of a change, or cancel it if `wait` is None."""
     with sync_round.writing() as connection:
         retry_at = None if wait is None else database_now(connection) + wait
         _update(connection, change, retry_at=retry_at, retried_at=None)
@@ -121,7 +121,7 @@ def _retry(sync_round: SyncRound, api: StackStormApi, config: Config, change: Ch
     except StackStormError as error:
         sync_round.note(f"execution {change.st2_execution_id} was not started again: {error}")
         if error.had_no_effect:
-            _plan_again(sync_round, change, timedelta(minutes=config.retry_refused_minutes))
+            _reschedule(sync_round, change, timedelta(minutes=config.retry_refused_minutes))
         _add_details(sync_round, mark, problem=str(error))
         if error.is_outage:
             raise
@@ -148,7 +148,7 @@ def _mark(connection: Connection, config: Config, change: Change) -> _Mark | Non
 
 
 def _find_cooldown_end(connection: Connection, config: Config, change: Change) -> datetime | None:
-    """Return when the cooldown ends that would refuse the claim on the host, or None."""
+    """Return the end of the cooldown that would block the workflow on the host, or None."""
     cooldown = HostCooldown.from_config(config)
     link = connection.execute(
         select(links.c.st2_action_ref, alerts.c.host)
@@ -167,7 +167,7 @@ def _find_cooldown_end(connection: Connection, config: Config, change: Change) -
 
 
 def _release_claim(connection: Connection, change: Change) -> None:
-    """Release the claim of the refused execution on the episode."""
+    """Release the refused execution's claim on the episode."""
     alert_ids = select(alerts.c.id).where(alerts.c.episode == change.episode)
     connection.execute(
         update(links)

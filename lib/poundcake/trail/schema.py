@@ -2,10 +2,10 @@
 
 ``poundcake_api_calls``, ``poundcake_alerts`` and ``poundcake_st2_execution_link`` form the trail.
 ``execution_db`` mirrors the StackStorm executions in the trail. ``poundcake_audit`` logs manual
-changes to the trail. ``poundcake_changes`` contains the decisions about the changes that
-remediations requested, and ``poundcake_events`` the events about remediations, which endpoints
-publish. ``poundcake_meta`` contains the database's id and versions. All times are UTC with
-microseconds.
+changes to the trail, and retries. ``poundcake_changes`` contains the decisions about the changes
+that remediations requested, and ``poundcake_events`` the events about remediations, which endpoints
+publish. ``poundcake_meta`` contains named values, such as the database's id, its versions and the
+current pause. All times are UTC with microseconds.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ api_calls = Table(
     Column("body_sha256", String(64), nullable=False),
     Column("replay_of", String(36)),
     Column("error", Text),
-    # The endpoint that may emit the request, if several endpoints hold it, and the time at which
-    # its claim expires. See emissions.py.
+    # The endpoint that has claimed the emission of the request, if several endpoints have it, and
+    # when the claim expires. See emissions.py.
     Column("emitter", String(36)),
     Column("emitter_until", UtcDateTime),
     # The name of the credential that the sender used, or empty if none was required.
@@ -259,7 +259,8 @@ audit = Table(
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),
-    # The episode or request_id, depending on the action, or empty.
+    # What the action changed: an episode, a request_id, a remediation, or the ids of silences.
+    # Empty if there is none.
     Column("target", String(255), nullable=False),
     Column("comment", Text, nullable=False),
     # The details of the action, as JSON.
@@ -284,7 +285,7 @@ changes = Table(
     # The name of the remediation, or the reference of the action if it has no name.
     Column("remediation", String(255), nullable=False),
     Column("action", String(255), nullable=False),
-    # What is changed: a canonical host, or `label=value,…`.
+    # What is changed: a canonical host, `label=value,…`, or `fingerprint=value`.
     Column("target", String(255), nullable=False),
     # `label=value` of the label `per_label`, for the limits per value of that label, or empty.
     Column("per_value", String(255), nullable=False),
@@ -299,9 +300,10 @@ changes = Table(
     # Why the change was refused: a member of remediation.safety.Refusal, and a sentence.
     Column("refusal", String(32), nullable=False),
     Column("reason", String(512), nullable=False),
-    # When a person released the change, so that limits no longer count it.
+    # When a person released the change. The target's cooldown and the breaker then no longer count
+    # it.
     Column("released_at", UtcDateTime),
-    # When sync tries a refused change again, if its incident is still open. NULL if it does not.
+    # When sync will retry a refused change if its incident is still open. NULL if it will not.
     Column("retry_at", UtcDateTime),
     # When sync started the workflow of a refused change again. NULL if it has not.
     Column("retried_at", UtcDateTime),

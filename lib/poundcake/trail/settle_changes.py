@@ -47,7 +47,7 @@ from poundcake.trail.silences import end_silence_during_change
 from poundcake.trail.sync_round import Deadline, SyncRound
 
 SETTLE_SECONDS = 10
-"""Maximum time that a round reads the executions of changes from StackStorm, in seconds."""
+"""How long a round may read the executions of changes from StackStorm, in seconds."""
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
@@ -61,7 +61,7 @@ class _ChangeEnd(NamedTuple):
         result: The result of the change.
         message: What is known about it.
         mutated: Whether the change was made; None if that is not known.
-        is_reported: Whether the workflow reported it, so its execution already shows it.
+        is_reported: Whether the workflow reported the result, so that its execution shows it.
         is_silenced: Whether the alert may still be silenced because of it.
     """
 
@@ -84,7 +84,8 @@ def settle_changes(
     Also end the silences of the changes that ended without a report.
 
     Returns:
-        The number of changes that were ended, or whose effect on their alert was decided.
+        The number of changes that were ended, or for which it was decided whether they cleared
+        their alert.
 
     Raises:
         StackStormError: The API is unavailable. The leases are not extended.
@@ -108,7 +109,7 @@ def settle_changes(
 def _settle_page(
     sync_round: SyncRound, api: StackStormApi, page: Sequence[Change], deadline: Deadline
 ) -> Mapping[str, _ChangeEnd]:
-    """Store how changes ended, and return that by the id of the workflow's execution."""
+    """Store how the changes of a page ended, and return their ends by workflow execution."""
     ids = sorted({change.st2_execution_id for change in page})
     executions_by_id = read_executions(api, ids, deadline, sync_round.note)
     endings: dict[str, _ChangeEnd] = {}
@@ -170,7 +171,7 @@ def _reported_end(execution: Execution) -> _ChangeEnd:
 def _end_without_change_task(execution: Execution, children: Sequence[Execution]) -> _ChangeEnd:
     """Return the end of a change whose workflow ended early, without a known task for the change.
 
-    The pack's own workflow has made no change. Another workflow may have made one.
+    In that case, the pack's own workflow has made no change, but another workflow may have.
     """
     is_canceled = execution.status == ExecutionStatus.CANCELED
     result = ChangeResult.UNKNOWN if is_canceled else ChangeResult.FAILED
@@ -200,7 +201,7 @@ def _interrupted_end(execution: Execution, change: Execution) -> _ChangeEnd:
 
 
 def _describe(execution: Execution) -> str:
-    """Return how a workflow ended that did not report its change."""
+    """Describe the end of a workflow that did not report its change."""
     if execution.status == ExecutionStatus.CANCELED:
         return "the workflow was cancelled"
     reason = failure_reason(execution.result)
@@ -234,7 +235,7 @@ def _store(
 
 
 def _decide_results(sync_round: SyncRound, config: Config) -> int:
-    """Decide for ended changes whether their incidents ended within not_cleared_minutes."""
+    """Decide whether the incidents of ended changes ended within not_cleared_minutes."""
     minutes = config.not_cleared_minutes
     with sync_round.writing() as connection:
         undecided_changes = find_changes(

@@ -1,4 +1,4 @@
-"""Create files that only root and the sensor's user can access, whichever of them creates them.
+"""Create files that only root and the sensor's user can access, no matter which creates them.
 
 StackStorm's packages run the sensor as `st2` and actions as root. The files contain alert text,
 which other users of the machine must not be able to read.

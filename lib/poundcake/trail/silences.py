@@ -34,9 +34,10 @@ NO_ALERTMANAGERS = "alertmanagers: list your Alertmanagers in the pack's configu
 MAX_MINUTES = 10_080
 """The longest silence: a week."""
 COMMENT_MARK = " (poundcake.silence)"
-"""The suffix of the comment of a silence that a person created with poundcake.silence."""
+"""The suffix of the comment on a silence that a person created with poundcake.silence."""
 _CHANGE_MARK = " (poundcake.remediate)"
-# A repeated call asks for a slightly later end. Differences up to this do not extend a silence.
+# A repeated call requests a slightly later end. A difference of up to this does not extend the
+# silence.
 _END_TOLERANCE = timedelta(minutes=1)
 # A new silence reaches the other members of a cluster by gossip, usually within a second.
 _GOSSIP_TRIES, _GOSSIP_WAIT = 6, 0.5
@@ -86,8 +87,8 @@ def silence(
 ) -> SilenceChange:
     """Silence an alert in all Alertmanagers for a number of minutes from now.
 
-    If the pack has already created a silence for the same labels, it is extended if it would end
-    earlier, and otherwise kept.
+    If the pack has already created a silence for the same labels, extend it if it would end
+    earlier. Otherwise, keep it.
 
     Args:
         engine: The tracking database.
@@ -197,7 +198,7 @@ class ChangeSilence:
         remediation: The name of the entry.
         action: The action that makes the change.
         labels: The labels of the alert that do not change while it fires.
-        minutes: How long it lasts at most.
+        minutes: Its maximum duration.
     """
 
     execution_id: str
@@ -208,13 +209,13 @@ class ChangeSilence:
 
     @property
     def comment(self) -> str:
-        """The comment, by which the silence is found again."""
+        """The comment. Its suffix identifies the silence when it is ended."""
         reason = f"remediation {self.remediation} runs {self.action}"
         return f"{reason}{_change_suffix(self.execution_id)}"
 
 
-def is_during_change(candidate: Silence) -> bool:
-    """Return True if a silence was created for a change, and not by a person."""
+def is_for_change(candidate: Silence) -> bool:
+    """Return True if a silence was created for a change, not by a person."""
     return candidate.comment.endswith(_CHANGE_MARK)
 
 
@@ -257,8 +258,8 @@ def end_silence_during_change(
         execution_id: The execution of the workflow that made the change.
 
     Returns:
-        A sentence for each Alertmanager that could not be changed. The silence ends there by
-        itself.
+        A sentence for each Alertmanager that could not be changed. There, the silence expires
+        later by itself.
     """
     suffix = _change_suffix(execution_id)
 
@@ -271,7 +272,7 @@ def end_silence_during_change(
 
 
 def _change_suffix(execution_id: str) -> str:
-    """Return the end of the comment of the silence that an execution created for its change."""
+    """Return the suffix of the comment on the silence that an execution created for its change."""
     return f", execution {execution_id}{_CHANGE_MARK}"
 
 
@@ -280,7 +281,7 @@ class _RequestedSilence:
     """The silence that a call requests.
 
     Attributes:
-        mark: The end of the comment of the silences that the call may extend instead.
+        mark: The suffix of the comments on silences that the call may extend instead.
     """
 
     labels: Mapping[str, str]
@@ -329,6 +330,7 @@ def _call_for_each(
     """Call work() for each Alertmanager, and return the errors of those for which it failed.
 
     Raises:
+        TrackingError: No Alertmanager is configured.
         MonitoringError: work() failed for all of them.
     """
     if not alertmanagers:
@@ -438,7 +440,7 @@ def _record_change(
 
 
 def _silenced_episode(connection: Connection, silence_ids: Sequence[str]) -> str | None:
-    """Return the open episode that is muted by one of these silences in the trail, or None."""
+    """Return an open episode that, according to the trail, one of these silences mutes, or None."""
     episodes = select(alerts.c.episode).where(is_open(), alerts.c.silence_id.in_(silence_ids))
     return connection.scalar(episodes.limit(1))
 

@@ -42,7 +42,7 @@ class SyncCounts:
     completed: int = 0
     """Requests that were completed."""
     confirmed: int = 0
-    """Unconfirmed incidents that were decided."""
+    """Unconfirmed incidents that were processed."""
     expired: int = 0
     """Incidents that were closed because no notification arrived for expire_stale_hours."""
     gone: int = 0
@@ -50,7 +50,7 @@ class SyncCounts:
     silenced: int = 0
     """Open incidents whose alert is silenced in Alertmanager."""
     changes: int = 0
-    """Changes that were ended, or whose effect on their alert was decided."""
+    """Changes that were ended, or for which it was decided whether they cleared their alert."""
     retried: int = 0
     """Workflows of refused changes that were started again."""
     expired_approvals: int = 0

@@ -2,8 +2,8 @@
 
 The lease is a row of poundcake_meta with its holder and its expiry by the database's clock. The
 timeout of the action poundcake.sync is shorter than the lease, so StackStorm ends a round before
-the next round can take over its lease. If a round still runs after that, because its machine was
-suspended or StackStorm could not kill it, it finds that it has lost the lease and stops writing.
+the next round can take over its lease. If a round is still running after that, because its machine
+was suspended or StackStorm could not kill it, it notices the loss of the lease and stops writing.
 """
 
 from __future__ import annotations

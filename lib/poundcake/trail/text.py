@@ -138,7 +138,7 @@ def _remarks(incident: Mapping[str, Any]) -> list[str]:
 
 
 def _silenced(incident: Mapping[str, Any]) -> str:
-    """Return by whom and until when (to the minute) an alert is silenced."""
+    """Return who silenced an alert, and until when (to the minute)."""
     until = parse_timestamp(incident.get("silenced_until"))
     end = f" until {until:%Y-%m-%d %H:%MZ}" if until else ""
     return f"silenced by {incident.get('silenced_by') or 'somebody'}{end}"
@@ -158,7 +158,7 @@ def _audit_lines(view: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_retry(details: Mapping[str, Any]) -> str:
-    """Return which execution was started again, and as which one or why not."""
+    """Return which execution was started again and its new id, or why it was not started."""
     result = "its new execution is unknown"
     if details.get("started_execution_id"):
         result = f"started again as {details['started_execution_id']}"

@@ -211,7 +211,7 @@ class _Reader:
                 api_calls.c.request_id,
             )
             .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            # Include alerts that were given up, because a claim on their episode reopens them.
+            # Include alerts that sync gave up on, because a claim on their episode reopens them.
             .where(
                 api_calls.c.request_id.in_(request_ids),
                 or_(is_unexplained(), alerts.c.explanation == Explanation.LOST),

@@ -25,7 +25,7 @@ _MAX_INCIDENTS = 1000
 
 
 class Pending(NamedTuple):
-    """What an operator has to run poundcake.migrate for.
+    """Why an operator has to run poundcake.migrate.
 
     Attributes:
         migrations: A sentence about pending migrations, or '' if there are none.
@@ -80,7 +80,7 @@ def _has_unused_default_file(config: Config, engine: Engine) -> bool:
 
 
 def read_pending(connection: Connection, config: Config, request_ids: Sequence[str]) -> Pending:
-    """Return what an operator has to run poundcake.migrate for.
+    """Return why an operator has to run poundcake.migrate.
 
     Args:
         connection: The tracking database.
@@ -113,7 +113,8 @@ def _describe_missing_incidents(
 def refuse_empty_database(config: Config, engine: Engine) -> None:
     """Raise DatabaseError if nothing is recorded yet, but the default SQLite file has incidents.
 
-    Alertmanager repeats their notifications, which would look new to this database.
+    Alertmanager repeats the notifications of those incidents, and this database would treat them as
+    new.
 
     Args:
         config: The configuration.
@@ -127,6 +128,6 @@ def refuse_empty_database(config: Config, engine: Engine) -> None:
         request_ids = find_open_requests_in_default_file(config, engine)
         if request_ids:
             raise DatabaseError(
-                f"the database is new, so nothing is recorded in it, because "
+                "nothing was recorded, because the database is new and "
                 f"{_describe_missing_incidents(connection, config, request_ids)}"
             )

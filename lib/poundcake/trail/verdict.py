@@ -143,9 +143,9 @@ class Judgement(NamedTuple):
     """The conclusion about an alert from one of its executions.
 
     Attributes:
-        explanation: EXECUTION, RETRY, or None while it may still claim the episode.
+        explanation: EXECUTION, RETRY, or None while the execution may still claim the episode.
         reason: The reason, as shown to users.
-        needs_link: Whether sync has to link it to the alert, because it does not link itself.
+        needs_link: Whether sync has to link the execution, because it does not link itself.
     """
 
     explanation: Explanation | None
@@ -294,7 +294,7 @@ def apply_time_limits(
         verdict: The verdict.
         alert: The alert.
         ended_at: When the incident ended. It is only used if the alert would be emitted again.
-        give_up_hours: The hours after which an open alert is given up.
+        give_up_hours: The hours after which to give up on an open alert.
         now: The current time by the database's clock.
     """
     explanation, reason, rules = verdict

@@ -366,7 +366,7 @@ class TestHostCooldown:
         assert len(read_rows(engine, links)) == 1 + claimed
         if not claimed:
             assert result["reason"] == (
-                "cooldown of this host until 2026-01-14T12:10:00Z: execution e1 of "
+                "this host is in cooldown until 2026-01-14T12:10:00Z: execution e1 of "
                 f"{WORKFLOW} was started for it"
             )
             # The cooldown applies neither to another workflow nor to a claim without a cooldown.

@@ -164,12 +164,12 @@ class TestExecutions:
         assert running_trail.one().explanation is None and running_trail.one(links).claim
 
     def test_an_execution_that_was_refused_the_claim_is_not_linked(self, running_trail):
-        result = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
+        result = {"output": {"stage": "not_claimed", "message": "this host is in cooldown"}}
         running_trail.stackstorm.run("e1", result=result)
         running_trail.sync()
         row = running_trail.one()
         assert row.explanation == "execution"
-        assert row.explanation_reason == "pack.workflow did nothing: cooldown of this host"
+        assert row.explanation_reason == "pack.workflow did nothing: this host is in cooldown"
         assert running_trail.rows(links) == [] and running_trail.completed == [True]
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):

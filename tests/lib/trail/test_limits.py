@@ -312,7 +312,7 @@ class TestCooldownOfAWorkflow:
         hosts.finish("e0", at=6000)
         link_result = self.link(hosts, "b", 6000 + seconds - 1)
         assert not link_result["claimed"]
-        assert "cooldown of this host until" in link_result["reason"]
+        assert "this host is in cooldown until" in link_result["reason"]
         assert self.link(hosts, "c", 6000 + seconds)["claimed"]
 
 

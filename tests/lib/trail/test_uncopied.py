@@ -50,7 +50,7 @@ def test_nothing_is_recorded_in_an_empty_database_until_the_trail_is_moved(
     config, engine, old_engine
 ):
     """The alerts of the open incidents would look new, and would be remediated again."""
-    with pytest.raises(DatabaseError, match="the database is new, so .* 2 open incidents"):
+    with pytest.raises(DatabaseError, match="the database is new and .* 2 open incidents"):
         record(config, engine, alert(fingerprint="a"))
     copy_trail(config.default_tracking_url, config.tracking_url, True, print)
     assert read_pending(config, engine) == ""

@@ -30,8 +30,8 @@ NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
 # StackStorm's clock is an hour behind, so that comparing times of both clocks fails a test.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
 ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
-REFUSED = {"output": {"stage": "not_claimed", "message": "cooldown of this host"}}
-REFUSAL = "pack.flow did nothing: cooldown of this host"
+REFUSED = {"output": {"stage": "not_claimed", "message": "this host is in cooldown"}}
+REFUSAL = "pack.flow did nothing: this host is in cooldown"
 
 
 def execution(status="running", seconds=30, result=None):

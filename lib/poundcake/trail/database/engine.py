@@ -15,10 +15,10 @@ from sqlalchemy.pool import NullPool
 from poundcake.trail.database import mariadb, sqlite
 from poundcake.trail.errors import DatabaseError
 
-# In seconds. A statement that takes longer fails with an error that gives the reason.
+# How long a statement may take, in seconds. A slower one fails with an error that says so.
 STATEMENT_TIMEOUT = 30
-# How many compiled statements an engine caches, each about 20 KB. A view has one statement for
-# each set of filters, and clients choose the filters.
+# How many compiled statements an engine caches, each about 20 KB. A view needs one statement for
+# each set of filters, which clients choose.
 _COMPILED_STATEMENTS = 100
 
 

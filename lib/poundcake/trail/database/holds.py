@@ -72,7 +72,7 @@ def read_marks(connection: Connection) -> dict[str, str]:
 
 
 def lock_shared(connection: Connection) -> None:
-    """Wait until no transaction locks out writers. Later ones wait for the current transaction."""
+    """Wait until no transaction locks out writers, and make later ones wait for this one."""
     if connection.dialect.name != "sqlite":
         connection.execute(_LOCK_SHARED)
 

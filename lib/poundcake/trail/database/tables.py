@@ -110,7 +110,7 @@ def prepare(engine: Engine, create: bool = True) -> str:
             while ``create`` is False, or must not be used because the trail was moved.
     """
     with _describing_errors(engine):
-        _close_files_to_others(engine)
+        _revoke_file_access(engine)
         version = _version_of(engine)
         if version.hold_reason:
             raise DatabaseError(version.hold_reason)
@@ -232,7 +232,7 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
         create_file(path)
     migration_engine = open_engine(engine.url, seconds)
     try:
-        with _only_migration(migration_engine, seconds) as connection:
+        with _exclusive_migration(migration_engine, seconds) as connection:
             version = _Version.of(_read_meta(connection))
             _check_stamp(connection, version)
             steps = migrations.upgrade(connection, revision, log)
@@ -260,7 +260,7 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
 
 
 @contextmanager
-def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
+def _exclusive_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
     """Open a connection for a migration, and prevent other processes from migrating.
 
     On SQLite, the connection is in a transaction. On MariaDB, it holds a lock until it is closed.
@@ -281,7 +281,7 @@ def _only_migration(engine: Engine, seconds: int) -> Iterator[Connection]:
         yield connection
 
 
-def _close_files_to_others(engine: Engine) -> None:
+def _revoke_file_access(engine: Engine) -> None:
     path = engine.url.database
     if engine.dialect.name == "sqlite" and path:
         for file in (path, path + "-wal", path + "-shm"):

@@ -33,7 +33,7 @@ class AlertDetails:
         silenced_by: Who silenced the open incident's alert in Alertmanager, or empty.
         silenced_until: When that silence ends.
         silenced_comment: Why it was silenced, or empty.
-        retry_at: When sync tries a refused change for the episode again, or None if it does not.
+        retry_at: When sync will retry a refused change for the episode, or None if it will not.
     """
 
     request_id: str

@@ -36,14 +36,14 @@ def changes_of_request(connection: Connection, request_id: str) -> list[Change]:
 
 
 def find_retry(connection: Connection, episode: str) -> datetime | None:
-    """Return when sync tries a refused change for an episode again, or None if it does not."""
+    """Return when sync will retry a refused change for an episode, or None if it will not."""
     conditions = awaits_retry(database_now(connection))
     retry_at = select(changes.c.retry_at).where(changes.c.episode == episode, *conditions)
     return connection.scalar(retry_at.limit(1))
 
 
 def _find_shown(connection: Connection, condition: ColumnElement[bool]) -> list[Change]:
-    """Return changes, each with retry_at only if it will be tried again."""
+    """Return the matching changes, oldest first. Clear retry_at of those that sync won't retry."""
     is_waiting = awaits_retry(database_now(connection))
     waiting_ids = set(connection.scalars(select(changes.c.id).where(condition, *is_waiting)))
     return [
@@ -53,7 +53,7 @@ def _find_shown(connection: Connection, condition: ColumnElement[bool]) -> list[
 
 
 def as_json(change: Change) -> dict[str, Any]:
-    """Return a change as JSON. `result` is `in_flight` until it has ended."""
+    """Return a change as JSON. Its `result` is `in_flight` until the change has ended."""
     fields = {
         "decided_at": format_timestamp(change.decided_at),
         "ended_at": format_optional(change.ended_at),

@@ -38,8 +38,8 @@ from poundcake.trail.search import Cursor, Filters
 DEFAULT_LIMIT = 10
 # Maximum number of matching notifications from which one page is built.
 _MAX_NOTIFICATIONS = 40
-# Maximum number of an episode's newest notifications that are shown, and of the newest ones among
-# those that changed something.
+# How many of an episode's newest notifications are shown, and how many of the newest ones that
+# changed something.
 _MAX_SHOWN = 3
 _CHANGING_OUTCOMES = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
 
