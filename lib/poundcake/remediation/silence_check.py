@@ -7,7 +7,7 @@ from typing import Mapping, NamedTuple, Sequence
 from poundcake.matchers import Matcher, MatchType
 from poundcake.monitoring import AlertmanagerApi, MonitoringError, Silence, SilenceState
 from poundcake.monitoring import Matcher as SilenceMatcher
-from poundcake.trail.silences import is_during_change
+from poundcake.trail.silences import is_for_change
 
 _TYPES = {
     (True, False): MatchType.EQUAL,
@@ -56,7 +56,7 @@ def check_silences(
 
 def _mutes(silence: Silence, labels: Mapping[str, str]) -> bool:
     """Return True if a person's silence is active and matches the labels of an alert."""
-    if silence.state != SilenceState.ACTIVE or is_during_change(silence):
+    if silence.state != SilenceState.ACTIVE or is_for_change(silence):
         return False
     return all(_matches(matcher, labels) for matcher in silence.matchers)
 
