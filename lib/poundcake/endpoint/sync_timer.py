@@ -21,6 +21,7 @@ class SyncTimer:
         self._check_at = 0.0
         self._last_sync: ObservedSync | None = None
         self._observed_at = 0.0
+        self._requested_at = float("-inf")
 
     def sync_soon(self) -> None:
         """Return to the shortest wait, because alerts were emitted."""
@@ -38,6 +39,7 @@ class SyncTimer:
             config.expire_stale_hours,
             bool(config.alertmanagers),
             config.not_cleared_minutes,
+            config.approval_minutes,
         )
         self._dependencies.components.database.mark_ok()
         self._report_monitoring(work.monitoring_problem)
@@ -46,7 +48,7 @@ class SyncTimer:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
         wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
-        remaining = wait - last_sync.age
+        remaining = wait - min(last_sync.age, monotonic() - self._requested_at)
         if remaining <= 0:
             payload = SyncDuePayload(open=work.count)
             self._dependencies.bus.publish(
@@ -55,7 +57,10 @@ class SyncTimer:
             self._dependencies.metrics.syncs_requested.inc()
             self._dependencies.components.broker.mark_ok()
             self._wait = retry.next_sync_wait(self._wait)
+            self._requested_at = monotonic()
             remaining = wait
+        # An approval may expire during a long wait.
+        remaining = min(remaining, retry.SYNC_WAITS[1])
         self._check_at = monotonic() + remaining
         return remaining
 

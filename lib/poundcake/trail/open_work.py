@@ -19,15 +19,18 @@ from poundcake.trail.changes import (
     is_unfinished,
 )
 from poundcake.trail.clock import database_now
+from poundcake.trail.outbox import EventKind
 from poundcake.trail.outcomes import Explanation, Outcome
 from poundcake.trail.pause import read_pause
-from poundcake.trail.schema import alerts, api_calls, changes, executions, meta
+from poundcake.trail.schema import alerts, api_calls, changes, events, executions, meta
 
 SYNCED_AT = "synced_at"
 """The name of the row of poundcake_meta that stores when a round of sync last finished."""
 MONITORING_PROBLEM = "monitoring_problem"
 """The name of the row that stores the problems of the last comparison with the Alertmanagers."""
 _MAX_COUNT = 1000
+# For this long after a request for approval has expired, sync runs often enough to reject it.
+_EXPIRY_TIME = timedelta(minutes=10)
 # After an outage, webhooks must have been arriving for this long before incidents can be stale.
 _RECOVERY_TIME = timedelta(hours=1)
 
@@ -60,6 +63,7 @@ def open_work(
     expire_stale_hours: int = 0,
     reconciles: bool = False,
     not_cleared_minutes: int = 15,
+    approval_minutes: int = 30,
 ) -> OpenWork:
     """Return the work that currently waits for StackStorm or for a round of sync.
 
@@ -68,6 +72,7 @@ def open_work(
         expire_stale_hours: The configured value; 0 if incidents never expire.
         reconciles: Whether each round compares the open incidents with the Alertmanagers.
         not_cleared_minutes: The configured value.
+        approval_minutes: The configured value.
     """
     now = database_now(connection)
     statuses = connection.scalars(
@@ -107,11 +112,27 @@ def open_work(
         count=min(_MAX_COUNT, max(len(statuses), len(open_request_ids), len(ids_for_sync))),
         can_proceed_unattended=unexplained_id is not None
         or bool(ids_for_sync)
-        or not waits_for_people_only,
+        or not waits_for_people_only
+        or _has_expired_approval(connection, now - timedelta(minutes=approval_minutes)),
         synced_at=last_synced(connection),
         read_at=now,
         monitoring_problem=problem or "",
     )
+
+
+def _has_expired_approval(connection: Connection, before: datetime) -> bool:
+    """Return True if a request for approval has recently expired, so that sync has to reject it.
+
+    Args:
+        connection: The tracking database.
+        before: Requests that were reported before this time have expired.
+    """
+    expired = select(events.c.id).where(
+        events.c.kind == EventKind.APPROVAL_WANTED,
+        events.c.at <= before,
+        events.c.at > before - _EXPIRY_TIME,
+    )
+    return connection.scalar(expired.limit(1)) is not None
 
 
 def is_unexplained() -> ColumnElement[bool]:

@@ -6,7 +6,8 @@ import pytest
 
 from poundcake.trail import claims, database
 from poundcake.trail.open_work import open_work
-from poundcake.trail.schema import alerts, api_calls, executions
+from poundcake.trail.outbox import ApprovalRequest, add_approval_request
+from poundcake.trail.schema import alerts, api_calls, events, executions
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
 from tests.lib.trails import STATUSES
@@ -42,6 +43,21 @@ def test_a_paused_execution_cannot_proceed_unattended(trail, status):
     # The request stays open until sync completes it.
     assert work.count == 1
     assert work.can_proceed_unattended is (status not in ("pending", "paused", "pausing"))
+
+
+@pytest.mark.parametrize("minutes, is_due", [(29, False), (31, True), (39, True), (41, False)])
+def test_an_expired_approval_needs_a_round_of_sync(trail, minutes, is_due):
+    request_id, (row,) = trail.record(alert())
+    claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
+    trail.change(alerts, explanation="execution")
+    trail.change(executions, status="pending")
+    approval = ApprovalRequest(
+        "i1", request_id, row.episode, "e1", "nginx", "a change", ["anna"], until=""
+    )
+    with database.transaction(trail.engine) as connection:
+        add_approval_request(connection, approval)
+    trail.change(events, at=ago(minutes * 60))
+    assert read_open_work(trail).can_proceed_unattended is is_due
 
 
 @pytest.mark.parametrize("acknowledged, count", [(None, 1), (ago(1), 0)])
