@@ -4,8 +4,8 @@ PYTHON ?= python3
 # Interpreters for `make test-all`. By default, it uses every installed Python from 3.8 to 3.12.
 PYTHONS ?=
 # Additional arguments: `make test TESTS="tests/lib/test_config.py -k bounds"`,
-# `make run ARGS="--port 8001"`. The tests often wait, so several processes run them;
-# TESTS="-n 0 --pdb ..." uses one process.
+# `make run ARGS="--port 8001"`. The tests spend much of their time waiting, so several processes
+# run them; TESTS="-n 0 --pdb ..." uses one process.
 TESTS ?=
 ARGS ?=
 # With INSTALL=0, `make test` installs no packages of the distribution, even as root.
@@ -18,7 +18,7 @@ REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requi
 	--no-deps-r standalone/requirements-orquesta.txt
 PYTEST = .venv/bin/python -m pytest -rs -n 6 --dist loadgroup
 
-# Tests outside tests/fuzz that generate inputs. `make fuzz` makes them generate more.
+# Tests outside tests/fuzz that generate inputs. In `make fuzz`, they generate more.
 FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py
 
 help: ## List the targets
@@ -30,7 +30,7 @@ demo: .venv ## See the pack in action without StackStorm: send alerts, and show 
 run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
 	@.venv/bin/python -m standalone $(ARGS)
 
-test-fast: .venv ## Run the quick tests, in a few minutes: those without servers or a second process
+test-fast: .venv ## Run the quick tests, which need no server and no second process, in a few minutes
 	@$(PYTEST) -n 3 -q -m "not services and not processes and not slow and not long" $(TESTS)
 
 test: services .venv ## Run all tests except the long ones (TESTS="..." selects some; INSTALL=0 installs no servers)

@@ -1,4 +1,4 @@
-"""Measure how long a client waits while other clients hold connections and send little.
+"""Measure how long a client waits while other clients hold connections open and send little.
 
     python -m bench.connections [--idle 1000] [--slow 200] [--samples 1000]
 
@@ -7,7 +7,8 @@ The idle clients have received a response and keep their connections open. Half 
 send a header, the others a body, one byte every half second. The measured client posts webhooks,
 half of them on new connections. max_connections is first high enough for all clients, and then has
 its default, so that the endpoint closes the connections that have been idle longest. The exit code
-is 1 if the client's p99 is 100 ms or more, or if the status of a response is not 202.
+is 1 if the client's p99 among the other clients is 100 ms or more, or if the status of a response
+is not 202.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def hold_connections(endpoint: Any, idle: int, slow: int) -> Iterator[Callable[[], int]]:
-    """Hold idle and slow connections, and yield a function that counts those still open."""
+    """Hold idle and slow connections, and yield a function that counts the open ones."""
     clients, stop = [], threading.Event()
     try:
         for _ in range(idle):
@@ -108,7 +109,7 @@ def is_open(client: Any) -> bool:
 
 
 def measure(endpoint: Any, samples: int) -> list[float]:
-    """Return the milliseconds of each webhook, up to the end of its response."""
+    """Return how many milliseconds each webhook took, up to the end of its response."""
     body = json.dumps(webhook(alert())).encode()
     kept_connection = new_connection(endpoint)
     milliseconds = []

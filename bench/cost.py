@@ -1,16 +1,16 @@
-"""Measure what an evidence-only alert costs on a live StackStorm, beside a plain workflow.
+"""Compare the cost of an evidence-only alert on a live StackStorm with that of a plain workflow.
 
     python -m bench.cost [--alerts 20] [--group 5] [--pause 2] [--rounds 3] [--host 198.51.100.3]
 
-Run it on the machine of StackStorm, with the variables of `make live`, and without other work. Each
-round posts HostDown alerts, a group at a time as Alertmanager does, and waits until all are
-completed. Then it starts a workflow that uses none of the pack's features as often and at the same
-pace. Its only task is the same check of the same host. The CPU time is that of StackStorm's
-services and of the actions they ran, without what the services use when nothing happens. The
-executions are all that StackStorm started, so they contain the shares of record and sync. The rules
-of the scenarios are disabled meanwhile, because StackStorm matches each alert against all of them.
-The exit code is 1 if the median ratio of the CPU times is above 1.5, or if an alert costs more than
-4 executions.
+Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
+else. Each round posts HostDown alerts, a group at a time as Alertmanager does, and waits until all
+are completed. Then it starts a plain workflow, as many times and at the same pace. This workflow
+uses none of the pack's features, and its only task is the same check of the same host. The CPU time
+is that of StackStorm's services and of the actions that they ran, minus what the services use when
+idle. The executions are all that StackStorm started, including those of record and sync. The rules
+of the scenarios are disabled during the measurement, because StackStorm matches each alert against
+all of them. The exit code is 1 if the median ratio of the CPU times is above 1.5, or if the median
+alert takes more than 4 executions.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     )
     parser.add_argument("--alerts", type=int, default=20, help="alerts in each round")
     parser.add_argument("--group", type=int, default=5, help="alerts in each notification")
-    parser.add_argument("--pause", type=float, default=2, help="seconds for each alert")
+    parser.add_argument("--pause", type=float, default=2, help="average seconds between alerts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--host", default="198.51.100.3", help="a host that StackStorm may check")
     options = parser.parse_args()
@@ -119,7 +119,7 @@ def fire_alerts(live: Live, options: argparse.Namespace, run_id: str) -> None:
 
 
 def resolve_alerts(live: Live, options: argparse.Namespace, run_id: str) -> None:
-    """Resolve the alerts, and wait until that is recorded."""
+    """Resolve the alerts, and wait until the resolves are recorded."""
     for numbers in groups(options):
         request_id = live.send(webhook("resolved", options.host, run_id, numbers))
         live.wait_until_recorded(request_id)
@@ -132,7 +132,7 @@ def groups(options: argparse.Namespace) -> Iterator[range]:
 
 
 def run_plain_workflows(live: Live, options: argparse.Namespace) -> None:
-    """Start the workflow as often as there are alerts, and wait until all have ended."""
+    """Start the plain workflow once for each alert, and wait until all executions have ended."""
     body = {"action": PLAIN_WORKFLOW, "parameters": {"host": options.host, "port": 9100}}
     ids = []
     for _ in range(options.alerts):
@@ -191,7 +191,7 @@ def service_processes() -> list[pathlib.Path]:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of the services and of the processes that they have waited for."""
+    """Return the CPU time of the services and of their child processes that have ended."""
     ticks = 0
     for folder in service_processes():
         try:

@@ -104,8 +104,9 @@ class _Request:
     """Build the rows of a request, to which alerts are added.
 
     Args:
-        number: Its number, counted back from the end of the history.
-        call_id: The id of its row.
+        number: The number of the request, counted back from the end of the history.
+        call_id: The id of the request's row in poundcake_api_calls.
+        end: The end of the history.
         links: The number of links of the earlier requests.
     """
 
@@ -116,7 +117,7 @@ class _Request:
         self._call_id = call_id
         self._request_id = incidents.request_id(number)
         self._created_at, self._recorded_at = as_stored(received), as_stored(recorded)
-        # None if an execution for the request has not ended.
+        # None once an execution that has not ended is added.
         self._completed_at: str | None = self._recorded_at
         self._fragments: list[str] = []
         self._rows = Rows([], [], [], [])
@@ -233,7 +234,7 @@ def build(url: str, alerts: int, end: datetime) -> None:
         print(f"{alerts:,} alerts written after {time.monotonic() - started:.0f} s")
         # Creating the indexes now is many times faster than updating them for each row.
         for table in (schema.api_calls, schema.alerts):
-            _make_indexes(connection, table, is_mariadb)
+            _create_indexes(connection, table, is_mariadb)
         digest = incidents.seeded_digest("database")[:32]
         metadata = [
             {"name": "schema", "value": str(schema.VERSION)},
@@ -262,7 +263,7 @@ def _fill(connection: Connection, write: Write, requests: Iterator[Rows]) -> Non
             pending.result()
 
 
-def _make_indexes(connection: Connection, table: Table, is_mariadb: bool) -> None:
+def _create_indexes(connection: Connection, table: Table, is_mariadb: bool) -> None:
     indexes = sorted(table.indexes, key=lambda index: str(index.name))
     if not is_mariadb:
         for index in indexes:
@@ -280,7 +281,7 @@ def _make_indexes(connection: Connection, table: Table, is_mariadb: bool) -> Non
 def open_histories(
     arguments: argparse.Namespace, sizes: Sequence[int] = ()
 ) -> Iterator[dict[int, str]]:
-    """Yield the URLs of the selected histories by size. Build the missing ones first.
+    """Yield the URLs of the selected histories by size, after building the missing ones.
 
     With --mariadb, the server of the directory runs until the context ends.
 
@@ -405,7 +406,7 @@ def load(
 ) -> None:
     """Write rows with LOAD DATA.
 
-    It is several times faster than INSERT, because the driver does not have to format every value.
+    This is several times faster than INSERT, because the driver need not format every value.
     """
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="") as file:
         for row in values:

@@ -76,8 +76,9 @@ class Incident:
 
     Args:
         slot: The slot of the incident, 0 to 499. Each slot has one incident after another.
-        number: Counted back from the newest incident of the slot, which is open.
-        opened: The number of its first notification, counted back from the newest of its group.
+        number: The number of the incident, counted back from the newest one of the slot, which is
+            open.
+        opened: The number of its first notification, counted back from the newest one of its group.
         length: The number of its notifications, including the resolve.
         end: The end of the history.
     """
@@ -109,7 +110,7 @@ class Incident:
         labels = {"alertname": self.name, "instance": self.instance}
         starts_at = format_timestamp(self.starts_at)
         fields = {"fingerprint": self.fingerprint, "labels": labels, "startsAt": starts_at}
-        # The common fields of its alerts in the body of a request.
+        # The fields that its alerts in the bodies of requests have in common.
         self.fragment = json.dumps(fields)[1:]
 
     def _describe(self, rng: random.Random, host: int, service: str) -> None:
@@ -306,11 +307,11 @@ class Incident:
 def incidents_of(slot: int, notifications: int, end: datetime) -> Iterator[Incident]:
     """Yield the incidents of a slot, oldest first.
 
-    Args:
-        notifications: The number of notifications of the slot in the whole history.
-
     The lengths are chosen backwards from the end, so that the end of a history does not depend on
     its length.
+
+    Args:
+        notifications: The number of notifications of the slot in the whole history.
     """
     rng = random.Random(f"{SEED}-{slot}")
     # The open incident began within the shortest history.

@@ -2,7 +2,8 @@
 
     python -m bench.plans [--directory DIRECTORY] [--mariadb] [--large 1000000]
 
-It reads the database's plan (EXPLAIN or EXPLAIN QUERY PLAN) for each statement that the views send.
+The command reads the database's plan (EXPLAIN or EXPLAIN QUERY PLAN) for each statement that the
+views send.
 The exit code is 1 if a plan reads a whole table of the history, or a whole index without a limit.
 """
 

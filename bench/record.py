@@ -2,10 +2,11 @@
 
     python -m bench.record [--process] [--requests 1000]
 
-It uses a fresh SQLite database and a fresh private MariaDB server, with durable commits as in
-production. Without --process, all calls run in this process. With --process, each call runs the
-action in a separate process, as StackStorm does, and the time of the single calls is extrapolated
-from a sample. The exit code is then 1 if the one call takes more than a twentieth of their time.
+The command uses a fresh SQLite database and a fresh private MariaDB server, with durable commits as
+in production. Without --process, all calls run in this process. With --process, each call runs the
+action in a separate process, as StackStorm does, and the total time of the separate calls is
+extrapolated from a sample. The exit code is then 1 if the one call takes more than a twentieth of
+that time.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def compare(
     batch: Sequence[Request],
     sample: int,
 ) -> tuple[float, float]:
-    """Return the seconds that one call for all requests takes, and one call for each request.
+    """Return how many seconds one call for all requests takes, and one call for each request.
 
     Args:
         new_database: Returns the URL of a fresh database.
@@ -182,11 +183,11 @@ def compare(
 
 
 def main() -> None:
-    """Compare the two ways on both databases."""
+    """Compare one call with separate calls on both databases."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--process", action="store_true", help="each call in its own process")
+    parser.add_argument("--process", action="store_true", help="use a process for each call")
     parser.add_argument("--requests", type=int, default=1000, help="at most 1000 (%(default)s)")
     arguments = parser.parse_args()
     if not 1 <= arguments.requests <= 1000:

@@ -2,7 +2,7 @@
 
     python -m bench.server DIRECTORY
 
-The command runs it until Ctrl-C, and prints how to connect.
+The command prints the URL of the server, and runs it until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MariaDB(services.MariaDB):
             *super().command(),
             "--innodb-buffer-pool-size=" + BUFFER_POOL,
             "--innodb-log-file-size=" + LOG_FILE,
-            # MariaDB's defaults, which the tests' server changes: commits are written to the
+            # MariaDB's defaults, which the tests' server overrides: commits are written to the
             # disk, and pages outside the buffer pool are read from the disk.
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-flush-method=O_DIRECT",

@@ -6,8 +6,8 @@ Each view is called with each of its filters on an open connection. The calls al
 short and the long history, so that other work on the machine slows down both. The values of the
 filters are drawn from the history, and every page has the view's default size.
 
-The exit code is 1 if a p99 on the long history reaches the limit. It is also 1 if the p99 of all
-calls to a view is more than twice as long as on the short history.
+The exit code is 1 if a p99 on the long history reaches the limit, or if the p99 of all calls to a
+view is more than twice as long there as on the short history.
 
 In the table, `other_severity` is the severity of another alert, so these filters mostly match
 nothing.
@@ -37,7 +37,7 @@ LIMIT_MS = 50
 MAX_RATIO = 2
 SAMPLES = 300
 WARM_UP = 20
-# A case that takes longer is over the limit anyway.
+# A case that takes longer is cut short, because it is over the limit anyway.
 MAX_SECONDS_PER_CASE = 60
 
 SINGLE_FILTERS = [(name,) for name in ALERT_FILTERS]
@@ -166,7 +166,7 @@ def cases() -> dict[str, Prepare]:
 
 
 def _prepare_list(view: str, names: Sequence[str], severity: str = "") -> Prepare:
-    """Prepare the call to a list with these filters. With `before`, the call reads a later page."""
+    """Return a function that prepares a call to a list. With `before`, it reads a later page."""
     others = [name for name in names if name != "before"]
 
     def prepare(connection: Connection, sample: Sample) -> Call:

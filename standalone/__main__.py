@@ -95,7 +95,7 @@ class StandIn:
         return f"{scheme}://{host}:{port}/api/v1/webhook"
 
     def stop(self) -> None:
-        """Stop the components in the order in which alerts reach them, so that no work is added."""
+        """Stop the components in the order in which alerts reach them, so that no work arrives."""
         self.sensors.stop()
         self.consumer.stop()
         self.executor.stop()
@@ -202,7 +202,7 @@ def one_line(error: Exception) -> str:
 
 
 def report_failure(reason: Exception | str) -> int:
-    """Print why the program ends, and return its exit code."""
+    """Print why the program failed, and return its exit code."""
     if isinstance(reason, Exception):
         logging.getLogger("standalone").debug("failed", exc_info=reason)
         reason = one_line(reason)

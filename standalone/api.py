@@ -22,8 +22,8 @@ MASK = "********"
 MAX_PAGE = 100
 # Fields that a response contains even if include_attributes does not name them.
 REQUIRED_FIELDS = ("id", "action", "runner")
-# For each kind of document, the query parameters of its list. The functions return the value of a
-# document that must be equal to the parameter.
+# For each kind of document, the query parameters of its list. Each function returns the value in a
+# document that must equal the parameter.
 FILTERS: dict[str, dict[str, Callable[[Document], str | None]]] = {
     "executions": {
         "action": lambda execution: execution["action"]["ref"],
@@ -269,7 +269,7 @@ def remove_paths(document: Document) -> Document:
 
 
 def read_number(query: Mapping[str, str], name: str, default: int) -> int:
-    """Return a number in a query, at least 0, or raise ApiError."""
+    """Return a number from a query, at least 0, or raise ApiError."""
     try:
         return max(0, int(query.get(name, default)))
     except ValueError:

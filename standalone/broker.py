@@ -68,7 +68,7 @@ class TriggerConsumer:
                     continue
 
     def _receive(self, body: Any, message: Any) -> None:
-        # Acknowledge the trigger even after a failure: StackStorm's rules engine loses it too.
+        # Acknowledge the trigger even after a failure: StackStorm would lose it, too.
         try:
             context = body.get("trace_context") or {}
             context = context if isinstance(context, dict) else vars(context)

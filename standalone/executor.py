@@ -244,7 +244,7 @@ def select_stored_parameters(passed: dict, values: dict, parameter_schemas: dict
 
 
 def validate(action: dict, parameters: dict, parameter_schemas: dict) -> None:
-    """Raise ValueError if an action is disabled or does not take these parameters."""
+    """Raise ValueError if an action is disabled or does not accept these parameters."""
     if not action["enabled"]:
         raise ValueError(f'Unable to execute. Action "{action["ref"]}" is disabled.')
     schema = {"type": "object", "properties": parameter_schemas, "additionalProperties": False}

@@ -1,6 +1,6 @@
 """The workflow engine, which runs workflows with Orquesta's conductor, as StackStorm does.
 
-A single thread uses all conductors, and handles one event at a time.
+A single thread drives all conductors, and handles one event at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run one Python action. This file is the main program of the action's process.
 
-It reads {file, config, parameters, mark} as JSON from stdin, and writes the action's return value
-to stdout between two marks.
+The program reads {file, config, parameters, mark} as JSON from stdin, and writes the action's
+return value to stdout, between two marks.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class ProcessResult(NamedTuple):
 
 
 class Commands:
-    """Run commands, each in its own process group, so that its children can be killed with it."""
+    """Run each command in a separate process group, so that its children can be killed with it."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()

@@ -29,7 +29,7 @@ def timestamp() -> str:
 
 
 class Table:
-    """Documents by id, oldest first. Above the limit, the oldest finished document is dropped."""
+    """Documents by id, oldest first. Over the limit, the oldest finished document is dropped."""
 
     def __init__(
         self,
