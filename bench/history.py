@@ -301,7 +301,7 @@ def open_histories(
             print(f"SQLite {sqlite3.sqlite_version}")
         end = _end_of_histories(directory)
         sizes_to_open = sizes or [arguments.small, arguments.large]
-        yield {alerts: _history(directory, server, alerts, end) for alerts in sizes_to_open}
+        yield {alerts: _prepare_history(directory, server, alerts, end) for alerts in sizes_to_open}
     finally:
         if server:
             server.close()
@@ -320,7 +320,7 @@ def _end_of_histories(directory: str) -> datetime:
     return end
 
 
-def _history(directory: str, server: MariaDB | None, size: int, end: datetime) -> str:
+def _prepare_history(directory: str, server: MariaDB | None, size: int, end: datetime) -> str:
     """Return the URL of a history. Build it if it is missing."""
     name = f"poundcake_{size}"
     path = os.path.join(directory, name + ".db")

@@ -101,7 +101,7 @@ class Incident:
         self.severity = SEVERITIES[rank % len(SEVERITIES)]
         if rng.random() < 0.001 or (slot == GROUPS * PER_REQUEST - 1 and self.is_open):
             self.severity = "page"
-        self._describe(rng, host, service)
+        self._create_labels(rng, host, service)
         self.starts_at = self.received_at(0) - timedelta(seconds=rng.uniform(20, 90))
         self.episode = episode_name(self.fingerprint, self.starts_at)
         self.stored_start = as_stored(self.starts_at)
@@ -113,7 +113,8 @@ class Incident:
         # The fields that its alerts in the bodies of requests have in common.
         self.fragment = json.dumps(fields)[1:]
 
-    def _describe(self, rng: random.Random, host: int, service: str) -> None:
+    def _create_labels(self, rng: random.Random, host: int, service: str) -> None:
+        """Create the labels, their fingerprint, and the annotations."""
         labels = {
             "alertname": self.name,
             "cluster": f"fra{host % 4 + 1}",

@@ -193,7 +193,7 @@ class Executor:
         if self._stopping or execution is None or execution["status"] in COMPLETED:
             return
         self.set_status(execution_id, "scheduled")
-        self._pool(execution).submit(self._run, execution_id)
+        self._select_pool(execution).submit(self._run, execution_id)
 
     def _pool(self, execution: dict) -> ThreadPoolExecutor:
         runner = execution["runner"]["name"]

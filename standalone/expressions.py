@@ -22,10 +22,10 @@ class ParameterError(ValueError):
 
 def jsonpath(expression: str, value: Any) -> list[Any]:
     """Return every value that a JSONPath expression finds."""
-    return [match.value for match in _jsonpath(expression).find(value)]
+    return [match.value for match in _parse_jsonpath(expression).find(value)]
 
 
-_jsonpath = functools.lru_cache(maxsize=1000)(jsonpath_rw.parse)
+_parse_jsonpath = functools.lru_cache(maxsize=1000)(jsonpath_rw.parse)
 
 
 def _search(value: Any, pattern: str, ignorecase: bool = False) -> bool:

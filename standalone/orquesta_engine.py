@@ -42,7 +42,9 @@ class WorkflowEngine:
     def __init__(self, content: Content, store: Store, api_url: str):
         self.content, self.store, self.api_url = content, store, api_url
         self.executor: Any = None  # set by the executor, which also needs this engine
-        self.orquesta = orquesta_compat.load({**expressions.FUNCTIONS, "st2kv": self._st2kv()})
+        self.orquesta = orquesta_compat.load(
+            {**expressions.FUNCTIONS, "st2kv": self._create_st2kv()}
+        )
         self.runs: dict[str, WorkflowRun] = {}
         self._events = ThreadPoolExecutor(1, "workflows")
 
@@ -61,8 +63,8 @@ class WorkflowEngine:
         except Exception:
             LOG.exception("%s%r", handler.__name__, arguments[:1])
 
-    def _st2kv(self) -> Callable[..., Any]:
-        """Return st2kv() for workflows: a plain function, because YAQL reads its signature."""
+    def _create_st2kv(self) -> Callable[..., Any]:
+        """Return st2kv() for workflows. It must be a plain function: YAQL reads its signature."""
         keys = self.store.keys
 
         def st2kv(context: Any, key: str, default: Any = KeyError, decrypt: bool = False) -> Any:

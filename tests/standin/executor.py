@@ -106,7 +106,9 @@ class Executor(executor.Executor):
         execution = self._check_workflow(execution_id, "resume", ("running", "resuming", "paused"))
         if execution["status"] == "paused":
             self.set_status(execution_id, "resuming")
-            self._pool(execution).submit(self.engine.post, self.engine.resume, execution_id, USER)
+            self._select_pool(execution).submit(
+                self.engine.post, self.engine.resume, execution_id, USER
+            )
 
     def _check_workflow(self, execution_id, verb, statuses):
         execution = self.store.executions.get(execution_id)
