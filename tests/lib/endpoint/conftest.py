@@ -28,7 +28,7 @@ def guarded_endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path):
-    """Return a function that starts an endpoint, and waits until it is ready."""
+    """Return a function that starts an endpoint and waits until it is ready."""
     endpoints = []
 
     def factory(settings=None, **config):

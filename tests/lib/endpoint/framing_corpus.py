@@ -1,7 +1,8 @@
 """Requests whose framing is normal, unusual, ambiguous or broken, and the expected responses.
 
 A case contains the bytes that a client sends on one connection, and the statuses of all responses.
-SMUGGLED follows an ambiguous request: a second response would mean that a body became a request.
+Most cases end with SMUGGLED. If the request before it is ambiguous, a response to SMUGGLED would
+mean that the endpoint took part of a body for a request.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def post(head, body=BODY, version=b"1.1"):
 
 
 def _content_lengths():
-    """Yield cases of Content-Length: RFC 9110, section 8.6, and RFC 9112, section 6.3."""
+    """Yield cases for Content-Length: RFC 9110, section 8.6, and RFC 9112, section 6.3."""
     for name, head in (
         ("single value", b"Content-Length: 14\r\n"),
         ("without a space", b"Content-Length:14\r\n"),
@@ -57,7 +58,7 @@ def _content_lengths():
         ("plus", b"+14"),
         ("minus", b"-14"),
         ("hexadecimal", b"0x0e"),
-        ("space within", b"1 4"),
+        ("space between the digits", b"1 4"),
         ("underscore", b"1_4"),
         ("fraction", b"14.0"),
         ("exponent", b"1e1"),
@@ -78,13 +79,13 @@ def _content_lengths():
     for digits in (20, 21, 5000):
         head = b"Content-Length: " + b"9" * digits + b"\r\n"
         yield Case(f"length: {digits} digits", post(head) + SMUGGLED, (413,))
-    # The endpoint used to cut off the digits, so the body seemed to be empty.
+    # The endpoint used to read only the first digits, so the body seemed to be empty.
     head = b"Content-Length: " + b"0" * 30 + b"%d\r\n" % len(SMUGGLED)
     yield Case("length: leading zeros before a smuggled request", post(head, SMUGGLED), (400,))
 
 
 def _transfer_encodings():
-    """Yield cases of Transfer-Encoding: RFC 9112, section 6.1. No coding is accepted."""
+    """Yield cases for Transfer-Encoding: RFC 9112, section 6.1. No coding is accepted."""
     for name, head in (
         ("chunked", b"Transfer-Encoding: chunked\r\n"),
         ("in upper case", b"TRANSFER-ENCODING: CHUNKED\r\n"),
@@ -130,7 +131,7 @@ def _transfer_encodings():
 
 
 def _fields():
-    """Yield cases of field lines: RFC 9112, section 5, and RFC 9110, section 5.5."""
+    """Yield cases for field lines: RFC 9112, section 5, and RFC 9110, section 5.5."""
     for name, head in (
         ("space before the colon", b"Content-Length : 14\r\n"),
         ("no colon", b"no colon\r\nContent-Length: 14\r\n"),
@@ -143,7 +144,7 @@ def _fields():
         ("slash in a name", b"X/Y: y\r\nContent-Length: 14\r\n"),
         ("folded by a space", b"Content-Length: 14\r\nX: y\r\n Content-Length: 15\r\n"),
         ("folded by a tab", b"Content-Length: 14\r\nX: y\r\n\tz\r\n"),
-        ("bare CR within", b"X: y\rContent-Length: 14\r\n"),
+        ("bare CR in a value", b"X: y\rContent-Length: 14\r\n"),
         ("bare CR at the end", b"X: y\r\r\nContent-Length: 14\r\n"),
         ("bare LF", b"X: y\nContent-Length: 14\r\n"),
         ("LF and CR", b"X: y\n\rContent-Length: 14\r\n"),
@@ -151,7 +152,7 @@ def _fields():
         yield Case(f"field: {name}", post(head) + SMUGGLED, (400,))
     folded_first_line = b"GET /api/v1/health/live HTTP/1.1\r\n X: y\r\nHost: 127.0.0.1\r\n\r\n"
     yield Case("field: folded first field", folded_first_line + SMUGGLED, (400,))
-    yield Case("field: tab within", get(b"X: a\tb\r\n") + SMUGGLED, (200, 404))
+    yield Case("field: tab in a value", get(b"X: a\tb\r\n") + SMUGGLED, (200, 404))
     yield Case("field: obs-text in a value", get(b"X: \xe9\xff\r\n") + SMUGGLED, (200, 404))
     yield Case("field: empty value", get(b"X:\r\n") + SMUGGLED, (200, 404))
     yield Case("field: 100 fields", get(b"X: y\r\n" * 99) + SMUGGLED, (200, 404))
@@ -163,7 +164,7 @@ def _fields():
 
 
 def _request_lines():
-    """Yield cases of request lines: RFC 9112, section 3, and RFC 9110, section 2.5."""
+    """Yield cases for request lines: RFC 9112, section 3, and RFC 9110, section 2.5."""
     for name, line in (
         ("no version", b"GET /"),
         ("only a method", b"GET"),
@@ -223,13 +224,13 @@ def _request_lines():
 
 
 def _hosts():
-    """Yield cases of Host: RFC 9112, section 3.2."""
+    """Yield cases for Host: RFC 9112, section 3.2."""
     for name, head in (
         ("missing", b""),
         ("duplicate", b"Host: 127.0.0.1\r\nHost: 127.0.0.1\r\n"),
         ("two different values", b"Host: 127.0.0.1\r\nHost: x\r\n"),
         ("list", b"Host: 127.0.0.1, x\r\n"),
-        ("space within", b"Host: 127.0.0.1 x\r\n"),
+        ("space before another word", b"Host: 127.0.0.1 x\r\n"),
         ("user", b"Host: a@127.0.0.1\r\n"),
         ("path", b"Host: 127.0.0.1/x\r\n"),
         ("port that is not a number", b"Host: 127.0.0.1:x\r\n"),
@@ -250,7 +251,7 @@ def _hosts():
 
 
 def _connections():
-    """Yield cases of persistence and upgrades: RFC 9112, section 9.3, and RFC 9110, section 7.8."""
+    """Yield cases for persistence and upgrades: RFC 9112, section 9.3; RFC 9110, section 7.8."""
     http_1_0_line = b"GET /api/v1/health/live HTTP/1.0"
     for name, data in (
         ("close", get(b"Connection: close\r\n")),

@@ -178,7 +178,7 @@ class TestUnrecordedBatches:
         assert rig.journal.backlog == 0
         assert "this request alone" in rig.pipeline.blocked_by(rig.journal.find(bad_id))
         rig.bus.poison.clear()
-        for _ in range(2):  # it may be in flight when the poison is removed
+        for _ in range(2):  # the request may be in flight when the poison is removed
             rig.advance(601)
         assert rig.state(bad_id) == "done"
         assert rig.journal.counts().stuck == 0
@@ -263,7 +263,7 @@ class TestPublishFailures:
             rig.advance(61)
         assert {rig.state(i) for i in ids} == {"done"}
         late_id = rig.accept(body=unique_body("late"))
-        rig.advance(31)  # the failures looked like an outage of the broker until then
+        rig.advance(31)  # until then, the failures looked like a broker outage
         assert rig.state(late_id) == "done"
         rig.advance(601)
         assert rig.journal.stuck_ids(10) == [bad_id]

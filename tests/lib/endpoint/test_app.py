@@ -1,4 +1,4 @@
-"""The application serves its routes, and all responses share certain properties."""
+"""The application serves its routes, and all responses have certain properties in common."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class TestErrors:
         assert problem["request_id"] in caplog.text and "internal detail" in caplog.text
 
     def test_an_unreadable_file_is_an_internal_error(self, tmp_path, monkeypatch):
-        """The error is an OSError, like that of a disconnected client."""
+        """The error is an OSError, like the error that a disconnected client causes."""
 
         def fail(self):
             raise PermissionError(13, "Permission denied", "/some/file")

@@ -196,7 +196,7 @@ def named_endpoint(request, tmp_path_factory):
 def signature_headers(body, secret="the-secret-of-grafana", **headers):
     """Return the headers with which Grafana signs a body.
 
-    If `headers` contain a timestamp, the signature covers it as well.
+    If `headers` contains a timestamp, the signature covers it as well.
     """
     timestamp = headers.get("X_Grafana_Alerting_Timestamp")
     prefix = b"" if timestamp is None else timestamp.encode() + b":"

@@ -19,7 +19,7 @@ EXCHANGE = kombu.Exchange("st2.trigger_instances_dispatch", type="topic", durabl
 
 
 def connect_to(url):
-    """Return a function that opens a connection, as Bus expects it."""
+    """Return a function that opens a connection, as Bus expects."""
     options = {"confirm_publish": True}
     return lambda: kombu.Connection(url, transport_options=options, connect_timeout=3)
 
@@ -203,7 +203,7 @@ def test_the_error_about_a_wrong_password_does_not_show_it(rabbitmq):
 
 
 def test_closing_does_not_wait_for_a_lost_connection(proxied_bus, proxy):
-    """The broker does not answer any more, and nothing has reset the connection."""
+    """The broker no longer answers, but nothing has reset the connection."""
 
     def close_twice():
         proxied_bus.close()

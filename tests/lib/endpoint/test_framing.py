@@ -1,4 +1,4 @@
-"""The endpoint responds to each case of the corpus as expected, and splits no request in two."""
+"""The endpoint answers each case of the corpus as expected, and never splits a request in two."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_refused_head_request_has_no_body(endpoint):
 
 
 def test_the_remainder_of_a_refused_body_is_not_a_request(start_endpoint):
-    """This holds even if the body is too long to be read completely."""
+    """The body is longer than what the endpoint discards before it closes the connection."""
     endpoint = start_endpoint(
         {"endpoint.http_connection.LINGER_BYTES": 10}, auth_tokens=["the-token-in-use"]
     )

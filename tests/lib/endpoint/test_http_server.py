@@ -1,4 +1,4 @@
-"""The server handles consecutive requests, slow clients, too many clients, and its shutdown."""
+"""The server copes with consecutive requests, slow clients, too many clients and a shutdown."""
 
 from __future__ import annotations
 

@@ -170,14 +170,14 @@ class TestAccept:
         assert all(journal.find(i) for i in ids)
 
     def test_a_request_that_arrives_while_a_commit_begins_is_stored(self, journal):
-        """A thread may be preempted between reading the list of waiting requests and joining it."""
+        """A thread may be preempted between reading the list of waiting requests and appending."""
         early_is_stored = threading.Event()
 
         class PreemptedList(list):
             def append(self, acceptance):
                 if acceptance.request.body == "late":
-                    # With a timeout, because accept() may lock the list. Then the other thread
-                    # waits for this one.
+                    # Use a timeout, because the other thread waits for this one if accept()
+                    # locks the list.
                     early_is_stored.wait(0.5)
                 super().append(acceptance)
 
@@ -417,9 +417,7 @@ class TestStates:
         ids = [journal.find(accept(journal)).id for _ in range(4)]
         journal.mark_announced(ids, "a")
         journal.mark_missed(ids, 100, 2)
-        assert (
-            journal.next_fresh_batch(10) == []
-        )  # a request that was announced before is not fresh
+        assert journal.next_fresh_batch(10) == []  # they were announced, so they are not fresh
         assert journal.next_failed_batch(10) == []
         clock.offset += 101
         assert [e.id for e in journal.next_failed_batch(10)] == ids[:2]
@@ -672,7 +670,7 @@ class TestUpgrade:
 
     @pytest.fixture
     def old_path(self, path):
-        """Return an old journal with requests in each state, written while the clock was ahead."""
+        """Return the path of an old journal with requests in each state, from a clock set ahead."""
         now = time.time() + 3600
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode=WAL")
@@ -709,7 +707,7 @@ class TestUpgrade:
         return path
 
     def entry_numbers(self, entries):
-        """Return the numbers with which old_path created these requests."""
+        """Return the numbers that old_path gave these requests."""
         return [uuid.UUID(entry.request_id).int for entry in entries]
 
     def test_an_upgrade_keeps_every_request_and_its_state(self, old_path, clock):
@@ -721,7 +719,7 @@ class TestUpgrade:
         assert self.entry_numbers(journal.next_failed_batch(10)) == [3]
         assert self.entry_numbers(journal.announced()) == [5, 6]
         assert journal.announced()[0].batch_id == "in flight"
-        # The clock continues from the last stored value; it is read 3 s later.
+        # The clock continues from the newest stored time, `now + 3`, so 47 of the 50 s remain.
         entries = journal.due_recorded(10)
         assert self.entry_numbers(entries) == [7, 8]
         assert (entries[0].emit_after, round(entries[1].emit_after - clock())) == (None, 47)

@@ -1,4 +1,4 @@
-"""The metrics can be parsed as Prometheus parses them.
+"""The parsers of Prometheus's client library accept the metrics.
 
 Each metric counts what docs/METRICS.md says, and no client can choose the value of a label.
 """
@@ -51,7 +51,7 @@ class Scrape:
                 self.samples[key] = sample.value
 
     def get(self, name, **labels):
-        """Return the sum of the samples of this name that have these labels."""
+        """Return the sum of the samples with this name and these labels."""
         return sum(
             value
             for (metric, sample_labels), value in self.samples.items()
@@ -102,7 +102,7 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(params=RUNTIMES)
 def start_endpoint(request, tmp_path):
-    """Return a function that starts an endpoint, and waits until it is ready."""
+    """Return a function that starts an endpoint and waits until it is ready."""
     endpoints = []
 
     def factory(settings=None, runtime=request.param, journal=True, **config):
@@ -385,7 +385,6 @@ class TestPipelineMetrics:
     def test_a_broker_outage_is_counted(self, start_endpoint):
         endpoint = start_endpoint({"endpoint.retry.FAILURE_WAITS": (0.05, 0.05)}, backlog_limit=7)
         endpoint.accept(webhook())
-        # Health is cached for a second; the other metrics are current.
         up = wait_for_scrape(
             endpoint,
             lambda scrape: (

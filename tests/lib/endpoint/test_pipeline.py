@@ -92,7 +92,7 @@ class TestWallClock:
         assert len(rig.bus.payloads(SYNC_DUE)) > syncs_before
         rig.set_explanation("retry")
         rig.advance(6)
-        assert len(rig.bus.payloads(ALERT)) == 2  # an hour has not passed
+        assert len(rig.bus.payloads(ALERT)) == 2  # the wait of 60 s is not over
         rig.advance(61)
         assert len(rig.bus.payloads(ALERT)) == 4
         rig.set_explanation("execution")
@@ -118,7 +118,7 @@ class TestWallClock:
         rig.accept(alert("A", fingerprint="a"))
         rig.advance()
         rig.set_explanation("retry")
-        for _ in range(6):  # the waits are 60, 120, ... s, and the next one is half an hour
+        for _ in range(6):  # the waits are 60, 120, ... s, and the next one is an hour
             rig.advance(3600)
         emitted_count = len(rig.bus.payloads(ALERT))
         wall_clock.offset = hours * 3600

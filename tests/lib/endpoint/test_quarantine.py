@@ -44,7 +44,7 @@ def intact_journal(tmp_path_factory):
 
 @pytest.fixture
 def path(intact_journal, tmp_path):
-    """Return the path of a copy, which a test may damage."""
+    """Return the path of a copy that a test may damage."""
     return shutil.copy(intact_journal[0], str(tmp_path / "journal.sqlite"))
 
 
@@ -96,7 +96,7 @@ def file_names(path):
 
 
 def find_root_pages(path):
-    """Return the number of the first page of each table and index."""
+    """Return {name: number of its root page} for each table and index."""
     connection = sqlite3.connect(path)
     pages = dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
     connection.close()

@@ -236,7 +236,7 @@ class TestAddress:
 
 
 def get_health_status(endpoint):
-    """Return the HTTP status of health without credentials, or None without a response."""
+    """Return the HTTP status of health without credentials, or None if there is no response."""
     try:
         response = endpoint.get("/api/v1/health")
     except OSError:

@@ -35,7 +35,8 @@ def test_jitter_only_shortens_waits():
         (1, 4, False, RetryPlan(480, 1, False)),
         (1, 5, False, RetryPlan(600, 1, False)),
         (1, MANY_ATTEMPTS, False, RetryPlan(600, 1, False)),
-        # If other requests were recorded, the batch is at fault, and a single request is stuck.
+        # If other requests were recorded, the batch is at fault. A single request is stuck after
+        # its second miss.
         (8, 3, True, RetryPlan(240, 4, False)),
         (1, 0, True, RetryPlan(30, 1, False)),
         (1, 1, True, RetryPlan(600, 1, True)),
@@ -86,7 +87,7 @@ def test_a_refusal_resets_the_batch_size_which_then_doubles():
 @pytest.mark.parametrize(
     "previous, synced_at, database_age, elapsed, age",
     [
-        # The first observation has only the age by the database's clock.
+        # For the first observation, only the database's clock gives an age.
         (None, None, 0, 0, float("inf")),
         (None, NOON, 40, 0, 40),
         (None, NOON, -7200, 0, 0),

@@ -1,4 +1,4 @@
-"""The endpoint reports unavailable dependencies, and continues when they become available."""
+"""The endpoint reports unavailable dependencies, and resumes when they become available."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def start_endpoint(request, tmp_path):
 
 @pytest.fixture
 def start_in_threads(tmp_path):
-    """Return a function like that of start_endpoint, which starts endpoints in this process."""
+    """Like start_endpoint, but every endpoint runs in this process."""
     endpoints = []
 
     def factory(**config):
@@ -289,7 +289,7 @@ class TestDamage:
     """The readable requests of a damaged journal are kept; see test_quarantine.py."""
 
     def overwrite_pages(self, path, pages=0):
-        """Overwrite this many pages of requests in a file in use. 0 means all but the first."""
+        """Overwrite pages of requests in a file in use: this many, or all but the first if 0."""
         while query(path, "PRAGMA wal_checkpoint(TRUNCATE)")[0][0]:
             pass  # busy: the endpoint is reading or writing
         query(path, f"PRAGMA user_version = {VERSION}")  # other connections drop their caches
@@ -714,7 +714,7 @@ class TestInternalFaults:
         assert all(wait >= 0.02 * minimum for wait, minimum in zip(waits, (2, 4, 8, 10, 10)))
 
     def create(self, tmp_path, **config):
-        """Return an endpoint that does not run yet, and its port."""
+        """Return an endpoint that is not running yet, and its port."""
         full_config = {"state_dir": str(tmp_path / "state"), "port": services.free_port()}
         full_config.update(config)
         log = logging.getLogger("endpoint")

@@ -1,8 +1,8 @@
 """Behind a real proxy, no client gets or loses a response because of another client.
 
-A proxy that reuses its upstream connections sends the requests of several clients on one of them.
-If proxy and endpoint disagreed about where a request ends, the rest of one client's body would
-become another client's request, and the response would go to the wrong client.
+A proxy that reuses its upstream connections sends requests of several clients over one of them.
+If the proxy and the endpoint disagreed about where a request ends, the rest of one client's body
+would become another client's request, and the response would go to the wrong client.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ class TestClientCertificates:
         context = self.client_context(endpoint, client_ca.issue("alertmanager"))
         with endpoint.connect(context) as connection:
             assert b" 200 " in self.request_health(connection)
-            authority.issue("endpoint")  # a new certificate of the endpoint changes nothing
+            authority.issue("endpoint")  # a new certificate for the endpoint changes nothing
             assert b" 200 " in self.request_health(connection)
             client_ca.certificate.write_bytes(authority.certificate.read_bytes())
             assert self.request_health(connection) == b""

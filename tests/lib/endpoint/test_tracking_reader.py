@@ -34,7 +34,7 @@ def set_clock_ahead(monkeypatch):
 
 
 def test_the_number_of_concurrent_views_is_limited(engine, monkeypatch):
-    """So the pipeline waits for few views, regardless of the number of clients."""
+    """The pipeline then waits for only a few views, however many clients there are."""
     reader, active_queries, concurrent_counts = TrackingReader(engine, True), [], []
 
     def slow_read(query):

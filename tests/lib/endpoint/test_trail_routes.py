@@ -1,4 +1,4 @@
-"""The routes of the trail check their parameters and limit their pages."""
+"""The routes of the trail check their parameters and limit the size of their pages."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_too_many_parameters_are_refused(endpoint):
 
 
 class FakeTrail:
-    """A service that returns rows of the same size."""
+    """A trail whose rows all have the same size."""
 
     def __init__(self, row_bytes):
         self.row_bytes = row_bytes
@@ -102,7 +102,7 @@ def read_page(trail, limit):
 
 
 class TestPageSize:
-    """A page of four requests with 10,000 alerts used to have 8.8 MB."""
+    """A page of four requests with 10,000 alerts used to take 8.8 MB."""
 
     def test_a_page_that_is_too_large_is_queried_again_with_fewer_rows(self):
         trail = FakeTrail(MAX_PAGE_BYTES // 10)

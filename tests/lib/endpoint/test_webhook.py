@@ -72,7 +72,7 @@ def test_large_bodies_are_parsed_one_at_a_time(tmp_path, monkeypatch):
     parse, parsing, concurrent_counts = alertmanager.parse, [], []
 
     def slow_parse(body, identity):
-        if identity:  # the action that records the alerts also calls it
+        if identity:  # the action that records the alerts also calls parse()
             return parse(body, identity)
         parsing.append(body)
         concurrent_counts.append(len(parsing))

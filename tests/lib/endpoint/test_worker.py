@@ -19,7 +19,7 @@ def short_waits(monkeypatch):
 
 @pytest.fixture
 def start_worker():
-    """Return a function that starts a worker with named steps. `failures` lists their errors."""
+    """Return a function that starts a worker with named steps, whose errors are in `failures`."""
     workers = []
 
     def factory(**steps):

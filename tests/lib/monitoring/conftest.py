@@ -1,4 +1,4 @@
-"""A fake server whose responses a test defines."""
+"""Provide a fake server whose responses a test defines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alertmanager's API, version 2, against a real Alertmanager and a fake server."""
+"""The client works with a real Alertmanager, and reports the errors of a fake one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prometheus's API, against a real Prometheus and a fake server."""
+"""The client works with a real Prometheus, and interprets the responses of a fake one."""
 
 from __future__ import annotations
 

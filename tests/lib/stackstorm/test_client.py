@@ -36,8 +36,9 @@ class FakeResponse:
 def api():
     """Return a fake of the API.
 
-    `responses` contains a response or an exception for each request, `requests` the path and the
-    parameters of each request, and `fresh`, for each connection, whether it requested a new token.
+    A test sets `responses`: a response or an exception for each request. The fake records in
+    `requests` the path and the parameters of each request, and in `fresh`, for each connection,
+    whether the client asked for a new token.
     """
     api = types.SimpleNamespace(responses=[], requests=[], fresh=[])
 

@@ -1,4 +1,4 @@
-"""The status and the result of an execution are interpreted."""
+"""The status and the result of an execution are read from StackStorm's response."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_response_without_an_id_is_not_an_execution(document):
 
 
 def test_the_statuses_are_those_of_stackstorm():
-    """st2common/constants/action.py, LIVEACTION_STATUSES, and `gone`."""
+    """They are LIVEACTION_STATUSES in st2common/constants/action.py, and `gone`."""
     assert set(STATUSES) == set(
         "requested scheduled delayed running succeeded failed timeout abandoned canceling canceled"
         " pending pausing paused resuming gone".split()
