@@ -90,7 +90,7 @@ class TestBatches:
         assert rig.state(request_id) == "recorded"
         assert rig.components.database.state == State.OK
 
-    def test_a_restart_waits_for_earlier_announcements(self, rig):
+    def test_a_batch_announced_before_a_restart_is_not_announced_again(self, rig):
         rig.bus.records = False
         ids = [rig.accept(alert("A")), rig.accept(alert("B"))]
         rig.advance()
@@ -155,7 +155,7 @@ class TestUnrecordedBatches:
         assert reason in rig.components.stackstorm.detail
         assert "not recorded" in rig.components.stackstorm.detail
 
-    def test_a_late_record_prevents_another_announcement(self, rig):
+    def test_a_batch_that_is_recorded_late_is_not_announced_again(self, rig):
         rig.bus.records = False
         request_id = rig.accept(alert())
         rig.advance()
@@ -196,7 +196,7 @@ class TestUnrecordedBatches:
             rig.advance(30)
         assert sum(poison in batch for batch in rig.bus.batches) - announcements <= 1
 
-    def test_the_first_record_after_an_outage_ends_all_waits(self, rig):
+    def test_the_first_recorded_batch_after_an_outage_ends_all_waits(self, rig):
         rig.bus.records = False
         ids = accept_requests(rig, 4)
         while max(rig.journal.find(i).attempts for i in ids) < 4:  # the waits take minutes
@@ -207,7 +207,7 @@ class TestUnrecordedBatches:
             rig.advance(31)
         assert {rig.state(i) for i in ids} == {"done"}
 
-    def test_announcements_are_rare_during_an_outage(self, rig):
+    def test_announcements_slow_down_during_an_outage(self, rig):
         rig.bus.records = False
         for _ in range(60):  # 10 minutes
             rig.accept()

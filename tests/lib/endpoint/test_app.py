@@ -78,7 +78,7 @@ class TestRoutes:
         if "health" not in path and "metrics" not in path:
             assert head_response.headers["content-length"] == get_response.headers["content-length"]
 
-    def test_options_of_the_server_lists_all_methods(self, endpoint):
+    def test_options_for_the_server_lists_all_methods(self, endpoint):
         response = endpoint.request("OPTIONS", "*")
         assert (response.status, response.headers["allow"]) == (200, "GET, HEAD, POST")
 
@@ -93,7 +93,7 @@ class TestRoutes:
             assert response.headers["x-content-type-options"] == "nosniff", path
             assert response.headers["cache-control"] == "no-store", path
 
-    def test_live_reports_that_the_endpoint_runs(self, endpoint):
+    def test_live_reports_that_the_endpoint_is_running(self, endpoint):
         assert endpoint.get("/api/v1/health/live").json == {"status": "alive"}
 
     def test_health_reports_every_component(self, endpoint):

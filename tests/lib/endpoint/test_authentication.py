@@ -245,11 +245,13 @@ class TestScopes:
     def test_live_requires_no_credentials(self, named_endpoint):
         assert named_endpoint.get(LIVE).status == 200
 
-    def test_health_lists_the_accepted_credentials(self, named_endpoint):
+    def test_health_lists_the_accepted_kinds_of_credential(self, named_endpoint):
         authentication = named_endpoint.get(HEALTH, Authorization=ON_CALL).json["authentication"]
         assert authentication == "bearer, basic, hmac"
 
-    def test_unnamed_credentials_are_recorded_by_their_key(self, guarded_endpoint, basic_endpoint):
+    def test_unnamed_credentials_are_recorded_under_their_configuration_key(
+        self, guarded_endpoint, basic_endpoint
+    ):
         for endpoint, credential, name in (
             (guarded_endpoint, "Bearer the-old-token-01", "auth_tokens[1]"),
             (guarded_endpoint, "Bearer the-new-token-01", "auth_tokens[2]"),
@@ -302,7 +304,9 @@ class TestSignatures:
         assert named_endpoint.post(body, **signature_headers(body)).status == 202
 
     @pytest.mark.parametrize("seconds", [-310, 310, -86400])
-    def test_an_old_signed_webhook_cannot_be_replayed(self, named_endpoint, seconds):
+    def test_a_signature_timestamp_more_than_5_minutes_off_is_refused(
+        self, named_endpoint, seconds
+    ):
         entries_before = named_endpoint.entries()
         response = named_endpoint.post(
             self.BODY, **signature_headers(self.BODY, **self.timestamp_headers(seconds))
@@ -420,7 +424,7 @@ GRAFANA_AND_ON_CALL = {
 }
 
 
-def test_a_credential_is_compared_with_every_known_one(tmp_path, monkeypatch):
+def test_a_credential_is_compared_with_every_known_credential(tmp_path, monkeypatch):
     compared_secrets = []
     compare = hmac.compare_digest
 
@@ -452,7 +456,7 @@ def test_a_credential_is_compared_with_every_known_one(tmp_path, monkeypatch):
         endpoint.stop()
 
 
-def test_failures_are_counted_and_logged_once_without_the_credential(tmp_path, caplog):
+def test_every_failure_is_counted_and_one_is_logged_without_the_credential(tmp_path, caplog):
     endpoint = ENDPOINT_CLASSES["threads"](
         tmp_path, basic_auth="on-call:a-hidden-password-1"
     ).start()

@@ -1,4 +1,4 @@
-"""Publishing to a real RabbitMQ: an unconfirmed message is an error, and the bus recovers."""
+"""On a real RabbitMQ, the bus reports an unconfirmed message as an error, and recovers."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_publishing_to_a_silent_broker_fails_after_the_timeout():
         assert time.monotonic() - started_at < 30
 
 
-def test_publishing_to_a_broker_without_memory_fails_after_the_timeout(bus, rabbitmq):
+def test_publishing_to_a_broker_that_is_out_of_memory_fails_after_the_timeout(bus, rabbitmq):
     """During a memory alarm, RabbitMQ accepts the bytes and confirms nothing."""
 
     def run_rabbitmqctl(*args):
@@ -194,7 +194,7 @@ def test_publishing_to_a_broker_without_memory_fails_after_the_timeout(bus, rabb
     assert read_messages(rabbitmq.url)[-1].payload["payload"] == {"n": 2}
 
 
-def test_the_error_about_a_wrong_password_does_not_show_it(rabbitmq):
+def test_the_error_about_a_wrong_password_does_not_show_the_password(rabbitmq):
     bus = Bus(connect_to(f"amqp://nobody:hidden-word@127.0.0.1:{rabbitmq.port}//"))
     for connect in (bus.check, lambda: bus.publish("poundcake.alert", {}, "t")):
         with pytest.raises(BusError) as caught:

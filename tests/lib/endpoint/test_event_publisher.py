@@ -106,7 +106,7 @@ def test_an_event_that_the_broker_refuses_does_not_delay_the_others(outbox_rig):
     assert len(unpublished_ids(outbox_rig)) == 1
 
 
-def test_an_event_is_published_again_if_the_endpoint_could_not_mark_it(outbox_rig, monkeypatch):
+def test_an_event_that_could_not_be_marked_as_published_is_published_again(outbox_rig, monkeypatch):
     end_remediation(outbox_rig, message="why")
     with monkeypatch.context() as patch:
 

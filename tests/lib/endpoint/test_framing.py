@@ -68,7 +68,7 @@ def test_changed_bytes_never_cause_a_5xx(endpoint):
     assert endpoint.get(LIVE).status == 200
 
 
-def test_the_header_is_bounded_before_authentication(start_endpoint):
+def test_the_size_of_the_header_is_bounded_before_authentication(start_endpoint):
     """Long header lines on 12 connections used to occupy 383 MiB."""
     endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
     clients = [endpoint.client() for _ in range(4)]

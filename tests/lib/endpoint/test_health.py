@@ -129,12 +129,12 @@ def test_pending_migrations_are_shown_for_the_database(rig, installation):
 
 def test_open_incidents_that_were_not_copied_degrade_health(rig, installation):
     rig.pipeline.pending = Pending(incidents="tracking.sqlite has 2 open incidents")
-    health = report(installation)
-    assert health["status"] == "degraded"
-    assert health["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"
+    health_view = report(installation)
+    assert health_view["status"] == "degraded"
+    assert health_view["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"
 
 
-def test_a_component_that_was_not_used_yet_is_unknown_with_the_reason(installation):
+def test_a_component_that_has_not_been_used_is_unknown_with_the_reason(installation):
     stackstorm = report(installation)["components"]["stackstorm"]
     assert (stackstorm["state"], stackstorm["detail"]) == (
         "unknown",
@@ -200,7 +200,7 @@ class TestWatchdog:
         assert report(installation)["status"] == "degraded"
         assert "has ended" in journal_report(installation)["detail"]
 
-    def test_a_hanging_thread_degrades_health(self, rig, installation, clock):
+    def test_a_hung_thread_degrades_health(self, rig, installation, clock):
         rig.pipeline.worker._current_step = "emitting"
         rig.pipeline.worker.keep_going()
         assert report(installation)["status"] == "ok"

@@ -338,7 +338,7 @@ class TestConnectionLimit:
 
 
 class TestStopping:
-    def test_the_endpoint_stops_soon_despite_requests_in_flight(self, start_endpoint):
+    def test_the_endpoint_stops_promptly_despite_requests_in_flight(self, start_endpoint):
         endpoint = start_endpoint()
         idle_client = endpoint.client()
         slow_client = endpoint.client()

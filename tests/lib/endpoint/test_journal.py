@@ -122,7 +122,7 @@ class TestAccept:
         assert load(journal, other_id).body == "b"
         assert load(journal, sender_request_id).body == "a"
 
-    def test_concurrent_requests_with_one_id_are_distinguished_by_their_bodies(self, journal):
+    def test_concurrent_requests_with_the_same_id_are_distinguished_by_their_bodies(self, journal):
         """The requests may share one commit."""
         sender_request_id, results = str(uuid.uuid4()), []
         start = threading.Barrier(8)
@@ -603,12 +603,12 @@ class TestQueryCosts:
             journal.load_requests([entry])
         journal.close()
 
-    def test_a_page_of_recorded_requests_is_bounded_by_alerts(self, journal):
+    def test_a_page_of_recorded_requests_has_a_maximum_number_of_alerts(self, journal):
         ids = [journal.find(accept(journal, alerts=4000)).id for _ in range(5)]
         journal.mark_recorded(ids)
         assert [e.id for e in journal.due_recorded(10)] == ids[:2]
 
-    def test_a_batch_is_bounded_by_bytes(self, journal):
+    def test_a_batch_has_a_maximum_size(self, journal):
         for _ in range(3):
             accept(journal, "x" * (2 << 20))
         assert len(journal.next_fresh_batch(10)) == 2
@@ -929,7 +929,7 @@ class TestOpening:
             assert connection.execute("PRAGMA user_version").fetchone() == (version,)
 
     @pytest.mark.parametrize("torn_bytes", [1, 24, 2000, 4119])
-    def test_a_torn_last_write_loses_only_that_request(self, path, torn_bytes, tmp_path):
+    def test_a_torn_last_write_loses_only_the_last_request(self, path, torn_bytes, tmp_path):
         """A power cut can leave a -wal file whose last page is incomplete."""
         journal, copied_path = Journal(path), str(tmp_path / "copied.sqlite")
         ids = [accept(journal) for _ in range(5)]

@@ -162,7 +162,7 @@ class TestDocument:
             (["client certificate"], [{}]),
         ],
     )
-    def test_the_security_matches_the_configuration(self, methods, expected):
+    def test_the_security_requirements_match_the_configuration(self, methods, expected):
         description = openapi.build_description(methods, False)
         assert description["security"] == expected
         responses = description["paths"]["/metrics"]["get"]["responses"]
@@ -193,13 +193,13 @@ class TestDocument:
             reason.value for reason in RefusalReason
         ]
 
-    def test_the_limit_of_alerts_matches_the_code(self, document, endpoint):
+    def test_the_maximum_number_of_alerts_matches_the_code(self, document, endpoint):
         maximum = document["components"]["schemas"]["Webhook"]["properties"]["alerts"]["maxItems"]
         response = endpoint.post({"alerts": [0] * (maximum + 1)}, Authorization=TOKEN)
         assert (response.status, response.json["field"]) == (400, "alerts")
         assert str(maximum) in response.json["detail"].replace(str(maximum + 1), "")
 
-    def test_a_webhook_of_alertmanager_is_valid(self, document):
+    def test_an_alert_from_alertmanager_is_valid(self, document):
         schema = document["components"]["schemas"]["Alert"]
         validator = jsonschema.Draft7Validator(translate(schema, document))
         for valid_alert in (alert(), alert(fingerprint="2993e3e5da48cfe2"), alert(starts_at=None)):
@@ -323,7 +323,7 @@ class TestResponses:
         assert response.status == 404
         check_response(document, "/api/v1/status/{request_id}", response)
 
-    def test_refusals_of_browsers_match_the_description(self, start_endpoint):
+    def test_refusals_of_browser_requests_match_the_description(self, start_endpoint):
         endpoint = start_endpoint()
         document = endpoint.get("/api/v1/openapi.json").json
         for path in PATHS:

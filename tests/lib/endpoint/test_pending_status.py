@@ -1,4 +1,4 @@
-"""The status of a request that is in the journal and has not been recorded yet."""
+"""The status of a request that has not been recorded yet comes from the journal."""
 
 from __future__ import annotations
 

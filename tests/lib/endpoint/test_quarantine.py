@@ -366,13 +366,13 @@ class TestQuarantine:
             (MemoryError(), False),
         ],
     )
-    def test_only_a_malformed_file_is_damage(self, error, is_damage):
+    def test_only_a_malformed_file_counts_as_damaged(self, error, is_damage):
         assert quarantine.is_damage(error) == is_damage
 
 
-# Kill the process before the given call of is_intact(), which is called once per request, or of
-# os.rename(), which marks the new journal as complete, moves the damaged one away, and moves the
-# new one into its place.
+# Kill the process after the given number of steps. Each call of is_intact(), one per request, is a
+# step, and so is each later call of os.rename(), which marks the new journal as complete, moves the
+# damaged one away, and moves the new one into its place.
 KILL_BEFORE_STEP = """
 import os, signal
 from poundcake.endpoint import journal_file, quarantine

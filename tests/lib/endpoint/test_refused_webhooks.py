@@ -78,7 +78,7 @@ def test_a_webhook_from_another_site_is_refused_as_cross_site(start_endpoint):
     assert get_refused_in_health(endpoint)["last"]["reason"] == "cross_site"
 
 
-def test_a_wrong_path_is_the_reason_even_if_the_scope_forbids_it(start_endpoint):
+def test_a_wrong_path_is_the_reason_even_if_the_scope_forbids_the_request(start_endpoint):
     post_credential = {"name": "alertmanager", "scope": "post", "token": "the-token-to-post-with"}
     endpoint = start_endpoint(auth_tokens=["the-token-in-use"], credentials=[post_credential])
     response = endpoint.request(

@@ -65,7 +65,7 @@ def test_a_request_that_cannot_be_published_is_retried_with_longer_waits(
     assert retry.plan_refused(FailedAttempt(1, attempts, others_recorded)) == plan
 
 
-def test_announcements_are_rare_while_nothing_is_recorded():
+def test_announcements_slow_down_while_nothing_is_recorded():
     pace, pauses = Pace(), []
     for _ in range(4):
         pace = retry.pace_after_miss(pace, now=1000.0)

@@ -572,7 +572,7 @@ class TestInternalFaults:
         monkeypatch.setattr(Pipeline, "start", fail_three_times)
         self.run_until(endpoint_service, lambda: endpoint_service.journal)
 
-    def test_a_failed_journal_is_opened_again_until_that_works(
+    def test_a_failed_journal_is_checked_until_it_works(
         self, tmp_path, monkeypatch, short_intervals
     ):
         """The retries do not depend on further requests."""

@@ -64,7 +64,7 @@ def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
     assert count_syncs(rig) - count_before >= 2
 
 
-def test_work_that_waits_for_a_person_is_polled_rarely(rig, monkeypatch):
+def test_syncs_are_infrequent_while_all_work_waits_for_a_person(rig, monkeypatch):
     rig.accept(alert())
     rig.advance()
     monkeypatch.setattr(retry, "sync_wait", lambda wait, can_proceed: retry.SYNC_IDLE_WAIT)
@@ -74,7 +74,7 @@ def test_work_that_waits_for_a_person_is_polled_rarely(rig, monkeypatch):
     assert 5 <= count_syncs(rig) - count_before <= 7
 
 
-def test_a_sync_of_another_endpoint_replaces_one_of_this_endpoint(rig):
+def test_a_sync_from_another_endpoint_replaces_one_from_this_endpoint(rig):
     rig.accept(alert())
     rig.advance()
     rig.advance(300)

@@ -294,7 +294,9 @@ class TestWrongClients:
             for client in silent_clients:
                 client.socket.close()
 
-    def test_failures_are_counted_and_logged_once(self, start_endpoint, certificate_files, caplog):
+    def test_every_failure_is_counted_and_one_is_logged(
+        self, start_endpoint, certificate_files, caplog
+    ):
         endpoint = start_endpoint(**certificate_files)
         for _ in range(5):
             with endpoint.runner.client() as client:
@@ -402,7 +404,7 @@ class TestClientCertificates:
             endpoint.get(HEALTH, cert=certificates["revoked"])
         assert endpoint.get(HEALTH, cert=certificates["valid"]).status_code == 200
 
-    def test_a_certificate_with_an_undecodable_name_is_a_failed_handshake(
+    def test_a_certificate_with_an_undecodable_name_fails_the_handshake(
         self, endpoint, client_ca, caplog
     ):
         # A DNS name of one byte, in DER, that is not UTF-8.

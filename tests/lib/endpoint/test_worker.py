@@ -118,7 +118,7 @@ def test_an_ended_thread_is_dead_and_can_be_restarted(start_worker, short_waits)
     assert not running_worker.is_dead() and running_worker.problem() == ""
 
 
-def test_a_hanging_thread_is_reported_with_its_step(start_worker, clock):
+def test_a_hung_thread_is_reported_with_its_step(start_worker, clock):
     may_end, has_started = threading.Event(), threading.Event()
 
     def step():

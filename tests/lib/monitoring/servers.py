@@ -14,6 +14,8 @@ class FakeServer:
 
     Attributes:
         responses: The response for each path: a JSON value, bytes, or a function of the handler.
+        status: The status of every response.
+        headers: Headers to add to every response, or to remove if the value is None.
         requests: (method, path, headers, JSON) of each request.
     """
 

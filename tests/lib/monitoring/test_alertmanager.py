@@ -92,7 +92,7 @@ def test_the_uptime_does_not_depend_on_the_clock_of_this_machine(fake_server):
 
 
 @pytest.mark.parametrize("date", [None, "yesterday"])
-def test_without_the_time_of_the_server_the_uptime_is_unknown(fake_server, date):
+def test_the_uptime_is_unknown_without_the_time_of_the_server(fake_server, date):
     fake_server.responses["/api/v2/status"] = {"uptime": "2020-01-01T00:00:00Z"}
     fake_server.headers = {"Date": date}
     with pytest.raises(MonitoringError, match="the response has no Date"):
@@ -123,7 +123,7 @@ def test_malformed_alerts_are_an_error_and_not_skipped(fake_server, document):
         client.alerts()
 
 
-def test_a_response_of_another_server_is_an_error(fake_server):
+def test_a_response_from_another_server_is_an_error(fake_server):
     client = Alertmanager(MonitoringServer(fake_server.url))
     for call in (client.alerts, client.status, client.silences):
         with pytest.raises(MonitoringError, match="not a response of Alertmanager's API"):

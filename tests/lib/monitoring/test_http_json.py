@@ -47,7 +47,7 @@ def test_the_credential_is_sent(fake_server, server, header):
     assert last_request_headers(fake_server).get("Authorization") == header
 
 
-def test_proxies_and_netrc_of_the_environment_are_ignored(fake_server, monkeypatch, tmp_path):
+def test_proxies_and_netrc_from_the_environment_are_ignored(fake_server, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text(f"machine {services.LOOPBACK} login a password b\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -75,7 +75,7 @@ def test_a_redirect_is_not_followed(fake_server):
         (b"\xff", "404"),
     ],
 )
-def test_an_error_of_the_server_is_shown_without_the_credential(fake_server, body, text):
+def test_an_error_from_the_server_is_shown_without_the_credential(fake_server, body, text):
     fake_server.status, fake_server.responses[PATH] = 404, body
     error = get_error(client(fake_server.url, token="hush-token"))
     assert error.startswith(f"alertmanagers, {fake_server.url}: GET {PATH}: {text}")

@@ -156,7 +156,7 @@ def test_special_values_of_a_query_are_read(fake_server, value):
         {"status": "success", "data": {"groups": [{"rules": [rule(alerts=[{}])]}]}},
     ],
 )
-def test_another_response_is_an_error_and_not_a_cleared_alert(fake_server, document):
+def test_an_unexpected_response_is_an_error_and_not_a_cleared_alert(fake_server, document):
     fake_server.responses[RULES] = fake_server.responses["/api/v1/query"] = document
     client = Prometheus(MonitoringServer(fake_server.url))
     for call in (lambda: client.alert_state(LABELS), lambda: client.query("up")):

@@ -117,7 +117,7 @@ class TestClock:
         api.stackstorm.get_execution("e1")
         assert NOON <= api.stackstorm.now() < later(60)
 
-    def test_the_clock_is_requested_if_there_is_no_response_yet(self, api):
+    def test_the_time_is_requested_if_there_is_no_response_yet(self, api):
         api.responses = [FakeResponse(200, [], Date="Wed, 14 Jan 2026 12:00:00 GMT")]
         assert NOON <= api.stackstorm.now() < later(60)
 
@@ -137,7 +137,7 @@ class TestExecutions:
         api.responses = [refusal, FakeResponse(400), FakeResponse(200, {"id": "e2"})]
         assert api.stackstorm.get_executions(["x", "e2"]) == {"e2": Execution("e2")}
 
-    def test_100_executions_are_read_in_one_request(self, api):
+    def test_up_to_100_executions_are_read_in_one_request(self, api):
         ids = [f"e{n}" for n in range(150)]
         api.responses = [
             FakeResponse(200, [{"id": "e1"}, {"no": "id"}, 5]),
@@ -162,7 +162,7 @@ class TestReRun:
         assert api.requests == [("/executions/..%2Fe1/re_run", {})]
 
     @pytest.mark.parametrize("body", [None, "<html>", [], {}])
-    def test_an_unreadable_response_means_that_it_was_started(self, api, body):
+    def test_an_unreadable_response_means_that_the_execution_was_started(self, api, body):
         api.responses = [FakeResponse(201, body)]
         assert api.stackstorm.re_run("e1") == ""
 
@@ -187,7 +187,7 @@ class TestReRun:
             OSError("something else"),
         ],
     )
-    def test_another_failure_may_have_had_an_effect(self, api, response):
+    def test_any_other_failure_may_have_had_an_effect(self, api, response):
         api.responses = [response]
         with pytest.raises(StackStormError) as caught:
             api.stackstorm.re_run("e1")
@@ -420,7 +420,7 @@ class TestOverHttp:
         assert caught.value.status == 403
         assert "the fault" in str(caught.value) and "the-key" not in str(caught.value)
 
-    def test_an_unreachable_api_is_an_outage_in_one_line(self):
+    def test_an_unreachable_api_is_an_outage_with_a_one_line_error(self):
         url = f"http://127.0.0.1:{services.free_port()}/v1"
         client = stackstorm.client_for_action(Config(st2_api_url=url, st2_api_key="the-key"))
         with pytest.raises(StackStormError) as caught:
