@@ -131,7 +131,9 @@ def test_open_incidents_that_were_not_copied_degrade_health(rig, installation):
     rig.pipeline.pending = Pending(incidents="tracking.sqlite has 2 open incidents")
     health_view = report(installation)
     assert health_view["status"] == "degraded"
-    assert health_view["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"
+    assert (
+        health_view["components"]["database"]["pending"] == "tracking.sqlite has 2 open incidents"
+    )
 
 
 def test_a_component_that_has_not_been_used_is_unknown_with_the_reason(installation):
