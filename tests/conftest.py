@@ -100,7 +100,7 @@ LONG_TESTS = (
     "tests/scenarios/test_one_alert.py::*mariadb*",
     "tests/scenarios/test_statuses.py::test_a_paused_workflow_*",
     "tests/scenarios/test_verified_remediations.py::*by-expression*",
-    "tests/scenarios/test_verified_remediations.py::test_a_condition_that_ends_before_the_change_*",
+    "tests/scenarios/test_verified_remediations.py::test_a_condition_that_no_longer_holds_*",
 )
 # StackStorm runs a sensor in a process that eventlet has patched. What is slow on threads as well
 # is a long test there.

@@ -146,7 +146,7 @@ def address_refusal(address: IPAddress) -> str:
     if address.is_link_local:
         return f"{address} is a link-local address, which does not identify a single host"
     if address.is_multicast or address == _BROADCAST:
-        return f"{address} is an address of several hosts"
+        return f"{address} is a multicast or broadcast address"
     if _is_own_address(address):
         return f"{address} is an address of the machine on which StackStorm runs"
     return ""

@@ -574,7 +574,7 @@ def _check_value(path: str, value: Any) -> None:
         embedded = REFERENCE.search(value.replace(_ESCAPED_DOLLAR, ""))
         if embedded:
             raise ValueError(
-                f"{path}: {_shorten(value)} embeds a label in a text, but a label must be the "
+                f"{path}: {_shorten(value)} embeds a label in other text, but a label must be the "
                 f"whole value: {embedded[0]}; for a dollar sign, write $$"
             )
         if is_evaluated(value):

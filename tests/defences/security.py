@@ -226,7 +226,7 @@ ACCESS = [
     Defence(
         "a secret that is easy to guess is refused",
         Becomes("poundcake.credentials:MIN_SECRET_CHARACTERS", "1"),
-        test(CONFIG_TESTS + "TestLength::test_a_secret_needs_16_characters"),
+        test(CONFIG_TESTS + "TestLength::test_a_secret_needs_at_least_16_characters"),
     ),
     Defence(
         "a misspelt reference is not used as the secret itself",
@@ -596,22 +596,22 @@ INERT_TEXT_AND_SAFETY = [
     Defence(
         "a quote cannot end the JSON text of a nested parameter",
         Edit(LOOKALIKES, "'\"'", "'x'"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
+        test(PARAMETER_TESTS + "test_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "a backslash cannot begin an escape sequence in a nested parameter",
         Edit(LOOKALIKES, "'\\\\'", "'x'"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
+        test(PARAMETER_TESTS + "test_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "a line break in the text of an alert cannot make a rule fail",
         Edit("poundcake.inert:_inert_text", "printable(_1)", "_1"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
+        test(PARAMETER_TESTS + "test_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "no text is read as null",
         Edit("poundcake.inert:_inert_text", "_ASTERISK_BEFORE_ANOTHER.sub(_, _1)", "_1"),
-        test(PARAMETER_TESTS + "test_a_hostile_text_stays_a_single_string"),
+        test(PARAMETER_TESTS + "test_hostile_text_stays_a_single_string"),
     ),
     Defence(
         "the names of labels are made inert",
@@ -703,7 +703,7 @@ INERT_TEXT_AND_SAFETY = [
     Defence(
         "a name that resolves to StackStorm's own machine is not a target",
         Edit(CHECKS + "_resolve", "address_refusal(_)", "''"),
-        test(CHECKS_TESTS + "test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it"),
+        test(CHECKS_TESTS + "test_stackstorm_is_not_checked_under_a_name_that_resolves_to_it"),
     ),
     Defence(
         "only a valid host is contacted",

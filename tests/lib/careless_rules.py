@@ -80,7 +80,7 @@ class CarelessRule(NamedTuple):
     Attributes:
         parameters: The parameters in the rule.
         types: The types of the parameters in the action's schema.
-        expected: The rendered parameters. TEXT and OTHER stand for the inert texts of the two
+        expected: The rendered parameters. TEXT and OTHER stand for the inert text of the two
             labels, and LABELS for all labels.
     """
 
@@ -95,7 +95,7 @@ STRING = {"value": "string"}
 
 RULES = {
     "a string": CarelessRule({"value": LABEL_ONE}, STRING, {"value": TEXT}),
-    "a part of a string": CarelessRule(
+    "part of a string": CarelessRule(
         {"value": f"host {LABEL_ONE}, again"}, STRING, {"value": f"host {TEXT}, again"}
     ),
     "two labels joined": CarelessRule(
@@ -155,7 +155,7 @@ RULES = {
 
 
 def create_payload(first: str, second: str) -> AlertPayload:
-    """Return a trigger payload with these two texts in its label names, label values and fields."""
+    """Return a trigger payload whose label names, label values and fields contain these texts."""
     payload: AlertPayload = make_inert({
         "alert_name": first,
         "job": first,

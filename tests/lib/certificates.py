@@ -25,13 +25,13 @@ class Authority:
     def issue(self, name, address="127.0.0.1", alternative_names=None):
         """Issue a certificate, and return its path and the path of its key.
 
-        `alternative_names` replaces the extension that contains the address.
+        `alternative_names` replaces the default extension, which contains the address.
         """
         self._create(name, address, alternative_names)
         return str(self.folder / (name + ".pem")), str(self.folder / (name + ".key"))
 
     def revoke(self, name):
-        """Return a PEM list of revoked certificates (CRL) that contains a certificate."""
+        """Return a certificate revocation list (CRL), in PEM format, that revokes a certificate."""
         certificate = x509.load_pem_x509_certificate((self.folder / (name + ".pem")).read_bytes())
         now = datetime.datetime.now(datetime.timezone.utc)
         revoked_certificate = (

@@ -36,17 +36,17 @@ def readable_fingerprints(monkeypatch):
 
 @pytest.fixture(scope="session")
 def engines():
-    """Return the engines of this session by URL. They keep the statements that they compiled."""
+    """Return this session's engines by URL. Sharing them saves compiling each statement again."""
     return {}
 
 
 @pytest.fixture
 def engine(database_url, engines):
-    """Return an engine for a new tracking database that contains the tables and no alerts."""
+    """Return an engine for a new tracking database that has all tables but no alerts."""
     if database_url not in engines:
         engines[database_url] = database.open_engine(database_url)
         disable_fsync(engines[database_url])
-    # The listeners that a test adds are not those of the shared engine.
+    # The listeners that a test adds stay off the shared engine.
     new_engine = engines[database_url].execution_options()
     if new_engine.dialect.name == "sqlite":
         create_sqlite_database(new_engine.url.database)

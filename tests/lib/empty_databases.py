@@ -1,4 +1,4 @@
-"""Create tracking databases that contain the tables and no alerts.
+"""Create tracking databases that have all tables but no alerts.
 
 Running the migrations takes longer than most tests, so each database is a copy of the first one.
 """
@@ -33,7 +33,7 @@ def _template():
 
 
 def create_mariadb_tables(engine):
-    """Create the tables in an empty database of MariaDB."""
+    """Create the tables in an empty MariaDB database."""
     if not _STATEMENTS:
         database.prepare(engine)
         _STATEMENTS.extend(_dump(engine))

@@ -11,8 +11,9 @@ OPTIONS is a JSON object with these keys:
                name and the suffix .down exists
     records    whether this process records the announced requests
 
-With only `patched` and `pack`, it is a server that forks an endpoint for each request of a
-ForkServer. Each request passes two files: one contains the other options, the other is the log.
+With only `patched` and `pack`, the process is a server that forks an endpoint whenever a ForkServer
+asks for one. Each such request passes two files: the first contains all options, and the second is
+the log.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def record(config, payload):
     engine.dispose()
 
 
-class NoStackStorm:
+class EmptyStackStorm:
     """A StackStorm without executions, rules or actions."""
 
     def get_executions(self, ids):
@@ -146,7 +147,7 @@ def main(options):
     apply_settings(options["settings"])
     bus.Bus = lambda: FileBus(options["published"], options["config"], options["records"])
     bus.registered_config = lambda: registered_config(options)
-    stackstorm.client_for_sensor = lambda config, service: NoStackStorm()
+    stackstorm.client_for_sensor = lambda config, service: EmptyStackStorm()
     path = os.path.join(options["pack"], "sensors", "alertmanager_sensor.py")
     sensor = runpy.run_path(path)["AlertmanagerSensor"](Service(), options["config"])
     sensor.setup()

@@ -29,7 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RUNTIMES = ["threads", "green"]
 
 
-def permission_bound_prefix():
+def permission_enforcing_prefix():
     """Return a command prefix that makes file permissions apply, even if the tests run as root.
 
     Skip the test if root cannot drop the capability to ignore permissions.
@@ -40,7 +40,7 @@ def permission_bound_prefix():
     try:
         subprocess.run(command + ["true"], check=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"root can write anywhere, and cannot drop that capability: {error}")
+        pytest.skip(f"root can write anywhere and cannot drop that capability: {error}")
     return command
 
 
@@ -128,7 +128,7 @@ class JournalEntry(NamedTuple):
 
 
 class BaseEndpoint:
-    """The methods that both kinds of endpoints share."""
+    """The methods that all kinds of endpoint share."""
 
     def __init__(self, folder, settings=None, port=None, **config):
         self.folder = folder
@@ -150,6 +150,7 @@ class BaseEndpoint:
                 create_sqlite_database(path)
 
     def ready(self, journal=True):
+        """Wait until the endpoint is ready or, with journal=False, says that it is not ready."""
         token = "Bearer {}".format((self.config.get("auth_tokens") or [""])[0])
         return self.wait_for_status(200 if journal else 503, Authorization=token)
 
@@ -247,7 +248,7 @@ class InThreads(BaseEndpoint):
         self.endpoint = Endpoint(
             dict(self.config),
             endpoint_process.FileBus(self.published_path, self.config),
-            lambda current_config: endpoint_process.NoStackStorm(),
+            lambda current_config: endpoint_process.EmptyStackStorm(),
             logging.getLogger("endpoint"),
             lambda: endpoint_process.registered_config(options),
         )
@@ -284,7 +285,7 @@ class Patched(BaseEndpoint):
     Attributes:
         patched: Whether eventlet patches the process.
         records: Whether the process records announced requests.
-        prefix: The words to put before the command that starts the process.
+        prefix: The command prefix for starting the process, such as setpriv and its options.
         pack: The folder of the pack that it runs.
     """
 

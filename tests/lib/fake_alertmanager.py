@@ -34,7 +34,7 @@ class FakeAlertmanager:
         self.now = datetime.now(timezone.utc)
 
     def hold(self, *names, **labels):
-        """Replace the held alerts by those of `samples.alert` with these names."""
+        """Replace the held alerts with one `samples.alert` for each of these names."""
         self.held = [alert(name, labels=labels)["labels"] for name in names]
         return self
 

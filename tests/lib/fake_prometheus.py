@@ -14,7 +14,7 @@ class FakePrometheus:
 
     Attributes:
         state: The state of the alert.
-        evaluated: The age of the last evaluation of its rule, in seconds.
+        evaluation_age: How many seconds ago its rule was last evaluated.
         series: The label sets for which its expression is true.
         up: The value of the series `up` of the target, or None if the series does not exist.
         error: The error that every query raises, or ''.
@@ -22,9 +22,10 @@ class FakePrometheus:
         results: The values of other expressions.
     """
 
-    def __init__(self, state="cleared", evaluated=10, series=(), up=1.0, error=""):
+    def __init__(self, state="cleared", evaluation_age=10, series=(), up=1.0, error=""):
         self.url = "http://prometheus.example"
-        self.state, self.evaluated, self.series = AlertState(state), evaluated, list(series)
+        self.state, self.series = AlertState(state), list(series)
+        self.evaluation_age = evaluation_age
         self.up, self.error, self.expressions, self.results = up, error, [], {}
 
     def alert_state(self, labels):
@@ -33,7 +34,7 @@ class FakePrometheus:
             raise MonitoringError(self.error)
         if self.state is AlertState.ABSENT:
             return AlertReading(self.state, now=NOON)
-        evaluated_at = later(-self.evaluated)
+        evaluated_at = later(-self.evaluation_age)
         return AlertReading(self.state, evaluated_at, NOON, "no data", (RULE,))
 
     def query(self, expression):

@@ -19,8 +19,8 @@ OUTAGE = StackStormError("nobody answers")
 
 
 def refusal(status=500):
-    """Return an error of a single call, as opposed to OUTAGE."""
-    return StackStormError(f"GET /x: {status} the fault", status)
+    """Return an error that affects only one call, unlike OUTAGE."""
+    return StackStormError(f"GET /x: {status} the reason", status)
 
 
 class FakeStackStorm:
@@ -31,7 +31,7 @@ class FakeStackStorm:
         errors: The error to raise, by method name or by (name, first argument).
         unlisted: The ids of the executions that get_executions() omits.
         answers: The answers to inquiries, as (id, response).
-        re_runs: The ids of the executions that were started again. The new ids are
+        re_runs: The ids of the executions that were re-run. The ids of the new executions are
             `again-1`, `again-2`, …
         clock_offset: How far StackStorm's clock is ahead of this machine's.
     """
@@ -59,7 +59,7 @@ class FakeStackStorm:
         return datetime.datetime.now(UTC) + self.clock_offset
 
     def emit(self, alert, request_id, status="processed", seconds=1, payload=()):
-        """Add a trigger for an alert, some seconds ago, and return its id."""
+        """Add a trigger for an alert, emitted some seconds ago, and return the trigger's id."""
         trigger_id = f"t{self.emitted}"
         self.emitted += 1
         payload = {
@@ -172,7 +172,7 @@ class FakeStackStorm:
         return Page(items, next_before, self.unreadable)
 
     def count(self, name):
-        """Return how often a method was called."""
+        """Return how many times a method was called."""
         return sum(method_name == name for method_name, _ in self.calls)
 
 

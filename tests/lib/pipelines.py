@@ -2,7 +2,7 @@
 
 A test drives the pipeline itself, or starts its thread. A test that drives it does not sleep:
 advance() moves the monotonic clock of the endpoint's modules and runs each step until nothing
-changes any more.
+changes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Broker:
     Attributes:
         published: (trigger, payload, trace tag) of each message.
         is_down: Whether every publish fails.
-        refuses: A function of trigger and payload that returns whether the broker refuses them.
+        refuses: A function of a trigger and a payload that returns whether the broker refuses them.
         records: Whether announced requests are recorded.
         poison: Bodies that make the recording of a whole announcement fail.
     """
@@ -140,7 +140,7 @@ class API:
 
 
 class Rig:
-    """A journal in a folder, a tracking database in another, and the pipeline between them."""
+    """A journal in a folder, a tracking database, and the pipeline between them."""
 
     def __init__(self, folder, database_path, clock=None):
         self.clock = clock
@@ -178,7 +178,7 @@ class Rig:
     # -- driven by the test
 
     def advance(self, seconds=0.0):
-        """Move the clock, then run all steps until nothing changes any more."""
+        """Move the clock, then run all steps until nothing changes."""
         self.clock.offset += seconds
         before = None
         for _ in range(100):
@@ -263,7 +263,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def database_path(tmp_path):
-    """Return the path of a tracking database that contains the tables and no alerts."""
+    """Return the path of a tracking database that has all tables but no alerts."""
     return create_sqlite_database(tmp_path / "tracking.sqlite")
 
 

@@ -33,10 +33,12 @@ class SyncTrail:
             call_id = connection.scalar(
                 select(api_calls.c.id).where(api_calls.c.request_id == new_request.request_id)
             )
-            is_of_request = alerts.c.api_call_id == call_id
-            connection.execute(update(alerts).where(is_of_request).values(recorded_at=ago(seconds)))
+            belongs_to_request = alerts.c.api_call_id == call_id
+            connection.execute(
+                update(alerts).where(belongs_to_request).values(recorded_at=ago(seconds))
+            )
             rows = connection.execute(
-                select(alerts).where(is_of_request).order_by(alerts.c.position)
+                select(alerts).where(belongs_to_request).order_by(alerts.c.position)
             ).all()
         return new_request.request_id, rows
 

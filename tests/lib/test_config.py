@@ -102,7 +102,7 @@ class TestSchema:
 
 
 class TestUnknownKeys:
-    """An unknown key is refused, because it may be a misspelt one."""
+    """An unknown key is refused, because it may be a misspelling."""
 
     @pytest.mark.parametrize(
         "key, nearest",
@@ -398,10 +398,10 @@ class TestTokens:
 
 
 class TestLength:
-    """A secret that is easy to guess is refused."""
+    """A secret that is too short is refused."""
 
     @pytest.mark.parametrize("secret, is_accepted", [("x" * 15, False), ("x" * 16, True)])
-    def test_a_secret_needs_16_characters(self, secret, is_accepted):
+    def test_a_secret_needs_at_least_16_characters(self, secret, is_accepted):
         for key, value in (
             ("auth_tokens", [secret]),
             ("basic_auth", "a-long-user-name:" + secret),
@@ -501,7 +501,7 @@ class TestCredentials:
         error = error_of(credentials=[entry], basic_auth="u:" + LONG_SECRET)
         assert error.startswith("credentials: the name basic_auth is used twice")
 
-    def test_one_credential_permits_any_address(self):
+    def test_with_a_credential_the_endpoint_may_listen_on_any_address(self):
         entry = {"name": "grafana", "scope": "post", "hmac_sha256": LONG_SECRET}
         assert load({"host": "0.0.0.0", "credentials": [entry]}).host == "0.0.0.0"
 

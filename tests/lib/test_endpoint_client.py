@@ -22,7 +22,7 @@ UNKNOWN_ID = "0b1e6f0a-5a1c-4c3e-9d5f-2f7a1c9e4b60"
 
 @pytest.fixture
 def start_endpoint(tmp_path):
-    """Return a function that starts an endpoint and does not wait until it is ready."""
+    """Return a function that starts an endpoint without waiting until it is ready."""
     endpoints = []
 
     def factory(**config):
@@ -139,9 +139,9 @@ def test_redirects_are_not_followed(start_impostor):
 def test_a_refused_connection_is_reported():
     port = services.free_port()
     config = load({"port": port})
-    for health in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN_ID)):
-        assert health == Unreachable(f"http://127.0.0.1:{port}", "Connection refused")
-        assert str(health).startswith(f"no answer from http://127.0.0.1:{port}")
+    for result in (endpoint_client.health(config), endpoint_client.status(config, UNKNOWN_ID)):
+        assert result == Unreachable(f"http://127.0.0.1:{port}", "Connection refused")
+        assert str(result).startswith(f"no answer from http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("url", ["http://nosuch.invalid", "http://127.0.0.1:99999"])

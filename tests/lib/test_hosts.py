@@ -129,7 +129,7 @@ def test_a_hostile_instance_yields_no_host(instance):
 
 
 @given(st.text(alphabet="ab1.:-_[]%$(){}<>;|& \n'\"/\\@", max_size=20) | st.text(max_size=30))
-def test_a_host_is_safe_as_an_argument_of_a_command(instance):
+def test_a_host_is_safe_as_a_command_argument(instance):
     parsed = host_and_port(instance)
     if parsed is not None:
         assert not parsed.host.startswith("-")
@@ -147,7 +147,7 @@ def test_an_ipv6_address_is_bracketed_before_a_port(host, bracketed):
 
 
 @pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", "http://web-1", ""])
-def test_a_text_with_a_port_brackets_or_a_scope_is_not_a_host(text):
+def test_text_with_a_port_brackets_or_a_scope_is_not_a_host(text):
     assert canonical_host(text) == ""
 
 
@@ -211,12 +211,12 @@ class TestTargets:
             ("::", "is the unspecified address"),
             ("169.254.169.254", "is a link-local address"),
             ("fe80::1", "is a link-local address"),
-            ("224.0.0.1", "is an address of several hosts"),
-            ("ff02::1", "is an address of several hosts"),
-            ("255.255.255.255", "is an address of several hosts"),
+            ("224.0.0.1", "is a multicast or broadcast address"),
+            ("ff02::1", "is a multicast or broadcast address"),
+            ("255.255.255.255", "is a multicast or broadcast address"),
         ],
     )
-    def test_an_address_that_cannot_be_another_host_is_refused(self, host, reason):
+    def test_an_address_that_cannot_belong_to_one_other_host_is_refused(self, host, reason):
         assert hosts.target_refusal(host).startswith(f"{host} {reason}")
 
     @pytest.mark.parametrize("host", ["web-1", "192.0.2.77", "2001:db8::7", "localhost.example"])

@@ -1,4 +1,4 @@
-"""Inert text is never evaluated, ends no string, forges no line, and keeps its length."""
+"""Inert text is never evaluated, cannot end a string or forge a line, and keeps its length."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_string_keeps_a_special_character(value):
 @example(["{", "{", "<", "%"])
 @example(["%*****__%NONE", "%__*****%"])
 @example(["%**", "***__%NONE%__*****%"])
-def test_joined_inert_texts_are_inert(texts):
+def test_inert_strings_are_still_inert_when_joined(texts):
     for order in itertools.permutations(make_inert(texts)):
         joined = "".join(order)
         assert not any(delimiter in joined for delimiter in DELIMITERS)
@@ -60,7 +60,7 @@ def test_joined_inert_texts_are_inert(texts):
 
 
 @given(hostile_texts)
-def test_the_length_and_harmless_characters_of_a_text_are_kept(text):
+def test_the_length_and_harmless_characters_of_text_are_kept(text):
     inert = make_inert(text)
     assert len(inert) == len(text)
     for before, after in zip(text, inert):
@@ -89,13 +89,13 @@ def test_each_character_has_one_substitute(text, inert):
 
 
 @given(json_values)
-def test_an_inert_text_is_not_changed(value):
+def test_text_that_is_already_inert_is_not_changed(value):
     inert = make_inert(value)
     assert make_inert(inert) == inert
 
 
 @given(hostile_texts)
-def test_an_inert_text_cannot_end_the_string_that_contains_it(text):
+def test_inert_text_cannot_end_the_string_that_contains_it(text):
     inert = make_inert(text)
     assert json.loads('{"host": "' + inert + '"}') == {"host": inert}
     assert ast.literal_eval("{'host': '" + inert + "'}") == {"host": inert}
@@ -126,7 +126,7 @@ def test_only_the_line_breaks_of_a_view_are_kept():
     ["a\nb", "a\rb", "a\r\nb", "a\u2028b", "a\u2029b", "a\x85b", "a\x0bb", "a\x0cb", "a\u202eb"]
     + ["a\x1bb", "a\x9bb", "a\u200bb", "a\u2066b", "a\ufeffb", "a\ud800b", "a\tb", "a   b"],
 )
-def test_a_text_stays_on_one_line_of_a_view(text):
+def test_text_stays_on_one_line_of_a_view(text):
     assert one_line(f" {text} ") == "a b"
 
 

@@ -29,7 +29,7 @@ CONTEXT = {"user": "stanley", "api_user": "stanley", "pack": "somebody"}
 
 
 class Secrets:
-    """A datastore in which every key has the secret as its value, and that records reads."""
+    """A datastore in which every value is the secret. It records whether any value was read."""
 
     was_read = False
 
@@ -51,7 +51,7 @@ class Secrets:
 
 @pytest.fixture(autouse=True, scope="module")
 def secrets():
-    """Replace StackStorm's database with secrets that every template can read."""
+    """Replace StackStorm's datastore and configuration with secrets that any template can read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(param, "get_config", lambda pack, user: {"secret": SECRET})
         patch.setattr(param, "KeyValueLookup", Secrets)
@@ -92,14 +92,14 @@ def check_rendering(rule, first, second):
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_stays_a_single_string(rule, text):
+def test_hostile_text_stays_a_single_string(rule, text):
     check_rendering(rule, text, "web-1")
     check_rendering(rule, "web-1", text)
 
 
 @without_deadline
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_strings(first, second):
+def test_any_text_in_two_labels_stays_a_string(first, second):
     for rule in RULES.values():
         check_rendering(rule, first, second)
 
@@ -108,7 +108,7 @@ def test_any_two_texts_stay_strings(first, second):
 @without_deadline
 @given(careless_rules.texts, careless_rules.texts)
 def test_a_parameter_of_another_type_accepts_only_values_of_that_type(type_name, first, second):
-    """Whatever the type, a text is not evaluated and does not affect another parameter."""
+    """Whatever the type, text is not evaluated and does not affect another parameter."""
     schemas = {"value": {"type": type_name}, "force": {"type": "string", "default": "false"}}
     parameters = {"value": careless_rules.LABEL_ONE, "host": careless_rules.LABEL_TWO}
     payload = careless_rules.create_payload(first, second)

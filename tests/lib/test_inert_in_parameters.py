@@ -33,13 +33,13 @@ def check_rendering(rule, first, second):
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_stays_a_single_string(rule, text):
+def test_hostile_text_stays_a_single_string(rule, text):
     check_rendering(rule, text, "web-1")
     check_rendering(rule, "web-1", text)
 
 
 @given(careless_rules.texts, careless_rules.texts)
-def test_any_two_texts_stay_strings(first, second):
+def test_any_text_in_two_labels_stays_a_string(first, second):
     for rule in RULES.values():
         check_rendering(rule, first, second)
 

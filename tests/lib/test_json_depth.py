@@ -1,4 +1,4 @@
-"""JSON that is nested too deeply is found before it is parsed."""
+"""JSON that is nested too deeply is detected before it is parsed."""
 
 from __future__ import annotations
 

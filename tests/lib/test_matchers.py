@@ -149,7 +149,7 @@ def test_invalid_matchers_with_quoted_names_are_refused(text):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "  ", ","])
-def test_a_text_without_a_matcher_is_refused(text):
+def test_text_without_a_matcher_is_refused(text):
     with pytest.raises(ValueError):
         parse_matchers(text)
 

@@ -150,7 +150,7 @@ class TestErrors:
             (live_entry(**{"with": {"a b": 1}}), "with: a b is not the name of a parameter"),
             (
                 live_entry(**{"with": {"path": "/x/$service"}}),
-                "with: path: /x/$service embeds a label in a text, but a label must be the whole",
+                "with: path: /x/$service embeds a label in other text, but a label must be the",
             ),
             (live_entry(**{"with": {"p": ["a", {"b": "$x$y"}]}}), "with: p.b: $x$y embeds a label"),
             (

@@ -1,4 +1,4 @@
-"""Secrets that the configuration references as file:/path or env:NAME are read."""
+"""Secrets are read from the files and variables that the configuration references."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_missing_values_and_the_zero_time_of_go_are_none(value):
         {},
     ],
 )
-def test_another_format_is_refused(value):
+def test_any_other_format_is_refused(value):
     with pytest.raises(ValueError, match="must be an RFC 3339 time such as 2026-"):
         parse_timestamp(value)
 

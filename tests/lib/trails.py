@@ -84,7 +84,7 @@ def disable_fsync(engine):
 
 
 def in_parallel(count, work):
-    """Run work(index) in several threads simultaneously. Return each result or exception."""
+    """Run work(index) in `count` threads at once, and return each result or exception."""
     start, results = threading.Barrier(count), [None] * count
 
     def run(index):

@@ -22,8 +22,8 @@ else:
     KINDS = ["sqlite", pytest.param("mariadb", marks=pytest.mark.services)]
 
 RUN_ON_BOTH_KINDS = ("test_one_alert",)
-# These files run on MariaDB if it is installed. Some of them test what only a server has; the
-# others only balance the time that the two kinds take.
+# These files run on MariaDB if it is installed. Some of them test features of a database server;
+# the others are here only to balance the time that the two kinds take.
 RUN_ON_MARIADB = ("test_endpoint", "test_rules", "test_secrets", "test_views")
 
 TOKENS = ["scenario-token-" + uuid.uuid4().hex, "scenario-token-" + uuid.uuid4().hex]
@@ -103,7 +103,7 @@ def armed_stack(request, kind, tmp_path_factory):
     if kind == "live":
         shared_stack = request.getfixturevalue("stack")
         if shared_stack.get("/health").json()["dry_run"]:
-            pytest.skip("live: dry_run is true there, and is not changed")
+            pytest.skip("live: dry_run is true there, and the tests do not change it")
         return shared_stack
     secret = tmp_path_factory.mktemp("secrets") / "token"
     secret.write_text(TOKENS[1] + "\n")

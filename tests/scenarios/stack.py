@@ -90,7 +90,7 @@ class Stack:
         return response.json()["request_id"]
 
     def get_trail(self, request_id):
-        """Return the status view over HTTP."""
+        """Return the status view, read over HTTP."""
         response = self.get("/status/" + request_id)
         assert response.status_code == 200, response.text
         return response.json()
@@ -108,8 +108,8 @@ class Stack:
     def wait_until_completed(self, request_id, timeout=None):
         """Return the status view once the request is completed.
 
-        A round of sync completes it. This method starts rounds itself, because the endpoint waits 5
-        seconds or more before the next one.
+        A round of sync completes the request. This method starts rounds itself, because the
+        endpoint waits 5 seconds or more between rounds.
         """
         pause = 0.5
         sync_at = time.monotonic() + pause
@@ -125,7 +125,7 @@ class Stack:
         return self.wait_until(fetch, lambda t: t["completed_at"], timeout)
 
     def active_alerts(self, alert_name):
-        """Return the open alerts with a name."""
+        """Return the open alerts with this name."""
         response = self.get("/alerts/active", alert_name=alert_name)
         assert response.status_code == 200, response.text
         return response.json()["active_alerts"]
@@ -261,12 +261,15 @@ class Stack:
     # -- the logs
 
     def log(self, after=None):
-        """Return the logs from the start, or from a position that wait_until_logged() returned."""
+        """Return the logs from the start, or from a position.
+
+        wait_until_no_longer_logged() returns such a position.
+        """
         parts = [p.read_bytes()[(after or {}).get(p, 0) :] for p in self._logs()]
         return b"\n".join(parts).decode("utf-8", "replace")
 
-    def wait_until_logged(self, text):
-        """Wait until this text is not logged any more, and return the current log position."""
+    def wait_until_no_longer_logged(self, text):
+        """Wait until this text is no longer logged, and return the current log position."""
         while True:
             position = {path: path.stat().st_size for path in self._logs()}
             if self.is_live and position:
@@ -360,7 +363,7 @@ class Standalone(Stack):
 
 
 class Live(Stack):
-    """A running StackStorm. If the pack of the scenarios is missing there, it is installed."""
+    """A running StackStorm. The scenarios' pack is installed there unless it is up to date."""
 
     is_live = True
 
@@ -388,7 +391,7 @@ class Live(Stack):
             )
 
     def api(self, path, method="GET", body=None, user="", **query):
-        """Call StackStorm's API, as the user of POUNDCAKE_USER_TOKENS with this name if any."""
+        """Call StackStorm's API, as this user of POUNDCAKE_USER_TOKENS if one is given."""
         if not user:
             return super().api(path, method, body, **query)
         admin, self._st2 = self._st2, create_session({"X-Auth-Token": self.user_tokens[user]})
@@ -399,11 +402,11 @@ class Live(Stack):
 
     def silent_host(self):
         if self._silent_hosts is None:
-            pytest.skip("live: no known host there is silent (POUNDCAKE_SILENT_NETWORK)")
+            pytest.skip("live: no silent host is known there (POUNDCAKE_SILENT_NETWORK)")
         return str(next(self._silent_hosts))
 
     def _is_installed(self):
-        """Return True if StackStorm and this repository have the same files of the pack."""
+        """Return True if StackStorm has this repository's version of the scenarios' pack."""
         files_view = self.api("/packs/views/files/poundcake_scenarios") or []
         installed_files = {f["file_path"]: f["content"] for f in files_view}
         files = [p for p in PACK.rglob("*") if p.suffix in (".py", ".yaml")]

@@ -38,7 +38,7 @@ class MovableStack:
 
     @property
     def copy_to(self):
-        """Return the parameter `copy_to` that moves the trail to the other database."""
+        """Return the value of `copy_to` that moves the trail to the other database."""
         return f"file:{self._other_url_file}"
 
     def switch_to_other_database(self):
@@ -65,7 +65,7 @@ class MovableStack:
 @pytest.fixture
 def movable_stack(kind, new_stack, mariadb_url, tmp_path):
     if kind == "live":
-        pytest.skip("live: the database of the installation stays as it is")
+        pytest.skip("live: the tests do not change the installation's database")
     return MovableStack(new_stack, tmp_path, mariadb_url)
 
 

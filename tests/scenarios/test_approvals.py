@@ -19,7 +19,7 @@ ENTRY = {
     "action": WORK,
     "with": {"note": "$note"},
 }
-SILENT_HOST = "198.51.100.3"  # an address for documentation, which nobody uses
+SILENT_HOST = "198.51.100.3"  # reserved for documentation, so no host has it
 FACTS_NAME = "ScenarioApprovalWithFacts"
 FACTS_ENTRY = {
     **ENTRY,
@@ -70,7 +70,7 @@ class PendingApproval:
         self.stack.api(f"/inquiries/{self.inquiry['id']}", "PUT", body, user=user)
 
     def payloads(self, trigger):
-        """Return the payloads of the events about it."""
+        """Return the payloads of this trigger that are about the remediation."""
         instances = self.stack.list_all("/triggerinstances", trigger=f"poundcake.{trigger}")
         payloads = [instance["payload"] for instance in instances]
         return [p for p in payloads if p["request_id"] == self.request_id]
@@ -125,7 +125,7 @@ def test_a_refused_change_is_not_made(asking_stack, approval):
     assert "ben refused the approval" in approval.wait_for_refusal()
 
 
-def test_an_approver_is_asked_with_what_the_checks_saw(asking_stack):
+def test_the_request_for_approval_shows_what_the_checks_saw(asking_stack):
     """Case A36: the conditions are checked and the evidence is collected before the request."""
     approval = PendingApproval(asking_stack, FACTS_NAME, SILENT_HOST)
     seen = approval.execution_view["message"].partition("; seen: ")[2]
@@ -144,7 +144,7 @@ def test_an_approver_is_asked_with_what_the_checks_saw(asking_stack):
 
 
 def test_triggers_report_the_request_for_approval_and_its_end(asking_stack, approval):
-    """Case A36: the triggers for notifications."""
+    """Case A36: operators build their notifications on these triggers."""
     payloads = approval.payloads
     asking_stack.run("poundcake.sync")
     (approval_wanted,) = asking_stack.wait_until(lambda: payloads("approval_wanted"))
@@ -165,7 +165,7 @@ def test_triggers_report_the_request_for_approval_and_its_end(asking_stack, appr
 
 
 def test_only_an_approver_can_approve(approval):
-    """Case A36: StackStorm accepts an answer of its own user, who is not an approver."""
+    """Case A36: StackStorm accepts an answer from its own user, who is not an approver."""
     with pytest.raises(AssertionError, match="does not have permission to respond"):
         approval.respond(True, "eve")
     approval.respond(True, approval.service_user)

@@ -1,4 +1,4 @@
-"""StackStorm's `st2` command: the commands in the documents, and the help of each action."""
+"""StackStorm's `st2` command: the documented commands, and the help of each action."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def st2_runner(stack, monkeypatch, capsys):
         code = shell.run(["--skip-config", *arguments])
         printed = capsys.readouterr()
         text = printed.out + printed.err
-        # Only an error starts a line with ERROR; the help of an action contains it as a log level.
+        # Only an error starts a line with ERROR. The help of an action lists ERROR as a log level.
         failed = code != 0 or re.search("^ERROR", text, re.MULTILINE)
         assert not failed, f"st2 {' '.join(arguments)}\n{text}"
         return text
@@ -167,8 +167,8 @@ def test_each_documented_command_works(stack, st2, placeholder_values):
                 stack.wait_until_completed(execution["result"]["result"]["request_id"])
 
 
-def test_the_documented_commands_on_a_host_work(stack, st2, test_host):
-    """They run on the test host, never on another host in this network."""
+def test_the_documented_commands_that_connect_to_a_host_work(stack, st2, test_host):
+    """The commands run on the test host, never on another host in this network."""
     test_host.run("mkdir -p /var/log/app")
     commands = [command for command in documented_commands() if connects_to_a_host(command)]
     assert len(commands) > 5
@@ -185,7 +185,7 @@ def test_the_documented_commands_that_move_the_trail_work(
 ):
     """Move the trail to the other database and back."""
     if kind == "live":
-        pytest.skip("live: the database of the installation stays as it is")
+        pytest.skip("live: the tests do not change the installation's database")
     url_file = tmp_path / "database_url"
 
     def config(url):

@@ -45,7 +45,7 @@ class Cluster:
         return [row["outcome"] for row in rows]
 
     def ended_by(self, instance):
-        """Return how the only incident of an instance ended, or None while it is open."""
+        """Return what ended the only incident of an instance, or None while it is open."""
         (row,) = self.stack.rows(
             "SELECT ended_by FROM poundcake_alerts WHERE alert_name = :name"
             " AND instance = :instance AND outcome = 'admitted'",
@@ -67,8 +67,8 @@ def cluster(stack):
         yield Cluster(world, stack, name)
 
 
-def test_an_alert_of_two_alertmanagers_is_admitted_once(cluster):
-    """Cases A2 and A3: a peer sends the alert and its resolve only if the other does not."""
+def test_an_alert_from_two_alertmanagers_is_admitted_once(cluster):
+    """Cases A2 and A3: a peer sends the alert and its resolve only if the other has not."""
     cluster.set_faulty("web-0").set_faulty()
     assert cluster.outcomes("web-0").count("admitted") == 1
 

@@ -126,7 +126,7 @@ def test_missing_or_wrong_credentials_are_refused_and_nothing_is_stored(guarded_
 
 
 def test_each_of_several_tokens_is_accepted(guarded_stack):
-    """Case A14: an operator can replace a token without an interruption."""
+    """Case A14: an operator can replace a token without downtime."""
     tokens = [guarded_stack.token] if guarded_stack.is_live else conftest.TOKENS
     for token in tokens:
         for scheme in ("Bearer", "bearer"):

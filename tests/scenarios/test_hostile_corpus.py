@@ -1,4 +1,4 @@
-"""Case A11 of docs/CASES.md: every text of an alert is an expression that would reveal a secret.
+"""Case A11 of docs/CASES.md: every string in an alert is an expression that would reveal a secret.
 
 The alerts pass through every rule and workflow of the pack, and again when they are re-run and
 replayed.
@@ -93,7 +93,7 @@ TOKEN = "a-token-" + uuid.uuid4().hex
 
 @pytest.fixture(scope="module")
 def stack_with_secrets(request, kind):
-    """Plant secrets, and prove that evaluating a text would expose one.
+    """Plant secrets, and prove that evaluating alert text would expose one.
 
     Return the stack, the secrets, the id of the execution that proves it, and the log position
     after that execution.
@@ -117,7 +117,12 @@ def stack_with_secrets(request, kind):
     stack.api(key_path, "PUT", {"name": "poundcake_scenario_secret", "value": value})
     proof = stack.execute("core.echo", message=f"{{{{ {SECRETS[0]} }}}}")
     assert value in json.dumps(proof["result"])
-    yield stack, [s for s in secrets if s] + [value], proof["id"], stack.wait_until_logged(value)
+    yield (
+        stack,
+        [s for s in secrets if s] + [value],
+        proof["id"],
+        stack.wait_until_no_longer_logged(value),
+    )
     if kind == "live":
         stack.api(key_path, "DELETE")
 
@@ -233,7 +238,9 @@ def test_a_careless_workflow_gets_inert_labels(stack_with_secrets, sent_corpus):
     assert output["joined"] == as_inert(sent_labels["opening"]) + as_inert(sent_labels["closing"])
 
 
-def test_the_views_show_the_text_verbatim_and_their_actions_inert(stack_with_secrets, sent_corpus):
+def test_the_views_show_text_verbatim_and_their_actions_return_it_inert(
+    stack_with_secrets, sent_corpus
+):
     stack = stack_with_secrets[0]
     payload, trail = sent_corpus
     assert trail["receiver"] == payload["receiver"]

@@ -233,6 +233,6 @@ def test_refused_changes_are_made_when_the_storm_has_ended(stack_with_limits):
     ended = stack.list_all("/triggerinstances", trigger="poundcake.remediation_ended")
     refused = [e["payload"] for e in ended if e["payload"]["request_id"] == request_id]
     assert [bool(payload["retry_at"]) for payload in refused] == [True] * len(alerts)
-    # One round after the retries starts nothing else.
+    # The next round after the retries starts nothing else.
     assert stack.run("poundcake.sync")["retried"] == 0
     assert len(work_executions(stack, trail)) == 2

@@ -177,7 +177,7 @@ def test_a_systemd_service_is_checked_and_restarted(host, execute):
 
 
 class TestPermissions:
-    """An ordinary account has the sudoers lines from the documentation."""
+    """The actions run as an ordinary account that has the documented sudoers lines."""
 
     def test_each_check_works_without_root(self, execute):
         for action, parameters in (
@@ -361,11 +361,10 @@ class TestApprovals:
         assert (report["status"], report["stage"]) == ("succeeded", "done"), report
         assert report["message"].startswith("approved by anna; /srv is ")
         assert host.run("ls /srv/app/logs") == ""
-        assert (
-            actions.count("poundcake.check_disk") >= 3
-        )  # before the request and the change, after it
+        # The disk is checked before the request, before the change and after the change.
+        assert actions.count("poundcake.check_disk") >= 3
 
-    def test_a_disk_that_a_person_cleans_in_the_meantime_is_not_cleaned(
+    def test_a_disk_that_a_person_cleans_in_the_meantime_is_not_cleaned_again(
         self, remediating_stack, host
     ):
         """Case A36: the host is inspected again after the answer."""

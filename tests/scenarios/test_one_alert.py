@@ -296,7 +296,7 @@ def test_an_incident_is_acknowledged_and_closed_manually(stack):
     incident = only(stack.active_alerts(name_of(firing_alert)))
     assert incident["acknowledged_comment"] == "the disk is on order"
 
-    # No workflow begins until the acknowledgement is withdrawn.
+    # No workflow gets a claim until the acknowledgement is withdrawn.
     stack.run("poundcake.release", episode=episode)
     parameters = {"request_id": trail["request_id"], "episode": episode}
     execution = stack.execute("poundcake_scenarios.linked", **parameters)

@@ -13,7 +13,7 @@ SAMPLES = sorted((pathlib.Path(__file__).parent / "samples").glob("*.json"))
 
 
 def load_sample(path):
-    """Return a sample with a new alert name, and with fingerprints that match if it has any."""
+    """Return a sample with a new alert name. If it has fingerprints, make them match the labels."""
     payload = json.loads(path.read_text())
     name = unique("ScenarioSample")
     for sample_alert in payload["alerts"]:
@@ -212,7 +212,7 @@ def malformed_alerts(stack):
 
 
 @pytest.mark.parametrize("unusable", UNUSABLE_ALERTS, ids=json.dumps)
-def test_an_unusable_alert_is_malformed_with_the_reason(malformed_alerts, unusable):
+def test_an_unusable_alert_is_recorded_as_malformed_with_a_reason(malformed_alerts, unusable):
     """Case A13."""
     alert_view = malformed_alerts[json.dumps(unusable)]
     assert alert_view["outcome"] == "malformed"

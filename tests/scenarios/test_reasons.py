@@ -93,7 +93,7 @@ def test_each_reason_is_shown_in_status_and_in_why(stack, sent_cases, histories,
     assert as_inert(alert_view["reason"]) in text and request_id in text
 
 
-def test_alerts_with_one_name_over_the_hourly_limit_are_rate_limited(stack):
+def test_alerts_over_the_hourly_limit_of_their_name_are_rate_limited(stack):
     alerts = [alert("ScenarioStorm") for _ in range(4)]
     for sent_alert in alerts:
         sent_alert["labels"]["alertname"] = name_of(alerts[0])
@@ -192,7 +192,7 @@ def test_a_replay_remediates_again_only_with_force(stack):
 
 
 def test_a_request_that_no_rule_matched_is_replayed_without_force(stack):
-    """An operator does this after adding a rule. Here no rule was added, so none matches again."""
+    """An operator does this after adding a rule. Here no rule was added, so again none matches."""
     first_trail = stack.wait_until_completed(stack.send(notification(alert("ScenarioUnmatched"))))
     replay = stack.run("poundcake.replay", request_id=first_trail["request_id"])
     assert replay["outcomes"] == {"admitted": 1}

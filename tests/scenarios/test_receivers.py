@@ -1,4 +1,4 @@
-"""Notifications of several Alertmanager receivers about one alert."""
+"""Notifications about one alert through several Alertmanager receivers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configured remediations: each mode, the plan, and rules of a user for the same alert."""
+"""Configured remediations: each mode, the plan, and users' rules for the same alert."""
 
 from __future__ import annotations
 

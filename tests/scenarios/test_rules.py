@@ -44,7 +44,7 @@ def trail(stack):
 
 
 def find_alert_and_executions(trail, name):
-    """Return the only alert whose name starts like this, and its executions."""
+    """Return the only alert whose name starts with `name`, and its executions."""
     matching = [a for a in trail["alerts"] if a["alert_name"].startswith(name)]
     assert len(matching) == 1 and matching[0]["outcome"] == "admitted"
     executions = trail["stackstorm_executions"]

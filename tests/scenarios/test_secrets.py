@@ -1,6 +1,6 @@
-"""No secret that the configuration references as `file:` or `env:` leaks.
+"""Secrets that the configuration references as `file:` or `env:` do not leak.
 
-None appears in the process list, a log, table, metric, execution, trigger or error.
+None appears in the process list, or in a log, table, metric, execution, trigger or error.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def encode_credentials(basic):
 
 
 def make_configuration(folder):
-    """Write secrets to files.
+    """Create secrets, and a configuration that references them.
 
-    Return a function that makes a configuration from the URL of a database, the secrets by name,
+    Return three things: a function from a database's URL to the configuration, the secrets by name,
     and the credentials for basic authentication.
     """
     secrets = {name: f"hush-{name}-{uuid.uuid4().hex}" for name in ("token", "api-key")}
@@ -167,7 +167,7 @@ def _use_every_feature(stack, secrets, responses):
 
 
 def check_no_secret_in(secrets, source, text):
-    """Fail if one of the secrets is in a text."""
+    """Fail if the text contains one of the secrets."""
     leaked = [name for name, secret in secrets.items() if secret in text]
     assert not leaked, f"{leaked} in {source}"
 

@@ -164,9 +164,7 @@ def test_without_prometheus_nothing_counts_as_verified_or_permitted(
     assert verifying_stack.work_executions(note) == []
 
 
-def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(
-    verifying_stack, prometheus, host
-):
+def test_an_unmet_condition_ends_the_workflow_after_one_task(verifying_stack, prometheus, host):
     """Case A35."""
     wait_for_alert(verifying_stack, prometheus, host)
     request_id, note = send(verifying_stack, "never", host)
@@ -177,7 +175,7 @@ def test_an_unfulfilled_condition_ends_the_workflow_after_one_task(
     assert executed_actions(verifying_stack, execution) == ["poundcake.begin"]
 
 
-def test_a_dry_run_reports_an_unfulfilled_condition(verifying_stack, exporter):
+def test_a_dry_run_reports_an_unmet_condition(verifying_stack, exporter):
     """Case A35: in mode dry_run."""
     request_id, _ = send(verifying_stack, "reported", HOSTS.pop())
     execution = only_execution(verifying_stack, request_id)
@@ -185,7 +183,7 @@ def test_a_dry_run_reports_an_unfulfilled_condition(verifying_stack, exporter):
     assert "but not now: the alert is not firing in Prometheus: cleared" in execution["message"]
 
 
-def test_a_condition_that_ends_before_the_change_prevents_it(
+def test_a_condition_that_no_longer_holds_prevents_the_change(
     verifying_stack, prometheus, exporter, host
 ):
     """Case A35: the alert ends during settle_seconds."""

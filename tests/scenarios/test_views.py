@@ -1,4 +1,4 @@
-"""The views over HTTP and with `st2 run` show the same."""
+"""The views show the same over HTTP and with `st2 run`."""
 
 from __future__ import annotations
 

@@ -198,9 +198,10 @@ class CleanedDisk:
     def summary(self) -> str:
         """The result in one line, for people."""
         files = f"{self.files} file{'' if self.files == 1 else 's'}"
+        open_files = f"{self.left_open} open file{'' if self.left_open == 1 else 's'}"
         parts = [
             f"{'would delete' if self.dry_run else 'deleted'} {files}, {_format_size(self.bytes)}",
-            f"left {self.left_open} that are open" if self.left_open else "",
+            f"left {open_files}" if self.left_open else "",
             f"could not delete {self.failed}" if self.failed else "",
             f"stopped at {self.limit_reached}" if self.limit_reached else "",
             "" if self.search_complete else "the search is incomplete",

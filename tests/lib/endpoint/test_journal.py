@@ -20,7 +20,7 @@ from poundcake.endpoint import group_commit, journal_clock, journal_file, quaran
 from poundcake.endpoint.journal import KEEP_DONE, Journal, JournalError, RequestState
 from poundcake.endpoint.journal_schema import VERSION
 from poundcake.request_ids import body_sha256
-from tests.lib.endpoints import permission_bound_prefix
+from tests.lib.endpoints import permission_enforcing_prefix
 from tests.lib.samples import request
 from tests.waiting import wait_for
 
@@ -971,7 +971,7 @@ os.chmod(sys.argv[1], 0o644)
 print_line(accept(Journal(sys.argv[1])))
 """,
             path,
-            prefix=permission_bound_prefix(),
+            prefix=permission_enforcing_prefix(),
         )
         problem, request_id = child.communicate(timeout=60)[0].splitlines()
         assert "cannot write" in problem

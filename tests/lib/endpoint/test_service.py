@@ -33,7 +33,7 @@ from tests.lib.endpoints import (
     Patched,
     Unpatched,
     message,
-    permission_bound_prefix,
+    permission_enforcing_prefix,
 )
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
@@ -480,7 +480,7 @@ class TestDisk:
         state = tmp_path / "state"
         state.mkdir(mode=0o555)
         endpoint = create_endpoint()
-        endpoint.prefix = permission_bound_prefix()
+        endpoint.prefix = permission_enforcing_prefix()
         endpoint.start().ready(journal=False)
         wait_for_refusal(endpoint, "Permission denied")
         assert str(state) in get_component(endpoint, "journal")["detail"]
@@ -721,7 +721,7 @@ class TestInternalFaults:
         endpoint = Endpoint(
             full_config,
             endpoint_process.FileBus(str(tmp_path / "published"), full_config),
-            lambda validated: endpoint_process.NoStackStorm(),
+            lambda validated: endpoint_process.EmptyStackStorm(),
             log,
         )
         return endpoint, full_config["port"]

@@ -1,4 +1,4 @@
-"""Only the approval of an approver permits a change."""
+"""Only an approver's approval permits a change."""
 
 from __future__ import annotations
 

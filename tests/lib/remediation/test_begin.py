@@ -186,7 +186,7 @@ def test_a_refusal_has_a_reason_and_fails_the_workflow(overrides, message):
     assert decision.report().status == "failed"
 
 
-def test_an_ended_incident_is_not_changed():
+def test_an_ended_incident_permits_no_change():
     decision = decide_about(alert={"ended_at": "2026-01-14T12:00:00Z"})
     assert (decision.stage, decision.report().status) == ("ended", "succeeded")
 
@@ -252,7 +252,7 @@ def test_the_limits_of_an_entry_are_passed_to_the_reservation():
         ("evidence", "evidence", "the remediation nginx is in mode evidence, so nothing is cha"),
     ],
 )
-def test_an_unfulfilled_condition_ends_the_workflow_without_failing_it(mode, stage, message):
+def test_an_unmet_condition_ends_the_workflow_without_failing_it(mode, stage, message):
     checked_entries = []
 
     def check_conditions(entry):
@@ -282,7 +282,7 @@ def test_the_conditions_of_a_host_that_may_not_be_changed_are_not_checked():
     assert (decision.stage, decision.refusal) == ("refused", "host_denied")
 
 
-def test_fulfilled_conditions_permit_a_change():
+def test_a_change_is_permitted_if_its_conditions_are_met():
     configuration = load({**PERMISSIVE_CONFIG, "remediations": [ENTRY_WITH_CHECK]})
     alert = Alert(LABELS, situation_reader(LABELS), lambda _: ConditionsResult())
     assert decide(configuration, alert, Request(remediation="nginx")).may_change
@@ -336,10 +336,10 @@ def test_no_approval_is_requested_during_a_pause():
         ({}, "ask", False),
     ],
 )
-def test_only_a_refusal_before_an_approval_that_ends_by_itself_is_recorded_here(
+def test_begin_records_a_passing_refusal_only_if_it_comes_before_an_approval(
     situation, mode, ends_by_itself
 ):
-    """In mode live, poundcake.reserve records it."""
+    """In mode live, poundcake.reserve records such a refusal."""
     entry = {**ENTRY, "mode": mode, "approvers": ["anna"]}
     configuration = load({**PERMISSIVE_CONFIG, "remediations": [entry]})
     alert = Alert(LABELS, lambda request: Situation(now=NOON, named_host="web-1", **situation))
@@ -352,7 +352,7 @@ SSH_PARAMETERS = {"username": "stanley", "private_key": "/etc/poundcake/key", "p
 
 
 class TestInspections:
-    """The checks of the host and the evidence, which the workflow runs as tasks."""
+    """The host checks and evidence actions that the workflow runs as tasks."""
 
     def test_the_checks_of_a_live_entry_run_before_its_change(self):
         labels = {"mountpoint": "/var"}
@@ -519,7 +519,7 @@ class TestHostDown:
     EXECUTION = ChangeRequest("r1", "e-1", "", "e1")
 
     def decide(self, state="no_answer", request=REQUEST, alert=None, situation=None, **config):
-        """Return the decision about a host in a state. The state None must not be looked up."""
+        """Return the decision about a host in this state. If it is None, no check may run."""
         labels = {**LABELS, **(alert or {})}
         status, ended_at = labels.pop("status", "firing"), labels.pop("ended_at", None)
         result = TcpResult(TcpState(state), 22, 0.1, DETAILS[state]) if state else None

@@ -1,4 +1,4 @@
-"""A host is checked by TCP connections to its ports."""
+"""A host is checked with TCP connections to its ports."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def loopback_is_another_host(monkeypatch):
 
 @pytest.fixture
 def network(monkeypatch):
-    """Return a function that fakes the network: outcomes of connections and addresses of names."""
+    """Return a function that fakes the network: how connections end, and how names resolve."""
     monkeypatch.setattr(checks.time, "sleep", lambda seconds: None)
 
     def fake(*connections, addresses=("198.51.100.7",)):
-        """Set the outcomes, each an error or None for success, and return the attempts.
+        """Set the outcomes, each an error or None for success, and return the list of attempts.
 
-        The last outcome repeats.
+        Further connections repeat the last outcome.
         """
         outcomes, attempts = list(connections), []
 
@@ -146,7 +146,7 @@ def test_a_failing_name_server_does_not_mean_that_the_host_is_down(network, code
         ([TIMED_OUT, TIMED_OUT], "web-1 does not answer"),
     ],
 )
-def test_the_host_of_an_alert_is_checked_on_the_ports_of_ssh_and_of_its_instance(
+def test_a_host_is_checked_on_the_ssh_port_and_on_the_port_of_its_instance(
     network, connections, detail
 ):
     attempts = network(*connections)
@@ -194,20 +194,20 @@ def test_stackstorm_does_not_check_itself(network, host):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "fe80::1%eth0"])
-def test_stackstorm_is_not_checked_by_a_name_that_resolves_to_it(network, address):
+def test_stackstorm_is_not_checked_under_a_name_that_resolves_to_it(network, address):
     attempts = network(None, addresses=("198.51.100.7", address))
     with pytest.raises(RemediationError, match="host: web-1 resolves to "):
         check_host("web-1", [22], 0)
     assert attempts == []
 
 
-def test_the_ports_of_ssh_and_of_the_metrics_are_checked():
+def test_the_ssh_port_and_the_metrics_port_are_checked_once_each():
     assert checks.ports_to_check(0) == [22]
     assert checks.ports_to_check(22) == [22]
     assert checks.ports_to_check(9100) == [22, 9100]
 
 
-def test_the_result_is_converted_to_the_result_of_the_action():
+def test_the_tcp_result_becomes_the_result_of_the_action():
     detail = "web-1 answers on port 22"
     result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1, detail=detail).as_dict()
     assert result == {"state": "answers", "port": 22, "seconds": 0.1, "detail": detail}

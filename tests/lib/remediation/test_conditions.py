@@ -1,4 +1,4 @@
-"""A change is made only if the conditions of its entry are fulfilled."""
+"""A change is made only if the conditions of its entry are met."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERIES = {"instance": "web-1:9100", "job": "node"}
 
 
 def objection_to_change(*servers, **options):
-    """Return the objection of an entry's conditions, or '' if they permit a change."""
+    """Return the objection that an entry's conditions raise, or '' if they permit a change."""
     return check(*servers, **options).objection
 
 
@@ -51,7 +51,7 @@ def test_the_alert_must_be_firing(servers, expected_objection):
     [([1], True), ([0, 0.5], True), ([-1], True), ([], False), ([0], False), ([math.nan], False)],
 )
 @pytest.mark.parametrize("key", ["only_if", "check"])
-def test_an_expression_is_true_with_a_value_other_than_0_and_nan(values, is_true, key):
+def test_an_expression_is_true_if_any_value_is_neither_0_nor_nan(values, is_true, key):
     prometheus = FakePrometheus()
     prometheus.results["a < 1"] = values
     conditions = {"only_if": "a < 1"} if key == "only_if" else {"check": ["expression:a < 1"]}
@@ -107,7 +107,7 @@ def test_a_change_that_needs_a_host_is_refused_for_an_alert_without_one():
     assert "must be a host name" in objection_to_change(check=["tcp:22"], labels={"alertname": "x"})
 
 
-def test_all_conditions_must_be_fulfilled():
+def test_all_conditions_must_be_met():
     firing_server = FakePrometheus("firing")
     firing_server.results["a"] = [0]
     assert objection_to_change(firing_server, check=["alert"]) == ""

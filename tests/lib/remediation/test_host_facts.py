@@ -126,7 +126,7 @@ class TestSummaries:
 
     def test_cleaned_disk(self):
         facts = host_facts.read_cleaned_disk(execution_result(CLEANED))
-        assert facts.summary == "deleted 12 files, 3.2 GB; left 1 that are open"
+        assert facts.summary == "deleted 12 files, 3.2 GB; left 1 open file"
         dry_run_facts = host_facts.read_cleaned_disk(
             execution_result({**CLEANED, "dry_run": True, "files": 1})
         )
@@ -187,31 +187,31 @@ def test_a_field_with_a_wrong_value_is_an_error(read, document):
 
 @with_each_reader
 @given(text=st.text(max_size=2000))
-def test_every_text_is_inert_and_short(read, document, text):
-    def replace_texts(value):
+def test_every_string_is_inert_and_short(read, document, text):
+    def replace_strings(value):
         if isinstance(value, str):
             return text
         if isinstance(value, list):
-            return [replace_texts(inner) for inner in value]
+            return [replace_strings(inner) for inner in value]
         if isinstance(value, dict):
-            return {name: replace_texts(inner) for name, inner in value.items()}
+            return {name: replace_strings(inner) for name, inner in value.items()}
         return value
 
-    facts = dataclasses.asdict(read(execution_result(replace_texts(document))))
-    for fact_text in iterate_texts(facts):
-        assert make_inert(fact_text) == fact_text
-        assert len(fact_text) <= 500
+    facts = dataclasses.asdict(read(execution_result(replace_strings(document))))
+    for fact_string in iterate_strings(facts):
+        assert make_inert(fact_string) == fact_string
+        assert len(fact_string) <= 500
 
 
-def iterate_texts(value):
+def iterate_strings(value):
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for inner in value.values():
-            yield from iterate_texts(inner)
+            yield from iterate_strings(inner)
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from iterate_texts(inner)
+            yield from iterate_strings(inner)
 
 
 @with_each_reader

@@ -31,7 +31,7 @@ BEGIN_RESULT = {
 def execution(
     result, action="mypack.inspect", status="succeeded", task="inspect", item=None, age=60
 ):
-    """Return an execution that ended some seconds before NOON."""
+    """Return an execution that ended `age` seconds before NOON."""
     orquesta = {"task_name": task} if item is None else {"task_name": task, "item_id": item}
     return Execution.parse(
         {
@@ -48,7 +48,7 @@ def execution(
 class FakeApi:
     """StackStorm's API with a workflow that has run inspections.
 
-    Each inspection is a pair: a check or the reference of an action, and its execution or None.
+    Each inspection is a pair: a check or an action's reference, and its execution or None.
     """
 
     def __init__(self, *inspections, **begin_fields):
@@ -74,7 +74,7 @@ def read_objection(api, checks):
 
 
 def read_objection_of(check, result, status="succeeded", age=60):
-    """Return the objection of a check with this result."""
+    """Return the objection that a check with this result raises."""
     api = FakeApi((check, execution(result, "mypack.inspect", status, item=0, age=age)))
     return read_objection(api, [check])
 
@@ -170,7 +170,7 @@ def raise_error(error):
 
 
 class TestActions:
-    """A check may run an action of the operator, whose output contains the field `holds`."""
+    """A check may run an operator's own action, whose output contains the field `holds`."""
 
     CHECK = "action:mypack.inspect"
 

@@ -201,7 +201,7 @@ def test_a_plan_shows_what_is_checked_verified_and_collected():
     assert "  collects: mypack.inspect" in lines
 
 
-def test_a_plan_shows_that_the_alert_is_silenced():
+def test_a_plan_shows_that_the_alert_would_be_silenced():
     lines = as_text(make_plan(entries=[{**ENTRY, "silence_minutes": 20}])).splitlines()
     assert "  silences the alert: during the change, for at most 20 min" in lines
 

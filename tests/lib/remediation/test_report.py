@@ -90,7 +90,7 @@ REFUSES_CONNECTIONS = {"state": "refused", "port": 22, "seconds": 60, "detail": 
 UNRESOLVABLE = {"state": "unresolvable", "port": 0, "seconds": 60, "detail": "web-1 has no address"}
 RAN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
 RAN_AND_FAILED = dict(RAN, status="failed")
-RAN_INTO_TIMEOUT = dict(RAN, status="timeout")
+RAN_AND_TIMED_OUT = dict(RAN, status="timeout")
 
 
 def report(**tasks):
@@ -166,7 +166,7 @@ def report(**tasks):
     ],
 )
 def test_the_report_of_a_workflow_that_changed_nothing(tasks, status, stage, message):
-    """Workflows that start with poundcake.link, as those of users and of 0.2.0 do."""
+    """These workflows start with poundcake.link, as users' workflows and those of 0.2.0 do."""
     result = report(**tasks)
     assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
     assert (result["mutated"], result["verified"]) == (False, False)
@@ -196,7 +196,7 @@ def test_a_host_that_answers_needs_no_change():
             False,
         ),
         (
-            RAN_INTO_TIMEOUT,
+            RAN_AND_TIMED_OUT,
             None,
             "failed",
             "remediate",
@@ -208,7 +208,7 @@ def test_a_host_that_answers_needs_no_change():
         (RAN, DOWN, "failed", "verify", "web-1 does not answer", False),
         (RAN, REFUSES_CONNECTIONS, "failed", "verify", "web-1 is up", False),
         (RAN, UNRESOLVABLE, "failed", "verify", "web-1 has no address", False),
-        # The check of a workflow of 0.2.0 that ends during the upgrade.
+        # A check of a 0.2.0 workflow that ends during the upgrade.
         (RAN, {"state": "answers", "port": 22}, "succeeded", "done", "answers", True),
         (RAN, {"state": "no_answer", "port": 0}, "failed", "verify", "no_answer", False),
     ],
@@ -332,20 +332,20 @@ UNCONFIRMED = {**REFUSED, "refusal": "not_confirmed", "message": "web-1 answers 
         ),
     ],
 )
-def test_a_host_that_was_not_found_down_before_the_change_is_not_changed(check, expected):
+def test_a_host_that_is_not_confirmed_down_is_not_changed(check, expected):
     result = report(begin=BEGIN_RESULT, reserve={**UNCONFIRMED, "host_check": check})
     assert (result["status"], result["verified"], result["message"]) == expected
     assert (result["stage"], result["mutated"]) == ("evidence", False)
     assert result["evidence"] == {"before": check}
 
 
-def test_the_refusal_of_a_limit_shows_whether_the_host_is_down():
+def test_a_refusal_by_a_limit_shows_whether_the_host_is_down():
     result = report(begin=BEGIN_RESULT, reserve={**STORM, "host_check": DOWN})
     assert (result["status"], result["stage"]) == ("succeeded", "refused")
     assert result["message"] == "web-1 does not answer; 7 incidents are open: wait"
 
 
-def test_a_condition_of_an_entry_is_not_a_check_of_the_host():
+def test_a_condition_of_an_entry_does_not_count_as_a_check_of_the_host():
     result = report(begin=BEGIN_RESULT, reserve={**UNCONFIRMED, "host_check": {}})
     assert (result["status"], result["stage"]) == ("succeeded", "refused")
 
@@ -377,7 +377,7 @@ def test_a_change_that_is_refused_before_the_approval_is_reported(decision, stat
     assert result["message"].startswith(message)
 
 
-def test_the_report_for_the_event_has_the_checks_and_then_the_verification():
+def test_the_report_for_the_event_lists_the_checks_before_the_verification():
     seen = ["the alert is firing", "port 22 does not answer", "/var is 93% full"]
     poll = {"done": True, "cleared": True, "detail": "web-1 answers on port 22"}
     tasks = {"begin": BEGIN_RESULT, "reserve": {**GRANTED, "evidence": seen}, "remediate": RAN}
@@ -429,7 +429,7 @@ def test_a_change_that_could_not_be_reserved_is_a_failure():
         ({"reserve": GRANTED, "remediate": RAN}, "succeeded"),
         ({"reserve": GRANTED, "remediate": RAN, "verify": DOWN}, "not_verified"),
         ({"reserve": GRANTED, "remediate": RAN_AND_FAILED}, "failed"),
-        ({"reserve": GRANTED, "remediate": RAN_INTO_TIMEOUT}, "failed"),
+        ({"reserve": GRANTED, "remediate": RAN_AND_TIMED_OUT}, "failed"),
         ({"reserve": GRANTED}, "unknown"),
         ({"reserve": STORM}, None),
         ({"remediate": RAN}, None),

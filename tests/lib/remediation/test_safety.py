@@ -174,7 +174,7 @@ def test_an_address_wildcard_matches_no_name():
 
 
 @pytest.mark.parametrize("instance", ["WEB-1.:9100", "http://web-1:9100/metrics", "web-1:"])
-def test_all_spellings_of_a_host_are_equal(instance):
+def test_all_spellings_of_a_host_are_equivalent(instance):
     decision = decide_about({"named_host": instance}, allowed_hosts=["web-1"])
     assert decision.may_change is True
     assert decision.as_dict()["host"] == "web-1"
@@ -481,8 +481,8 @@ def test_a_change_below_each_limit_is_allowed(situation):
     assert decide_in(situation).may_change is True
 
 
-def test_every_refusal_is_tested_here():
-    """The other refusals depend only on the configuration or the alert. Other tests check them."""
+def test_every_refusal_is_tested():
+    """Other tests check the refusals that depend only on the configuration or the alert."""
     tested_refusals = {
         *TEMPORARY_REFUSALS,
         "no_action",
@@ -513,7 +513,7 @@ def test_a_target_needs_each_of_its_labels():
     assert "lacks the label deployment" in decision.reason
 
 
-def test_a_fulfilled_check_replaces_a_recent_notification():
+def test_a_check_that_confirms_the_problem_replaces_a_recent_notification():
     old_notification = {"last_seen_at": later(-86_400)}
     assert decide_in(old_notification).refusal == "stale"
     assert decide_in(old_notification, {"check_failed": True}).may_change is True
@@ -613,14 +613,14 @@ def read_entry(**overrides):
     return remediation
 
 
-def test_fulfilled_conditions_replace_a_recent_notification():
+def test_checks_that_permit_the_change_replace_a_recent_notification():
     request = ChangeRequest(action="linux.service")
     entry_with_check = read_entry(check=["alert"])
-    fulfilled, unfulfilled = ConditionsResult(), ConditionsResult("no")
-    assert with_conditions(request, entry_with_check, fulfilled).check_failed is True
-    assert with_conditions(request, entry_with_check, unfulfilled).check_failed is False
+    met, unmet = ConditionsResult(), ConditionsResult("no")
+    assert with_conditions(request, entry_with_check, met).check_failed is True
+    assert with_conditions(request, entry_with_check, unmet).check_failed is False
     # The expression of only_if says nothing about the alert itself.
-    assert with_conditions(request, read_entry(only_if="up"), fulfilled).check_failed is False
+    assert with_conditions(request, read_entry(only_if="up"), met).check_failed is False
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Prometheus or a check of the host confirms that a change has helped."""
+"""Prometheus or a check of the host confirms that a change helped."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def poll_twice(first_prometheus, second_prometheus, check="alert"):
 
 @pytest.mark.parametrize("check", ["alert", "expression"])
 def test_two_evaluations_without_the_alert_confirm_a_change(check):
-    first_result = poll_alert(FakePrometheus(evaluated=40), check=check)
+    first_result = poll_alert(FakePrometheus(evaluation_age=40), check=check)
     assert (first_result.done, first_result.cleared) == (False, False)
     assert "in one evaluation, at " in first_result.detail
-    result = poll_twice(FakePrometheus(evaluated=40), FakePrometheus(evaluated=10), check)
+    result = poll_twice(FakePrometheus(evaluation_age=40), FakePrometheus(evaluation_age=10), check)
     assert (result.done, result.cleared) == (True, True)
     assert result.detail.endswith(f"in two evaluations, the last at {iso(later(-10))}")
 
 
 def test_the_same_evaluation_twice_does_not_confirm_a_change():
-    result = poll_twice(FakePrometheus(evaluated=10), FakePrometheus(evaluated=10))
+    result = poll_twice(FakePrometheus(evaluation_age=10), FakePrometheus(evaluation_age=10))
     assert (result.done, result.cleared) == (False, False)
 
 
 def test_an_alert_that_returns_between_two_polls_restarts_the_verification():
-    first_result = poll_alert(FakePrometheus(evaluated=60))
+    first_result = poll_alert(FakePrometheus(evaluation_age=60))
     second_result = poll_alert(
-        FakePrometheus("pending", evaluated=40), previous_evaluations=first_result.evaluations
+        FakePrometheus("pending", evaluation_age=40), previous_evaluations=first_result.evaluations
     )
     third_result = poll_alert(
-        FakePrometheus(evaluated=20), previous_evaluations=second_result.evaluations
+        FakePrometheus(evaluation_age=20), previous_evaluations=second_result.evaluations
     )
     assert (third_result.done, third_result.cleared) == (False, False)
 
@@ -68,14 +68,14 @@ def test_an_alert_that_returns_between_two_polls_restarts_the_verification():
         (FakePrometheus("pending"), "the alert is pending"),
         (FakePrometheus("unknown"), "the state of the alert is unknown: no data"),
         (FakePrometheus("absent"), "no Prometheus has an alerting rule DiskFull"),
-        (FakePrometheus(evaluated=100), "its rule has not been evaluated since the change"),
-        (FakePrometheus(evaluated=200), "its rule has not been evaluated since the change"),
+        (FakePrometheus(evaluation_age=100), "its rule has not been evaluated since the change"),
+        (FakePrometheus(evaluation_age=200), "its rule has not been evaluated since the change"),
         (FakePrometheus(up=0.0), "Prometheus cannot scrape the alert's target: its `up` is not 1"),
         (FakePrometheus(error="prometheus, x: refused"), "prometheus, x: refused"),
     ],
 )
 def test_no_other_result_confirms_a_change(prometheus, detail):
-    """A second Prometheus in which the alert is cleared changes nothing."""
+    """A second Prometheus in which the alert is cleared makes no difference."""
     for servers in ([prometheus], [prometheus, FakePrometheus()], [FakePrometheus(), prometheus]):
         if prometheus.state == "absent" and len(servers) == 2:
             continue
@@ -90,7 +90,7 @@ def test_no_other_result_confirms_a_change(prometheus, detail):
 def test_a_prometheus_without_the_rule_is_ignored_if_another_has_it():
     prometheus_without_rule = FakePrometheus("absent")
     previous_evaluations = poll_alert(
-        prometheus_without_rule, FakePrometheus(evaluated=40)
+        prometheus_without_rule, FakePrometheus(evaluation_age=40)
     ).evaluations
     assert poll_alert(
         prometheus_without_rule, FakePrometheus(), previous_evaluations=previous_evaluations
@@ -98,7 +98,7 @@ def test_a_prometheus_without_the_rule_is_ignored_if_another_has_it():
 
 
 def test_a_prometheus_without_up_for_the_target_confirms_a_change():
-    assert poll_twice(FakePrometheus(evaluated=40, up=None), FakePrometheus(up=None)).cleared
+    assert poll_twice(FakePrometheus(evaluation_age=40, up=None), FakePrometheus(up=None)).cleared
 
 
 def test_a_change_is_not_verified_without_a_prometheus():
@@ -211,7 +211,7 @@ def test_the_default_wait_depends_on_the_action(fields, expected_wait):
     assert not errors
     verification = Verification.of(remediation)
     assert verification.wait == expected_wait
-    # The polls last at least as long as the wait, so that the last poll ends it.
+    # The polls last at least as long as the wait, so that the last poll ends the verification.
     assert verification.pause * verification.polls >= expected_wait
     assert 2 <= verification.pause <= 30
 
