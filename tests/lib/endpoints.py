@@ -141,7 +141,7 @@ class BaseEndpoint:
     def prepare_database(self):
         """Create the tracking database, unless it exists or is not in `state_dir`.
 
-        Otherwise, each endpoint would run the migrations, which takes longer than most tests.
+        Without this, each endpoint would run the migrations, which takes longer than most tests.
         """
         path = os.path.join(self.config["state_dir"], "tracking.sqlite")
         if "database_url" not in self.config and not os.path.exists(path):

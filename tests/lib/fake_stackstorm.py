@@ -20,7 +20,7 @@ OUTAGE = StackStormError("nobody answers")
 
 def refusal(status=500):
     """Return an error that affects only one call, unlike OUTAGE."""
-    return StackStormError(f"GET /x: {status} the reason", status)
+    return StackStormError(f"GET /x: {status} the fault", status)
 
 
 class FakeStackStorm:

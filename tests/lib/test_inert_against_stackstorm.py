@@ -79,7 +79,7 @@ def render_final(parameters, schemas):
 
 
 def check_rendering(rule, first, second):
-    """Check that two texts stay strings in the parameters of a rule."""
+    """Check that text from two labels stays a string in the parameters of a rule."""
     schemas = careless_rules.parameter_schemas(rule)
     expected = careless_rules.expected_parameters(rule, first, second)
     payload = careless_rules.create_payload(first, second)

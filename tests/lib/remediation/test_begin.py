@@ -396,7 +396,7 @@ class TestInspections:
             {"action": "mypack.snapshot", "parameters": {"host": "web-1"}, "check": ""},
         ]
 
-    def test_the_approval_is_requested_before_the_checks_run(self):
+    def test_the_approval_is_the_next_task_even_if_there_are_inspections(self):
         decision = decide_about(check=["cpu>95"], mode="ask", approvers=["anna"])
         assert (decision.next_task, len(decision.inspections)) == ("approve", 1)
 
