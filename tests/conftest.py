@@ -59,7 +59,7 @@ SLOW_FILES = (
     "tests/lib/trail/queries/test_bounded_search.py",
     "tests/lib/trail/test_copy_trail.py",
     "tests/lib/trail/test_purge.py",
-    "tests/lib/trail/test_record.py::TestLists",
+    "tests/lib/trail/test_record.py::TestBatches",
 )
 # `make test` leaves these to `make test-long`, because they take long, or because they repeat the
 # checks of other tests on another database, another runtime or another proxy. (An asterisk stands
@@ -76,9 +76,9 @@ LONG_TESTS = (
     "tests/lib/trail/queries/test_bounded_search.py::*test_next_continues_*",
     "tests/lib/trail/queries/test_bounded_search.py::*test_new_rows_between_pages_*",
     "tests/lib/trail/test_copy_trail.py::*[[]mariadb to sqlite*",
-    "tests/lib/trail/test_copy_trail.py::TestInUse::*",
+    "tests/lib/trail/test_copy_trail.py::TestSourceInUse::*",
     "tests/lib/trail/test_copy_trail.py::TestKilled::*",
-    "tests/lib/trail/test_copy_trail.py::TestOneDatabaseInUse::*",
+    "tests/lib/trail/test_copy_trail.py::TestOnlyOneDatabaseInUse::*",
     "tests/lib/trail/test_copy_trail.py::test_a_long_history_is_copied_in_bounded_memory",
     "tests/lib/trail/test_database.py::*test_concurrent_processes_*",
     "tests/lib/trail/test_expire.py::TestOutage::*mariadb*",
@@ -90,8 +90,8 @@ LONG_TESTS = (
     "tests/lib/trail/test_purge.py::TestBatches::*_killed_*",
     "tests/lib/trail/test_purge.py::TestConcurrentRecording::*mariadb*",
     "tests/lib/trail/test_purge.py::TestPlans::*",
-    "tests/lib/trail/test_record.py::TestLists::*mariadb*",
-    "tests/lib/trail/test_record.py::TestLists::test_a_batch_is_recorded_like_*",
+    "tests/lib/trail/test_record.py::TestBatches::*mariadb*",
+    "tests/lib/trail/test_record.py::TestBatches::test_a_batch_is_recorded_like_*",
     "tests/lib/trail/test_settle_changes.py::*mariadb*",
     "tests/scenarios/test_another_database.py::*",
     "tests/scenarios/test_clustered_alertmanagers.py::*",

@@ -835,7 +835,7 @@ INERT_TEXT_AND_SAFETY = [
         "a refused change is tried again at most once",
         Edit(RETRY + "_mark", "retried_at = now", "retried_at=None"),
         test(
-            RETRY_TESTS + "TestNeverTwice::test_after_an_unknown_outcome_it_is_not_tried_again",
+            RETRY_TESTS + "TestNeverTwice::test_after_an_unknown_outcome_the_change_is_not_retried",
             "sqlite",
         ),
     ),
@@ -843,7 +843,7 @@ INERT_TEXT_AND_SAFETY = [
         "a refused change whose workflow may have been started is not tried again",
         Returns("poundcake.stackstorm.api:StackStormError.had_no_effect", "True"),
         test(
-            RETRY_TESTS + "TestNeverTwice::test_after_an_unknown_outcome_it_is_not_tried_again",
+            RETRY_TESTS + "TestNeverTwice::test_after_an_unknown_outcome_the_change_is_not_retried",
             "sqlite",
         ),
     ),
@@ -883,7 +883,9 @@ INERT_TEXT_AND_SAFETY = [
         "an episode is not released while its change may run",
         Edit(CLAIMS + "release", "unfinished_changes and not force", "False"),
         test(
-            LIMITS_TESTS + "TestEpisodes::test_release_refuses_while_the_change_may_run", "sqlite"
+            LIMITS_TESTS
+            + "TestEpisodes::test_a_release_is_refused_while_the_change_may_be_running",
+            "sqlite",
         ),
     ),
     Defence(
@@ -970,7 +972,7 @@ ONE_REMEDIATION = [
             "not any(_)",
             "True",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_an_alertmanager_that_never_answered"),
+        test(RECONCILE_TESTS + "TestStaysOpenIf::test_no_alertmanager_answered_in_the_first_round"),
     ),
     Defence(
         "an Alertmanager that has just started closes no incident",
@@ -979,7 +981,7 @@ ONE_REMEDIATION = [
             "uptime >= duration",
             "True",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_an_alertmanager_that_has_just_started"),
+        test(RECONCILE_TESTS + "TestStaysOpenIf::test_an_alertmanager_has_just_started"),
     ),
     Defence(
         "Alertmanager closes no incident of another sender",
@@ -988,7 +990,7 @@ ONE_REMEDIATION = [
             "incident.external_url not in self._external_urls",
             "False",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_a_sender_that_is_not_configured"),
+        test(RECONCILE_TESTS + "TestStaysOpenIf::test_the_sender_is_not_configured"),
     ),
     Defence(
         "an incident is closed only after gone_after_seconds",
@@ -997,7 +999,7 @@ ONE_REMEDIATION = [
             "self._queried_at - since >= gone_after",
             "True",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_an_alert_that_was_missing_too_briefly"),
+        test(RECONCILE_TESTS + "TestStaysOpenIf::test_the_alert_was_missing_too_briefly"),
     ),
     Defence(
         "a notification that was just received outweighs Alertmanager's answer",
@@ -1007,8 +1009,7 @@ ONE_REMEDIATION = [
             "True",
         ),
         test(
-            RECONCILE_TESTS
-            + "TestOpen::test_a_notification_received_just_before_the_alertmanagers_were_queried"
+            RECONCILE_TESTS + "TestStaysOpenIf::test_a_notification_arrived_just_before_the_query"
         ),
     ),
     Defence(
@@ -1018,7 +1019,7 @@ ONE_REMEDIATION = [
             "alerts.c.last_seen_at < alerts.c.missing_since",
             "is_open()",
         ),
-        test(RECONCILE_TESTS + "TestOpen::test_a_notification_that_is_recorded_during_the_round"),
+        test(RECONCILE_TESTS + "TestStaysOpenIf::test_a_notification_is_recorded_during_the_round"),
     ),
     Defence(
         "an alert that keeps firing starts nothing again",

@@ -67,7 +67,7 @@ class InMemoryAdmission:
         if decision.opens:
             assert self.incident is None, "two incidents are open"
             is_same = previous and previous.episode == decision.episode
-            assert is_new or is_same, f"two incidents have the name {decision.episode}"
+            assert is_new or is_same, f"two incidents share the name {decision.episode}"
             self.opened_at = now
             self.incident = OpenIncident(
                 request_id="r",

@@ -101,7 +101,7 @@ class TestFiring:
         with_late_start = make_incident(sender_starts_at=later(10**6))
         assert decide_alert(firing(start), with_late_start).outcome == "duplicate"
 
-    def test_a_start_that_is_no_time_of_any_clock_counts_as_missing(self):
+    def test_an_implausible_start_counts_as_missing(self):
         far_ahead = firing(later(60.000001) + MAX_CLOCK_ERROR)
         assert decide_alert(far_ahead, OPEN).outcome == "duplicate"
         # A copy that arrives shortly after the resolve may be stale.
@@ -112,7 +112,7 @@ class TestFiring:
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600])
     def test_the_first_start_of_an_incident_never_supersedes_it(self, ahead):
-        """A peer sends an earlier start in between. The clock of the senders may be an hour off."""
+        """A peer sends an earlier start in between. The senders' clocks may be an hour off."""
         state = InMemoryAdmission()
         for seconds, start in ((0, 0), (60, -900), (120, 0), (180, 120)):
             received_at = later(seconds)
@@ -496,10 +496,10 @@ class ReferenceRules:
                 }
         elif incident["outcome"] == "admitted":
             outcome = "duplicate"
-            self.count_notification(start, now)
+            self.update_open_incident(start, now)
         else:
             outcome = self.choose_outcome(start, now, may_start, is_open=True)
-            self.count_notification(start, now)
+            self.update_open_incident(start, now)
             if outcome == "admitted" or (outcome, incident["outcome"]) == (
                 "unconfirmed",
                 "observed",
@@ -509,7 +509,7 @@ class ReferenceRules:
             self.last_admitted = now
         return outcome
 
-    def count_notification(self, start, now):
+    def update_open_incident(self, start, now):
         incident = self.open
         incident["last_seen"] = max(incident["last_seen"], now)
         if incident["sender"] is None:

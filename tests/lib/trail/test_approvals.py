@@ -58,7 +58,7 @@ def expire_and_get_answers(stackstorm, sync_round):
     return stackstorm.answers
 
 
-def test_an_approval_that_nobody_gave_in_time_is_refused(stackstorm, sync_round):
+def test_a_request_for_approval_that_nobody_answers_in_time_is_rejected(stackstorm, sync_round):
     add_inquiry(stackstorm, 1, MINUTES)
     add_inquiry(stackstorm, 2, MINUTES - 1)
     assert expire_and_get_answers(stackstorm, sync_round) == [("i1", {"approve": False})]
@@ -80,7 +80,7 @@ def test_other_inquiries_are_not_answered(stackstorm, sync_round, fields):
     assert expire_and_get_answers(stackstorm, sync_round) == []
 
 
-def test_an_approval_that_cannot_be_ended_does_not_affect_others(stackstorm, sync_round):
+def test_a_request_that_sync_cannot_answer_does_not_affect_others(stackstorm, sync_round):
     add_inquiry(stackstorm, 1)
     add_inquiry(stackstorm, 2)
     stackstorm.errors["respond", "i1"] = StackStormError("no", 403)

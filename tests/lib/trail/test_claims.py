@@ -279,15 +279,15 @@ class TestRelease:
         execute(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
         requested = []
 
-        def statuses(ids):
+        def fetch_statuses(ids):
             requested.extend(ids)
             return {"e2": status_now} if status_now else {}
 
         if is_released:
-            assert len(claims.release(engine, claimed_alert[1], fetch_statuses=statuses)) == 2
+            assert len(claims.release(engine, claimed_alert[1], fetch_statuses=fetch_statuses)) == 2
         else:
             with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
-                claims.release(engine, claimed_alert[1], fetch_statuses=statuses)
+                claims.release(engine, claimed_alert[1], fetch_statuses=fetch_statuses)
         assert requested == ["e2"]
 
     @on_sqlite

@@ -20,7 +20,7 @@ def trail(engine):
     return SyncTrail(engine)
 
 
-def test_a_request_is_completed_when_alert_and_execution_have_ended(trail):
+def test_a_request_is_completed_when_its_alert_is_explained_and_its_execution_has_ended(trail):
     request_id, (row,) = trail.record(alert())
     claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
     trail.stackstorm.run("e1", "running")

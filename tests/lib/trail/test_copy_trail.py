@@ -48,7 +48,7 @@ def sqlite_url(tmp_path):
 
 @pytest.fixture(params=["sqlite to mariadb", "mariadb to sqlite"])
 def urls(request, sqlite_url, mariadb_url):
-    """Return the URLs of a source and of a target of the other kind."""
+    """Return the URLs of a source and a target: one in SQLite, the other in MariaDB."""
     pair = (sqlite_url(), mariadb_url)
     return pair if request.param.startswith("sqlite") else pair[::-1]
 
@@ -111,7 +111,7 @@ def record_sample_trail(engine):
 
 
 def request_change(engine, webhook_request, execution):
-    """Request a change for episode a. Return True if it is granted, as only the first one is."""
+    """Request a change for episode a. Return True if it is granted: only the first one is."""
     config = Config(
         dry_run=False, allowed_hosts=("*",), allowed_actions=("pack.work",), fresh_minutes=0
     )
@@ -226,7 +226,7 @@ class TestCopy:
         assert read_rows(target, alerts)[-1].id > read_rows(source, alerts)[-1].id
 
 
-class TestOneDatabaseInUse:
+class TestOnlyOneDatabaseInUse:
     def test_nothing_is_recorded_in_the_old_database(self, urls, open_database):
         source = open_database(urls[0])
         webhook_request = request(alert(fingerprint="a"))
@@ -343,8 +343,8 @@ class TestOneDatabaseInUse:
         assert read_trail(target) == before
 
 
-class TestInUse:
-    """Changes to the source during the copy reach the target."""
+class TestSourceInUse:
+    """The source is used during the copy, and its changes reach the target."""
 
     def test_changes_during_the_copy_reach_the_target(self, urls, open_database):
         source = open_database(urls[0])
@@ -396,7 +396,7 @@ class TestInUse:
             patch.setattr(copy_trail._Pass, "run", run_and_purge)
             result = copy(*sqlite_urls, False, discard)["tables"]
         assert result["poundcake_alerts"]["rows"] == 0
-        # They are part of the history until the target is purged.
+        # The rows remain part of the history until the target is purged.
         assert read_rows(open_database(sqlite_urls[1]), alerts)
 
     def test_the_source_takes_precedence_over_a_target_that_was_used_before(
@@ -602,21 +602,23 @@ class TestTargetInUse:
 
 
 class TestRefused:
-    """A copy that is not possible is refused with a reason, and nothing is changed."""
+    """An impossible copy is refused with a reason, and changes nothing."""
 
     def expect_refusal(self, source, target, match, in_use=False, error=(CopyError, DatabaseError)):
         with pytest.raises(error, match=match) as caught:
             copy(source, target, in_use, discard)
         return str(caught.value)
 
-    def test_the_same_database(self, urls, open_database):
+    def test_copying_a_database_to_itself_is_refused(self, urls, open_database):
         webhook_request = request(alert(fingerprint="a"))
         for url in urls:
             record(open_database(url), webhook_request)
             self.expect_refusal(url, url, "are the same database")
             assert record(open_database(url), webhook_request)["known"] == 1
 
-    def test_a_copy_of_the_files(self, sqlite_urls, open_database, tmp_path):
+    def test_a_target_that_is_a_copy_of_the_source_files_is_refused(
+        self, sqlite_urls, open_database, tmp_path
+    ):
         source = open_database(sqlite_urls[0])
         source.dispose()
         (tmp_path / "new.sqlite").write_bytes((tmp_path / "old.sqlite").read_bytes())
@@ -626,15 +628,15 @@ class TestRefused:
         self.expect_refusal(*sqlite_urls, "old.sqlite: no such file")
         assert not list(tmp_path.iterdir())
 
-    def test_a_database_without_tables(self, urls, open_database):
+    def test_a_database_without_tables_is_refused(self, urls, open_database):
         database.open_engine(urls[0]).connect().close()
         self.expect_refusal(*urls, "has no tables of PoundCake")
 
-    def test_a_file_that_is_not_a_database(self, sqlite_urls, tmp_path):
+    def test_a_file_that_is_not_a_database_is_refused(self, sqlite_urls, tmp_path):
         (tmp_path / "old.sqlite").write_text("not a database at all" * 100)
         self.expect_refusal(*sqlite_urls, "not a database")
 
-    def test_a_damaged_file(self, sqlite_urls, open_database, tmp_path, monkeypatch):
+    def test_a_damaged_file_is_refused(self, sqlite_urls, open_database, tmp_path, monkeypatch):
         monkeypatch.setattr(copy_trail, "_RETRY_SECONDS", 0)
         source = open_database(sqlite_urls[0])
         for number in range(50):
@@ -647,20 +649,22 @@ class TestRefused:
         path.write_bytes(content)
         self.expect_refusal(*sqlite_urls, "old.sqlite: .*(malformed|not a database)")
 
-    def test_tables_of_a_newer_release(self, urls, open_database):
+    def test_tables_of_a_newer_release_are_refused(self, urls, open_database):
         source = open_database(urls[0])
         with source.begin() as connection:
             connection.execute(text("UPDATE poundcake_meta SET value='99' WHERE name='schema'"))
         self.expect_refusal(*urls, "install the release that created them")
 
-    def test_a_server_that_does_not_answer(self, sqlite_urls, open_database):
+    def test_a_server_that_does_not_answer_is_reported(self, sqlite_urls, open_database):
         record_sample_trail(open_database(sqlite_urls[0]))
         wrong_url = "mysql+pymysql://poundcake:hush-word@127.0.0.1:1/poundcake"
         for source, target in ((sqlite_urls[0], wrong_url), (wrong_url, sqlite_urls[0])):
             assert "hush-word" not in self.expect_refusal(source, target, "127.0.0.1")
         record(open_database(sqlite_urls[0]), request(alert(fingerprint="x")))
 
-    def test_an_incomplete_copy_as_source_or_target(self, sqlite_url, open_database, monkeypatch):
+    def test_an_incomplete_copy_is_refused_as_source_and_as_target(
+        self, sqlite_url, open_database, monkeypatch
+    ):
         record_sample_trail(open_database(sqlite_url("a")))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail._Pass, "run", interrupt)
@@ -671,14 +675,14 @@ class TestRefused:
         self.expect_refusal(sqlite_url("d"), sqlite_url("b"), "an earlier copy is not complete")
         assert copy(sqlite_url("a"), sqlite_url("b"), False, discard)["complete"]
 
-    def test_a_database_whose_trail_was_moved_elsewhere(self, sqlite_url, open_database):
+    def test_a_database_whose_trail_was_moved_elsewhere_is_refused(self, sqlite_url, open_database):
         record_sample_trail(open_database(sqlite_url("a")))
         copy(sqlite_url("a"), sqlite_url("b"), False, discard)
         self.expect_refusal(
             sqlite_url("a"), sqlite_url("c"), "the trail was moved to sqlite:.*b.sqlite"
         )
 
-    def test_a_row_that_the_target_changes(self, sqlite_urls, open_database):
+    def test_a_target_that_changes_a_copied_row_is_refused(self, sqlite_urls, open_database):
         """A trigger in the target changes the rows that are written."""
         record_sample_trail(open_database(sqlite_urls[0]))
         target = open_database(sqlite_urls[1])
@@ -778,14 +782,14 @@ class TestKilled:
             assert len(after[table.name]) == len(before[table.name]) + extra
         assert result["complete"]
 
-    def test_a_copy_killed_after_the_source_was_marked_continues(self, urls, open_database):
+    def test_a_copy_killed_after_the_source_was_marked_can_be_resumed(self, urls, open_database):
         source = open_database(urls[0])
         record_sample_trail(source)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copy_trail, "_unmark_target", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 copy(*urls, False, discard)
-        # Neither database accepts requests, so that no alert looks new to one of them.
+        # Neither database accepts requests, so no alert can look new to either of them.
         for url in urls:
             with pytest.raises(DatabaseError):
                 database.prepare(open_database(url, prepare=False))

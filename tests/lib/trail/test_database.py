@@ -115,39 +115,39 @@ class TestRefused:
             "mysql+pymysql://u:hidden-word@[::1/db",
         ],
     )
-    def test_an_unusable_url(self, url):
+    def test_an_unusable_url_is_refused(self, url):
         error = expect_prepare_error(url)
         assert "hidden-word" not in error
         assert "database_url" in error or "sqlite" in error
 
-    def test_a_server_that_does_not_answer(self):
+    def test_a_server_that_does_not_answer_is_reported(self):
         url = f"mysql+pymysql://u:hush%40word@127.0.0.1:{services.free_port()}/db"
         error = expect_prepare_error(url)
         assert "hush" not in error and "127.0.0.1" in error
         assert "\n" not in error
 
-    def test_a_wrong_password(self, mariadb):
+    def test_a_wrong_password_is_reported(self, mariadb):
         error = expect_prepare_error(
             f"mysql+pymysql://poundcake:hidden-word@127.0.0.1:{mariadb.port}/poundcake_x"
         )
         assert "hidden-word" not in error and "denied" in error.lower()
 
-    def test_a_database_that_does_not_exist(self, mariadb):
+    def test_a_missing_database_is_reported(self, mariadb):
         error = expect_prepare_error(mariadb.url("poundcake_missing"))
         assert mariadb.password not in error and "poundcake_missing" in error
 
-    def test_a_url_without_a_database(self, mariadb):
+    def test_a_url_without_a_database_is_refused(self, mariadb):
         url = mariadb.url("").split("?")[0]
         assert mariadb.password not in expect_prepare_error(url)
 
-    def test_a_path_that_is_a_folder(self, tmp_path):
+    def test_a_path_that_is_a_folder_is_refused(self, tmp_path):
         assert str(tmp_path) in expect_prepare_error(f"sqlite:///{tmp_path}")
 
-    def test_a_file_that_is_not_a_database(self, tmp_path):
+    def test_a_file_that_is_not_a_database_is_refused(self, tmp_path):
         (tmp_path / "x.db").write_bytes(b"no database at all, but long enough to be read" * 30)
         assert "not a database" in expect_prepare_error("sqlite:///{}".format(tmp_path / "x.db"))
 
-    def test_a_path_below_a_file(self, tmp_path):
+    def test_a_path_below_a_file_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("")
         assert "file" in expect_prepare_error(
             "sqlite:///{}".format(tmp_path / "file" / "deep" / "x.db")
@@ -356,7 +356,7 @@ class TestRetryWhileUnavailable:
             database.retry_while_unavailable(work, 45)
         assert 40 < sum(pauses) <= 45
 
-    def test_other_errors_are_final(self):
+    def test_other_errors_are_not_retried(self):
         calls = []
 
         def work():

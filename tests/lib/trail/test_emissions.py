@@ -43,7 +43,7 @@ def test_the_claim_of_a_stopped_endpoint_expires(engine, request_ids):
     shortly_before = NOON + 0.999 * emissions.LEASE
     assert claim(engine, request_ids, SECOND_ENDPOINT, shortly_before) == set()
     assert claim(engine, request_ids, SECOND_ENDPOINT, NOON + emissions.LEASE) == request_ids
-    # When the first endpoint returns, it does not get the claim.
+    # When the first endpoint returns, it does not get the claim back.
     assert claim(engine, request_ids, FIRST_ENDPOINT, NOON + emissions.LEASE) == set()
 
 

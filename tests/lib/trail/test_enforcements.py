@@ -1,4 +1,4 @@
-"""The enforcements of rules are read with few calls to StackStorm."""
+"""Sync reads rule enforcements with few calls to StackStorm."""
 
 from __future__ import annotations
 

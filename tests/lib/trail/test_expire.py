@@ -1,4 +1,4 @@
-"""Incidents without notifications expire if that is configured."""
+"""Incidents without recent notifications expire if `expire_stale_hours` is set."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_an_alert_that_fires_after_the_expiry_opens_another_incident(trail):
 
 
 class TestOutage:
-    """No notifications arrive. If an incident were closed, its alert would be remediated again."""
+    """If an incident expired during an outage, its alert would be remediated again."""
 
     def test_nothing_expires_while_no_notifications_arrive(self, trail):
         trail.record(alert(), seconds=100 * HOUR)

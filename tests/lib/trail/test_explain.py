@@ -1,4 +1,4 @@
-"""Rounds of sync explain emitted alerts by the triggers and executions in StackStorm."""
+"""Rounds of sync explain emitted alerts from the triggers and executions in StackStorm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOUR = 3600
 
 @pytest.fixture
 def database_url(tmp_path):
-    """Use only SQLite: test_sync.py tests an alert from start to end on both databases."""
+    """Use only SQLite: test_sync.py tracks an alert from start to end on both databases."""
     return f"sqlite:///{tmp_path / 'tracking.db'}"
 
 
@@ -34,7 +34,7 @@ def trail(engine):
 
 @pytest.fixture
 def running_trail(trail):
-    """Return a trail with an alert whose workflow, execution e1, runs and has a link task."""
+    """Return a trail with an alert whose workflow, execution e1, is running and has a link task."""
     trail.request_id, (trail.alert,) = trail.record(alert())
     trail.stackstorm.enforce(trail.stackstorm.emit(trail.alert, trail.request_id), "e1")
     trail.stackstorm.run("e1", "running", links=True)
@@ -173,7 +173,7 @@ class TestExecutions:
         assert running_trail.rows(links) == [] and running_trail.completed == [True]
 
     def test_an_execution_refused_for_an_earlier_claim_is_explained(self, trail):
-        """The workflow of the original request claimed the episode before the one of the replay."""
+        """The workflow of the original request claimed the episode before that of the replay."""
         original_id, (original_row,) = trail.record(alert(), seconds=3000)
         replay_id = replay_request(trail.engine, Config(), original_id)["request_id"]
         row = trail.rows(alerts)[-1]
@@ -350,7 +350,7 @@ class TestRetries:
         assert ("the incident ended at 20" in row.explanation_reason) is (explanation == "ended")
 
     def test_an_old_alert_that_was_recorded_only_now_is_not_given_up(self, trail):
-        """After an outage of a day, alerts from the journal are not given up immediately."""
+        """After a day-long outage, alerts from the journal are not given up immediately."""
         trail.record(alert())
         trail.change(alerts, created_at=ago(25 * HOUR))
         trail.sync()
@@ -433,7 +433,7 @@ class TestFailures:
 
     def test_alerts_skipped_for_lack_of_time_come_first_in_the_next_round(self, trail, monkeypatch):
         class Deadline:
-            """A deadline that passes after two enforcements were requested."""
+            """A deadline that passes once two enforcements have been requested."""
 
             def __init__(self, seconds):
                 pass

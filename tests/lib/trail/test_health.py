@@ -1,4 +1,4 @@
-"""The health report of an action, with and without an answer from the endpoint."""
+"""An action reports the health with or without an answer from the endpoint."""
 
 from __future__ import annotations
 
@@ -66,16 +66,16 @@ def test_a_failing_component_is_explained(engine):
 class TestDifferences:
     """Actions get the registered configuration; the endpoint may not have applied it yet."""
 
-    def endpoint_answer(self, **config):
+    def make_endpoint_answer(self, **config):
         return {"configuration": {"problem": "", "in_force": Config(**config).settings}}
 
     def test_the_same_configuration_has_no_differences(self):
-        result = health.add_differences(self.endpoint_answer(port=1), Config(port=1))
+        result = health.add_differences(self.make_endpoint_answer(port=1), Config(port=1))
         assert result["configuration"]["differences"] == {}
 
     def test_each_key_that_differs_is_shown_with_both_values(self):
         result = health.add_differences(
-            self.endpoint_answer(allowed_hosts=("web-1",)), Config(dry_run=False)
+            self.make_endpoint_answer(allowed_hosts=("web-1",)), Config(dry_run=False)
         )["configuration"]["differences"]
         assert result == {
             "dry_run": {"endpoint": True, "actions": False},
@@ -84,19 +84,20 @@ class TestDifferences:
 
     def test_secrets_are_not_compared(self):
         secrets = {"auth_tokens": ("a",), "basic_auth": "a:b", "st2_api_key": "c"}
-        result = health.add_differences(self.endpoint_answer(), Config(**secrets))
+        result = health.add_differences(self.make_endpoint_answer(), Config(**secrets))
         assert result["configuration"]["differences"] == {}
 
     def test_invalid_remediations_degrade_the_health_that_an_action_reports(self):
         errors = ("remediations, entry 1: must be a mapping with name, match and mode",)
-        answer = {"status": "ok", **self.endpoint_answer()}
+        answer = {"status": "ok", **self.make_endpoint_answer()}
         answer["configuration"]["remediation_errors"] = ["found by the endpoint"]
         result = health.add_differences(answer, Config(remediation_errors=errors))
         assert result["status"] == "degraded"
         assert result["configuration"]["remediation_errors"] == ["found by the endpoint", *errors]
         assert health.add_differences(answer, Config())["status"] == "ok"
 
-    def test_an_older_endpoint_does_not_report_its_configuration(self):
+    def test_an_answer_without_a_configuration_is_unchanged(self):
+        """An older endpoint does not report its configuration."""
         assert health.add_differences({"status": "ok"}, Config()) == {"status": "ok"}
 
 

@@ -52,7 +52,7 @@ def live_config(**settings):
 
 
 def host_alert(number, **labels):
-    """Return a firing alert of the host web-<number>."""
+    """Return a firing alert for the host web-<number>."""
     return alert(fingerprint=f"f{number}", labels={"instance": f"web-{number}:9100", **labels})
 
 
@@ -185,7 +185,7 @@ class TestInFlight:
         assert read_rows(engine)[0].per_value == "rack=r12"
         assert hosts.reserve(2, **per_rack).refusal == "per_label_in_flight"
 
-    def test_an_unextended_lease_expires(self, hosts):
+    def test_a_lease_that_is_not_extended_expires(self, hosts):
         assert hosts.reserve().may_change
         parameters = {"config": {"fresh_minutes": 0}, "execution": "e9"}
         lease = int(change_rows.LEASE.total_seconds())
@@ -352,7 +352,7 @@ class TestEpisodes:
         assert hosts.reserve(at=310, execution="e9", config=no_cooldown).may_change
         assert [row.attempt for row in read_rows(engine)] == [1, 2]
 
-    def test_release_refuses_while_the_change_may_run(self, engine, hosts):
+    def test_a_release_is_refused_while_the_change_may_be_running(self, engine, hosts):
         claims.link(engine, hosts.request_id, episode("f0"), WORKFLOW, "e0")
         assert hosts.reserve().may_change
         with database.transaction(engine) as connection:
@@ -383,7 +383,9 @@ class TestBreaker:
             assert hosts.reserve(number, at=120 + number, remediation="web").may_change
             hosts.finish(f"e{number}", ending, at=180 + number)
 
-    def test_the_breaker_opens_after_three_failures_until_it_is_released(self, engine, hosts):
+    def test_the_breaker_opens_after_three_failures_and_stays_open_until_it_is_released(
+        self, engine, hosts
+    ):
         self.end_changes(hosts)
         decision = hosts.reserve(3, remediation="web", at=300)
         assert decision.refusal == "breaker"
@@ -620,7 +622,7 @@ class TestHostDownActions:
 
     @pytest.fixture(autouse=True)
     def checked_hosts(self, monkeypatch):
-        """Let every host have the state `state`, and return the hosts that are checked."""
+        """Give every host the state `self.state`, and return the list of hosts that are checked."""
 
         def check_host(host, ports, wait):
             hosts.append((host, ports))

@@ -272,7 +272,7 @@ class TestFromEveryRelease:
         assert database.pending(engine) == ""
         assert database.migrate(engine, pytest.fail) == []
 
-    def test_the_cooldown_of_a_host_outlasts_the_upgrade(self, engine, create_tables):
+    def test_the_cooldown_of_a_host_survives_the_upgrade(self, engine, create_tables):
         """Release 0.2.0 stored no hosts. The upgrade adds them where they may cause a cooldown."""
         create_tables(4)
         insert_sample_rows(engine)
@@ -624,7 +624,7 @@ class TestKilled:
 
     @on_sqlite
     @pytest.mark.parametrize("limit", [1, 6, 12, 18, 24, 30, 36])
-    def test_on_sqlite_tables_and_indexes_are_separate_transactions(
+    def test_on_sqlite_tables_and_indexes_are_migrated_in_separate_transactions(
         self, engine, create_tables, current_structure, limit, tmp_path
     ):
         create_tables(1)
@@ -725,7 +725,7 @@ class TestProcesses:
         )
         assert spawn(code, database_url).communicate(timeout=60)[0] == ""
 
-    def test_the_code_may_be_in_a_linked_folder_of_any_name(self, tmp_path, spawn):
+    def test_the_code_may_be_in_a_symlinked_folder_with_any_name(self, tmp_path, spawn):
         (tmp_path / "100%s %(here)s").mkdir()
         link = tmp_path / "100%s %(here)s" / "lib"
         link.symlink_to(LIB)

@@ -50,7 +50,7 @@ def test_each_status_is_mirrored(trail, status):
     assert before.status == status and before.rule == "pack.rule"
     assert bool(before.end_timestamp) is (status in TERMINAL)
     assert trail.one(links).st2_rule_ref == "pack.rule"
-    # An ended execution never becomes open again.
+    # An execution that has ended never becomes open again.
     trail.stackstorm.run("e1", "resuming")
     mirror_once(trail)
     with database.transaction(trail.engine) as connection:
@@ -69,7 +69,7 @@ def test_the_output_of_a_workflow_is_mirrored(trail):
     assert (execution.dry_run, execution.mutated, execution.verified) == (True, False, None)
 
 
-def test_an_execution_that_stackstorm_has_deleted_is_gone(trail):
+def test_an_execution_that_stackstorm_has_deleted_is_recorded_as_gone(trail):
     mirror_once(trail)
     execution = trail.one(executions)
     assert (execution.status, execution.error) == (
@@ -80,7 +80,7 @@ def test_an_execution_that_stackstorm_has_deleted_is_gone(trail):
     assert mirror_once(trail)[0] == 0 and len(trail.stackstorm.calls) == calls
 
 
-def test_an_execution_missing_from_a_list_is_not_gone(trail):
+def test_an_execution_missing_from_a_list_is_not_recorded_as_gone(trail):
     trail.stackstorm.run("e1", "paused")
     trail.stackstorm.unlisted.add("e1")
     mirror_once(trail)

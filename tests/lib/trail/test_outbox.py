@@ -138,7 +138,7 @@ class TestEndOfChanges:
         trail.link()
         trail.reserve(evidence=("/var is 93% full", "the alert is firing"))
         trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": {"verified": True}})
-        trail.sync()  # its workflow did not report
+        trail.sync()  # the workflow did not report its result
         trail.change(changes, ended_at=ago(15 * 60 + 1))
         trail.sync()
         (payload,) = trail.read_payloads()
@@ -236,7 +236,7 @@ class TestEndWithoutChange:
         assert (payload["result"], payload["message"]) == (result, "why")
         assert payload["remediation"] == WORKFLOW
 
-    def test_the_evidence_in_the_report_of_a_workflow_is_in_its_event(self, trail):
+    def test_an_event_contains_the_evidence_from_the_report_of_its_workflow(self, trail):
         trail.link()
         evidence = {"before": {"detail": "web-0 answers"}, "cpu>90": "5% busy", "after": {"x": 1}}
         output = {**OUTPUT, "stage": "evidence", "evidence": evidence}
@@ -277,7 +277,7 @@ class TestEndWithoutChange:
         assert payload["retry_at"] == (format_timestamp(retry_at) if is_retried else "")
         assert bool(retry_at) is is_retried
 
-    def test_an_end_that_is_known_at_the_start_is_reported_when_the_workflow_is_linked(self, trail):
+    def test_a_result_known_at_the_start_is_reported_when_the_workflow_is_linked(self, trail):
         episode = trail.incidents[0].episode
         ending = Ending(EndResult.DRY_RUN, trail.request_id, episode, "e0", "nginx", message="why")
         assert claims.link_ended(trail.engine, "poundcake.remediate", ending)["claimed"]
@@ -304,13 +304,13 @@ class TestLimits:
         trail = HostTrail(engine, 3)
         storm_limit = {"storm_limit": 1}
 
-        def pass_time(minutes):
+        def set_event_age(minutes):
             trail.change(events, at=ago(60 * minutes))
 
         trail.reserve(0, config=storm_limit)
-        pass_time(50)
+        set_event_age(50)
         trail.reserve(1, config=storm_limit)
-        pass_time(90)
+        set_event_age(90)
         trail.reserve(2, config=storm_limit)
         assert len(trail.read_payloads("limit_reached")) == 1
         trail.change(events, at=ago(4000), repeated_at=ago(3601))

@@ -49,7 +49,7 @@ def execute(engine, *statements):
 
 
 def record_ended(engine, *requests):
-    """Record requests, and let each end at the time of its receipt."""
+    """Record requests, and mark each as ended at the time of its receipt."""
     record_requests(engine, Config(), requests)
     ids = [r.request_id for r in requests]
     call_ids = select(api_calls.c.id).where(api_calls.c.request_id.in_(ids)).scalar_subquery()
@@ -547,12 +547,12 @@ class TestConcurrentRecording:
 class TestRefused:
     @on_sqlite
     @pytest.mark.parametrize("days", [0, -1, 36_501])
-    def test_days_out_of_bounds(self, engine, days):
+    def test_days_out_of_bounds_are_refused(self, engine, days):
         with pytest.raises(PurgeError, match="older_than_days: must be 1 to 36500"):
             run_purge(engine, days)
 
-    def test_a_clock_that_is_months_ahead(self, engine, monkeypatch):
-        """By this clock, the whole history is old. On SQLite, it is also the database's clock."""
+    def test_a_purge_is_refused_if_the_local_clock_is_months_ahead(self, engine, monkeypatch):
+        """By this clock, the whole history is old. On SQLite, the database uses the same clock."""
         record_ended(engine, firing_request(), firing_request("Newer", NEWER))
         ahead = datetime.now(timezone.utc) + timedelta(days=120)
         monkeypatch.setattr(clock, "local_now", lambda: ahead)
@@ -587,7 +587,9 @@ class TestRefused:
 
     @on_mariadb
     @pytest.mark.parametrize("days", [120, -120])
-    def test_a_database_server_whose_clock_is_wrong(self, engine, monkeypatch, days):
+    def test_a_purge_is_refused_if_the_clock_of_the_database_server_is_wrong(
+        self, engine, monkeypatch, days
+    ):
         record_ended(engine, firing_request(), firing_request("Newer", NEWER))
         wrong_time = datetime.now(timezone.utc) + timedelta(days=days)
         monkeypatch.setattr(clock, "database_now", lambda connection: wrong_time)
@@ -596,7 +598,7 @@ class TestRefused:
         assert count_rows(engine)[:2] == [2, 2]
 
     @on_sqlite
-    def test_a_history_without_recent_requests(self, engine):
+    def test_a_purge_that_would_leave_no_recent_request_is_refused(self, engine):
         record_ended(engine, firing_request(), firing_request("Newer", NEWER))
         execute(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
         with pytest.raises(PurgeError, match="older than 7 days would remain: .* received at 20"):
@@ -607,7 +609,7 @@ class TestRefused:
     def test_a_request_from_the_future_does_not_count_as_recent(self, engine):
         """An endpoint's clock was ahead, which proves nothing about the database's clock."""
         record_ended(engine, firing_request(), firing_request("Ahead"))
-        # Before 0.3.0, such a time was recorded unchanged.
+        # Before 0.3.0, a time in the future was recorded unchanged.
         ahead = api_calls.c.body.contains("Ahead")
         execute(engine, update(api_calls).where(ahead).values(created_at=NOW + timedelta(days=400)))
         execute(engine, api_calls.delete().where(api_calls.c.request_id == LAST_WEEK.request_id))
@@ -615,7 +617,7 @@ class TestRefused:
             run_purge(engine)
 
     @on_sqlite
-    def test_a_retention_shorter_than_the_cooldown(self, engine):
+    def test_a_retention_shorter_than_the_cooldown_is_refused(self, engine):
         record_ended(engine, firing_request(), firing_request("Recent", NOW - timedelta(days=2)))
         with pytest.raises(PurgeError, match="older_than_days: must be 3 or more.*cooldown_second"):
             run_purge(engine, 2, cooldown_seconds=2 * 86_400 + 1)

@@ -1,6 +1,6 @@
-"""Open incidents are compared with the alerts that the Alertmanagers hold.
+"""Sync compares open incidents with the alerts that the Alertmanagers hold.
 
-An incident is closed only if all conditions are met. Each test in TestOpen violates one of them.
+Sync closes an incident only if all conditions are met. Each test in TestStaysOpenIf violates one.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class TestGone:
         assert len({row.episode for row in trail.rows(alerts)}) == 2
 
 
-class TestOpen:
+class TestStaysOpenIf:
     """If one condition for closing the incident is not met, it stays open."""
 
     @pytest.fixture(autouse=True)
@@ -110,24 +110,24 @@ class TestOpen:
         yield
         assert trail.read_states()["HostDown"] == "open"
 
-    def test_an_alert_that_is_held(self, trail):
+    def test_the_alert_is_held(self, trail):
         trail.primary.hold("HostDown")
         for _ in range(3):
             trail.run_round(GONE_AFTER)
 
-    def test_an_alert_that_only_the_second_alertmanager_holds(self, trail):
+    def test_only_the_second_alertmanager_holds_the_alert(self, trail):
         trail.alertmanagers.append(FakeAlertmanager("http://am-2.example").hold("HostDown"))
         for _ in range(3):
             trail.run_round(GONE_AFTER)
 
-    def test_an_alert_that_was_missing_too_briefly(self, trail):
+    def test_the_alert_was_missing_too_briefly(self, trail):
         trail.run_round()
         trail.run_round(GONE_AFTER - 1)
 
-    def test_an_alert_that_was_missing_in_only_one_round(self, trail):
+    def test_the_alert_was_missing_in_only_one_round(self, trail):
         trail.run_round(10 * GONE_AFTER)
 
-    def test_an_alert_that_was_held_in_a_round_in_between(self, trail):
+    def test_the_alert_was_held_in_a_round_in_between(self, trail):
         trail.run_round()
         trail.primary.hold("HostDown")
         trail.run_round(GONE_AFTER / 2)
@@ -135,7 +135,7 @@ class TestOpen:
         trail.run_round(GONE_AFTER / 2)
 
     @pytest.mark.parametrize("broken", ["alerts", "status"])
-    def test_an_alertmanager_that_does_not_answer(self, trail, broken):
+    def test_an_alertmanager_does_not_answer(self, trail, broken):
         trail.alertmanagers.append(FakeAlertmanager("http://am-2.example"))
         trail.run_round()
         trail.alertmanagers[1].failing_methods.add(broken)
@@ -144,40 +144,40 @@ class TestOpen:
         assert counts.problems == (problem,)
         assert trail.read_open_work().monitoring_problem == problem
 
-    def test_an_alertmanager_that_never_answered(self, trail):
+    def test_no_alertmanager_answered_in_the_first_round(self, trail):
         trail.primary.failing_methods.add("alerts")
         trail.run_round()
         trail.primary.failing_methods.clear()
         trail.run_round(GONE_AFTER)
 
-    def test_an_alertmanager_that_has_just_started(self, trail):
+    def test_an_alertmanager_has_just_started(self, trail):
         trail.run_round()
         trail.primary.uptime = timedelta(seconds=GONE_AFTER - 1)
         trail.run_round(GONE_AFTER)
 
-    def test_a_sender_that_is_not_configured(self, trail):
+    def test_the_sender_is_not_configured(self, trail):
         trail.notify("HostDown", externalURL="http://grafana.example")
         for _ in range(3):
             trail.run_round(GONE_AFTER)
 
-    def test_a_sender_without_an_external_url(self, trail):
+    def test_the_sender_has_no_external_url(self, trail):
         trail.change(alerts, external_url="")
         for _ in range(3):
             trail.run_round(GONE_AFTER)
 
-    def test_a_notification_between_the_two_rounds(self, trail):
+    def test_a_notification_is_received_between_the_two_rounds(self, trail):
         trail.run_round()
         trail.now += timedelta(seconds=GONE_AFTER / 2)
         trail.notify("HostDown")
         trail.run_round(GONE_AFTER / 2)
 
-    def test_a_notification_received_just_before_the_alertmanagers_were_queried(self, trail):
+    def test_a_notification_arrived_just_before_the_query(self, trail):
         """The time of receipt comes from the endpoint's clock, which may be some seconds behind."""
         trail.notify("HostDown")
         trail.run_round(1)
         trail.run_round(GONE_AFTER)
 
-    def test_a_notification_that_is_recorded_during_the_round(self, trail):
+    def test_a_notification_is_recorded_during_the_round(self, trail):
         trail.run_round()
 
         def status():
@@ -292,7 +292,7 @@ class TestSilences:
         trail.run_round()
         assert trail.one().silence_id is None
 
-    def test_the_silence_during_a_change_is_not_that_of_a_person(self, trail):
+    def test_a_silence_that_a_change_created_does_not_count(self, trail):
         comment = ChangeSilence("e1", "nginx", "linux.service", {}, 20).comment
         trail.primary.silence(comment=comment)
         assert trail.run_round(60).silenced == 0
@@ -304,7 +304,7 @@ class TestSilences:
         trail.run_round()
         assert trail.one().silenced_by == "ben"
 
-    def test_a_silence_of_any_alertmanager_counts(self, trail):
+    def test_a_silence_in_any_alertmanager_counts(self, trail):
         second = FakeAlertmanager("http://am-2.example").hold("HostDown")
         second.silence("ben", self.UNTIL + timedelta(hours=1))
         trail.alertmanagers.append(second)

@@ -24,7 +24,7 @@ from tests.lib.trails import database_time, disable_fsync, in_parallel, on_maria
 
 
 def record(engine, *requests, now=None, **config):
-    """Record requests at the time of the newest receipt, unless `now` is given."""
+    """Record requests at the time `now`, which defaults to the time of the newest receipt."""
     with database_time(now or max(webhook_request.received_at for webhook_request in requests)):
         config.setdefault("cooldown_seconds", 0)
         return record_requests(engine, Config(**config), requests)
@@ -169,7 +169,7 @@ class TestText:
         assert row.alert_name == "?"
 
     def test_a_large_body_with_a_lone_surrogate_is_recorded(self, engine):
-        """5 MiB of text must fit into a packet of 16 MiB for MariaDB."""
+        """For MariaDB, 5 MiB of text must fit into a packet of 16 MiB."""
         text = "🍰" * (5 * 2**20 // 4)
         body = json.dumps(webhook(alert("Big", annotations={"text": text})), ensure_ascii=False)
         body = body.replace('"text": "', '"text": "\\ud800')
@@ -189,7 +189,7 @@ class TestText:
         "payload, named_part",
         [
             (webhook(alert(), groupKey="'" * (3 << 20)), "the request"),
-            # The database stores it as escaped JSON, which is four times as long as in the body.
+            # The alert is stored as escaped JSON, more than three times as long as in the body.
             (webhook(alert(annotations={"x": {"y": "🍰" * 400_000}})), r"alerts\[0\]"),
         ],
         ids=["request", "alert"],
@@ -321,7 +321,7 @@ class TestOutcomes:
         assert read_rows(engine)[1].reason.startswith("late")
 
     def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(self, engine):
-        """Another Alertmanager sent a stale copy, or Prometheus was down and has returned."""
+        """Another Alertmanager sent a stale copy, or Prometheus was down and is back."""
         record(engine, request(alert()))
         resolve = alert(status="resolved", ends_at=later(60))
         record(engine, request(resolve, received_at=later(70)))
@@ -423,7 +423,7 @@ class TestOutcomes:
     def test_a_resolve_closes_an_incident_whose_start_is_far_in_the_future(
         self, engine, start_in_resolve
     ):
-        """The start used to be later than every end, so every later firing was a duplicate."""
+        """If the start were kept, every end would be earlier, and the incident would stay open."""
         firing = alert(startsAt="2999-01-01T00:00:00Z")
         resolve = alert(status="resolved", startsAt=start_in_resolve, endsAt=iso(later(60)))
         record(engine, request(firing))
@@ -506,7 +506,7 @@ class TestOutcomes:
     def test_receivers_are_listed_with_their_names_from_alertmanagers_configuration(
         self, engine, name
     ):
-        r"""Alertmanager sends it as a regular expression: ``web\\.hook``."""
+        r"""Alertmanager sends the name as a regular expression: ``web\\.hook``."""
         webhook_request = request(alert(), receiver=re.sub(r"([.+\\])", r"\\\1", name))
         record(engine, webhook_request, receivers=(name,))
         assert read_outcomes(engine) == ["admitted"]
@@ -792,7 +792,7 @@ class TestConcurrency:
 
     @on_mariadb
     @pytest.mark.parametrize("batch_contains_first", [True, False])
-    def test_a_concurrent_recording_by_another_endpoint_is_noticed(
+    def test_a_concurrent_recording_by_another_endpoint_is_detected(
         self, engine, monkeypatch, batch_contains_first
     ):
         """The other endpoint opens the incident after this one has found none."""
@@ -815,8 +815,8 @@ class TestConcurrency:
         assert [call.error for call in read_rows(engine, api_calls)] == [None, None]
 
 
-class TestLists:
-    """A batch has the same effect as its requests one by one, but needs fewer statements."""
+class TestBatches:
+    """Recording a batch is like recording its requests one by one, but takes fewer statements."""
 
     ALERT_FIELDS = st.fixed_dictionaries(
         {
@@ -958,7 +958,7 @@ class TestLists:
             (lambda: [{}] * 3000, {"malformed": 3000}),
         ],
     )
-    def test_thousands_of_equal_alerts_in_one_payload_are_recorded(
+    def test_thousands_of_identical_alerts_in_one_payload_are_recorded(
         self, engine, make_alerts, expected
     ):
         assert record(engine, request(*make_alerts()))["outcomes"] == expected

@@ -27,7 +27,7 @@ NOW = None
 
 @pytest.fixture(autouse=True)
 def set_now():
-    """Set NOW when the test starts. The time of the import may be long ago."""
+    """Set NOW when a test starts, because this module may have been imported long before."""
     global NOW
     NOW = datetime.datetime.now(UTC).replace(microsecond=0)
 
@@ -125,7 +125,7 @@ def test_a_replay_takes_over_the_open_incident(engine):
         original_row.starts_at,
         1,
     )
-    # One execution works, regardless of which of the two requests started it.
+    # Only one execution gets the claim, regardless of which of the two requests started it.
     assert try_claim(engine, original_id, "e1")
     assert not try_claim(engine, replay_id, "e2")
     # Later notifications refer to the same incident.
@@ -323,11 +323,11 @@ def test_an_alert_that_was_malformed_before_is_decided_like_a_new_one(engine, mo
     """An older release may have accepted fewer payloads."""
     decide = admission.decide
 
-    def decide_narrowly(parsed_alert, *args):
+    def decide_as_malformed(parsed_alert, *args):
         return decide(dataclasses.replace(parsed_alert, problem="alerts[0]: unknown"), *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(admission, "decide", decide_narrowly)
+        patch.setattr(admission, "decide", decide_as_malformed)
         original_id = record(engine, firing())
     assert [row.outcome for row in read_rows(engine)] == ["malformed"]
     assert replay(engine, original_id)["outcomes"] == {"admitted": 1}

@@ -1,4 +1,4 @@
-"""A refused change whose refusal ends by itself is tried again, and never twice."""
+"""A change is retried if its refusal ends by itself, but it is never made twice."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ LIVE = Config(
     host_cooldown_seconds=0,
     power_cooldown_seconds=0,
 )
-# Each of three incidents is one too many.
+# Three incidents exceed this limit.
 STORM = {"storm_limit": 2}
 TIMEOUT = StackStormError("Read timed out", timed_out=True)
 CONNECTION_REFUSED = StackStormError("connection refused", unsent=True)
 
 
 class RefusedTrail(SyncTrail):
-    """A trail with the incident web-0, whose workflow e0 was refused its change by a storm."""
+    """A trail with an incident of web-0, whose workflow e0 was refused its change in a storm."""
 
     def __init__(self, engine):
         super().__init__(engine)
@@ -69,7 +69,7 @@ class RefusedTrail(SyncTrail):
         self.end("e0")
 
     def start(self, execution, **options):
-        """Start a workflow for the incident, which requests the claim."""
+        """Start a workflow for the incident. Return True if it gets the claim."""
         self.stackstorm.run(execution, "running", WORKFLOW)
         return claims.link(
             self.engine, self.request_id, self.episode, ACTION, execution, **options
@@ -104,7 +104,7 @@ class RefusedTrail(SyncTrail):
         return self.rows(changes)
 
     def has_open_retry(self):
-        """Return whether the refusal is open work, apart from everything else that is open."""
+        """Return True if the refusal itself counts as open work."""
         with database.reading(self.engine) as connection:
             with_retries = open_work(connection).count
             with mock.patch("poundcake.trail.open_work.is_due_for_retry", lambda now: (False,)):
@@ -144,7 +144,7 @@ class TestRetry:
         assert trail.reserve("again-1").may_change
         assert not trail.start("e2")
 
-    def test_the_retry_is_in_the_audit(self, trail):
+    def test_the_retry_is_audited(self, trail):
         trail.pass_time()
         trail.sync()
         (entry,) = trail.read_retries()
@@ -219,7 +219,7 @@ class TestKinds:
             Refusal.SILENCED,
         }
 
-    def test_a_workflow_that_may_not_be_started_again_is_not(self, trail):
+    def test_a_workflow_that_may_not_be_started_again_is_not_retried(self, trail):
         request = ChangeRequest(trail.request_id, trail.episode, ACTION, "e0")
         config = Config(**{**LIVE.__dict__, **STORM})
         assert safety.reserve(trail.engine, config, request).refusal is Refusal.STORM
@@ -250,7 +250,7 @@ class TestKinds:
 
 
 class TestConditions:
-    """A due refusal is tried again only if nothing else has happened."""
+    """A due change is retried only if nothing has happened that rules it out."""
 
     @pytest.fixture
     def due_trail(self, trail):
@@ -262,24 +262,24 @@ class TestConditions:
         assert trail.sync().retried == 0
         assert trail.stackstorm.re_runs == []
 
-    def test_an_ended_incident(self, due_trail):
+    def test_the_end_of_the_incident_prevents_a_retry(self, due_trail):
         due_trail.change(
             alerts, alerts.c.episode == due_trail.episode, open_fingerprint=None, closed_at=ago(1)
         )
         self.check_nothing_is_tried_again(due_trail)
 
-    def test_a_closed_incident(self, due_trail):
+    def test_closing_the_incident_prevents_a_retry(self, due_trail):
         interventions.close(due_trail.engine, ANNA, "gone", due_trail.episode)
         self.check_nothing_is_tried_again(due_trail)
 
-    def test_an_acknowledged_incident_until_the_acknowledgement_is_withdrawn(self, due_trail):
+    def test_an_acknowledgement_prevents_a_retry_until_it_is_withdrawn(self, due_trail):
         interventions.acknowledge(due_trail.engine, ANNA, due_trail.episode)
         self.check_nothing_is_tried_again(due_trail)
         interventions.acknowledge(due_trail.engine, ANNA, due_trail.episode, undo=True)
         assert due_trail.sync().retried == 1
 
     @pytest.mark.parametrize("until, retried", [(None, 0), (ago(-3600), 0), (ago(60), 1)])
-    def test_a_silenced_incident_until_the_silence_ends(self, due_trail, until, retried):
+    def test_a_silence_prevents_a_retry_until_it_ends(self, due_trail, until, retried):
         due_trail.change(alerts, silence_id="s1", silenced_until=until)
         assert due_trail.has_open_retry() is bool(retried)
         # Without Alertmanagers, other steps of a round would remove the silence.
@@ -287,17 +287,17 @@ class TestConditions:
         count = retry_refused.retry_refused(sync_round, due_trail.stackstorm, LIVE, Deadline(10))
         assert count == retried
 
-    def test_a_pause_until_it_ends(self, due_trail):
+    def test_a_pause_prevents_a_retry_until_it_ends(self, due_trail):
         pause(due_trail.engine, ANNA, "maintenance")
         self.check_nothing_is_tried_again(due_trail)
         resume(due_trail.engine, ANNA)
         assert due_trail.sync().retried == 1
 
-    def test_a_forced_replay_is_a_newer_attempt(self, due_trail):
+    def test_a_forced_replay_prevents_a_retry(self, due_trail):
         replay.replay_request(due_trail.engine, LIVE, due_trail.request_id, force=True)
         self.check_nothing_is_tried_again(due_trail)
 
-    def test_a_later_decision(self, due_trail):
+    def test_a_later_decision_prevents_a_retry(self, due_trail):
         assert not due_trail.reserve("e1", denied_hosts=("web-0",)).may_change
         self.check_nothing_is_tried_again(due_trail)
 
@@ -307,7 +307,7 @@ class TestConditions:
         assert due_trail.sync().retried == 1
 
     @pytest.mark.parametrize("hours, retried", [(23, 1), (25, 0)])
-    def test_the_first_refusal_was_a_day_ago(self, due_trail, hours, retried):
+    def test_a_change_is_retried_for_at_most_a_day(self, due_trail, hours, retried):
         assert not due_trail.reserve("e1", **STORM).may_change
         due_trail.end("e1")
         due_trail.change(changes, changes.c.st2_execution_id == "e0", decided_at=ago(3600 * hours))
@@ -315,7 +315,7 @@ class TestConditions:
         assert due_trail.has_open_retry() is bool(retried)
         assert due_trail.sync().retried == retried
 
-    def test_a_workflow_that_has_not_ended(self, due_trail):
+    def test_a_workflow_is_not_retried_before_it_has_ended(self, due_trail):
         due_trail.stackstorm.run("e0", "running", WORKFLOW)
         assert due_trail.sync().retried == 0
         self.check_nothing_is_tried_again(due_trail)
@@ -355,7 +355,7 @@ class TestNeverTwice:
         return trail
 
     @pytest.mark.parametrize("error", [CONNECTION_REFUSED, refusal(403), refusal(404)])
-    def test_after_a_definite_failure_it_is_tried_again_later(self, due_trail, error):
+    def test_after_a_definite_failure_the_change_is_retried_later(self, due_trail, error):
         due_trail.stackstorm.errors["re_run"] = error
         try:
             assert due_trail.sync().problems[0].startswith("execution e0 was not started again:")
@@ -371,7 +371,7 @@ class TestNeverTwice:
         assert due_trail.sync().retried == 1
 
     @pytest.mark.parametrize("error", [TIMEOUT, refusal(500), OUTAGE, refusal(504)])
-    def test_after_an_unknown_outcome_it_is_not_tried_again(self, due_trail, error):
+    def test_after_an_unknown_outcome_the_change_is_not_retried(self, due_trail, error):
         due_trail.stackstorm.errors["re_run"] = error
         try:
             assert due_trail.sync().problems[0].startswith("execution e0 was not started again:")
@@ -389,7 +389,7 @@ class TestNeverTwice:
         assert due_trail.stackstorm.re_runs == ["e0"]
 
     def test_a_round_that_has_lost_its_lease_starts_nothing(self, due_trail):
-        """It read the refusal before, for example because its machine was suspended."""
+        """It loses its lease after reading the refusal, for example because its machine is suspended."""
         find_due = retry_refused._find_due
 
         def find_and_lose_lease(connection):
@@ -404,11 +404,11 @@ class TestNeverTwice:
 
     def test_a_refusal_that_another_round_has_marked_is_not_marked_again(self, due_trail):
         def sync_first(connection):
-            found = due_trail_find(connection)
+            found = find_due(connection)
             due_trail.change(changes, retried_at=ago(0))
             return found
 
-        due_trail_find = retry_refused._find_due
+        find_due = retry_refused._find_due
         with mock.patch.object(retry_refused, "_find_due", sync_first):
             assert due_trail.sync().retried == 0
         assert due_trail.stackstorm.re_runs == []
@@ -431,10 +431,10 @@ class TestNeverTwice:
         for _ in range(2):
             due_trail.sync()
             due_trail.pass_time(60)
-        # The transaction of the mark was rolled back, so nothing had happened.
+        # A crash during the mark rolls its transaction back, so the next round retries the change.
         assert due_trail.stackstorm.re_runs == ["e0"]
 
-    def test_a_crash_between_the_mark_and_the_request_costs_the_retry(self, due_trail):
+    def test_a_crash_between_the_mark_and_the_request_prevents_the_retry(self, due_trail):
         with mock.patch.object(due_trail.stackstorm, "re_run", side_effect=KeyboardInterrupt):
             with pytest.raises(KeyboardInterrupt):
                 due_trail.sync()
@@ -521,7 +521,7 @@ class TestViews:
         assert "; it was tried again at 20" in why_text
         assert "retry of e0 (storm): started again as again-1, by poundcake.sync" in why_text
 
-    def test_the_views_show_no_retry_that_is_not_going_to_happen(self, trail):
+    def test_the_views_show_no_retry_that_will_not_happen(self, trail):
         interventions.acknowledge(trail.engine, ANNA, trail.episode)
         (change,), why_text = self.read_why(trail)
         assert "retry_at" not in change and "tried again" not in why_text

@@ -1,6 +1,6 @@
 """The SQL from the first version's documentation works unchanged on MariaDB.
 
-docs/QUERIES.md contains it as well, with more statements.
+docs/QUERIES.md contains these statements and others.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def query(url, statement):
         connection.close()
 
 
-def test_the_complete_audit_trail(mariadb_url, request_id):
+def test_the_audit_trail_query_lists_alerts_with_their_executions(mariadb_url, request_id):
     columns, rows = query(mariadb_url, AUDIT_TRAIL.replace("your-request-id", request_id))
     assert columns == [
         "request_id",
@@ -125,7 +125,7 @@ def test_the_complete_audit_trail(mariadb_url, request_id):
     assert query(mariadb_url, AUDIT_TRAIL)[1] == []
 
 
-def test_the_success_rates_of_workflows(mariadb_url, request_id):
+def test_the_success_rates_query_summarizes_each_workflow(mariadb_url, request_id):
     columns, rows = query(mariadb_url, SUCCESS_RATES)
     assert columns == ["workflow", "total", "succeeded", "avg_duration_sec"]
     assert rows == [
@@ -135,13 +135,13 @@ def test_the_success_rates_of_workflows(mariadb_url, request_id):
     ]
 
 
-def test_the_executions_by_action(mariadb_url, request_id):
+def test_the_executions_query_counts_executions_by_action(mariadb_url, request_id):
     columns, rows = query(mariadb_url, RECENT_EXECUTIONS)
     assert columns == ["total", "st2_action_ref"]
     assert rows == [(1, "x.clean"), (2, "poundcake.host_down"), (2, "x.notify")]
 
 
-def test_the_executions_by_action_from_the_command_line(mariadb_url, request_id):
+def test_the_executions_query_works_on_the_command_line(mariadb_url, request_id):
     try:
         program = services.program("mysql", "mariadb")
     except services.MissingProgram as missing:

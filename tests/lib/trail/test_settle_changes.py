@@ -1,4 +1,4 @@
-"""If a workflow cannot report, its change stays in flight until all its executions have ended."""
+"""A change whose workflow cannot report stays in flight until its executions have ended."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_nothing_was_changed_if_the_task_of_the_change_did_not_start(
     assert (read_result(trail), row.mutated, row.message) == (expected, False, message)
 
 
-def test_the_silence_of_a_cancelled_change_is_ended_when_the_action_has_ended(trail):
+def test_the_silence_of_a_cancelled_change_ends_when_its_action_has_ended(trail):
     alertmanager = FakeAlertmanager()
     silence_during_change([alertmanager], ChangeSilence("e1", "nginx", "linux.service", {}, 20))
 

@@ -83,7 +83,7 @@ def test_other_users_lose_access_to_an_existing_database(tmp_path, before, after
         assert [read_mode(file) for file in files] == [after] * 3
 
 
-def test_a_file_of_another_user_is_not_changed(tmp_path, monkeypatch):
+def test_a_file_whose_mode_cannot_be_changed_is_ignored(tmp_path, monkeypatch):
     def refuse(path, mode):
         raise PermissionError(1, "Operation not permitted")
 

@@ -276,7 +276,7 @@ class TestUnsilence:
         assert trail.expect_error(trail.unsilence, episode=trail.episode) == "no such silence"
 
 
-def test_silences_of_a_real_alertmanager(trail, alertmanager):
+def test_silences_work_in_a_real_alertmanager(trail, alertmanager):
     server = alertmanager("http://127.0.0.1:1/")
     client = Alertmanager(MonitoringServer(server.url))
     trail.alertmanagers = [client]
@@ -298,7 +298,7 @@ def test_silences_of_a_real_alertmanager(trail, alertmanager):
 
 
 class TestDuringChange:
-    """The silence of an entry with `silence_minutes`."""
+    """An entry with `silence_minutes` silences its alert during the change."""
 
     @pytest.fixture
     def alertmanagers(self, monkeypatch):
@@ -311,7 +311,7 @@ class TestDuringChange:
         return silence_during_change(alertmanagers, change_silence)
 
     @staticmethod
-    def states(alertmanager):
+    def read_states(alertmanager):
         return [str(s.state) for s in alertmanager.silences_by_id.values()]
 
     def test_the_alert_is_silenced_everywhere_and_for_a_limited_time(self, alertmanagers):
@@ -328,29 +328,29 @@ class TestDuringChange:
     def test_a_repeated_start_creates_no_second_silence(self, alertmanagers):
         self.start(alertmanagers)
         self.start(alertmanagers)
-        assert [self.states(a) for a in alertmanagers] == [["active"], ["active"]]
+        assert [self.read_states(a) for a in alertmanagers] == [["active"], ["active"]]
 
     def test_only_the_silence_of_the_change_is_ended(self, alertmanagers):
         self.start(alertmanagers, "e1")
         self.start(alertmanagers, "e11")
         alertmanagers[0].silence(silence_id="of-anna")
         assert end_silence_during_change(alertmanagers, "e1") == []
-        assert self.states(alertmanagers[0]) == ["expired", "active", "active"]
-        assert self.states(alertmanagers[1]) == ["expired", "active"]
+        assert self.read_states(alertmanagers[0]) == ["expired", "active", "active"]
+        assert self.read_states(alertmanagers[1]) == ["expired", "active"]
 
     def test_an_alertmanager_that_does_not_answer_does_not_affect_the_others(self, alertmanagers):
         alertmanagers[0].failing_methods.update(("create_silence", "expire_silence"))
         (problem,) = self.start(alertmanagers)
         assert "http://one.example: create_silence" in problem
-        assert self.states(alertmanagers[1]) == ["active"]
+        assert self.read_states(alertmanagers[1]) == ["active"]
         assert end_silence_during_change(alertmanagers, "e1") == []
         alertmanagers[0].failing_methods.add("silences")
         assert len(end_silence_during_change(alertmanagers, "e1")) == 1
-        assert self.states(alertmanagers[1]) == ["expired"]
+        assert self.read_states(alertmanagers[1]) == ["expired"]
 
-    def test_a_persons_command_does_not_change_it(self, trail):
+    def test_manual_silences_do_not_affect_the_silence_of_a_change(self, trail):
         self.start(trail.alertmanagers)
         trail.silence(minutes=120)
         assert len(trail.primary.silences_by_id) == 2
         trail.unsilence(episode=trail.episode)
-        assert self.states(trail.primary) == ["active", "expired"]
+        assert self.read_states(trail.primary) == ["active", "expired"]

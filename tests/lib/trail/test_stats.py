@@ -1,4 +1,4 @@
-"""Statistics of remediations are compared with figures that were computed by hand."""
+"""The tests compare the statistics of remediations with figures computed by hand."""
 
 from __future__ import annotations
 

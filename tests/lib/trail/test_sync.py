@@ -139,7 +139,7 @@ class TestSteps:
             trail.sync()
         assert trail.explanations() == ["execution", "execution", None, "no_rule"]
         assert trail.completed == [False, True, False, True]
-        # The recorded time is unchanged, and another round may begin immediately.
+        # The round does not count as a sync, and another one may begin immediately.
         assert read_synced_at(trail) is None
         trail.stackstorm.errors.clear()
         trail.sync()
@@ -187,7 +187,7 @@ class TestLease:
         assert sum(result is not None for result in rounds) == 1
 
     def test_a_round_that_lost_its_lease_writes_nothing(self, trail, monkeypatch):
-        """Once, rounds of over 2 min were considered dead, and deleted each other's marker."""
+        """Rounds of over 2 min were once considered dead, and deleted each other's marker."""
         request_id, (row,) = trail.record(alert())
         claims.link(trail.engine, request_id, row.episode, WORKFLOW, "e1")
         trail.stackstorm.run("e1")

@@ -7,7 +7,7 @@ import pytest
 from poundcake.trail import text
 from tests.lib.samples import later
 
-# `st2 run` prints a backslash and an n in a text as a line break; see unescape_like_st2().
+# `st2 run` prints a backslash followed by an n as a line break; see unescape_like_st2().
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x08\x9b31m\u202e\nforged line\x00\\nforged\\r\\nline\u2028x"
 
 
@@ -333,7 +333,7 @@ def test_interventions_are_shown():
     assert "ended by expired" in recent
 
 
-def test_why_shows_the_reason_that_nothing_ran():
+def test_why_shows_why_nothing_ran():
     assert "no rule matched" in why(episode(alerts=[alert(reason="no rule matched")]))
     assert "nothing ran for it" in why(episode())
     assert "no matching alert" in why()

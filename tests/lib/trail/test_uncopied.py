@@ -87,7 +87,7 @@ class TestNothingIsMissing:
             assert read_pending(config, old_engine) == ""
 
     @pytest.mark.parametrize("content", [b"", b"not a database"])
-    def test_a_file_that_cannot_be_read(self, config, engine, content):
+    def test_a_file_that_cannot_be_read_is_ignored(self, config, engine, content):
         with open(config.default_tracking_path, "wb") as file:
             file.write(content)
         assert record(config, engine, alert())["recorded"] == 1

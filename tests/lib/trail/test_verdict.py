@@ -27,7 +27,7 @@ from tests.lib.samples import NOON, later
 
 EXECUTION, RETRY, FAILED = Explanation.EXECUTION, Explanation.RETRY, Explanation.FAILED
 NO_RULE, ENDED, LOST = Explanation.NO_RULE, Explanation.ENDED, Explanation.LOST
-# StackStorm's clock is an hour behind, so that comparing times of both clocks fails a test.
+# StackStorm's clock is an hour behind, so a test fails if times of both clocks are compared.
 CLOCKS = Clocks(database=NOON, stackstorm=later(-3600))
 ALERT = OpenAlert(1, "request", "f-1", 1, "web-1", recorded_at=later(-20))
 REFUSED = {"output": {"stage": "not_claimed", "message": "this host is in cooldown"}}
@@ -110,7 +110,7 @@ LINKED = {"link": LinkState.UNCLAIMED}
         ),
     ],
 )
-def test_judge_execution(facts, expected):
+def test_the_status_and_the_claim_of_an_execution_determine_its_judgement(facts, expected):
     assert judge_execution(ALERT, facts, Config(host_cooldown_seconds=0), CLOCKS) == expected
 
 
@@ -144,7 +144,9 @@ def test_a_workflow_whose_link_task_failed_is_retried():
         (ALERT, EPISODE_CLAIMED, EXECUTION),
     ],
 )
-def test_judge_execution_that_the_host_cooldown_refused(alert, facts, expected):
+def test_a_refusal_by_the_host_cooldown_is_retried_only_while_the_alert_can_wait(
+    alert, facts, expected
+):
     config = Config(host_cooldown_seconds=600, give_up_hours=1)
     verdict = judge_execution(
         alert, started_execution("succeeded", 5, REFUSED, **facts), config, CLOCKS
@@ -196,7 +198,9 @@ RETRIED = Judgement(RETRY, "it ended")
         (trigger(), [RAN_RULE], [RETRIED], (RETRY, "it ended", "pack.ran")),
     ],
 )
-def test_judge_alert_whose_trigger_was_processed(instance, results, judgements, expected):
+def test_the_results_of_the_rules_explain_an_alert_whose_trigger_was_processed(
+    instance, results, judgements, expected
+):
     assert judge_alert([instance], results, judgements, CLOCKS) == Verdict(*expected)
 
 
@@ -210,7 +214,7 @@ def test_judge_alert_whose_trigger_was_processed(instance, results, judgements, 
         ("processing", 301, RETRY),
     ],
 )
-def test_judge_alert_whose_trigger_is_in_the_rules_engine(status, seconds, expected):
+def test_an_alert_whose_trigger_is_stuck_or_failed_is_retried(status, seconds, expected):
     verdict = judge_alert([trigger(status, seconds)], [], [], CLOCKS)
     assert verdict == (expected, f"the status of its trigger in StackStorm is {status}", "")
 
@@ -231,7 +235,9 @@ def test_a_stuck_trigger_that_started_an_execution_explains_its_alert():
         (61, True, RETRY, RETRY),
     ],
 )
-def test_judge_alert_whose_trigger_was_not_found(seconds, unread, earlier_explanation, expected):
+def test_an_alert_whose_trigger_is_missing_is_retried_after_a_minute(
+    seconds, unread, earlier_explanation, expected
+):
     alert = replace(ALERT, recorded_at=later(-seconds), explanation=earlier_explanation)
     assert judge_missing_trigger(alert, unread, CLOCKS).explanation is expected
 

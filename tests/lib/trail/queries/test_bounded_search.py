@@ -1,4 +1,4 @@
-"""All list views support the same filters and pages.
+"""All list views support the same filters and paging.
 
 The tests compute the expected rows from all rows of the tables, without limits.
 """
@@ -53,7 +53,7 @@ def sample_alert(name, number, status="firing", **fields):
 
 @pytest.fixture
 def history(engine):
-    """Record alerts of many kinds, not in order of receipt, and some received at the same time.
+    """Record many kinds of alerts, out of order, some of them received at the same time.
 
     Three workflows run for one alert, and one execution runs for three alerts.
     """
@@ -197,7 +197,7 @@ class TestFilters:
             view(engine, queries.st2_executions, status=status, filters=filters)
 
     @pytest.mark.parametrize("field", ["severity", "alert_name", "instance"])
-    def test_a_text_matches_exactly(self, engine, field):
+    def test_a_text_filter_matches_exactly(self, engine, field):
         label = {"alert_name": "alertname"}.get(field, field)
         texts = ["Up", "up", "up ", " up", "u%", "%", "_p", "u\u0308p", "\xfcp", "u", "\U0001f370"]
         text_alerts = [
@@ -228,7 +228,7 @@ class TestFilters:
                 filters = search.parse(fingerprint=text)
                 assert view(engine, function, filters=filters)["count"] == count
 
-    def test_a_text_longer_than_its_column_matches_the_truncated_text(self, engine):
+    def test_a_filter_longer_than_its_column_matches_the_truncated_text(self, engine):
         long_texts = {
             "alert_name": "\xe9" * 300,
             "severity": "\U0001f370" * 70,
@@ -302,7 +302,7 @@ class TestPages:
                     names += [get_row_key(row) for row in page[rows_key]]
                     if number:
                         continue
-                    # Every open incident is notified again, and a new alert is recorded and runs.
+                    # Each open incident gets a notification, and a new alert starts a workflow.
                     new_count += 1
                     repeats = [
                         sample_alert(letter, digit) for letter in "ABCD" for digit in (1, 2, 3)

@@ -142,7 +142,7 @@ def test_an_alert_without_an_episode_is_listed_separately(engine):
     assert [entry["notifications"] for entry in entries] == [1] * 3
 
 
-def test_each_reason_that_nothing_ran_is_shown(engine):
+def test_each_reason_why_nothing_ran_is_shown(engine):
     resolve = alert("Late", fingerprint="late", status="resolved", ends_at=later(1))
     record(engine, resolve, received_at=later(2))
     record(engine, alert("Late", fingerprint="late"), received_at=later(1))
@@ -195,7 +195,7 @@ def test_an_incident_that_waited_for_its_cooldown_shows_its_admission(engine):
     for seconds in (30, 40, 90, 110, 120):
         record(engine, refire, received_at=later(seconds), config=config)
     entry = read_episodes(engine)[0]
-    # The first notification, and the newest of the others.
+    # The view shows the first notification and the newest of the others.
     assert [a["outcome"] for a in entry["alerts"]] == ["cooldown"] * 2 + ["admitted", "duplicate"]
     assert entry["alerts"][2]["reason"] == "first notification after cooldown"
     assert (entry["state"], entry["notifications"]) == ("firing", 5)
@@ -204,7 +204,7 @@ def test_an_incident_that_waited_for_its_cooldown_shows_its_admission(engine):
     assert (entry["starts_at"], entry["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
-def test_the_newest_repeats_are_shown_and_the_others_counted(engine):
+def test_the_newest_repeats_are_shown_and_the_others_are_counted(engine):
     request_id = record(engine, alert(fingerprint="f"))
     record_execution(engine, request_id, episode("f"))
     repeats = [request(alert(fingerprint="f"), received_at=later(n)) for n in range(1, 31)]
@@ -247,7 +247,7 @@ def test_a_noisy_episode_does_not_hide_others(engine, monkeypatch):
         request(alert(fingerprint=f), received_at=later(n))
         for f, n in [("other", 9)] + [("noisy", n) for n in range(10, 40)]
     ]
-    # No more alerts are admitted: each notification of the noisy one is rate-limited again.
+    # The limit is used up, so each notification of the noisy alert is rate-limited.
     record_requests(engine, Config(max_remediations_per_hour=1), noise)
     for until, page_count in ((later(12), 1), (None, 2)):
         filters = Filters(alert_name="HostDown", until=until)

@@ -33,7 +33,7 @@ def test_the_view_has_the_documented_fields(engine, sample_request_id):
     assert row["triggered_at"] == "2026-01-14T12:00:10Z"
 
 
-def test_executions_are_listed_by_status_and_by_offset(engine):
+def test_executions_are_filtered_by_status_and_paged_by_offset(engine):
     for number, status in enumerate(["succeeded", "failed", "succeeded"]):
         name = f"f{number}"
         request_id = record(engine, alert(fingerprint=name))

@@ -71,7 +71,7 @@ def test_incidents_are_filtered_and_paged(engine):
     assert (list_names(page), page["count"]) == (["B"], 3)
 
 
-def test_an_incident_without_notifications_is_stale(engine):
+def test_an_incident_without_recent_notifications_is_stale(engine):
     now = datetime.datetime.now(UTC)
     record(engine, alert("Fresh"), received_at=now - datetime.timedelta(minutes=50))
     record(engine, alert("Stale"), received_at=now - datetime.timedelta(minutes=70))
@@ -88,7 +88,7 @@ def test_staleness_is_measured_by_the_databases_clock(engine):
         assert incident["stale"] is stale
 
 
-def test_the_reason_that_nothing_runs_is_shown(engine):
+def test_the_reason_why_nothing_runs_is_shown(engine):
     config = Config(max_remediations_per_hour=1)
     record_requests(engine, config, [request(alert("A"), alert("A", labels={"x": "y"}))])
     incidents = list_active_alerts(engine)["active_alerts"]

@@ -42,7 +42,7 @@ def test_pages_are_selected_by_offset(engine):
     assert request_ids == ids[::-1]
 
 
-def test_requests_received_at_the_same_time_are_sorted_by_their_recording(engine):
+def test_requests_received_at_the_same_time_are_sorted_by_when_they_were_recorded(engine):
     ids = [record(engine) for _ in range(5)]
     assert [request["request_id"] for request in list_recent_requests(engine)] == ids[::-1]
 
@@ -56,7 +56,7 @@ class TestLargeRequests:
     def list_names(self, request):
         return [alert["alert_name"] for alert in request["alerts"]]
 
-    def test_the_first_alerts_are_shown_and_the_others_counted(self, engine):
+    def test_the_first_alerts_are_shown_and_the_others_are_counted(self, engine):
         record(engine, *self.make_alerts(50))
         (request_view,) = list_recent_requests(engine)
         assert self.list_names(request_view) == [f"Alert{n}" for n in range(20)]
