@@ -36,7 +36,7 @@ def link(
 
 
 def link_with_retries(engine, admitted_alert, execution_id, **options):
-    """Link and retry as the action does, because the threads of a test wait for each other."""
+    """Link, and retry as the action does, because the threads of a test block each other."""
     return database.retry_while_unavailable(
         lambda: link(engine, admitted_alert, execution_id, **options), seconds=30
     )

@@ -1,4 +1,4 @@
-"""An action reports the health with or without an answer from the endpoint."""
+"""An action can report the health even if the endpoint does not answer."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class TestInFlight:
         assert hosts.reserve().may_change
         parameters = {"config": {"fresh_minutes": 0}, "execution": "e9"}
         lease = int(change_rows.LEASE.total_seconds())
-        # The claim on the episode never expires, but the target is in flight only during the lease.
+        # The claim on the episode never expires, but the target is in flight only during its lease.
         assert hosts.reserve(at=120 + lease - 1, **parameters).refusal == "episode_taken"
         request_id = record(hosts.engine, alert(fingerprint="x", labels={"instance": "web-0"}))
         hosts.request_id = request_id

@@ -389,7 +389,7 @@ class TestNeverTwice:
         assert due_trail.stackstorm.re_runs == ["e0"]
 
     def test_a_round_that_has_lost_its_lease_starts_nothing(self, due_trail):
-        """It loses its lease after it has read the refusal, for example in a suspended machine."""
+        """It reads the refusal, then loses its lease, for example because its machine is suspended."""
         find_due = retry_refused._find_due
 
         def find_and_lose_lease(connection):

@@ -1,4 +1,4 @@
-"""Manual silences always have an end, and apply in every Alertmanager."""
+"""Silences always have an end, and apply in every Alertmanager."""
 
 from __future__ import annotations
 
