@@ -389,7 +389,7 @@ class TestNeverTwice:
         assert due_trail.stackstorm.re_runs == ["e0"]
 
     def test_a_round_that_has_lost_its_lease_starts_nothing(self, due_trail):
-        """It reads the refusal, then loses its lease, for example because its machine is suspended."""
+        """It loses its lease after reading the refusal, for example because it was suspended."""
         find_due = retry_refused._find_due
 
         def find_and_lose_lease(connection):
