@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from poundcake.config import Config
 from tests import hosts, services
 
-# No deadline, because the time for an example depends on the load of the machine.
+# No deadline, because the time that an example takes depends on the machine's load.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("fuzz", settings.get_profile("untimed"), max_examples=3000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
@@ -31,7 +31,7 @@ SERVICE_FIXTURES = {
     "rabbitmq_url",
     "test_host",
 }
-# The tests in these files start processes or wait long. `make test-fast` skips them.
+# The tests in these files start processes or wait for a long time. `make test-fast` skips them.
 PROCESS_FILES = (
     "tests/faults/",
     "tests/fuzz/",
@@ -61,9 +61,9 @@ SLOW_FILES = (
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestBatches",
 )
-# `make test` leaves these to `make test-long`, because they take long, or because they repeat the
-# checks of other tests on another database, another runtime or another proxy. (An asterisk stands
-# for any text and [[] for a bracket, as in a shell.)
+# `make test` leaves these to `make test-long`, because they take a long time, or because they
+# repeat the checks of other tests on another database, another runtime or another proxy. (As in a
+# shell, an asterisk stands for any text, and [[] for an opening bracket.)
 LONG_TESTS = (
     "tests/faults/test_faults.py::*",
     "tests/fuzz/test_admission.py::*",
@@ -102,12 +102,13 @@ LONG_TESTS = (
     "tests/scenarios/test_verified_remediations.py::*by-expression*",
     "tests/scenarios/test_verified_remediations.py::test_a_condition_that_no_longer_holds_*",
 )
-# StackStorm runs a sensor in a process that eventlet has patched. What is slow on threads as well
-# is a long test there.
+# StackStorm runs a sensor in a process that eventlet has patched. On plain threads, the tests that
+# start processes or are slow run only in `make test-long`.
 THREADS = ("threads", "Unpatched")
 PROCESS_WORDS = ("kill", "processes", "signals")
 PROCESS_PARAMETERS = ("green", "Patched", "Unpatched")
-# These scenarios wait most of the time. The files of a group share a stand-in and a process.
+# These scenarios spend most of their time waiting. The files with the same number form a group, and
+# share a stand-in and a process.
 WAITING_SCENARIOS = {
     "tests/scenarios/test_another_database.py": 1,
     "tests/scenarios/test_approvals.py": 1,
@@ -158,7 +159,7 @@ def get_parameters(item):
 
 
 def list_parameters(item):
-    """Return the parameters of a test that are texts, and the names of those that are classes."""
+    """Return the parameters of a test that are strings, and the names of those that are classes."""
     values = [getattr(value, "__name__", value) for value in get_parameters(item).values()]
     return [value for value in values if isinstance(value, str)]
 
@@ -281,7 +282,7 @@ def mariadb(mariadb_server):
 
 @pytest.fixture
 def mariadb_url(mariadb):
-    """Return the URL of an empty database, which is the same for all tests of a session."""
+    """Return the URL of an empty database. All tests of a session get the same URL."""
     mariadb.create_database("poundcake_test")
     yield mariadb.url("poundcake_test")
     mariadb.start()

@@ -42,7 +42,7 @@ def find_anchors(path):
 
 
 def find_inline_code(path):
-    """Return the texts between single backticks in a document."""
+    """Return the strings between single backticks in a document."""
     return re.findall(r"`([^`\n]+)`", _BLOCK.sub("", _read(path)))
 
 

@@ -56,7 +56,7 @@ class ForkServer:
 
 
 class Fork:
-    """A forked process, with the methods of subprocess.Popen that tests use."""
+    """A forked process, with the methods of subprocess.Popen that the tests use."""
 
     def __init__(self, report_reader):
         self._socket, self._reports = report_reader, report_reader.makefile()
@@ -64,10 +64,10 @@ class Fork:
         self.returncode = None
 
     def wait(self, timeout=None):
-        """Wait for the end and return the exit code, negative for a signal.
+        """Wait for the process to end, and return its exit code, or -N if signal N killed it.
 
         Raises:
-            subprocess.TimeoutExpired: The process still runs after `timeout` seconds.
+            subprocess.TimeoutExpired: The process is still running after `timeout` seconds.
         """
         if self.returncode is None:
             poll = select.poll()
@@ -80,7 +80,7 @@ class Fork:
         return self.returncode
 
     def poll(self):
-        """Return the exit code, or None while the process runs."""
+        """Return the exit code, or None while the process is running."""
         with suppress(subprocess.TimeoutExpired):
             self.wait(0)
         return self.returncode
@@ -110,7 +110,7 @@ def serve():
         does not return; it exits when the socket is closed.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # recv_fds() of the module `socket` is new in Python 3.9.
+    # socket.recv_fds() needs Python 3.9.
     control = _socket.socket(fileno=os.dup(0))
     size = array.array("i").itemsize
     while True:
@@ -146,10 +146,10 @@ def _fork_and_report(files):
 
 
 def run_and_exit(function, *arguments):
-    """Call a function and end the process, with the exit code and output of a normal end.
+    """Call a function and end the process, with the exit code and output of a normal exit.
 
-    This skips the clean-up of the interpreter, which takes longer than most functions, because the
-    fork would first copy all memory that it shares with its server.
+    This skips the interpreter's clean-up, which would take longer than most functions, because it
+    would make the fork copy all the memory that it shares with its server.
     """
     code = 0
     try:

@@ -2,8 +2,9 @@
 
 The host has its own network, processes, mounts and host name, so that a test can fill its disk,
 restart its service or shut it down. It uses the programs installed on this machine, and its
-changes are not visible outside. It needs root, iproute2, util-linux, sudo and sshd. Without them,
-`Host()` raises services.MissingProgram, and the fixture `test_host` skips the test.
+changes are not visible outside. Starting a host requires root, iproute2, util-linux,
+sudo and sshd. Without them, `Host()` raises services.MissingProgram, and the fixture `test_host`
+skips the test.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Run servers for the tests: MariaDB, RabbitMQ and Alertmanager, as the distribution ships them.
 
 Each instance has its own directory and a free port on loopback, and ignores the machine's
-configuration. Root and ordinary users can start it, and it is stopped by its process id. Servers
-that already run on the machine are not affected.
+configuration. Root or an ordinary user can start an instance, and it is stopped by its process id.
+Servers that are already running on the machine are not affected.
 
 `start`, `stop` (with SIGTERM) and `kill` (as in a crash) may be called repeatedly. The data and the
 port are kept, so that a test can interrupt a server.
@@ -128,7 +128,7 @@ class Server:
                 self.process.wait()
 
     def kill(self):
-        """Kill the process, as a crash would end it."""
+        """Kill the process, to simulate a crash."""
         if self.is_running:
             self.process.kill()
             self.process.wait()
@@ -157,7 +157,7 @@ class Server:
             )
 
     def prepare_child(self):
-        """In the child process, switch to its account, and end it when its parent ends."""
+        """In the child process, switch to the server's account, and end with the parent."""
         if self.account:
             os.initgroups(self.account.pw_name, self.account.pw_gid)
             os.setgid(self.account.pw_gid)
@@ -166,7 +166,7 @@ class Server:
 
 
 def end_with_parent():
-    """In a child process, ask the kernel to end it when its parent ends."""
+    """In a child process, ask the kernel to send it SIGTERM when its parent ends."""
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -264,7 +264,7 @@ class MariaDB(Server):
         self.execute("DROP DATABASE IF EXISTS " + name)
 
     def url(self, database):
-        # Without TLS, because PyMySQL would read all certificates of the machine in each process.
+        # Without TLS, because with it, each process would read all certificates of the machine.
         address = f"poundcake:{self.password}@{LOOPBACK}:{self.port}"
         return f"mysql+pymysql://{address}/{database}?charset=utf8mb4&ssl_disabled=true"
 

@@ -38,7 +38,7 @@ def test_a_result_is_inert(run_action):
     assert result == (True, {INERT: [INERT, 1, None]})
 
 
-def test_a_text_keeps_its_lines_and_is_inert(run_action):
+def test_a_string_result_keeps_its_lines_and_is_inert(run_action):
     assert run_action(lambda self: f"one\n{HOSTILE}") == (True, f"one\n{INERT}")
 
 
@@ -49,7 +49,7 @@ def test_an_error_is_inert(run_action):
     assert run_action(work) == (False, INERT)
 
 
-def test_a_crash_is_one_inert_line_without_a_traceback(run_action):
+def test_a_crash_is_reported_in_one_inert_line_without_a_traceback(run_action):
     def work(self):
         raise RuntimeError(HOSTILE + "x" * 1000)
 

@@ -15,7 +15,7 @@ PATH = pathlib.Path(__file__).parent.parent / "scripts" / "audit.py"
 
 @pytest.fixture
 def audit(monkeypatch):
-    """Return a function that runs the audit with this output of pip-audit: (code, report)."""
+    """Return a function that audits a given output of pip-audit, and returns (code, report)."""
     spec = importlib.util.spec_from_file_location("audit", str(PATH))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

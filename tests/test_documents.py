@@ -64,7 +64,7 @@ def test_commands_that_write_a_secret_set_a_umask():
     lines = [line for block in code_blocks("sh") for line in block.values[0].splitlines()]
     commands = [line for line in lines if WRITES_A_SECRET.search(line)]
     unprotected = [command for command in commands if not command.startswith("(umask 077; ")]
-    # The containers of docker-compose.yml read this file as another user.
+    # The containers of docker-compose.yml read etc/poundcake.token as another user.
     assert len(unprotected) < len(commands)
     assert [command for command in unprotected if "etc/poundcake.token" not in command] == []
 

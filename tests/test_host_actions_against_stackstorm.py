@@ -169,18 +169,18 @@ def test_parameters_that_the_action_sets_are_immutable(action, name):
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_is_refused_by_every_parameter(action, text):
+def test_hostile_text_is_refused_by_every_parameter(action, text):
     for name, schema in action.parameters.items():
         if name in RUNNER or schema.get("immutable"):
             continue
         value = [text] if schema["type"] == "array" else text
-        with pytest.raises(Exception):  # noqa: B017 - of jsonschema, or of the cast to a number
+        with pytest.raises(Exception):  # noqa: B017 - jsonschema or the cast to a number raises it
             validate(action, {**valid_parameters(action), name: value})
 
 
 @pytest.mark.parametrize("shell", ["bash", "dash"])
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_text_would_be_a_single_argument_of_the_script(action, text, shell, tmp_path):
+def test_hostile_text_would_be_a_single_argument_of_the_script(action, text, shell, tmp_path):
     """Even without the patterns, StackStorm's quoting would keep it a single argument."""
     program = shutil.which(shell)
     if not program:
@@ -211,7 +211,7 @@ def test_a_hostile_text_would_be_a_single_argument_of_the_script(action, text, s
 
 
 def test_the_script_understands_the_arguments(action, tmp_path):
-    """Run the command that StackStorm would send in a shell of this machine."""
+    """Run, in a shell on this machine, the command that StackStorm would send."""
     parameters = valid_parameters(action)
     if action.name in ("clean_disk", "restart_service"):
         parameters = {

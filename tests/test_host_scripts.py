@@ -21,7 +21,7 @@ from poundcake.remediation import host_facts
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "actions" / "hosts"
 DAY = 86_400
-# In Debian, sh is dash.
+# On Debian, sh is dash.
 SHELLS = ("dash", "bash", "busybox")
 HOSTILE = (
     "$(touch {canary})",
@@ -276,7 +276,7 @@ class TestCleanDisk:
         assert (report["files"], report["left_open"]) == (2, 1)
         assert (logs / "old.log").exists()
 
-    def test_stops_at_the_limit_of_files(self, run_script, tmp_path):
+    def test_stops_at_the_file_limit(self, run_script, tmp_path):
         for number in range(10):
             write(tmp_path / "logs" / f"{number}.log", days=8)
         report = self.clean(run_script, tmp_path / "logs", max_files=4)[1]
@@ -306,7 +306,7 @@ class TestCleanDisk:
         inner = write(tmp_path / "logs" / "inner" / "old.log", days=8).parent
         fake_programs = tmp_path / "bin"
         fake_programs.mkdir()
-        # This `find` prints the file, after it has replaced the directory as the owner could.
+        # This `find` replaces the directory, as its owner could, and then prints the file.
         (fake_programs / "find").write_text(
             "#!/bin/sh\n"
             f'case $1 in {tmp_path}/logs) mv "{inner}" "{inner}.away";'

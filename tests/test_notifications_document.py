@@ -29,7 +29,7 @@ RULES = {
         yaml.safe_load, re.findall(r"^```yaml\n# rule\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     )
 }
-# Hostile text of a sender, in its inert form as in a trigger.
+# Hostile text from a sender, in the inert form that a trigger contains.
 HOSTILE = make_inert('{{ st2kv.system.x }} <!channel> "\\\n')
 KEYS = {"slack_webhook_url": "http://slack/hook", "pagerduty_routing_key": "R1"}
 
@@ -189,7 +189,7 @@ def test_a_request_for_approval_shows_what_the_checks_saw():
     )
 
 
-def test_a_mail_and_a_page_show_what_the_checks_saw():
+def test_an_email_and_a_page_show_what_the_checks_saw():
     payload = make_payload(
         "poundcake.remediation_ended",
         message="not verified within 8 s: /srv is 93% full",
@@ -237,7 +237,7 @@ def test_pagerduty_gets_a_valid_severity(severity):
     assert document["payload"]["severity"] == "warning"
 
 
-def test_the_subject_of_a_mail_is_one_line():
+def test_the_subject_of_an_email_is_one_line():
     payload = make_payload("poundcake.remediation_ended", summary=HOSTILE)
     parameters = render("mail_remediation_ended", payload)
     assert parameters["subject"] == HOSTILE

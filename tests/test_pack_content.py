@@ -1,6 +1,6 @@
 """The pack's YAML files are consistent, and the content check finds each kind of mistake.
 
-For that, the tests make one mistake at a time in a small pack.
+To test the check, the tests make one mistake at a time in a small pack.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ MISTAKES = [
     (SLICE, "parameters/request_id/immutable", True, "immutable and has no default"),
     (SLICE, "parameters/size", {"type": "string", "description": "x"}, "not take the parameter"),
     (SLICE, "parameters/request_id", REMOVED, "needs request_id, which is not"),
-    (SCRAPE, "parameters/hosts/pattern", "^x$", "refuses a change of its pattern"),
+    (SCRAPE, "parameters/hosts/pattern", "^x$", "refuses a change to its pattern"),
     (SCRAPE, "entry_point", "tools/scraper.sh", "not in actions"),
     (SCRAPE, "entry_point", "scrape.sh", "copies actions/lib to every host"),
     (SLICE, "output_schema", REMOVED, "no output_schema"),
@@ -328,7 +328,7 @@ def test_a_mistake_is_reported(pack, file, path, value, expected):
     assert any(expected in problem for problem in problems), problems
 
 
-# Each change makes StackStorm evaluate the output of a host or the result of another pack.
+# With each change, StackStorm would evaluate the output of a host or the result of another pack.
 UNSAFE_EXPRESSIONS = [
     ("tasks/inspect/next/0/when", "<% result().stdout != '' %>"),
     ("tasks/inspect/next/0/when", "{{ result().stdout }}"),
@@ -430,9 +430,9 @@ def test_a_base_class_may_define_run(pack):
     assert any("not take the parameter pieces" in text for text in content.find_problems(str(pack)))
 
 
-def test_a_symbolic_link_out_of_the_pack_is_reported(pack, tmp_path_factory):
+def test_a_symbolic_link_to_a_file_outside_the_pack_is_reported(pack, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "slice.py"
     outside.write_text(VALID_PACK["actions/slice.py"])
     (pack / "actions" / "slice.py").unlink()
     (pack / "actions" / "slice.py").symlink_to(outside)
-    assert any("leads out of the pack" in problem for problem in content.find_problems(str(pack)))
+    assert any("points outside the pack" in problem for problem in content.find_problems(str(pack)))

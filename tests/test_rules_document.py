@@ -23,7 +23,10 @@ NON_STRING_TYPES = {"details": "object", "request": "object"}
 
 
 def examples():
-    """Return (labels, rule, parameters) for each rule; the parameters are None without a match."""
+    """Return (labels, rule, parameters) for each rule.
+
+    `parameters` is None if the rule must not match, and "missing" if the page does not show them.
+    """
     labels, documented_rules = {}, []
     for kind, text in BLOCK.findall(TEXT):
         content = yaml.safe_load(text)

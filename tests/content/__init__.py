@@ -4,8 +4,8 @@
 
 StackStorm checks each file when it registers it, but not the connections between files: a rule that
 names a missing action or parameter, an entry point that is refused at run time, a payload_schema
-that silently drops every trigger. Nor does it check which text is evaluated: no expression of a
-workflow may use a result of another pack.
+that silently drops every trigger. Nor does StackStorm check which text is evaluated: no expression
+of a workflow may use a result of another pack.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Pack:
         return loaded
 
     def load_named(self, folder):
-        """Load the files of a folder, and check that the file name equals the name in the content.
+        """Load the files of a folder, and check that the `name` in each is the name of the file.
 
         Therefore, the names are unique.
         """
@@ -157,7 +157,7 @@ class Pack:
         yield from self.check_keys("pack", pack, ())
         for key in ("name", "description", "version", "author", "email"):
             if not isinstance(pack.get(key), str):
-                yield f"needs {key} as text"
+                yield f"needs {key} as a string"
         for pattern, key, text in (
             (REF, "ref", "needs a ref of lower-case letters, digits and _"),
             (SEMVER, "version", "the version is not a semantic version"),
@@ -172,7 +172,7 @@ class Pack:
                 yield text
         versions = pack.get("python_versions", ["3"])
         if not isinstance(versions, list) or not set(map(repr, versions)) <= {"'2'", "'3'"}:
-            yield 'python_versions may contain only "2" and "3", as text'
+            yield 'python_versions may contain only the strings "2" and "3"'
 
     def check_sensor(self, sensor):
         """Check a sensor and the triggers that it declares."""
@@ -226,7 +226,7 @@ class Pack:
             return
         if is_runner_parameter:
             for key in sorted(set(schema) - set(CHANGEABLE_RUNNER_KEYS)):
-                yield f"{where} belongs to the runner, and StackStorm refuses a change of its {key}"
+                yield f"{where} belongs to the runner, and StackStorm refuses a change to its {key}"
         else:
             if not schema.get("description"):
                 yield f"{where} has no description"
@@ -250,7 +250,7 @@ class Pack:
         elif not path.is_file():
             yield f"the entry point {name} is not in actions/"
         elif self.directory.resolve() not in path.resolve().parents:
-            yield f"the entry point {name} leads out of the pack"
+            yield f"the entry point {name} points outside the pack"
         elif action["runner_type"] == "orquesta":
             yield from self.check_inputs(action, name)
         elif action["runner_type"] == "remote-shell-script":

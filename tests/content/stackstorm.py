@@ -70,7 +70,7 @@ POLICIES = {
 
 
 def cron_field(lowest=None, highest=None):
-    """Return the schema of a number within the bounds or a text such as */2."""
+    """Return the schema of an integer within the bounds, or a string such as "*/2"."""
     bounds = {} if lowest is None else {"minimum": lowest, "maximum": highest}
     return {"anyOf": [{"type": "string"}, {"type": "integer"}], **bounds}
 

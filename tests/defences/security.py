@@ -664,7 +664,7 @@ INERT_TEXT_AND_SAFETY = [
             "make_inert(f'{_1}: {_2}')",
             "__import__('traceback').format_exc().splitlines()[-1]",
         ),
-        test(ACTION_TESTS + "test_a_crash_is_one_inert_line_without_a_traceback"),
+        test(ACTION_TESTS + "test_a_crash_is_reported_in_one_inert_line_without_a_traceback"),
     ),
     Defence(
         "the result of another pack's action is not passed on",

@@ -26,7 +26,7 @@ SENDERS = 8
 NEW_RATE = 20  # requests per second
 P99_SECONDS = 0.1
 DRAIN_SECONDS = 1200
-# By how many places a request may be recorded out of order. Batches of 500 retries alternate with
+# How many places out of order a request may be recorded. Batches of 500 retries alternate with
 # batches of new requests.
 MAX_DISPLACEMENT = 1000
 TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(

@@ -228,7 +228,7 @@ def kill_action_at(failpoint):
 
 
 def make_one_request_fail(scene):
-    """Let the recording of a request fail, check that its error is recorded, and replay it."""
+    """Make the recording of a request fail, check that the error is recorded, and replay it."""
     world = scene.world
     delivery = scene.load.post(_poisoned_notification(scene))
     statement = "SELECT error FROM poundcake_api_calls WHERE request_id = :i"
@@ -505,7 +505,7 @@ def deliver_alerts_twice(scene):
     refused_before = refused_executions()
     world.set_flag("slow link")
     try:
-        # No execution requests a claim if the alert that arrives twice is a resolved one.
+        # If the alert that arrives twice is resolved, no execution requests a claim.
         for _ in range(20):
             cut_broker_at("poundcake.alert", True)(scene)
             try:

@@ -1,7 +1,7 @@
 """Check that everything that inject/sitecustomize.py changes exists.
 
-Hooks and settings are applied when a process loads their module. If its name is misspelt, no
-process ever loads it, and without this check, the fault would just never occur.
+Hooks and settings are applied when a process loads their module. If the name of a module is
+misspelt, no process ever loads it, and without this check, the fault would simply never occur.
 """
 
 from __future__ import annotations

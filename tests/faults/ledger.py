@@ -10,7 +10,7 @@ FAILED_STATUSES = ("failed", "timeout", "abandoned", "canceled", "gone")
 
 
 class Balance:
-    """The counts of answered and recorded requests and of their work.
+    """Counts the answered and recorded requests, and the work that was done for them.
 
     `problems` contains a sentence for each broken promise.
     """
@@ -125,8 +125,8 @@ class Balance:
     def _unreceived_webhooks(world):
         """Return the recorded requests whose poundcake.webhook StackStorm did not receive.
 
-        The trigger is emitted only once. A rules engine that is killed may lose it; the broker may
-        not.
+        The trigger is emitted only once. A rules engine that is killed may lose it, but the broker
+        must not.
         """
         calls = world.rows(
             "SELECT request_id FROM poundcake_api_calls WHERE receiver = :r", r=RECEIVER

@@ -135,7 +135,7 @@ class Load:
     Attributes:
         rate: Requests per second.
         deliveries: All deliveries, in the order in which they were sent.
-        problems: A sentence for each request without a 202, and each response except 202 and 503.
+        problems: A sentence for each request without a 202, and each response other than 202 or 503.
         on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
 
@@ -181,7 +181,7 @@ class Load:
         while self._is_running:
             notification = self.notifications.next()
             with_id = self._random.random() < 0.6
-            # Sometimes two, as from two Alertmanagers, or from one that did not get the response.
+            # Sometimes twice, as from two Alertmanagers, or from one that did not get the response.
             for _ in range(2 if self._random.random() < 0.15 else 1):
                 self.post(notification, with_id)
             next_at += self._random.uniform(0.5, 1.5) / self.rate

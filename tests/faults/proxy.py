@@ -58,8 +58,8 @@ class Trip:
             return None
         return 0
 
-    def connection_ended(self, pair):
-        """Wait for another connection if this one ended before it was cut."""
+    def handle_end(self, pair):
+        """Start over with another connection if this one ended before it was cut."""
         if self._awaiting_response == pair:
             self._awaiting_response, self._matched_patterns = None, {}
 
@@ -170,7 +170,7 @@ class Proxy:
                 return
             self._pairs.discard(pair)
             if self._trip:
-                self._trip.connection_ended(pair)
+                self._trip.handle_end(pair)
         client, server = pair
         _reset(client)
         # A reset would discard data that the server has not read yet.

@@ -89,7 +89,7 @@ class Run:
             try:
                 fault.inject(self.scene)
                 self.injected += 1
-            # Any error counts as a problem of this fault, and the other faults still run.
+            # Any error counts as a problem with this fault, and the other faults still run.
             except Exception as error:
                 problems.append(f"{fault.name}: {error!r}")
         try:

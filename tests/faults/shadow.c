@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Write the path of a file's copy to copy_path. Return 0 if the file is not copied. */
+/* Write the path of a file's copy to copy_path. Return 0 if the file must not be copied. */
 static int find_copy(const char *path, char *copy_path)
 {
     const char *folder = getenv("SHADOW_OF"), *shadow = getenv("SHADOW");
@@ -70,9 +70,9 @@ int fdatasync(int file)
 int unlink(const char *path)
 {
     char copy_path[PATH_MAX];
-    int (*remove)(const char *) = (int (*)(const char *))dlsym(RTLD_NEXT, "unlink");
+    int (*real_unlink)(const char *) = (int (*)(const char *))dlsym(RTLD_NEXT, "unlink");
 
     if (find_copy(path, copy_path))
-        remove(copy_path);
-    return remove(path);
+        real_unlink(copy_path);
+    return real_unlink(path);
 }

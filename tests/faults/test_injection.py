@@ -1,4 +1,4 @@
-"""A misspelt hook or setting is reported, instead of a fault that silently never occurs."""
+"""A misspelt hook or setting is reported, so that no fault silently fails to occur."""
 
 from __future__ import annotations
 

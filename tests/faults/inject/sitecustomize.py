@@ -1,7 +1,7 @@
 """Inject faults into the Python processes of the suite, which have this folder on PYTHONPATH.
 
-Python loads this file at the start of each process. It kills the process at a named failpoint, so
-that the product needs no code for that. FAULTS_DIR is a folder with
+Python loads this file at the start of each process. The hooks here kill the process at a named
+failpoint, so that the product needs no code for that. FAULTS_DIR is a folder that contains:
 
     settings.json    {module: {constant: value}}, set when the module is loaded
     armed/FAILPOINT  the next process that reaches the failpoint moves the file to hit/ and
