@@ -56,7 +56,7 @@ fuzz: .venv .venv-fuzz ## Generate hostile inputs: parsers, models, schemathesis
 soak: services .venv ## Make two Alertmanagers and a Prometheus fail, for 30 minutes (ARGS="--help")
 	@.venv/bin/python -m tests.cluster $(ARGS)
 
-mutate: services .venv ## Remove each defence in a copy of the tree, and check that its test fails (ARGS="--help")
+mutate: services .venv ## Remove each defence from a copy of the tree, and check that its test fails (ARGS="--help")
 	@.venv/bin/python -m tests.defences $(ARGS)
 
 bench: .venv ## Measure views and recording, with a short and a long history (ARGS="--help")

@@ -25,7 +25,7 @@ from tests.faults.proxy import Proxy
 ROUTE = {"group_wait": "1s", "group_interval": "3s", "repeat_interval": "30s"}
 # Longer than group_interval, and longer than Prometheus needs to send its alerts again.
 GONE_AFTER = 15
-# A failed notification is repeated after at most 10 seconds, a notification waits for
+# A failed notification is retried after at most 10 seconds, a notification waits for
 # group_interval, and the second Alertmanager waits for the first. If a resolve is never sent, two
 # rounds of sync close the incident, up to a minute apart.
 MAX_SECONDS = 180
@@ -277,10 +277,10 @@ def wait_until_equal(world, open_alerts, seconds, stable_seconds=2.0):
         world: The World.
         open_alerts: A function that returns the instances that the endpoint shows.
         seconds: The time limit.
-        stable_seconds: How long they must stay equal.
+        stable_seconds: How long both sides must stay equal.
 
     Returns:
-        The set of instances, and the seconds until they were equal.
+        The set of instances, and the seconds until both sides were equal.
 
     Raises:
         AssertionError: They were not equal in time.

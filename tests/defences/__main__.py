@@ -1,4 +1,4 @@
-"""Remove each defence of the product in a copy of the tree, and report whether its test fails.
+"""Remove each defence of the product from a copy of the tree, and report whether its test fails.
 
 Each test runs on the unchanged tree first, because a test that already fails proves nothing.
 """

@@ -83,8 +83,8 @@ class Becomes(Mutation):
 class Edit(Mutation):
     """Replace the only place in the function that matches `old` with `new`.
 
-    `old` is an expression, an assignment (which a keyword argument matches as well) or
-    `{key: value}` (an item of a dictionary). The names `_` and `_1` to `_9` in it match anything;
+    `old` is an expression, an assignment (which also matches a keyword argument) or `{key: value}`
+    (which matches an item of a dictionary). The names `_` and `_1` to `_9` in it match anything;
     `new` may use those with a number.
     """
 
@@ -179,7 +179,7 @@ def fill(template: str, captured: dict[str, str]) -> str:
 
 
 class Text:
-    """The text of a source file, in which nodes can be replaced."""
+    """The text of a source file whose nodes can be replaced."""
 
     def __init__(self, source: str):
         self._lines = source.encode().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""List the defences of credentials, input limits, inert text, remediation and secrets."""
+"""List the defences that concern credentials, input limits, inert text, changes and secrets."""
 
 from __future__ import annotations
 
@@ -560,7 +560,7 @@ INPUT_LIMITS = [
         test(TRAIL_TESTS + "test_the_response_to_an_invalid_query_names_the_parameter", "threads"),
     ),
     Defence(
-        "an id from a sender counts only if it is a UUID",
+        "an id from a sender is used only if it is a UUID",
         Edit(WEBHOOK + "_sender_request_id", "_1 if _2 else ''", "_1"),
         test(WEBHOOK_TESTS + "TestRequestIDs::test_any_other_id_is_ignored", "threads"),
     ),
@@ -1133,7 +1133,7 @@ ONE_REMEDIATION = [
         test("tests/lib/remediation/test_conditions.py::test_the_alert_must_be_firing"),
     ),
     Defence(
-        "no change is made without a check that was added to its entry after the start",
+        "a check that was added to an entry after the start must run before the change",
         Edit(
             "poundcake.remediation.safety:find_entry_objection",
             "any(str(_1) not in host_checks for _1 in checks)",
@@ -1144,7 +1144,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "what the checks of the host found before the approval does not permit the change",
+        "the checks of the host before the approval do not permit the change",
         Becomes(INSPECTIONS + "INSPECT_TASK", "'inspect_first'"),
         test(
             INSPECTION_TESTS
@@ -1152,7 +1152,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "deciding whether to ask for an approval makes no change possible",
+        "deciding whether to ask for an approval does not permit a change",
         Edit(
             "poundcake.trail.limits:_write_decision",
             "request.preview and decision.may_change",
@@ -1235,7 +1235,7 @@ ONE_REMEDIATION = [
         test(INSPECTION_TESTS + "TestActions::test_a_failed_action_prevents_a_change"),
     ),
     Defence(
-        "no change is made in the mode ask without an approval",
+        "no change is made in ask mode without an approval",
         Edit(
             "poundcake.remediation.safety:_check_approval", "not request.approval_problem", "True"
         ),

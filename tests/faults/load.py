@@ -135,7 +135,7 @@ class Load:
     Attributes:
         rate: Requests per second.
         deliveries: All deliveries, in the order in which they were sent.
-        problems: A sentence for each request without a 202, and each response other than 202 or 503.
+        problems: A sentence for each request without a 202, and each response except 202 or 503.
         on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
 

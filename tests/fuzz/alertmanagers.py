@@ -100,7 +100,7 @@ def make_plan(seed, rng):
 
 
 def draw_intervals(rng, end, active, inactive):
-    """Draw intervals before `end`, given the mean lengths of intervals and of the gaps."""
+    """Draw intervals before `end`, given the mean lengths of the intervals and of the gaps."""
     intervals, now = [], rng.uniform(0, 300)
     while True:
         now += rng.expovariate(1 / inactive) + 1
@@ -225,11 +225,11 @@ class LogEntry:
 
 @dataclass
 class Notification:
-    """A notification that PoundCake accepted, and when its content was true.
+    """A notification that an Alertmanager sends to PoundCake.
 
     Attributes:
         flushed_at: When its content was true.
-        received_at: When it was accepted.
+        received_at: When PoundCake accepted it; 0 until then.
         recorded_at: When it was recorded; None until then.
     """
 
@@ -256,7 +256,7 @@ class Alertmanager:
         self.offset = world.plan.alertmanager_offsets[number]
         self.is_up = True
         self.log = None  # the LogEntry of the group
-        self.intervals = []  # [from, to] in which the alert was active here; the last may grow
+        self.intervals = []  # [from, to] in which the alert was active here; the last one may grow
         # Counts of faults for which no receiver can compensate: see Simulation.excuse().
         self.restarts = 0
         self.lost_entries = 0

@@ -28,7 +28,7 @@ PARTS = 10
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _RESPONSE = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n")
-_MAX_PIPELINED = 16  # how many requests may precede the last one of a batch
+_MAX_PIPELINED = 16  # the maximum number of requests in a batch
 _RESPONSE_SECONDS = 60  # the endpoint gives up on a body after 30
 
 
@@ -203,9 +203,9 @@ def flood(kind, plan, write_line=print):
     """
     folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-flood-"))
     endpoint = KINDS[kind](folder, auth_tokens=[TOKEN], backlog_limit=10_000_000, log_level="error")
-    endpoint.records = False  # recording would use memory of the endpoint's process
-    # glibc may create eight arenas per CPU, and does not return their freed memory. That would look
-    # like growth of the endpoint.
+    endpoint.records = False  # recording would use memory in the endpoint's process
+    # glibc may create eight arenas per CPU, and does not return the memory that is freed in them.
+    # That would look as if the endpoint grew.
     endpoint.prefix = ["env", "MALLOC_ARENA_MAX=1"]
     recorder = Recorder(endpoint.start())
     recorder.start()
@@ -326,7 +326,7 @@ def main():
     parser = argparse.ArgumentParser("python -m tests.fuzz.flood", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--on", choices=sorted(KINDS), action="append", help="default: both")
-    parser.add_argument("--minutes", type=float, default=60, help="end each flood after this time")
+    parser.add_argument("--minutes", type=float, default=60, help="stop each flood after this time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=4, help="number of concurrent connections")
     parser.add_argument(

@@ -22,7 +22,7 @@ SKEW = 120
 GRACE = 90
 """Seconds after a resolve during which a firing notification may be stale."""
 MAX_UNCONFIRMED = 10 * MINUTE
-"""Seconds until an unconfirmed incident must be decided: CONFIRM_AFTER and some rounds of sync."""
+"""Seconds until an unconfirmed incident must be decided: CONFIRM_AFTER plus some rounds of sync."""
 TIE = 0.1
 """Requests that two endpoints receive within this many seconds may be ordered either way."""
 
@@ -42,10 +42,10 @@ class Simulation(World):
         self.unannounced = ([], [])  # for each endpoint, the requests that it has not announced yet
         self.unrecorded = 0
         self.opened_by = None  # the notification and the alert that opened the open incident
-        self.last_firing = {}  # {Alertmanager: its recorded firing notification received last}
+        self.last_firing = {}  # {Alertmanager: its last received, recorded firing notification}
         self.resolves = []  # the recorded resolves
         self.admitted = None  # the notification that was admitted last
-        # The error with which the endpoints measure how far their clocks are ahead.
+        # The error of each endpoint when it measures how far its clock is ahead.
         self.errors = [self.rng.choice([0, self.rng.uniform(-0.04, 0.04)]) for _ in range(2)]
         self.schedule(self.rng.uniform(0, MINUTE), self.sync)
 
@@ -188,7 +188,7 @@ class Simulation(World):
         if resolves and not self.was_active(notification.received_at, self.now):
             last = max(r.received_at for r in resolves)
             is_slow = notification.received_at - last >= GRACE
-            self.case_counts["a copy was received after the grace"] += is_slow
+            self.case_counts["a copy was received after the grace period"] += is_slow
             assert is_slow, f"#{notification.number} is a stale copy and was admitted"
         previous, self.admitted = self.admitted, notification
         if previous is None:
@@ -242,7 +242,7 @@ class Simulation(World):
             if peer.is_active and firing and firing.flushed_at >= peer.intervals[-1][0]:
                 is_resolved = last_resolve > firing.received_at - TIE
                 assert is_shown or is_resolved, (
-                    f"{peer.name} has notified (#{firing.number}): not shown"
+                    f"not shown, although {peer.name} has sent #{firing.number}"
                 )
         if is_shown and self.has_ended():
             last = self.received[-1]
@@ -281,7 +281,7 @@ class Simulation(World):
             excuse = self.excuse() if not is_shown else ""
             self.case_counts[f"hidden at the end: {excuse}"] += not is_shown
             assert is_shown or excuse, (
-                "not shown at the end, although all Alertmanagers hold it active"
+                "not shown at the end, although the alert is active in all Alertmanagers"
             )
             assert not is_shown or self.state.incident.outcome == Outcome.ADMITTED, "never admitted"
 
@@ -295,7 +295,7 @@ class Simulation(World):
         if any(p.abandoned_notifications for p in peers):
             return "an Alertmanager gave up"
         if self.unrecorded:
-            return "a request waits to be recorded"
+            return "a request is waiting to be recorded"
         if self.received and self.ends_earlier_occurrence(self.received[-1]):
             return "the last resolve names an end before the start"
         return ""

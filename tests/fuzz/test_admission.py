@@ -27,7 +27,7 @@ HOUR = 3600
 # {id of an alert: its name}. Two alerts have the same name.
 NAMES = {"id-a": "HostDown", "id-b": "HostDown", "id-c": "DiskFull"}
 RECEIVERS = ("may-start", "only-observes")
-# Minutes from now. The values are few, so that starts repeat and each bound is met exactly.
+# Minutes from now. There are few values, so that starts repeat, and times fall exactly on bounds.
 minutes_from_now = st.sampled_from([None, -60, -15, -11, -10, -3, -2, -1, 0, 0, 1, 2])
 drawn_alerts = st.fixed_dictionaries(
     {
@@ -49,7 +49,7 @@ drawn_requests = st.fixed_dictionaries(
 
 
 class Rules:
-    """A second implementation of the rules of admission. All times are seconds since NOON."""
+    """A second implementation of the admission rules. All times are seconds since NOON."""
 
     def __init__(self, cooldown, limit):
         self.cooldown, self.limit = cooldown, limit
@@ -225,7 +225,7 @@ class Recording(RuleBasedStateMachine):
         minutes=st.sampled_from([0, 0, 0, 2, 600, -600]),
     )
     def record_a_batch(self, drawn, minutes):
-        """Record a batch that waited for some minutes, or whose clock is ten hours ahead."""
+        """Record a batch that waited for some minutes, or from a clock that is ten hours ahead."""
         self.now += 1  # no two batches arrive within the same millisecond
         batch_time = self.now - 60 * minutes
         batch = [

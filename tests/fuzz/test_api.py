@@ -17,9 +17,9 @@ from tests.lib.samples import alert, webhook
 
 SCHEMATHESIS = os.path.join(ROOT, ".venv-fuzz", "bin", "schemathesis")
 TOKEN = "the-token-in-use"
-# The checks that all valid inputs are accepted and all invalid ones refused are not included:
-# OpenAPI cannot express that `until` must not be before `since`, and the endpoint accepts fields
-# that the document does not list.
+# Not included are the checks that all valid inputs are accepted and all invalid ones are refused,
+# because OpenAPI cannot express that `until` must not be before `since`, and because the endpoint
+# accepts fields that the document does not list.
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_schema_conformance,response_headers_conformance,ignored_auth,missing_required_header,"

@@ -35,7 +35,7 @@ time_values = st.sampled_from(
         "",
     ]
 )
-# Each field is valid most of the time, or any JSON value.
+# Each field is either valid or any JSON value.
 alert_values = st.fixed_dictionaries(
     {},
     optional={

@@ -32,7 +32,7 @@ def test_admission_keeps_every_invariant():
     for seed in seeds:
         case_counts += Simulation(seed).run_all()
     print(*sorted(case_counts.items()), sep="\n")
-    if len(seeds) >= 50:  # the simulation covers the interesting cases
+    if len(seeds) >= 50:  # enough seeds to cover the interesting cases
         for name in ("admitted", "resolved", "duplicate", "unconfirmed", "confirmed", "superseded"):
             assert case_counts[name] >= len(seeds) // 50, name
 

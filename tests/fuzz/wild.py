@@ -112,7 +112,7 @@ class Request(NamedTuple):
     head: bool = False
     """Whether the method is HEAD, so that the response has no body."""
     ends: bool = False
-    """Whether the endpoint may close the connection after it or wait for more bytes."""
+    """Whether, after this request, the endpoint may close the connection or wait for more bytes."""
 
 
 class RequestGenerator:
@@ -145,7 +145,7 @@ class RequestGenerator:
             lambda plain: plain[: self._random.randrange(len(plain))],
             self._with_two_lengths,
             self._with_other_headers,
-            self._with_other_line_ends,
+            self._with_other_line_endings,
             self._with_another_first_line,
             lambda plain: self._with_an_unexpected_body(),
         )
@@ -199,15 +199,15 @@ class RequestGenerator:
         return plain.replace(b"Host: x", added.encode())
 
     def _with_other_headers(self, plain):
-        """Replace a header by up to 200 headers, some of them long."""
+        """Replace a header with up to 200 headers, some of them long."""
         choice = self._random.choice
         count = choice((1, 2, 5, 99, 200))
         lines = "".join(f"{choice(HEADERS)}: {self._header()}\r\n" for _ in range(count))
         return plain.replace(b"Host: x\r\n", lines.encode("utf-8", "replace"))
 
-    def _with_other_line_ends(self, plain):
-        ends = (b"\n", b"\r", b"\n\r", b"\r\r\n", b"\0\r\n")
-        return plain.replace(b"\r\n", self._random.choice(ends))
+    def _with_other_line_endings(self, plain):
+        endings = (b"\n", b"\r", b"\n\r", b"\r\r\n", b"\0\r\n")
+        return plain.replace(b"\r\n", self._random.choice(endings))
 
     def _with_another_first_line(self, plain):
         choice = self._random.choice

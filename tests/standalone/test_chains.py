@@ -24,7 +24,7 @@ def test_the_next_task_of_a_chain_depends_on_the_result(standalone, how, names, 
     assert {c["parent"] for c in children} == {execution["id"]}
 
 
-def test_a_chain_with_invalid_parameters_of_a_task_fails(standalone):
+def test_a_chain_fails_if_the_parameters_of_a_task_are_invalid(standalone):
     execution = standalone.run("probe.chain", how="no such way")
     assert execution["status"] == "failed" and "no such way" in str(execution["result"])
 

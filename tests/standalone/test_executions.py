@@ -10,7 +10,7 @@ from tests.standalone.conftest import is_running
 from tests.waiting import wait_for
 
 
-def test_a_python_action_gets_the_same_context_as_from_stackstorm(standalone):
+def test_a_python_action_gets_the_same_context_as_in_stackstorm(standalone):
     execution = standalone.run("probe.show", text="hi", data={"a": [1]}, number="12", flag="true")
     assert execution["status"] == "succeeded", execution["result"]
     assert set(execution["result"]) == {"result", "exit_code", "stdout", "stderr"}
@@ -98,7 +98,7 @@ def test_an_invalid_request_is_refused_with_the_reason(standalone, body, text):
 
 
 def test_parameters_passed_through_the_api_are_rendered(standalone):
-    """Therefore, alert text in a parameter could read StackStorm's datastore and configuration."""
+    """This is how alert text in a parameter could read StackStorm's datastore and configuration."""
     text = "{{ st2kv.system.word }} {{ config_context.secret_word }} {{ st2kv.system.none }}."
     execution = standalone.run("probe.show", text=text)
     shown = execution["result"]["result"]["parameters"]["text"]

@@ -91,7 +91,9 @@ def test_a_sensor_that_ends_is_reported(tmp_path, breaks, expected):
         ("sensors/new.yaml", "class_name: A\nentry_point: a.py\npoll_interval: 5\n", "polling"),
     ],
 )
-def test_the_error_about_unsupported_content_names_it(tmp_path, path, text, reason):
+def test_the_error_about_unsupported_content_names_the_file_and_the_reason(
+    tmp_path, path, text, reason
+):
     make_pack(tmp_path, **NO_CHAIN, **{path: text})
     with pytest.raises(ContentError) as caught:
         Content([tmp_path])

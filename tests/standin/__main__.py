@@ -28,14 +28,14 @@ class TestStandIn(StandIn):
         )
 
     def load_content(self, content_class):
-        """Load the pack and the packs in the options."""
+        """Load this pack and the packs in the options."""
         options = self.options
         self.store.keys.update(pair.partition("=")[::2] for pair in options.kv)
         folders = [PACK, *options.pack]
         return content_class(folders, options.config, config_overrides(options), self.store.keys)
 
     def start(self, ended):
-        """Start all parts, and let the API emit triggers."""
+        """Start all components, and let the API emit triggers."""
         if self.options.config_poll:
             sys.path.append(os.path.join(PACK, "lib"))
             from poundcake.endpoint import config_watcher
@@ -47,7 +47,9 @@ class TestStandIn(StandIn):
 
 if __name__ == "__main__":
     parser = create_parser("python -m tests.standin")
-    parser.add_argument("--pack", metavar="DIR", action="append", default=[], help="another pack")
+    parser.add_argument(
+        "--pack", metavar="DIR", action="append", default=[], help="also load this pack"
+    )
     parser.add_argument("--kv", metavar="NAME=VALUE", action="append", default=[])
     parser.add_argument(
         "--config-poll",

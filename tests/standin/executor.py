@@ -1,4 +1,4 @@
-"""Run executions with policies and controls for operators, and action chains."""
+"""Run action chains, apply policies, and cancel, pause and resume executions."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ class Executor(executor.Executor):
     def respond(self, execution_id, response, user):
         """Answer an inquiry.
 
-        Raise ValueError if it is not open or the response is invalid, and PermissionError if the
-        user may not answer it.
+        Raise ValueError if the inquiry is not open or the response is invalid, and PermissionError
+        if the user may not answer it.
         """
         execution = self.store.executions.get(execution_id)
         if execution["status"] != "pending":

@@ -1,4 +1,4 @@
-"""Run python actions in forks of a process that has already loaded their common modules.
+"""Run Python actions in forks of a process that has already loaded their common modules.
 
 These modules include the pack's own code in this repository. An action of another pack, or of
 another copy of this pack, loads its own code, as under StackStorm.
@@ -76,9 +76,9 @@ class Forks:
 
 
 def load_actions(directory):
-    """Load the pack's python actions once, and return the names of the modules loaded from it.
+    """Load the pack's Python actions once, and return the names of the modules of the pack.
 
-    Actions load the pack's own code from the folder lib below `directory`, a symbolic link.
+    Actions load the pack's own code through the symbolic link `lib` in `directory`.
     """
     before = set(sys.modules)
     paths = [os.path.join(directory, "lib"), directory]
@@ -94,7 +94,7 @@ def load_actions(directory):
 
 
 def read_task(streams):
-    """Use the files as stdin, stdout and stderr, and return the task in stdin."""
+    """Use these descriptors as stdin, stdout and stderr, and return the task in stdin."""
     for number, file in enumerate(streams):
         os.dup2(file, number)
         os.close(file)
@@ -110,7 +110,7 @@ if __name__ == "__main__":
     this_directory = os.path.dirname(os.path.realpath(__file__))
     root = os.path.dirname(os.path.dirname(this_directory))
     actions = os.path.join(root, "actions")
-    # The modules of the tests are not on an action's path.
+    # This folder is not on an action's path.
     sys.path[:] = [path for path in sys.path if os.path.realpath(path) != this_directory]
     sys.path.insert(0, root)
     from tests import forks
@@ -121,7 +121,7 @@ if __name__ == "__main__":
     import python_action
 
     for name in LIBRARIES:
-        with suppress(ImportError):  # actions that need it report the error
+        with suppress(ImportError):  # actions that need the module report the error
             importlib.import_module(name)
     sys.path.append(os.path.join(root, "standalone", "st2"))
     pack_modules = load_actions(actions)

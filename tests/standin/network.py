@@ -1,7 +1,7 @@
 """Provide fake hosts to the stand-in's actions, which must not check the machine they run on.
 
 The first word of a name defines a host's behaviour: answers-1.test, refuses-1.test, silent-1.test.
-Other names and addresses are resolved and connected to as usual.
+Connections to other names and addresses work as usual.
 """
 
 from __future__ import annotations
