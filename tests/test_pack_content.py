@@ -21,7 +21,7 @@ def test_the_pack_has_no_problems():
     assert not problems, "\n".join(problems)
 
 
-def test_a_rule_matches_each_example_alert():
+def test_each_example_alert_is_matched_by_a_rule():
     with open(os.path.join(ROOT, "etc", "alert-rules.yml")) as file:
         groups = yaml.safe_load(file)["groups"]
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}

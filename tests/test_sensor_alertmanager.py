@@ -165,7 +165,7 @@ class TestTermination:
     def read_log(self, tmp_path):
         return (tmp_path / "log").read_text(errors="replace")
 
-    def test_sigterm_keeps_a_waiting_request(self, sensor, tmp_path):
+    def test_a_waiting_request_survives_sigterm(self, sensor, tmp_path):
         endpoint = sensor().start().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))

@@ -29,7 +29,7 @@ def test_a_database_url_refers_to_an_empty_database(database_url):
     engine.dispose()
 
 
-def test_mariadbs_user_can_create_no_other_database(mariadb, mariadb_url):
+def test_the_mariadb_user_cannot_create_another_database(mariadb, mariadb_url):
     url = sqlalchemy.engine.make_url(mariadb_url)
     connection = pymysql.connect(
         host=url.host, port=url.port, user=url.username, password=url.password

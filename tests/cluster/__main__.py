@@ -1,4 +1,4 @@
-"""Compare an endpoint's open alerts with those of two clustered Alertmanagers for a long time.
+"""Compare, for a long time, an endpoint's open alerts with those of clustered Alertmanagers.
 
     make soak ARGS="--minutes 30 --seed 1"
 

@@ -84,8 +84,8 @@ def check_text(where, value, own_task, trusted_tasks, tasks):
 
 
 def untrusted_result_problem(where, task, tasks):
-    """Return the problem of an expression that uses the result of another pack's task."""
-    action = tasks[task].get("action", "a task without action")
+    """Return the problem with an expression that uses the result of another pack's task."""
+    action = tasks[task].get("action", "a task without an action")
     return (
         f"{where}: an expression uses the result of {action} (task {task}), which is evaluated "
         "again; let an action of this pack read it through the API"

@@ -174,7 +174,7 @@ ACCESS = [
         ),
     ),
     Defence(
-        "a signature is computed from the body and a shared secret",
+        "a signature that does not match the body and a shared secret is refused",
         Edit(
             SIGNATURES + "BodySignatures._matching_credential",
             "hmac.compare_digest(_1, _2)",
@@ -871,7 +871,7 @@ INERT_TEXT_AND_SAFETY = [
         ),
     ),
     Defence(
-        "the change of a cancelled workflow is in flight until it has ended",
+        "the change of a cancelled workflow is in flight until the change has ended",
         Edit(SETTLE + "_is_running", "any(_)", "False"),
         test(
             SETTLE_TESTS
@@ -1022,7 +1022,7 @@ ONE_REMEDIATION = [
         test(RECONCILE_TESTS + "TestStaysOpenIf::test_a_notification_is_recorded_during_the_round"),
     ),
     Defence(
-        "an alert that keeps firing starts nothing again",
+        "a repeated notification starts nothing",
         Edit(ADMISSION + "_decide_repeat", "_.outcome == Outcome.ADMITTED", "False"),
         test(
             ADMISSION_TESTS + "TestFiring::test_a_repeat_is_a_duplicate_with_the_incidents_episode"
@@ -1037,7 +1037,7 @@ ONE_REMEDIATION = [
         ),
     ),
     Defence(
-        "two alerts with the same fingerprint of a sender stay separate",
+        "two alerts to which a sender gives the same fingerprint stay separate",
         Edit(
             ALERTMANAGER + "_AlertReader.read",
             "fingerprint=computed_fingerprint",
@@ -1196,7 +1196,7 @@ ONE_REMEDIATION = [
         test("tests/lib/remediation/test_verification.py::test_no_other_result_confirms_a_change"),
     ),
     Defence(
-        "a check that could not be read permits no change",
+        "a check whose result could not be read permits no change",
         Edit(INSPECTIONS + "_find_objection", "_.holds is None", "False"),
         test(
             INSPECTION_TESTS

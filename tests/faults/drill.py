@@ -35,7 +35,7 @@ TITLES = "{:<8} {:>8} {:>7} {:>8} {:>8} {:>9} {:>7} {:>7} {:>10}".format(
 
 
 class Sender:
-    """Posts alerts with 200 fingerprints, which no rule matches, over one connection."""
+    """Posts alerts that no rule matches, with 200 fingerprints, over one connection."""
 
     def __init__(self, port, name):
         self._client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

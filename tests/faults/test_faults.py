@@ -1,4 +1,4 @@
-"""The short version of the fault suite: each kind of fault at least once."""
+"""The short version of the fault suite, with some faults in each component."""
 
 from __future__ import annotations
 

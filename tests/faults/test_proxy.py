@@ -76,7 +76,7 @@ def test_everything_is_forwarded(client, echo):
     assert echo.received == text
 
 
-def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
+def test_a_connection_is_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
     trip = proxy.set_trip(TO_SERVER, after=3)
     client.sendall(b"abcdef")
 
@@ -85,7 +85,7 @@ def test_cut_after_a_number_of_bytes_to_the_server(client, echo, proxy):
     assert echo.received == b"abc"
 
 
-def test_cut_before_the_response(client, echo, proxy):
+def test_a_connection_is_cut_before_the_response(client, echo, proxy):
     trip = proxy.set_trip(TO_CLIENT, after=0)
     client.sendall(b"abcdef")
 
@@ -96,7 +96,7 @@ def test_cut_before_the_response(client, echo, proxy):
 
 
 @pytest.mark.parametrize("forward, expected", [(True, b"one two"), (False, b"one ")])
-def test_cut_after_patterns_in_order(client, echo, proxy, forward, expected):
+def test_a_connection_is_cut_after_patterns_in_order(client, echo, proxy, forward, expected):
     trip = proxy.set_trip(TO_SERVER, patterns=[b"one", b"two"], forward=forward)
     client.sendall(b"one ")
     assert receive(client, 4) == b"one "

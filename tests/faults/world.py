@@ -67,7 +67,7 @@ def wait_for(condition, seconds, description):
 
 
 class Process:
-    """A process of the world that can be killed and restarted. Each start appends to its log."""
+    """A process that can be killed and restarted. Each start appends to its log."""
 
     def __init__(self, name, folder, command, environment):
         self.name = name

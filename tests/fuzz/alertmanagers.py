@@ -7,8 +7,8 @@ by the database's clock, to which each machine adds the offset of its own clock.
 The model covers these parts of Alertmanager 0.25 to 0.34: Alert.Merge and Alerts.Put (types,
 provider/mem), the timers of an aggregation group (dispatch), WaitStage, DedupStage and RetryStage
 (notify), and the notification log with its merge by timestamp (nflog). Of Prometheus, it covers
-FiredAt, ResolvedAt and ValidUntil of an alert, the resend delay, and resolved alerts that are sent
-for 15 min (rules).
+FiredAt, ResolvedAt and ValidUntil of an alert, the resend delay, and the 15 min for which resolved
+alerts are resent (rules).
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class Simulation(World):
         self.case_counts["admitted again, after a resolve of a peer"] += 1
 
     def has_close_occurrences(self, notification):
-        """Return True if another occurrence began at most SKEW before that of a notification."""
+        """Return True if another occurrence began at most SKEW before the one in a notification."""
         delays = [notification.starts_at - other.starts_at for other in self.received]
         return any(0 < seconds <= SKEW for seconds in delays)
 
@@ -234,7 +234,7 @@ class Simulation(World):
         assert excuse, f"#{notification.number} was a stale copy and was confirmed"
 
     def check(self):
-        """Check whether the alert is shown exactly when it should be."""
+        """Check that the alert is shown exactly when it should be."""
         is_shown = self.state.incident is not None
         last_resolve = max((r.received_at for r in self.resolves), default=-1.0)
         for peer in self.alertmanagers:

@@ -114,7 +114,7 @@ def test_a_configuration_overrides_the_defaults(tmp_path):
         "secret_word": "open-sesame",
         "nested": {"other": 1, "depth": 3},
     }
-    # When it is read again, the current datastore and the registered values are used.
+    # Reading the configuration again uses the current datastore and the registered values.
     keys["hail"] = "salve"
     assert content.read_config("probe")["greeting"] == "salve"
     content.register_config("probe", {"greeting": "hi"})

@@ -39,7 +39,7 @@ def test_a_workflow_has_its_context_and_returns_its_output(standalone):
     assert len(trace["action_executions"]) == 3
 
 
-def test_a_failed_workflow_has_its_output(standalone):
+def test_a_failed_workflow_still_returns_its_output(standalone):
     execution = standalone.run("probe.fails")
     assert execution["status"] == "failed"
     assert execution["result"].get("output") == {"stage": "begun"}, execution["result"]
