@@ -202,7 +202,7 @@ class Prometheus:
 
     def stop(self, seconds):
         if self.is_up:
-            self.world.log_event(self.name, "restarts within {} s", round(seconds))
+            self.world.log_event(self.name, "is down for {} s", round(seconds))
             self.is_up = False
             self.restarts += 1
             self._reset_state()
@@ -484,7 +484,7 @@ class Alertmanager:
     def stop(self, seconds, keeps_log):
         if not self.is_up:
             return
-        self.world.log_event(self.name, "restarts within {} s", round(seconds))
+        self.world.log_event(self.name, "is down for {} s", round(seconds))
         if self.is_active:
             self.intervals[-1][1] = self.world.now
         self.is_up = False

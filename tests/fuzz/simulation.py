@@ -218,7 +218,7 @@ class Simulation(World):
         assert notification.received_at - last >= GRACE - TIE or is_new, (
             f"#{notification.number} was admitted although it did not stay for {GRACE} s"
         )
-        self.case_counts["admitted again, after a resolve of a peer"] += 1
+        self.case_counts["admitted again, after a resolve from a peer"] += 1
 
     def has_close_occurrences(self, notification):
         """Return True if another occurrence began at most SKEW before the one in a notification."""

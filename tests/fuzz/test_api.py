@@ -1,6 +1,6 @@
 """Run schemathesis with the OpenAPI description against an endpoint in a separate process.
 
-schemathesis needs Python 3.10 and a separate environment, .venv-fuzz, which `make fuzz` creates.
+schemathesis needs Python 3.10 or later and a separate environment, .venv-fuzz, which `make fuzz` creates.
 Without it, the test is skipped.
 """
 
