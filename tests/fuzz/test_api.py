@@ -1,7 +1,7 @@
 """Run schemathesis with the OpenAPI description against an endpoint in a separate process.
 
-schemathesis needs Python 3.10 or later and a separate environment, .venv-fuzz, which `make fuzz` creates.
-Without it, the test is skipped.
+schemathesis needs Python 3.10 or later and a separate environment, .venv-fuzz, which `make fuzz`
+creates. Without it, the test is skipped.
 """
 
 from __future__ import annotations
