@@ -157,7 +157,7 @@ class Server:
             )
 
     def prepare_child(self):
-        """In the child process, switch to the server's account, and end with the parent."""
+        """In the child process, switch to the server's account. Make it end with its parent."""
         if self.account:
             os.initgroups(self.account.pw_name, self.account.pw_gid)
             os.setgid(self.account.pw_gid)
