@@ -52,7 +52,7 @@ class PackAction(Action):
         """Return whether the action succeeded, and its result or a one-line error.
 
         StackStorm evaluates results again, so they are made inert. A result of type str is a view
-        for people. Its line breaks are from the pack, not from an alert, so they are kept.
+        for people. Its line breaks come from the pack, not from an alert, so they are kept.
         """
         try:
             self.settings = config.load(self.config, self.unneeded_keys)
@@ -136,9 +136,9 @@ class PackAction(Action):
         return situation
 
     def retry_while_unavailable(self, work: Callable[[], _Result]) -> _Result:
-        """Call work(), retrying while the tracking database is unavailable, for 45 seconds.
+        """Call work(), retrying while the tracking database is unavailable, for up to 45 seconds.
 
-        This is less than the timeout of 60 seconds of the actions that use it.
+        This is less than the timeouts of the actions that use it, which are 60 seconds or longer.
         """
         from poundcake.trail import database
 

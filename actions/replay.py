@@ -14,7 +14,7 @@ class Replay(PackAction):
     ) -> ReplayResult:
         """Replay the request, and return the new request_id and the number of alerts by outcome."""
         # If the connection breaks during a commit, the replay may or may not be recorded. The next
-        # attempt derives the same id from the execution's id, and so finds the replay if it is.
+        # attempt derives the same id from the execution's id, and so finds a recorded replay.
         actor = self.actor(st2_user)
         replaying_execution = execution_id or actor.execution_id
         return self.retry_while_unavailable(

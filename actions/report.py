@@ -30,7 +30,7 @@ class Report(PackAction):
         return report.as_dict()
 
     def _end_silence(self, execution_id: str) -> None:
-        """End the silence during the change. If that fails, it ends by itself."""
+        """End the silence of the change. If that fails, the silence expires by itself."""
         from poundcake.trail.silences import end_silence_during_change
 
         with contextlib.suppress(PoundCakeError):

@@ -36,8 +36,8 @@ class Reserve(PackAction):
         if entry and configured_entry is None:
             objection = f"the configuration no longer has a valid remediation {entry}"
             request = replace(request, objection=objection)
-        asks = configured_entry and Mode.ASK in (configured_entry.mode, Mode(mode))
-        if configured_entry and asks and not request.preview:
+        needs_approval = configured_entry and Mode.ASK in (configured_entry.mode, Mode(mode))
+        if configured_entry and needs_approval and not request.preview:
             approval = read_approval(
                 self.stackstorm(), request.execution_id, configured_entry.approvers
             )
@@ -68,9 +68,9 @@ class Reserve(PackAction):
         }
 
     def _silence_alert(self, request: ChangeRequest, entry: Remediation | None) -> str:
-        """Silence the alert during its change. Return why it is not silenced everywhere, or ''.
+        """Silence the alert during the change. Return why it is not silenced everywhere, or ''.
 
-        The change does not depend on it.
+        The change does not depend on the silence.
         """
         from poundcake.trail import silences
 

@@ -84,7 +84,7 @@ for name in $missing; do
         echo "poundcake: installed $packages"
     else
         tail -n 5 "$log"
-        echo "poundcake: could not install $packages; the tests that need it are skipped"
+        echo "poundcake: could not install $packages; the tests that need them are skipped"
     fi
     rm -f "$log"
 done

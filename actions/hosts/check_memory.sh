@@ -1,6 +1,6 @@
 #!/bin/sh
-# Print the available memory, the largest processes, and those that the kernel has killed. Change
-# nothing.
+# Print the available memory, the largest processes, and the last processes that the kernel killed for
+# lack of memory. Change nothing.
 . "${0%/*}/lib/host.sh"
 
 top=5

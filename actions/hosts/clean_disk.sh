@@ -68,7 +68,7 @@ find_old_files() {
     done
 }
 
-# Enter the directory $1, so that names are relative to it. Fail if it has been replaced: the owner
+# Enter the directory $1, so that file names are relative to it. Fail if it was replaced: the owner
 # of a directory above it could have put a link to another directory in its place.
 enter_directory() {
     cd -P "$1" 2>/dev/null && [ "$(pwd -P)" = "$1" ]

@@ -1,8 +1,8 @@
 """Read the payload of an Alertmanager webhook into typed objects.
 
 https://prometheus.io/docs/alerting/latest/configuration/#webhook_config describes the format.
-Other senders (vmalert, Grafana, relays) omit some fields or use other types for them. So a field
-can cause an error only if PoundCake bases a decision on it. `ON_ERROR` defines what happens if a
+Other senders (vmalert, Grafana, relays) omit some fields or send them with other types. So only a
+field that PoundCake bases a decision on can cause an error. `ON_ERROR` defines what happens when a
 field is unreadable.
 """
 
@@ -35,11 +35,11 @@ MAX_LABEL_VALUE = 16_384
 
 _DIGITS = re.compile(r"[0-9]{1,18}\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-# Longer integers stay strings: conversion takes quadratic time, and senders of version "3" use an
-# integer of more than 64 bits as groupKey.
+# Longer integers stay strings: conversion takes quadratic time, and payloads of version "3" have an
+# integer of more than 64 bits as their groupKey.
 _MAX_INTEGER_DIGITS = 18
 
-# Maximum lengths, in characters: an unreadable value in a note, and all notes of an alert.
+# Maximum lengths, in characters, of an unreadable value in a note and of all notes of an alert.
 _MAX_VALUE_IN_NOTE = 80
 _MAX_NOTES = 1_000
 
@@ -69,9 +69,9 @@ ON_ERROR = {
     "alerts[].generatorURL": OnError.NOTE,
     "alerts[].fingerprint": OnError.IGNORE,
 }
-"""What happens if a field is unreadable, for each field with a type.
+"""What happens when a field is unreadable, for each field whose type is checked.
 
-Alertmanager never retries a refused request. So a field that no decision depends on never causes a
+Alertmanager never retries a refused request, so a field that no decision depends on never causes a
 refusal.
 """
 
@@ -95,13 +95,13 @@ class Identity:
     ignored_labels: frozenset[str] = frozenset()
     """Names of labels that are not part of the identity."""
     with_external_url: bool = False
-    """Whether externalURL is part of the identity: for Alertmanagers whose alerts share labels."""
+    """Whether externalURL is also part of it, for senders whose alerts have the same labels."""
 
     def fingerprint(self, labels: Mapping[str, str], external_url: str) -> str:
         """Return the fingerprint of an alert.
 
         Args:
-            labels: The alert's labels, whose values are not empty.
+            labels: The alert's labels, without those whose value is empty.
             external_url: The externalURL of the sender.
         """
         identifying_labels = {
@@ -231,7 +231,7 @@ class _Fields:
     """
 
     def __init__(self, data: _JsonObject, position: int | None = None):
-        """Read the fields of a notification, or of the alert at a position in it."""
+        """Wrap the fields of a notification, or of the alert at `position` in it."""
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._data = data
@@ -302,8 +302,8 @@ class _Fields:
 def decode(body: bytes) -> _JsonObject:
     """Return the JSON object in the body of a webhook.
 
-    A number that is not finite, or that would take long to convert, stays a string. So the result
-    does not change if it is encoded with json.dumps() and decoded again.
+    A number that is not finite, or that would take long to convert, stays a string. So encoding the
+    result with json.dumps() and decoding it again changes nothing.
 
     Args:
         body: JSON in UTF-8, with or without a byte order mark.
@@ -328,7 +328,7 @@ def decode(body: bytes) -> _JsonObject:
     except ValueError as error:
         raise PayloadError("body", f"not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise PayloadError("body", f"must be a JSON object, not {_type_name(data)}")
+        raise PayloadError("body", f"must be a JSON object, not {_describe_type(data)}")
     return data
 
 
@@ -352,7 +352,7 @@ def _read_webhook(data: _JsonObject, identity: Identity | None) -> Webhook:
 def _read_alert_list(fields: _Fields, data: _JsonObject) -> list[Any]:
     alerts = data.get("alerts")
     if not isinstance(alerts, list):
-        actual = f"not {_type_name(alerts)}" if "alerts" in data else "but it is missing"
+        actual = f"not {_describe_type(alerts)}" if "alerts" in data else "but it is missing"
         fields.fail("alerts", f"must be a list, {actual}")
         return []
     if len(alerts) > MAX_ALERTS:
@@ -380,7 +380,7 @@ class _AlertReader:
 
     def read(self, position: int, data: Any) -> Alert:
         if not isinstance(data, dict):
-            problem = f"alerts[{position}]: must be an object, not {_type_name(data)}"
+            problem = f"alerts[{position}]: must be an object, not {_describe_type(data)}"
             return Alert(position, problem=problem)
         fields = _Fields(data, position)
         labels = {name: value for name, value in fields.strings("labels").items() if value}
@@ -468,7 +468,7 @@ def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _type_name(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     if value is None:
         return "null"
     names = {bool: "a boolean", str: "a string", list: "a list", dict: "an object"}

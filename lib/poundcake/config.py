@@ -29,10 +29,10 @@ _SSH_PORT = 22
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 CREDENTIAL_KEYS = ("auth_tokens", "basic_auth", "credentials")
-"""The keys with the secrets of the endpoint's clients. Most actions need none of them."""
+"""The keys that contain the secrets of the endpoint's clients. Most actions need none of them."""
 
 MONITORING_KEYS = ("alertmanagers", "prometheus")
-"""The keys with the secrets of the monitoring servers. Few actions need them."""
+"""The keys that contain the secrets of the monitoring servers. Few actions need them."""
 
 _Value = Union[
     bool,
@@ -317,7 +317,7 @@ class Config:
     literal_secrets: tuple[str, ...] = ()
     """Not a key: the keys that contain a literal secret instead of a reference."""
     remediation_errors: tuple[str, ...] = ()
-    """Not a key: a sentence for each entry of `remediations` that is ignored as invalid."""
+    """Not a key: a sentence for each invalid entry of `remediations`, which is ignored."""
 
     @property
     def all_credentials(self) -> tuple[Credential, ...]:
@@ -444,7 +444,7 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     """Validate the configuration that StackStorm passes to a sensor or an action.
 
     Args:
-        pack_config: The keys that are set. None, or a null value, means the default.
+        pack_config: The keys that are set, or None. For a null value, the default applies.
         without: Keys that the caller does not need. They are not read.
 
     Raises:
@@ -523,7 +523,7 @@ def _check_tls(config: Config) -> None:
 
 
 def _check_authentication(config: Config) -> None:
-    """Refuse duplicate names, and an endpoint that other machines reach without credentials."""
+    """Refuse duplicate names, and an endpoint that other machines can reach without credentials."""
     try:
         credentials.check_names(config.all_credentials)
     except ValueError as error:

@@ -10,7 +10,7 @@ from poundcake import secret_references
 from poundcake.string_enum import StringEnum
 
 MIN_SECRET_CHARACTERS = 16
-"""Minimum length of a token, a password and a shared secret. Shorter ones can be guessed."""
+"""Minimum length of a token, password or shared secret. Shorter ones can be guessed."""
 
 MAX_NAME_CHARACTERS = 64
 """Maximum length of a name in the journal and the tracking database."""
@@ -101,8 +101,8 @@ def _read_entry(entry: Any) -> Credential:
     name = entry.get("name")
     if not isinstance(name, str) or not _NAME.match(name):
         raise ValueError(
-            "name: must have letters, digits, dots, hyphens and underscores, begin with a letter "
-            f"or a digit, and have at most {MAX_NAME_CHARACTERS} characters"
+            "name: must consist of letters, digits, dots, hyphens and underscores, begin with a "
+            f"letter or a digit, and have at most {MAX_NAME_CHARACTERS} characters"
         )
     scope = _read_scope(entry)
     kind = _read_kind(entry)
@@ -138,7 +138,7 @@ def _read_secret(kind: Kind, value: Any) -> str:
 
 
 def _describe_entry(number: int, entry: Any) -> str:
-    """Return how an error refers to an entry: by its number, from 1, and its name."""
+    """Return the text that identifies an entry in an error: its number, from 1, and its name."""
     name = entry.get("name") if isinstance(entry, dict) else None
     suffix = f" ({name})" if isinstance(name, str) and _NAME.match(name) else ""
     return f"entry {number}{suffix}"
@@ -178,7 +178,7 @@ def check_not_ciphertext(value: str) -> None:
         raise ValueError("must not be empty")
     if _CIPHERTEXT.match(value):
         raise ValueError(
-            "contains ciphertext, which StackStorm has not decrypted (put `secret: true` on the "
+            "contains ciphertext that StackStorm has not decrypted (put `secret: true` on the "
             "items of the list, or use file:/path)"
         )
 

@@ -97,7 +97,7 @@ def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) 
     # without a certificate raises ValueError.
     except (OSError, ValueError) as error:
         return Unreachable(url, failure_reason(error))
-    document = _json_object(response)
+    document = _read_json_object(response)
     if response.status_code in statuses and expected_key in document:
         return Answered(document)
     return Refused(url, response.status_code, str(document.get("detail", ""))[:300])
@@ -137,7 +137,7 @@ class _PinnedCertificate(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
 
 
-def _json_object(response: requests.Response) -> dict[str, Any]:
+def _read_json_object(response: requests.Response) -> dict[str, Any]:
     """Return the JSON object in a response, or an empty one."""
     try:
         document = response.json()

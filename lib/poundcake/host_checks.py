@@ -1,7 +1,7 @@
 """Parse the checks that run on a host, such as `disk:/var>90` in the keys `check` and `verify`.
 
-Each check runs a StackStorm action: for the kind `action` one that the operator chooses, otherwise
-one of the pack's actions over SSH. poundcake.remediation.inspections reads the results.
+Each check runs a StackStorm action: an action that the operator chooses for the kind `action`, and
+otherwise one of the pack's own, over SSH. poundcake.remediation.inspections reads the results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READ_ONLY_ACTIONS = SSH_ACTIONS[:4]
 """The SSH actions that change nothing. They need not be in `allowed_actions`."""
 
 REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([^{}]+)\})")
-"""Matches a label in the configuration: `$service` or `${app.kubernetes.io/name}`."""
+"""Matches a reference to a label: `$service` or `${app.kubernetes.io/name}`."""
 ACTION = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+\Z")
 """Matches the reference of an action: `pack.name`."""
 
@@ -45,7 +45,7 @@ _FORMS = {
     "action": "action:pack.name",
 }
 _WITH_THRESHOLD = ("disk", "memory", "cpu")
-# The parameters of a check without details: no large directories, no processes, no log.
+# The parameters that omit the details of a check: large directories, processes, log lines.
 _WITHOUT_DETAILS = {
     "disk": {"top": 0},
     "memory": {"top": 0},
@@ -101,7 +101,7 @@ class HostCheck(NamedTuple):
 
 
 def referenced_label(text: str) -> str:
-    """Return the name of the label that a text such as `$service` refers to, or ''."""
+    """Return the name of the label that a reference such as `$service` names, or ''."""
     match = REFERENCE.fullmatch(text)
     return (match[1] or match[2]) if match else ""
 
@@ -121,8 +121,8 @@ def parse_host_check(text: str) -> HostCheck:
     match = _TEXT.fullmatch(text.strip())
     subject, above = (match["subject"] or "", match["above"]) if match else ("", None)
     pattern = _PATTERNS.get(kind)
-    may_be_label = kind in ("disk", "service") and bool(referenced_label(subject))
-    is_valid = may_be_label or (bool(pattern.match(subject)) if pattern else not subject)
+    is_reference = kind in ("disk", "service") and bool(referenced_label(subject))
+    is_valid = is_reference or (bool(pattern.match(subject)) if pattern else not subject)
     if not match or not is_valid or (above is None) == (kind in _WITH_THRESHOLD):
         raise ValueError(f"{text} must have the form {_FORMS[kind]}")
     return HostCheck(kind, subject, int(above or 0))

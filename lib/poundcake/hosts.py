@@ -59,7 +59,7 @@ def canonical_host(text: str) -> str:
     if not text.isascii():  # lower() can produce ASCII: it turns the Kelvin sign into a k
         return ""
     if ":" in text:
-        address = _ipv6(text)
+        address = _parse_ipv6(text)
         return str(address) if address else ""
     name = text.lower()
     name = name[:-1] if name.endswith(".") else name
@@ -78,7 +78,7 @@ def host_and_port(instance: str) -> HostPort | None:
             a user name is invalid.
     """
     url = _URL.match(instance)
-    parts = _split(url.group(2) if url else instance)
+    parts = _split_authority(url.group(2) if url else instance)
     if parts is None:
         return None
     host, port = canonical_host(parts[0]), parts[1]
@@ -127,7 +127,7 @@ def check_pattern(pattern: str) -> None:
 def target_refusal(host: str) -> str:
     """Return why no action may target this host, or an empty string.
 
-    The host is compared with this machine's name but not resolved.
+    The host is compared with this machine's name, but it is not resolved.
     """
     address = parse_address(host)
     if address:
@@ -156,7 +156,7 @@ _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 _BROADCAST = ipaddress.ip_address("255.255.255.255")
 
 
-def _ipv6(text: str) -> IPAddress | None:
+def _parse_ipv6(text: str) -> IPAddress | None:
     # Since Python 3.9, ipaddress accepts any text as the scope of an IPv6 address.
     if "%" in text:
         return None
@@ -172,7 +172,7 @@ def _is_ipv4(text: str) -> bool:
     return bool(_DECIMAL_OCTETS.match(text)) and all(int(octet) <= 255 for octet in text.split("."))
 
 
-def _split(authority: str) -> tuple[str, str] | None:
+def _split_authority(authority: str) -> tuple[str, str] | None:
     """Return host and port, not yet validated, or None if brackets are misused."""
     if authority.startswith("["):
         host, bracket, after_bracket = authority[1:].partition("]")

@@ -1,8 +1,9 @@
 """Make external text safe to pass to StackStorm, which evaluates expressions inside values.
 
-StackStorm renders Jinja and YAQL that it finds in a trigger's payload, in a parameter and in an
+StackStorm renders any Jinja or YAQL that it finds in a trigger's payload, a parameter or an
 action's result. It also encodes parameters that are lists or objects as JSON, renders the JSON as
-one string, and decodes it again. So all text from a sender or a host is made inert first:
+one string, and decodes it again. So all text from a sender or a host is made inert first. Inert
+text has three properties:
 
 * It contains no Jinja or YAQL delimiter, and cannot form one when joined with other inert text.
 * It cannot end a JSON string or a Python string literal, or begin an escape sequence in one.
@@ -36,7 +37,7 @@ _LOOKALIKES = str.maketrans(
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]")
 
 # StackStorm reads %*****__%NONE%__*****% as null. Replacing the asterisks, not the word, ensures
-# that a rule that joins several inert texts cannot form this marker.
+# that a rule that joins several inert strings cannot form this marker.
 _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
 _ASTERISK_LOOKALIKE = "\N{ASTERISK OPERATOR}"
 
@@ -119,7 +120,7 @@ def one_line(text: str) -> str:
 
 
 def inert_line(text: str) -> str:
-    """Return a text as one inert line."""
+    """Return the text as one inert line."""
     return str(make_inert(one_line(text)))
 
 
@@ -129,7 +130,7 @@ def _inert_text(text: str) -> str:
 
 
 def _inert_keys(value: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the inert name of each key."""
+    """Return the inert name of each key. The names are distinct."""
     names = {key: make_inert(key) for key in value}
     used_names = {key for key, name in names.items() if key == name}
     for key in value:

@@ -1,7 +1,7 @@
 """Detect JSON that is nested too deeply, before json.loads() reads it.
 
-For deep nesting, json.loads() raises RecursionError. Python 3.8 can abort the process instead, if
-the garbage collector calls Python code near the limit ("Cannot recover from stack overflow").
+On deeply nested JSON, json.loads() raises RecursionError. Python 3.8 can abort the process instead
+if the garbage collector calls Python code near the limit ("Cannot recover from stack overflow").
 """
 
 from __future__ import annotations

@@ -15,7 +15,10 @@ from poundcake.regex import Regex
 from poundcake.string_enum import StringEnum
 
 MAX_LABEL_CHARACTERS = 4096
-"""Maximum length of a value that a regular expression is applied to. Longer ones never match."""
+"""Maximum length of a value that a regular expression is applied to.
+
+A matcher with a regular expression, even a negated one, rejects longer values.
+"""
 
 _CLASSIC = re.compile(
     r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*(=~|=|!=|!~)\s*(.*?)\s*\Z", re.DOTALL | re.ASCII
@@ -106,7 +109,7 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
             f"{text} begins or ends with a brace: quote the value, or remove the brace"
         )
     body = body[1:-1] if body.startswith("{") else body
-    matchers = tuple(map(parse_matcher, _split(body)))
+    matchers = tuple(map(parse_matcher, _split_at_commas(body)))
     if not matchers:
         raise ValueError('must contain a matcher, such as alertname="DiskFull"')
     return matchers
@@ -131,8 +134,8 @@ def parse_matcher(text: str) -> Matcher:
 def find_contradiction(matchers: Sequence[Matcher]) -> tuple[Matcher, Matcher] | None:
     """Return two matchers that contradict each other, or None if no contradiction is found.
 
-    It finds a matcher with `=` whose value another matcher excludes, and two opposite matchers with
-    the same value, but not every other contradiction.
+    It detects a matcher with `=` whose value another matcher excludes, and two opposite matchers
+    with the same value. It detects no other contradictions.
     """
     for matcher in matchers:
         for other in (other for other in matchers if other.name == matcher.name):
@@ -143,8 +146,8 @@ def find_contradiction(matchers: Sequence[Matcher]) -> tuple[Matcher, Matcher] |
     return None
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas outside of quotes, as Alertmanager does."""
+def _split_at_commas(text: str) -> list[str]:
+    """Split at the commas outside quotes, as Alertmanager does."""
     parts, part = [], ""
     is_quoted = is_escaped = False
     for character in text:

@@ -1,4 +1,4 @@
-"""Match RE2 regular expressions against whole texts, in linear time.
+"""Match RE2 regular expressions against whole strings, in linear time.
 
 Alertmanager's matchers use Go's regular expressions (RE2). Python's `re` accepts a different
 language, and an expression such as ``(a|a)*b`` can keep it busy for hours on a label that a sender
@@ -180,7 +180,7 @@ class _Parser:
         if bounds is None:
             return part
         if self._position < len(self._text) and self._peek() == "?":
-            self._position += 1  # a lazy quantifier matches the same texts
+            self._position += 1  # a lazy quantifier matches the same strings
         if self._parse_quantifier() is not None:
             raise ValueError("has two quantifiers in a row, such as a** or a++")
         return _Repeat(part, *bounds)
@@ -216,7 +216,7 @@ class _Parser:
             return _Character(lambda c: c != "\n" or "s" in flags)
         if character in "^$":
             return _Anchor(character == "^")
-        return _Character(_is_in_ranges([(ord(character), ord(character))], False, flags))
+        return _Character(_range_predicate([(ord(character), ord(character))], False, flags))
 
     def _parse_group(self, flags: _Flags) -> _Node:
         match = _FLAGS.match(self._text, self._position)
@@ -248,10 +248,10 @@ class _Parser:
         if ranges is None:
             code = self._parse_escaped_character()
             ranges = [(code, code)]
-        return _Character(_is_in_ranges(ranges, False, flags))
+        return _Character(_range_predicate(ranges, False, flags))
 
     def _parse_perl_class(self) -> list[_Range] | None:
-        r"""Parse a class such as \d or \W, and return its ranges; None if it is no class."""
+        r"""Parse a class such as \d or \W, and return its ranges; None if there is none."""
         letter = self._text[self._position + 1 : self._position + 2]
         if letter.lower() not in _PERL_CLASSES or not letter:
             return None
@@ -291,7 +291,7 @@ class _Parser:
             ranges += self._parse_class_item()
             is_first = False
         self._position += 1
-        return _Character(_is_in_ranges(ranges, is_negated, flags))
+        return _Character(_range_predicate(ranges, is_negated, flags))
 
     def _parse_class_item(self) -> list[_Range]:
         match = _POSIX_CLASS.match(self._text, self._position)
@@ -342,7 +342,7 @@ def _complement(ranges: list[_Range]) -> list[_Range]:
     return [*complement, (start, _MAX_CODE_POINT)]
 
 
-def _is_in_ranges(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Predicate:
+def _range_predicate(ranges: list[_Range], is_negated: bool, flags: _Flags) -> _Predicate:
     """Return a predicate that is true for the characters in the ranges."""
     ignore_case = "i" in flags
 

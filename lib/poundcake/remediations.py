@@ -1,4 +1,4 @@
-"""Read the list `remediations` of the configuration, and find the first entry for an alert.
+"""Read the list `remediations` in the configuration, and find the first entry for an alert.
 
 An invalid entry is ignored and reported; the other entries still apply.
 """
@@ -52,7 +52,7 @@ _SAFE_VALUE = re.compile(
 _COMMAND_ACTIONS = re.compile(r"core\.(local|remote|winrm)")
 _UNSAFE_PARAMETERS = {
     "cmd": "a shell would run the text of the label",
-    "hosts": "a comma in the label names another host; use host_parameter: hosts",
+    "hosts": "a comma in the label would add another host; use host_parameter: hosts",
 }
 # Keys that people write by mistake, and the correct ones.
 _SYNONYMS = {
@@ -87,7 +87,7 @@ class Mode(StringEnum):
 
 
 class LabelError(ValueError):
-    """A label cannot be passed to an action. The message contains the label and the reason."""
+    """A label is missing, or its value cannot be used. The message has the label and the reason."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ class Remediation:
         check: The checks that have to confirm the alert before a change.
         only_if: A PromQL expression that has to be true before a change, or '' if there is none.
         per: The limits on targets that share a label, or None.
-        wait: Seconds that the verification may take, or None for the default of its kind.
-        verify: The check that verifies the change, '' or `none` if there is none.
+        wait: Seconds that the verification may take, or None for a default that fits the change.
+        verify: The check that verifies the change, or '' or `none` if it is not verified.
         target: The labels that identify what is changed. Without them, the host is changed.
         evidence: The references of actions that collect evidence.
-        silence_minutes: How long the alert is silenced in Alertmanager at most during a change, or
-            0 if it is not silenced.
+        silence_minutes: The maximum number of minutes for which the alert is silenced in
+            Alertmanager during a change, or 0 if it is not silenced.
     """
 
     name: str
@@ -204,15 +204,15 @@ class Remediation:
         """Return the conditions that are checked on the host of an alert.
 
         Raises:
-            LabelError: A label is missing, or its value is not a path or the name of a service.
+            LabelError: A label is missing, or its value is not a valid path or service name.
         """
         return tuple(_resolve_check(text, labels) for text in self.check if is_host_check(text))
 
     def host_verification(self, labels: Mapping[str, str]) -> HostCheck | None:
-        """Return the check of the host that verifies the change, or None if no such check does.
+        """Return the check of the host that verifies the change, or None if none does.
 
         Raises:
-            LabelError: A label is missing, or its value is not a path or the name of a service.
+            LabelError: A label is missing, or its value is not a valid path or service name.
         """
         return _resolve_check(self.verify, labels) if is_host_check(self.verify) else None
 
@@ -389,7 +389,7 @@ def _check_entry(remediation: Remediation) -> None:
         if remediation.parameters:
             raise ValueError("with: needs an action that takes the parameters")
         if remediation.silence_minutes:
-            raise ValueError("silence_minutes: needs an action; only a change is silenced")
+            raise ValueError("silence_minutes: needs an action, because it applies only to changes")
     references = list(_find_references(remediation.parameters))
     if references and _COMMAND_ACTIONS.match(action):
         raise ValueError(
@@ -560,7 +560,7 @@ def check_parameters(value: Any) -> Mapping[str, Any]:
 def _check_value(path: str, value: Any) -> None:
     """Raise ValueError if a parameter is invalid, at any depth.
 
-    A text must not embed a label, and must contain nothing that StackStorm evaluates.
+    A string must not embed a label, and must contain nothing that StackStorm evaluates.
     """
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -675,8 +675,8 @@ def _safe_value(name: str, labels: Mapping[str, str]) -> str:
         raise LabelError(f"the alert has no label {name}")
     if not _SAFE_VALUE.match(value):
         raise LabelError(
-            f"the label {name} has a value that is not passed to actions: it may contain letters, "
-            "digits and _./:@+- only, must not begin with one of .:@+-, and must not contain .. as "
-            "part of a path"
+            f"the label {name} has a value that is not passed to actions: it may contain only "
+            "letters, digits and _./:@+-, must not begin with one of .:@+-, and must not contain "
+            ".. as part of a path"
         )
     return value

@@ -29,8 +29,8 @@ def collision_id(request_id: str, sha256: str) -> str:
 def replay_id(request_id: str, execution_id: str) -> str:
     """Return the id of a replay of a request by an execution.
 
-    If the execution retries after a commit whose result is unknown, it derives the same id, and
-    finds its replay if that was recorded.
+    If the execution retries after a commit whose result is unknown, it derives the same id, and so
+    finds the replay if it was recorded.
     """
     return str(uuid.uuid5(uuid.UUID(request_id), f"replayed by {execution_id}"))
 

@@ -1,7 +1,7 @@
 """The shipped remediations, such as poundcake.disk_cleanup, and their steps.
 
-Each is an action that runs the workflow of poundcake.remediate. A rule can start it, and an entry
-of `remediations` can name it as its `action`.
+Each one is an action that runs the workflow of poundcake.remediate. A rule can start it, and an
+entry of `remediations` can name it as its `action`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 def check_http_url(value: str) -> None:
-    """Raise ValueError if a text is not an HTTP URL, or contains a user name or a password."""
+    """Raise ValueError if a value is not an HTTP URL, or contains a user name or a password."""
     try:
         parts = urlsplit(value)
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -687,7 +687,7 @@ INERT_TEXT_AND_SAFETY = [
     ),
     Defence(
         "an address with a scope is refused",
-        Edit("poundcake.hosts:_ipv6", "'%' in _", "False"),
+        Edit("poundcake.hosts:_parse_ipv6", "'%' in _", "False"),
         HOSTILE_HOST,
     ),
     Defence(

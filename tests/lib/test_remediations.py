@@ -164,7 +164,7 @@ class TestErrors:
             ),
             (
                 live_entry(**{"with": {"hosts": "$instance"}}),
-                "with.hosts: must not contain a label: a comma in the label names another host",
+                "with.hosts: must not contain a label: a comma in the label would add another host",
             ),
             (
                 live_entry(action="core.remote", **{"with": {"env": {"A": "$team"}}}),
@@ -223,7 +223,7 @@ class TestErrors:
                 "silence_minutes: must be a whole number from 0 to 240, but is 241",
             ),
             (live_entry(silence=20), "key 'silence' is unknown; did you mean 'silence_minutes'?"),
-            (entry(silence_minutes=20), "silence_minutes: needs an action; only a change"),
+            (entry(silence_minutes=20), "silence_minutes: needs an action, because it applies"),
             (
                 live_entry(evidence=["snapshot"]),
                 "evidence: must be a reference of the form pack.name",

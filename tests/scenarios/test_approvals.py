@@ -122,7 +122,7 @@ def test_a_refused_change_is_not_made(asking_stack, approval):
     assert expected in " ".join(why.split())
     assert asking_stack.work_executions(approval.note) == []
     approval.respond(False, "ben")
-    assert "ben refused the approval" in approval.wait_for_refusal()
+    assert "ben rejected the change" in approval.wait_for_refusal()
 
 
 def test_the_request_for_approval_shows_what_the_checks_saw(asking_stack):
@@ -161,7 +161,7 @@ def test_triggers_report_the_request_for_approval_and_its_end(asking_stack, appr
         "approval_missing",
     )
     assert (remediation_ended["remediation"], remediation_ended["action"]) == ("scenario-ask", WORK)
-    assert "ben refused the approval" in remediation_ended["message"]
+    assert "ben rejected the change" in remediation_ended["message"]
 
 
 def test_only_an_approver_can_approve(approval):
@@ -207,7 +207,7 @@ def test_a_refusal_counts_even_if_the_entry_no_longer_asks(asking_stack, approva
     """Case A36: the entry is changed before the refusal."""
     with asking_stack.configured(remediations=[{**ENTRY, "mode": "live"}]):
         approval.respond(False, "ben")
-        assert "ben refused the approval" in approval.wait_for_refusal()
+        assert "ben rejected the change" in approval.wait_for_refusal()
 
 
 def test_an_approval_expires(asking_stack, unanswered_approval):
@@ -219,7 +219,7 @@ def test_an_approval_expires(asking_stack, unanswered_approval):
 
     asking_stack.wait_until(sync_until_answered, lambda status: status == "succeeded", timeout=120)
     message = unanswered_approval.wait_for_refusal()
-    assert "the approval expired, because none of its approvers answered (anna, ben)" in message
+    assert "the approval expired, because none of the approvers answered (anna, ben)" in message
 
 
 def test_a_request_for_approval_that_a_storm_prevented_is_made_later(

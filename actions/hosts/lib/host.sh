@@ -17,8 +17,8 @@ IFS='
 INERT='A-Za-z0-9 ._:/@%+=,~#()-'
 INERT_IN_AWK='A-Za-z0-9 ._:\/@%+=,~#()-'
 
-# awk functions: keep_largest(size, text) keeps the `top` largest in texts[1] to texts[count], and
-# inert(text, length) makes text from the host safe to print.
+# awk functions: keep_largest(size, text) keeps the `top` largest entries in texts[1] to
+# texts[count], and inert(text, length) makes text from the host safe to print.
 AWK_FUNCTIONS='
     function keep_largest(size, text,   i) {
         if (top == 0 || (count == top && size <= sizes[top])) return

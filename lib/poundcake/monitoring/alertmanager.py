@@ -38,7 +38,7 @@ class Alertmanager:
             raise self._unexpected_response("/api/v2/alerts") from None
 
     def status(self) -> AlertmanagerStatus:
-        """Return how long the Alertmanager has run, and its current time.
+        """Return how long the Alertmanager has been running, and its current time.
 
         The field `uptime` of the response is the start time by Alertmanager's clock, so this method
         compares it with the response's Date, which is by the same clock.
@@ -52,9 +52,9 @@ class Alertmanager:
             raise self._unexpected_response("/api/v2/status")
         if response.now is None:
             raise self._client.error(
-                "the response has no Date header: make the proxy in front of it pass one"
+                "the response has no Date header: configure the proxy in front of it to keep it"
             )
-        # Date has whole seconds, so it may lie before the start.
+        # The header is precise to a second, so it may be before the start.
         return AlertmanagerStatus(max(response.now - started, timedelta(0)), response.now)
 
     def silences(self) -> list[Silence]:
@@ -66,7 +66,7 @@ class Alertmanager:
             raise self._unexpected_response("/api/v2/silences") from None
 
     def create_silence(self, silence: Silence) -> str:
-        """Create a silence, or update the one with its id, and return the id."""
+        """Create a silence, or update it if it has an id. Return its id."""
         document = {
             "matchers": [
                 {

@@ -43,7 +43,7 @@ class SilenceState(StringEnum):
 
 @dataclass(frozen=True)
 class Matcher:
-    """One condition of a silence on a label."""
+    """A condition of a silence on the value of one label."""
 
     name: str
     value: str
@@ -76,10 +76,10 @@ class Silence:
 
 @dataclass(frozen=True)
 class AlertmanagerStatus:
-    """How long an Alertmanager has run, and its current time, both by its own clock.
+    """How long an Alertmanager has been running, and its current time, both by its own clock.
 
     Attributes:
-        uptime: How long it has run.
+        uptime: How long it has been running.
         now: Its current time.
     """
 
@@ -94,11 +94,11 @@ class AlertState(StringEnum):
     PENDING = "pending"
     """Its expression is true, but not yet for the duration that the rule requires."""
     CLEARED = "cleared"
-    """A rule with its name was evaluated, and the alert is neither pending nor firing."""
+    """A rule with the alert's name was evaluated, and the alert is neither pending nor firing."""
     ABSENT = "absent"
-    """No rule of this Prometheus has its name."""
+    """No rule of this Prometheus has the alert's name."""
     UNKNOWN = "unknown"
-    """A rule with its name could not be evaluated, or was not evaluated yet."""
+    """A rule with the alert's name could not be evaluated, or has not been evaluated yet."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ class AlertReading:
     Attributes:
         state: The state.
         evaluated_at: When its rule was last evaluated, by Prometheus's clock; the earliest time if
-            several rules have its name; None if none was evaluated.
+            several rules have the alert's name; None if none has been evaluated.
         now: The current time by Prometheus's clock, or None if the response contains none.
         detail: Why the state is unknown, or empty.
-        rules: The rules with its name.
+        rules: The rules with the alert's name.
     """
 
     state: AlertState
@@ -157,13 +157,13 @@ class AlertmanagerApi(Protocol):
         """Return the alerts that have not ended, including silenced and inhibited ones."""
 
     def status(self) -> AlertmanagerStatus:
-        """Return how long the Alertmanager has run, and its current time."""
+        """Return how long the Alertmanager has been running, and its current time."""
 
     def silences(self) -> list[Silence]:
         """Return all silences, including those that ended recently."""
 
     def create_silence(self, silence: Silence) -> str:
-        """Create a silence, or update the one with its id, and return the id."""
+        """Create a silence, or update it if it has an id. Return its id."""
 
     def expire_silence(self, silence_id: str) -> None:
         """End a silence now."""

@@ -20,7 +20,7 @@ from poundcake.monitoring_servers import MonitoringServer
 _TIMEOUT = (3, 10)  # seconds to connect, and to wait for each chunk of the response
 _MAX_SECONDS = 20.0  # for the whole response
 MAX_BYTES = 64 << 20
-"""Maximum size of a response: about 50,000 alerts with 1.3 kB each."""
+"""Maximum size of a response: about 50,000 alerts of 1.3 kB each."""
 _CHUNK = 1 << 16
 _DETAIL_CHARACTERS = 300
 
@@ -29,7 +29,7 @@ Query = Mapping[str, Union[str, "list[str]"]]
 
 @dataclass(frozen=True)
 class JsonResponse:
-    """A response.
+    """A response from the server.
 
     Attributes:
         document: Its JSON value, or None if it has no body.
@@ -77,7 +77,7 @@ class JsonClient:
         """
         deadline = time.monotonic() + _MAX_SECONDS
         try:
-            with self._session() as session, session.request(
+            with self._create_session() as session, session.request(
                 method,
                 self._server.url + path,
                 params=query,
@@ -99,7 +99,7 @@ class JsonClient:
             raise self.error(f"{method} {path}: {response.status_code} {self._error_detail(body)}")
         return JsonResponse(self._parse(path, body), _read_date(response))
 
-    def _session(self) -> requests.Session:
+    def _create_session(self) -> requests.Session:
         session = requests.Session()
         session.trust_env = False  # a proxy from the environment must not see the credentials
         if self._server.token:

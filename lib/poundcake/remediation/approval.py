@@ -9,7 +9,7 @@ from poundcake.trail.approvals import ANSWER, APPROVAL_TASK
 
 
 class Api(Protocol):
-    """The requests to StackStorm's API."""
+    """The part of StackStorm's API that this module uses."""
 
     def get_execution(self, execution_id: str) -> Execution | None:
         """Return an execution, or None if StackStorm does not have it."""
@@ -57,10 +57,10 @@ def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Appr
         return Approval(f"the request for approval was not answered ({names})")
     answered_by, has_approved = workflow.resumed_by, response.get(ANSWER) is True
     if answered_by in approvers:
-        problem = "" if has_approved else f"{answered_by} refused the approval"
+        problem = "" if has_approved else f"{answered_by} rejected the change"
         return Approval(problem, answered_by if has_approved else "")
     if not has_approved:
-        problem = f"the approval expired, because none of its approvers answered ({names})"
+        problem = f"the approval expired, because none of the approvers answered ({names})"
         return Approval(problem, has_expired=True)
     return Approval(
         f"{answered_by or 'somebody'} approved, but is not one of the approvers ({names}); without "

@@ -1,4 +1,4 @@
-"""Decide what a remediation does for an alert, from its entry, its rule and the configuration."""
+"""Decide what a remediation does for an alert, given its entry, its rule and the configuration."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SECRET_NAME = re.compile(
 )
 
 SituationReader = Callable[[ChangeRequest], Situation]
-"""Reads the facts that a decision about a change depends on from the tracking database."""
+"""Reads, from the tracking database, the facts on which a decision about a change depends."""
 
 ConditionChecker = Callable[[Remediation], ConditionsResult]
 """Checks the conditions of an entry."""
@@ -127,7 +127,7 @@ class Decision:
     Attributes:
         stage: REMEDIATE if the change may be reserved; otherwise the stage at which the remediation
             ends.
-        message: Why nothing is changed, or why the change would be refused now; '' if neither.
+        message: Why nothing is changed, or why the change would be refused now; otherwise ''.
         action: The action that makes the change, or '' if there is none.
         parameters: The parameters of the action, without the host.
         host_parameter: The parameter of the action for the host, or '' if there is none.
@@ -135,11 +135,11 @@ class Decision:
         target: What is changed: the host, `label=value,…`, or '' if the alert names none.
         dry_run: Whether changes are reported instead of made.
         refusal: The name of the control that would refuse the change, or ''.
-        settle_seconds: Seconds to wait until `settle_seconds` have passed since the incident was
-            opened.
+        settle_seconds: Seconds that remain until `settle_seconds` have passed since the incident
+            was opened.
         reservation: The parameters of poundcake.reserve that describe the limits of the change.
         verification: How the change is verified.
-        approvers: The users who may approve the change. Before the change, one of them must.
+        approvers: The users who may approve the change. One of them must do so beforehand.
         may_inspect: Whether the host may be inspected: the alert has a host, and it is allowed.
         inspections: The actions that inspect the host, before the change or, if nothing is changed,
             for the report.
@@ -189,9 +189,9 @@ class Decision:
 
     @property
     def ends_by_itself(self) -> bool:
-        """Whether nobody is asked for approval because of a refusal that ends without a person.
+        """Whether a refusal that ends by itself keeps the workflow from asking for approval.
 
-        In the other modes, poundcake.reserve decides about such a refusal.
+        In the other modes, poundcake.reserve handles such a refusal.
         """
         is_refused = self.stage is Stage.REFUSED and bool(self.approvers)
         return is_refused and self.refusal in PASSING_REFUSALS
@@ -327,8 +327,8 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
     """Decide what a remediation does for an alert.
 
     Raises:
-        RemediationError: The rule contains neither an entry nor an action, or both. Or it contains
-            host_parameter with an entry, or a value for the parameter that receives the host.
+        RemediationError: The rule names neither an entry nor an action, or it names both. Or it
+            sets host_parameter for an entry, or sets the parameter that receives the host.
     """
     is_optional = request.workflow in _NEED_NO_ACTION
     if bool(request.remediation) == bool(request.action) and not is_optional:
@@ -365,13 +365,13 @@ def decide(config: Config, alert: Alert, request: Request) -> Decision:
 def _decide_with_host_check(
     config: Config, alert: Alert, draft: Decision, request: Request, mode: Mode
 ) -> Decision:
-    """Decide about a change that a TCP check of the host has to permit, and has to verify."""
+    """Decide on a change that one TCP check of the host must permit, and later ones must verify."""
     verification = Verification.of(
         Remediation(request.name, (), mode, action=request.action, verify="tcp", wait=request.wait)
     )
     draft = replace(draft, checks_host=True, verification=verification)
     decision = _apply_safety_rules(config, alert, draft, mode)
-    # If the incident has to settle first, only poundcake.reserve checks the host, after that.
+    # If the incident has to settle first, poundcake.reserve checks the host later instead.
     has_to_settle = decision.may_reserve and decision.settle_seconds > 0
     if alert.check_host and decision.may_inspect and not has_to_settle:
         return decision.with_host_check(alert.check_host())
@@ -529,14 +529,14 @@ def _apply_safety_rules(
     mode: Mode,
     entry: Remediation | None = None,
 ) -> Decision:
-    """Return the decision that results from applying the safety rules to a draft."""
+    """Apply the safety rules to a draft, and return the resulting decision."""
     is_dry_run = mode is Mode.DRY_RUN
     action = draft.action if mode is not Mode.EVIDENCE else ""
     request = ChangeRequest(
         action=action,
         needs_host=draft.checks_host or bool(action and draft.host_parameter),
         change=draft.change,
-        **(_entry_limits(entry) if entry else {}),
+        **(_read_entry_limits(entry) if entry else {}),
     )
     effective_config = replace(config, dry_run=is_dry_run)
     situation = alert.read_situation(request)
@@ -564,7 +564,7 @@ def _apply_safety_rules(
     )
 
 
-def _entry_limits(entry: Remediation) -> dict[str, Any]:
+def _read_entry_limits(entry: Remediation) -> dict[str, Any]:
     """Return the attributes of ChangeRequest that an entry sets."""
     limits: dict[str, Any] = {"remediation": entry.name, "target_labels": entry.target}
     if entry.per:

@@ -125,7 +125,7 @@ def _try_all(host: str, ports: Sequence[int]) -> _Attempt:
             except (ConnectionRefusedError, ConnectionResetError):
                 refused_port = refused_port or port
             except OSError as error:
-                # Any other error, such as ENETUNREACH, EPERM or EMFILE, is a problem of this
+                # Any other error, such as ENETUNREACH, EPERM or EMFILE, is a problem on this
                 # machine, and the host may be up.
                 is_silent = isinstance(error, socket.timeout) or error.errno in _SILENT_ERRORS
                 has_silent_port = has_silent_port or is_silent

@@ -2,7 +2,7 @@
 
 The scripts in actions/hosts print one JSON document. Anybody with root access to the host can make
 them print anything, and local users choose the names of files and processes. So this module treats
-the output as hostile: it limits the size, checks every number, and makes every text inert.
+the output as hostile: it limits the size, checks every number, and makes all text inert.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class CpuFacts:
     load_15m: float
     processors: int
     busy_percent: int
-    """Percent of the time that all processors were busy, without waiting for disks."""
+    """Percent of all processors' time in which they were busy, not counting waits for disks."""
     iowait_percent: int
     steal_percent: int
     """Percent of the time that the hypervisor gave to other virtual machines."""
@@ -217,7 +217,7 @@ class RestartedService:
     before: str
     after: str
     exit_code: int | None
-    """The restart's exit code; None if it had not ended in time."""
+    """The exit code of the restart; None if the restart had not ended in time."""
     seconds: int
     message: str
     """The end of the restart's output."""
@@ -427,7 +427,7 @@ def _find_host_entry(result: Mapping[str, Any]) -> Mapping[str, Any]:
     raise RemediationError(
         _inert(str(reason))
         if reason
-        else "the execution has no result, or results of several hosts"
+        else "the execution has no result, or results from several hosts"
     )
 
 

@@ -1,4 +1,4 @@
-"""Inspect a host before a change: run the checks of an entry on it, and its evidence actions.
+"""Inspect a host before a change: run the checks and the evidence actions of an entry.
 
 poundcake.begin lists the inspections, and the task `inspect` runs them as StackStorm actions. This
 module reads their results from StackStorm's API, because a workflow must not handle the output of a
@@ -29,17 +29,17 @@ BEGIN_TASK = "begin"
 INSPECT_TASK = "inspect"
 """The task of poundcake.remediate that runs the inspections, one item each."""
 INSPECT_FIRST_TASK = "inspect_first"
-"""The task that runs them before a person is asked for approval."""
+"""The task that runs the inspections before a person is asked for approval."""
 
 _MAX_EVIDENCE = 2000  # characters
 _MAX_AGE_MINUTES = 10
-# The states of a service that a restart may help. Any other state except `active`, such as
+# The states of a service in which a restart may help. Any other state except `active`, such as
 # `activating`, neither permits a change nor confirms one.
 _DOWN_STATES = ("inactive", "failed")
 
 
 class Api(Protocol):
-    """The requests to StackStorm's API."""
+    """The part of StackStorm's API that this module uses."""
 
     def now(self) -> datetime:
         """Return the time by the API's clock."""
@@ -151,7 +151,7 @@ def read_conditions(
     Args:
         api: StackStorm's API.
         execution_id: The workflow's execution.
-        checks: The checks of the entry, such as `disk:/var>90`. All of them must be true.
+        checks: The checks of the entry, such as `disk:/var>90`. All of them must hold.
         before_approval: Whether to read the inspections before the approval instead of those
             immediately before the change.
     """
@@ -353,5 +353,5 @@ def _read_inspections(executions: Sequence[Execution]) -> list[Inspection]:
 
 
 def _describe_check(check: HostCheck) -> str:
-    """Return a check in words, without `>`, which reports would show as another character."""
+    """Return a check in words, without `>`, because reports would show another character."""
     return str(check).replace(">", " above ") + ("%" if check.has_threshold else "")

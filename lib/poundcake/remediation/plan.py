@@ -72,7 +72,7 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
     alert_to_decide = Alert(alert.labels, alert.read_situation)
     api_problem, rules = "", _Rules([], [], [])
     try:
-        rules = _find_rules(api, _payload(config, alert, entry))
+        rules = _find_rules(api, _build_payload(config, alert, entry))
     except StackStormError as error:
         api_problem = str(error)
     plan = {
@@ -196,7 +196,9 @@ def _find_rules(api: Api, payload: Mapping[str, Any]) -> _Rules:
     return _Rules(matching if has_certain_match else matching + backstops, disabled, failing)
 
 
-def _payload(config: Config, alert: PlannedAlert, entry: Remediation | None) -> dict[str, Any]:
+def _build_payload(
+    config: Config, alert: PlannedAlert, entry: Remediation | None
+) -> dict[str, Any]:
     """Return the payload of poundcake.alert for an alert."""
     labels = alert.labels
     payload: dict[str, Any] = make_inert(
@@ -235,7 +237,7 @@ def _describe_entry(
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
     live_decision = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
-    stopped_by = [] if decision.may_change else [_stop_reason(entry, config, decision)]
+    stopped_by = [] if decision.may_change else [_find_stop_reason(entry, config, decision)]
     # The reason in the configured mode may hide another one, which would stop the change in mode
     # live.
     if not live_decision.may_change and live_decision.message not in " ".join(stopped_by):
@@ -259,7 +261,7 @@ def _describe_entry(
         "parameters": decision.masked_parameters,
         "target": decision.target,
         "host_parameter": decision.host_parameter,
-        # PromQL, and checks such as disk:/var>90, stay as they are written in the configuration.
+        # PromQL, and checks such as disk:/var>90, are shown as written in the configuration.
         "check": mark_as_fixed(entry.check),
         "only_if": mark_as_fixed(entry.only_if),
         "verify": mark_as_fixed(entry.verify),
@@ -270,7 +272,7 @@ def _describe_entry(
     }
 
 
-def _stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
+def _find_stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
     """Return why nothing is changed in the configured mode, and how to allow the change."""
     if decision.stage is Stage.DRY_RUN and config.dry_run:
         return "dry_run is on; set dry_run: false"
@@ -334,7 +336,7 @@ def as_text(plan: Mapping[str, Any]) -> str:
 def _format_alert(plan: Mapping[str, Any]) -> list[str]:
     entry, labels = plan["remediation"], plan["labels"]
     names = [labels.get("alertname", "an alert without a name"), labels.get("instance", "")]
-    title = " ".join([_verdict(plan), "", *filter(None, names), labels.get("severity", "")])
+    title = " ".join([_choose_verdict(plan), "", *filter(None, names), labels.get("severity", "")])
     lines = _wrap(title.rstrip(), "")
     remarks = [
         *(_format_entry(entry) if entry else []),
@@ -348,7 +350,7 @@ def _format_alert(plan: Mapping[str, Any]) -> list[str]:
         remarks.append(f"rules unknown: StackStorm cannot be queried: {plan['stackstorm']}")
     for remark in remarks:
         lines += _wrap(remark, "  ")
-    return [*lines, f"  next: {_next_command(plan)}"]
+    return [*lines, f"  next: {_choose_next_command(plan)}"]
 
 
 def _format_entry(entry: Mapping[str, Any]) -> list[str]:
@@ -386,7 +388,7 @@ def _format_misses(misses: Sequence[str]) -> list[str]:
     return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
 
 
-def _verdict(plan: Mapping[str, Any]) -> str:
+def _choose_verdict(plan: Mapping[str, Any]) -> str:
     entry = plan["remediation"]
     if entry and entry["would_change"]:
         return "WOULD ASK" if entry["approvers"] else "WOULD CHANGE"
@@ -397,7 +399,7 @@ def _verdict(plan: Mapping[str, Any]) -> str:
     return "UNKNOWN" if plan["stackstorm"] else "NOTHING WOULD RUN"
 
 
-def _next_command(plan: Mapping[str, Any]) -> str:
+def _choose_next_command(plan: Mapping[str, Any]) -> str:
     entry, instance = plan["remediation"], plan["labels"].get("instance")
     if plan["stackstorm"]:
         return "st2 run poundcake.health format=text"
@@ -430,7 +432,7 @@ def _format_entries(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _wrap(text: str, indent: str) -> list[str]:
-    """Return a text as lines of at most 80 columns. A longer word is not split."""
+    """Wrap text into lines of at most 80 columns. A longer word is not split."""
     first_word, *other_words = (one_line(word) for word in text.split(" "))
     lines, line = [], indent + first_word
     for word in other_words:

@@ -1,7 +1,7 @@
 """Check whether a change helped, one poll at a time.
 
-Orquesta repeats the task `verify` until a poll is done, so no process waits. A poll that finds the
-alert gone counts only if the previous poll found the same in an earlier evaluation.
+Orquesta repeats the task `verify` until a poll is done, so no process has to wait. A poll that
+finds the alert gone counts only if the previous poll found the same in an earlier evaluation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from poundcake.stackstorm import Execution, action_result
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.change_tasks import CHANGE_TASKS
 
-# The times of StackStorm and Prometheus come from HTTP headers, which contain whole seconds.
+# The times of StackStorm and Prometheus come from HTTP headers, which are precise to a second.
 _CLOCK_ERROR = timedelta(seconds=2)
 _TARGET_LABELS = ("job", "instance")
 
@@ -86,7 +86,7 @@ class Poll:
 
 
 class Api(Protocol):
-    """The requests to StackStorm's API."""
+    """The part of StackStorm's API that this module uses."""
 
     def now(self) -> Any:
         """Return the time by the API's clock."""
@@ -99,12 +99,12 @@ def read_change(api: Api, execution_id: str) -> Change:
     """Return the change that a workflow made.
 
     Raises:
-        RemediationError: The workflow has made no change that has ended.
+        RemediationError: The workflow has made no change, or its change has not ended.
     """
     children = api.get_children(execution_id)
     ended = [c.ended_at for c in children if c.task_name in CHANGE_TASKS and c.ended_at]
     if not ended:
-        raise RemediationError("the workflow has made no change that has ended")
+        raise RemediationError("the workflow has made no change, or its change has not ended")
     polls = [c for c in children if c.task_name == VERIFY_TASK and c.is_terminal]
     age: timedelta = api.now() - ended[-1]
     host_checks = [c for c in children if c.task_name == VERIFY_HOST_TASK]

@@ -126,7 +126,8 @@ class _Tasks:
     def host_check(self) -> dict[str, Any]:
         """The result of the TCP check before the change.
 
-        poundcake.reserve makes it or, in a workflow without poundcake.begin, the task evidence.
+        poundcake.reserve makes the check or, in a workflow without poundcake.begin, the task
+        `evidence` does.
         """
         check: dict[str, Any] = self.result("reserve").get("host_check") or self.result("evidence")
         return check
@@ -170,7 +171,7 @@ def _determine_ending(
 
 
 def _ending_without_reservation(tasks: _Tasks, task: str) -> _Ending:
-    """Return the ending of a workflow whose change was refused by a task."""
+    """Return the ending of a workflow whose change a task refused or could not decide on."""
     decision = tasks.result(task)
     if not decision:
         message = (
@@ -185,7 +186,7 @@ def _ending_without_reservation(tasks: _Tasks, task: str) -> _Ending:
 
 
 def _ending_without_approval(tasks: _Tasks) -> _Ending:
-    """Return the ending of a workflow that did not get as far as an answer."""
+    """Return the ending of a workflow that ended before its approval was answered."""
     if not tasks.execution(APPROVAL_TASK):
         return _ending_without_reservation(tasks, _PREVIEW_TASK)
     message = (
@@ -196,7 +197,7 @@ def _ending_without_approval(tasks: _Tasks) -> _Ending:
 
 def _ending_of_unconfirmed_host(check: dict[str, Any]) -> _Ending:
     """Return the ending of a workflow that changed nothing because its host may be up."""
-    detail = _detail(check) or "the host was not checked"
+    detail = _describe_check(check) or "the host was not checked"
     if check.get("state") == TcpState.ANSWERS:
         return _Ending(True, Stage.EVIDENCE, detail, verified=True)
     return _Ending(False, Stage.EVIDENCE, f"{detail}, so nothing was changed")
@@ -205,7 +206,7 @@ def _ending_of_unconfirmed_host(check: dict[str, Any]) -> _Ending:
 def _ending_without_begin(tasks: _Tasks) -> _Ending:
     """Return the ending of a workflow that starts with poundcake.link and changed nothing.
 
-    Workflows of users do this, as did poundcake.host_down and poundcake.default in 0.2.0.
+    Users' own workflows do this, as did poundcake.host_down and poundcake.default in 0.2.0.
     """
     permission = tasks.permission
     if permission["may_reserve"] or tasks.host_check.get("state") == TcpState.ANSWERS:
@@ -233,10 +234,11 @@ def _ending_after_change(change: Execution, tasks: _Tasks) -> _Ending:
         return _Ending(False, Stage.VERIFY, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
-    # The task runs poundcake.verify or, in a workflow without poundcake.begin, check_host.
+    # The task runs poundcake.verify or, in a workflow without poundcake.begin,
+    # poundcake.check_host.
     is_cleared = check.get("cleared") is True or check.get("state") == TcpState.ANSWERS
     stage = Stage.DONE if is_cleared else Stage.VERIFY
-    return _Ending(is_cleared, stage, _detail(check), mutated=True, verified=is_cleared)
+    return _Ending(is_cleared, stage, _describe_check(check), mutated=True, verified=is_cleared)
 
 
 def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | None:
@@ -254,15 +256,15 @@ def _determine_change_result(tasks: _Tasks, ending: _Ending) -> ChangeResult | N
 def _list_evidence(tasks: _Tasks, findings: Sequence[Finding]) -> tuple[str, ...]:
     """Return what the checks before the change saw, and as the last line, what verified it."""
     before = [*tasks.result("reserve").get("evidence", []), *(f.line for f in findings)]
-    after = [detail for detail in [_detail(tasks.result(VERIFY_TASK))] if detail]
+    after = [detail for detail in [_describe_check(tasks.result(VERIFY_TASK))] if detail]
     return (*list(dict.fromkeys(before))[: MAX_EVIDENCE - len(after)], *after)
 
 
 def _with_host_check(tasks: _Tasks, message: str) -> str:
     """Return a message, preceded by the result of the TCP check of the host."""
-    return "; ".join(filter(None, [_detail(tasks.host_check), message]))
+    return "; ".join(filter(None, [_describe_check(tasks.host_check), message]))
 
 
-def _detail(check: dict[str, Any]) -> str:
+def _describe_check(check: dict[str, Any]) -> str:
     """Return the result of a check in words; only the state if 0.2.0 made the check."""
     return str(check.get("detail") or check.get("state", ""))

@@ -1,7 +1,8 @@
 """Decide whether a remediation may change anything.
 
 `decide` is the only function that makes this decision. It reads neither a database nor a clock: the
-situation contains everything it needs. `reserve` decides in the transaction that counts the change.
+situation contains everything it needs. `reserve` calls `decide` in the transaction that counts the
+change.
 """
 
 from __future__ import annotations
@@ -335,7 +336,7 @@ def with_host_check(request: ChangeRequest, result: TcpResult | None) -> ChangeR
 
 
 def reserve(engine: Engine, config: Config, request: ChangeRequest) -> SafetyDecision:
-    """Decide about a change, and count it if it is allowed, in one transaction.
+    """Decide on a change, and count it if it is allowed, in one transaction.
 
     Raises:
         TrackingError: No such alert is recorded, or the request has no execution.
@@ -555,10 +556,10 @@ def _check_episode(config: Config, request: ChangeRequest, situation: Situation)
     holder = situation.claiming_change
     if holder is None:
         return None
-    state = "makes" if holder.ended_at is None else "made"
+    verb = "is making" if holder.ended_at is None else "made"
     return _Reason(
         Refusal.EPISODE_TAKEN,
-        f"execution {holder.st2_execution_id} {state} a change for this episode with "
+        f"execution {holder.st2_execution_id} {verb} a change for this episode with "
         f"{holder.action}",
         f"`st2 run poundcake.release episode={situation.episode}`",
     )
@@ -572,7 +573,7 @@ def _check_storm(config: Config, request: ChangeRequest, situation: Situation) -
             Refusal.STORM,
             f"{situation.similar_count} incidents of {situation.alert_name} {counted}, and "
             f"storm_limit is {config.storm_limit}",
-            f"it ends {minutes} min after the number has fallen to the limit; or raise storm_limit",
+            f"wait until {minutes} min after the number falls to the limit, or raise storm_limit",
         )
     if request.storm and situation.similar_count_per_value > request.storm:
         return _Reason(
@@ -580,7 +581,7 @@ def _check_storm(config: Config, request: ChangeRequest, situation: Situation) -
             f"{situation.similar_count_per_value} incidents of {situation.alert_name} with "
             f"{situation.per_value} {counted}, and `storm` of {request.remediation_name} is "
             f"{request.storm}",
-            f"it ends {minutes} min after the number has fallen to the limit",
+            f"wait until {minutes} min after the number falls to the limit",
         )
     return None
 

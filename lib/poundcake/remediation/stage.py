@@ -17,7 +17,7 @@ class Stage(StringEnum):
     ENDED = "ended"
     """The incident ended before anything was changed."""
     REFUSED = "refused"
-    """The configuration or the alert forbids the change."""
+    """The change was refused, for example by the configuration, by a limit or by an approver."""
     DRY_RUN = "dry_run"
     """The workflow would have run the action, but `dry_run` is on."""
     REMEDIATE = "remediate"

@@ -58,7 +58,7 @@ class Page(Generic[T]):
 
 
 class StackStormApi(Protocol):
-    """The API requests of the pack. Each method raises StackStormError if its request fails."""
+    """The requests that the pack sends. Each method raises StackStormError if its request fails."""
 
     def now(self) -> datetime:
         """Return the current time by the API's clock, for comparison with times in responses."""
@@ -88,7 +88,7 @@ class StackStormApi(Protocol):
         """
 
     def list_pending_inquiries(self) -> list[Execution]:
-        """Return the newest inquiries of core.ask that wait for an answer."""
+        """Return the newest inquiries of core.ask that are waiting for an answer."""
 
     def respond(self, inquiry_id: str, response: Mapping[str, Any]) -> None:
         """Answer an inquiry as the user of the current execution."""

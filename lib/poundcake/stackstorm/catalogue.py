@@ -52,7 +52,7 @@ class RuleMatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule. Its parameters contain templates that are not rendered."""
+    """A rule. Templates in its parameters are not rendered."""
 
     ref: str
     is_enabled: bool
@@ -197,7 +197,7 @@ def _find_type_problem(name: str, schema: Mapping[str, Any], value: Any) -> list
 
 
 def _can_be_cast(text: str, kind: str) -> bool:
-    """Return True if StackStorm converts a text to this type."""
+    """Return True if StackStorm converts a string to this type."""
     if kind in ("integer", "number"):
         try:
             float(text) if kind == "number" else int(text)

@@ -27,7 +27,7 @@ CLOCK_ALLOWANCE = timedelta(minutes=5)
 _PICKED_UP_BY = {"requested": "st2scheduler", "scheduled": "st2actionrunner"}
 _PAGE = 100  # api.max_page_size; only administrators may request more
 # Seconds to connect, and seconds to wait for the response. The sensor's timeouts are shorter,
-# because a client of the endpoint waits for a view meanwhile.
+# because a client of the endpoint is waiting for a view.
 _ACTION_TIMEOUT = (3, 15)
 _SENSOR_TIMEOUT = (1, 3)
 
@@ -38,7 +38,7 @@ class StackStorm:
     """The implementation of StackStormApi over HTTP.
 
     Args:
-        connect: Returns an st2client Client; called with True, one with a new token.
+        connect: Returns an st2client Client. Called with True, it returns one with a new token.
         timeout: Seconds to connect, and seconds to wait for a response.
     """
 
@@ -53,7 +53,7 @@ class StackStorm:
         """Return the time by StackStorm's clock, from the Date header of its responses."""
         if self._clock is None:
             self.get("/rules", limit=1, include_attributes="id")
-        if self._clock is None:  # a proxy removes the Date header
+        if self._clock is None:  # a proxy removed the Date header
             return datetime.now(timezone.utc)
         return datetime.fromtimestamp(self._clock + time.monotonic(), timezone.utc)
 
@@ -72,7 +72,7 @@ class StackStorm:
         if response.status_code == 404:
             return None
         if response.status_code >= 400:
-            message = f"GET {path}: {response.status_code} {_error_text(response)}"
+            message = f"GET {path}: {response.status_code} {_read_error_text(response)}"
             raise StackStormError(message, response.status_code)
         try:
             return response.json()
@@ -141,7 +141,7 @@ class StackStorm:
         for start in range(0, len(ids), _PAGE):
             page = list(ids[start : start + _PAGE])
             try:
-                items += self._list(
+                items += self._get_list(
                     "/executions", id=",".join(page), exclude_attributes="trigger_instance"
                 )
             except StackStormError as error:
@@ -153,7 +153,7 @@ class StackStorm:
 
     def get_children(self, execution_id: str) -> list[Execution]:
         """Return the executions that a workflow's tasks started, oldest first."""
-        items = self._list("/executions", parent=execution_id)
+        items = self._get_list("/executions", parent=execution_id)
         children = [child for child in map(Execution.parse, items) if child]
         return sorted(children, key=lambda child: child.started_at or _EARLIEST)
 
@@ -166,7 +166,7 @@ class StackStorm:
         path = f"/executions/{quote(execution_id, safe='')}/re_run"
         reply = self._call(False, lambda http, options: http.post(path, {}, **options))
         if reply.status_code >= 400:
-            message = f"POST {path}: {reply.status_code} {_error_text(reply)}"
+            message = f"POST {path}: {reply.status_code} {_read_error_text(reply)}"
             raise StackStormError(message, reply.status_code)
         try:
             return fields.text(reply.json(), "id")
@@ -174,7 +174,7 @@ class StackStorm:
             return ""  # it was started, but a proxy replaced the response
 
     def list_pending_inquiries(self) -> list[Execution]:
-        """Return the newest inquiries of core.ask that wait for an answer."""
+        """Return the newest inquiries of core.ask that are waiting for an answer."""
         items = self.get(
             "/executions",
             action="core.ask",
@@ -195,7 +195,7 @@ class StackStorm:
         body = {"id": inquiry_id, "response": dict(response)}
         reply = self._call(False, lambda http, options: http.put(path, body, **options))
         if reply.status_code >= 400:
-            message = f"PUT {path}: {reply.status_code} {_error_text(reply)}"
+            message = f"PUT {path}: {reply.status_code} {_read_error_text(reply)}"
             raise StackStormError(message, reply.status_code)
 
     def _find_newest_execution(
@@ -218,7 +218,7 @@ class StackStorm:
     ) -> Page[TriggerInstance]:
         """Return the newest instances of a trigger between two times, newest first."""
         window = _time_window("timestamp", after, before)
-        items = self._list("/triggerinstances", trigger=trigger, **window)
+        items = self._get_list("/triggerinstances", trigger=trigger, **window)
         instances = [TriggerInstance.parse(item) for item in items]
         # StackStorm stores these times in milliseconds.
         resolution = timedelta(milliseconds=1)
@@ -229,7 +229,7 @@ class StackStorm:
         instances: dict[str, TriggerInstance] = {}
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
-            for item in self._list("/triggerinstances", id=",".join(page)):
+            for item in self._get_list("/triggerinstances", id=",".join(page)):
                 instance = TriggerInstance.parse(item)
                 if instance and instance.id in page:
                     instances[instance.id] = instance
@@ -237,7 +237,7 @@ class StackStorm:
 
     def list_enforcements(self, after: datetime, before: datetime | None) -> Page[RuleEnforcement]:
         """Return the newest enforcements of all rules between two times, newest first."""
-        items = self._list("/ruleenforcements", **_time_window("enforced_at", after, before))
+        items = self._get_list("/ruleenforcements", **_time_window("enforced_at", after, before))
         enforcements = [RuleEnforcement.parse(item) for item in items]
         resolution = timedelta(microseconds=1)
         return _make_page(
@@ -246,11 +246,11 @@ class StackStorm:
 
     def get_enforcements(self, trigger_instance_id: str) -> list[RuleEnforcement]:
         """Return the rule enforcements of a trigger instance."""
-        items = self._list("/ruleenforcements", trigger_instance=trigger_instance_id)
+        items = self._get_list("/ruleenforcements", trigger_instance=trigger_instance_id)
         enforcements = (RuleEnforcement.parse(item) for item in items)
         return [enforcement for enforcement in enforcements if enforcement]
 
-    def _list(self, path: str, **params: Any) -> list[Any]:
+    def _get_list(self, path: str, **params: Any) -> list[Any]:
         items = self.get(path, limit=_PAGE, **params)
         return items if isinstance(items, list) else []
 
@@ -389,13 +389,13 @@ def _is_connect_error(error: Exception) -> bool:
     from requests.exceptions import ConnectionError, ConnectTimeout
     from urllib3.exceptions import NewConnectionError
 
-    # requests reports a connection that was lost after the request as a ConnectionError, too.
+    # requests also reports a connection that was lost after the request as a ConnectionError.
     cause = getattr(error.args[0] if error.args else None, "reason", None)
-    is_refused = isinstance(error, ConnectionError) and isinstance(cause, NewConnectionError)
-    return is_refused or isinstance(error, ConnectTimeout)
+    is_unconnected = isinstance(error, ConnectionError) and isinstance(cause, NewConnectionError)
+    return is_unconnected or isinstance(error, ConnectTimeout)
 
 
-def _error_text(response: Any) -> str:
+def _read_error_text(response: Any) -> str:
     try:
         return _first_line(response.json()["faultstring"])
     except (ValueError, KeyError, TypeError):

@@ -142,7 +142,7 @@ class Execution:
 
 
 def failure_reason(result: Any) -> str:
-    """Return why an execution failed, as one line of the error of the failed host or service.
+    """Return why an execution failed: one line from the error of the host or service that failed.
 
     Args:
         result: The execution's result: {"errors": [...]} for a workflow, the runner's output for
@@ -152,7 +152,7 @@ def failure_reason(result: Any) -> str:
         return str(result or "")[:_MAX_REASON]
     errors = result.get("errors")
     if isinstance(errors, list) and errors and isinstance(errors[0], dict):
-        return _workflow_error(errors[0])
+        return _read_workflow_error(errors[0])
     for key in ("error", "stderr", "result", "message"):
         text = result.get(key)
         if isinstance(text, str) and text.strip():
@@ -177,7 +177,7 @@ def _has_failed(value: Any) -> bool:
     return isinstance(value, dict) and value.get("failed") is True
 
 
-def _workflow_error(error: Mapping[str, Any]) -> str:
+def _read_workflow_error(error: Mapping[str, Any]) -> str:
     # Orquesta's own message only says that the task failed. The task's result contains the cause.
     task, task_result = error.get("task_id"), error.get("result")
     reason = failure_reason(task_result) if isinstance(task_result, dict) else ""

@@ -42,12 +42,12 @@ def test_an_approval_by_an_approver_permits_the_change():
 @pytest.mark.parametrize(
     "api, problem",
     [
-        (FakeApi(NO), "anna refused the approval"),
-        (FakeApi(NO, "stanley"), "the approval expired, because none of its approvers answered"),
+        (FakeApi(NO), "anna rejected the change"),
+        (FakeApi(NO, "stanley"), "the approval expired, because none of the approvers answered"),
         (FakeApi(YES, "stanley"), "stanley approved, but is not one of the approvers (anna, ben)"),
         (FakeApi(YES, ""), "somebody approved, but is not one of the approvers (anna, ben)"),
-        (FakeApi({"approve": "true"}), "anna refused the approval"),
-        (FakeApi({}), "anna refused the approval"),
+        (FakeApi({"approve": "true"}), "anna rejected the change"),
+        (FakeApi({}), "anna rejected the change"),
         (FakeApi(None), "the request for approval was not answered (anna, ben)"),
         (FakeApi(YES, status="pending"), "the request for approval was not answered (anna, ben)"),
         (FakeApi(YES, status="timeout"), "the request for approval was not answered (anna, ben)"),

@@ -251,10 +251,10 @@ def test_an_error_explains_why_a_check_failed(read, document):
             execution_result("", stderr="Permission denied", succeeded=False),
             "no JSON: Permission denied",
         ),
-        ({}, "no result, or results of several"),
+        ({}, "no result, or results from several"),
         (
             {**execution_result(document), "web-2": {"stdout": document}},
-            "no result, or results of several",
+            "no result, or results from several",
         ),
     ):
         with pytest.raises(RemediationError) as caught:

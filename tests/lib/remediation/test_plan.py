@@ -351,7 +351,9 @@ def test_a_plan_without_stackstorm_contains_the_remediation_but_no_rules():
 
 
 def test_the_payload_of_a_plan_has_the_fields_of_the_trigger():
-    payload = plan._payload(load({}), PlannedAlert({"alertname": "{{ x }}"}, pytest.fail), None)
+    payload = plan._build_payload(
+        load({}), PlannedAlert({"alertname": "{{ x }}"}, pytest.fail), None
+    )
     assert list(payload) == list(AlertPayload.__annotations__)
     assert payload["alert_name"] == "(( x ))"
 

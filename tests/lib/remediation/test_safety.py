@@ -339,9 +339,9 @@ TEMPORARY_REFUSALS = {
     ),
     "approval_missing": (
         {},
-        {"approval_problem": "anna refused the approval"},
+        {"approval_problem": "anna rejected the change"},
         {},
-        "anna refused the approval",
+        "anna rejected the change",
         "force=true",
     ),
     "not_confirmed": (

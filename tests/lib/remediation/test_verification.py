@@ -190,7 +190,7 @@ def test_the_change_of_a_workflow_is_read_with_the_last_successful_poll():
         read_change(FakeApi(change_task, last_poll, failed_poll, running_poll), "w").evaluations
         == ()
     )
-    with pytest.raises(RemediationError, match="has made no change that has ended"):
+    with pytest.raises(RemediationError, match="has made no change, or its change has not ended"):
         read_change(FakeApi(("remediate", "running", None, None)), "w")
 
 

@@ -321,7 +321,8 @@ class TestEpisodes:
         assert hosts.reserve(execution="e1").may_change
         decision = hosts.reserve(execution="e2", action="ipmi.power_cycle")
         assert decision.refusal == "episode_taken"
-        assert "execution e1 makes a change for this episode with linux.service" in decision.reason
+        expected = "execution e1 is making a change for this episode with linux.service"
+        assert expected in decision.reason
 
     def test_an_execution_that_loses_the_claim_is_recorded(self, engine, hosts):
         for _ in range(2):
@@ -537,7 +538,7 @@ class TestActions:
         assert (first["may_change"], first["refusal"], first["message"]) == (True, "", "")
         second = run("reserve", **{**parameters, "execution_id": "e2"})
         assert (second["may_change"], second["refusal"]) == (False, "episode_taken")
-        assert "execution e1 makes a change for this episode" in second["message"]
+        assert "execution e1 is making a change for this episode" in second["message"]
 
     def test_a_preview_decides_without_an_approval_and_counts_nothing(
         self, engine, run, monkeypatch
