@@ -195,7 +195,7 @@ class Executor:
         self.set_status(execution_id, "scheduled")
         self._select_pool(execution).submit(self._run, execution_id)
 
-    def _pool(self, execution: dict) -> ThreadPoolExecutor:
+    def _select_pool(self, execution: dict) -> ThreadPoolExecutor:
         runner = execution["runner"]["name"]
         name = "workflows" if runner in self.workflow_runners else runner
         return self._pools.get(name, self._pools["other"])
