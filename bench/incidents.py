@@ -210,7 +210,7 @@ class Incident:
         until = format_timestamp(self.received_at(self.refusal_count))
         reason = f"cooldown until {until}"
         if self.refusal_outcome == "rate_limited":
-            reason = f"limit of 100 an hour for this alert name until {until}"
+            reason = f"limit of 100 per hour for this alert name until {until}"
         decision = AlertDecision(
             episode=self.episode,
             outcome=self.refusal_outcome,

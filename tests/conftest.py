@@ -135,9 +135,9 @@ LONGEST_FIRST = (
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist also reads the groups in this hook
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Mark the tests by their requirements, and sort them for several workers."""
+    """Mark the tests with their requirements, and order them for parallel workers."""
     repeated_tests = find_repeated_tests(items)
     for item in items:
         if needs_services(item):

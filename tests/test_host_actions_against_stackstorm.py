@@ -73,7 +73,7 @@ NAMES = sorted(
 
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch):
-    """Replace StackStorm's database with a hostile secret that templates can read.
+    """Return a configuration with a hostile secret, instead of reading StackStorm's database.
 
     StackStorm renders a template before it checks the pattern of the parameter.
     """

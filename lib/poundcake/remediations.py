@@ -114,7 +114,7 @@ class Remediation:
         name: Its unique name.
         match: The matchers. An alert has to satisfy all of them.
         mode: What it may do.
-        approvers: The users who may approve it in the mode ask.
+        approvers: The users who may approve it in mode ask.
         action: The reference of the action that makes the change, or '' if there is none.
         parameters: The key `with`: the parameters of the action. The text `$name` stands for the
             value of a label, and `$$` for a dollar sign.
@@ -235,7 +235,7 @@ class Remediation:
 
     @property
     def in_live_mode(self) -> Remediation:
-        """The same entry in the mode live."""
+        """The same entry in mode live."""
         return replace(self, mode=Mode.LIVE)
 
     def as_dict(self) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class Load:
 
     @property
     def unanswered(self):
-        """Return the number of webhooks that are not answered yet."""
+        """Return the number of webhooks that have not been answered yet."""
         return self._unanswered
 
     def close(self):

@@ -62,7 +62,7 @@ def wait_for(condition, seconds, description):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise Failed(f"not within {seconds} s: {description}")
+            raise Failed(f"did not happen within {seconds} s: {description}")
         time.sleep(0.05)
 
 

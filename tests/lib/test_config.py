@@ -87,7 +87,7 @@ class TestSchema:
         entry = SCHEMA["credentials"]["items"]
         assert all(entry["properties"][kind.value]["secret"] for kind in Kind)
 
-    def test_schema_and_code_have_the_same_scopes_and_keys_of_credentials(self):
+    def test_schema_and_code_have_the_same_credential_scopes_and_keys(self):
         properties = SCHEMA["credentials"]["items"]["properties"]
         assert properties["scope"]["enum"] == [scope.value for scope in Scope]
         assert set(properties) == {"name", "scope", *(kind.value for kind in Kind)}

@@ -1,4 +1,4 @@
-"""Operators change the tracking database while alerts fire."""
+"""Operators switch to another tracking database while alerts fire."""
 
 from __future__ import annotations
 

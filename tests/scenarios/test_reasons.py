@@ -103,7 +103,7 @@ def test_alerts_over_the_hourly_limit_of_their_name_are_rate_limited(stack):
     assert len(limited_alerts) == 2
     assert {a["outcome"] for a in trail["alerts"]} == {"admitted", "rate_limited"}
     assert all(
-        a["reason"].startswith("limit of 2 an hour for this alert name until ")
+        a["reason"].startswith("limit of 2 per hour for this alert name until ")
         for a in limited_alerts
     )
     history = stack.run("poundcake.why", alert_name=name_of(alerts[0]), outcome="rate_limited")

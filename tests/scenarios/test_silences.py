@@ -120,7 +120,7 @@ def test_nothing_is_changed_while_alertmanager_does_not_answer(silencing_stack, 
     finally:
         alertmanager.start()
     assert change["refusal"] == "alertmanager_unavailable"
-    assert "a person may have silenced the alert: alertmanagers, http://" in change["reason"]
+    assert "so a person may have silenced the alert (alertmanagers, http://" in change["reason"]
 
 
 def test_a_silence_of_a_person_prevents_the_change_at_once(silencing_stack, alertmanager):

@@ -458,13 +458,11 @@ def decide_entry(
     return decision
 
 
-_NO_APPROVERS = (
-    "the mode ask needs approvers: name an entry of remediations that has the key approvers"
-)
+_NO_APPROVERS = "mode `ask` needs approvers: use an entry of `remediations` that sets `approvers`"
 
 
 def describe_unlisted_actions(config: Config, actions: Sequence[str]) -> str:
-    """Return which actions that inspect a host are not in `allowed_actions`, or ''."""
+    """Return a message with the actions that `allowed_actions` does not contain, or ''."""
     unlisted = [action for action in actions if not _is_allowed(config, action)]
     if not unlisted:
         return ""

@@ -294,7 +294,7 @@ def _find_permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
     if entry.action not in config.allowed_actions:
         reasons.append(f"allowed_actions does not contain {entry.action}")
     if not config.allowed_hosts:
-        reasons.append('allowed_hosts is empty, which allows no host: list the hosts, or "*"')
+        reasons.append('allowed_hosts is empty, so no host is allowed: list the hosts, or "*"')
     if entry.mode is Mode.DRY_RUN:
         reasons.append("mode is dry_run; set mode: live")
     return [*reasons, *filter(None, [describe_unlisted_actions(config, entry.host_actions)])]

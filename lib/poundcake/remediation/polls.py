@@ -243,7 +243,7 @@ def _was_evaluated_since_change(reading: AlertReading, age: timedelta) -> bool:
 def _find_scrape_problem(server: PrometheusApi, labels: Mapping[str, str]) -> str:
     """Return an error if the target of an alert is not scraped, or ''.
 
-    Without scrapes, the series of the alert disappear, so the alert seems to be cleared.
+    Without scrapes, the alert's series disappear, so the alert appears to have cleared.
     """
     if not labels.get("instance"):
         return ""

@@ -444,7 +444,7 @@ def _check_allowed_hosts(config: Config) -> _Reason | None:
         return None
     return _Reason(
         Refusal.HOST_NOT_ALLOWED,
-        "allowed_hosts is empty, which allows no host",
+        "allowed_hosts is empty, so no host is allowed",
         'list the hosts in it, or "*" for any',
     )
 
@@ -546,7 +546,8 @@ def _check_silence(config: Config, request: ChangeRequest, situation: Situation)
     if request.alertmanager_problem:
         return _Reason(
             Refusal.ALERTMANAGER_UNAVAILABLE,
-            f"a person may have silenced the alert: {request.alertmanager_problem}",
+            "no Alertmanager answered, so a person may have silenced the alert "
+            f"({request.alertmanager_problem})",
             "start Alertmanager, or correct `alertmanagers` in the pack's configuration",
         )
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Mapping, NamedTuple, Sequence
 
-from poundcake.matchers import Matcher, MatchType
+from poundcake.matchers import MAX_LABEL_CHARACTERS, Matcher, MatchType
 from poundcake.monitoring import AlertmanagerApi, MonitoringError, Silence, SilenceState
 from poundcake.monitoring import Matcher as SilenceMatcher
 from poundcake.trail.silences import is_for_change
@@ -34,7 +34,8 @@ def check_silences(
 ) -> SilenceCheck:
     """Return whether a person has silenced an alert in one of the Alertmanagers.
 
-    One answer is enough, because the members of a cluster share their silences.
+    One answer is enough, because the members of a cluster share their silences. Silences of other
+    Alertmanagers still count as of the last sync.
 
     Args:
         alertmanagers: All configured Alertmanagers.
@@ -63,6 +64,8 @@ def _mutes(silence: Silence, labels: Mapping[str, str]) -> bool:
 
 def _matches(matcher: SilenceMatcher, labels: Mapping[str, str]) -> bool:
     match_type = _TYPES[matcher.is_equal, matcher.is_regex]
+    if matcher.is_regex and len(labels.get(matcher.name, "")) > MAX_LABEL_CHARACTERS:
+        return True  # the pack does not evaluate it, so the silence may apply
     try:
         return Matcher(matcher.name, match_type, matcher.value).matches(labels)
     except ValueError:

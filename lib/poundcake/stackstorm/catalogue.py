@@ -63,7 +63,7 @@ class Rule:
 
     @classmethod
     def parse(cls, response: Any) -> Rule | None:
-        """Return the rule in a response of the API, or None if it has no reference."""
+        """Return the rule in an API response, or None if the rule has no reference."""
         ref = fields.text(response, "ref")
         if not ref:
             return None

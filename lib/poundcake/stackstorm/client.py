@@ -225,7 +225,7 @@ class StackStorm:
         return _make_page(instances, before, resolution, lambda instance: instance.occurred_at)
 
     def get_triggers(self, ids: Sequence[str]) -> Mapping[str, TriggerInstance]:
-        """Return trigger instances by id, without those that StackStorm does not have."""
+        """Return trigger instances by id, omitting those that StackStorm no longer has."""
         instances: dict[str, TriggerInstance] = {}
         for start in range(0, len(ids), _PAGE):
             page = ids[start : start + _PAGE]
@@ -288,13 +288,13 @@ class StackStorm:
         return failure_reason(execution.result) if execution else ""
 
     def describe_stuck_execution(self, action: str, since: datetime) -> str:
-        """Return an error if no process has picked up an action's newest execution, or ''."""
+        """Return a message if no process has picked up an action's newest execution, or ''."""
         execution = self._find_newest_execution(action, since)
         process = _PICKED_UP_BY.get(execution.status) if execution else None
         if execution is None or process is None:
             return ""
         return (
-            f"execution {execution.id} of {action} stays {execution.status}: "
+            f"execution {execution.id} of {action} is stuck in status {execution.status}: run "
             f"st2ctl restart-component {process}"
         )
 

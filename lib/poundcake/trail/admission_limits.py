@@ -81,7 +81,7 @@ class AdmissionLimits:
         until = admissions[-self._max_per_hour] + _HOUR
         return Limit(
             Outcome.RATE_LIMITED,
-            f"limit of {self._max_per_hour} an hour for this alert name until "
+            f"limit of {self._max_per_hour} per hour for this alert name until "
             f"{format_deadline(until)}",
             until,
         )

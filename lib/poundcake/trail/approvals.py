@@ -74,7 +74,7 @@ def report_approvals(
     count = 0
     for inquiry in pending:
         alert = alerts_by_execution.get(inquiry.parent_id)
-        # A workflow without a link does not run for an alert in the trail.
+        # A workflow that has no link was not started for an alert in the trail.
         if inquiry.id not in unreported or alert is None:
             continue
         children = api.get_children(inquiry.parent_id)

@@ -315,8 +315,8 @@ def find_incident_end(connection: Connection, alert: EpisodeAlert) -> datetime |
     """Return the end of the incident that an alert opened, or None while the incident is open."""
     if alert.closed_at is None:
         return None
-    # The alert that closed the row may have taken over the incident, as a replay does. So use the
-    # last row of the episode that opened an incident.
+    # The alert that closed the row may have taken over its incident, as happens in a replay. So use
+    # the last row of the episode that opened an incident.
     last_closed_at = (
         select(alerts.c.closed_at)
         .where(

@@ -83,8 +83,8 @@ CALLS = TableSpec(api_calls, "request_id", ("request_id",))
 ALERTS = TableSpec(alerts, "api_call_id", ("api_call_id", "position"), "api_call_id")
 LINKS = TableSpec(links, "alert_id", ("alert_id", "st2_execution_id"), "alert_id")
 EXECUTIONS = TableSpec(executions, "id", ("id",))
-# Audit entries have no unique key. `details` is not part of this key, because it may change while a
-# purge runs.
+# Audit entries have no unique key, so these columns replace one. `details` is left out, because it
+# may change while a purge runs.
 AUDIT = TableSpec(audit, "at", ("at", "action", "execution_id", "target", "st2_user", "comment"))
 CHANGES = TableSpec(changes, "st2_execution_id", ("st2_execution_id", "episode"))
 EVENTS = TableSpec(events, "id", ("id",))

@@ -84,7 +84,7 @@ def view_without_endpoint(
 
 
 def add_differences(view: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Return the endpoint's health view, with the configuration keys that differ for actions.
+    """Return the endpoint's health view, with the keys whose values differ for actions.
 
     StackStorm passes an action the configuration that is registered when the action starts. The
     endpoint applies a change up to 30 seconds later. If it cannot apply the change, it keeps its

@@ -121,7 +121,7 @@ def open_work(
 
 
 def _has_expired_approval(connection: Connection, before: datetime) -> bool:
-    """Return True if a request for approval has recently expired, so that sync has to reject it.
+    """Return True if a request for approval has recently expired and sync has to reject it.
 
     Args:
         connection: The tracking database.

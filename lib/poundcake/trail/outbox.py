@@ -405,7 +405,7 @@ def _describe_result(ending: Ending) -> str:
         EndResult.FAILED: "the remediation failed",
         EndResult.REFUSED: "nothing was changed",
         EndResult.APPROVAL_EXPIRED: "nothing was changed, because nobody approved it in time",
-        EndResult.DRY_RUN: "dry run, nothing was changed",
+        EndResult.DRY_RUN: "dry run: nothing was changed",
         EndResult.EVIDENCE: "nothing was changed",
     }[ending.result]
 

@@ -1,4 +1,4 @@
-"""Retry changes whose refusal ends by itself, such as one because of a storm or a cooldown.
+"""Retry changes that were refused for a temporary reason, such as a storm or a cooldown.
 
 Alertmanager's repeated notifications are duplicates, so nothing else would try such a change again
 while its incident is open. Sync starts the refused workflow again with StackStorm's own re-run. The

@@ -19,7 +19,7 @@ from poundcake.trail.schema import alerts, api_calls, cut, storable
 # json.dumps() creates a new encoder on each call.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# Maximum characters of errors and URLs, which may have any length.
+# Errors and URLs are cut to this many characters, because they can be arbitrarily long.
 _ERROR_LENGTH = 4_000
 _URL_LENGTH = 16_000
 

@@ -117,7 +117,7 @@ class TestTriggers:
             ("B", other_id),
         ]
         assert (payloads[0]["instance"], payloads[0]["severity"]) == ("i2", "critical")
-        assert payloads[0]["reason"].startswith("limit of 1 an hour")
+        assert payloads[0]["reason"].startswith("limit of 1 per hour")
         much_later = later(3 * 3600)
         late_alerts = [alert("A", starts_at=much_later, fingerprint=f) for f in "789"]
         rig.accept(*late_alerts, received_at=much_later)

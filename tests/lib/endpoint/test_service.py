@@ -213,7 +213,7 @@ class TestRecovery:
         except OSError:
             return False
 
-    def test_requests_wait_for_an_unavailable_broker(self, start_endpoint):
+    def test_requests_wait_while_the_broker_is_unavailable(self, start_endpoint):
         endpoint = start_endpoint().ready()
         endpoint.set_broker(up=False)
         request_id = endpoint.accept(webhook(alert()))
@@ -232,7 +232,7 @@ class TestRecovery:
         wait_for(lambda: has_status(endpoint, request_id, "recorded"))
         wait_for(lambda: endpoint.get("/api/v1/health").json["status"] == "ok")
 
-    def test_requests_wait_for_a_database_that_is_unavailable_at_the_start(
+    def test_requests_wait_for_a_database_that_is_unavailable_at_startup(
         self, start_endpoint, mariadb, mariadb_url
     ):
         mariadb.stop()

@@ -315,7 +315,7 @@ def test_a_decision_in_mode_ask_contains_the_approvers():
 def test_the_mode_ask_of_a_rule_needs_approvers(request_):
     decision = decide_about(request_)
     assert (decision.may_reserve, decision.stage) == (False, "refused")
-    assert "the mode ask needs approvers" in decision.message
+    assert "mode `ask` needs approvers" in decision.message
 
 
 def test_no_approval_is_requested_during_a_pause():

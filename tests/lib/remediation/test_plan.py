@@ -440,7 +440,7 @@ class TestChecks:
         assert entry_view["stopped_by"] == [
             "dry_run is on; set dry_run: false",
             "allowed_actions does not contain linux.service",
-            'allowed_hosts is empty, which allows no host: list the hosts, or "*"',
+            'allowed_hosts is empty, so no host is allowed: list the hosts, or "*"',
         ]
 
     def test_invalid_entries_and_a_disabled_rule_are_errors(self):

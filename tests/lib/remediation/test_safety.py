@@ -225,7 +225,7 @@ def test_empty_allowed_hosts_permit_no_change(needs_host):
     decision = decide_about(allowed_hosts=[], needs_host=needs_host)
     assert (decision.may_change, decision.stage) == (False, "refused")
     assert decision.message == (
-        'allowed_hosts is empty, which allows no host: list the hosts in it, or "*" for any'
+        'allowed_hosts is empty, so no host is allowed: list the hosts in it, or "*" for any'
     )
 
 
@@ -313,7 +313,7 @@ TEMPORARY_REFUSALS = {
         {},
         {"alertmanager_problem": "alertmanagers, http://am: refused"},
         {},
-        "a person may have silenced the alert: alertmanagers, http://am: refused",
+        "no Alertmanager answered, so a person may have silenced the alert (alertmanagers, http://am",
         "start Alertmanager",
     ),
     "episode_taken": (

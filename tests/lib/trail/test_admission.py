@@ -45,7 +45,7 @@ OPEN = make_incident()
 HELD_BACK = make_incident(Outcome.COOLDOWN)
 UNCONFIRMED = make_incident(Outcome.UNCONFIRMED)
 OBSERVED = make_incident(Outcome.OBSERVED)
-LIMIT = Limit(Outcome.RATE_LIMITED, "limit of 1 an hour", later(3600))
+LIMIT = Limit(Outcome.RATE_LIMITED, "limit of 1 per hour", later(3600))
 
 
 def firing(starts_at=NOON, **fields):

@@ -155,7 +155,7 @@ def test_each_reason_why_nothing_ran_is_shown(engine):
     (notification,) = read_episodes(engine, "Many")[0]["alerts"]
     assert (notification["outcome"], notification["reason"]) == (
         "rate_limited",
-        "limit of 1 an hour for this alert name until 2026-01-14T13:00:00Z",
+        "limit of 1 per hour for this alert name until 2026-01-14T13:00:00Z",
     )
 
     config = Config(cooldown_seconds=3600)
