@@ -354,7 +354,10 @@ class TestContent:
     def test_the_process_that_does_not_start_an_execution_is_named(self, api, status, process):
         api.responses = [FakeResponse(200, [{"id": "e1", "status": status}] if status else [])]
         explanation = api.stackstorm.describe_stuck_execution("poundcake.record", NOON)
-        expected_start = f"execution e1 of poundcake.record is stuck in status {status}: run st2ctl restart-component"
+        expected_start = (
+            f"execution e1 of poundcake.record is stuck in status {status}: "
+            "run st2ctl restart-component"
+        )
         assert explanation == (f"{expected_start} {process}" if process else "")
         assert api.requests[0][1]["timestamp_gt"] == "2026-01-14T11:55:00Z"
 
