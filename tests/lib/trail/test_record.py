@@ -689,7 +689,7 @@ class TestLimits:
         held_back = ["rate_limited"] * 2
         assert read_outcomes(engine) == ["admitted", "admitted", *held_back, "admitted", "admitted"]
         assert read_rows(engine)[2].reason.endswith("until 2026-01-14T13:00:00Z")
-        assert "2 an hour" in read_rows(engine)[2].reason
+        assert "2 per hour" in read_rows(engine)[2].reason
         assert read_rows(engine)[2].held_until == later(3600)
         for seconds in (3599, 3600):
             record(engine, request(same_name_alerts[2], received_at=later(seconds)), **config)
