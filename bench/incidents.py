@@ -327,7 +327,7 @@ def incidents_of(slot: int, notifications: int, end: datetime) -> Iterator[Incid
 
 
 def received_at(number: int, end: datetime) -> datetime:
-    """Return the time of receipt of a request, with jitter. Number 0 is at the end."""
+    """Return when a request was received, with jitter. Number 0 is received at `end`."""
     return end - INTERVAL * number - timedelta(milliseconds=number * 7919 % 3000)
 
 

@@ -118,7 +118,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self):
-        """Stop the process with SIGTERM."""
+        """Stop the process with SIGTERM, or with SIGKILL if it does not end in time."""
         if self.is_running:
             self.process.terminate()
             try:
@@ -264,7 +264,7 @@ class MariaDB(Server):
         self.execute("DROP DATABASE IF EXISTS " + name)
 
     def url(self, database):
-        # Without TLS, because with it, each process would read all certificates of the machine.
+        # No TLS: with it, each process would read all certificates of the machine.
         address = f"poundcake:{self.password}@{LOOPBACK}:{self.port}"
         return f"mysql+pymysql://{address}/{database}?charset=utf8mb4&ssl_disabled=true"
 

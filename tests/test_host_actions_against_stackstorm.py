@@ -73,7 +73,7 @@ NAMES = sorted(
 
 @pytest.fixture(autouse=True)
 def no_database(monkeypatch):
-    """Return a configuration with a hostile secret, instead of reading StackStorm's database.
+    """Let StackStorm read a configuration with a hostile secret instead of its database.
 
     StackStorm renders a template before it checks the pattern of the parameter.
     """

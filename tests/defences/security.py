@@ -174,7 +174,7 @@ ACCESS = [
         ),
     ),
     Defence(
-        "a signature that does not match the body and a shared secret is refused",
+        "a signature that no shared secret produces for the body is refused",
         Edit(
             SIGNATURES + "BodySignatures._matching_credential",
             "hmac.compare_digest(_1, _2)",
@@ -295,7 +295,7 @@ ACCESS = [
         test(CONFIG_TESTS + "TestLoopback" + "::test_any_other_address_needs_credentials"),
     ),
     Defence(
-        "ciphertext of StackStorm's datastore is not accepted as a token",
+        "ciphertext from StackStorm's datastore is not accepted as a token",
         Edit("poundcake.credentials:check_not_ciphertext", "_CIPHERTEXT.match(_)", "None"),
         test(CONFIG_TESTS + "TestTokens::test_ciphertext_is_refused"),
     ),
@@ -848,12 +848,12 @@ INERT_TEXT_AND_SAFETY = [
         ),
     ),
     Defence(
-        "a refusal that only a person can lift is not tried again",
+        "a change is not retried if only a person can lift its refusal",
         Becomes(SAFETY + "PASSING_REFUSALS", "(*_, Refusal.PAUSED)"),
         test(RETRY_TESTS + "TestKinds::test_the_refusals_that_end_by_themselves_are_listed"),
     ),
     Defence(
-        "a workflow that may do other things is not started again",
+        "a workflow that is not the pack's own is not started again",
         Returns(RETRY + "_may_start_again", "True"),
         test(
             RETRY_TESTS + "TestConditions::test_a_workflow_that_is_not_the_packs_own_is_given_up",

@@ -361,7 +361,7 @@ class TestApprovals:
         assert (report["status"], report["stage"]) == ("succeeded", "done"), report
         assert report["message"].startswith("approved by anna; /srv is ")
         assert host.run("ls /srv/app/logs") == ""
-        # The disk is checked before the request, before the change and after the change.
+        # The disk is checked before the approval is requested, and before and after the change.
         assert actions.count("poundcake.check_disk") >= 3
 
     def test_a_disk_that_a_person_cleans_in_the_meantime_is_not_cleaned_again(

@@ -244,7 +244,7 @@ def _read_memory_usage(result: Mapping[str, Any]) -> _Usage:
     if not facts.total_bytes:
         raise RemediationError("the host printed no valid total_bytes")
     percent = 100 * (1 - facts.available_bytes / facts.total_bytes)
-    return _Usage(percent, f"{percent:.0f}% of the memory used, {facts.summary}")
+    return _Usage(percent, f"{percent:.0f}% of memory used, {facts.summary}")
 
 
 def _read_cpu_usage(result: Mapping[str, Any]) -> _Usage:

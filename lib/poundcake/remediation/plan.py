@@ -222,7 +222,7 @@ def _build_payload(
 
 
 def _starts_entries(rule: Rule) -> bool:
-    """Return True if a rule starts the entry in the trigger's field `remediation`."""
+    """Return True if a rule starts the entry named in the trigger's field `remediation`."""
     name = str(rule.parameters.get("remediation", ""))
     return rule.action == REMEDIATE and bool(_ENTRY_TEMPLATE.search(name))
 

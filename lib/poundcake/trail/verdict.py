@@ -94,7 +94,7 @@ class LinkState(Enum):
     NONE = "none"
     """It is not linked."""
     UNCLAIMED = "unclaimed"
-    """It is linked without a claim: sync linked it, or it changes nothing and linked itself."""
+    """It is linked without a claim: sync linked it, or it needs no claim, as it changes nothing."""
     CLAIMED = "claimed"
     """It is linked and claimed the episode. The claim may have been released since."""
 

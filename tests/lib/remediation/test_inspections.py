@@ -84,7 +84,7 @@ class TestChecks:
         "check, facts, detail",
         [
             ("disk:/var>93", DISK, "/var is 93% full, 1.5 GB of 20.0 GB free; 7% of the inodes"),
-            ("memory>95", MEMORY, "95% of the memory used, 420 MB of 8.0 GB available; largest: j"),
+            ("memory>95", MEMORY, "95% of memory used, 420 MB of 8.0 GB available; largest: j"),
             ("cpu>97", CPU, "4 processors 97% busy, load 9.50; 2% waiting for disks; busiest: sp"),
             ("service:nginx", {**SERVICE, "state": "active"}, "nginx.service: active (failed)"),
         ],

@@ -553,10 +553,10 @@ class TestActions:
         entry.update(mode="ask", approvers=["anna"], check=["memory>90"])
         parameters = {"action": ACTION, "execution_id": "e1", "entry": "x", "preview": True}
         parameters["host_checks"] = ["memory>90"]
-        self.findings = safety.ConditionsResult("", ("93% of the memory used",))
+        self.findings = safety.ConditionsResult("", ("93% of memory used",))
         decision = run("reserve", {"remediations": [entry]}, **parameters)
         assert (decision["may_change"], decision["approved_by"]) == (True, "")
-        assert decision["evidence"] == ["93% of the memory used"]
+        assert decision["evidence"] == ["93% of memory used"]
         assert read_rows(engine) == []
         self.findings = safety.ConditionsResult("5% used", ("5% used",))
         decision = run("reserve", {"remediations": [entry]}, **parameters)

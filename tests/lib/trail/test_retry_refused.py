@@ -493,7 +493,7 @@ class TestNeverTwice:
         assert (due_trail.has_open_retry(), due_trail.sync().retried) == (False, 0)
 
     @on_mariadb
-    def test_rounds_on_two_machines_start_one_execution(self, due_trail):
+    def test_concurrent_rounds_start_one_execution(self, due_trail):
         results = in_parallel(4, lambda number: due_trail.sync())
         assert len(due_trail.stackstorm.re_runs) <= 1, results
         due_trail.sync()

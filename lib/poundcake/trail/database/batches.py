@@ -47,7 +47,7 @@ def close_statement(count: int) -> Update:
 
 @functools.lru_cache(maxsize=ROWS)
 def count_statement(count: int) -> Update:
-    """Return the UPDATE that counts notifications of open incidents.
+    """Return the UPDATE that adds to the notification counts of open incidents.
 
     Its parameters for each row are id, last_seen_at, sender_starts_at, external_url, and
     notifications (the number to add).

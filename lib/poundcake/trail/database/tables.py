@@ -330,7 +330,7 @@ def _read_pairs(connection: Connection, statement: Select[Any]) -> dict[str, str
 
 
 def _stamps(connection: Connection) -> set[str]:
-    """Return Alembic's names of the newest revisions; empty if its table is missing."""
+    """Return the ids of the revisions that Alembic recorded; empty if its table is missing."""
     if not inspect(connection).has_table("alembic_version"):
         return set()
     return set(connection.scalars(text("SELECT version_num FROM alembic_version")))

@@ -285,7 +285,7 @@ def _execution_url(web_url: str, execution_id: str) -> str:
 
 
 def group_by_alert(linked_executions: Sequence[Execution]) -> dict[int, list[Execution]]:
-    """Return executions, grouped by the row id of their alert."""
+    """Return executions grouped by the row id of their alert."""
     executions_by_alert: dict[int, list[Execution]] = {}
     for execution in linked_executions:
         executions_by_alert.setdefault(execution.alert_id, []).append(execution)
