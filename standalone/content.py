@@ -17,7 +17,7 @@ import yaml
 from standalone import expressions, operators, schemas
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The parser in C, if PyYAML was built with it, is ten times as fast.
+# PyYAML's C parser, if it was built, is ten times as fast.
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -37,9 +37,9 @@ def test_a_literal_secret_is_not_changed():
     "reference, error",
     [
         ("env:POUNDCAKE_NO_SUCH", "the environment variable POUNDCAKE_NO_SUCH is not set"),
-        ("env:", "the environment variable  is not set"),
+        ("env:", "must be env:NAME, but nothing follows the colon"),
         ("file:/no/such/file", "cannot read /no/such/file: no such file or directory"),
-        ("file:", "cannot read : no such file or directory"),
+        ("file:", "must be file:/path, but nothing follows the colon"),
         ("file:/", "cannot read /: is a directory"),
         ("file:/dev/null", "/dev/null is empty"),
         ("file:/a\0b", "cannot read /a\0b: no file can have this name"),

@@ -245,7 +245,7 @@ class Emitter:
 
 
 def _is_due(planned: PlannedTrigger, lost_ids: set[int], attempt: Attempt) -> bool:
-    """Return True if a trigger is unpublished, or if its alert was lost and has waited long enough.
+    """Return True if a trigger is unpublished, or is due again because its alert was lost.
 
     The second case matters for a request whose emission never completes, because one of its
     triggers cannot be published.

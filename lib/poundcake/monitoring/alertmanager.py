@@ -95,7 +95,7 @@ class Alertmanager:
         self._client.delete(f"/api/v2/silence/{quote(silence_id, safe='')}")
 
     def _unexpected_response(self, path: str) -> MonitoringError:
-        return self._client.error(f"{path}: not a response of Alertmanager's API, version 2")
+        return self._client.error(f"{path}: not a valid response of Alertmanager's API v2")
 
 
 def _read_list(document: Any) -> Sequence[Any]:

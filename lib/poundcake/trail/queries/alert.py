@@ -26,7 +26,8 @@ class AlertDetails:
     """An alert with its original text, for the workflow that handles it.
 
     The attributes are columns of poundcake_alerts and of its request, except for
-    `incident_ended_at` and `retry_at`. The silence is that of the episode's open incident.
+    `incident_ended_at` and `retry_at`. The `silenced_*` values are those of the episode's open
+    incident.
 
     Attributes:
         incident_ended_at: When the incident that it opened ended, or None while it is open.
