@@ -30,8 +30,8 @@ def resolve(value: str) -> str:
     kind = prefix.strip().lower() + colon
     if kind in _FORMS and (prefix + colon != kind or name != name.strip()):
         raise ValueError(f"must be {_FORMS[kind]}, in lower case and without a space")
-    if kind in _FORMS and not name:
-        raise ValueError(f"must be {_FORMS[kind]}, but nothing follows the colon")
+    if value in _FORMS:
+        raise ValueError(f"must be {_FORMS[value]}, but nothing follows the colon")
     if value.startswith(_FILE):
         return _from_file(value[len(_FILE) :])
     if value.startswith(_ENVIRONMENT):
