@@ -234,13 +234,14 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
     assert execution["message"] == f"not verified within 0 s: {host} does not answer"
     work = armed_stack.work_executions(trail["alerts"][0]["episode"])
     assert [e["parameters"]["host"] for e in work] == [host]
-    assert executed_actions(armed_stack, execution) == [
+    actions = executed_actions(armed_stack, execution)
+    actions.remove("poundcake_scenarios.work")  # a task of on_host
+    assert actions == [
         "poundcake.begin",
         "poundcake.reserve",
         "poundcake.on_host",
         "poundcake.verify",
         "poundcake.report",
-        "poundcake_scenarios.work",  # a task of on_host
     ]
 
 
