@@ -55,27 +55,28 @@ class Reserve(PackAction):
             )
         except database.DatabaseError as error:
             decision = safety.refuse_without_database(self.settings, request, error)
-        silences = bool(
-            decision.may_change and configured_entry and configured_entry.silence_minutes
-        )
+        silenced = False
+        silence_problem = ""
+        if decision.may_change and not request.preview and configured_entry:
+            silenced = configured_entry.silence_minutes > 0
+            if silenced:
+                silence_problem = self._silence_alert(request, configured_entry)
         return {
             **decision.as_dict(),
             "approved_by": approved_by,
             "host_check": host_check.as_dict() if host_check else {},
             "evidence": request.evidence,
-            "silenced": silences and not request.preview,
-            "silence_problem": self._silence_alert(request, configured_entry) if silences else "",
+            "silenced": silenced,
+            "silence_problem": silence_problem,
         }
 
-    def _silence_alert(self, request: ChangeRequest, entry: Remediation | None) -> str:
+    def _silence_alert(self, request: ChangeRequest, entry: Remediation) -> str:
         """Silence the alert during the change. Return why it is not silenced everywhere, or ''.
 
         The change does not depend on the silence.
         """
         from poundcake.trail import silences
 
-        if entry is None or request.preview:
-            return ""
         try:
             servers = self.alertmanager_clients()
             if not servers:
@@ -124,14 +125,14 @@ class Reserve(PackAction):
 
     def _with_silences(self, request: ChangeRequest) -> ChangeRequest:
         """Ask Alertmanager whether a person has silenced the alert since the last sync."""
-        from poundcake.remediation.silence_check import check_silences
-
         try:
             servers = self.alertmanager_clients()
         except ConfigError as error:
             return replace(request, alertmanager_problem=str(error))
         if not servers:
             return request
+        from poundcake.remediation.silence_check import check_silences
+
         check = check_silences(servers, self._recorded_alert(request)["labels"])
         return replace(request, silenced_by=check.silenced_by, alertmanager_problem=check.problem)
 

@@ -26,6 +26,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.trail import database
+from poundcake.trail.approvals import BEGIN_ACTION
 from poundcake.trail.change_tasks import find_change
 from poundcake.trail.changes import (
     Change,
@@ -51,7 +52,6 @@ SETTLE_SECONDS = 10
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # The workflow of a change starts a workflow that runs an action, which may be another workflow.
 _MAX_DEPTH = 4
-_BEGIN = "poundcake.begin"  # the first action of the pack's workflow
 
 
 class _ChangeEnd(NamedTuple):
@@ -175,7 +175,7 @@ def _end_without_change_task(execution: Execution, children: Sequence[Execution]
     """
     is_canceled = execution.status == ExecutionStatus.CANCELED
     result = ChangeResult.UNKNOWN if is_canceled else ChangeResult.FAILED
-    if any(child.action == _BEGIN for child in children):
+    if any(child.action == BEGIN_ACTION for child in children):
         return _ChangeEnd(result, f"{_describe(execution)}; nothing was changed", mutated=False)
     if is_canceled:
         message = f"{_describe(execution)}, and its change may have been made"
