@@ -74,6 +74,20 @@ def test_syncs_are_infrequent_while_all_work_waits_for_a_person(rig, monkeypatch
     assert 5 <= count_syncs(rig) - count_before <= 7
 
 
+def test_work_that_waits_for_a_person_is_checked_again_each_minute(rig, monkeypatch):
+    """The next round of sync rejects an approval that has expired meanwhile."""
+    waits = {"now": retry.SYNC_IDLE_WAIT}
+    monkeypatch.setattr(retry, "sync_wait", lambda wait, can_proceed: waits["now"])
+    rig.accept(alert())
+    rig.advance()
+    rig.advance(60)
+    count_before = count_syncs(rig)
+    waits["now"] = retry.SYNC_WAITS[1]
+    rig.advance(60)
+    rig.advance(1)
+    assert count_syncs(rig) == count_before + 1
+
+
 def test_a_sync_from_another_endpoint_replaces_one_from_this_endpoint(rig):
     rig.accept(alert())
     rig.advance()
