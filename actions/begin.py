@@ -24,7 +24,7 @@ class Begin(PackAction):
     ) -> dict[str, Any]:
         """Return what the workflow may do and, if it changes nothing, its report."""
         result = self.retry_while_unavailable(lambda: self._begin(request_id, episode, **options))
-        # The last user is the service user, because sync answers for it when an approval has expired.
+        # The last user is the service user, who rejects expired approvals through sync.
         users = [*result["approvers"], st2_user] if result["approvers"] else []
         return {**result, "asks": bool(users), "users": users}
 

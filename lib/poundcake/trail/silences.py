@@ -209,7 +209,7 @@ class ChangeSilence:
 
     @property
     def comment(self) -> str:
-        """The comment. Its suffix identifies the silence that has to be ended after the change."""
+        """The comment. Its suffix identifies the silence to end after the change."""
         reason = f"remediation {self.remediation} runs {self.action}"
         return f"{reason}{_change_suffix(self.execution_id)}"
 
