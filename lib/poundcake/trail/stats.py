@@ -34,7 +34,8 @@ class Figures:
         succeeded: Executions that succeeded.
         failed: Executions that failed, timed out or were abandoned.
         running: Executions that have not ended.
-        not_cleared: Executions that succeeded, but whose alert still fired `not_cleared_minutes` later.
+        not_cleared: Executions that succeeded, but whose alert still fired `not_cleared_minutes`
+            later.
         durations: The durations of executions that ended, in microseconds.
     """
 
