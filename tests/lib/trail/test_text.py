@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poundcake.trail import text
+from poundcake.trail.text import layout
 from tests.lib.samples import later
 
 # `st2 run` prints a backslash followed by an n as a line break; see unescape_like_st2().
@@ -487,7 +488,7 @@ def test_omitted_rows_are_counted():
 
 
 def test_the_columns_of_a_table_are_aligned():
-    lines = text.table(("a", "long heading"), [("wide cell", None), ("", 5)])
+    lines = layout.table(("a", "long heading"), [("wide cell", None), ("", 5)])
     assert lines == ["A          LONG HEADING", "wide cell", "           5"]
 
 

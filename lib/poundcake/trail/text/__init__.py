@@ -1,0 +1,22 @@
+"""Format the views as text for a terminal.
+
+Each function takes a view as JSON and returns its text. `layout` contains what they share.
+"""
+
+from __future__ import annotations
+
+from poundcake.trail.text.episodes import why
+from poundcake.trail.text.health import health
+from poundcake.trail.text.lists import alerts_active, executions_recent, st2_executions
+from poundcake.trail.text.request import status
+from poundcake.trail.text.stats import stats
+
+__all__ = [
+    "alerts_active",
+    "executions_recent",
+    "health",
+    "st2_executions",
+    "stats",
+    "status",
+    "why",
+]
