@@ -23,6 +23,8 @@ BATCH_BYTES = 1 << 20
 """Maximum size of a packed announcement, in bytes. A larger request is announced alone."""
 POLL_WAITS = (0.05, 0.3)
 """Shortest and longest wait between polls of the tracking database, in seconds."""
+LATE_WAIT = 10.0
+"""Wait between polls for requests that missed their deadline, in seconds."""
 
 
 class Batch:
@@ -54,6 +56,7 @@ class Announcer:
         self._pace = Pace()
         self._poll_wait = POLL_WAITS[0]
         self._poll_at = 0.0
+        self._poll_late_at = 0.0
         self._prefers_failed = False
         self.stuck_reason = ""
         by_batch: dict[str, list[Entry]] = {}
@@ -83,6 +86,19 @@ class Announcer:
                 self._retry_missed(batch)
         self._poll_next(POLL_WAITS[0] if recorded else min(self._poll_wait * 1.5, POLL_WAITS[1]))
         return self._poll_wait if self._in_flight else 0.0
+
+    def poll_late(self) -> None:
+        """Find out which requests were recorded after their deadline.
+
+        StackStorm executes an announcement late if many workflows are waiting before it. Without
+        this poll, its alerts would wait until the request is due again, for up to ten minutes.
+        """
+        if monotonic() < self._poll_late_at:
+            return
+        self._poll_late_at = monotonic() + LATE_WAIT
+        failed = self._dependencies.journal.failed(retry.BATCH_REQUESTS)
+        if failed:
+            self._mark_recorded(failed)
 
     def _mark_recorded(self, entries: Sequence[Entry]) -> list[Entry]:
         """Mark the requests that are in the tracking database as recorded, and return them."""

@@ -191,6 +191,13 @@ class Journal:
         batch = self._entries(where, oldest[0].batch_id, oldest[0].batch_limit, self._now(), limit)
         return _take_batch(batch)
 
+    def failed(self, limit: int) -> list[Entry]:
+        """Return requests that wait for another announcement, the earliest due first."""
+        where = (
+            f"WHERE state = '{RequestState.ACCEPTED}' AND due_at > 0 ORDER BY due_at, id LIMIT ?"
+        )
+        return self._entries(where, limit)
+
     def announced(self) -> list[Entry]:
         """Return the requests that were published and are not known to be recorded."""
         return self._entries(f"WHERE state = '{RequestState.ANNOUNCED}' ORDER BY id")

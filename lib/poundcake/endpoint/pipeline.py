@@ -57,6 +57,7 @@ class Pipeline:
             [
                 ("checking the broker", self._check_broker),
                 ("polling for recorded requests", self.announcer.poll_recorded),
+                ("polling for requests that are recorded late", self.announcer.poll_late),
                 ("announcing", self.announcer.announce),
                 ("importing replays", ReplayImporter(dependencies).import_replays),
                 ("emitting", self.emitter.emit),

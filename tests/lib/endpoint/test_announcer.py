@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from poundcake import announcement
 from poundcake.endpoint import announcer, retry
 from poundcake.endpoint.health import State
 from poundcake.endpoint.triggers import ANNOUNCE
@@ -26,6 +27,10 @@ def accept_requests(rig, count):
 
 def batch_sizes(rig):
     return [len(batch) for batch in rig.bus.batches]
+
+
+def batch_bodies(payload):
+    return [r.body for r in announcement.unpack(payload["version"], payload["batch"])]
 
 
 class TestBatches:
@@ -165,6 +170,23 @@ class TestUnrecordedBatches:
         rig.advance(61)
         assert rig.state(request_id) == "recorded"
         assert batch_sizes(rig) == [1]
+
+    def test_a_stuck_request_that_is_recorded_late_is_emitted_without_another_announcement(
+        self, rig
+    ):
+        body = unique_body("late")
+        rig.bus.poison.add(body)  # StackStorm is slow to execute its announcements
+        late_id = rig.accept(body=body)
+        while not rig.journal.counts().stuck:
+            rig.accept()
+            rig.advance(31)
+        announcements = rig.bus.payloads(ANNOUNCE)
+        rig.bus.poison.clear()
+        rig.bus.record(next(p for p in reversed(announcements) if body in batch_bodies(p)))
+        rig.advance(announcer.LATE_WAIT)
+        assert rig.state(late_id) == "done"
+        assert rig.journal.counts().stuck == 0
+        assert rig.bus.payloads(ANNOUNCE) == announcements
 
     def test_a_request_that_cannot_be_recorded_is_isolated_and_marked_stuck(self, rig):
         poison = unique_body("poison")
