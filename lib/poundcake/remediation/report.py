@@ -75,7 +75,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     is_before_approval = tasks.execution(INSPECT_TASK) is None
     inspect_task = INSPECT_FIRST_TASK if is_before_approval else INSPECT_TASK
     findings = read_findings(executions, inspect_task)
-    checks = {"before": tasks.host_check, "after": tasks.result(VERIFY_TASK)}
+    checks = {"before": tasks.host_check, "after": tasks.verification}
     ending = _determine_ending(tasks, find_change(stackstorm, executions), findings)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
@@ -129,8 +129,32 @@ class _Tasks:
         poundcake.reserve makes the check or, in a workflow without poundcake.begin, the task
         `evidence` does.
         """
-        check: dict[str, Any] = self.result("reserve").get("host_check") or self.result("evidence")
+        check = self.result("reserve").get("host_check") or self.result("evidence")
+        return _with_state(check)
+
+    @property
+    def verification(self) -> dict[str, Any]:
+        """The result of the check after the change.
+
+        The task runs poundcake.verify or, in a workflow without poundcake.begin,
+        poundcake.check_host.
+        """
+        return _with_state(self.result(VERIFY_TASK))
+
+
+def _with_state(check: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a check with its state, also if release 0.2.0 made the check.
+
+    That release returned `reachable` instead. A workflow that is running during the upgrade has
+    such results.
+    """
+    if "reachable" not in check or "state" in check:
         return check
+    if check["reachable"]:
+        state, detail = TcpState.ANSWERS, f"the host answers on port {check['port']}"
+    else:
+        state, detail = TcpState.NO_ANSWER, "the host does not answer"
+    return {**check, "state": str(state), "detail": detail}
 
 
 class _Ending(NamedTuple):
@@ -209,7 +233,9 @@ def _ending_without_begin(tasks: _Tasks) -> _Ending:
     Users' own workflows do this, as did poundcake.host_down and poundcake.default in 0.2.0.
     """
     permission = tasks.permission
-    if permission["may_reserve"] or tasks.host_check.get("state") == TcpState.ANSWERS:
+    # Release 0.2.0 had no limits, so it returned only `may_change`.
+    may_reserve = permission.get("may_reserve", permission["may_change"])
+    if may_reserve or tasks.host_check.get("state") == TcpState.ANSWERS:
         return _ending_of_unconfirmed_host(tasks.host_check)
     stage = Stage(permission["stage"])
     is_expected = permission["dry_run"] or stage in (Stage.EVIDENCE, Stage.ENDED)
@@ -228,14 +254,12 @@ def _ending_with_inspections(permission: dict[str, Any], findings: Sequence[Find
 def _ending_after_change(change: Execution, tasks: _Tasks) -> _Ending:
     if change.status != _SUCCEEDED:
         return _Ending(False, Stage.REMEDIATE, describe_failure(change), mutated=True)
-    check = tasks.result(VERIFY_TASK)
+    check = tasks.verification
     if not check and tasks.execution(VERIFY_TASK):
         message = "the action succeeded but could not be verified; the task verify says why"
         return _Ending(False, Stage.VERIFY, message, mutated=True)
     if not check:
         return _Ending(True, Stage.DONE, "the action succeeded", mutated=True)
-    # The task runs poundcake.verify or, in a workflow without poundcake.begin,
-    # poundcake.check_host.
     is_cleared = check.get("cleared") is True or check.get("state") == TcpState.ANSWERS
     stage = Stage.DONE if is_cleared else Stage.VERIFY
     return _Ending(is_cleared, stage, _describe_check(check), mutated=True, verified=is_cleared)
@@ -266,5 +290,5 @@ def _with_host_check(tasks: _Tasks, message: str) -> str:
 
 
 def _describe_check(check: dict[str, Any]) -> str:
-    """Return the result of a check in words; only the state if 0.2.0 made the check."""
+    """Return the result of a check in words."""
     return str(check.get("detail") or check.get("state", ""))

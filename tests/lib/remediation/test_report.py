@@ -88,6 +88,17 @@ UP = {"state": "answers", "port": 22, "seconds": 0.1, "detail": "web-1 answers o
 DOWN = {"state": "no_answer", "port": 0, "seconds": 60, "detail": "web-1 does not answer"}
 REFUSES_CONNECTIONS = {"state": "refused", "port": 22, "seconds": 60, "detail": "web-1 is up"}
 UNRESOLVABLE = {"state": "unresolvable", "port": 0, "seconds": 60, "detail": "web-1 has no address"}
+UP_IN_0_2_0 = {"reachable": True, "port": 22, "seconds": 0.1}
+DOWN_IN_0_2_0 = {"reachable": False, "port": 0, "seconds": 100.954}
+ALLOWED_IN_0_2_0 = {
+    "host": "web-1",
+    "port": 0,
+    "may_change": True,
+    "dry_run": False,
+    "stage": "remediate",
+    "message": "",
+}
+DRY_RUN_IN_0_2_0 = dict(ALLOWED_IN_0_2_0, may_change=False, dry_run=True, stage="dry_run")
 RAN = {"status": "succeeded", "action": {"ref": "linux.service"}, "result": {"stdout": "{{x}}"}}
 RAN_AND_FAILED = dict(RAN, status="failed")
 RAN_AND_TIMED_OUT = dict(RAN, status="timeout")
@@ -185,6 +196,44 @@ def test_a_host_that_answers_needs_no_change():
 
 
 @pytest.mark.parametrize(
+    "permission, check, status, stage, message, verified",
+    [
+        (
+            ALLOWED_IN_0_2_0,
+            UP_IN_0_2_0,
+            "succeeded",
+            "evidence",
+            "the host answers on port 22",
+            True,
+        ),
+        (
+            ALLOWED_IN_0_2_0,
+            None,
+            "failed",
+            "evidence",
+            "the host was not checked, so nothing was changed",
+            False,
+        ),
+        (
+            dict(DRY_RUN_IN_0_2_0, message="would run x for web-1"),
+            DOWN_IN_0_2_0,
+            "succeeded",
+            "dry_run",
+            "the host does not answer; would run x for web-1",
+            False,
+        ),
+    ],
+)
+def test_a_workflow_whose_tasks_ran_in_release_0_2_0_is_reported_after_the_upgrade(
+    permission, check, status, stage, message, verified
+):
+    checks = {"evidence": check} if check else {}
+    result = report(link=LINK_RESULT, alert=permission, **checks)
+    assert (result["status"], result["stage"], result["message"]) == (status, stage, message)
+    assert (result["mutated"], result["verified"]) == (False, verified)
+
+
+@pytest.mark.parametrize(
     "change, check, status, stage, message, verified",
     [
         (
@@ -208,9 +257,9 @@ def test_a_host_that_answers_needs_no_change():
         (RAN, DOWN, "failed", "verify", "web-1 does not answer", False),
         (RAN, REFUSES_CONNECTIONS, "failed", "verify", "web-1 is up", False),
         (RAN, UNRESOLVABLE, "failed", "verify", "web-1 has no address", False),
-        # A check of a 0.2.0 workflow that ends during the upgrade.
-        (RAN, {"state": "answers", "port": 22}, "succeeded", "done", "answers", True),
-        (RAN, {"state": "no_answer", "port": 0}, "failed", "verify", "no_answer", False),
+        # The check was made by 0.2.0, and the workflow ends after the upgrade.
+        (RAN, UP_IN_0_2_0, "succeeded", "done", "the host answers on port 22", True),
+        (RAN, DOWN_IN_0_2_0, "failed", "verify", "the host does not answer", False),
     ],
 )
 def test_the_report_of_a_workflow_that_changed_something(
