@@ -28,7 +28,8 @@ class Plan(PackAction):
             alert = self._recorded_alert(episode) if episode else self._possible_alert(labels or {})
             result = plan.plan_alert(self.settings, api, alert)
         else:
-            result = plan.check_entries(self.settings, api)
+            has_alertmanagers = bool(self.config.get("alertmanagers"))
+            result = plan.check_entries(self.settings, api, has_alertmanagers)
         return plan.as_text(result) if format == "text" else result
 
     def _recorded_alert(self, episode: str) -> PlannedAlert:

@@ -81,6 +81,11 @@ class SilencedChange:
         return execution
 
 
+def test_the_plan_finds_no_problem_with_the_silence_of_an_entry(silencing_stack):
+    (entry,) = silencing_stack.run("poundcake.plan")["remediations"]
+    assert (entry["name"], entry["problems"]) == ("silenced", [])
+
+
 def test_the_silence_ends_with_the_change(change):
     """Case A40."""
     assert change.state() == "active"

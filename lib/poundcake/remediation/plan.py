@@ -99,8 +99,14 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
     return plan
 
 
-def check_entries(config: Config, api: Api) -> dict[str, Any]:
+def check_entries(config: Config, api: Api, has_alertmanagers: bool) -> dict[str, Any]:
     """Return each valid entry with its problems, and the errors of invalid ones, ready for JSON.
+
+    Args:
+        config: The configuration. It may lack the keys about monitoring servers, because an action
+            that does not query them does not read their secrets.
+        api: StackStorm's API.
+        has_alertmanagers: Whether the configuration lists Alertmanagers.
 
     Raises:
         StackStormError: The API is unavailable.
@@ -115,7 +121,7 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
                 "action": entry.action,
                 "match": mark_as_fixed([str(matcher) for matcher in entry.match]),
                 "problems": [
-                    *_find_silence_problems(config, entry),
+                    *_find_silence_problems(entry, has_alertmanagers),
                     *find_entry_problems(api, entry),
                 ],
                 "stopped_by": _find_permanent_obstacles(config, entry),
@@ -126,8 +132,8 @@ def check_entries(config: Config, api: Api) -> dict[str, Any]:
     }
 
 
-def _find_silence_problems(config: Config, entry: Remediation) -> list[str]:
-    if entry.silence_minutes and not config.alertmanagers:
+def _find_silence_problems(entry: Remediation, has_alertmanagers: bool) -> list[str]:
+    if entry.silence_minutes and not has_alertmanagers:
         return [f"silence_minutes needs the key {NO_ALERTMANAGERS}"]
     return []
 

@@ -209,10 +209,11 @@ def test_a_plan_shows_that_the_alert_would_be_silenced():
 def test_a_silence_needs_an_alertmanager():
     entry = {**ENTRY, "silence_minutes": 20}
     problem = "silence_minutes needs the key alertmanagers: list your Alertmanagers"
-    for servers, has_problem in (([], True), ([{"url": "http://am.example"}], False)):
-        config = load({"remediations": [entry], "alertmanagers": servers})
-        (shown_entry,) = check_entries(config, FakeApi())["remediations"]
-        assert any(p.startswith(problem) for p in shown_entry["problems"]) is has_problem
+    for has_alertmanagers in (False, True):
+        plan_view = check_entries(load({"remediations": [entry]}), FakeApi(), has_alertmanagers)
+        (shown_entry,) = plan_view["remediations"]
+        has_problem = any(p.startswith(problem) for p in shown_entry["problems"])
+        assert has_problem is not has_alertmanagers
 
 
 def test_conditions_stay_readable_and_labels_are_inert_in_the_actions_result():
@@ -368,7 +369,7 @@ def test_no_line_of_a_plan_is_wider_than_80_columns_or_forged():
 class TestChecks:
     def check(self, *entries, api=None, **config):
         configuration = load({**PERMISSIVE_CONFIG, "remediations": list(entries), **config})
-        return check_entries(configuration, api or FakeApi())
+        return check_entries(configuration, api or FakeApi(), has_alertmanagers=False)
 
     def list_problems(self, **fields):
         (entry_view,) = self.check({**ENTRY, **fields})["remediations"]
