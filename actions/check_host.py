@@ -13,4 +13,4 @@ class CheckHost(PackAction):
 
     def work(self, host: str, port: int = 0, wait: int = 0) -> dict[str, Any]:
         """Return the state of the host, the port that determined it, and the check's duration."""
-        return checks.check_host(host, checks.ports_to_check(port), wait).as_dict()
+        return checks.check_host(host, checks.ports_to_check(port), wait).as_action_result()

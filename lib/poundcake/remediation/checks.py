@@ -49,8 +49,19 @@ class TcpResult:
     """The result in words, or why the host could not be checked."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result of poundcake.check_host."""
+        """Return the result as a JSON object."""
         return {**asdict(self), "state": str(self.state)}
+
+    def as_action_result(self) -> dict[str, Any]:
+        """Return the result of poundcake.check_host.
+
+        Workflows that were written for release 0.2.0, or started by it, read `reachable`. It is
+        missing if the name does not resolve, so that such a workflow fails and changes nothing.
+        """
+        result = self.as_dict()
+        if self.state is not TcpState.UNRESOLVABLE:
+            result["reachable"] = self.state is not TcpState.NO_ANSWER
+        return result
 
 
 class _Attempt(NamedTuple):

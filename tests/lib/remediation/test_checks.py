@@ -212,3 +212,18 @@ def test_the_tcp_result_becomes_the_result_of_the_action():
     result = TcpResult(TcpState.ANSWERS, port=22, seconds=0.1, detail=detail).as_dict()
     assert result == {"state": "answers", "port": 22, "seconds": 0.1, "detail": detail}
     assert type(result["state"]) is str
+
+
+@pytest.mark.parametrize(
+    "state, keys",
+    [
+        (TcpState.ANSWERS, {"reachable": True}),
+        (TcpState.REFUSED, {"reachable": True}),
+        (TcpState.NO_ANSWER, {"reachable": False}),
+        # A workflow that reads the missing key fails, and changes nothing.
+        (TcpState.UNRESOLVABLE, {}),
+    ],
+)
+def test_workflows_of_release_0_2_0_can_still_read_whether_the_host_is_reachable(state, keys):
+    result = TcpResult(state, port=0, seconds=0.1, detail="")
+    assert result.as_action_result() == {**result.as_dict(), **keys}
