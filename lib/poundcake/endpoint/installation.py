@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -19,9 +20,10 @@ from poundcake.endpoint.pipeline import Pipeline
 from poundcake.endpoint.tracking_reader import TrackingReader
 from poundcake.stackstorm import StackStorm
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import database, queries, refresh
+from poundcake.trail import database, queries, refresh, short_ids
 from poundcake.trail.database import DatabaseError
 
+_SHORT_ID = re.compile(rf"[0-9a-f-]{{{short_ids.MIN_CHARACTERS},35}}\Z")
 VIEW_TIMEOUT_SECONDS = 5
 """Time limit of each database statement, in seconds. It is short because a person is waiting."""
 
@@ -50,7 +52,11 @@ class Installation:
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Return the status view of a request, even if it is not recorded yet; None if unknown.
 
+        Args:
+            request_id: The id of the request, or a unique prefix of it.
+
         Raises:
+            FilterError: Several request_ids begin with it.
             DatabaseError: The request is not in the journal, and the tracking database cannot be
                 read.
             JournalError: The request is not in the tracking database, and the journal cannot be
@@ -77,12 +83,22 @@ class Installation:
         """Return the journal's entry for a request, or None.
 
         Also return why the journal cannot be read, or '' if it can.
+
+        Raises:
+            FilterError: Several request_ids in the journal begin with `request_id`.
         """
         journal = self.keeper.journal
         if journal is None:
             return None, self.keeper.problem()
         try:
-            return journal.find(request_id), ""
+            entry = journal.find(request_id)
+            if entry is None and _SHORT_ID.match(request_id):
+                entries = journal.find_with_prefix(request_id, short_ids.MAX_LISTED + 1)
+                ids = [entry.request_id for entry in entries]
+                if len(ids) > 1:
+                    raise short_ids.ambiguous("request_id", request_id, ids)
+                entry = entries[0] if entries else None
+            return entry, ""
         except JournalError as error:
             return None, str(error)
 

@@ -160,6 +160,16 @@ class Journal:
         entries = self._entries("WHERE request_id = ?", request_id)
         return entries[0] if entries else None
 
+    def find_with_prefix(self, prefix: str, limit: int) -> list[Entry]:
+        """Return the entries whose request_id begins with a prefix of ASCII characters."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        return self._entries(
+            "WHERE request_id >= ? AND request_id < ? ORDER BY request_id LIMIT ?",
+            prefix,
+            end,
+            limit,
+        )
+
     def find_unknown_ids(self, request_ids: Sequence[str]) -> list[str]:
         """Return the request_ids that the journal does not have, in the same order."""
         known_ids: set[str] = set()

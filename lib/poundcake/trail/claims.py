@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import admission, changes, clock, database
+from poundcake.trail import admission, changes, clock, database, short_ids
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
@@ -253,7 +253,7 @@ def release(
 
     Args:
         engine: The tracking database.
-        episode: The episode.
+        episode: The episode, or the beginning of its name.
         workflow: Release only this workflow's claims; '' for all.
         force: Also release the claims of executions that have not ended. A second execution may
             then work on the episode at the same time.
@@ -268,6 +268,7 @@ def release(
     """
     database.prepare(engine, create=False)
     with database.reading(engine) as connection:
+        episode = short_ids.expand_episode(connection, episode)
         claims = _read_claims(connection, episode, workflow)
         claimed_changes = _read_granted_changes(connection, episode, claims if workflow else None)
     running = {} if force else _find_running(claims, fetch_statuses)

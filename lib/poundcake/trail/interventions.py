@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Row, select, update
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import clock, database
+from poundcake.trail import clock, database, short_ids
+from poundcake.trail.alert_conditions import resolve
 from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.index_ranges import has_prefix
+from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.schema import alerts, cut
 from poundcake.trail.search import Filters
 
 _MAX_LISTED_EPISODES = 5
+# Maximum number of open incidents to which a matcher is applied.
+_MAX_OPEN_INCIDENTS = 1000
 _FILTER_COLUMNS = ("alert_name", "instance", "severity", "fingerprint")
 
 
@@ -55,7 +60,8 @@ def acknowledge(
     Args:
         engine: The tracking database.
         actor: Who acknowledges the incident.
-        episode: The episode of the incident, or empty to find it by the filters.
+        episode: The episode of the incident or the beginning of its name, or empty to find it by
+            the filters.
         filters: Filters on its alert. Exactly one open incident must match.
         comment: The reason; may be empty.
         undo: Whether to withdraw the acknowledgement instead.
@@ -101,7 +107,8 @@ def close(
         engine: The tracking database.
         actor: Who closes the incident.
         comment: The reason.
-        episode: The episode of the incident, or empty to find it by the filters.
+        episode: The episode of the incident or the beginning of its name, or empty to find it by
+            the filters.
         filters: Filters on its alert. Exactly one open incident must match.
 
     Raises:
@@ -135,14 +142,11 @@ def _close(
 
 def _lock_incident(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
     """Lock and return the row of the only open incident that matches."""
-    alert_filters = filters.alert_filters
-    conditions = [
-        alerts.c[name] == alert_filters[name] for name in _FILTER_COLUMNS if name in alert_filters
-    ]
-    if episode:
-        conditions.append(alerts.c.episode == episode)
-    if not conditions:
+    if not episode and not filters.has_alert_filter:
         raise TrackingError("identify the incident: pass episode, or alert_name, instance, …")
+    conditions = [is_open(), *_conditions(connection, filters)]
+    if episode:
+        conditions += _begins_with(episode)
     rows = connection.execute(
         select(
             alerts.c.id,
@@ -151,20 +155,44 @@ def _lock_incident(connection: Connection, episode: str, filters: Filters) -> Ro
             alerts.c.instance,
             alerts.c.acknowledged_at,
         )
-        .where(is_open(), *conditions)
+        .where(*conditions)
         .order_by(alerts.c.id)
         .limit(_MAX_LISTED_EPISODES + 1)
         .with_for_update()
     ).all()
+    rows = [row for row in rows if row.episode == episode] or rows
     if not rows:
         raise TrackingError("no open incident matches")
     if len(rows) > 1:
-        episodes = ", ".join(row.episode for row in rows[:_MAX_LISTED_EPISODES])
+        episodes = ", ".join(map(_describe, rows[:_MAX_LISTED_EPISODES]))
         others = " and others" if len(rows) > _MAX_LISTED_EPISODES else ""
         raise TrackingError(
             f"more than one open incident matches; pass episode= with one of {episodes}{others}"
         )
     return rows[0]
+
+
+def _conditions(connection: Connection, filters: Filters) -> list[ColumnElement[bool]]:
+    """Return the conditions for the open incidents whose alert matches the filters."""
+    alert_conditions = resolve(connection, filters)
+    conditions = alert_conditions.on_columns(lambda name: alerts.c[name], _FILTER_COLUMNS)
+    if alert_conditions.has_matchers:
+        open_ids = select(alerts.c.id).where(is_open(), *conditions)
+        ids = connection.scalars(open_ids.limit(_MAX_OPEN_INCIDENTS)).all()
+        conditions.append(has_id(alerts.c.id, find_matching(connection, ids, alert_conditions).ids))
+    return conditions
+
+
+def _begins_with(episode: str) -> list[ColumnElement[bool]]:
+    """Return the conditions for the episodes that begin with a text."""
+    if len(episode) < short_ids.MIN_CHARACTERS:
+        return [alerts.c.episode == episode]
+    return has_prefix(alerts.c.episode, episode)
+
+
+def _describe(row: Row[Any]) -> str:
+    what = " ".join(filter(None, (row.alert_name, row.instance)))
+    return f"{row.episode} ({what})" if what else str(row.episode)
 
 
 def _update_row(connection: Connection, row: Row[Any], **values: Any) -> None:

@@ -15,7 +15,7 @@ from poundcake.alertmanager import RESOLVED, Alert
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import replay_id
-from poundcake.trail import admission, clock, database
+from poundcake.trail import admission, clock, database, short_ids
 from poundcake.trail.admission import Decision, Original, PreviousWork
 from poundcake.trail.admission_state import AdmissionState, AlertBatch
 from poundcake.trail.audit import NOBODY, Actor, write_entry
@@ -79,7 +79,7 @@ def replay_request(
     Args:
         engine: The tracking database.
         config: The configuration, with the limits of admission.
-        request_id: The request to replay.
+        request_id: The request to replay, or a unique prefix of its id.
         force: Also admit alerts whose episodes were claimed or have ended, and ignore limits.
         execution_id: The execution that requested the replay. Repeated calls by the same execution
             record one replay, because the execution cannot know whether an interrupted transaction
@@ -91,7 +91,9 @@ def replay_request(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=config.auto_migrate)
-    replay = _Replay(request_id, force, execution_id, actor)
+    with database.reading(engine) as connection:
+        whole_id = short_ids.expand_request_id(connection, request_id)
+    replay = _Replay(whole_id, force, execution_id, actor)
     return database.retry_deadlocks(lambda: _record_replay(engine, config, replay))
 
 

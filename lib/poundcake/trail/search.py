@@ -13,9 +13,10 @@ from typing import Sequence
 
 from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.errors import PoundCakeError
+from poundcake.matchers import Matcher, MatchType, parse_matchers
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.outcomes import Outcome
-from poundcake.trail.schema import alerts, cut
+from poundcake.trail.schema import alerts, api_calls, cut
 
 # Maximum values of the parameters limit and offset. To read rows beyond them, use `before`.
 MAX_ROWS = 1000
@@ -24,10 +25,31 @@ MAX_OFFSET = 1000
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
 # The filters on columns of poundcake_alerts.
 ALERT_FILTERS = ("severity", "alert_name", "instance", "status", "outcome", "fingerprint")
+# The columns of poundcake_alerts that contain one label each, by the name of the label.
+LABEL_COLUMNS = {"alertname": "alert_name", "instance": "instance", "severity": "severity"}
+# The filters that identify alerts. The view why needs one of them.
+IDENTIFYING_FILTERS = (
+    "alert_name",
+    "instance",
+    "fingerprint",
+    "episode",
+    "request_id",
+    "labels",
+    "annotations",
+)
+NO_VALUE = '""'
+"""The value of alert_name, instance or severity that selects alerts without that label."""
+MAX_MATCHER_CHARACTERS = 1000
+"""Maximum length of the filters labels and annotations."""
 
 # https://prometheus.io/docs/prometheus/latest/querying/basics/#float-literals-and-time-durations
 _UNITS = (("y", 31_536_000), ("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _DURATION = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit, _ in _UNITS) + r"\Z")
+
+_EXAMPLES = {
+    "labels": """labels='team="infra",cluster=~"eu-.*"'""",
+    "annotations": """annotations='summary=~".*disk.*"'""",
+}
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
 # SQLite's integers have 64 bits.
@@ -116,8 +138,12 @@ class Filters:
         instance: The instance of the alert.
         status: The status of the alert, `firing` or `resolved`.
         outcome: The outcome of the alert.
-        fingerprint: The fingerprint of the alert's label set.
+        fingerprint: The fingerprint of the alert's label set, or a unique prefix of it.
         before: The cursor at which the previous page ended.
+        episode: The name of the alert's episode, or a unique prefix of it.
+        request_id: The id of the request that contained the alert, or a unique prefix of it.
+        labels: The matchers that the alert's labels must satisfy.
+        annotations: The matchers that its annotations must satisfy.
     """
 
     since: datetime | None = None
@@ -129,12 +155,22 @@ class Filters:
     outcome: str = ""
     fingerprint: str = ""
     before: Cursor | None = None
+    episode: str = ""
+    request_id: str = ""
+    labels: tuple[Matcher, ...] = ()
+    annotations: tuple[Matcher, ...] = ()
 
     @property
     def alert_filters(self) -> dict[str, str]:
         """Return the filters on columns of poundcake_alerts that are not empty, by column."""
         values = {name: getattr(self, name) for name in ALERT_FILTERS}
         return {name: value for name, value in values.items() if value}
+
+    @property
+    def has_alert_filter(self) -> bool:
+        """Whether any filter other than the time range selects alerts."""
+        others = (self.episode, self.request_id, self.labels, self.annotations)
+        return bool(self.alert_filters or any(others))
 
 
 def parse(now: datetime | None = None, **filters: str) -> Filters:
@@ -143,8 +179,9 @@ def parse(now: datetime | None = None, **filters: str) -> Filters:
     Args:
         now: The time to which ages are relative. The default is the current time.
         filters: Fields of Filters. `since` and `until` are RFC 3339 times, or ages in the format of
-            Prometheus durations (90s, 1h30m, 7d). `before` is the `next` of the previous page. A
-            text that is longer than its column is truncated, as it is when an alert is recorded.
+            Prometheus durations (90s, 1h30m, 7d). `before` is the `next` of the previous page.
+            `labels` and `annotations` are matchers in Alertmanager's syntax. A text that is longer
+            than its column is truncated, as it is when an alert is recorded.
 
     Raises:
         FilterError: A value is invalid; the error names its field.
@@ -155,16 +192,54 @@ def parse(now: datetime | None = None, **filters: str) -> Filters:
     if since and until and since >= until:
         raise FilterError("until", "must be later than since")
     before = filters.pop("before", "").strip()
+    labels = _parse_matchers("labels", filters.pop("labels", ""))
+    for label, column in LABEL_COLUMNS.items():
+        if filters.get(column, "").strip() == NO_VALUE:
+            filters.pop(column)
+            labels += (Matcher(label, MatchType.EQUAL, ""),)
+    annotations = _parse_matchers("annotations", filters.pop("annotations", ""))
+    request_id = filters.pop("request_id", "").strip().lower()
+    episode = filters.pop("episode", "").strip()
     alert_filters = {name: cut(text, alerts.c[name]) for name, text in filters.items() if text}
     require_one_of("status", alert_filters.get("status", ""), (FIRING, RESOLVED))
     require_one_of("outcome", alert_filters.get("outcome", ""), OUTCOMES)
-    return Filters(since, until, before=Cursor.parse(before) if before else None, **alert_filters)
+    return Filters(
+        since,
+        until,
+        before=Cursor.parse(before) if before else None,
+        episode=cut(episode, alerts.c.episode),
+        request_id=cut(request_id, api_calls.c.request_id),
+        labels=labels,
+        annotations=annotations,
+        **alert_filters,
+    )
+
+
+def require_identifying_filter(filters: Filters) -> None:
+    """Raise FilterError if none of the filters identifies alerts."""
+    if not any(getattr(filters, name) for name in IDENTIFYING_FILTERS):
+        raise FilterError(
+            "alert_name",
+            f"specify the alert by one of {', '.join(IDENTIFYING_FILTERS)}, for example "
+            "alert_name=HostDown",
+        )
 
 
 def require_one_of(field: str, value: str, allowed: Sequence[str]) -> None:
     """Raise FilterError if a value is neither empty nor one of the allowed values."""
     if value and value not in allowed:
         raise FilterError(field, f"must be one of {', '.join(allowed)}")
+
+
+def _parse_matchers(field: str, text: str) -> tuple[Matcher, ...]:
+    if not text.strip():
+        return ()
+    if len(text) > MAX_MATCHER_CHARACTERS:
+        raise FilterError(field, f"must have at most {MAX_MATCHER_CHARACTERS} characters")
+    try:
+        return parse_matchers(text)
+    except ValueError as error:
+        raise FilterError(field, f"{error}; for example: {_EXAMPLES[field]}") from None
 
 
 def _parse_time(field: str, text: str, now: datetime) -> datetime | None:

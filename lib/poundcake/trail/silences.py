@@ -24,7 +24,7 @@ from poundcake.monitoring import (
     SilenceState,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import database
+from poundcake.trail import database, short_ids
 from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.open_work import is_open
@@ -67,7 +67,7 @@ class Target:
     """What to silence: the alert of an episode, or all alerts with certain labels.
 
     Attributes:
-        episode: The episode, or empty.
+        episode: The episode or the beginning of its name, or empty.
         labels: The labels, if the episode is empty.
         ignored_labels: Labels of an episode's alert that may change while it fires.
     """
@@ -107,6 +107,8 @@ def silence(
         raise TrackingError(f"minutes: must be from 1 to {MAX_MINUTES}")
     if not comment.strip():
         raise TrackingError("comment: say why the alert is silenced")
+    database.prepare(engine, create=False)
+    target = _with_whole_episode(engine, target)
     labels = _read_labels(engine, target)
     requested_silence = _RequestedSilence(
         labels, minutes, actor.st2_user or "somebody", comment.strip() + COMMENT_MARK
@@ -150,6 +152,7 @@ def unsilence(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
+    target = _with_whole_episode(engine, target)
     labels = {} if silence_id else _read_labels(engine, target)
     ended_silences: list[Silence] = []
     foreign_silences: list[Silence] = []
@@ -296,9 +299,15 @@ class _RequestedSilence:
         return Silence("", matchers, now, ends_at, self.created_by, self.comment)
 
 
+def _with_whole_episode(engine: Engine, target: Target) -> Target:
+    if not target.episode:
+        return target
+    with database.reading(engine) as connection:
+        return replace(target, episode=short_ids.expand_episode(connection, target.episode))
+
+
 def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
     """Return the labels that an alert must have to be silenced."""
-    database.prepare(engine, create=False)
     if bool(target.episode) == bool(target.labels):
         raise TrackingError("specify the alert: either episode=EPISODE or labels, not both")
     if target.labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Sequence
 
 from sqlalchemy import BigInteger, ColumnElement, Row, Select, case, cast, func, literal, select
 from sqlalchemy import text as sql_text
@@ -14,15 +14,20 @@ from sqlalchemy.engine import Connection
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock
+from poundcake.trail.alert_conditions import AlertConditions, resolve
+from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.queries.bounded_search import time_filters, unindexed
 from poundcake.trail.schema import alerts, executions, links
-from poundcake.trail.search import Filters
+from poundcake.trail.search import FilterError, Filters
 
 DEFAULT_RANGE = timedelta(hours=24)
 _FAILED = ("failed", "timeout", "abandoned")
 # The filters on alerts that stats supports.
 _ALERT_FILTERS = ("severity", "alert_name", "instance", "fingerprint")
 _MICROSECONDS = 1_000_000
+# Maximum number of alerts to which matchers are applied.
+_MAX_MATCHED = 20_000
+_MAX_MATCHING_SECONDS = 2
 
 
 @dataclass
@@ -137,13 +142,15 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     now = clock.database_now(connection)
     until = filters.until or now
     since = filters.since or until - DEFAULT_RANGE
-    statement = _select_figures(connection, now, timedelta(minutes=not_cleared_minutes)).where(
+    alert_conditions = resolve(connection, filters)
+    conditions = [
         *time_filters(Filters(since=since, until=until), executions.c.start_timestamp),
-        *[
-            unindexed(alerts.c[name]) == filters.alert_filters[name]
-            for name in _ALERT_FILTERS
-            if name in filters.alert_filters
-        ],
+        *alert_conditions.on_columns(lambda name: unindexed(alerts.c[name]), _ALERT_FILTERS),
+    ]
+    if alert_conditions.has_matchers:
+        conditions.append(_matching_alerts(connection, alert_conditions, conditions))
+    statement = _select_figures(connection, now, timedelta(minutes=not_cleared_minutes)).where(
+        *conditions
     )
     by_workflow: dict[str, Figures] = defaultdict(Figures)
     by_alert_name: dict[str, Figures] = defaultdict(Figures)
@@ -151,6 +158,37 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
         by_workflow[row.workflow or ""].add(row)
         by_alert_name[row.alert_name].add(row)
     return Stats(since, until, by_workflow, by_alert_name)
+
+
+def _matching_alerts(
+    connection: Connection,
+    alert_conditions: AlertConditions,
+    conditions: Sequence[ColumnElement[bool]],
+) -> ColumnElement[bool]:
+    """Return the condition for the alerts of these executions that the matchers accept.
+
+    Raises:
+        FilterError: There are too many alerts to apply the matchers to.
+    """
+    statement = (
+        select(alerts.c.id)
+        .select_from(executions)
+        .join(links, links.c.st2_execution_id == executions.c.id)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .where(*conditions)
+        .order_by(executions.c.start_timestamp.desc())
+        .limit(_MAX_MATCHED + 1)
+    )
+    ids = list(dict.fromkeys(connection.scalars(statement)))
+    matching = find_matching(connection, ids, alert_conditions, _MAX_MATCHING_SECONDS)
+    if len(ids) > min(_MAX_MATCHED, matching.checked_count):
+        field = "labels" if alert_conditions.labels else "annotations"
+        raise FilterError(
+            field,
+            f"there are {len(ids)} alerts to check in this time range, which is too many: pass a "
+            "later since, or another filter such as alert_name",
+        )
+    return has_id(alerts.c.id, matching.ids)
 
 
 def _select_figures(

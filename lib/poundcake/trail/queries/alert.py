@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
+from poundcake.trail import short_ids
 from poundcake.trail.claims import find_incident_end
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outcomes import EMITTED
@@ -18,7 +19,6 @@ from poundcake.trail.queries.changes import find_retry
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.recorded_alert import find_alert
 from poundcake.trail.schema import alerts, api_calls
-from poundcake.trail.search import FilterError
 
 
 @dataclass(frozen=True)
@@ -70,32 +70,24 @@ def find_episode_alert(connection: Connection, episode: str) -> AlertDetails | N
 
     Args:
         connection: A transaction.
-        episode: The name of the episode, or a unique prefix of it.
+        episode: The name of the episode, or the beginning of it.
 
     Raises:
-        FilterError: Several episodes begin with `episode`.
+        FilterError: Episodes of several alerts begin with `episode`.
     """
-    has_name = alerts.c.episode == episode
-    has_prefix = alerts.c.episode.startswith(episode, autoescape=True)
-    for condition in (has_name, has_prefix):
-        episodes = select(alerts.c.episode).where(condition).distinct().limit(2)
-        names = connection.scalars(episodes).all()
-        if len(names) > 1:
-            raise FilterError("episode", f"several episodes begin with {episode}")
-        if names:
-            request_id = connection.scalar(
-                select(api_calls.c.request_id)
-                .join(alerts, alerts.c.api_call_id == api_calls.c.id)
-                .where(alerts.c.episode == names[0])
-                .order_by(
-                    (alerts.c.status == FIRING).desc(),
-                    alerts.c.outcome.in_(EMITTED).desc(),
-                    alerts.c.id.desc(),
-                )
-                .limit(1)
-            )
-            return alert_details(connection, str(request_id), names[0])
-    return None
+    name = short_ids.find_episode(connection, episode)
+    request_id = connection.scalar(
+        select(api_calls.c.request_id)
+        .join(alerts, alerts.c.api_call_id == api_calls.c.id)
+        .where(alerts.c.episode == name)
+        .order_by(
+            (alerts.c.status == FIRING).desc(),
+            alerts.c.outcome.in_(EMITTED).desc(),
+            alerts.c.id.desc(),
+        )
+        .limit(1)
+    )
+    return alert_details(connection, request_id, name) if name and request_id else None
 
 
 def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:

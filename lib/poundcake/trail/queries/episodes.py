@@ -15,10 +15,11 @@ from sqlalchemy.engine import Connection
 from poundcake.alertmanager import FIRING
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
+from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import Change
+from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
-from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import select_candidates, time_filters
 from poundcake.trail.queries.changes import as_json as change_as_json
 from poundcake.trail.queries.changes import changes_of_episodes
@@ -179,13 +180,14 @@ def find_episodes(
         offset: How many episodes to skip.
         web_url: StackStorm's web UI, for links to the executions.
     """
-    result = _search(connection, filters)
+    conditions = resolve(connection, filters)
+    result = _search(connection, filters, conditions)
     groups: dict[str | int, list[_Match]] = {}
     for match in result.matches:
         groups.setdefault(match.episode or match.id, []).append(match)
     if filters.before:
         newest_matches = [group[0] for group in groups.values() if group[0].episode]
-        for name in _shown_on_earlier_pages(connection, filters, filters.before, newest_matches):
+        for name in _shown_on_earlier_pages(connection, filters, conditions, newest_matches):
             del groups[name]
     end = offset + limit
     page = list(groups.values())[offset:end]
@@ -197,14 +199,14 @@ def find_episodes(
     return Page(episodes, len(groups), result.next_cursor is not None, next_cursor)
 
 
-def _search(connection: Connection, filters: Filters) -> _SearchResult:
+def _search(connection: Connection, filters: Filters, conditions: AlertConditions) -> _SearchResult:
     if filters.before:
         alert_id, newest_id = filters.before.row_ids(2)
-        search = select_candidates(filters, (filters.before.moment, alert_id))
+        after = (filters.before.moment, alert_id)
+        search = select_candidates(connection, conditions, filters, after)
     else:
         newest_id = connection.scalar(select(func.max(alerts.c.id))) or 0
-        search = select_candidates(filters)
-    scanned_count = search.count(connection)
+        search = select_candidates(connection, conditions, filters)
     moment, row_id = search.rows.c.created_at, search.rows.c.id
     newest = (
         select(row_id)
@@ -225,13 +227,16 @@ def _search(connection: Connection, filters: Filters) -> _SearchResult:
     if len(matches) > _MAX_NOTIFICATIONS:
         last_match = matches[_MAX_NOTIFICATIONS - 1]
         next_cursor = Cursor.of(last_match.received_at, last_match.id, newest_id)
-    elif scanned_count > bounded_search.DEPTH:
-        next_cursor = search.cursor_of_oldest(connection, newest_id)
+    elif search.continues(connection):
+        next_cursor = search.continuation(connection, newest_id)
     return _SearchResult(matches[:_MAX_NOTIFICATIONS], newest_id, next_cursor)
 
 
 def _shown_on_earlier_pages(
-    connection: Connection, filters: Filters, before: Cursor, matches: Sequence[_Match]
+    connection: Connection,
+    filters: Filters,
+    conditions: AlertConditions,
+    matches: Sequence[_Match],
 ) -> set[str]:
     """Return the episodes of these matches that an earlier page has already shown.
 
@@ -239,14 +244,16 @@ def _shown_on_earlier_pages(
     alert with the same fingerprint is read, which belongs to the same episode or to a later one. If
     a late alert of another episode lies in between, the episode is shown again.
     """
+    before = filters.before
+    if before is None:
+        return set()
     alert_id, newest_id = before.row_ids(2)
     later_alerts = alerts.alias("later")
-    conditions = time_filters(replace(filters, since=None), later_alerts.c.created_at)
-    conditions += [
-        later_alerts.c[name] == filters.alert_filters[name]
-        for name in ("severity", "status", "outcome")
-        if name in filters.alert_filters
-    ]
+    column_conditions = time_filters(replace(filters, since=None), later_alerts.c.created_at)
+    # The other columns have the same values in all alerts with the same fingerprint.
+    column_conditions += conditions.on_columns(
+        lambda name: later_alerts.c[name], ("severity", "status", "outcome")
+    )
     next_alert_id = (
         select(later_alerts.c.id)
         .where(
@@ -254,7 +261,7 @@ def _shown_on_earlier_pages(
             later_alerts.c.created_at >= before.moment,
             or_(later_alerts.c.created_at > before.moment, later_alerts.c.id >= alert_id),
             later_alerts.c.id <= newest_id,
-            *conditions,
+            *column_conditions,
         )
         .order_by(later_alerts.c.created_at, later_alerts.c.id)
         .limit(1)
@@ -264,7 +271,9 @@ def _shown_on_earlier_pages(
     next_ids = connection.scalars(
         select(next_alert_id).where(alerts.c.id.in_([match.id for match in matches]))
     )
-    ids = [row_id for row_id in next_ids if row_id is not None]
+    ids = find_matching(
+        connection, [row_id for row_id in next_ids if row_id is not None], conditions
+    ).ids
     shown_names = connection.scalars(select(alerts.c.episode).where(alerts.c.id.in_(ids)))
     return {name for name in shown_names if name in names}
 

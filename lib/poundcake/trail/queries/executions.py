@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, NamedTuple, Sequence
 
 from sqlalchemy import Select, Subquery, select
@@ -12,6 +13,8 @@ from sqlalchemy.engine import Connection
 from poundcake.stackstorm import STATUSES
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
+from poundcake.trail.alert_conditions import AlertConditions, resolve
+from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import (
     rows_after,
@@ -134,21 +137,50 @@ def _find_links(
         The ids of the links, and the cursor with which to continue if the search stopped early.
     """
     next_cursor = None
+    conditions = resolve(connection, filters)
     statement = (
-        _select_for_few_alerts(connection, status, filters) if filters.alert_filters else None
+        _select_for_few_alerts(connection, status, filters, conditions)
+        if filters.has_alert_filter
+        else None
     )
+    are_newest = statement is None
     if statement is None:
         # Search one more execution, because the cursor's own execution may have no more links.
-        depth = bounded_search.DEPTH if filters.alert_filters else limit
+        depth = bounded_search.DEPTH if filters.has_alert_filter else limit
         newest = _select_newest(status, filters, depth + 1)
-        statement = _select_links(newest, filters)
-        next_cursor = _cursor_after(connection, newest, depth) if filters.alert_filters else None
+        statement = _select_links(newest, filters, conditions)
+        next_cursor = _cursor_after(connection, newest, depth) if filters.has_alert_filter else None
     order = list(statement.selected_columns)
     if filters.before:
         after = (filters.before.moment, *filters.before.execution_and_row_id())
         statement = statement.where(*rows_after(order, after))
-    link_ids = statement.with_only_columns(order[-1]).order_by(*[column.desc() for column in order])
+    statement = statement.order_by(*[column.desc() for column in order])
+    if are_newest and conditions.has_matchers:
+        return _match_links(connection, statement, conditions, next_cursor)
+    link_ids = statement.with_only_columns(order[-1])
     return connection.scalars(link_ids.limit(limit)).all(), next_cursor
+
+
+def _match_links(
+    connection: Connection,
+    statement: Select[tuple[datetime, str, int]],
+    conditions: AlertConditions,
+    next_cursor: Cursor | None,
+) -> tuple[Sequence[int], Cursor | None]:
+    """Apply the matchers to the alerts of links, and return the result of _find_links().
+
+    An execution may have thousands of links, so at most DEPTH of them are checked.
+    """
+    with_alerts = statement.add_columns(links.c.alert_id).limit(bounded_search.DEPTH + 1)
+    rows = connection.execute(with_alerts).all()
+    alert_ids = list(dict.fromkeys(row.alert_id for row in rows))
+    matching = find_matching(connection, alert_ids, conditions)
+    unchecked_ids = set(alert_ids[matching.checked_count :])
+    checked_rows = list(takewhile(lambda row: row.alert_id not in unchecked_ids, rows))
+    if len(checked_rows) < len(rows) or len(rows) > bounded_search.DEPTH:
+        next_cursor = Cursor.of(*checked_rows[-1][:3])
+    matching_ids = set(matching.ids)
+    return [row[2] for row in checked_rows if row.alert_id in matching_ids], next_cursor
 
 
 def _cursor(execution: Execution) -> Cursor:
@@ -157,11 +189,17 @@ def _cursor(execution: Execution) -> Cursor:
 
 
 def _select_for_few_alerts(
-    connection: Connection, status: str, filters: Filters
+    connection: Connection, status: str, filters: Filters, conditions: AlertConditions
 ) -> Select[tuple[datetime, str, int]] | None:
     """Select the executions of all matching alerts, or return None if there are too many."""
-    search = select_candidates(replace(filters, since=None, until=None))
-    if search.count(connection) > bounded_search.DEPTH:
+    any_time = replace(filters, since=None, until=None)
+    if conditions.has_matchers:
+        # Do not apply the matchers to alerts of which there are too many.
+        on_columns = replace(conditions, labels=(), annotations=())
+        if select_candidates(connection, on_columns, any_time).continues(connection):
+            return None
+    search = select_candidates(connection, conditions, any_time)
+    if search.continues(connection):
         return None
     statement = (
         select(_STARTED_AT, _EXECUTION_ID, _LINK_ID)
@@ -187,14 +225,16 @@ def _select_newest(status: str, filters: Filters, count: int) -> Subquery:
     return newest.order_by(_STARTED_AT.desc(), _EXECUTION_ID.desc()).limit(count).subquery("newest")
 
 
-def _select_links(newest: Subquery, filters: Filters) -> Select[tuple[datetime, str, int]]:
+def _select_links(
+    newest: Subquery, filters: Filters, conditions: AlertConditions
+) -> Select[tuple[datetime, str, int]]:
     """Select the links of these executions to matching alerts."""
     statement = select(newest.c.start_timestamp, newest.c.id, _LINK_ID).join(
         links, links.c.st2_execution_id == newest.c.id
     )
-    if filters.alert_filters:
+    if filters.has_alert_filter:
         statement = statement.join(alerts, alerts.c.id == links.c.alert_id).where(
-            *[unindexed(alerts.c[name]) == value for name, value in filters.alert_filters.items()]
+            *conditions.on_columns(lambda name: unindexed(alerts.c[name]))
         )
     return statement
 

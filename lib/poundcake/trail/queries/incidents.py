@@ -12,7 +12,10 @@ from sqlalchemy.engine import Connection
 from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock
+from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve
+from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.outcomes import Outcome
+from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
@@ -97,36 +100,50 @@ def open_incidents(
 
 def _find_page(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:
     """Return the page with the ids of the alerts that opened the matching incidents."""
-    alert_filters = filters.alert_filters
-    open_alerts = _select_open(alert_filters.get("fingerprint", ""))
+    alert_conditions = resolve(connection, filters)
+    open_alerts = _select_open(alert_conditions)
     moment, row_id = open_alerts.c.created_at, open_alerts.c.id
     conditions = time_filters(filters, moment)
-    conditions += [
-        open_alerts.c[name] == alert_filters[name] for name in _IN_INDEX if name in alert_filters
-    ]
+    conditions += alert_conditions.on_columns(lambda name: open_alerts.c[name], _IN_INDEX)
     if filters.before:
         (last_id,) = filters.before.row_ids(1)
         conditions += rows_after((moment, row_id), (filters.before.moment, last_id))
-    if alert_filters.get("status") == RESOLVED:
+    if filters.status == RESOLVED:
         conditions.append(false())
     statement = select(row_id, moment).where(*conditions)
-    if "outcome" in alert_filters:
+    if filters.outcome:
         statement = statement.join(alerts, alerts.c.id == row_id).where(
-            unindexed(alerts.c.outcome) == alert_filters["outcome"]
+            unindexed(alerts.c.outcome) == filters.outcome
         )
+    continuation = None
+    if alert_conditions.has_matchers:
+        newest = statement.order_by(moment.desc(), row_id.desc()).limit(bounded_search.DEPTH + 1)
+        candidates = connection.execute(newest).all()
+        matching = find_matching(connection, [row.id for row in candidates], alert_conditions)
+        statement = statement.where(has_id(row_id, matching.ids))
+        if len(candidates) > min(bounded_search.DEPTH, matching.checked_count):
+            last_checked = candidates[matching.checked_count - 1]
+            continuation = Cursor.of(last_checked.created_at, last_checked.id)
     total = connection.scalar(select(func.count()).select_from(statement.subquery("matching"))) or 0
     rows = connection.execute(
         statement.order_by(moment.desc(), row_id.desc()).limit(limit + 1).offset(offset)
     ).all()
-    page = make_page(rows, limit, total, lambda row: Cursor.of(row.created_at, row.id))
+    page = make_page(
+        rows,
+        limit,
+        total,
+        lambda row: Cursor.of(row.created_at, row.id),
+        at_least=continuation is not None,
+        continuation=continuation,
+    )
     return page.with_rows([row.id for row in page.rows])
 
 
-def _select_open(fingerprint: str) -> Subquery:
+def _select_open(conditions: AlertConditions) -> Subquery:
     """Select the alerts of open incidents, with the columns that their index contains."""
     is_open = alerts.c.open_fingerprint > ""  # SQLite uses no index for IS NOT NULL
-    if fingerprint:
-        is_open = alerts.c.open_fingerprint == fingerprint
+    if "fingerprint" in conditions.values:
+        is_open = has_value(alerts.c.open_fingerprint, conditions.values["fingerprint"])
     columns = [alerts.c[name] for name in ("id", "created_at", *_IN_INDEX)]
     # The limit keeps SQLite from merging the subquery into the statement. Otherwise, SQLite would
     # search the whole history by time or severity for the few open alerts.

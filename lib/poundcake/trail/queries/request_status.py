@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import short_ids
 from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import Explanation
@@ -138,7 +139,17 @@ class RequestTrail:
 def request_trail(
     connection: Connection, request_id: str, web_url: str = ""
 ) -> RequestTrail | None:
-    """Return the trail of a request, or None if it is not recorded."""
+    """Return the trail of a request, or None if it is not recorded.
+
+    Args:
+        connection: A connection to the tracking database.
+        request_id: The id of the request, or a unique prefix of it.
+        web_url: StackStorm's web UI, for links to the executions.
+
+    Raises:
+        FilterError: Several request_ids begin with `request_id`.
+    """
+    request_id = short_ids.find_request_id(connection, request_id) or request_id
     call = connection.execute(
         select(*_REQUEST_COLUMNS).where(api_calls.c.request_id == request_id)
     ).one_or_none()

@@ -11,6 +11,8 @@ from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
+from poundcake.trail.alert_conditions import AlertConditions, resolve
+from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import rows_after, select_candidates, time_filters
@@ -133,9 +135,9 @@ def recent_requests(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> Page[RequestSummary]:
     """Return the newest requests. With filters on alerts, return only those with a match."""
-    find_page = _find_requests_with_alerts if filters.alert_filters else _find_requests
+    find_page = _find_requests_with_alerts if filters.has_alert_filter else _find_requests
     page = find_page(connection, filters, limit, offset)
-    matching_alert_ids = [match.sort_id for match in page.rows] if filters.alert_filters else []
+    matching_alert_ids = [match.sort_id for match in page.rows] if filters.has_alert_filter else []
     ids = [match.call_id for match in page.rows]
     return page.with_rows(_summaries(connection, ids, matching_alert_ids))
 
@@ -168,10 +170,11 @@ def _find_requests_with_alerts(
 ) -> Page[_Match]:
     """Return the requests with a matching alert, sorted by their newest matching alert."""
     after = _cursor_values(filters.before) if filters.before else None
-    search = select_candidates(filters, after)
+    conditions = resolve(connection, filters)
+    search = select_candidates(connection, conditions, filters, after)
     alert, matches = search.rows.c, search.matches
     if after:
-        shown_request_ids = _shown_on_earlier_pages(connection, filters, after)
+        shown_request_ids = _shown_on_earlier_pages(connection, conditions, after)
         matches = and_(matches, alert.api_call_id.not_in(shown_request_ids))
     counts = select(func.count(), func.count(distinct(case((matches, alert.api_call_id)))))
     scanned_count, total = connection.execute(counts.select_from(search.rows)).one()
@@ -185,8 +188,8 @@ def _find_requests_with_alerts(
         .limit(limit + 1)
         .offset(offset)
     )
-    at_least = scanned_count > bounded_search.DEPTH
-    next_cursor = search.cursor_of_oldest(connection) if at_least else None
+    at_least = search.continues(connection, scanned_count)
+    next_cursor = search.continuation(connection) if at_least else None
     page_rows = [_Match(*row) for row in rows]
     return make_page(page_rows, limit, total, _Match.cursor, at_least, next_cursor)
 
@@ -196,20 +199,24 @@ def _cursor_values(before: Cursor) -> tuple[datetime, int]:
 
 
 def _shown_on_earlier_pages(
-    connection: Connection, filters: Filters, after: tuple[datetime, int]
-) -> Sequence[int]:
+    connection: Connection, conditions: AlertConditions, after: tuple[datetime, int]
+) -> set[int]:
     """Return the requests of earlier pages that have more matching alerts on this page.
 
     All alerts of a request have the time of the request, so only requests with the cursor's time
     can be split between two pages.
     """
     moment, alert_id = after
-    request_ids = select(distinct(alerts.c.api_call_id)).where(
-        alerts.c.created_at == moment,
-        alerts.c.id >= alert_id,
-        *[alerts.c[name] == value for name, value in filters.alert_filters.items()],
+    rows = connection.execute(
+        select(alerts.c.id, alerts.c.api_call_id).where(
+            alerts.c.created_at == moment,
+            alerts.c.id >= alert_id,
+            *conditions.on_columns(lambda name: alerts.c[name]),
+        )
     )
-    return connection.scalars(request_ids).all()
+    request_ids = {row_id: call_id for row_id, call_id in rows}
+    matching = find_matching(connection, list(request_ids), conditions)
+    return {request_ids[row_id] for row_id in matching.ids}
 
 
 def _summaries(
