@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pack_action import PackAction
-from poundcake.errors import PoundCakeError
 from poundcake.trail import queries, search, text
 
 
@@ -16,13 +15,11 @@ class Why(PackAction):
         self, limit: int = 10, offset: int = 0, format: str = "json", **filters: Any
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
-        if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
-            raise PoundCakeError(
-                "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
-            )
+        parsed_filters = search.parse(**filters)
+        search.require_identifying_filter(parsed_filters)
         view = self.live_view(
             queries.why,
-            filters=search.parse(**filters),
+            filters=parsed_filters,
             limit=limit,
             offset=offset,
             web_url=self.settings.st2_web_url,

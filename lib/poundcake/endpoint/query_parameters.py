@@ -11,6 +11,7 @@ from poundcake.endpoint.problems import ProblemError
 from poundcake.trail import search
 
 _MAX_PARAMETERS = 20
+# Longer values are truncated. The checks of the filters refuse such values or shorten them further.
 _MAX_CHARACTERS = 1024
 
 
@@ -47,6 +48,23 @@ def parse_page(query: str, text_names: Sequence[str], default_limit: int) -> Pag
         offset=_parse_integer(parameters, "offset", 0, 0, search.MAX_OFFSET),
         text_values={name: parameters.get(name, "")[:_MAX_CHARACTERS] for name in text_names},
     )
+
+
+def parse_text(query: str, text_names: Sequence[str]) -> dict[str, str]:
+    """Parse the query of a view that is not a list.
+
+    Args:
+        query: The query string.
+        text_names: The parameters that the view accepts.
+
+    Returns:
+        The value of each parameter by name; missing ones are empty.
+
+    Raises:
+        ProblemError: There are too many parameters, or one is unknown.
+    """
+    parameters = _parse(query, text_names)
+    return {name: parameters.get(name, "")[:_MAX_CHARACTERS] for name in text_names}
 
 
 def refuse_parameters(query: str) -> None:

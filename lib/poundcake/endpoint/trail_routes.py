@@ -1,17 +1,23 @@
-"""Serve the views of the trail: the status of one request, and the lists."""
+"""Serve the views of the trail: the status of one request, the lists, and the statistics."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, Callable
+from typing import Any, Callable, Mapping, Sequence
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
-from poundcake.endpoint.query_parameters import PageQuery, parse_page, refuse_parameters
+from poundcake.endpoint.query_parameters import (
+    PageQuery,
+    parse_page,
+    parse_text,
+    refuse_parameters,
+)
 from poundcake.endpoint.routes import Route
-from poundcake.trail import queries, search
+from poundcake.trail import queries, search, stats
+from poundcake.trail.search import Filters
 
 # A page that would exceed this has fewer rows, and its `next` continues after them.
 MAX_PAGE_BYTES = 2 << 20
@@ -24,11 +30,15 @@ _FILTERS = (
     "status",
     "outcome",
     "fingerprint",
+    "labels",
+    "annotations",
     "before",
 )
 _INCIDENT_FILTERS = tuple(name for name in _FILTERS if name != "status")
 # An execution's own status is a separate parameter, and executions have no outcome.
 _EXECUTION_FILTERS = tuple(name for name in _INCIDENT_FILTERS if name != "outcome")
+_WHY_FILTERS = (*_FILTERS, "episode", "request_id")
+_STATS_FILTERS = tuple(name for name in _EXECUTION_FILTERS if name != "before")
 
 
 class TrailRoutes:
@@ -45,6 +55,8 @@ class TrailRoutes:
             Route("GET", "/api/v1/executions/recent", self._recent_requests),
             Route("GET", "/api/v1/alerts/active", self._active_alerts),
             Route("GET", "/api/v1/st2/executions", self._executions),
+            Route("GET", "/api/v1/why", self._why),
+            Route("GET", "/api/v1/stats", self._stats),
         ]
 
     def _status(self, request: HTTPRequest, request_id: str) -> HTTPResponse:
@@ -75,6 +87,20 @@ class TrailRoutes:
             web_url=self._config.st2_web_url,
         )
 
+    def _why(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        page = parse_page(request.query, _WHY_FILTERS, queries.DEFAULT_LIMIT)
+        search.require_identifying_filter(_parse_filters(page.text_values, _WHY_FILTERS))
+        return self._page(queries.why, page, _WHY_FILTERS, web_url=self._config.st2_web_url)
+
+    def _stats(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        text_values = parse_text(request.query, _STATS_FILTERS)
+        document = self._service.read(
+            stats.stats,
+            filters=_parse_filters(text_values, _STATS_FILTERS),
+            not_cleared_minutes=self._config.not_cleared_minutes,
+        )
+        return HTTPResponse.json(HTTPStatus.OK, document)
+
     def _page(
         self,
         view: Callable[..., dict[str, Any]],
@@ -83,7 +109,7 @@ class TrailRoutes:
         **view_arguments: Any,
     ) -> HTTPResponse:
         """Return a page of a list, with at most MAX_PAGE_BYTES unless it is a single row."""
-        filters = search.parse(None, **{name: page.text_values[name] for name in filter_names})
+        filters = _parse_filters(page.text_values, filter_names)
         limit = page.limit
         while True:
             document = self._service.read(
@@ -94,3 +120,7 @@ class TrailRoutes:
             if size <= MAX_PAGE_BYTES or limit == 1:
                 return response
             limit = max(1, min(limit // 2, limit * MAX_PAGE_BYTES // size))
+
+
+def _parse_filters(text_values: Mapping[str, str], names: Sequence[str]) -> Filters:
+    return search.parse(None, **{name: text_values[name] for name in names})

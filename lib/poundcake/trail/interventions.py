@@ -142,7 +142,7 @@ def _close(
 
 def _lock_incident(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
     """Lock and return the row of the only open incident that matches."""
-    if not episode and not filters.has_alert_filter:
+    if not (episode or any(getattr(filters, name) for name in ("labels", *_FILTER_COLUMNS))):
         raise TrackingError("identify the incident: pass episode, or alert_name, instance, …")
     conditions = [is_open(), *_conditions(connection, filters)]
     if episode:

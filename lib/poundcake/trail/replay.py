@@ -92,7 +92,7 @@ def replay_request(
     """
     database.prepare(engine, create=config.auto_migrate)
     with database.reading(engine) as connection:
-        whole_id = short_ids.expand_request_id(connection, request_id)
+        whole_id = short_ids.find_request_id(connection, request_id) or request_id
     replay = _Replay(whole_id, force, execution_id, actor)
     return database.retry_deadlocks(lambda: _record_replay(engine, config, replay))
 

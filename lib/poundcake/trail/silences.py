@@ -108,6 +108,7 @@ def silence(
     if not comment.strip():
         raise TrackingError("comment: say why the alert is silenced")
     database.prepare(engine, create=False)
+    _check_target(target)
     target = _with_whole_episode(engine, target)
     labels = _read_labels(engine, target)
     requested_silence = _RequestedSilence(
@@ -152,6 +153,8 @@ def unsilence(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
+    if not silence_id:
+        _check_target(target)
     target = _with_whole_episode(engine, target)
     labels = {} if silence_id else _read_labels(engine, target)
     ended_silences: list[Silence] = []
@@ -299,6 +302,11 @@ class _RequestedSilence:
         return Silence("", matchers, now, ends_at, self.created_by, self.comment)
 
 
+def _check_target(target: Target) -> None:
+    if bool(target.episode) == bool(target.labels):
+        raise TrackingError("specify the alert: either episode=EPISODE or labels, not both")
+
+
 def _with_whole_episode(engine: Engine, target: Target) -> Target:
     if not target.episode:
         return target
@@ -308,8 +316,6 @@ def _with_whole_episode(engine: Engine, target: Target) -> Target:
 
 def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
     """Return the labels that an alert must have to be silenced."""
-    if bool(target.episode) == bool(target.labels):
-        raise TrackingError("specify the alert: either episode=EPISODE or labels, not both")
     if target.labels:
         labels_with_values = {name: str(value) for name, value in target.labels.items() if value}
         if not labels_with_values:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Sequence
 
@@ -17,6 +17,7 @@ from poundcake.trail import clock
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.queries.bounded_search import time_filters, unindexed
+from poundcake.trail.queries.near_misses import near_misses_of_executions
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.search import FilterError, Filters
 
@@ -125,8 +126,13 @@ class Stats:
 
 
 def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> dict[str, Any]:
-    """Return the result of remediation_stats() ready for JSON."""
-    return remediation_stats(connection, filters, not_cleared_minutes).as_json()
+    """Return the result of remediation_stats() as JSON, with near misses if nothing ran."""
+    result = remediation_stats(connection, filters, not_cleared_minutes)
+    view = result.as_json()
+    if not result.by_workflow and filters.has_alert_filter:
+        in_range = replace(filters, since=result.since, until=result.until)
+        view["near_misses"] = near_misses_of_executions(connection, in_range)
+    return view
 
 
 def remediation_stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> Stats:

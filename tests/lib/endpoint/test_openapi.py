@@ -236,16 +236,17 @@ class TestRoutes:
         assert sorted(known_names) == sorted(parameter_names or ["none"])
         for parameter in parameters:
             schema, name = parameter["schema"], parameter["name"]
+            needed = "&alert_name=A" if path == "/api/v1/why" else ""
             for bound, step in (("minimum", -1), ("maximum", 1)):
                 if bound in schema:
                     for value, status in ((schema[bound], 200), (schema[bound] + step, 400)):
-                        url = f"{path}?{name}={value}"
+                        url = f"{path}?{name}={value}{needed}"
                         assert endpoint.get(url, Authorization=TOKEN).status == status, url
             for value in schema.get("enum", []):
-                url = f"{path}?{name}={value}"
+                url = f"{path}?{name}={value}{needed}"
                 assert endpoint.get(url, Authorization=TOKEN).status == 200, url
             if "enum" in schema:
-                url = f"{path}?{name}=other"
+                url = f"{path}?{name}=other{needed}"
                 check_response(document, path, endpoint.get(url, Authorization=TOKEN))
 
     @pytest.mark.parametrize(
@@ -272,8 +273,12 @@ class TestRoutes:
 class TestResponses:
     @pytest.mark.parametrize(
         "path, query",
-        [(path, "") for path in PATHS if "webhook" not in path]
+        [(path, "") for path in PATHS if "webhook" not in path and path != "/api/v1/why"]
         + [
+            ("/api/v1/why", "?alert_name=Ran"),
+            ("/api/v1/why", "?labels=alertname%3DWorked"),
+            ("/api/v1/why", "?alert_name=ran"),
+            ("/api/v1/stats", "?alert_name=ran&since=100y"),
             ("/api/v1/executions/recent", "?limit=1"),
             ("/api/v1/alerts/active", "?limit=1"),
             ("/api/v1/st2/executions", "?limit=1"),
@@ -287,7 +292,11 @@ class TestResponses:
         response = endpoint.get(url, Authorization=TOKEN)
         assert response.status == 200
         check_response(document, path, response)
-        if path.startswith(("/api/v1/executions", "/api/v1/alerts", "/api/v1/st2")):
+        if "=ran" in query:
+            assert response.json["near_misses"]
+        elif path.startswith(
+            ("/api/v1/executions", "/api/v1/alerts", "/api/v1/st2", "/api/v1/why")
+        ):
             (rows,) = [value for value in response.json.values() if isinstance(value, list)]
             assert rows
 

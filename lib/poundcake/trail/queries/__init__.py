@@ -9,16 +9,18 @@ has its own module, which returns typed rows:
 | executions_recent | /api/v1/executions/recent | requests |
 | alerts_active | /api/v1/alerts/active | incidents |
 | st2_executions | /api/v1/st2/executions | executions |
-| why | | episodes |
+| why | /api/v1/why | episodes |
 | alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
-`bounded_search` contains the search that the lists share, and `rows` the rows that they show. The
+`bounded_search` contains the search that the lists share, `near_misses` explains answers without
+rows, and `rows` contains the rows that the lists show. The
 functions in this module return the views as JSON objects, as their URLs return them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Callable
 
 from sqlalchemy.engine import Connection
 
@@ -27,6 +29,11 @@ from poundcake.trail.queries.alert import alert_details, find_episode_alert
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
 from poundcake.trail.queries.executions import linked_executions
 from poundcake.trail.queries.incidents import open_incidents
+from poundcake.trail.queries.near_misses import (
+    near_misses,
+    near_misses_of_executions,
+    near_misses_of_incidents,
+)
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.request_status import request_trail
 from poundcake.trail.queries.requests import recent_requests
@@ -34,6 +41,7 @@ from poundcake.trail.recorded_alert import unknown_alert
 from poundcake.trail.search import Filters
 
 __all__ = [
+    "DEFAULT_LIMIT",
     "Page",
     "alert_of_episode",
     "alert_of_request",
@@ -56,7 +64,8 @@ def executions_recent(
     connection: Connection, filters: Filters = Filters(), limit: int = 20, offset: int = 0
 ) -> dict[str, Any]:
     """Return the newest requests. With filters on alerts, only those with a matching alert."""
-    return recent_requests(connection, filters, limit, offset).as_json("executions", "total")
+    view = recent_requests(connection, filters, limit, offset).as_json("executions", "total")
+    return _with_near_misses(view, "executions", filters, offset, connection, near_misses)
 
 
 def alerts_active(
@@ -68,7 +77,10 @@ def alerts_active(
 ) -> dict[str, Any]:
     """Return the open incidents, newest first."""
     page = open_incidents(connection, stale_after_hours, filters, limit, offset)
-    return _with_pause(connection, page.as_json("active_alerts", "count"))
+    view = _with_pause(connection, page.as_json("active_alerts", "count"))
+    return _with_near_misses(
+        view, "active_alerts", filters, offset, connection, near_misses_of_incidents
+    )
 
 
 def st2_executions(
@@ -81,7 +93,9 @@ def st2_executions(
 ) -> dict[str, Any]:
     """Return the StackStorm executions that ran for alerts, most recently started first."""
     page = linked_executions(connection, status, filters, limit, offset, web_url)
-    return page.as_json("st2_executions", "count")
+    view = page.as_json("st2_executions", "count")
+    find = partial(near_misses_of_executions, status=status)
+    return _with_near_misses(view, "st2_executions", filters, offset, connection, find)
 
 
 def why(
@@ -93,7 +107,8 @@ def why(
 ) -> dict[str, Any]:
     """Return the episodes of the matching alerts, most recently seen first."""
     page = find_episodes(connection, filters, limit, offset, web_url)
-    return _with_pause(connection, page.as_json("episodes", "count"))
+    view = _with_pause(connection, page.as_json("episodes", "count"))
+    return _with_near_misses(view, "episodes", filters, offset, connection, near_misses)
 
 
 def alert_of_request(
@@ -129,3 +144,18 @@ def _with_pause(connection: Connection, view: dict[str, Any]) -> dict[str, Any]:
     """Return a view with the current pause of all changes, if there is one."""
     pause = read_pause(connection)
     return {"paused": pause.as_json(), **view} if pause else view
+
+
+def _with_near_misses(
+    view: dict[str, Any],
+    rows_key: str,
+    filters: Filters,
+    offset: int,
+    connection: Connection,
+    find: Callable[[Connection, Filters], list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return a view with the alerts that nearly match, if its first page has no rows."""
+    if view[rows_key] or offset or filters == Filters() or filters.before:
+        return view
+    misses = find(connection, filters)
+    return {**view, "near_misses": misses} if misses else view

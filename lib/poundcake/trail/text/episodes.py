@@ -14,6 +14,7 @@ from poundcake.trail.text.layout import (
     join_lines,
     sanitize,
 )
+from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import (
     audit_lines,
     change_lines,
@@ -37,7 +38,8 @@ def why(view: dict[str, Any], stale_after_hours: int, now: datetime | None = Non
     if not view["episodes"]:
         no_match_so_far = "none of the newest alerts matches"
         message = no_match_so_far if view.get("next") else "no matching alert is recorded"
-        return join_lines([*pause_lines(view), message, *footer_lines(view)])
+        misses = near_miss_lines(view)
+        return join_lines([*pause_lines(view), message, *misses, *footer_lines(view)])
     lines = pause_lines(view)
     for episode in view["episodes"]:
         lines += [*_episode_lines(episode, now, stale_before), ""]

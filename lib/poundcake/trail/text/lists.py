@@ -12,6 +12,7 @@ from poundcake.trail.text.layout import (
     sanitize,
     table,
 )
+from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import describe_silence, pause_lines
 
 
@@ -35,14 +36,16 @@ def executions_recent(view: dict[str, Any]) -> str:
             rows.append([*request_cells, "", "", "", "", ""])
     headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
     total = f"{format_total(view, 'total', 'request')} recorded"
-    return join_lines([*table(headings, rows), "", total, *footer_lines(view)])
+    misses = near_miss_lines(view)
+    return join_lines([*table(headings, rows), "", total, *misses, *footer_lines(view)])
 
 
 def alerts_active(view: dict[str, Any]) -> str:
     """Format the open incidents."""
     view = sanitize(view)
     if not view["count"]:
-        return join_lines([*pause_lines(view), "no active alerts"])
+        misses, footer = near_miss_lines(view), footer_lines(view)
+        return join_lines([*pause_lines(view), "no active alerts", *misses, *footer])
     columns = ("starts_at", "alert_name", "severity", "instance", "notifications", "st2_workflow")
     rows = [
         [
@@ -53,7 +56,7 @@ def alerts_active(view: dict[str, Any]) -> str:
         for incident in view["active_alerts"]
     ]
     headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
-    total = f"{view['count']} active"
+    total = f"{'at least ' if view.get('at_least') else ''}{view['count']} active"
     return join_lines([*pause_lines(view), *table(headings, rows), "", total, *footer_lines(view)])
 
 
@@ -81,4 +84,5 @@ def st2_executions(view: dict[str, Any]) -> str:
     headings = ["triggered", "execution", "workflow", "status", "seconds"]
     headings += ["alert", "instance", "request"]
     total = format_total(view, "count", "execution")
-    return join_lines([*table(headings, rows), "", total, *footer_lines(view)])
+    misses = near_miss_lines(view)
+    return join_lines([*table(headings, rows), "", total, *misses, *footer_lines(view)])

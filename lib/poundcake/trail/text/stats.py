@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from poundcake.trail.text.layout import join_lines, sanitize, table
+from poundcake.trail.text.near_misses import near_miss_lines
 
 
 def stats(view: dict[str, Any]) -> str:
@@ -18,4 +19,5 @@ def stats(view: dict[str, Any]) -> str:
         lines += ["", *table(headings, [[row[name] for name in (key, *figures)] for row in rows])]
     if not view["workflows"]:
         lines += ["", "nothing ran for an alert in that time"]
+        lines += near_miss_lines(view)
     return join_lines(lines)

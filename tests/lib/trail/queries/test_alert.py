@@ -37,17 +37,19 @@ def test_an_alert_shows_when_its_incident_ended(engine):
 
 
 def test_an_episode_is_found_by_its_name_or_a_unique_prefix(engine):
-    record(engine, alert(fingerprint="abc", labels={"n": "1"}))
-    original_id = record(engine, alert(fingerprint="abd"))
+    record(engine, alert(fingerprint="ab1c", labels={"n": "1"}))
+    original_id = record(engine, alert(fingerprint="ab1d"))
     replay_id = replay_request(engine, Config(), original_id)["request_id"]
-    resolve = alert(status="resolved", fingerprint="abd", ends_at=later(60))
+    resolve = alert(status="resolved", fingerprint="ab1d", ends_at=later(60))
     record(engine, resolve, received_at=later(65))
-    alert_view = view(engine, queries.alert_of_episode, "abc")
-    assert (alert_view["episode"], alert_view["labels"]["n"]) == (episode("abc"), "1")
-    for name in (episode("abd"), "abd"):
+    alert_view = view(engine, queries.alert_of_episode, "ab1c")
+    assert (alert_view["episode"], alert_view["labels"]["n"]) == (episode("ab1c"), "1")
+    for name in (episode("ab1d"), "ab1d"):
         alert_view = view(engine, queries.alert_of_episode, name)
         assert (alert_view["status"], alert_view["request_id"]) == ("firing", replay_id)
         assert alert_view["incident_ended_at"] == iso(later(65))
-    assert view(engine, queries.alert_of_episode, "ab_") is None
-    with pytest.raises(FilterError, match="several episodes begin with ab"):
-        view(engine, queries.alert_of_episode, "ab")
+    assert view(engine, queries.alert_of_episode, "ab1_") is None
+    assert view(engine, queries.alert_of_episode, "ab1") is None  # too short
+    record(engine, alert(fingerprint="ab1d0"))
+    with pytest.raises(FilterError, match="^episode: ab1d is ambiguous; pass more characters of "):
+        view(engine, queries.alert_of_episode, "ab1d")

@@ -62,7 +62,8 @@ def test_incidents_are_filtered_and_paged(engine):
         ({"alert_name": "A"}, ["A"]),
         ({"alert_name": "A", "severity": "warning"}, []),
         ({"instance": "web-1:9100"}, ["a", "B", "A"]),
-        ({"instance": "web-1"}, []),
+        ({"instance": "web-1"}, ["a", "B", "A"]),
+        ({"instance": "web"}, []),
         ({"alert_name": "%"}, []),
     ):
         page = list_active_alerts(engine, Filters(**query))

@@ -1,0 +1,37 @@
+"""Format the alerts that nearly matched the filters of a view."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from poundcake.timestamps import parse_timestamp
+
+
+def near_miss_lines(view: Mapping[str, Any]) -> list[str]:
+    """Return what nearly matched, or [] if the view does not say."""
+    misses = view.get("near_misses")
+    if not misses:
+        return []
+    return ["", "nearly matched:", *(f"  {_describe(miss)}" for miss in misses)]
+
+
+def _describe(miss: Mapping[str, Any]) -> str:
+    reasons = "; ".join(map(_describe_exclusion, miss["excluded_by"]))
+    received_at = parse_timestamp(miss.get("received_at"))
+    if received_at is None:
+        return reasons
+    name = " ".join(filter(None, (miss["alert_name"], miss["instance"]))) or "an alert without name"
+    return f"{name} at {received_at:%Y-%m-%d %H:%M:%SZ}: {reasons}"
+
+
+def _describe_exclusion(exclusion: Mapping[str, str]) -> str:
+    name, given, found = exclusion["filter"], exclusion["given"], exclusion["found"]
+    if name == "state":
+        return "its incident has ended"
+    if name == "executions":
+        return "nothing ran for it"
+    if name in ("since", "until"):
+        return f"{'before' if name == 'since' else 'not before'} {name}={given}"
+    if not found:
+        return f"no alert has {name}={given}"
+    return f"{name} is {found}, not {given}"
