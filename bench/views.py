@@ -16,12 +16,13 @@ nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Callable, Dict, Sequence
@@ -57,6 +58,20 @@ COMBINATIONS = [
     ("outcome", "since"),
 ]
 RARE_FILTER = {"severity": "page"}
+# Filters that are not columns; see Sample.asked_filters().
+ASKED_FILTERS = [
+    ("team",),
+    ("alert_name", "cluster"),
+    ("cluster_regex",),
+    ("no_cluster",),
+    ("alert_name", "no_cluster"),
+    ("annotation",),
+    ("host",),
+    ("name_pattern",),
+    ("name_suffix",),
+    ("fingerprint_prefix",),
+    ("misspelled_name",),
+]
 # Not compared, because the short history covers less than a day.
 NOT_COMPARED = ("stats, a day",)
 
@@ -100,6 +115,27 @@ class Sample:
             else:
                 values[name] = getattr(self.alert, name)
         return Filters(**values)
+
+    def asked_filters(self, names: Sequence[str]) -> Filters:
+        """Return filters as a person may write them, with matchers, patterns and prefixes."""
+        alert, labels = self.alert, json.loads(self.alert.labels)
+        texts = {
+            "alert_name": {"alert_name": alert.alert_name},
+            "team": {"labels": f'team="{labels["team"]}"'},
+            "cluster": {"labels": f'cluster="{labels["cluster"]}"'},
+            "cluster_regex": {"labels": 'cluster=~"fra[12]"'},
+            "no_cluster": {"labels": 'cluster=~"nowhere.*"'},
+            "annotation": {"annotations": 'description=~".*value is 9.*"'},
+            "host": {"instance": alert.instance.partition(":")[0]},
+            "name_pattern": {"alert_name": alert.alert_name[:5] + "*"},
+            "name_suffix": {"alert_name": "*" + alert.alert_name[-5:]},
+            "fingerprint_prefix": {"fingerprint": alert.fingerprint[:12]},
+            "misspelled_name": {"alert_name": alert.alert_name.lower()},
+        }
+        parameters: dict[str, str] = {}
+        for name in names:
+            parameters.update(texts[name])
+        return search.parse(**parameters)
 
 
 Prepare = Callable[[Connection, Sample], Call]
@@ -158,6 +194,25 @@ def cases() -> dict[str, Prepare]:
     few_filters: list[tuple[str, ...]] = [(), ("before",), ("since",), ("severity", "since")]
     for names in [*few_filters, *SINGLE_FILTERS, *COMBINATIONS[:2]]:
         cases_by_name[" ".join(("alerts_active", *names))] = _prepare_list("alerts_active", names)
+    for view in LISTS:
+        for names in ASKED_FILTERS:
+            cases_by_name[" ".join((view, *names))] = _prepare_asked(view, names)
+    cases_by_name["stats, a day labels"] = lambda connection, sample: partial(
+        stats.stats,
+        connection,
+        replace(
+            sample.asked_filters(("cluster",)),
+            since=sample.end - stats.DEFAULT_RANGE,
+            until=sample.end,
+        ),
+        15,
+    )
+    cases_by_name["why episode"] = lambda connection, sample: partial(
+        queries.why, connection, Filters(episode=sample.link.episode[:20])
+    )
+    cases_by_name["why request_id"] = lambda connection, sample: partial(
+        queries.why, connection, Filters(request_id=sample.alert.request_id[:13])
+    )
     for view in ("executions_recent", "st2_executions", "why"):
         cases_by_name[f"{view} severity={RARE_FILTER['severity']}"] = _prepare_list(
             view, (), **RARE_FILTER
@@ -175,6 +230,11 @@ def _prepare_list(view: str, names: Sequence[str], severity: str = "") -> Prepar
         return partial(LISTS[view], connection, filters)
 
     return prepare
+
+
+def _prepare_asked(view: str, names: Sequence[str]) -> Prepare:
+    """Return a function that prepares a call to a list with Sample.asked_filters()."""
+    return lambda connection, sample: partial(LISTS[view], connection, sample.asked_filters(names))
 
 
 def _read_cursor(

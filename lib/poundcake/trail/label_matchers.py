@@ -7,13 +7,14 @@ that it found in an index, newest first, and stops when its time is over.
 from __future__ import annotations
 
 import json
+import re
 import time
-from typing import Any, NamedTuple, Sequence
+from typing import NamedTuple, Sequence
 
-from sqlalchemy import Column, ColumnElement, bindparam, case, func, null, select
+from sqlalchemy import ColumnElement, bindparam, case, func, null, select
 from sqlalchemy.engine import Connection
 
-from poundcake.matchers import Matcher
+from poundcake.matchers import Matcher, MatchType
 from poundcake.trail import database
 from poundcake.trail.alert_conditions import AlertConditions
 from poundcake.trail.schema import alerts
@@ -26,6 +27,8 @@ Matching runs in the endpoint, and a client chooses the regular expressions.
 MAX_TEXT = 1 << 18
 """Maximum length of the JSON that matchers are applied to. They reject longer ones."""
 _BATCH = 250
+# Texts that any JSON encoder writes unchanged.
+_SAME_IN_JSON = re.compile(r"[0-9A-Za-z._:@+ -]+\Z")
 
 
 class Matching(NamedTuple):
@@ -45,6 +48,7 @@ def find_matching(
     ids: Sequence[int],
     conditions: AlertConditions,
     seconds: float = MAX_SECONDS,
+    enough: int = 0,
 ) -> Matching:
     """Return which of these alerts satisfy the matchers of the conditions.
 
@@ -53,6 +57,7 @@ def find_matching(
         ids: The row ids of the alerts, in the order in which they are checked.
         conditions: The conditions. Those on columns are not checked.
         seconds: How long to apply the matchers.
+        enough: Stop after the batch in which this number of alerts has been found; 0 for never.
     """
     if not conditions.has_matchers:
         return Matching(list(ids), len(ids))
@@ -61,14 +66,9 @@ def find_matching(
     matching: list[int] = []
     checked_count = 0
     for batch in database.batched(ids, _BATCH):
-        rows = connection.execute(
-            select(
-                alerts.c.id,
-                _text(alerts.c.labels, bool(conditions.labels)),
-                _text(alerts.c.annotations, bool(conditions.annotations)),
-            ).where(has_id(alerts.c.id, batch))
-        )
-        texts_by_id = {row[0]: row[1:] for row in rows}
+        if enough and len(matching) >= enough:
+            break
+        texts_by_id = _read_texts(connection, batch, conditions)
         for row_id in batch:
             if time.monotonic() > deadline and checked_count:
                 return Matching(matching, checked_count)
@@ -87,10 +87,33 @@ def has_id(column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool
     return column.in_(bindparam(None, list(ids), expanding=True, literal_execute=True))
 
 
-def _text(column: Column[str], is_needed: bool) -> ColumnElement[Any]:
-    if not is_needed:
-        return null()
-    return case((func.length(column) <= MAX_TEXT, column))
+def _read_texts(
+    connection: Connection, ids: Sequence[int], conditions: AlertConditions
+) -> dict[int, tuple[str | None, str | None]]:
+    """Return the labels and annotations of the alerts that may match, as JSON by row id.
+
+    What is not needed is None, and so are texts that are too long.
+    """
+    matchers_by_column = (
+        (alerts.c.labels, conditions.labels),
+        (alerts.c.annotations, conditions.annotations),
+    )
+    columns = [
+        case((func.length(column) <= MAX_TEXT, column)) if matchers else null()
+        for column, matchers in matchers_by_column
+    ]
+    # Let the database leave out most of the alerts that cannot match, because reading their texts
+    # takes the longest.
+    contains_values = [
+        func.instr(column, f'"{matcher.value}"') > 0
+        for column, matchers in matchers_by_column
+        for matcher in matchers
+        if matcher.type is MatchType.EQUAL and _SAME_IN_JSON.match(matcher.value)
+    ]
+    rows = connection.execute(
+        select(alerts.c.id, *columns).where(has_id(alerts.c.id, ids), *contains_values)
+    )
+    return {row_id: (labels, annotations) for row_id, labels, annotations in rows}
 
 
 class _Test:

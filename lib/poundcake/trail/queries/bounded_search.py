@@ -37,6 +37,8 @@ from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
 DEPTH = 1_000
+MATCHER_DEPTH = 500
+"""How many alerts a search with matchers reads. Reading their labels takes longer."""
 # The filters for which poundcake_alerts has an index, the most selective first. The search reads
 # the index of the first one that is set, and applies the other filters to its entries.
 _INDEXED = ("fingerprint", "instance", "alert_name", "outcome", "severity")
@@ -82,11 +84,17 @@ class Candidates(NamedTuple):
         return Cursor.of(*connection.execute(oldest_row).one(), *more_ids)
 
 
+def depth_of(conditions: AlertConditions) -> int:
+    """Return how many entries of an index a search with these conditions reads."""
+    return min(DEPTH, MATCHER_DEPTH) if conditions.has_matchers else DEPTH
+
+
 def select_candidates(
     connection: Connection,
     conditions: AlertConditions,
     filters: Filters,
     after: tuple[datetime, int] | None = None,
+    enough: int = 0,
 ) -> Candidates:
     """Return the newest alerts that may match the filters.
 
@@ -96,9 +104,10 @@ def select_candidates(
         filters: The filters. Their time range applies to the times of receipt.
         after: The created_at and id of an alert. Only alerts that follow it in the list are
             returned.
+        enough: With matchers, stop when about this number of alerts has been found; 0 for never.
     """
     if not conditions.is_simple:
-        return _check_candidates(connection, conditions, filters, after)
+        return _check_candidates(connection, conditions, filters, after, enough)
     remaining = dict(conditions.values)
     indexed = _first_indexed(remaining)
     indexed_values = remaining.pop(indexed, ())
@@ -128,17 +137,19 @@ def _check_candidates(
     conditions: AlertConditions,
     filters: Filters,
     after: tuple[datetime, int] | None,
+    enough: int,
 ) -> Candidates:
     """Read the newest alerts that satisfy the conditions with an index, and check the others."""
     remaining = dict(conditions.values)
+    depth = depth_of(conditions)
     if conditions.episode or conditions.call_id is not None:
         branches = [_ids_of(connection, conditions, after)]
-        size = DEPTH + 1
+        size = DEPTH + 1  # enough for all of them
     else:
         indexed = _first_indexed(remaining)
         values = remaining.pop(indexed, ())
         branches = [[alerts.c[indexed] == value] for value in values] if indexed else [[]]
-        size = DEPTH // max(1, len(branches)) + 1
+        size = depth // max(1, len(branches)) + 1
     columns = [alerts.c[name] for name in remaining]
     range_conditions = [*time_filters(filters, alerts.c.created_at), *_alerts_after(after)]
     entries, horizon = _read_branches(connection, branches, columns, range_conditions, size)
@@ -148,7 +159,8 @@ def _check_candidates(
         for entry in entries
         if all(text in allowed for text, allowed in zip(entry.remaining, allowed_values))
     ]
-    matching = find_matching(connection, [row_id for _, row_id in candidate_keys], conditions)
+    candidate_ids = [row_id for _, row_id in candidate_keys]
+    matching = find_matching(connection, candidate_ids, conditions, enough=enough)
     if matching.checked_count < len(candidate_keys):
         horizon = candidate_keys[matching.checked_count - 1]
     columns = [alerts.c[name] for name in ("id", "api_call_id", "created_at", "outcome")]

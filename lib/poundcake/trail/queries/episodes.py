@@ -200,13 +200,14 @@ def find_episodes(
 
 
 def _search(connection: Connection, filters: Filters, conditions: AlertConditions) -> _SearchResult:
+    enough = _MAX_NOTIFICATIONS + 1
     if filters.before:
         alert_id, newest_id = filters.before.row_ids(2)
         after = (filters.before.moment, alert_id)
-        search = select_candidates(connection, conditions, filters, after)
+        search = select_candidates(connection, conditions, filters, after, enough)
     else:
         newest_id = connection.scalar(select(func.max(alerts.c.id))) or 0
-        search = select_candidates(connection, conditions, filters)
+        search = select_candidates(connection, conditions, filters, None, enough)
     moment, row_id = search.rows.c.created_at, search.rows.c.id
     newest = (
         select(row_id)

@@ -15,8 +15,8 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.label_matchers import find_matching
-from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import (
+    depth_of,
     rows_after,
     select_candidates,
     time_filters,
@@ -146,7 +146,7 @@ def _find_links(
     are_newest = statement is None
     if statement is None:
         # Search one more execution, because the cursor's own execution may have no more links.
-        depth = bounded_search.DEPTH if filters.has_alert_filter else limit
+        depth = depth_of(conditions) if filters.has_alert_filter else limit
         newest = _select_newest(status, filters, depth + 1)
         statement = _select_links(newest, filters, conditions)
         next_cursor = _cursor_after(connection, newest, depth) if filters.has_alert_filter else None
@@ -169,15 +169,16 @@ def _match_links(
 ) -> tuple[Sequence[int], Cursor | None]:
     """Apply the matchers to the alerts of links, and return the result of _find_links().
 
-    An execution may have thousands of links, so at most DEPTH of them are checked.
+    An execution may have thousands of links, so the number of checked links is limited, too.
     """
-    with_alerts = statement.add_columns(links.c.alert_id).limit(bounded_search.DEPTH + 1)
+    depth = depth_of(conditions)
+    with_alerts = statement.add_columns(links.c.alert_id).limit(depth + 1)
     rows = connection.execute(with_alerts).all()
     alert_ids = list(dict.fromkeys(row.alert_id for row in rows))
     matching = find_matching(connection, alert_ids, conditions)
     unchecked_ids = set(alert_ids[matching.checked_count :])
     checked_rows = list(takewhile(lambda row: row.alert_id not in unchecked_ids, rows))
-    if len(checked_rows) < len(rows) or len(rows) > bounded_search.DEPTH:
+    if len(checked_rows) < len(rows) or len(rows) > depth:
         next_cursor = Cursor.of(*checked_rows[-1][:3])
     matching_ids = set(matching.ids)
     return [row[2] for row in checked_rows if row.alert_id in matching_ids], next_cursor

@@ -15,8 +15,7 @@ from poundcake.trail import clock
 from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve
 from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.outcomes import Outcome
-from poundcake.trail.queries import bounded_search
-from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
+from poundcake.trail.queries.bounded_search import depth_of, rows_after, time_filters, unindexed
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     AlertRow,
@@ -117,11 +116,12 @@ def _find_page(connection: Connection, filters: Filters, limit: int, offset: int
         )
     continuation = None
     if alert_conditions.has_matchers:
-        newest = statement.order_by(moment.desc(), row_id.desc()).limit(bounded_search.DEPTH + 1)
+        depth = depth_of(alert_conditions)
+        newest = statement.order_by(moment.desc(), row_id.desc()).limit(depth + 1)
         candidates = connection.execute(newest).all()
         matching = find_matching(connection, [row.id for row in candidates], alert_conditions)
         statement = statement.where(has_id(row_id, matching.ids))
-        if len(candidates) > min(bounded_search.DEPTH, matching.checked_count):
+        if len(candidates) > min(depth, matching.checked_count):
             last_checked = candidates[matching.checked_count - 1]
             continuation = Cursor.of(last_checked.created_at, last_checked.id)
     total = connection.scalar(select(func.count()).select_from(statement.subquery("matching"))) or 0

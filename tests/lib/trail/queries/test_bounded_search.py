@@ -5,7 +5,9 @@ The tests compute the expected rows from all rows of the tables, without limits.
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
+import json
 
 import pytest
 from sqlalchemy import select
@@ -46,6 +48,7 @@ def sample_alert(name, number, status="firing", **fields):
         labels={
             "instance": f"web-{number}",
             "severity": "critical" if number % 2 else "warning",
+            "team": "infra" if number % 2 else "web",
         },
         **fields,
     )
@@ -73,6 +76,17 @@ def history(engine):
     record_execution(engine, resolve_id, episode("A1"), "three", "x.one", status="failed")
 
 
+def is_selected(row, filters):
+    """Return True if an alert satisfies the filters, apart from the time range."""
+    return (
+        all(fnmatch.fnmatchcase(getattr(row, n), v) for n, v in filters.alert_filters.items())
+        and all(matcher.matches(json.loads(row.labels)) for matcher in filters.labels)
+        and all(matcher.matches(json.loads(row.annotations)) for matcher in filters.annotations)
+        and (row.episode or "").startswith(filters.episode)
+        and row.request_id.startswith(filters.request_id)
+    )
+
+
 def compute_expected_rows(engine, filters):
     """Return the expected rows of each view for the filters, newest first."""
     with database.reading(engine) as connection:
@@ -96,11 +110,7 @@ def compute_expected_rows(engine, filters):
         since, until = filters.since or NOON, filters.until or later(10**6)
         return since <= moment < until
 
-    matching_alerts = [
-        row
-        for row in all_alerts
-        if all(getattr(row, name) == value for name, value in filters.alert_filters.items())
-    ]
+    matching_alerts = [row for row in all_alerts if is_selected(row, filters)]
     matching_alerts.sort(key=lambda row: (row.created_at, row.id), reverse=True)
     rows = [row for row in matching_alerts if is_in_range(row.created_at)]
     ids = {row.id for row in matching_alerts}
@@ -139,6 +149,7 @@ def iterate_filters():
     for by_name, by_kind, by_time in itertools.product(names, kinds, times):
         yield Filters(**by_name, **by_kind, **by_time)
     yield from (Filters(outcome=outcome) for outcome in search.OUTCOMES)
+    yield from MATCHER_FILTERS
     yield from (Filters(since=later(60)), Filters(until=later(60)), Filters(since=later(999)))
 
 
@@ -153,7 +164,16 @@ SOME_FILTERS = [
     Filters(alert_name="B", outcome="duplicate"),
     Filters(since=later(30), until=later(180)),
     Filters(severity="warning", until=later(180)),
+    search.parse(labels="team=infra"),
+    search.parse(labels='team!="infra",severity="warning"', alert_name="B"),
+    search.parse(labels='alertname=~"[AB]"', status="firing"),
+    search.parse(labels='team=~"in.+"', since=iso(later(30)), until=iso(later(180))),
+    search.parse(annotations='summary="down"', instance="web-*"),
+    search.parse(alert_name="*", labels='instance!~"web-[23]"'),
+    search.parse(instance="web-*", outcome="admitted"),
+    search.parse(labels='alertname=""'),
 ]
+MATCHER_FILTERS = SOME_FILTERS[10:]
 
 
 class TestFilters:
@@ -259,7 +279,9 @@ class TestFilters:
     def test_an_empty_database_has_no_rows(self, engine):
         for function, rows_key, count_key, _ in VIEWS.values():
             for filters in SOME_FILTERS + [Filters(fingerprint="x", since=NOON, until=later(1))]:
-                assert view(engine, function, filters=filters) == {rows_key: [], count_key: 0}
+                page = view(engine, function, filters=filters)
+                page.pop("near_misses", None)
+                assert page == {rows_key: [], count_key: 0}
             assert view(engine, function, filters=Filters(), limit=1, offset=10) == {
                 rows_key: [],
                 count_key: 0,
