@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Iterable, NamedTuple, Sequence
@@ -38,6 +39,7 @@ _CANDIDATES = 20  # alerts that are read for each filter
 _SIMILAR = 3  # similar names or instances that are looked up
 _MAX_NAMES = 1000
 _MIN_SIMILARITY = 0.75
+_SIMPLE = re.compile(r"[0-9A-Za-z_.:/-]+\Z")
 _NOT_OPEN, _NOTHING_RAN = "state", "executions"
 # The filters of which only the beginning has to be right.
 _ID_FILTERS = ("fingerprint", "episode", "request_id")
@@ -126,7 +128,10 @@ def near_misses_of_incidents(connection: Connection, filters: Filters) -> list[d
         for alert in candidates
         if alert.fingerprint not in open_fingerprints
     ]
-    nearest = find_nearest(filters, open_alerts) + find_nearest(any_time, ended_alerts)
+    nearest_ended = find_nearest(any_time, ended_alerts)
+    if any(miss.excluded_by == (ended,) for miss in nearest_ended):
+        return _as_json(nearest_ended, unknown)
+    nearest = find_nearest(filters, open_alerts) + nearest_ended
     return _as_json(_fewest_exclusions(nearest), unknown)
 
 
@@ -198,8 +203,15 @@ def _exclusions(filters: Filters, alert: Candidate) -> list[Exclusion]:
         for matcher in getattr(filters, name):
             if not matcher.matches(texts):
                 actual = Matcher(matcher.name, MatchType.EQUAL, texts.get(matcher.name, ""))
-                exclusions.append(Exclusion(name, str(matcher), str(actual)))
+                exclusions.append(Exclusion(name, _format(matcher), _format(actual)))
     return exclusions + _time_exclusions(filters, alert.received_at)
+
+
+def _format(matcher: Matcher) -> str:
+    """Return a matcher without quotes if they are not needed."""
+    if _SIMPLE.match(matcher.name) and _SIMPLE.match(matcher.value):
+        return f"{matcher.name}{matcher.type}{matcher.value}"
+    return str(matcher)
 
 
 def _accepts(name: str, given: str, text: str) -> bool:

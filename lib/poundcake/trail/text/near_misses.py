@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from poundcake.timestamps import parse_timestamp
+from poundcake.trail.search import NO_VALUE
 
 
 def near_miss_lines(view: Mapping[str, Any]) -> list[str]:
@@ -12,7 +13,9 @@ def near_miss_lines(view: Mapping[str, Any]) -> list[str]:
     misses = view.get("near_misses")
     if not misses:
         return []
-    return ["", "nearly matched:", *(f"  {_describe(miss)}" for miss in misses)]
+    unknown = [_describe(miss) for miss in misses if not miss.get("received_at")]
+    nearest = [f"  {_describe(miss)}" for miss in misses if miss.get("received_at")]
+    return [*unknown, *(["", "nearly matched:", *nearest] if nearest else [])]
 
 
 def _describe(miss: Mapping[str, Any]) -> str:
@@ -34,4 +37,4 @@ def _describe_exclusion(exclusion: Mapping[str, str]) -> str:
         return f"{'before' if name == 'since' else 'not before'} {name}={given}"
     if not found:
         return f"no alert has {name}={given}"
-    return f"{name} is {found}, not {given}"
+    return f"{name} is {'empty' if found == NO_VALUE else found}, not {given}"
