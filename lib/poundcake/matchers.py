@@ -84,6 +84,11 @@ class Matcher:
         name = self.name if _SIMPLE_NAME.match(self.name) else _quote(self.name)
         return f"{name}{self.type}{_quote(self.value)}"
 
+    @property
+    def size(self) -> int:
+        """The size of the regular expression, or 0 if there is none."""
+        return self._regex.size if self._regex else 0
+
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Return True if the labels satisfy the condition."""
         return self.accepts(labels.get(self.name, ""))

@@ -113,6 +113,11 @@ class Regex:
             raise ValueError(f"must have at most {MAX_CHARACTERS} characters")
         self._automaton = _Automaton(_Parser(text).parse())
 
+    @property
+    def size(self) -> int:
+        """The number of states, to which the longest time for one character is proportional."""
+        return self._automaton.size
+
     def matches(self, text: str) -> bool:
         """Return True if the expression matches the whole text."""
         return self._automaton.matches(text)
@@ -383,6 +388,11 @@ class _Automaton:
         self._start = self._compile(node, 0)
         self._steps: dict[tuple[_States, str], _States] = {}
         self._cached_states = 0
+
+    @property
+    def size(self) -> int:
+        """The number of states."""
+        return len(self._next)
 
     def matches(self, text: str) -> bool:
         """Return True if the whole text leads from the first state to the accepting state."""

@@ -9,6 +9,7 @@ label_matchers.
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import Callable, Mapping, Sequence
 
@@ -29,6 +30,7 @@ A search reads the index of each value. If more values match, the pattern is app
 of the newest alerts instead.
 """
 _MAX_DISTINCT = 1000
+_MAX_SECONDS = 0.25  # to apply a matcher to these values
 _WILDCARD = "*"
 _PATTERN_COLUMNS = {"alert_name": "alertname", "instance": "instance"}
 # The labels with few enough values for a regular expression to be applied to all of them.
@@ -190,8 +192,14 @@ def _matching_values(
     values = distinct_values(connection, column, _MAX_DISTINCT + 1, prefix)
     if len(values) > _MAX_DISTINCT or any(_may_be_truncated(value, column) for value in values):
         return None
-    matching = tuple(value for value in values if matcher.accepts(value))
-    return matching if len(matching) <= MAX_VALUES else None
+    matching: list[str] = []
+    deadline = time.monotonic() + _MAX_SECONDS
+    for value in values:
+        if time.monotonic() > deadline or len(matching) > MAX_VALUES:
+            return None
+        if matcher.accepts(value):
+            matching.append(value)
+    return tuple(matching) if len(matching) <= MAX_VALUES else None
 
 
 def _may_be_truncated(value: str, column: ColumnElement[str]) -> bool:

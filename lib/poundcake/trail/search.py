@@ -41,6 +41,14 @@ NO_VALUE = '""'
 """The value of alert_name, instance or severity that selects alerts without that label."""
 MAX_MATCHER_CHARACTERS = 1000
 """Maximum length of the filters labels and annotations."""
+MAX_MATCHERS = 10
+"""Maximum number of matchers in one filter."""
+MAX_REGEX_SIZE = 200
+"""Maximum size of a regular expression in a matcher.
+
+Expressions are applied in the endpoint to texts that senders chose. Larger ones could take seconds
+for one text.
+"""
 
 # https://prometheus.io/docs/prometheus/latest/querying/basics/#float-literals-and-time-durations
 _UNITS = (("y", 31_536_000), ("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
@@ -237,9 +245,19 @@ def _parse_matchers(field: str, text: str) -> tuple[Matcher, ...]:
     if len(text) > MAX_MATCHER_CHARACTERS:
         raise FilterError(field, f"must have at most {MAX_MATCHER_CHARACTERS} characters")
     try:
-        return parse_matchers(text)
+        matchers = parse_matchers(text)
     except ValueError as error:
         raise FilterError(field, f"{error}; for example: {_EXAMPLES[field]}") from None
+    if len(matchers) > MAX_MATCHERS:
+        raise FilterError(field, f"must have at most {MAX_MATCHERS} matchers")
+    for matcher in matchers:
+        if matcher.size > MAX_REGEX_SIZE:
+            raise FilterError(
+                field,
+                f"the regular expression {matcher.value} is too large for a filter: write fewer or "
+                "smaller repetitions",
+            )
+    return matchers
 
 
 def _parse_time(field: str, text: str, now: datetime) -> datetime | None:

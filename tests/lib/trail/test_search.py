@@ -139,3 +139,44 @@ class TestCursor:
     def test_the_ids_of_another_view_are_rejected(self, ids):
         with pytest.raises(FilterError, match="^before: this is the `next` of another view$"):
             Cursor.of(NOON, *ids).row_ids(1)
+
+
+class TestMatchers:
+    @pytest.mark.parametrize("field", ["labels", "annotations"])
+    def test_matchers_are_parsed_with_and_without_quotes(self, field):
+        for text in ("team=infra,cluster=~eu-.*", ' {team="infra", cluster=~"eu-.*",} '):
+            matchers = getattr(search.parse(**{field: text}), field)
+            assert list(map(str, matchers)) == ['team="infra"', 'cluster=~"eu-.*"']
+
+    @pytest.mark.parametrize("field", ["labels", "annotations"])
+    @pytest.mark.parametrize(
+        "text, problem",
+        [
+            ("team", "team is not a matcher: .*; for example: "),
+            ('a=~"["', "has an unclosed .*; for example: "),
+            ("a=" + "x" * 1000, "must have at most 1000 characters"),
+            (",".join("a=b" for _ in range(11)), "must have at most 10 matchers"),
+            ('a=~"(a?){150}a{150}"', "is too large for a filter: write fewer or smaller"),
+        ],
+    )
+    def test_an_invalid_matcher_is_an_error_that_names_the_filter(self, field, text, problem):
+        with pytest.raises(FilterError, match=f"^{field}: .*{problem}"):
+            search.parse(**{field: text})
+
+    def test_two_quotes_stand_for_an_empty_label(self):
+        filters = search.parse(alert_name=' "" ', severity='""', instance="x")
+        assert list(map(str, filters.labels)) == ['alertname=""', 'severity=""']
+        assert filters.alert_filters == {"instance": "x"}
+
+
+class TestIdentifyingFilter:
+    @pytest.mark.parametrize("name", search.IDENTIFYING_FILTERS)
+    def test_one_of_them_suffices(self, name):
+        text = "a=b" if name in ("labels", "annotations") else "abcd"
+        search.require_identifying_filter(search.parse(**{name: text}))
+
+    def test_the_error_lists_all_of_them(self):
+        with pytest.raises(FilterError) as raised:
+            search.require_identifying_filter(search.parse(severity="critical", since="1h"))
+        for name in search.IDENTIFYING_FILTERS:
+            assert name in str(raised.value)

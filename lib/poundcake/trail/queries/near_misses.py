@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import time
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Iterable, NamedTuple, Sequence
@@ -39,6 +40,7 @@ _CANDIDATES = 20  # alerts that are read for each filter
 _SIMILAR = 3  # similar names or instances that are looked up
 _MAX_NAMES = 1000
 _MIN_SIMILARITY = 0.75
+_MAX_SECONDS = 0.25  # to apply matchers to the candidates
 _SIMPLE = re.compile(r"[0-9A-Za-z_.:/-]+\Z")
 _NOT_OPEN, _NOTHING_RAN = "state", "executions"
 # The filters of which only the beginning has to be right.
@@ -165,11 +167,14 @@ def near_misses_of_executions(
 def find_nearest(filters: Filters, candidates: Iterable[Candidate]) -> list[NearMiss]:
     """Return the candidates that are excluded by the fewest filters, the newest of each kind.
 
-    Candidates that are not excluded are left out.
+    Candidates that are not excluded are left out, and so are the oldest ones if it takes too long.
     """
     newest_first = sorted(candidates, key=lambda alert: (alert.received_at, alert.id), reverse=True)
     found: dict[tuple[Any, ...], NearMiss] = {}
+    deadline = time.monotonic() + _MAX_SECONDS
     for alert in newest_first:
+        if time.monotonic() > deadline:
+            break
         exclusions = (*_exclusions(filters, alert), *alert.exclusions)
         kind = (alert.alert_name, alert.instance, *exclusions)
         if exclusions and kind not in found:
