@@ -139,7 +139,9 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
         {"alert_name": first_alert["alert_name"] + " "},
     ):
         filters = {"alert_name": first_alert["alert_name"], **query}
-        assert stack.get("/alerts/active", **filters).json() == {"active_alerts": [], "count": 0}
+        answer = stack.get("/alerts/active", **filters).json()
+        assert (answer["active_alerts"], answer["count"]) == ([], 0)
+        assert answer["near_misses"]
 
     text = stack.run(
         "poundcake.alerts_active", alert_name=unusual_alert["alert_name"], format="text"
@@ -153,7 +155,7 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
     empty_text = stack.run(
         "poundcake.alerts_active", alert_name=name_of(alert("ScenarioNever")), format="text"
     )
-    assert text_lines(empty_text) == ["no active alerts"]
+    assert text_lines(empty_text)[0] == "no active alerts"
 
 
 def test_st2_executions_filters_by_status(stack, trail):
@@ -220,8 +222,47 @@ def test_why_requires_an_alert(stack):
     with pytest.raises(ActionFailed) as error:
         stack.run("poundcake.why")
     assert str(error.value) == (
-        "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
+        "alert_name: specify the alert by one of alert_name, instance, fingerprint, episode, "
+        "request_id, labels, annotations, for example alert_name=HostDown"
     )
+
+
+def test_why_and_stats_return_the_same_over_http(stack, trail):
+    first_alert = trail["alerts"][0]
+    expected = stack.get("/why", alert_name=first_alert["alert_name"]).json()
+    assert expected["count"] == 1
+    for query in (
+        {"alert_name": first_alert["alert_name"]},
+        {"alert_name": first_alert["alert_name"][:-1] + "*", "severity": "page"},
+        {"instance": first_alert["instance"].partition(":")[0]},
+        {"episode": first_alert["episode"][:12]},
+        {"fingerprint": first_alert["fingerprint"][:12]},
+        {"request_id": trail["request_id"][:13], "severity": "page"},
+        {"labels": f"""severity=page,alertname=~"{first_alert["alert_name"]}" """},
+    ):
+        assert stack.get("/why", **query).json() == expected, query
+        assert stack.run("poundcake.why", **query) == as_inert(expected), query
+    until = trail["completed_at"]
+    query = {"alert_name": first_alert["alert_name"], "since": "1d"}
+    statistics = stack.get("/stats", until=until, **query).json()
+    assert statistics["workflows"][0]["workflow"] == "poundcake_scenarios.linked"
+    action_result = stack.run("poundcake.stats", until=until, **query)
+    assert action_result["workflows"] == as_inert(statistics["workflows"])
+    assert set(action_result) == set(statistics)
+
+
+def test_a_short_request_id_finds_the_request(stack, trail):
+    short_id = trail["request_id"][:13]
+    assert stack.get_trail(short_id) == trail
+    assert stack.run("poundcake.status", request_id=short_id) == as_inert(trail)
+
+
+def test_an_invalid_matcher_is_explained(stack):
+    with pytest.raises(ActionFailed) as error:
+        stack.run("poundcake.why", labels="team")
+    assert str(error.value).startswith("labels: team is not a matcher: write it as name=")
+    response = stack.get("/why", labels="team")
+    assert (response.status_code, response.json()["field"]) == (400, "labels")
 
 
 def test_get_alert_returns_an_alert_with_its_labels_and_host(stack, trail):
