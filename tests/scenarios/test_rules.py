@@ -152,9 +152,10 @@ def test_why_explains_each_alert(stack, trail):
 
 def test_an_alert_that_never_fired_has_no_history(stack):
     unused_name = name_of(alert("ScenarioNever"))
-    assert stack.run("poundcake.why", alert_name=unused_name) == {"episodes": [], "count": 0}
+    answer = stack.run("poundcake.why", alert_name=unused_name)
+    assert (answer["episodes"], answer["count"]) == ([], 0)
     text = stack.run("poundcake.why", alert_name=unused_name, format="text")
-    assert text.strip() == "no matching alert is recorded"
+    assert text.strip().startswith("no matching alert is recorded")
 
 
 def test_a_workflow_with_an_inquiry_is_paused_until_it_is_answered(stack):
