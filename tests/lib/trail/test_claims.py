@@ -254,7 +254,7 @@ class TestRelease:
 
     @on_sqlite
     def test_releasing_an_episode_without_claims_does_nothing(self, engine):
-        assert claims.release(engine, episode("unknown")) == []
+        assert claims.release(engine, "unknown-1768392000000") == []
 
     @pytest.mark.parametrize("status", ["running", "pending", "paused"])
     def test_an_execution_that_still_runs_keeps_its_claim(self, engine, claimed_alert, status):
