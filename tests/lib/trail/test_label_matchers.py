@@ -103,3 +103,28 @@ class TestStats:
         filters = search.parse(labels="team=infra", since=iso(NOON), until=iso(later(60)))
         with pytest.raises(FilterError, match="^labels: .*too many: pass a later since"):
             view(engine, stats.stats, filters, 15)
+
+
+def test_a_page_of_requests_continues_in_the_middle_of_a_request(engine, monkeypatch):
+    monkeypatch.setattr(bounded_search, "MATCHER_DEPTH", 1)
+    labels = [{"team": team} for team in ("infra", "web", "web")]
+    request_id = record(engine, *[alert(fingerprint=f"f{n}", labels=labels[n]) for n in range(3)])
+    answers = list(
+        pages(engine, queries.executions_recent, filters=search.parse(labels='team=~"inf.*"'))
+    )
+    assert [answer["executions"] for answer in answers][0] == []
+    assert [row["request_id"] for answer in answers for row in answer["executions"]] == [request_id]
+
+
+def test_an_episode_whose_newer_notification_does_not_match_is_on_a_later_page(engine):
+    """The annotations of an alert may change while it fires."""
+    record(engine, alert(fingerprint="f0", annotations={"value": "1"}))
+    record(engine, alert(fingerprint="f1", annotations={"value": "1"}), received_at=later(50))
+    record(engine, alert(fingerprint="f0", annotations={"value": "2"}), received_at=later(99))
+    filters = search.parse(annotations="value=1")
+    rows = [
+        row["fingerprint"]
+        for answer in pages(engine, queries.why, filters=filters, limit=1)
+        for row in answer["episodes"]
+    ]
+    assert rows == ["f1", "f0"]

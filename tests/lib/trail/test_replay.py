@@ -79,6 +79,15 @@ def try_claim(engine, request_id, execution, workflow=WORKFLOW):
     return claims.link(engine, request_id, row.episode, workflow, execution)["claimed"]
 
 
+@on_sqlite
+def test_the_request_id_may_be_shortened(engine):
+    original_id = record(engine, firing())
+    replay_result = replay(engine, original_id[:8], execution="e1")
+    assert replay_result["replay_of"] == original_id
+    # The id of the replay does not depend on how the original's id was written.
+    assert replay(engine, original_id, execution="e1") == replay_result
+
+
 def test_a_replay_is_a_separate_request(engine):
     original_id = record(engine, firing())
     replay_result = replay(engine, original_id)

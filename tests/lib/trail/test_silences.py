@@ -108,6 +108,15 @@ class TestSilence:
         result = trail.silence(episode=trail.episode, ignored_labels=("severity",))
         assert result["labels"] == {n: v for n, v in LABELS.items() if n != "severity"}
 
+    def test_the_episode_may_be_shortened(self, trail):
+        result = trail.silence(episode=trail.episode[:6])
+        assert result["labels"] == LABELS
+        assert trail.read_audit()[0].target == trail.episode
+        assert trail.read_alert().silence_id == result["silence_ids"][0]
+        assert trail.unsilence(episode=trail.episode[:6])["state"] == "ended"
+        error = trail.expect_error(trail.silence, episode="0000")
+        assert error == "episode: no episode begins with 0000"
+
     def test_labels_may_be_given_instead_of_an_episode(self, trail):
         result = trail.silence(labels={"rack": "r12", "number": 5, "empty": ""})
         assert result["labels"] == {"rack": "r12", "number": "5"}
