@@ -41,6 +41,8 @@ _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3
 _ASTERISK_BEFORE_ANOTHER = re.compile(r"\*(?=\*)")
 _ASTERISK_LOOKALIKE = "\N{ASTERISK OPERATOR}"
 
+# Invisible. The text views put it around right-to-left text, so that only that text is reordered.
+LEFT_TO_RIGHT_MARK = "\N{LEFT-TO-RIGHT MARK}"
 
 # The delimiters of Jinja and YAQL, and StackStorm's marker for null.
 _EVALUATED = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}|<%|%>|%NONE%")
@@ -91,12 +93,16 @@ def make_inert(value: Any) -> Any:
 def make_lines_inert(text: str) -> str:
     """Return multi-line text, such as a table, with every line made inert.
 
-    The line breaks are kept, so pass external text through `one_line` before inserting it.
-    FixedText is returned unchanged.
+    The line breaks and the left-to-right marks are kept, so pass external text through `one_line`
+    before inserting it. FixedText is returned unchanged.
     """
     if isinstance(text, FixedText):
         return str(text)
-    return "\n".join(_inert_text(line) for line in text.split("\n"))
+    kept = f"(\n|{LEFT_TO_RIGHT_MARK})"
+    return "".join(
+        part if part in ("\n", LEFT_TO_RIGHT_MARK) else _inert_text(part)
+        for part in re.split(kept, text)
+    )
 
 
 def printable(text: str) -> str:
