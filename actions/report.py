@@ -21,7 +21,12 @@ class Report(PackAction):
         if report.change_result:
             try:
                 finish_changes(
-                    self.engine(), execution_id, report.change_result, report.message, report.seen
+                    self.engine(),
+                    execution_id,
+                    report.change_result,
+                    report.message,
+                    report.seen,
+                    report.action_execution_id,
                 )
             except database.DatabaseError:
                 pass  # sync ends the change once it sees that the workflow has ended

@@ -12,17 +12,22 @@ class Why(PackAction):
     """Run poundcake.why."""
 
     def work(
-        self, limit: int = 10, offset: int = 0, format: str = "json", **filters: Any
+        self,
+        limit: int = 10,
+        offset: int = 0,
+        format: str = "json",
+        width: int = text.WIDTH,
+        **filters: Any,
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
         parsed_filters = search.parse(**filters)
         search.require_identifying_filter(parsed_filters)
         view = self.live_view(
-            queries.why,
-            filters=parsed_filters,
+            queries.read_episodes,
+            filters=search.parse(**filters),
             limit=limit,
             offset=offset,
             web_url=self.settings.st2_web_url,
+            config=self.settings,
         )
-        stale_after = self.settings.stale_after_hours
-        return text.why(view, stale_after) if format == "text" else view
+        return text.why(view, width=width) if format == "text" else view

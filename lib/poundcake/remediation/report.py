@@ -54,11 +54,14 @@ class Report:
     """The evidence as lines for events. They are not part of the output."""
     silenced: bool = False
     """Whether the alert was silenced during the change. It is not part of the output."""
+    action_execution_id: str = ""
+    """The execution of the action that made the change, or ''. It is not part of the output."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result of poundcake.report."""
         output = asdict(self)
-        del output["change_result"], output["seen"], output["silenced"]
+        for name in ("change_result", "seen", "silenced", "action_execution_id"):
+            del output[name]
         return output
 
 
@@ -76,7 +79,8 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
     inspect_task = INSPECT_FIRST_TASK if is_before_approval else INSPECT_TASK
     findings = read_findings(executions, inspect_task)
     checks = {"before": tasks.host_check, "after": tasks.verification}
-    ending = _determine_ending(tasks, find_change(stackstorm, executions), findings)
+    change = find_change(stackstorm, executions)
+    ending = _determine_ending(tasks, change, findings)
     return Report(
         status=_SUCCEEDED if ending.succeeded else _FAILED,
         mutated=ending.mutated,
@@ -91,6 +95,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         change_result=_determine_change_result(tasks, ending),
         seen=_list_evidence(tasks, findings),
         silenced=bool(tasks.result("reserve").get("silenced")),
+        action_execution_id=change.id if change else "",
     )
 
 

@@ -21,7 +21,7 @@ from poundcake.stackstorm import (
     StackStormError,
     action_result,
 )
-from poundcake.timestamps import format_timestamp
+from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import database
 from poundcake.trail.outbox import (
     ApprovalRequest,
@@ -29,6 +29,7 @@ from poundcake.trail.outbox import (
     shorten_evidence,
     unreported_approvals,
 )
+from poundcake.trail.queries.episode import Approval
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
@@ -194,20 +195,23 @@ def find_pending_approval(children: Sequence[Execution]) -> Execution | None:
     return None
 
 
-def describe(inquiry: Execution, approval_minutes: int, evidence: Sequence[str] = ()) -> str:
-    """Return who may answer a request for approval, until when, how, and what the checks saw.
+def read_approval(
+    inquiry: Execution, children: Sequence[Execution], approval_minutes: int
+) -> Approval:
+    """Return a request for approval, given the executions of its workflow's tasks.
 
     Args:
         inquiry: The request.
+        children: The executions of the workflow's tasks, oldest first.
         approval_minutes: How long a request waits for an answer.
-        evidence: What the checks saw.
     """
-    approvers = ", ".join(_approvers(inquiry)) or "nobody"
-    until = _format_deadline(inquiry, approval_minutes)
-    deadline = f" until {until}" if until else ""
-    seen = f"; seen: {'; '.join(shorten_evidence(evidence))}" if evidence else ""
-    return (
-        f"waits for the approval of {approvers}{deadline}: st2 inquiry respond {inquiry.id}{seen}"
+    return Approval(
+        st2_inquiry_id=inquiry.id,
+        st2_execution_id=inquiry.parent_id,
+        approvers=tuple(_approvers(inquiry)),
+        until=parse_timestamp(_format_deadline(inquiry, approval_minutes)),
+        change=str(_read_begin_result(children).get("change") or ""),
+        evidence=tuple(shorten_evidence(read_evidence(children))),
     )
 
 

@@ -88,6 +88,7 @@ class Change(NamedTuple):
     evidence: str | None = None
     retry_at: datetime | None = None
     retried_at: datetime | None = None
+    action_execution_id: str | None = None
 
 
 COLUMNS = tuple(changes.c[name] for name in Change._fields)
@@ -158,6 +159,7 @@ def end_changes(
     result: ChangeResult,
     message: str = "",
     evidence: Sequence[str] = (),
+    action_execution_id: str = "",
 ) -> int:
     """End the unfinished changes of a workflow's execution.
 
@@ -170,6 +172,8 @@ def end_changes(
         result: How the changes ended.
         message: What was done, and what failed.
         evidence: What the checks before and after the change saw; empty to keep what is recorded.
+        action_execution_id: The execution of the action that made the change, or '' if it is not
+            known.
 
     Returns:
         The number of changes that were ended.
@@ -182,7 +186,13 @@ def end_changes(
         updated = connection.execute(
             update(changes)
             .where(changes.c.id == change.id, is_unfinished())
-            .values(ended_at=clock.database_now(connection), result=result, evidence=seen)
+            .values(
+                ended_at=clock.database_now(connection),
+                result=result,
+                reason="" if result in SUCCESSES else cut(message, changes.c.reason),
+                evidence=seen,
+                action_execution_id=cut(action_execution_id, changes.c.action_execution_id) or None,
+            )
         )
         count += updated.rowcount
         if updated.rowcount and result not in UNDECIDED:
@@ -213,6 +223,7 @@ def finish_changes(
     result: ChangeResult,
     message: str = "",
     evidence: Sequence[str] = (),
+    action_execution_id: str = "",
 ) -> int:
     """End the changes of a workflow's execution in one transaction.
 
@@ -224,6 +235,7 @@ def finish_changes(
         result: How the changes ended.
         message: What was done, and what failed.
         evidence: What the checks before and after the change saw.
+        action_execution_id: The execution of the action that made the change, or ''.
 
     Returns:
         The number of changes that were ended.
@@ -235,7 +247,9 @@ def finish_changes(
 
     def write() -> int:
         with database.transaction(engine) as connection:
-            return end_changes(connection, execution_id, result, message, evidence)
+            return end_changes(
+                connection, execution_id, result, message, evidence, action_execution_id
+            )
 
     return database.retry_deadlocks(write)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
 from poundcake.stackstorm import (
@@ -15,8 +16,11 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.approvals import describe, find_pending_approval, read_evidence
+from poundcake.trail.approvals import find_pending_approval, read_approval
+from poundcake.trail.queries.episode import Approval, Episode
+from poundcake.trail.queries.rows import Execution as RecordedExecution
 from poundcake.trail.queries.rows import message_with_note, status_with_note
+from poundcake.trail.queries.why import EpisodesView
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
 # A person is waiting for the view, so no page is requested from StackStorm after this time.
@@ -25,7 +29,7 @@ _MAX_APPROVALS = 5  # each costs a request to StackStorm
 
 
 def refresh_open_executions(
-    stackstorm: StackStormApi, view: dict[str, Any], approval_minutes: int = 0
+    stackstorm: StackStormApi, view: dict[str, Any] | EpisodesView, approval_minutes: int = 0
 ) -> dict[str, Any]:
     """Update the open executions in a view from the StackStorm API.
 
@@ -34,12 +38,14 @@ def refresh_open_executions(
 
     Args:
         stackstorm: StackStorm's API.
-        view: The view as JSON. It is changed in place.
+        view: The view as JSON, which is changed in place; or the view why.
         approval_minutes: The configured value.
 
     Returns:
-        The same view.
+        The view as JSON; the same object if it was passed as JSON.
     """
+    if isinstance(view, EpisodesView):
+        return _refresh_episodes(stackstorm, view, approval_minutes).as_json()
     executions = [row for row in _executions_in(view) if row["status"] not in TERMINAL]
     incidents = [row for row in view.get("active_alerts", []) if _has_open_execution(row)]
     ids = list(dict.fromkeys(row["st2_execution_id"] for row in executions + incidents))
@@ -59,21 +65,16 @@ def _show_approvals(
 ) -> None:
     """Describe the pending approval in the message of each execution that waits for one."""
     waiting_rows = [row for row in rows if row["status"] in WAITING and "message" in row]
-    for row in waiting_rows[:_MAX_APPROVALS]:
-        try:
-            children = stackstorm.get_children(row["st2_execution_id"])
-        except StackStormError:
-            return  # the view already says that the API is unavailable
-        inquiry = find_pending_approval(children)
-        if inquiry:
-            row["message"] = describe(inquiry, approval_minutes, read_evidence(children))
+    ids = [row["st2_execution_id"] for row in waiting_rows]
+    approvals = _read_approvals(stackstorm, ids, approval_minutes)
+    for row in waiting_rows:
+        approval = approvals.get(row["st2_execution_id"])
+        if approval:
+            row["message"] = approval.describe()
 
 
 def _executions_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = [*view.get("stackstorm_executions", []), *view.get("st2_executions", [])]
-    for episode in view.get("episodes", []):
-        rows += episode["stackstorm_executions"]
-    return rows
+    return [*view.get("stackstorm_executions", []), *view.get("st2_executions", [])]
 
 
 def _has_open_execution(incident: Mapping[str, Any]) -> bool:
@@ -130,12 +131,111 @@ def _update_execution(row: dict[str, Any], execution: Execution | None) -> None:
         return  # rows of st2_executions have no other fields to update
     if execution.ended_at:
         row["ended_at"] = format_timestamp(execution.ended_at)
-    output = dict(workflow_output(execution.result))
-    message = str(output.pop("message", ""))
-    row.update(output)
-    if row["status"] != "succeeded":
-        message = message or failure_reason(execution.result)
-    row["message"] = message_with_note(message, row["dry_run"], row["mutated"])
+    report = _read_report(execution)
+    row.update(report)
+    row["message"] = message_with_note(report["message"], row["dry_run"], row["mutated"])
+
+
+def _read_report(execution: Execution) -> dict[str, Any]:
+    """Return the report of an execution that has ended, and its message, which may be ''."""
+    report: dict[str, Any] = {"message": "", **workflow_output(execution.result)}
+    if execution.status != "succeeded" and not report["message"]:
+        report["message"] = failure_reason(execution.result)
+    return report
+
+
+def _refresh_episodes(
+    stackstorm: StackStormApi, view: EpisodesView, approval_minutes: int
+) -> EpisodesView:
+    """Return episodes with the current state of their open executions and approvals."""
+    open_ids = [
+        execution.st2_execution_id
+        for episode in view.page.rows
+        for execution in episode.executions
+        if execution.status not in TERMINAL
+    ]
+    executions_by_id, problem = _read_executions(stackstorm, list(dict.fromkeys(open_ids)))
+    episodes = [
+        replace(
+            episode,
+            executions=[
+                _refresh_execution(execution, executions_by_id.get(execution.st2_execution_id))
+                for execution in episode.executions
+            ],
+        )
+        for episode in view.page.rows
+    ]
+    waiting_ids = [
+        execution.st2_execution_id
+        for episode in episodes
+        for execution in episode.executions
+        if execution.status in WAITING
+    ]
+    approvals = _read_approvals(stackstorm, waiting_ids, approval_minutes)
+    episodes = [_refresh_approvals(episode, approvals) for episode in episodes]
+    return view.with_episodes(episodes, problem)
+
+
+def _refresh_execution(
+    recorded: RecordedExecution, execution: Execution | None
+) -> RecordedExecution:
+    """Return an execution as it is now, or as recorded if it has ended or could not be read."""
+    if execution is None or recorded.status in TERMINAL:
+        return recorded
+    refreshed = replace(
+        recorded,
+        status=execution.status or recorded.status,
+        st2_rule=recorded.st2_rule or execution.rule,
+        url=recorded.url or execution.web_url,
+    )
+    if refreshed.status not in TERMINAL:
+        return refreshed
+    return replace(
+        refreshed,
+        started_at=execution.started_at or recorded.started_at,
+        ended_at=execution.ended_at,
+        elapsed_seconds=execution.elapsed_seconds,
+        **_read_report(execution),
+    )
+
+
+def _read_approvals(
+    stackstorm: StackStormApi, execution_ids: Sequence[str], approval_minutes: int
+) -> dict[str, Approval | None]:
+    """Return the request for approval that each workflow waits for, or None, by its execution.
+
+    A workflow whose tasks could not be read is left out.
+    """
+    approvals: dict[str, Approval | None] = {}
+    for execution_id in list(dict.fromkeys(execution_ids))[:_MAX_APPROVALS]:
+        try:
+            children = stackstorm.get_children(execution_id)
+        except StackStormError:
+            break  # the view already says that the API is unavailable
+        inquiry = find_pending_approval(children)
+        approvals[execution_id] = (
+            read_approval(inquiry, children, approval_minutes) if inquiry else None
+        )
+    return approvals
+
+
+def _refresh_approvals(episode: Episode, approvals: Mapping[str, Approval | None]) -> Episode:
+    """Return an episode with its current requests for approval.
+
+    Args:
+        episode: The episode. Its requests are those that were reported, if its workflow waits.
+        approvals: The current requests, by the execution of the workflow.
+    """
+    reported = {approval.st2_execution_id: approval for approval in episode.approvals}
+    executions, current = [], []
+    for execution in episode.executions:
+        row_id = execution.st2_execution_id
+        approval = approvals.get(row_id, reported.get(row_id))
+        if approval and execution.status in WAITING:
+            current.append(approval)
+            execution = replace(execution, message=approval.describe())
+        executions.append(execution)
+    return replace(episode, executions=executions, approvals=current)
 
 
 def _update_incident(row: dict[str, Any], execution: Execution | None) -> None:

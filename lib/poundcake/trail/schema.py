@@ -33,7 +33,7 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import TypeDecorator
 
 # The newest revision of the tables in migrations/versions, which every writer needs.
-VERSION = 12
+VERSION = 13
 # The revisions in migrations/versions that only build indexes. Nothing requires these indexes, but
 # views are slow without them. They are built last, because indexing a long history is slow.
 INDEX_REVISIONS = (4, 7)
@@ -297,7 +297,8 @@ changes = Table(
     Column("ended_at", UtcDateTime),
     # See changes.ChangeResult. Empty while the change is in flight.
     Column("result", String(16), nullable=False),
-    # Why the change was refused: a member of remediation.safety.Refusal, and a sentence.
+    # Why the change was refused: a member of remediation.safety.Refusal, and a sentence. For a
+    # change that was made and failed, `reason` contains the error.
     Column("refusal", String(32), nullable=False),
     Column("reason", String(512), nullable=False),
     # When a person released the change. The target's cooldown and the breaker then no longer count
@@ -310,6 +311,9 @@ changes = Table(
     # What the checks before the change and its verification saw, as a JSON list of lines. NULL in
     # rows of earlier revisions.
     Column("evidence", Text),
+    # The execution of the action that made the change. NULL while the change is in flight, if it
+    # was refused, if the execution is not known, and in rows of earlier revisions.
+    Column("action_execution_id", String(64)),
     UniqueConstraint("st2_execution_id", "episode", name="uq_poundcake_changes_execution"),
     Index("ix_poundcake_changes_target", "target", "decided_at"),
     Index("ix_poundcake_changes_remediation", "remediation", "decided_at"),

@@ -63,6 +63,7 @@ class _ChangeEnd(NamedTuple):
         mutated: Whether the change was made; None if that is not known.
         is_reported: Whether the workflow reported the result, so that its execution shows it.
         is_silenced: Whether the alert may still be silenced because of it.
+        action_execution_id: The execution of the action that made the change, or ''.
     """
 
     result: ChangeResult
@@ -70,6 +71,7 @@ class _ChangeEnd(NamedTuple):
     mutated: bool | None = None
     is_reported: bool = False
     is_silenced: bool = False
+    action_execution_id: str = ""
 
 
 def settle_changes(
@@ -146,7 +148,9 @@ def _find_end(api: StackStormApi, execution: Execution | None) -> _ChangeEnd | N
         else _end_without_change_task(execution, children)
     )
     is_silenced = any(action_result(child).get("silenced") is True for child in children)
-    return change_end._replace(is_silenced=is_silenced)
+    return change_end._replace(
+        is_silenced=is_silenced, action_execution_id=change.id if change else ""
+    )
 
 
 def _is_running(api: StackStormApi, execution: Execution, depth: int) -> bool:
@@ -231,7 +235,13 @@ def _store(
                     .where(executions.c.id == execution_id)
                     .values(mutated=change_end.mutated, message=storable(change_end.message))
                 )
-            end_changes(connection, execution_id, change_end.result, change_end.message)
+            end_changes(
+                connection,
+                execution_id,
+                change_end.result,
+                change_end.message,
+                action_execution_id=change_end.action_execution_id,
+            )
 
 
 def _decide_results(sync_round: SyncRound, config: Config) -> int:

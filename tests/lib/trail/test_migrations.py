@@ -199,8 +199,8 @@ def read_versions(engine):
     return (*sorted(heads), *(values.get(name) for name in names))
 
 
-NEWEST_VERSIONS = ("0007", "0012", "12", "7")
-VERSIONS_WITHOUT_INDEXES = ("0012", "12", None)
+NEWEST_VERSIONS = ("0007", "0013", "13", "7")
+VERSIONS_WITHOUT_INDEXES = ("0013", "13", None)
 INDEX_REVISIONS = ["0004", "0007"]
 
 
@@ -301,6 +301,7 @@ class TestFromEveryRelease:
             "0010",
             "0011",
             "0012",
+            "0013",
             *INDEX_REVISIONS,
         ]
         assert all(step.seconds >= 0 and step.description for step in steps)
@@ -322,6 +323,7 @@ class TestFromEveryRelease:
             "0010",
             "0011",
             "0012",
+            "0013",
             *INDEX_REVISIONS,
         ]
         assert read_structure(engine) == current_structure
@@ -343,8 +345,8 @@ class TestFromEveryRelease:
     @pytest.mark.parametrize(
         "version, expected",
         [
-            (3, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", *INDEX_REVISIONS]),
-            (4, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0007"]),
+            (3, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0013", *INDEX_REVISIONS]),
+            (4, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0013", "0007"]),
         ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
@@ -666,7 +668,7 @@ class TestConcurrentMigrations:
             other_engine.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0004 0007\n")
+        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n")
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
@@ -688,7 +690,7 @@ class TestConcurrentMigrations:
             # The server aborts the first migration, and the second one waits for the same lock.
             wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0004 0007\n"), (
+        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n"), (
             output
         )
         assert_rows_kept(before, read_rows(engine))
@@ -765,7 +767,7 @@ def test_the_action_reports_each_step(engine, database_url, create_tables, monke
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
     for revisions in (
-        ["0005", "0006", "0008", "0009", "0010", "0011", "0012", *INDEX_REVISIONS],
+        ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0013", *INDEX_REVISIONS],
         [],
     ):
         succeeded, result = module.Migrate({"database_url": database_url}).run()

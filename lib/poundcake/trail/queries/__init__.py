@@ -9,7 +9,7 @@ has its own module, which returns typed rows:
 | executions_recent | /api/v1/executions/recent | requests |
 | alerts_active | /api/v1/alerts/active | incidents |
 | st2_executions | /api/v1/st2/executions | executions |
-| why | /api/v1/why | episodes |
+| why | | why, episodes, episode, episode_events |
 | alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, `near_misses` explains answers without
@@ -24,9 +24,10 @@ from typing import Any, Callable
 
 from sqlalchemy.engine import Connection
 
+from poundcake.config import Config
 from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.alert import alert_details, find_episode_alert
-from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
+from poundcake.trail.queries.episodes import DEFAULT_LIMIT
 from poundcake.trail.queries.executions import linked_executions
 from poundcake.trail.queries.incidents import open_incidents
 from poundcake.trail.queries.near_misses import (
@@ -37,16 +38,18 @@ from poundcake.trail.queries.near_misses import (
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.request_status import request_trail
 from poundcake.trail.queries.requests import recent_requests
+from poundcake.trail.queries.why import EpisodesView, read_episodes
 from poundcake.trail.recorded_alert import unknown_alert
 from poundcake.trail.search import Filters
 
 __all__ = [
-    "DEFAULT_LIMIT",
+    "EpisodesView",
     "Page",
     "alert_of_episode",
     "alert_of_request",
     "alerts_active",
     "executions_recent",
+    "read_episodes",
     "recorded_alert",
     "st2_executions",
     "status",
@@ -104,11 +107,14 @@ def why(
     limit: int = DEFAULT_LIMIT,
     offset: int = 0,
     web_url: str = "",
+    config: Config | None = None,
 ) -> dict[str, Any]:
-    """Return the episodes of the matching alerts, most recently seen first."""
-    page = find_episodes(connection, filters, limit, offset, web_url)
-    view = _with_pause(connection, page.as_json("episodes", "count"))
-    return _with_near_misses(view, "episodes", filters, offset, connection, near_misses)
+    """Return the episodes of the matching alerts, most recently seen first.
+
+    Open executions are shown as recorded. To judge the episodes by their current state, use
+    read_episodes() and refresh.refresh_episodes().
+    """
+    return read_episodes(connection, filters, limit, offset, web_url, config).as_json()
 
 
 def alert_of_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, Sequence
 
 from sqlalchemy import ColumnElement, select
@@ -10,13 +11,14 @@ from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.changes import Change, find_changes
+from poundcake.trail.changes import FAILURES, SUCCESSES, Change, find_changes
 from poundcake.trail.clock import database_now
 from poundcake.trail.open_work import awaits_retry
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import changes
 
 _MAX_SHOWN = 20
+_MAX_COUNTED = 20
 
 
 def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, list[Change]]:
@@ -40,6 +42,25 @@ def find_retry(connection: Connection, episode: str) -> datetime | None:
     conditions = awaits_retry(database_now(connection))
     retry_at = select(changes.c.retry_at).where(changes.c.episode == episode, *conditions)
     return connection.scalar(retry_at.limit(1))
+
+
+def count_failures_in_a_row(connection: Connection, change: Change) -> int:
+    """Return how many changes in a row failed or did not help, up to and including this one.
+
+    Only changes of the same target by the same remediation count, and at most _MAX_COUNTED.
+    """
+    results = connection.scalars(
+        select(changes.c.result)
+        .where(
+            changes.c.target == change.target,
+            changes.c.remediation == change.remediation,
+            changes.c.result.in_((*FAILURES, *SUCCESSES)),
+            changes.c.id <= change.id,
+        )
+        .order_by(changes.c.id.desc())
+        .limit(_MAX_COUNTED)
+    )
+    return len(list(takewhile(lambda result: result in FAILURES, results)))
 
 
 def _find_shown(connection: Connection, condition: ColumnElement[bool]) -> list[Change]:
@@ -66,6 +87,10 @@ def as_json(change: Change) -> dict[str, Any]:
     }
     if change.refusal:
         fields.update(refusal=change.refusal, reason=change.reason)
+    elif change.reason:
+        fields["error"] = change.reason
+    if change.action_execution_id:
+        fields["action_execution_id"] = change.action_execution_id
     for name in ("retry_at", "retried_at"):
         if getattr(change, name):
             fields[name] = format_timestamp(getattr(change, name))

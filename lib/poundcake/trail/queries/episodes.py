@@ -5,32 +5,31 @@ An episode is one occurrence of one label set; see poundcake.trail.admission.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import replace
 from datetime import datetime
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import case, func, or_, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING
-from poundcake.timestamps import format_timestamp
+from poundcake.stackstorm import WAITING
 from poundcake.trail import database
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.audit import AuditEntry, read_entries
-from poundcake.trail.changes import Change
-from poundcake.trail.label_matchers import find_matching
+from poundcake.trail.changes import FAILURES, Change, ChangeResult
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries.bounded_search import select_candidates, time_filters
-from poundcake.trail.queries.changes import as_json as change_as_json
-from poundcake.trail.queries.changes import changes_of_episodes
+from poundcake.trail.queries.changes import changes_of_episodes, count_failures_in_a_row
+from poundcake.trail.queries.episode import Description, Episode, Notification
+from poundcake.trail.queries.episode_events import EpisodeEvents, events_of_episodes
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import (
     AlertRow,
     Execution,
     alerts_by_id,
     executions_of_alerts,
-    format_optional,
-    incident_remarks,
     matched_rule,
 )
 from poundcake.trail.schema import alerts
@@ -42,101 +41,9 @@ _MAX_NOTIFICATIONS = 40
 # How many of an episode's newest notifications are shown, and how many of the newest ones that
 # changed something.
 _MAX_SHOWN = 3
+# The labels and annotations of an alert are not shown if they are longer than this, in characters.
+_MAX_DESCRIPTION = 100_000
 _CHANGING_OUTCOMES = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
-
-
-@dataclass(frozen=True)
-class Notification:
-    """One alert of an episode, from one request."""
-
-    row: AlertRow
-    st2_rule: str
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the notification as JSON, as the view's URL returns it."""
-        fields = {
-            "request_id": self.row.request_id,
-            "received_at": format_timestamp(self.row.received_at),
-            "id": self.row.id,
-            "status": self.row.status,
-            "outcome": self.row.outcome,
-            "reason": self.row.full_reason,
-            "st2_rule": self.st2_rule,
-        }
-        if self.row.notes:
-            fields["notes"] = self.row.notes
-        return fields
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode and the executions that ran for it.
-
-    Attributes:
-        name: The id of the episode, or '' for an alert without one, such as a malformed alert.
-        fingerprint: The fingerprint of its label set.
-        alert_name: The name of the alert.
-        severity: The severity of the alert.
-        instance: The instance of the alert.
-        state: `firing`, `resolved`, `superseded` by a later episode, `closed` by a person,
-            `expired`, `gone`, or '' if it was never an incident.
-        starts_at: When the alert began to fire.
-        ends_at: When the alert ended, or None if it has not.
-        incident: The alert whose row is or was that of the open incident, or None.
-        audit: The audit entries of the episode and of the shown requests, oldest first.
-        changes: The changes that were made or refused for it, oldest first.
-        last_seen_at: When the newest notification was received.
-        notification_count: The number of firing notifications that were received.
-        notifications: The notifications to show, oldest first: the first one, those that changed
-            something, and the newest repetitions.
-        executions: The executions that were started for these notifications.
-        left_out_count: The number of counted notifications that are not in `notifications`.
-    """
-
-    name: str
-    fingerprint: str
-    alert_name: str
-    severity: str
-    instance: str
-    state: str
-    starts_at: datetime | None
-    ends_at: datetime | None
-    last_seen_at: datetime
-    notification_count: int
-    notifications: list[Notification]
-    executions: list[Execution]
-    left_out_count: int = 0
-    incident: AlertRow | None = None
-    audit: list[AuditEntry] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the episode as JSON, as the view's URL returns it."""
-        fields: dict[str, Any] = {
-            "episode": self.name,
-            "fingerprint": self.fingerprint,
-            "alert_name": self.alert_name,
-            "severity": self.severity,
-            "instance": self.instance,
-            "state": self.state,
-            "starts_at": format_optional(self.starts_at),
-            "ends_at": format_optional(self.ends_at),
-            "last_seen_at": format_timestamp(self.last_seen_at),
-            "notifications": self.notification_count,
-            "alerts": [notification.as_json() for notification in self.notifications],
-            "stackstorm_executions": [execution.as_json() for execution in self.executions],
-        }
-        if self.left_out_count:
-            fields["alerts_left_out"] = self.left_out_count
-        if self.incident:
-            fields.update(incident_remarks(self.incident))
-            if self.incident.outcome != Outcome.ADMITTED:
-                fields["outcome"] = self.incident.outcome
-        if self.audit:
-            fields["audit"] = [entry.as_json() for entry in self.audit]
-        if self.changes:
-            fields["changes"] = [change_as_json(change) for change in self.changes]
-        return fields
 
 
 class _Match(NamedTuple):
@@ -308,9 +215,10 @@ def _build_episodes(
     by_target = read_entries(
         connection, [name for rows in shown_rows for row in rows for name in _audit_targets(row)]
     )
-    changes_by_episode = changes_of_episodes(
-        connection, [rows[0].episode or "" for rows in shown_rows if rows]
-    )
+    names = [rows[0].episode or "" for rows in shown_rows if rows]
+    changes_by_episode = changes_of_episodes(connection, names)
+    events_by_episode = events_of_episodes(connection, names)
+    descriptions = _read_descriptions(connection, [rows[-1].id for rows in shown_rows if rows])
     episodes = [
         _build_episode(
             rows, changing_by_episode.get(rows[0].episode or "", rows), executions, by_target
@@ -319,8 +227,51 @@ def _build_episodes(
         if rows
     ]
     return [
-        replace(episode, changes=changes_by_episode.get(episode.name, [])) for episode in episodes
+        _with_remediation(
+            connection,
+            replace(episode, description=descriptions[episode.newest_row.id]),
+            changes_by_episode.get(episode.name, []),
+            events_by_episode.get(episode.name),
+        )
+        for episode in episodes
     ]
+
+
+def _with_remediation(
+    connection: Connection,
+    episode: Episode,
+    changes: list[Change],
+    events: EpisodeEvents | None,
+) -> Episode:
+    """Return an episode with the changes and the events about its remediations."""
+    granted = [change for change in changes if change.result != ChangeResult.REFUSED]
+    failures = 0
+    if granted and granted[-1].result in FAILURES:
+        failures = count_failures_in_a_row(connection, granted[-1])
+    waiting_ids = [row.st2_execution_id for row in episode.executions if row.status in WAITING]
+    approvals = events.approvals if events else {}
+    return replace(
+        episode,
+        changes=changes,
+        approvals=[approvals[row_id] for row_id in waiting_ids if row_id in approvals],
+        reported_ends=events.ends if events else {},
+        failures_in_a_row=failures,
+    )
+
+
+def _read_descriptions(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Description]:
+    """Return what alerts say about themselves, by the row id of the alert."""
+    descriptions: dict[int, Description] = {}
+    for chunk in database.batched(alert_ids):
+        texts = [
+            case((func.length(column) <= _MAX_DESCRIPTION, column), else_="{}")
+            for column in (alerts.c.labels, alerts.c.annotations)
+        ]
+        for row_id, labels, annotations in connection.execute(
+            select(alerts.c.id, *texts).where(alerts.c.id.in_(chunk))
+        ):
+            descriptions[row_id] = Description.of(json.loads(labels), json.loads(annotations))
+    return descriptions
 
 
 def _audit_targets(row: AlertRow) -> tuple[str, ...]:

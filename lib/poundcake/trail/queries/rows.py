@@ -49,6 +49,8 @@ class AlertRow(NamedTuple):
     last_seen_at: datetime
     notifications: int
     closed_at: datetime | None
+    attempt: int
+    held_until: datetime | None
     notes: str | None
     ended_by: str | None
     acknowledged_at: datetime | None
@@ -126,6 +128,9 @@ class Execution:
         stage: The stage that the workflow reported, or ''.
         message: The message that the workflow reported, or why it failed.
         url: The URL of its page in StackStorm's web UI, or '' if it is not known.
+        has_claim: Whether it holds the claim on the episode.
+        claim_released_at: When its claim was released, or None.
+        elapsed_seconds: Its duration, as StackStorm measured it, or None if it was not read now.
     """
 
     link_id: int
@@ -144,10 +149,15 @@ class Execution:
     stage: str
     message: str
     url: str
+    has_claim: bool = False
+    claim_released_at: datetime | None = None
+    elapsed_seconds: float | None = None
 
     @property
     def duration_seconds(self) -> float | None:
         """The duration, or None while the execution has not ended."""
+        if self.elapsed_seconds is not None:
+            return round(self.elapsed_seconds, 3)
         if not self.started_at or not self.ended_at:
             return None
         return round((self.ended_at - self.started_at).total_seconds(), 3)
@@ -185,6 +195,8 @@ _EXECUTION_COLUMNS = (
     links.c.st2_rule_ref,
     links.c.st2_action_ref,
     links.c.created_at,
+    links.c.claim,
+    links.c.released_at,
     executions.c.action,
     executions.c.status,
     executions.c.start_timestamp,
@@ -277,6 +289,8 @@ def _execution(row: Row[Any], web_url: str) -> Execution:
         stage=row.stage or "",
         message=row.message or row.error or "",
         url=_execution_url(web_url, row.st2_execution_id) or row.web_url or "",
+        has_claim=row.claim is not None,
+        claim_released_at=row.released_at,
     )
 
 

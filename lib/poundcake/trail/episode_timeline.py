@@ -1,0 +1,158 @@
+"""List what happened in an episode, oldest first, each event in one line."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Iterator, NamedTuple
+
+from poundcake.stackstorm import TERMINAL
+from poundcake.timestamps import format_timestamp
+from poundcake.trail.audit import AuditEntry
+from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
+from poundcake.trail.queries.episode import Episode, Notification
+from poundcake.trail.queries.rows import Execution, message_with_note
+
+# What is said about a change when it ends, if its workflow says nothing.
+_ENDINGS = {
+    ChangeResult.VERIFIED: "succeeded, and a check confirmed that it helped",
+    ChangeResult.SUCCEEDED: "succeeded",
+    ChangeResult.CLEARED: "succeeded",
+    ChangeResult.NOT_CLEARED: "succeeded",
+    ChangeResult.NOT_VERIFIED: "succeeded, but the check that followed failed",
+    ChangeResult.FAILED: "failed",
+    ChangeResult.RELEASED: "was released, although it may still have been running",
+    ChangeResult.UNKNOWN: "ended without a report, and may have changed something",
+}
+_AUDIT_VERBS = {
+    "acknowledge": "acknowledged it",
+    "close": "closed it",
+    "silence": "silenced the alert",
+    "unsilence": "ended the silence",
+    "release": "released the claim",
+    "replay": "replayed the request",
+    "purge": "purged old data",
+    "pause": "paused all changes",
+    "resume": "allowed changes again",
+    "migrate": "moved the trail",
+}
+
+
+class Event(NamedTuple):
+    """Something that happened in an episode.
+
+    Attributes:
+        at: When it happened.
+        text: What happened, in one line.
+    """
+
+    at: datetime
+    text: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the event as JSON."""
+        return {"at": format_timestamp(self.at), "text": self.text}
+
+
+def list_events(episode: Episode, not_cleared_minutes: int) -> list[Event]:
+    """Return what happened in an episode, oldest first.
+
+    Args:
+        episode: The episode.
+        not_cleared_minutes: The configured value: how long after a change its alert must have
+            ended.
+    """
+    events = [_describe_notification(notification) for notification in episode.notifications]
+    refused_ids = {c.st2_execution_id for c in episode.changes if c.refusal}
+    for execution in episode.executions:
+        # The refusal of its change says the same.
+        repeats = execution.st2_execution_id in refused_ids and not execution.mutated
+        events.append(_describe_execution(execution, repeats))
+    ended_ids = {
+        execution.st2_execution_id
+        for execution in episode.executions
+        if execution.status in TERMINAL and execution.message
+    }
+    for change in episode.changes:
+        has_report = change.st2_execution_id in ended_ids
+        events += _describe_change(change, has_report, not_cleared_minutes)
+    events += [_describe_audit_entry(entry) for entry in episode.audit]
+    return sorted(events, key=lambda event: event.at)
+
+
+def _describe_notification(notification: Notification) -> Event:
+    row = notification.row
+    reason = f", {row.full_reason}" if row.full_reason else ""
+    notes = f"; not read: {row.notes}" if row.notes else ""
+    return Event(row.received_at, f"{row.status}: {row.outcome}{reason}{notes}")
+
+
+def _describe_execution(execution: Execution, omit_message: bool) -> Event:
+    name = f"{execution.st2_workflow} ({execution.st2_execution_id})"
+    message = message_with_note(execution.message, execution.dry_run, execution.mutated)
+    message = f": {message}" if message and not omit_message else ""
+    if execution.status not in TERMINAL:
+        return Event(execution.started_at or execution.linked_at, f"{name} {execution.status}")
+    seconds = execution.duration_seconds
+    duration = "" if seconds is None else f" after {_format_seconds(seconds)}"
+    moment = execution.ended_at or execution.started_at or execution.linked_at
+    return Event(moment, f"{name} {execution.status}{duration}{message}")
+
+
+def _describe_change(
+    change: Change, has_report: bool, not_cleared_minutes: int
+) -> Iterator[Event]:
+    """Yield what happened to a change.
+
+    Args:
+        change: The change.
+        has_report: Whether the report of its workflow says how it ended.
+        not_cleared_minutes: How long after the change its alert must have ended.
+    """
+    name = f"{change.action} on {change.target}"
+    if change.refusal == NOT_CLAIMED:
+        text = f"{change.action} ({change.st2_execution_id}) did nothing: {change.reason}"
+        yield Event(change.decided_at, text)
+        return
+    if change.result == ChangeResult.REFUSED:
+        retry = ""
+        if change.retry_at:
+            retry = f"; it is tried again after {format_timestamp(change.retry_at)}"
+        elif change.retried_at:
+            retry = f"; it was tried again at {format_timestamp(change.retried_at)}"
+        refusal = change.refusal.replace("_", " ")
+        yield Event(change.decided_at, f"{name} refused, {refusal}: {change.reason}{retry}")
+        return
+    yield Event(change.decided_at, f"{name} started")
+    if change.ended_at is None:
+        return
+    if not has_report:
+        yield Event(change.ended_at, f"{name} {_ENDINGS[ChangeResult(change.result)]}")
+    if change.result == ChangeResult.NOT_CLEARED:
+        moment = change.ended_at + timedelta(minutes=not_cleared_minutes)
+        yield Event(moment, f"the alert still fires {not_cleared_minutes} min after the change")
+
+
+def _describe_audit_entry(entry: AuditEntry) -> Event:
+    user = entry.st2_user or "somebody"
+    comment = f": {entry.comment}" if entry.comment else ""
+    details = entry.details
+    if entry.action == "retry":
+        result = "its new execution is unknown"
+        if details.get("started_execution_id"):
+            result = f"as {details['started_execution_id']}"
+        elif details.get("problem"):
+            result = str(details["problem"])
+        refusal = str(details.get("refusal", "")).replace("_", " ")
+        text = f"{user} tried {details.get('execution_id')} ({refusal}) again: {result}"
+        return Event(entry.at, text + comment)
+    verb = _AUDIT_VERBS.get(entry.action, entry.action)
+    if details.get("undo"):
+        verb = "withdrew the acknowledgement"
+    return Event(entry.at, f"{user} {verb}{comment}")
+
+
+def _format_seconds(seconds: float) -> str:
+    """Return a duration: "0.4 s", "12 s", "3 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,63 @@
+"""What the events about remediations say about episodes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.engine import Connection
+
+from poundcake.timestamps import parse_timestamp
+from poundcake.trail import database
+from poundcake.trail.outbox import EventKind
+from poundcake.trail.queries.episode import Approval, ReportedEnd
+from poundcake.trail.schema import events
+
+_KINDS = (EventKind.APPROVAL_WANTED, EventKind.REMEDIATION_ENDED)
+
+
+class EpisodeEvents(NamedTuple):
+    """The events about the remediations of one episode.
+
+    Attributes:
+        approvals: The newest request for approval of each workflow, by its execution. It may have
+            been answered since.
+        ends: How each workflow ended, by its execution.
+    """
+
+    approvals: dict[str, Approval]
+    ends: dict[str, ReportedEnd]
+
+
+def events_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, EpisodeEvents]:
+    """Return the events about the remediations of episodes, by the episode's name."""
+    by_episode: dict[str, EpisodeEvents] = {}
+    for chunk in database.batched(sorted({name for name in names if name})):
+        rows = connection.execute(
+            select(events.c.subject, events.c.kind, events.c.payload)
+            .where(events.c.subject.in_(chunk), events.c.kind.in_(_KINDS))
+            .order_by(events.c.at, events.c.id)
+        )
+        for row in rows:
+            found = by_episode.setdefault(row.subject, EpisodeEvents({}, {}))
+            payload = json.loads(row.payload)
+            execution_id = payload["execution_id"]
+            if row.kind == EventKind.APPROVAL_WANTED:
+                found.approvals[execution_id] = _read_approval(payload)
+            else:
+                found.ends[execution_id] = ReportedEnd(
+                    payload["refusal"], payload["action"], payload["target"]
+                )
+    return by_episode
+
+
+def _read_approval(payload: Mapping[str, Any]) -> Approval:
+    return Approval(
+        st2_inquiry_id=payload["inquiry_id"],
+        st2_execution_id=payload["execution_id"],
+        approvers=tuple(payload["approvers"]),
+        until=parse_timestamp(payload["until"]),
+        change=payload["change"],
+        evidence=tuple(payload["evidence"]),
+    )

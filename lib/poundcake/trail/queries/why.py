@@ -1,0 +1,93 @@
+"""The view why: episodes with their judgement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Sequence
+
+from sqlalchemy.engine import Connection
+
+from poundcake.config import Config
+from poundcake.trail.clock import database_now
+from poundcake.trail.episode_timeline import list_events
+from poundcake.trail.episode_verdict import Circumstances, judge
+from poundcake.trail.pause import read_pause
+from poundcake.trail.queries.episode import Episode
+from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
+from poundcake.trail.queries.page import Page
+from poundcake.trail.search import Filters
+
+
+@dataclass(frozen=True)
+class EpisodesView:
+    """A page of episodes, and what their judgements depend on.
+
+    Attributes:
+        page: The episodes, most recently seen first.
+        circumstances: What their judgements depend on besides the episodes.
+        stackstorm: Why open executions are shown as of the last sync, or ''.
+    """
+
+    page: Page[Episode]
+    circumstances: Circumstances
+    stackstorm: str = ""
+
+    def with_episodes(self, episodes: Sequence[Episode], stackstorm: str) -> EpisodesView:
+        """Return the view with other versions of the same episodes."""
+        return replace(self, page=self.page.with_rows(episodes), stackstorm=stackstorm)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the view as JSON, as its URL returns it."""
+        rows = [_JudgedEpisode(episode, self.circumstances) for episode in self.page.rows]
+        view = self.page.with_rows(rows).as_json("episodes", "count")
+        if self.circumstances.pause:
+            view = {"paused": self.circumstances.pause.as_json(), **view}
+        if self.stackstorm:
+            view["stackstorm"] = self.stackstorm
+        return view
+
+
+@dataclass(frozen=True)
+class _JudgedEpisode:
+    """An episode as the view shows it: with its judgement, and with what happened in it."""
+
+    episode: Episode
+    circumstances: Circumstances
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the episode as JSON."""
+        events = list_events(self.episode, self.circumstances.not_cleared_minutes)
+        return {
+            **judge(self.episode, self.circumstances).as_json(),
+            **self.episode.as_json(),
+            "timeline": [event.as_json() for event in events],
+        }
+
+
+def read_episodes(
+    connection: Connection,
+    filters: Filters,
+    limit: int = DEFAULT_LIMIT,
+    offset: int = 0,
+    web_url: str = "",
+    config: Config | None = None,
+) -> EpisodesView:
+    """Return the episodes of the matching alerts, most recently seen first.
+
+    Args:
+        connection: A connection to the tracking database.
+        filters: The filters on alerts.
+        limit: The maximum number of episodes.
+        offset: How many episodes to skip.
+        web_url: StackStorm's web UI, for links to the executions.
+        config: The configuration, on whose limits the judgements depend; None for the defaults.
+    """
+    config = config or Config()
+    circumstances = Circumstances(
+        now=database_now(connection),
+        pause=read_pause(connection),
+        stale_after_hours=config.stale_after_hours,
+        not_cleared_minutes=config.not_cleared_minutes,
+        breaker_failures=config.breaker_failures,
+    )
+    return EpisodesView(find_episodes(connection, filters, limit, offset, web_url), circumstances)
