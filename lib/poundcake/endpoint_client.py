@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import ssl
 from dataclasses import dataclass
-from typing import Any, Sequence, Union
-from urllib.parse import quote
+from typing import Any, Mapping, Sequence, Union
+from urllib.parse import quote, urlencode
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -19,6 +19,8 @@ from poundcake.config import Config
 from poundcake.credentials import Kind, Scope
 
 _TIMEOUT = (2, 8)  # seconds to connect, and seconds to wait for each chunk of the response
+# The same for requests that a view does not depend on. A person is waiting for the view.
+_SHORT_TIMEOUT = (1, 3)
 _OK, _SERVICE_UNAVAILABLE = 200, 503
 
 
@@ -82,17 +84,36 @@ def status(config: Config, request_id: str) -> Result:
     return _get(config, f"/api/v1/status/{quote(request_id, safe='')}", "request_id", (_OK,))
 
 
+def waiting_requests(config: Config, filters: Mapping[str, str], limit: int = 20) -> Result:
+    """Return the newest requests that wait to be recorded and contain a matching alert.
+
+    Args:
+        config: The configuration.
+        filters: The filters on alerts, as the endpoint's URL takes them.
+        limit: The maximum number of requests.
+    """
+    query = urlencode({**filters, "limit": limit})
+    path = f"/api/v1/requests/waiting?{query}"
+    return _get(config, path, "requests", (_OK,), _SHORT_TIMEOUT)
+
+
 def health(config: Config) -> Result:
     """Return the endpoint's own health view."""
     return _get(config, "/api/v1/health", "components", (_OK, _SERVICE_UNAVAILABLE))
 
 
-def _get(config: Config, path: str, expected_key: str, statuses: Sequence[int]) -> Result:
+def _get(
+    config: Config,
+    path: str,
+    expected_key: str,
+    statuses: Sequence[int],
+    timeout: tuple[float, float] = _TIMEOUT,
+) -> Result:
     """Send a GET request. A response without `expected_key` did not come from an endpoint."""
     url = config.endpoint
     try:
         with _create_session(config) as session:
-            response = session.get(url + path, timeout=_TIMEOUT, allow_redirects=False)
+            response = session.get(url + path, timeout=timeout, allow_redirects=False)
     # A failed request or an unreadable certificate file raises OSError. An invalid URL or a file
     # without a certificate raises ValueError.
     except (OSError, ValueError) as error:

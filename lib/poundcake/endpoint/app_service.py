@@ -6,6 +6,7 @@ from typing import Any, Callable, Protocol
 
 from poundcake.announcement import Request
 from poundcake.endpoint.metrics import Metrics
+from poundcake.trail.search import Filters
 
 
 class RequestJournal(Protocol):
@@ -66,6 +67,13 @@ class Service(Protocol):
                 read.
             JournalError: The request is not in the tracking database, and the journal cannot be
                 read.
+        """
+
+    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+        """Return the newest requests that are not recorded yet and contain a matching alert.
+
+        Raises:
+            JournalError: The journal cannot be read.
         """
 
     def health(self) -> dict[str, Any]:

@@ -18,10 +18,13 @@ from poundcake.endpoint.journal_keeper import JournalKeeper
 from poundcake.endpoint.metrics import CountedBus, Metrics
 from poundcake.endpoint.pipeline import Pipeline
 from poundcake.endpoint.tracking_reader import TrackingReader
+from poundcake.endpoint.waiting_requests import find_waiting
 from poundcake.stackstorm import StackStorm
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database, queries, refresh, short_ids
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.record import config_identity
+from poundcake.trail.search import Filters
 
 _SHORT_ID = re.compile(rf"[0-9a-f-]{{{short_ids.MIN_CHARACTERS},35}}\Z")
 VIEW_TIMEOUT_SECONDS = 5
@@ -78,6 +81,19 @@ class Installation:
         if document is None and problem:
             raise JournalError(problem)
         return document
+
+    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+        """Return the newest requests that are not recorded yet and contain a matching alert.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        journal, pipeline = self.keeper.journal, self.keeper.pipeline
+        if journal is None:
+            raise JournalError(self.keeper.problem())
+        blocked_by = pipeline.blocked_by if pipeline else lambda entry: ""
+        identity = config_identity(self.config)
+        return find_waiting(journal, identity, filters, limit, offset, blocked_by)
 
     def _find_entry(self, request_id: str) -> tuple[Entry | None, str]:
         """Return the journal's entry for a request, or None.

@@ -212,6 +212,10 @@ class Journal:
         """Return the requests that were published and are not known to be recorded."""
         return self._entries(f"WHERE state = '{RequestState.ANNOUNCED}' ORDER BY id")
 
+    def newest_waiting(self, limit: int) -> list[Entry]:
+        """Return requests that wait to be recorded, newest first, up to BATCH_BYTES of bodies."""
+        return _take_batch(self._entries(f"WHERE {_WAITING} ORDER BY id DESC LIMIT ?", limit))
+
     def due_recorded(self, limit: int) -> list[Entry]:
         """Return recorded requests whose next step is due, up to PAGE_ALERTS alerts."""
         where = (

@@ -28,6 +28,7 @@ from poundcake.endpoint.tls import Certificates, TLSError
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import StackStorm
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.search import Filters
 
 STOP_SECONDS = 2.0
 """Seconds to wait for requests in flight.
@@ -301,6 +302,14 @@ class Endpoint:
                 read.
         """
         return self._configured_installation.status(request_id)
+
+    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+        """Return the newest requests that are not recorded yet and contain a matching alert.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return self._configured_installation.waiting_requests(filters, limit, offset)
 
     def health(self) -> dict[str, Any]:
         """Return the health view of the endpoint."""

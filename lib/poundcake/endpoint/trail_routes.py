@@ -41,8 +41,12 @@ _WHY_FILTERS = (*_FILTERS, "episode", "request_id")
 _STATS_FILTERS = tuple(name for name in _EXECUTION_FILTERS if name != "before")
 
 
+# The outcome of an alert is decided when it is recorded, and the search has only one page.
+_WAITING_FILTERS = tuple(name for name in _FILTERS if name not in ("outcome", "before"))
+
+
 class TrailRoutes:
-    """The routes that read the tracking database."""
+    """The routes that read the tracking database or the journal."""
 
     def __init__(self, config: Config, service: Service) -> None:
         self._config = config
@@ -52,6 +56,7 @@ class TrailRoutes:
         """Return the routes."""
         return [
             Route("GET", "/api/v1/status/{request_id}", self._status),
+            Route("GET", "/api/v1/requests/waiting", self._waiting_requests),
             Route("GET", "/api/v1/executions/recent", self._recent_requests),
             Route("GET", "/api/v1/alerts/active", self._active_alerts),
             Route("GET", "/api/v1/st2/executions", self._executions),
@@ -65,6 +70,12 @@ class TrailRoutes:
         if trail is None:
             raise ProblemError(HTTPStatus.NOT_FOUND, "no request with this request_id is known")
         return HTTPResponse.json(HTTPStatus.OK, trail)
+
+    def _waiting_requests(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        page = parse_page(request.query, _WAITING_FILTERS, 20)
+        filters = search.parse(None, **page.text_values)
+        document = self._service.waiting_requests(filters, page.limit, page.offset)
+        return HTTPResponse.json(HTTPStatus.OK, document)
 
     def _recent_requests(self, request: HTTPRequest, _: str) -> HTTPResponse:
         page = parse_page(request.query, _FILTERS, 20)

@@ -676,7 +676,7 @@ def _check_daily_limit(
 ) -> _Reason | None:
     return _check_count(
         Refusal.DAILY_TARGET_LIMIT,
-        f"changes to {situation.target} in 24 hours",
+        f"to {situation.target} in 24 hours",
         "max_changes_per_target_per_day",
         config.max_changes_per_target_per_day,
         situation.target_changes_last_day,
@@ -689,7 +689,7 @@ def _check_hourly_limit(
 ) -> _Reason | None:
     return _check_count(
         Refusal.HOURLY_LIMIT,
-        f"changes of {request.remediation_name} in an hour",
+        f"of {request.remediation_name} in an hour",
         "max_changes_per_remediation_per_hour",
         config.max_changes_per_remediation_per_hour,
         situation.remediation_changes_last_hour,
@@ -702,7 +702,7 @@ def _check_site_limit(
 ) -> _Reason | None:
     return _check_count(
         Refusal.SITE_LIMIT,
-        "changes of all remediations in an hour",
+        "of all remediations in an hour",
         "max_changes_per_hour",
         config.max_changes_per_hour,
         situation.changes_last_hour,
@@ -754,9 +754,10 @@ def _check_count(
     if not limit or len(counted_changes) < limit:
         return None
     until: datetime = counted_changes[limit - 1].decided_at + window
+    count = "1 change" if len(counted_changes) == 1 else f"{len(counted_changes)} changes"
     return _Reason(
         refusal,
-        f"{len(counted_changes)} {description}, and {key} is {limit}",
+        f"{count} {description}, and {key} is {limit}",
         f"the next one is possible at {format_deadline(until)}; or raise {key}",
     )
 

@@ -7,6 +7,8 @@ columns of execution_db and, if the execution requested a change, of its row in 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Mapping
 
 from poundcake.stackstorm import TERMINAL, WAITING, ExecutionStatus
 from poundcake.string_enum import StringEnum
@@ -65,13 +67,19 @@ _RESULTS_BY_STAGE = {
     "ended": ExecutionResult.REFUSED,
     NOT_CLAIMED: ExecutionResult.NOT_CLAIMED,
 }
+_RESULTS_BY_STATUS = {
+    "failed": ExecutionResult.FAILED,
+    "timeout": ExecutionResult.FAILED,
+    "abandoned": ExecutionResult.FAILED,
+    "canceled": ExecutionResult.CANCELED,
+}
 _VERIFY_STAGE = "verify"
 _RESULTS_BY_REFUSAL = {
     "dry_run": ExecutionResult.DRY_RUN,
     "no_action": ExecutionResult.EVIDENCE,
     NOT_CLAIMED: ExecutionResult.NOT_CLAIMED,
 }
-_RESULTS_BY_CHANGE_RESULT = {
+_RESULTS_BY_CHANGE_RESULT: Mapping[str, ExecutionResult] = {
     ChangeResult.CLEARED: ExecutionResult.CLEARED,
     ChangeResult.NOT_CLEARED: ExecutionResult.NOT_CLEARED,
     ChangeResult.NOT_VERIFIED: ExecutionResult.NOT_VERIFIED,
@@ -90,6 +98,7 @@ _END_RESULTS = {
 }
 
 
+@lru_cache(maxsize=4096)
 def execution_result(
     status: str,
     stage: str = "",
@@ -115,25 +124,36 @@ def execution_result(
     if status in WAITING:
         return ExecutionResult.WAITING
     is_known = status not in ("", "unknown")
-    if is_known and status not in TERMINAL:
+    is_unfinished = change_result == "" or (is_known and status not in TERMINAL)
+    if is_unfinished:
         return ExecutionResult.RUNNING
-    if change_result == "":
-        return ExecutionResult.RUNNING
+    recorded_result = _result_of_recorded_change(change_result, mutated, cleared)
+    if recorded_result:
+        return recorded_result
+    if mutated:
+        return _result_of_reported_change(status, stage, cleared)
+    if refusal:
+        return result_of_refusal(refusal)
+    return _result_without_change(status, stage, dry_run, mutated)
+
+
+def _result_of_recorded_change(
+    change_result: str | None, mutated: bool | None, cleared: bool | None
+) -> ExecutionResult | None:
+    """Return the result of an execution whose change has ended, or None if it made none."""
     if change_result in UNDECIDED:
         return _result_of_change(cleared)
-    if change_result in _RESULTS_BY_CHANGE_RESULT:
-        return _RESULTS_BY_CHANGE_RESULT[ChangeResult(change_result)]
     is_unreported = change_result in (ChangeResult.UNKNOWN, ChangeResult.RELEASED)
     if is_unreported and mutated is not False:
         return ExecutionResult.UNKNOWN
-    if refusal and not mutated:
-        return result_of_refusal(refusal)
-    if mutated:
-        if status in (ExecutionStatus.SUCCEEDED, ExecutionStatus.CANCELED):
-            return _result_of_change(cleared)
-        is_unverified = stage == _VERIFY_STAGE
-        return ExecutionResult.NOT_VERIFIED if is_unverified else ExecutionResult.FAILED
-    return _result_without_change(status, stage, dry_run, mutated)
+    return _RESULTS_BY_CHANGE_RESULT.get(change_result or "")
+
+
+def _result_of_reported_change(status: str, stage: str, cleared: bool | None) -> ExecutionResult:
+    """Return the result of an ended execution that reported a change that is not recorded."""
+    if status in (ExecutionStatus.SUCCEEDED, ExecutionStatus.CANCELED):
+        return _result_of_change(cleared)
+    return ExecutionResult.NOT_VERIFIED if stage == _VERIFY_STAGE else ExecutionResult.FAILED
 
 
 def _result_of_change(cleared: bool | None) -> ExecutionResult:
@@ -146,20 +166,15 @@ def _result_without_change(
     status: str, stage: str, dry_run: bool | None, mutated: bool | None
 ) -> ExecutionResult:
     """Return the result of an ended execution that requested and reported no change."""
-    has_succeeded = status == ExecutionStatus.SUCCEEDED
     result = result_of_stage(stage)
+    if status == ExecutionStatus.SUCCEEDED:
+        if result or dry_run:
+            return result or ExecutionResult.DRY_RUN
+        return ExecutionResult.OTHER if mutated is None else ExecutionResult.EVIDENCE
     # A workflow that could not collect its evidence has failed.
-    if result and (has_succeeded or result is not ExecutionResult.EVIDENCE):
+    if result and result is not ExecutionResult.EVIDENCE:
         return result
-    if status == ExecutionStatus.CANCELED:
-        return ExecutionResult.CANCELED
-    if status in ("failed", "timeout", "abandoned"):
-        return ExecutionResult.FAILED
-    if not has_succeeded:
-        return ExecutionResult.UNKNOWN
-    if dry_run:
-        return ExecutionResult.DRY_RUN
-    return ExecutionResult.OTHER if mutated is None else ExecutionResult.EVIDENCE
+    return _RESULTS_BY_STATUS.get(status, ExecutionResult.UNKNOWN)
 
 
 def result_of_stage(stage: str) -> ExecutionResult | None:
@@ -190,6 +205,25 @@ def end_result(result: ExecutionResult) -> EndResult | None:
     return _END_RESULTS.get(result)
 
 
+def cleared_in_time(is_late: bool | None, is_open: bool) -> bool | None:
+    """Return whether an alert ended in time after a change.
+
+    Args:
+        is_late: Whether the alert kept firing, or has kept firing, for longer than
+            `not_cleared_minutes` after the change. None if the change has not ended, or if the
+            alert opened no incident.
+        is_open: Whether its incident is open.
+
+    Returns:
+        None if that is not known yet.
+    """
+    if is_late is None:
+        return None
+    if is_late:
+        return False
+    return None if is_open else True
+
+
 def has_cleared(
     changed_at: datetime | None,
     closed_at: datetime | None,
@@ -209,9 +243,8 @@ def has_cleared(
     Returns:
         None if that is not known yet, or if the alert opened no incident.
     """
-    if changed_at is None:
+    fired_until = now if is_open else closed_at
+    if changed_at is None or fired_until is None:
         return None
-    deadline = changed_at + timedelta(minutes=not_cleared_minutes)
-    if is_open:
-        return False if now > deadline else None
-    return None if closed_at is None else closed_at <= deadline
+    is_late = fired_until - changed_at > timedelta(minutes=not_cleared_minutes)
+    return cleared_in_time(is_late, is_open)

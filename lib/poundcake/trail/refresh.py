@@ -227,15 +227,21 @@ def _refresh_approvals(episode: Episode, approvals: Mapping[str, Approval | None
         approvals: The current requests, by the execution of the workflow.
     """
     reported = {approval.st2_execution_id: approval for approval in episode.approvals}
-    executions, current = [], []
-    for execution in episode.executions:
-        row_id = execution.st2_execution_id
-        approval = approvals.get(row_id, reported.get(row_id))
-        if approval and execution.status in WAITING:
-            current.append(approval)
-            execution = replace(execution, message=approval.describe())
-        executions.append(execution)
-    return replace(episode, executions=executions, approvals=current)
+    current = {
+        execution.st2_execution_id: approvals.get(
+            execution.st2_execution_id, reported.get(execution.st2_execution_id)
+        )
+        for execution in episode.executions
+        if execution.status in WAITING
+    }
+    pending = {row_id: approval for row_id, approval in current.items() if approval}
+    executions = [
+        replace(execution, message=pending[execution.st2_execution_id].describe())
+        if execution.st2_execution_id in pending
+        else execution
+        for execution in episode.executions
+    ]
+    return replace(episode, executions=executions, approvals=list(pending.values()))
 
 
 def _update_incident(row: dict[str, Any], execution: Execution | None) -> None:

@@ -339,7 +339,7 @@ class TestEpisodes:
             "changes"
         ]
         assert "execution e1" in change_view["reason"]
-        assert f"{WORKFLOW} on web-0 (e2): refused, not_claimed: execution e1" in text.why(why, 24)
+        assert f"{WORKFLOW} on web-0 (e2): refused, not_claimed: execution e1" in text.why(why)
         status = view(engine, queries.status, request_id=hosts.request_id)
         assert status["changes"] == [change_view]
 

@@ -453,7 +453,7 @@ class TestWithoutAutoMigrate:
     def test_earlier_tables_are_refused_and_not_changed(self, engine, create_tables, version):
         create_tables(version)
         before = read_structure(engine)
-        expected = f"schema {version}, this release needs 12: run `st2 run poundcake.migrate`"
+        expected = f"schema {version}, this release needs 13: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(
@@ -668,7 +668,9 @@ class TestConcurrentMigrations:
             other_engine.dispose()
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
-        assert output.endswith("done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n")
+        assert output.endswith(
+            "done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n"
+        )
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
@@ -690,9 +692,9 @@ class TestConcurrentMigrations:
             # The server aborts the first migration, and the second one waits for the same lock.
             wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
-        assert output.endswith("done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n"), (
-            output
-        )
+        assert output.endswith(
+            "done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n"
+        ), output
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
 

@@ -101,9 +101,9 @@ def test_the_views_show_the_pause_at_the_top(engine):
     health = add_pause({"status": "ok"}, engine)
     assert episodes["paused"] == active["paused"] == health["paused"] == expected
     line = "PAUSED by anna at 2026-01-14T12:00:00Z until 2027-01-13T12:00:00Z: maintenance"
-    for page in (text.why(episodes, 24), text.alerts_active(active)):
+    for page in (text.why(episodes), text.alerts_active(active)):
         assert page.splitlines()[1] == line
         assert page.splitlines()[2].endswith("st2 run poundcake.resume")
-    assert text.why(view(engine, queries.why, filters=search.parse(alert_name="x")), 24).startswith(
+    assert text.why(view(engine, queries.why, filters=search.parse(alert_name="x"))).startswith(
         "\nPAUSED"
     )

@@ -92,7 +92,7 @@ class TestGone:
         (episode,) = answer["episodes"]
         assert (episode["state"], episode["ended_by"]) == ("gone", "gone")
         assert episode["ends_at"] == format_optional(trail.now)
-        assert "gone: no Alertmanager holds the alert any more" in text.why(answer, 24)
+        assert "gone: no Alertmanager holds the alert any more" in text.why(answer)
 
     def test_the_alert_may_fire_again(self, trail):
         trail.run_round()
@@ -279,7 +279,7 @@ class TestSilences:
         trail.primary.silenced = False
         assert trail.run_round(60).silenced == 0
         assert (trail.one().silence_id, trail.one().silenced_by) == (None, None)
-        assert "silenced" not in text.why(view(trail.engine, queries.why, Filters()), 24)
+        assert "silenced" not in text.why(view(trail.engine, queries.why, Filters()))
 
     @pytest.mark.parametrize("broken", ["alerts", "silences"])
     def test_the_silence_is_kept_while_alertmanager_does_not_answer(self, trail, broken):
@@ -314,7 +314,7 @@ class TestSilences:
     def test_an_incident_that_has_ended_shows_no_silence(self, trail):
         resolve = alert(status="resolved", ends_at=trail.now)
         record_requests(trail.engine, Config(), [request(resolve, received_at=trail.now)])
-        assert "silenced" not in text.why(view(trail.engine, queries.why, Filters()), 24)
+        assert "silenced" not in text.why(view(trail.engine, queries.why, Filters()))
 
 
 class TestCost:

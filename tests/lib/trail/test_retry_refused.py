@@ -503,7 +503,7 @@ class TestNeverTwice:
 class TestViews:
     def read_why(self, trail):
         page = view(trail.engine, queries.why, search.parse(fingerprint="f0"))
-        return page["episodes"][0]["changes"], text.why(page, 24)
+        return page["episodes"][0]["changes"], text.why(page)
 
     def test_the_views_show_the_time_of_the_retry(self, trail):
         (change,), why_text = self.read_why(trail)

@@ -71,7 +71,7 @@ class SilencedTrail:
         return str(caught.value)
 
     def render_why(self):
-        return text.why(view(self.engine, queries.why, Filters()), 24)
+        return text.why(view(self.engine, queries.why, Filters()))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ has its own module, which returns typed rows:
 | executions_recent | /api/v1/executions/recent | requests |
 | alerts_active | /api/v1/alerts/active | incidents |
 | st2_executions | /api/v1/st2/executions | executions |
-| why | | why, episodes, episode, episode_events |
+| why | | why, episodes, episode, episode_events, episode_verdict, episode_timeline |
 | alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, `near_misses` explains answers without

@@ -267,10 +267,9 @@ def _read_descriptions(connection: Connection, alert_ids: Sequence[int]) -> dict
             case((func.length(column) <= _MAX_DESCRIPTION, column), else_="{}")
             for column in (alerts.c.labels, alerts.c.annotations)
         ]
-        for row_id, labels, annotations in connection.execute(
-            select(alerts.c.id, *texts).where(alerts.c.id.in_(chunk))
-        ):
-            descriptions[row_id] = Description.of(json.loads(labels), json.loads(annotations))
+        rows = connection.execute(select(alerts.c.id, *texts).where(alerts.c.id.in_(chunk)))
+        for row_id, labels, notes in rows:
+            descriptions[row_id] = Description.of(json.loads(labels), json.loads(notes))
     return descriptions
 
 

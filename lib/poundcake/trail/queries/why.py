@@ -9,10 +9,10 @@ from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
 from poundcake.trail.clock import database_now
-from poundcake.trail.episode_timeline import list_events
-from poundcake.trail.episode_verdict import Circumstances, judge
 from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.episode import Episode
+from poundcake.trail.queries.episode_timeline import list_events
+from poundcake.trail.queries.episode_verdict import Circumstances, judge, list_runs
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
 from poundcake.trail.queries.page import Page
 from poundcake.trail.search import Filters
@@ -56,7 +56,8 @@ class _JudgedEpisode:
 
     def as_json(self) -> dict[str, Any]:
         """Return the episode as JSON."""
-        events = list_events(self.episode, self.circumstances.not_cleared_minutes)
+        runs = list_runs(self.episode, self.circumstances)
+        events = list_events(self.episode, runs, self.circumstances.not_cleared_minutes)
         return {
             **judge(self.episode, self.circumstances).as_json(),
             **self.episode.as_json(),

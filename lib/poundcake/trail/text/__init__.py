@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from poundcake.trail.text.episodes import why
 from poundcake.trail.text.health import health
+from poundcake.trail.text.layout import DEFAULT_WIDTH, MAX_WIDTH, MIN_WIDTH
 from poundcake.trail.text.lists import alerts_active, executions_recent, st2_executions
 from poundcake.trail.text.request import status
 from poundcake.trail.text.stats import stats
 
 __all__ = [
+    "DEFAULT_WIDTH",
+    "MAX_WIDTH",
+    "MIN_WIDTH",
     "alerts_active",
     "executions_recent",
     "health",

@@ -2,94 +2,198 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-from typing import Any, Mapping
+import re
+from datetime import datetime, timezone
+from typing import Any, Mapping, Sequence
 
-from poundcake.timestamps import parse_timestamp
+from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.text.layout import (
+    DEFAULT_WIDTH,
     counted,
+    display_width,
     footer_lines,
     format_age,
+    format_elapsed,
+    format_time,
     format_total,
     join_lines,
+    label_text,
     sanitize,
+    unbreakable,
+    wrap,
+    wrap_all,
 )
-from poundcake.trail.text.near_misses import near_miss_lines
-from poundcake.trail.text.remarks import (
-    audit_lines,
-    change_lines,
-    incident_remark_lines,
-    pause_lines,
-)
+from poundcake.trail.text.remarks import incident_remark_lines, pause_lines
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_COMMAND = re.compile("`st2 [^`]{1,150}`")
+_MAX_LABEL_LINES = 3
+_MAX_EVIDENCE = 3
+_INDENT = "  "
 
 
-def why(view: dict[str, Any], stale_after_hours: int, now: datetime | None = None) -> str:
+def why(view: dict[str, Any], now: datetime | None = None, width: int = DEFAULT_WIDTH) -> str:
     """Format what was done about an alert, episode by episode.
 
     Args:
         view: The view, as JSON.
-        stale_after_hours: The configured value. An incident without a notification for this many
-            hours is shown as stale.
         now: The time to which ages are relative. The default is the current time.
+        width: The number of columns of the terminal.
     """
-    now = now or datetime.now(timezone.utc)
-    stale_before = now - timedelta(hours=stale_after_hours)
-    view = sanitize(view)
-    if not view["episodes"]:
-        no_match_so_far = "none of the newest alerts matches"
-        message = no_match_so_far if view.get("next") else "no matching alert is recorded"
-        misses = near_miss_lines(view)
-        return join_lines([*pause_lines(view), message, *misses, *footer_lines(view)])
-    lines = pause_lines(view)
-    for episode in view["episodes"]:
-        lines += [*_episode_lines(episode, now, stale_before), ""]
-    return join_lines([*lines, format_total(view, "count", "episode"), *footer_lines(view)])
+    page = _Page(sanitize(view), now or datetime.now(timezone.utc), width)
+    return join_lines(page.lines())
 
 
-def _episode_lines(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> list[str]:
-    title_parts = [
-        episode[name] for name in ("alert_name", "instance", "severity") if episode[name]
-    ]
-    lines = ["  ".join([*title_parts, _summary(episode, now, stale_before)])]
-    if episode["episode"]:
-        lines.append(f"  episode {episode['episode']}")
-    for alert in episode["alerts"]:
-        reason = f", {alert['reason']}" if alert["reason"] else ""
-        lines.append(f"  {alert['received_at']}  {alert['status']}: {alert['outcome']}{reason}")
-        lines.append(f"    request {alert['request_id']}")
-        if alert.get("notes"):
-            lines.append(f"    not read: {alert['notes']}")
-    if episode.get("alerts_left_out"):
-        lines.append(f"  {counted(episode['alerts_left_out'], 'more notification')}")
-    for execution in episode["stackstorm_executions"]:
-        seconds, message = execution["duration_seconds"], execution["message"]
-        lines.append(
-            f"  {execution['st2_workflow']} ({execution['st2_execution_id']}): "
-            f"{execution['status']}"
-            + (f" after {seconds} s" if seconds is not None else "")
-            + (f", {message}" if message else "")
-        )
-    if not episode["stackstorm_executions"]:
-        lines.append("  nothing ran for it")
-    lines += [f"  {line}" for line in change_lines(episode)]
-    lines += [f"  {remark}" for remark in incident_remark_lines(episode)]
-    lines += [f"  {line}" for line in audit_lines(episode)]
-    return lines
+class _Page:
+    """The lines of the view."""
+
+    def __init__(self, view: dict[str, Any], now: datetime, width: int):
+        self._view = view
+        self._now = now
+        self._width = width
+
+    def lines(self) -> list[str]:
+        """Return the lines of the view. They fit into the width."""
+        view = self._view
+        lines = self._wrap_all([self._sentence(line) for line in pause_lines(view)])
+        waiting = view.get("waiting", [])
+        for request in waiting:
+            lines += [*self._waiting_lines(request), ""]
+        for episode in view["episodes"]:
+            lines += [*self._episode_lines(episode), ""]
+        ending = [format_total(view, "count", "episode")]
+        if not view["episodes"]:
+            other = "other " if waiting else ""
+            ending = [f"no {other}matching alert is recorded"]
+            if view.get("next"):
+                ending = ["none of the newest alerts matches"]
+        ending += footer_lines(view)
+        if view.get("endpoint"):
+            ending.append(f"requests that wait to be recorded are not shown: {view['endpoint']}")
+        return lines + self._wrap_all(ending)
+
+    def _episode_lines(self, episode: Mapping[str, Any]) -> list[str]:
+        lines = [_INDENT + self._sentence(episode["headline"])]
+        for approval in episode.get("approvals", ()):
+            lines += [f"{_INDENT}seen: {line}" for line in approval["evidence"][:_MAX_EVIDENCE]]
+        lines += self._description_lines(episode)
+        ids = [f"{_INDENT}request {episode['alerts'][-1]['request_id']}"]
+        if episode["episode"]:
+            ids.insert(0, f"{_INDENT}episode {episode['episode']}")
+        return [
+            *self._title_lines(episode, self._duration(episode)),
+            *self._wrap_all(lines),
+            *self._timeline_lines(episode),
+            *self._wrap_all([_INDENT + remark for remark in _remarks(episode)]),
+            *self._wrap_all(ids),
+            *self._next_lines(episode),
+        ]
+
+    def _waiting_lines(self, request: Mapping[str, Any]) -> list[str]:
+        received = f"received {format_age(request['received_at'], self._now)}"
+        lines = [
+            _INDENT + self._sentence(request["headline"]),
+            *self._description_lines(request),
+            f"{_INDENT}request {request['request_id']}",
+        ]
+        return [
+            *self._title_lines(request, received),
+            *self._wrap_all(lines),
+            *self._next_lines(request),
+        ]
+
+    def _title_lines(self, episode: Mapping[str, Any], duration: str) -> list[str]:
+        """Return the verdict, the alert, and how long it fires or fired."""
+        name = episode["alert_name"] or "(an alert without a name)"
+        facts = ", ".join(filter(None, (episode["severity"], unbreakable(duration))))
+        parts = filter(None, (episode["title"], name, episode["instance"], facts))
+        # A continuation has a deeper indent than any line of its own, so that no text of an alert
+        # can imitate such a line.
+        return wrap("  ".join(parts), self._width, _INDENT * 2)
+
+    def _duration(self, episode: Mapping[str, Any]) -> str:
+        if episode["state"] == "firing":
+            return f"firing for {format_elapsed(episode['starts_at'], self._now)}"
+        if not episode["state"]:
+            return f"received {format_age(episode['last_seen_at'], self._now)}"
+        ended_at = episode["ends_at"]
+        ago = f" {format_age(ended_at, self._now)}" if ended_at else ""
+        return f"{episode['state']}{ago}"
+
+    def _description_lines(self, episode: Mapping[str, Any]) -> list[str]:
+        """Return the summary, the runbook and the labels of an alert."""
+        lines = [f"{_INDENT}alert: {episode['summary']}"] if episode["summary"] else []
+        if episode["runbook_url"]:
+            lines.append(f"{_INDENT}runbook: {episode['runbook_url']}")
+        labels = dict(episode["labels"])
+        count = len(labels)
+        while len(wrap(self._label_line(labels), self._width)) > _MAX_LABEL_LINES:
+            if len(labels) == 1:
+                break
+            labels.popitem()
+        if labels:
+            lines.append(self._label_line(labels))
+        if count > len(labels):
+            lines.append(_INDENT + counted(count - len(labels), "more label"))
+        return lines
+
+    def _label_line(self, labels: Mapping[str, str]) -> str:
+        return f"{_INDENT}labels: {label_text(labels)}"
+
+    def _timeline_lines(self, episode: Mapping[str, Any]) -> list[str]:
+        lines: list[str] = []
+        for event in episode["timeline"]:
+            start = f"{_INDENT}{format_time(event['at'], self._now)}  "
+            text = start + self._sentence(_without(event["text"], episode["headline"]))
+            lines += wrap(text, self._width, " " * min(len(start), self._width // 4))
+        if episode.get("alerts_left_out"):
+            more = counted(episode["alerts_left_out"], "more notification")
+            last = format_time(episode["last_seen_at"], self._now)
+            lines.append(f"{_INDENT}{more}, the last one at {last}")
+        return lines
+
+    def _next_lines(self, episode: Mapping[str, Any]) -> list[str]:
+        """Return what happens next by itself or by a person, and the command for it."""
+        lines = [f"{_INDENT}next: {self._sentence(episode['next_step'], with_remaining=True)}"]
+        command = unbreakable(episode["next_command"])
+        if command:
+            fits = display_width(command) <= self._width - len(_INDENT * 2)
+            lines.append(_INDENT + (f"run: {command}" if fits else unbreakable(f"run: {command}")))
+        return self._wrap_all(lines)
+
+    def _wrap_all(self, lines: Sequence[str]) -> list[str]:
+        return wrap_all(lines, self._width)
+
+    def _sentence(self, text: str, with_remaining: bool = False) -> str:
+        """Return a sentence whose times are short and whose commands are never broken.
+
+        Args:
+            text: The sentence.
+            with_remaining: Whether to say how long it is until a time in the future.
+        """
+
+        def format_match(match: re.Match[str]) -> str:
+            moment = parse_timestamp(match[0])
+            remaining = ""
+            if with_remaining and moment and moment > self._now:
+                now = format_timestamp(self._now)
+                remaining = f" (in {format_elapsed(now, moment)})"
+            return format_time(match[0], self._now) + remaining
+
+        text = _TIME.sub(format_match, text)
+        return _COMMAND.sub(lambda match: unbreakable(match[0]), text)
 
 
-def _summary(episode: Mapping[str, Any], now: datetime, stale_before: datetime) -> str:
-    """Return a summary of an episode: its state, its times, and its number of notifications."""
-    count = episode["notifications"]
-    seen = f"seen {count} times" if count > 1 else "seen once"
-    if episode["state"] == "firing":
-        outcome = episode.get("outcome", "").replace("_", " ")
-        last_seen_at = parse_timestamp(episode["last_seen_at"])
-        stale = "stale" if last_seen_at and last_seen_at < stale_before else ""
-        remarks = ", ".join(filter(None, (outcome, stale)))
-        firing = f"firing ({remarks})" if remarks else "firing"
-        last_notification = f"last notification {format_age(episode['last_seen_at'], now)}"
-        return f"{firing} since {episode['starts_at']}, {seen}, {last_notification}"
-    if episode["state"]:
-        ended = f" at {episode['ends_at']}" if episode["ends_at"] else ""
-        return f"{episode['state']}{ended}, began at {episode['starts_at']}, {seen}"
-    return "not an incident"
+def _without(text: str, headline: str) -> str:
+    """Return the text of an event without the headline, which is shown above."""
+    if headline not in text:
+        return text
+    before, _, after = text.partition(headline)
+    return before.rstrip(" :;") + after
+
+
+def _remarks(episode: Mapping[str, Any]) -> list[str]:
+    """Return the remarks on the incident that neither the headline nor the timeline contains."""
+    verdict = episode["verdict"]
+    remarks = incident_remark_lines({**episode, "notes": ""})
+    return [remark for remark in remarks if not remark.startswith(verdict)]

@@ -49,7 +49,7 @@ def test_each_view_shows_each_status_of_stackstorm(engine):
     for key in ("remediation_status", "st2_execution_status"):
         statuses = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
         assert statuses == {status: status for status in STATUSES}
-    for output in (text.status(trail), text.st2_executions(execution_list), text.why(why, 24)):
+    for output in (text.status(trail), text.st2_executions(execution_list), text.why(why)):
         lines = [re.split(r"[^\w-]+", line) for line in output.split("\n")]
         for status in STATUSES:
             (line,) = [line for line in lines if "e-" + status in line]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Sequence
 
-from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
+from poundcake.trail.clock import format_deadline
+from poundcake.trail.execution_results import ExecutionResult
 from poundcake.trail.queries.episode import Episode, Notification
-from poundcake.trail.queries.rows import Execution, message_with_note
+from poundcake.trail.queries.episode_verdict import Run
 
 # What is said about a change when it ends, if its workflow says nothing.
 _ENDINGS = {
@@ -22,6 +23,17 @@ _ENDINGS = {
     ChangeResult.FAILED: "failed",
     ChangeResult.RELEASED: "was released, although it may still have been running",
     ChangeResult.UNKNOWN: "ended without a report, and may have changed something",
+}
+# What is said about an execution, by its result. The message of the execution follows.
+_RESULTS = {
+    ExecutionResult.DRY_RUN: "ended as a dry run",
+    ExecutionResult.EVIDENCE: "changed nothing",
+    ExecutionResult.REFUSED: "was refused",
+    ExecutionResult.NOT_CLAIMED: "did nothing",
+    ExecutionResult.CANCELED: "was cancelled",
+    ExecutionResult.FAILED: "failed",
+    ExecutionResult.NOT_VERIFIED: "ran, but the check that followed failed",
+    ExecutionResult.UNKNOWN: "ended without a report",
 }
 _AUDIT_VERBS = {
     "acknowledge": "acknowledged it",
@@ -53,27 +65,24 @@ class Event(NamedTuple):
         return {"at": format_timestamp(self.at), "text": self.text}
 
 
-def list_events(episode: Episode, not_cleared_minutes: int) -> list[Event]:
+def list_events(episode: Episode, runs: Sequence[Run], not_cleared_minutes: int) -> list[Event]:
     """Return what happened in an episode, oldest first.
 
     Args:
         episode: The episode.
+        runs: Its executions, and what they achieved.
         not_cleared_minutes: The configured value: how long after a change its alert must have
             ended.
     """
     events = [_describe_notification(notification) for notification in episode.notifications]
-    refused_ids = {c.st2_execution_id for c in episode.changes if c.refusal}
-    for execution in episode.executions:
-        # The refusal of its change says the same.
-        repeats = execution.st2_execution_id in refused_ids and not execution.mutated
-        events.append(_describe_execution(execution, repeats))
-    ended_ids = {
-        execution.st2_execution_id
-        for execution in episode.executions
-        if execution.status in TERMINAL and execution.message
-    }
+    # The refusal of its change says what an execution did.
+    shown_runs = [run for run in runs if not (run.result is ExecutionResult.REFUSED and run.change)]
+    asking_ids = {approval.st2_execution_id for approval in episode.approvals}
+    for run in shown_runs:
+        events.append(_describe_run(run, run.execution.st2_execution_id in asking_ids))
+    reporting_ids = {run.execution.st2_execution_id for run in shown_runs if run.execution.message}
     for change in episode.changes:
-        has_report = change.st2_execution_id in ended_ids
+        has_report = change.st2_execution_id in reporting_ids
         events += _describe_change(change, has_report, not_cleared_minutes)
     events += [_describe_audit_entry(entry) for entry in episode.audit]
     return sorted(events, key=lambda event: event.at)
@@ -81,31 +90,32 @@ def list_events(episode: Episode, not_cleared_minutes: int) -> list[Event]:
 
 def _describe_notification(notification: Notification) -> Event:
     row = notification.row
-    reason = f", {row.full_reason}" if row.full_reason else ""
+    outcome = "" if row.outcome == row.status or row.reason.startswith(row.outcome) else row.outcome
+    description = ", ".join(filter(None, (outcome.replace("_", " "), row.full_reason)))
     notes = f"; not read: {row.notes}" if row.notes else ""
-    return Event(row.received_at, f"{row.status}: {row.outcome}{reason}{notes}")
+    return Event(row.received_at, f"{row.status}: {description or row.outcome}{notes}")
 
 
-def _describe_execution(execution: Execution, omit_message: bool) -> Event:
+def _describe_run(run: Run, asks: bool) -> Event:
+    execution = run.execution
     name = f"{execution.st2_workflow} ({execution.st2_execution_id})"
-    message = message_with_note(execution.message, execution.dry_run, execution.mutated)
-    message = f": {message}" if message and not omit_message else ""
-    if execution.status not in TERMINAL:
-        return Event(execution.started_at or execution.linked_at, f"{name} {execution.status}")
+    started_at = execution.started_at or execution.linked_at
+    if run.result in (ExecutionResult.RUNNING, ExecutionResult.WAITING) and not execution.ended_at:
+        state = "waits for approval" if asks else f"is {execution.status}"
+        return Event(started_at, f"{name} {state}")
+    result = _RESULTS.get(run.result, "succeeded")
     seconds = execution.duration_seconds
     duration = "" if seconds is None else f" after {_format_seconds(seconds)}"
-    moment = execution.ended_at or execution.started_at or execution.linked_at
-    return Event(moment, f"{name} {execution.status}{duration}{message}")
+    message = f": {execution.message}" if execution.message else ""
+    return Event(execution.ended_at or started_at, f"{name} {result}{duration}{message}")
 
 
-def _describe_change(
-    change: Change, has_report: bool, not_cleared_minutes: int
-) -> Iterator[Event]:
+def _describe_change(change: Change, has_report: bool, not_cleared_minutes: int) -> Iterator[Event]:
     """Yield what happened to a change.
 
     Args:
         change: The change.
-        has_report: Whether the report of its workflow says how it ended.
+        has_report: Whether the execution of its workflow says how it ended.
         not_cleared_minutes: How long after the change its alert must have ended.
     """
     name = f"{change.action} on {change.target}"
@@ -116,11 +126,12 @@ def _describe_change(
     if change.result == ChangeResult.REFUSED:
         retry = ""
         if change.retry_at:
-            retry = f"; it is tried again after {format_timestamp(change.retry_at)}"
+            retry = f"; it is tried again after {format_deadline(change.retry_at)}"
         elif change.retried_at:
             retry = f"; it was tried again at {format_timestamp(change.retried_at)}"
         refusal = change.refusal.replace("_", " ")
-        yield Event(change.decided_at, f"{name} refused, {refusal}: {change.reason}{retry}")
+        text = f"{name} ({change.st2_execution_id}) refused, {refusal}: {change.reason}{retry}"
+        yield Event(change.decided_at, text)
         return
     yield Event(change.decided_at, f"{name} started")
     if change.ended_at is None:

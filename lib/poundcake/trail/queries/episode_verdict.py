@@ -29,6 +29,7 @@ from poundcake.stackstorm import TERMINAL
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
+from poundcake.trail.clock import format_deadline
 from poundcake.trail.execution_results import (
     NOT_HELPED,
     ExecutionResult,
@@ -37,7 +38,7 @@ from poundcake.trail.execution_results import (
 )
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.pause import Pause
-from poundcake.trail.queries.episode import FIRING, Approval, Episode
+from poundcake.trail.queries.episode import FIRING, Episode
 from poundcake.trail.queries.rows import AlertRow, Execution
 
 # A value that needs no quotes in a shell.
@@ -131,6 +132,9 @@ _ENDED = {
     "gone": (EpisodeVerdict.GONE, "no Alertmanager holds the alert any more, and no resolve came"),
 }
 NOTHING_TO_DO = "nothing to be done"
+_WAIT_FOR_NOTIFICATION = (
+    "wait: the next notification after that is admitted; to admit it now, replay its request"
+)
 
 
 @dataclass(frozen=True)
@@ -257,9 +261,8 @@ _Rule = Callable[[_Case], "Judgement | None"]
 
 def judge(episode: Episode, circumstances: Circumstances) -> Judgement:
     """Return the judgement of an episode."""
-    case = _Case(
-        episode, circumstances, newest_runs(episode, circumstances), _deciding_row(episode)
-    )
+    runs = _newest_runs(episode, circumstances)
+    case = _Case(episode, circumstances, runs, _deciding_row(episode))
     for rule in _RULES:
         judgement = rule(case)
         if judgement:
@@ -272,21 +275,27 @@ def judge(episode: Episode, circumstances: Circumstances) -> Judgement:
     )
 
 
-def newest_runs(episode: Episode, circumstances: Circumstances) -> list[Run]:
+def list_runs(episode: Episode, circumstances: Circumstances) -> list[Run]:
+    """Return the executions of an episode with what they achieved, oldest first."""
+    changes = {change.st2_execution_id: change for change in episode.changes}
+    return [
+        _make_run(episode, execution, changes.get(execution.st2_execution_id), circumstances)
+        for execution in episode.executions
+    ]
+
+
+def _newest_runs(episode: Episode, circumstances: Circumstances) -> list[Run]:
     """Return the newest execution of each workflow that worked on an episode, oldest first.
 
     Executions that did not get the claim did nothing, so an earlier one of the same workflow
     counts.
     """
-    changes = {change.st2_execution_id: change for change in episode.changes}
-    runs: dict[str, Run] = {}
-    for execution in episode.executions:
-        run = _make_run(episode, execution, changes.get(execution.st2_execution_id), circumstances)
-        if run.result is ExecutionResult.NOT_CLAIMED:
-            continue
-        runs.pop(execution.st2_workflow, None)
-        runs[execution.st2_workflow] = run
-    return list(runs.values())
+    newest: dict[str, Run] = {}
+    for run in list_runs(episode, circumstances):
+        if run.result is not ExecutionResult.NOT_CLAIMED:
+            newest.pop(run.execution.st2_workflow, None)
+            newest[run.execution.st2_workflow] = run
+    return list(newest.values())
 
 
 def _make_run(
@@ -395,7 +404,7 @@ def _judge_acknowledged(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.ACKNOWLEDGED,
         f"{incident.acknowledged_by or 'somebody'} handles it{comment}",
-        "nothing new is started for it until the acknowledgement is withdrawn",
+        "nothing to be done; nothing new is started for it until somebody runs this",
         case.episode_command("acknowledge", "undo=true"),
     )
 
@@ -410,7 +419,8 @@ def _judge_silenced(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.SILENCED,
         f"silenced in Alertmanager by {incident.silenced_by or 'somebody'}{comment}",
-        "nothing is changed for it while it is silenced",
+        f"nothing to be done; nothing is changed for it{_until(incident.silenced_until)}, or "
+        "until somebody runs this",
         case.episode_command("unsilence"),
         incident.silenced_until,
     )
@@ -424,7 +434,7 @@ def _judge_stale(case: _Case) -> Judgement | None:
         EpisodeVerdict.STALE,
         f"no notification for more than {hours} h, so the alert may have ended unnoticed",
         "check it in Alertmanager; if it has ended, close the incident",
-        case.episode_command("close", 'comment="it has ended"'),
+        case.episode_command("close", "comment=ended"),
     )
 
 
@@ -438,7 +448,7 @@ def _judge_approval(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.WAITING_FOR_APPROVAL,
         f"{approval.change or 'a change'} waits for approval",
-        f"{_list_names(approval.approvers)} may answer; without an answer, nothing is changed",
+        f"{_list_names(approval.approvers)} may answer{_until(approval.until)}",
         f"st2 inquiry respond {approval.st2_inquiry_id}",
         approval.until,
     )
@@ -514,8 +524,9 @@ def _judge_failed_change(
             f"handle it by hand; {run.change.remediation} changes nothing more until "
             f"`st2 run poundcake.release remediation={run.change.remediation}`"
         )
-    detail = f"{_ordinal(failures)} time in a row" if run.change and failures > 1 else ""
-    return Judgement(verdict, headline, next_step, run.command, detail=detail)
+    if run.change and failures > 1:
+        headline += f" ({_ordinal(failures)} time in a row)"
+    return Judgement(verdict, headline, next_step, run.command)
 
 
 def _judge_unknown_result(case: _Case) -> Judgement | None:
@@ -553,7 +564,8 @@ def _judge_refusal(case: _Case) -> Judgement | None:
     step, command = _lift_refusal(case, refusal, change)
     next_at = None
     if change and change.retry_at:
-        step, next_at = "nothing to be done: it is tried again by itself", change.retry_at
+        next_at = change.retry_at
+        step = f"nothing to be done: it is tried again after {format_deadline(next_at)}"
     return Judgement(
         EpisodeVerdict.REFUSED,
         reason or "the change was refused",
@@ -608,13 +620,14 @@ def _judge_change(case: _Case) -> Judgement | None:
     if run is None:
         return None
     ended_at = run.change.ended_at if run.change else run.execution.ended_at
-    minutes = case.circumstances.not_cleared_minutes
+    wait = timedelta(minutes=case.circumstances.not_cleared_minutes)
+    next_at = ended_at + wait if ended_at else None
     return Judgement(
         EpisodeVerdict.CHANGED,
-        f"{run.action} was run; the alert still fires",
-        f"wait for its resolve; if none arrives in {minutes} min, the change did not help",
+        f"{run.action} was run; the resolve of the alert has not arrived yet",
+        f"nothing to be done yet: the alert has time to end{_until(next_at)}",
         run.command,
-        ended_at + timedelta(minutes=minutes) if ended_at else None,
+        next_at,
     )
 
 
@@ -656,7 +669,7 @@ def _will_be_emitted_again(case: _Case) -> bool:
 def _judge_emission(case: _Case) -> Judgement | None:
     """Judge an admitted alert for which no execution is known."""
     row = case.row
-    reason = row.explanation_reason or "StackStorm has not reported yet"
+    reason = row.explanation_reason or ""
     health = "st2 run poundcake.health format=text"
     if row.outcome not in EMITTED:
         return None
@@ -678,8 +691,13 @@ def _judge_emission(case: _Case) -> Judgement | None:
         step = "nothing to be done: the alert is emitted again by itself within an hour"
         return Judgement(EpisodeVerdict.RETRYING, reason, step, health)
     if row.explanation is None:
-        step = "it starts by itself once StackStorm works"
-        return Judgement(EpisodeVerdict.WAITING_FOR_STACKSTORM, reason, step, health)
+        headline = "StackStorm has not reported yet what it did with the alert"
+        return Judgement(
+            EpisodeVerdict.WAITING_FOR_STACKSTORM,
+            f"{headline}: {reason}" if reason else headline,
+            "nothing to be done, unless this takes minutes: then check StackStorm",
+            health,
+        )
     if row.explanation == Explanation.NO_RULE:
         return Judgement(
             EpisodeVerdict.NO_RULE,
@@ -695,30 +713,35 @@ def _judge_held_back(case: _Case) -> Judgement | None:
     steps = {
         Outcome.COOLDOWN: (
             "cooldown",
-            "the first notification after that starts a remediation; to start it now, replay it",
+            "the same alert was admitted a short time ago: ",
+            _WAIT_FOR_NOTIFICATION,
             case.replay_command(),
         ),
         Outcome.RATE_LIMITED: (
             "rate limit",
-            "the first notification after that starts a remediation; to start it now, replay it",
+            "too many alerts of this name were admitted: ",
+            _WAIT_FOR_NOTIFICATION,
             case.replay_command(),
         ),
         Outcome.OBSERVED: (
             "receiver not listed",
+            "",
             "handle it by hand, or add its receiver to `receivers`",
             f"st2 run poundcake.status format=text request_id={row.request_id}",
         ),
         Outcome.UNCONFIRMED: (
             "unconfirmed",
-            "nothing to be done: it starts with the next notification, or within six minutes",
+            "",
+            "wait: it is admitted with the next notification, or within six minutes",
             "",
         ),
     }
     if row.outcome not in steps:
         return None
-    detail, step, command = steps[Outcome(row.outcome)]
+    detail, introduction, step, command = steps[Outcome(row.outcome)]
+    headline = introduction + row.full_reason
     return Judgement(
-        EpisodeVerdict.HELD_BACK, row.full_reason, step, command, row.held_until, detail=detail
+        EpisodeVerdict.HELD_BACK, headline, step, command, row.held_until, detail=detail
     )
 
 
@@ -742,6 +765,10 @@ _RULES: Sequence[_Rule] = (
     _judge_emission,
     _judge_held_back,
 )
+
+
+def _until(moment: datetime | None) -> str:
+    return f" until {format_deadline(moment)}" if moment else ""
 
 
 def _list_names(names: Sequence[str]) -> str:

@@ -1,0 +1,135 @@
+"""Show the requests in the journal that wait to be recorded, with their alerts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Sequence
+
+from poundcake import alertmanager
+from poundcake.alertmanager import Alert, Identity, PayloadError
+from poundcake.announcement import Request
+from poundcake.endpoint import native
+from poundcake.endpoint.journal import Entry, Journal
+from poundcake.timestamps import format_timestamp
+from poundcake.trail.queries.episode import Description
+from poundcake.trail.search import Filters
+
+MAX_SCANNED = 200
+"""How many of the newest waiting requests are searched."""
+_MAX_ALERTS = 20  # shown of one request
+
+
+@dataclass(frozen=True)
+class WaitingRequest:
+    """A request that is not recorded yet, and those of its alerts that match the filters.
+
+    Attributes:
+        entry: The journal's entry.
+        blocked_by: What keeps it from being recorded, or '' if nothing is wrong.
+        alerts: The matching alerts.
+    """
+
+    entry: Entry
+    blocked_by: str
+    alerts: Sequence[Alert] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the request as JSON, as its URL returns it."""
+        document: dict[str, Any] = {
+            "request_id": self.entry.request_id,
+            "received_at": format_timestamp(self.entry.received_at),
+            "status": self.entry.state.value,
+            "attempts": self.entry.attempts,
+            "stuck": self.entry.is_stuck,
+            "blocked_by": self.blocked_by,
+            "alerts": [_alert_as_json(alert) for alert in self.alerts[:_MAX_ALERTS]],
+        }
+        if len(self.alerts) > _MAX_ALERTS:
+            document["alerts_left_out"] = len(self.alerts) - _MAX_ALERTS
+        return document
+
+
+def find_waiting(
+    journal: Journal,
+    identity: Identity,
+    filters: Filters,
+    limit: int,
+    offset: int,
+    blocked_by: Callable[[Entry], str],
+) -> dict[str, Any]:
+    """Return the newest waiting requests with a matching alert, newest first.
+
+    Args:
+        journal: The journal.
+        identity: What identifies an alert, for its fingerprint.
+        filters: The filters on alerts.
+        limit: The maximum number of requests.
+        offset: How many requests to skip.
+        blocked_by: Returns why a request is not recorded yet, or ''.
+
+    Raises:
+        JournalError: The journal cannot be read.
+    """
+    entries = journal.newest_waiting(MAX_SCANNED + 1)
+    at_least = len(entries) > MAX_SCANNED
+    entries = entries[:MAX_SCANNED]
+    requests = {request.request_id: request for request in journal.load_requests(entries)}
+    # Parsing many bodies takes long.
+    matches = native.run_in_native_thread(_find_matches, requests, identity, filters)
+    found = [
+        WaitingRequest(entry, blocked_by(entry), matches[entry.request_id])
+        for entry in entries
+        if matches.get(entry.request_id)
+    ]
+    view: dict[str, Any] = {
+        "requests": [request.as_json() for request in found[offset : offset + limit]],
+        "count": len(found),
+    }
+    if at_least:
+        view["at_least"] = True
+    return view
+
+
+def _find_matches(
+    requests: dict[str, Request], identity: Identity, filters: Filters
+) -> dict[str, list[Alert]]:
+    """Return the matching alerts of each request, by the id of the request."""
+    return {
+        request_id: [alert for alert in _parse(request, identity) if _matches(alert, filters)]
+        for request_id, request in requests.items()
+        if (not filters.since or request.received_at >= filters.since)
+        and (not filters.until or request.received_at < filters.until)
+    }
+
+
+def _parse(request: Request, identity: Identity) -> Sequence[Alert]:
+    try:
+        return alertmanager.parse(request.body.encode(), identity).alerts
+    except PayloadError:
+        return ()
+
+
+def _matches(alert: Alert, filters: Filters) -> bool:
+    values = {
+        "alert_name": alert.name,
+        "instance": alert.instance,
+        "severity": alert.severity,
+        "status": alert.status,
+        "fingerprint": alert.fingerprint,
+        "outcome": "",  # it is decided when the request is recorded
+    }
+    return all(values[name] == value for name, value in filters.alert_filters.items())
+
+
+def _alert_as_json(alert: Alert) -> dict[str, Any]:
+    description = Description.of(alert.labels, alert.annotations)
+    return {
+        "alert_name": alert.name,
+        "severity": alert.severity,
+        "instance": alert.instance,
+        "status": alert.status,
+        "fingerprint": alert.fingerprint,
+        "labels": dict(description.labels),
+        "summary": description.summary,
+        "runbook_url": description.runbook_url,
+    }
