@@ -12,14 +12,19 @@ class AlertsActive(PackAction):
     """Run poundcake.alerts_active."""
 
     def work(
-        self, limit: int = 100, offset: int = 0, format: str = "json", **filters: Any
+        self,
+        limit: int = 100,
+        offset: int = 0,
+        format: str = "json",
+        width: int = text.DEFAULT_WIDTH,
+        **filters: Any,
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
         view = self.live_view(
-            queries.alerts_active,
-            stale_after_hours=self.settings.stale_after_hours,
+            queries.read_incidents,
             filters=search.parse(**filters),
             limit=limit,
             offset=offset,
+            config=self.settings,
         )
-        return text.alerts_active(view) if format == "text" else view
+        return text.alerts_active(view, width=width) if format == "text" else view

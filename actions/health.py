@@ -15,7 +15,7 @@ class Health(PackAction):
 
     unneeded_keys = MONITORING_KEYS
 
-    def work(self, format: str = "json") -> dict[str, Any] | str:
+    def work(self, format: str = "json", width: int = text.DEFAULT_WIDTH) -> dict[str, Any] | str:
         """Return the endpoint's health. If it is unreachable, check the dependencies directly."""
         result = endpoint_client.health(self.settings)
         if isinstance(result, endpoint_client.Answered):
@@ -25,4 +25,4 @@ class Health(PackAction):
                 self.settings, self.engine(), self.stackstorm(), str(result)
             )
         view = health.add_pause(view, self.engine())
-        return text.health(view) if format == "text" else view
+        return text.health(view, width=width) if format == "text" else view

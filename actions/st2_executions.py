@@ -17,6 +17,7 @@ class St2Executions(PackAction):
         limit: int = 20,
         offset: int = 0,
         format: str = "json",
+        width: int = text.DEFAULT_WIDTH,
         **filters: Any,
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
@@ -28,4 +29,4 @@ class St2Executions(PackAction):
             offset=offset,
             web_url=self.settings.st2_web_url,
         )
-        return text.st2_executions(view) if format == "text" else view
+        return text.st2_executions(view, width=width) if format == "text" else view

@@ -11,11 +11,13 @@ from poundcake.trail import search, stats, text
 class Stats(PackAction):
     """Run poundcake.stats."""
 
-    def work(self, format: str = "json", **filters: Any) -> dict[str, Any] | str:
+    def work(
+        self, format: str = "json", width: int = text.DEFAULT_WIDTH, **filters: Any
+    ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
         view = self.view(
             stats.stats,
             filters=search.parse(**filters),
             not_cleared_minutes=self.settings.not_cleared_minutes,
         )
-        return text.stats(view) if format == "text" else view
+        return text.stats(view, width=width) if format == "text" else view

@@ -16,14 +16,16 @@ class Status(PackAction):
 
     unneeded_keys = MONITORING_KEYS
 
-    def work(self, request_id: str, format: str = "json") -> dict[str, Any] | str:
+    def work(
+        self, request_id: str, format: str = "json", width: int = text.DEFAULT_WIDTH
+    ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
         web_url = self.settings.st2_web_url
         view = self.live_view(queries.status, request_id=request_id, web_url=web_url)
         if view is None:
             # The request may be in the endpoint's journal, but not recorded yet.
             view = self._pending_status(request_id)
-        return text.status(view) if format == "text" else view
+        return text.status(view, width=width) if format == "text" else view
 
     def _pending_status(self, request_id: str) -> dict[str, Any]:
         """Return the endpoint's status view of a request that is not recorded yet.

@@ -83,10 +83,7 @@ class TrailRoutes:
 
     def _active_alerts(self, request: HTTPRequest, _: str) -> HTTPResponse:
         page = parse_page(request.query, _INCIDENT_FILTERS, 100)
-        stale_after_hours = self._config.stale_after_hours
-        return self._page(
-            queries.alerts_active, page, _INCIDENT_FILTERS, stale_after_hours=stale_after_hours
-        )
+        return self._page(queries.read_incidents, page, _INCIDENT_FILTERS, config=self._config)
 
     def _executions(self, request: HTTPRequest, _: str) -> HTTPResponse:
         page = parse_page(request.query, ("status", *_EXECUTION_FILTERS), 20)
@@ -114,7 +111,7 @@ class TrailRoutes:
 
     def _page(
         self,
-        view: Callable[..., dict[str, Any]],
+        view: Callable[..., Any],
         page: PageQuery,
         filter_names: tuple[str, ...],
         **view_arguments: Any,

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.engine import Engine
 
 from poundcake import __version__
 from poundcake.config import Config
 from poundcake.stackstorm import StackStorm, StackStormError
 from poundcake.string_enum import StringEnum
+from poundcake.timestamps import format_timestamp
 from poundcake.trail import database, uncopied
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.pause import read_pause
+from poundcake.trail.schema import api_calls
 
 
 class State(StringEnum):
@@ -117,7 +120,7 @@ def _remediation_errors(configuration: dict[str, Any]) -> list[str]:
 
 
 def add_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
-    """Return the health view with the current pause from the database.
+    """Return the health view with the current pause from the database, and the newest webhook.
 
     The endpoint shows a new pause only after a few seconds. If the database cannot be read, return
     the view unchanged.
@@ -125,9 +128,14 @@ def add_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
     try:
         with database.reading(engine) as connection:
             pause = read_pause(connection)
+            newest = connection.scalar(select(func.max(api_calls.c.created_at)))
     except DatabaseError:
         return view
-    return {**view, "paused": pause.as_json() if pause else None}
+    return {
+        **view,
+        "paused": pause.as_json() if pause else None,
+        "newest_webhook_at": format_timestamp(newest) if newest else None,
+    }
 
 
 def _check_database(config: Config, engine: Engine) -> Component:

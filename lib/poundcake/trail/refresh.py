@@ -17,9 +17,10 @@ from poundcake.stackstorm import (
 )
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.approvals import find_pending_approval, read_approval
+from poundcake.trail.execution_results import execution_result
 from poundcake.trail.queries.episode import Approval, Episode
 from poundcake.trail.queries.rows import Execution as RecordedExecution
-from poundcake.trail.queries.rows import message_with_note, status_with_note
+from poundcake.trail.queries.rows import message_with_note
 from poundcake.trail.queries.why import EpisodesView
 
 _PAGE = 100  # maximum entries in a list of StackStorm's API
@@ -38,7 +39,7 @@ def refresh_open_executions(
 
     Args:
         stackstorm: StackStorm's API.
-        view: The view as JSON, which is changed in place; or the view why.
+        view: The view as JSON, which is changed in place; or a view of episodes.
         approval_minutes: The configured value.
 
     Returns:
@@ -47,16 +48,13 @@ def refresh_open_executions(
     if isinstance(view, EpisodesView):
         return _refresh_episodes(stackstorm, view, approval_minutes).as_json()
     executions = [row for row in _executions_in(view) if row["status"] not in TERMINAL]
-    incidents = [row for row in view.get("active_alerts", []) if _has_open_execution(row)]
-    ids = list(dict.fromkeys(row["st2_execution_id"] for row in executions + incidents))
+    ids = list(dict.fromkeys(row["st2_execution_id"] for row in executions))
     executions_by_id, problem = _read_executions(stackstorm, ids)
     if problem:
         view["stackstorm"] = problem
     for row in executions:
         _update_execution(row, executions_by_id.get(row["st2_execution_id"]))
     _show_approvals(stackstorm, executions, approval_minutes)
-    for row in incidents:
-        _update_incident(row, executions_by_id.get(row["st2_execution_id"]))
     return view
 
 
@@ -75,10 +73,6 @@ def _show_approvals(
 
 def _executions_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*view.get("stackstorm_executions", []), *view.get("st2_executions", [])]
-
-
-def _has_open_execution(incident: Mapping[str, Any]) -> bool:
-    return bool(incident["st2_execution_id"]) and incident["st2_execution_status"] not in TERMINAL
 
 
 def _read_executions(
@@ -123,17 +117,21 @@ def _update_execution(row: dict[str, Any], execution: Execution | None) -> None:
     row["status"] = execution.status or row["status"]
     row["st2_rule"] = row["st2_rule"] or execution.rule
     row["url"] = row["url"] or execution.web_url
-    if row["status"] not in TERMINAL:
+    has_ended = row["status"] in TERMINAL
+    report = _read_report(execution) if has_ended else {}
+    dry_run, mutated = report.get("dry_run"), report.get("mutated")
+    # A workflow that has ended has also ended its change, which was read before.
+    row["result"] = execution_result(row["status"], report.get("stage", ""), dry_run, mutated)
+    if not has_ended:
         return
     if execution.elapsed_seconds is not None:
         row["duration_seconds"] = round(execution.elapsed_seconds, 3)
-    if "message" not in row:
+    row["message"] = message_with_note(report["message"], dry_run, mutated)
+    if "stage" not in row:
         return  # rows of st2_executions have no other fields to update
     if execution.ended_at:
         row["ended_at"] = format_timestamp(execution.ended_at)
-    report = _read_report(execution)
-    row.update(report)
-    row["message"] = message_with_note(report["message"], row["dry_run"], row["mutated"])
+    row.update({**report, "message": row["message"]})
 
 
 def _read_report(execution: Execution) -> dict[str, Any]:
@@ -242,14 +240,3 @@ def _refresh_approvals(episode: Episode, approvals: Mapping[str, Approval | None
         for execution in episode.executions
     ]
     return replace(episode, executions=executions, approvals=list(pending.values()))
-
-
-def _update_incident(row: dict[str, Any], execution: Execution | None) -> None:
-    """Update an incident's row with the current state of its execution."""
-    if execution is None or not execution.status:
-        return
-    output = workflow_output(execution.result)
-    row["st2_execution_status"] = execution.status
-    row["remediation_status"] = status_with_note(
-        execution.status, bool(output.get("dry_run")), bool(output.get("mutated"))
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from poundcake.trail import text
-from poundcake.trail.text import layout
 from tests.lib.samples import later
 
 # `st2 run` prints a backslash followed by an n as a line break; see unescape_like_st2().
@@ -23,6 +22,12 @@ def alert(**overrides):
         "outcome": "admitted",
         "reason": "",
         "st2_workflow": "poundcake.host_down",
+        "id": 1,
+        "fingerprint": "f",
+        "st2_rule": "",
+        "labels": {},
+        "summary": "",
+        "runbook_url": "",
     }
     view.update(overrides)
     return view
@@ -63,54 +68,13 @@ def execution(**overrides):
         "triggered_at": "2026-01-14T12:00:00Z",
         "request_id": "r",
         "alert": {"name": "HostDown", "severity": "critical", "instance": "web-1"},
-    }
-    view.update(overrides)
-    return view
-
-
-def status(**overrides):
-    view = {
-        "request_id": "r",
-        "received_at": "2026-01-14T12:00:00Z",
-        "completed_at": None,
-        "status": "running",
-        "receiver": "poundcake",
-        "truncated_alerts": 0,
-        "alerts": [alert()],
-        "stackstorm_executions": [execution()],
-    }
-    view.update(overrides)
-    return view
-
-
-def active(**overrides):
-    view = {
-        "fingerprint": "f",
-        "episode": "f-1",
-        "alert_name": "HostDown",
-        "severity": "critical",
-        "instance": "web-1",
-        "starts_at": "2026-01-14T12:00:00Z",
-        "last_seen_at": "2026-01-14T12:00:00Z",
-        "notifications": 2,
-        "stale": False,
-        "request_id": "r",
-        "st2_workflow": "poundcake.host_down",
-        "st2_execution_id": "e",
-        "remediation_status": "running",
-    }
-    view.update(overrides)
-    return view
-
-
-def call(**overrides):
-    view = {
-        "request_id": "r",
-        "received_at": "2026-01-14T12:00:00Z",
-        "status": "completed",
-        "alert_count": 1,
-        "st2_execution_count": 1,
-        "alerts": [alert()],
+        "alert_id": 1,
+        "started_at": "2026-01-14T12:00:00.123456Z",
+        "result": "changed",
+        "action": "ipmi.power_cycle",
+        "target": "web-1",
+        "action_execution_id": "a",
+        "reason": "",
     }
     view.update(overrides)
     return view
@@ -138,65 +102,12 @@ def stats(**overrides):
     return view
 
 
-def health(**overrides):
-    view = {
-        "status": "ok",
-        "version": "0.1.0",
-        "address": "http://127.0.0.1:8000",
-        "authentication": "none",
-        "database": "SQLite",
-        "dry_run": True,
-        "literal_secrets": [],
-        "components": {"journal": {"state": "ok", "since": "x", "detail": "", "waiting": 0}},
-    }
-    view.update(overrides)
-    return view
-
-
-def test_invalid_remediations_are_shown():
-    report = {**configuration(), "remediation_errors": ["remediations, entry 2: is wrong"]}
-    assert "configuration: remediations, entry 2: is wrong" in text.health(
-        health(configuration=report)
-    )
-
-
-def configuration(problem="", warnings=(), differences=None):
-    return {
-        "applied_at": "x",
-        "problem": problem,
-        "warnings": list(warnings),
-        "in_force": {},
-        "differences": differences or {},
-    }
-
-
-def refused_report(detail, count=1):
-    last = {
-        "reason": "too_large",
-        "status": 413,
-        "detail": detail,
-        "sender": "127.0.0.1",
-        "refused_at": "2026-01-14T12:00:00Z",
-    }
-    return {"count": count, "last": last}
-
-
 TEXT_VIEWS = [
-    text.status(status()),
-    text.status(status(alerts=[], stackstorm_executions=[])),
     why(episode(stackstorm_executions=[execution()])),
     why(episode(), episode(severity="", instance="", episode="", state="")),
     why(),
     text.stats(stats()),
     text.stats(stats(workflows=[], alerts=[])),
-    text.executions_recent({"executions": [call(), call(alerts=[])], "total": 2}),
-    text.executions_recent({"executions": [], "total": 0}),
-    text.alerts_active({"active_alerts": [active(stale=True)], "count": 1}),
-    text.alerts_active({"active_alerts": [], "count": 0}),
-    text.st2_executions({"st2_executions": [execution()], "count": 1}),
-    text.st2_executions({"st2_executions": [], "count": 0}),
-    text.health(health()),
-    text.health(health(configuration=configuration("kept", ["odd"]))),
 ]
 
 
@@ -210,33 +121,12 @@ def test_a_text_view_starts_on_a_new_line(output):
 @pytest.mark.parametrize(
     "render",
     [
-        lambda value: text.status(
-            status(receiver=value, error=value, blocked_by=value, stackstorm=value)
-        ),
-        lambda value: text.status(
-            status(alerts=[alert(alert_name=value, reason=value, instance=value)])
-        ),
-        lambda value: text.status(status(stackstorm_executions=[execution(message=value)])),
         lambda value: why(episode(alert_name=value, instance=value, severity=value, episode=value)),
         lambda value: why(episode(alerts=[alert(reason=value)])),
         lambda value: why(episode(stackstorm_executions=[execution(message=value)])),
         lambda value: why(stackstorm=value, next=value),
         lambda value: text.stats(stats(workflows=[dict(stats()["workflows"][0], workflow=value)])),
         lambda value: text.stats(stats(alerts=[dict(stats()["alerts"][0], alert_name=value)])),
-        lambda value: text.executions_recent(
-            {"executions": [call(alerts=[alert(alert_name=value, instance=value)])], "total": 1}
-        ),
-        lambda value: text.alerts_active(
-            {"active_alerts": [active(alert_name=value, remediation_status=value)], "count": 1}
-        ),
-        lambda value: text.st2_executions(
-            {"st2_executions": [execution(alert={"name": value, "instance": value})], "count": 1}
-        ),
-        lambda value: text.health(health(address=value)),
-        lambda value: text.health(
-            health(components={"broker": {"state": "down", "since": "", "detail": value}})
-        ),
-        lambda value: text.health(health(refused=refused_report(value))),
     ],
 )
 def test_nothing_moves_the_cursor_or_forges_a_line(render):
@@ -252,22 +142,6 @@ def test_nothing_moves_the_cursor_or_forges_a_line(render):
 def unescape_like_st2(output):
     """Return what `st2 run` prints for a text: the result of st2client's strutil.unescape()."""
     return output.replace("\\n", "\n").replace("\\r", "\r").replace('\\"', '"')
-
-
-@pytest.mark.parametrize("blank", [" ", "\xa0", "\u2800", "\u3164", "\u115f", "\uffa0", "\u034f"])
-def test_spaces_in_a_label_cannot_imitate_columns(blank):
-    spaced_alert = alert(alert_name=f"HostDown{blank * 3}web-1{blank * 2}resolved")
-    assert "HostDown web-1 resolved" in text.status(status(alerts=[spaced_alert]))
-
-
-def test_a_status_shows_the_known_fields():
-    output = text.status(
-        status(truncated_alerts=22, error="the error", completed_at="2026-01-14T12:01:00Z")
-    )
-    for word in ("22", "the error", "2026-01-14T12:01:00Z", "HostDown", "poundcake.host_down"):
-        assert word in output
-    assert "nothing ran for it" in text.status(status(stackstorm_executions=[]))
-    assert "no alerts" in text.status(status(alerts=[]))
 
 
 @pytest.mark.parametrize(
@@ -324,14 +198,6 @@ def test_interventions_are_shown():
     ):
         assert line in output
     assert "expired: no notification for" in why(episode(ended_by="expired"))
-    output = text.status(status(audit=[entry], alerts=[alert(**acknowledgement)]))
-    assert "HostDown web-1: acknowledged by anna: the disk is on order\n" in output
-    assert "acknowledge (undone) by anna" in output
-    output = text.alerts_active({"active_alerts": [active(**acknowledgement)], "count": 1})
-    assert "acknowledged by anna; running" in output
-    row = alert(ended_by="expired", st2_workflow="")
-    recent = text.executions_recent({"executions": [call(alerts=[row])], "total": 1})
-    assert "ended by expired" in recent
 
 
 def test_why_shows_why_nothing_ran():
@@ -399,28 +265,7 @@ def test_stats_have_each_figure_in_its_column():
 @pytest.mark.parametrize(
     "render, count_line, at_least",
     [
-        (
-            lambda overrides: text.executions_recent(
-                {"executions": [call()], "total": 7, **overrides}
-            ),
-            "7 requests recorded",
-            True,
-        ),
-        (
-            lambda overrides: text.st2_executions(
-                {"st2_executions": [execution()], "count": 7, **overrides}
-            ),
-            "7 executions",
-            True,
-        ),
         (lambda overrides: why(episode(), **dict({"count": 7}, **overrides)), "7 episodes", True),
-        (
-            lambda overrides: text.alerts_active(
-                {"active_alerts": [active()], "count": 7, **overrides}
-            ),
-            "7 active",
-            False,
-        ),
     ],
 )
 def test_a_list_shows_its_count_and_how_to_continue(render, count_line, at_least):
@@ -432,9 +277,6 @@ def test_a_list_shows_its_count_and_how_to_continue(render, count_line, at_least
 
 
 def test_an_empty_page_is_not_shown_as_an_empty_list():
-    assert "no active alerts" in text.alerts_active({"active_alerts": [], "count": 0})
-    output = text.alerts_active({"active_alerts": [], "count": 3})
-    assert "3 active" in output and "no active" not in output
     assert why().split("\n")[1:] == ["no matching alert is recorded"]
     assert why(at_least=True, next="CURSOR").split("\n")[1:] == [
         "none of the newest alerts matches",
@@ -442,29 +284,9 @@ def test_an_empty_page_is_not_shown_as_an_empty_list():
     ]
 
 
-def test_a_replay_shows_the_original_request():
-    assert "replay of: q" in text.status(status(replay_of="q"))
-    assert "replay" not in text.status(status())
-
-
 @pytest.mark.parametrize(
     "render, singular, plural",
     [
-        (
-            lambda n: text.status(status(truncated_alerts=n)),
-            "Alertmanager left out 1 alert of this group",
-            "Alertmanager left out 2 alerts of this group",
-        ),
-        (
-            lambda n: text.executions_recent({"executions": [], "total": n}),
-            "1 request recorded",
-            "2 requests recorded",
-        ),
-        (
-            lambda n: text.st2_executions({"st2_executions": [], "count": n}),
-            "1 execution",
-            "2 executions",
-        ),
         (lambda n: why(episode(), count=n), "1 episode", "2 episodes"),
         (
             lambda n: why(episode(alerts_left_out=n)),
@@ -481,31 +303,3 @@ def test_counts_use_the_singular_and_the_plural(render, singular, plural):
 def test_omitted_rows_are_counted():
     assert "  5 more notifications" in why(episode(notifications=9, alerts_left_out=5)).split("\n")
     assert "more" not in why(episode(notifications=1))
-    large = call(alert_count=3, alerts_left_out=2)
-    lines = text.executions_recent({"executions": [large], "total": 1}).split("\n")
-    assert "HostDown" in lines[2]
-    assert lines[3].split() == "2026-01-14T12:00:00Z r completed 2 more alerts".split()
-
-
-def test_the_columns_of_a_table_are_aligned():
-    lines = layout.table(("a", "long heading"), [("wide cell", None), ("", 5)])
-    assert lines == ["A          LONG HEADING", "wide cell", "           5"]
-
-
-def test_health_shows_the_last_refused_webhook():
-    assert "refused" not in text.health(health(refused={"count": 0, "last": None}))
-    output = text.health(health(refused=refused_report("the body has 9 bytes", 2)))
-    assert "refused since the endpoint started: 2 webhooks" in output
-    assert "from 127.0.0.1: 413, the body has 9 bytes" in output
-
-
-def test_health_shows_the_state_of_the_configuration():
-    assert "configuration" not in text.health(health(configuration=configuration()))
-    differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
-    output = text.health(health(configuration=configuration("kept", ["odd"], differences)))
-    assert output.split("\n")[-3:] == [
-        "configuration: kept",
-        "configuration: odd",
-        'configuration: allowed_hosts is [] for actions and ["web-1"] for the endpoint, which'
-        " applies a change within 30 seconds",
-    ]

@@ -25,16 +25,10 @@ from typing import Any, Callable
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.alert import alert_details, find_episode_alert
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT
 from poundcake.trail.queries.executions import linked_executions
-from poundcake.trail.queries.incidents import open_incidents
-from poundcake.trail.queries.near_misses import (
-    near_misses,
-    near_misses_of_executions,
-    near_misses_of_incidents,
-)
+from poundcake.trail.queries.incidents import read_incidents
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.request_status import request_trail
 from poundcake.trail.queries.requests import recent_requests
@@ -50,6 +44,7 @@ __all__ = [
     "alerts_active",
     "executions_recent",
     "read_episodes",
+    "read_incidents",
     "recorded_alert",
     "st2_executions",
     "status",
@@ -78,12 +73,13 @@ def alerts_active(
     limit: int = 100,
     offset: int = 0,
 ) -> dict[str, Any]:
-    """Return the open incidents, newest first."""
-    page = open_incidents(connection, stale_after_hours, filters, limit, offset)
-    view = _with_pause(connection, page.as_json("active_alerts", "count"))
-    return _with_near_misses(
-        view, "active_alerts", filters, offset, connection, near_misses_of_incidents
-    )
+    """Return the open incidents, newest first.
+
+    Open executions are shown as recorded. To judge the incidents by their current state, use
+    read_incidents() and refresh.refresh_open_executions().
+    """
+    config = Config(stale_after_hours=stale_after_hours)
+    return read_incidents(connection, filters, limit, offset, config).as_json()
 
 
 def st2_executions(
@@ -144,24 +140,3 @@ def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | N
     """
     details = find_episode_alert(connection, episode)
     return details.as_json() if details else None
-
-
-def _with_pause(connection: Connection, view: dict[str, Any]) -> dict[str, Any]:
-    """Return a view with the current pause of all changes, if there is one."""
-    pause = read_pause(connection)
-    return {"paused": pause.as_json(), **view} if pause else view
-
-
-def _with_near_misses(
-    view: dict[str, Any],
-    rows_key: str,
-    filters: Filters,
-    offset: int,
-    connection: Connection,
-    find: Callable[[Connection, Filters], list[dict[str, Any]]],
-) -> dict[str, Any]:
-    """Return a view with the alerts that nearly match, if its first page has no rows."""
-    if view[rows_key] or offset or filters == Filters() or filters.before:
-        return view
-    misses = find(connection, filters)
-    return {**view, "near_misses": misses} if misses else view

@@ -16,6 +16,11 @@ from poundcake.trail.queries.rows import AlertRow, Execution, format_optional, i
 FIRING = "firing"
 """The state of an episode whose incident is open."""
 _SHOWN_IN_TITLE = ("alertname", "instance", "severity")
+# The most labels that a view shows, and the lengths to which it cuts texts.
+_MAX_LABELS = 20
+_MAX_LABEL = 200
+_MAX_SUMMARY = 500
+_MAX_URL = 1000
 
 
 @dataclass(frozen=True)
@@ -104,27 +109,49 @@ class Description:
             internal to Prometheus, and are left out.
         summary: The annotation `summary`, or another one that describes the alert, or ''.
         runbook_url: The annotation `runbook_url`, or ''.
+        left_out_count: The number of labels that are not in `labels`, because there are too many.
     """
 
     labels: Mapping[str, str] = field(default_factory=dict)
     summary: str = ""
     runbook_url: str = ""
+    left_out_count: int = 0
 
     @classmethod
     def of(cls, labels: Mapping[str, Any], annotations: Mapping[str, Any]) -> Description:
-        """Return the description of an alert with these labels and annotations."""
+        """Return the description of an alert with these labels and annotations.
+
+        Long texts are cut, because a page shows up to 1000 alerts.
+        """
         others = [
-            (str(name), str(value))
+            (str(name), shorten_text(str(value), _MAX_LABEL))
             for name, value in labels.items()
             if name not in _SHOWN_IN_TITLE and not name.startswith("__")
         ]
         others.sort(key=lambda label: (sum(map(len, label)), label))
         summaries = [annotations.get(name) for name in ("summary", "description", "message")]
+        runbook_url = str(annotations.get("runbook_url") or "")
         return cls(
-            labels=dict(others),
-            summary=next((str(text) for text in summaries if text), ""),
-            runbook_url=str(annotations.get("runbook_url") or ""),
+            labels=dict(others[:_MAX_LABELS]),
+            summary=shorten_text(next((str(t) for t in summaries if t), ""), _MAX_SUMMARY),
+            # A part of a URL leads nowhere.
+            runbook_url=runbook_url if len(runbook_url) <= _MAX_URL else "",
+            left_out_count=max(0, len(others) - _MAX_LABELS),
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the description as JSON."""
+        fields: dict[str, Any] = {
+            "labels": dict(self.labels),
+            "summary": self.summary,
+            "runbook_url": self.runbook_url,
+        }
+        return {**fields, "labels_left_out": self.left_out_count} if self.left_out_count else fields
+
+
+def shorten_text(text: str, length: int) -> str:
+    """Return a text, with its end replaced by "…" if it has more characters than this."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 @dataclass(frozen=True)
@@ -191,9 +218,7 @@ class Episode:
             "alert_name": self.alert_name,
             "severity": self.severity,
             "instance": self.instance,
-            "labels": dict(self.description.labels),
-            "summary": self.description.summary,
-            "runbook_url": self.description.runbook_url,
+            **self.description.as_json(),
             "state": self.state,
             "starts_at": format_optional(self.starts_at),
             "ends_at": format_optional(self.ends_at),

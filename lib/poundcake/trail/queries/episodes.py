@@ -42,7 +42,7 @@ _MAX_NOTIFICATIONS = 40
 # changed something.
 _MAX_SHOWN = 3
 # The labels and annotations of an alert are not shown if they are longer than this, in characters.
-_MAX_DESCRIPTION = 100_000
+_MAX_DESCRIPTION = 20_000
 _CHANGING_OUTCOMES = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
 
 
@@ -218,7 +218,7 @@ def _build_episodes(
     names = [rows[0].episode or "" for rows in shown_rows if rows]
     changes_by_episode = changes_of_episodes(connection, names)
     events_by_episode = events_of_episodes(connection, names)
-    descriptions = _read_descriptions(connection, [rows[-1].id for rows in shown_rows if rows])
+    descriptions = read_descriptions(connection, [rows[-1].id for rows in shown_rows if rows])
     episodes = [
         _build_episode(
             rows, changing_by_episode.get(rows[0].episode or "", rows), executions, by_target
@@ -259,7 +259,7 @@ def _with_remediation(
     )
 
 
-def _read_descriptions(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Description]:
+def read_descriptions(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Description]:
     """Return what alerts say about themselves, by the row id of the alert."""
     descriptions: dict[int, Description] = {}
     for chunk in database.batched(alert_ids):

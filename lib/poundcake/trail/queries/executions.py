@@ -57,6 +57,8 @@ class ListedExecution:
             "triggered_at": format_timestamp(execution.started_at or execution.linked_at),
             "duration_seconds": execution.duration_seconds,
             "url": execution.url,
+            **execution.result_as_json(),
+            "message": execution.message_line,
             "alert": {
                 "name": self.alert.alert_name,
                 "severity": self.alert.severity,

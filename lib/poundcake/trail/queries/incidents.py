@@ -1,30 +1,38 @@
-"""The open incidents, with the state of their remediation."""
+"""The open incidents, with what was done about each of them and what a person has to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Sequence
 
 from sqlalchemy import Subquery, false, func, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
+from poundcake.config import Config
+from poundcake.stackstorm import WAITING
+from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import clock
-from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve
-from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.outcomes import Outcome
-from poundcake.trail.queries.bounded_search import depth_of, rows_after, time_filters, unindexed
+from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
+from poundcake.trail.queries.changes import changes_of_episodes
+from poundcake.trail.queries.episode import FIRING, Description, Episode, Notification
+from poundcake.trail.queries.episode_events import EpisodeEvents, events_of_episodes
+from poundcake.trail.queries.episode_verdict import EpisodeVerdict, Judgement, judge
+from poundcake.trail.queries.episodes import read_descriptions
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     AlertRow,
-    Execution,
     alerts_by_id,
     executions_of_alerts,
     format_optional,
+    group_by_alert,
     incident_remarks,
+    matched_rule,
+    newest_execution,
 )
+from poundcake.trail.queries.why import EpisodesView, read_circumstances
 from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
@@ -33,29 +41,66 @@ _NO_LIMIT = (1 << 63) - 1
 _IN_INDEX = ("severity", "alert_name", "instance")
 
 
+# What a person handles already, and what happens without a person.
+_HANDLED = (EpisodeVerdict.ACKNOWLEDGED, EpisodeVerdict.SILENCED)
+_IN_PROGRESS = (
+    EpisodeVerdict.RUNNING,
+    EpisodeVerdict.CHANGED,
+    EpisodeVerdict.RETRYING,
+    EpisodeVerdict.WAITING_FOR_STACKSTORM,
+)
+# What goes on at a known time. Without such a time, it needs a person.
+_MAY_GO_ON = (EpisodeVerdict.REFUSED, EpisodeVerdict.HELD_BACK)
+
+
+class Attention(StringEnum):
+    """Who takes care of an open incident."""
+
+    NEEDS_PERSON = "needs_person"
+    """Nothing more happens without a person."""
+    IN_PROGRESS = "in_progress"
+    """Something is being done for it, or will be without a person."""
+    HANDLED = "handled"
+    """A person has acknowledged it or silenced its alert."""
+
+    @classmethod
+    def of(cls, judgement: Judgement) -> Attention:
+        """Return who takes care of an incident with this judgement."""
+        if judgement.verdict in _HANDLED:
+            return cls.HANDLED
+        goes_on = judgement.verdict in _MAY_GO_ON and judgement.next_at
+        return cls.IN_PROGRESS if goes_on or judgement.verdict in _IN_PROGRESS else cls.NEEDS_PERSON
+
+
 @dataclass(frozen=True)
 class Incident:
     """An open incident.
 
     Attributes:
+        episode: Its episode. It contains only the notification that opened the incident, and what
+            the judgement depends on.
         row: The alert that opened it.
         is_stale: Whether its last notification is older than stale_after_hours.
-        execution: The newest execution that was started for the alert, or None.
+        judgement: What was done about it, and what a person has to do.
     """
 
+    episode: Episode
     row: AlertRow
     is_stale: bool
-    execution: Execution | None
+    judgement: Judgement
 
     def as_json(self) -> dict[str, Any]:
         """Return the incident as JSON, as the view's URL returns it."""
-        row, execution = self.row, self.execution
+        row, execution = self.row, newest_execution(self.episode.executions)
         fields = {
             "fingerprint": row.fingerprint,
             "episode": row.episode,
             "alert_name": row.alert_name,
             "severity": row.severity,
             "instance": row.instance,
+            **self.episode.description.as_json(),
+            **self.judgement.as_json(),
+            "attention": Attention.of(self.judgement).value,
             "starts_at": format_optional(row.starts_at),
             "last_seen_at": format_timestamp(row.last_seen_at),
             "notifications": row.notifications,
@@ -67,6 +112,7 @@ class Incident:
                 execution.annotated_status if execution else row.full_reason or row.outcome
             ),
             "st2_execution_status": execution.status if execution else "",
+            "result": execution.result.value if execution else "",
             **incident_remarks(row),
         }
         if row.outcome != Outcome.ADMITTED:
@@ -74,27 +120,87 @@ class Incident:
         return fields
 
 
-def open_incidents(
+@dataclass(frozen=True)
+class IncidentsView(EpisodesView):
+    """A page of the episodes of open incidents, and what their judgements depend on."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the view as JSON, as its URL returns it."""
+        return self._page_as_json([*map(self._judge, self.page.rows)], "active_alerts")
+
+    def _judge(self, episode: Episode) -> Incident:
+        hours = self.circumstances.stale_after_hours
+        return Incident(
+            episode,
+            episode.newest_row,
+            episode.last_seen_at < self.circumstances.now - timedelta(hours=hours),
+            judge(episode, self.circumstances),
+        )
+
+
+def read_incidents(
     connection: Connection,
-    stale_after_hours: int,
     filters: Filters = Filters(),
     limit: int = 100,
     offset: int = 0,
-) -> Page[Incident]:
-    """Return the open incidents, newest first."""
+    config: Config | None = None,
+) -> IncidentsView:
+    """Return the open incidents, newest first.
+
+    Args:
+        connection: A connection to the tracking database.
+        filters: The filters on their alerts.
+        limit: The maximum number of incidents.
+        offset: How many incidents to skip.
+        config: The configuration, on whose limits the judgements depend; None for the defaults.
+    """
     page = _find_page(connection, filters, limit, offset)
     rows = alerts_by_id(connection, page.rows)
-    newest_executions = {
-        execution.alert_id: execution
-        for execution in executions_of_alerts(connection, [row.id for row in rows])
-    }
-    stale_before = clock.database_now(connection) - timedelta(hours=stale_after_hours)
-    return page.with_rows(
-        [
-            Incident(row, row.last_seen_at < stale_before, newest_executions.get(row.id))
-            for row in rows
-        ]
+    return IncidentsView(
+        page.with_rows(_build_episodes(connection, rows)),
+        read_circumstances(connection, config or Config()),
     )
+
+
+def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Episode]:
+    """Return the episodes of incidents.
+
+    Args:
+        connection: A connection to the tracking database.
+        rows: The alerts that opened the incidents.
+    """
+    ids = [row.id for row in rows]
+    names = [row.episode or "" for row in rows]
+    executions = group_by_alert(executions_of_alerts(connection, ids))
+    descriptions = read_descriptions(connection, ids)
+    changes = changes_of_episodes(connection, names)
+    events = events_of_episodes(connection, names)
+    episodes = []
+    for row, name in zip(rows, names):
+        own_executions = executions.get(row.id, [])
+        approvals, ends = events.get(name) or EpisodeEvents({}, {})
+        waiting_ids = [row.st2_execution_id for row in own_executions if row.status in WAITING]
+        episode = Episode(
+            name=name,
+            fingerprint=row.fingerprint,
+            alert_name=row.alert_name,
+            severity=row.severity,
+            instance=row.instance,
+            state=FIRING,
+            starts_at=row.starts_at,
+            ends_at=None,
+            last_seen_at=row.last_seen_at,
+            notification_count=row.notifications,
+            notifications=[Notification(row, matched_rule(row, own_executions))],
+            executions=own_executions,
+            incident=row,
+            changes=changes.get(name, []),
+            description=descriptions.get(row.id, Description()),
+            approvals=[approvals[row_id] for row_id in waiting_ids if row_id in approvals],
+            reported_ends=ends,
+        )
+        episodes.append(episode)
+    return episodes
 
 
 def _find_page(connection: Connection, filters: Filters, limit: int, offset: int) -> Page[int]:

@@ -16,6 +16,8 @@ from poundcake.trail.changes import Change
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries.changes import as_json as change_as_json
 from poundcake.trail.queries.changes import changes_of_request
+from poundcake.trail.queries.episode import Description
+from poundcake.trail.queries.episodes import read_descriptions
 from poundcake.trail.queries.rows import (
     AlertRow,
     Execution,
@@ -53,6 +55,7 @@ class RequestAlert:
 
     row: AlertRow
     executions: list[Execution]
+    description: Description
 
     def as_json(self) -> dict[str, Any]:
         """Return the alert as JSON, as the view's URL returns it."""
@@ -64,6 +67,7 @@ class RequestAlert:
             "alert_name": row.alert_name,
             "severity": row.severity,
             "instance": row.instance,
+            **self.description.as_json(),
             "status": row.status,
             "outcome": row.outcome,
             "reason": row.full_reason,
@@ -159,6 +163,7 @@ def request_trail(
     alert_rows.sort(key=lambda row: row.position)
     executions = executions_of_alerts(connection, [row.id for row in alert_rows], web_url)
     executions_by_alert = group_by_alert(executions)
+    descriptions = read_descriptions(connection, [row.id for row in alert_rows])
     return RequestTrail(
         request_id=call.request_id,
         received_at=call.created_at,
@@ -171,7 +176,14 @@ def request_trail(
         ),
         receiver=call.receiver or "",
         truncated_alerts=call.truncated_alerts,
-        alerts=[RequestAlert(row, executions_by_alert.get(row.id, [])) for row in alert_rows],
+        alerts=[
+            RequestAlert(
+                row,
+                executions_by_alert.get(row.id, []),
+                descriptions.get(row.id, Description()),
+            )
+            for row in alert_rows
+        ],
         executions=executions,
         replay_of=call.replay_of or "",
         client_request_id=call.client_request_id or "",

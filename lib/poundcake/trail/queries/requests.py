@@ -23,6 +23,7 @@ from poundcake.trail.queries.rows import (
     first_workflow,
     group_by_alert,
     join_reasons,
+    main_execution,
     request_state,
 )
 from poundcake.trail.schema import alerts, api_calls, links
@@ -54,10 +55,10 @@ class _AlertRow(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestAlert:
-    """An alert of a request in the list, and the workflow that was started for it."""
+    """An alert of a request in the list, and the executions that were started for it."""
 
     row: _AlertRow
-    st2_workflow: str
+    executions: Sequence[Execution]
 
     def as_json(self) -> dict[str, Any]:
         """Return the alert as JSON, as the view's URL returns it."""
@@ -69,8 +70,15 @@ class RequestAlert:
             "status": self.row.status,
             "outcome": self.row.outcome,
             "reason": join_reasons(self.row.reason, self.row.explanation_reason),
-            "st2_workflow": self.st2_workflow,
+            "st2_workflow": first_workflow(self.executions),
         }
+        execution = main_execution(self.executions)
+        if execution:
+            fields.update(
+                st2_execution_id=execution.st2_execution_id,
+                **execution.result_as_json(),
+                message=execution.message_line,
+            )
         for name in ("ended_by", "acknowledged_by"):
             if getattr(self.row, name):
                 fields[name] = getattr(self.row, name)
@@ -264,9 +272,7 @@ def _summary(
         ),
         alert_count=total.alerts,
         execution_count=total.executions,
-        alerts=[
-            RequestAlert(row, first_workflow(executions.get(row.id, []))) for row in shown_alerts
-        ],
+        alerts=[RequestAlert(row, executions.get(row.id, [])) for row in shown_alerts],
     )
 
 

@@ -5,7 +5,7 @@ Text is returned as it was received. Sanitize it before passing it to StackStorm
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple, Sequence
 
@@ -15,8 +15,11 @@ from sqlalchemy.engine import Connection
 from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.schema import alerts, api_calls, executions, links
+from poundcake.trail.changes import Change, find_changes
+from poundcake.trail.execution_results import CHANGES, ExecutionResult, execution_result
+from poundcake.trail.schema import alerts, api_calls, changes, executions, links
 
+_MAX_MESSAGE_LINE = 500  # characters
 DRY_RUN_NOTE = "dry run: nothing was changed"
 
 
@@ -131,6 +134,7 @@ class Execution:
         has_claim: Whether it holds the claim on the episode.
         claim_released_at: When its claim was released, or None.
         elapsed_seconds: Its duration, as StackStorm measured it, or None if it was not read now.
+        change: The change that it requested, or None.
     """
 
     link_id: int
@@ -152,6 +156,7 @@ class Execution:
     has_claim: bool = False
     claim_released_at: datetime | None = None
     elapsed_seconds: float | None = None
+    change: Change | None = None
 
     @property
     def duration_seconds(self) -> float | None:
@@ -166,6 +171,49 @@ class Execution:
     def annotated_status(self) -> str:
         """Its status, with a note if it was a dry run."""
         return status_with_note(self.status, self.dry_run, self.mutated)
+
+    @property
+    def noted_message(self) -> str:
+        """Its message, preceded by a note if it was a dry run."""
+        return message_with_note(self.message, self.dry_run, self.mutated)
+
+    @property
+    def message_line(self) -> str:
+        """The first line of its message, cut to the length that fits into a list."""
+        lines = self.noted_message.splitlines()
+        return lines[0][:_MAX_MESSAGE_LINE] if lines else ""
+
+    @property
+    def result(self) -> ExecutionResult:
+        """What it achieved."""
+        change = self.change
+        return execution_result(
+            self.status,
+            self.stage,
+            self.dry_run,
+            self.mutated,
+            change.result if change else None,
+            change.refusal if change else "",
+        )
+
+    @property
+    def did_work(self) -> bool:
+        """Whether it did more than to find that another execution has the claim."""
+        return self.result is not ExecutionResult.NOT_CLAIMED
+
+    def result_as_json(self) -> dict[str, Any]:
+        """Return what it achieved, as all views show it.
+
+        The fields about the change that was made or refused are empty if it requested none.
+        """
+        change = self.change
+        return {
+            "result": self.result.value,
+            "action": change.action if change else "",
+            "target": change.target if change else "",
+            "action_execution_id": (change.action_execution_id if change else None) or "",
+            "change_reason": change.reason if change else "",
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Return the execution as JSON, as the views status and why show it."""
@@ -182,8 +230,9 @@ class Execution:
             "mutated": self.mutated,
             "verified": self.verified,
             "stage": self.stage,
-            "message": message_with_note(self.message, self.dry_run, self.mutated),
+            "message": self.noted_message,
             "url": self.url,
+            **self.result_as_json(),
         }
 
 
@@ -268,7 +317,17 @@ def _read_executions(
             .where(column.in_(chunk))
         )
         linked_executions += [_execution(row, web_url) for row in rows]
+    linked_executions = _with_changes(connection, linked_executions)
     return sorted(linked_executions, key=lambda execution: execution.link_id)
+
+
+def _with_changes(connection: Connection, rows: Sequence[Execution]) -> list[Execution]:
+    """Return executions with the change that each of them requested."""
+    changes_by_execution: dict[str, Change] = {}
+    for chunk in database.batched(sorted({row.st2_execution_id for row in rows})):
+        for change in find_changes(connection, changes.c.st2_execution_id.in_(chunk)):
+            changes_by_execution[change.st2_execution_id] = change
+    return [replace(row, change=changes_by_execution.get(row.st2_execution_id)) for row in rows]
 
 
 def _execution(row: Row[Any], web_url: str) -> Execution:
@@ -311,6 +370,19 @@ def first_workflow(linked_executions: Sequence[Execution]) -> str:
     return next(
         (execution.st2_workflow for execution in linked_executions if execution.st2_workflow), ""
     )
+
+
+def newest_execution(linked_executions: Sequence[Execution]) -> Execution | None:
+    """Return the newest execution that did something or, if none did, the newest one."""
+    if not linked_executions:
+        return None
+    return max(linked_executions, key=lambda execution: (execution.did_work, execution.link_id))
+
+
+def main_execution(linked_executions: Sequence[Execution]) -> Execution | None:
+    """Return the newest execution that made a change or, if none did, the newest_execution()."""
+    makers = [execution for execution in linked_executions if execution.result in CHANGES]
+    return newest_execution(makers or linked_executions)
 
 
 def matched_rule(alert: AlertRow, linked_executions: Sequence[Execution]) -> str:

@@ -8,13 +8,13 @@ from typing import Any, Sequence
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.trail.clock import database_now
+from poundcake.trail import clock
 from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.episode import Episode
 from poundcake.trail.queries.episode_timeline import list_events
 from poundcake.trail.queries.episode_verdict import Circumstances, judge, list_runs
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
-from poundcake.trail.queries.page import Page
+from poundcake.trail.queries.page import JsonRow, Page
 from poundcake.trail.search import Filters
 
 
@@ -39,7 +39,10 @@ class EpisodesView:
     def as_json(self) -> dict[str, Any]:
         """Return the view as JSON, as its URL returns it."""
         rows = [_JudgedEpisode(episode, self.circumstances) for episode in self.page.rows]
-        view = self.page.with_rows(rows).as_json("episodes", "count")
+        return self._page_as_json(rows, "episodes")
+
+    def _page_as_json(self, rows: Sequence[JsonRow], rows_key: str) -> dict[str, Any]:
+        view = self.page.with_rows(rows).as_json(rows_key, "count")
         if self.circumstances.pause:
             view = {"paused": self.circumstances.pause.as_json(), **view}
         if self.stackstorm:
@@ -83,12 +86,16 @@ def read_episodes(
         web_url: StackStorm's web UI, for links to the executions.
         config: The configuration, on whose limits the judgements depend; None for the defaults.
     """
-    config = config or Config()
-    circumstances = Circumstances(
-        now=database_now(connection),
+    circumstances = read_circumstances(connection, config or Config())
+    return EpisodesView(find_episodes(connection, filters, limit, offset, web_url), circumstances)
+
+
+def read_circumstances(connection: Connection, config: Config) -> Circumstances:
+    """Return what the judgement of every episode depends on now."""
+    return Circumstances(
+        now=clock.database_now(connection),
         pause=read_pause(connection),
         stale_after_hours=config.stale_after_hours,
         not_cleared_minutes=config.not_cleared_minutes,
         breaker_failures=config.breaker_failures,
     )
-    return EpisodesView(find_episodes(connection, filters, limit, offset, web_url), circumstances)

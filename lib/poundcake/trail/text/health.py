@@ -3,34 +3,138 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Mapping
+from datetime import datetime, timezone
+from typing import Any, Mapping, Sequence
 
-from poundcake.trail.text.layout import counted, join_lines, sanitize, table
+from poundcake.trail.text.layout import (
+    DEFAULT_WIDTH,
+    counted,
+    format_age,
+    format_elapsed,
+    format_sentence,
+    format_time,
+    join_lines,
+    next_lines,
+    sanitize,
+    table,
+    unbreakable,
+)
 from poundcake.trail.text.remarks import pause_lines
 
+_VERDICTS = {
+    "ok": "webhooks are accepted, and everything works",
+    "degraded": "webhooks are accepted, but a person has to look at what follows",
+    "unavailable": "webhooks are answered with 503; Alertmanager sends them again",
+    "unknown": "the endpoint does not answer; Alertmanager sends its webhooks again",
+}
+# What a person does about a component that does not work.
+_REMEDIES = {
+    "journal": "free some space, or make state_dir writable for the sensor",
+    "broker": "start RabbitMQ; the waiting requests are announced without a restart",
+    "database": "start the database server; the waiting requests are recorded without a restart",
+    "stackstorm": "start st2api; the waiting requests go on without a restart",
+    "monitoring": "start Alertmanager, or correct `alertmanagers` in the configuration",
+}
+_ENDPOINT_REMEDY = "see why it does not run, then restart the sensor:"
+_RESTART = "st2ctl restart-component st2sensorcontainer"
+_LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
 
-def health(view: dict[str, Any]) -> str:
-    """Format the health of the endpoint and its components."""
-    view = sanitize(view)
-    components = view["components"]
+
+def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAULT_WIDTH) -> str:
+    """Format the health of the endpoint and its components.
+
+    Args:
+        view: The view, as JSON.
+        now: The time to which ages are relative. The default is the current time.
+        width: The number of columns of the terminal.
+    """
+    view, now = sanitize(view), now or datetime.now(timezone.utc)
     lines = [
-        *pause_lines(view),
-        f"PoundCake {view['version']}: {view['status']}",
-        f"endpoint {view['address'] or 'not listening'}, authentication "
-        f"{view['authentication']}, database {view['database']}, "
-        f"{'dry run' if view['dry_run'] else 'remediations change hosts'}",
+        f"{view['status'].upper()}: {_verdict(view)}",
+        *[f"  {line}" for line in _problem_lines(view, now)],
         "",
+        *pause_lines(view),
+        *_setup_lines(view, now),
+        "",
+        *_component_lines(view["components"], now, width),
     ]
-    lines += table(
-        ("part", "state", "since", "waiting", "detail"),
-        [
-            (name, part["state"], part["since"], part.get("waiting", ""), part["detail"])
-            for name, part in components.items()
-        ],
-    )
-    for request_id in components.get("journal", {}).get("stuck_requests", []):
+    lines += _remark_lines(view, now)
+    return join_lines([*lines, "", *_next_lines(view)], width)
+
+
+def _verdict(view: Mapping[str, Any]) -> str:
+    """Return the state of the endpoint, in one sentence."""
+    down = [name for name, part in view["components"].items() if part["state"] == "down"]
+    if view["status"] == "degraded" and down:
+        return f"webhooks are accepted, but {' and '.join(down)} {_is_or_are(down)} down"
+    return _VERDICTS.get(view["status"], "the endpoint reports an unknown status")
+
+
+def _is_or_are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _problem_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
+    """Return what does not work, and what a person does about it."""
+    lines = []
+    if view["status"] == "unknown":
+        lines.append(f"{view['address']}; {_ENDPOINT_REMEDY} {unbreakable(_RESTART)}")
+    for name, part in view["components"].items():
+        if part["state"] in ("down", "full"):
+            age = f" for {format_elapsed(part['since'], now)}" if part["since"] else ""
+            remedy = _REMEDIES.get(name, "see its detail below")
+            if part["state"] == "full":
+                remedy = "repair what its requests wait for"
+            lines.append(f"{name} has been {part['state']}{age}: {remedy}")
+    journal = view["components"].get("journal", {})
+    if journal.get("state") == "ok" and journal.get("detail"):
+        lines.append(format_sentence(journal["detail"], now))
+    return lines
+
+
+def _setup_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
+    """Return whether changes are made, where webhooks arrive, and when the newest one arrived."""
+    mode = "live: remediations change hosts"
+    if view.get("paused"):
+        mode = "paused: nothing is changed until `st2 run poundcake.resume`"
+    elif view["dry_run"]:
+        mode = "dry run: nothing is changed until dry_run is false"
+    lines = [f"mode      {mode}"]
+    if view["status"] != "unknown":
+        lines.append(f"endpoint  {view['address'] or 'not listening'}")
+    lines += [
+        f"access    authentication {view['authentication']}",
+        f"version   {view['version']}, tracking database {view['database']}",
+    ]
+    if "newest_webhook_at" in view:
+        newest = view["newest_webhook_at"]
+        arrived = f"{format_time(newest, now)}, {format_age(newest, now)}" if newest else "none yet"
+        lines.append(f"webhooks  newest recorded one: {arrived}")
+    return lines
+
+
+def _component_lines(components: Mapping[str, Any], now: datetime, width: int) -> list[str]:
+    rows = [
+        (
+            name,
+            part["state"],
+            format_time(part["since"], now),
+            part.get("waiting", ""),
+            format_sentence(part["detail"], now),
+        )
+        for name, part in components.items()
+    ]
+    headings = ("part", "state", "since", "waiting", "detail")
+    return table(headings, rows, width, fixed=headings[:-1])
+
+
+def _remark_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
+    """Return what else a person should know."""
+    lines = []
+    journal = view["components"].get("journal", {})
+    for request_id in journal.get("stuck_requests") or []:
         lines.append(f"stuck: request {request_id} cannot be recorded; poundcake.status shows why")
-    pending = components.get("database", {}).get("pending")
+    pending = view["components"].get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
     refusals = view.get("refused") or {}
@@ -39,7 +143,7 @@ def health(view: dict[str, Any]) -> str:
         lines.append(
             f"refused since the endpoint started: {counted(refusals['count'], 'webhook')}"
             f" (Alertmanager does not send them again); the last at"
-            f" {last_refusal['refused_at']} from {last_refusal['sender']}:"
+            f" {format_time(last_refusal['refused_at'], now)} from {last_refusal['sender']}:"
             f" {last_refusal['status']}, {last_refusal['detail']}"
         )
     lines += _configuration(view.get("configuration") or {})
@@ -47,7 +151,7 @@ def health(view: dict[str, Any]) -> str:
         lines.append(
             f"{key} is in plain text in the configuration: use file:/path or env:NAME instead"
         )
-    return join_lines(lines)
+    return ["", *lines] if lines else []
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:
@@ -62,3 +166,13 @@ def _configuration(configuration: Mapping[str, Any]) -> list[str]:
             " 30 seconds"
         )
     return lines
+
+
+def _next_lines(view: Mapping[str, Any]) -> list[str]:
+    """Return the command that is useful next."""
+    stuck = view["components"].get("journal", {}).get("stuck_requests") or []
+    if stuck:
+        return next_lines(f"st2 run poundcake.status request_id={stuck[0]}")
+    if view["status"] in ("unknown", "unavailable"):
+        return next_lines(_LOG)
+    return next_lines("st2 run poundcake.alerts_active format=text")

@@ -35,6 +35,8 @@ _UNBREAKABLE = re.compile(
 )
 # Terminals disagree on the width of an emoji with a variation selector.
 _VARIATION_SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+_COMMAND = re.compile("`st2 [^`]{1,150}`|st2 inquiry respond [0-9a-f]{24}")
 _MAX_MARKS = 2  # combining characters on one character: Vietnamese letters have two
 
 
@@ -159,7 +161,7 @@ def wrap_all(lines: Sequence[str], width: int, indent: str = "  ") -> list[str]:
 def table(
     headings: Sequence[str],
     rows: Sequence[Sequence[Any]],
-    width: int = MAX_WIDTH,
+    width: int = DEFAULT_WIDTH,
     fixed: Sequence[str] = (),
 ) -> list[str]:
     """Return the lines of a table that shows every cell in full.
@@ -274,6 +276,15 @@ def format_time(moment: str | None, now: datetime) -> str:
     return f"{parsed_moment:%Y-%m-%d %H:%M:%SZ}"
 
 
+def format_sentence(text: str, now: datetime) -> str:
+    """Return a sentence with its times as format_time() shows them, and its commands unbreakable.
+
+    A command stands between backticks, except the one that answers a request for approval.
+    """
+    text = _TIME.sub(lambda match: format_time(match[0], now), text)
+    return _COMMAND.sub(lambda match: unbreakable(match[0]), text)
+
+
 def format_age(moment: str | None, now: datetime) -> str:
     """Return how long ago a time was, for example "12 min ago"."""
     return f"{format_elapsed(moment, now)} ago"
@@ -289,7 +300,21 @@ def format_elapsed(moment: str | None, now: datetime) -> str:
     return counted(seconds // 86400, "day")
 
 
-def join_lines(lines: Sequence[str], width: int = MAX_WIDTH) -> str:
+def format_seconds(seconds: float | None, prefix: str = "") -> str:
+    """Return a duration as text: "0.4 s", "12 s" or "3 min"; '' if it is not known.
+
+    Args:
+        seconds: The duration.
+        prefix: What to put before a known duration.
+    """
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{prefix}{seconds:.1f} s"
+    return prefix + (f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min")
+
+
+def join_lines(lines: Sequence[str], width: int = DEFAULT_WIDTH) -> str:
     """Return the lines of a view as one text, wrapped where they are too long."""
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(wrap_all(lines, width))

@@ -2,87 +2,211 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
 from poundcake.trail.text.layout import (
+    DEFAULT_WIDTH,
     counted,
     footer_lines,
+    format_age,
+    format_elapsed,
+    format_seconds,
+    format_sentence,
+    format_time,
     format_total,
     join_lines,
+    label_text,
+    next_lines,
     sanitize,
-    table,
+    shorten,
+    unbreakable,
+    wrap_all,
 )
-from poundcake.trail.text.near_misses import near_miss_lines
-from poundcake.trail.text.remarks import describe_silence, pause_lines
+from poundcake.trail.text.remarks import pause_lines
+from poundcake.trail.text.results import NEEDS_ATTENTION, command_for, describe_result, why_commands
+
+_HEALTH = "st2 run poundcake.health format=text"
+# What an operator should see first comes first.
+_ATTENTION_TITLES = {
+    "needs_person": "waiting for a person",
+    "in_progress": "in progress",
+    "handled": "acknowledged or silenced",
+}
+_SEVERITIES = ("critical", "error", "warning")
+# With more incidents than this, only the line of each incident is shown that tells it apart.
+_MAX_DETAILED = 10
 
 
-def executions_recent(view: dict[str, Any]) -> str:
-    """Format the newest requests with their alerts."""
-    view = sanitize(view)
-    rows: list[Sequence[Any]] = []
+def executions_recent(
+    view: dict[str, Any], now: datetime | None = None, width: int = DEFAULT_WIDTH
+) -> str:
+    """Format the newest requests, each with its alerts and what was done for them.
+
+    Args:
+        view: The view, as JSON.
+        now: The time to which ages are relative. The default is the current time.
+        width: The number of columns of the terminal.
+    """
+    view, now = sanitize(view), now or datetime.now(timezone.utc)
+    lines: list[str] = []
     for request in view["executions"]:
-        request_cells = (request["received_at"], request["request_id"], request["status"])
-        for alert in request["alerts"]:
-            alert_cells = [alert[name] for name in ("alert_name", "instance", "status", "outcome")]
-            what_ran = alert["st2_workflow"] or alert["reason"]
-            for event in ("acknowledged_by", "ended_by"):
-                if alert.get(event):
-                    what_ran += f"; {event.replace('_', ' ')} {alert[event]}"
-            rows.append([*request_cells, *alert_cells, what_ran])
+        received = f"{format_time(request['received_at'], now)}  "
+        received += format_age(request["received_at"], now)
+        lines.append(f"{received}  {request['status']}  {request['request_id']}")
+        lines += [f"  {_request_alert(alert, now)}" for alert in request["alerts"]]
         if request.get("alerts_left_out"):
-            more_alerts = counted(request["alerts_left_out"], "more alert")
-            rows.append([*request_cells, more_alerts, "", "", "", ""])
+            lines.append(f"  {counted(request['alerts_left_out'], 'more alert')}")
         elif not request["alerts"]:
-            rows.append([*request_cells, "", "", "", "", ""])
-    headings = ("received", "request", "", "alert", "instance", "status", "outcome", "what ran")
+            lines.append("  it has no alerts")
+        lines.append("")
     total = f"{format_total(view, 'total', 'request')} recorded"
-    misses = near_miss_lines(view)
-    return join_lines([*table(headings, rows), "", total, *misses, *footer_lines(view)])
+    if not view["executions"] and not view.get("next"):
+        total += " that match: Alertmanager has sent none, or the filters exclude them all"
+    commands = [_HEALTH]
+    if view["executions"]:
+        commands = [f"st2 run poundcake.status request_id={view['executions'][0]['request_id']}"]
+    return join_lines([*lines, total, *footer_lines(view), *next_lines(*commands)], width)
 
 
-def alerts_active(view: dict[str, Any]) -> str:
-    """Format the open incidents."""
-    view = sanitize(view)
+def _request_alert(alert: Mapping[str, Any], now: datetime) -> str:
+    """Return an alert, and what was done for it or why nothing was done."""
+    name = " ".join(filter(None, (alert["alert_name"] or "(no name)", alert["instance"])))
+    line = f"{name}  {alert['status']}, {alert['outcome'].replace('_', ' ')}: "
+    if alert.get("result"):
+        workflow = alert["st2_workflow"]
+        line += f"{workflow}: " if workflow != alert["action"] else ""
+        line += describe_result(alert, now)
+    else:
+        line += format_sentence(alert["reason"] or "nothing has run for it yet", now)
+    if alert.get("acknowledged_by"):
+        line += f"; acknowledged by {alert['acknowledged_by']}"
+    if alert.get("ended_by"):
+        line += f"; incident ended by {alert['ended_by']}"
+    return line
+
+
+def alerts_active(
+    view: dict[str, Any], now: datetime | None = None, width: int = DEFAULT_WIDTH
+) -> str:
+    """Format the open incidents. Those that need a person come first.
+
+    Args:
+        view: The view, as JSON.
+        now: The time to which ages are relative. The default is the current time.
+        width: The number of columns of the terminal.
+    """
+    view, now = sanitize(view), now or datetime.now(timezone.utc)
+    incidents = view["active_alerts"]
     if not view["count"]:
-        misses, footer = near_miss_lines(view), footer_lines(view)
-        return join_lines([*pause_lines(view), "no active alerts", *misses, *footer])
-    columns = ("starts_at", "alert_name", "severity", "instance", "notifications", "st2_workflow")
-    rows = [
-        [
-            *[incident[column] for column in columns],
-            _incident_state(incident),
-            incident["episode"] + (" (stale)" if incident["stale"] else ""),
+        lines = [
+            *pause_lines(view),
+            "no active alerts: nothing that Alertmanager has sent is firing and matches",
+            *next_lines(_HEALTH),
         ]
-        for incident in view["active_alerts"]
+        return join_lines(lines, width)
+    is_detailed = len(incidents) <= _MAX_DETAILED
+    groups = {
+        title: sorted(
+            (incident for incident in incidents if incident["attention"] == attention),
+            key=_severity_rank,
+        )
+        for attention, title in _ATTENTION_TITLES.items()
+    }
+    counts = ", ".join(f"{len(group)} {title}" for title, group in groups.items() if group)
+    total = format_total(view, "count", "active alert")
+    lines = [*pause_lines(view), f"{total}: {counts}" if counts else total]
+    for title, group in groups.items():
+        lines += ["", f"{title.upper()}:"] if 0 < len(group) < len(incidents) else []
+        for incident in group:
+            lines += [""] if is_detailed else []  # a blank line between blocks
+            lines += _incident_lines(incident, incidents, is_detailed, now, width)
+    lines += ["", *footer_lines(view)]
+    first = next((incident for group in groups.values() for incident in group), None)
+    lines += next_lines(*why_commands(first)) if first else []
+    return join_lines(lines, width)
+
+
+def _severity_rank(incident: Mapping[str, Any]) -> int:
+    severity = incident["severity"].lower()
+    return _SEVERITIES.index(severity) if severity in _SEVERITIES else len(_SEVERITIES)
+
+
+def _incident_lines(
+    incident: Mapping[str, Any],
+    incidents: Sequence[Mapping[str, Any]],
+    is_detailed: bool,
+    now: datetime,
+    width: int,
+) -> list[str]:
+    name = " ".join(filter(None, (incident["alert_name"] or "(no name)", incident["instance"])))
+    facts = [incident["severity"], format_elapsed(incident["starts_at"], now)]
+    if incident["notifications"] > 1:
+        facts.append(f"seen {incident['notifications']} times")
+    if incident["stale"]:
+        facts.append("stale")
+    labels = label_text(_sort_labels(incident, incidents))
+    if incident.get("labels_left_out"):
+        labels += f", {counted(incident['labels_left_out'], 'more label')}"
+    lines = [f"{incident['title']}  {name}  {', '.join(filter(None, facts))}"]
+    lines += [f"  {text}" for text in _fit([labels, incident["summary"]], width - 2)]
+    if not is_detailed:
+        return wrap_all(lines[:2], width)
+    lines += [
+        f"  {format_sentence(incident['headline'], now)}",
+        f"  next: {format_sentence(incident['next_step'], now)}",
     ]
-    headings = ("since", "alert", "severity", "instance", "seen", "workflow", "state", "episode")
-    total = f"{'at least ' if view.get('at_least') else ''}{view['count']} active"
-    return join_lines([*pause_lines(view), *table(headings, rows), "", total, *footer_lines(view)])
+    if incident["next_command"] and incident["attention"] == "needs_person":
+        lines.append(f"    {unbreakable(incident['next_command'])}")
+    return wrap_all(lines, width)
 
 
-def _incident_state(incident: Mapping[str, Any]) -> str:
-    user = incident.get("acknowledged_by")
-    states = [f"acknowledged by {user}"] if user else []
-    if incident.get("silence_id"):
-        states.append(describe_silence(incident))
-    return "; ".join([*states, str(incident["remediation_status"])])
+def _fit(texts: Sequence[str], width: int) -> list[str]:
+    """Return texts that are not empty, each cut to one line."""
+    return [shorten(text, width) for text in texts if text]
 
 
-def st2_executions(view: dict[str, Any]) -> str:
-    """Format the executions that were started for alerts."""
-    view = sanitize(view)
-    columns = ("triggered_at", "st2_execution_id", "st2_workflow", "status", "duration_seconds")
-    rows = [
-        [
-            *[execution[column] for column in columns],
-            execution["alert"]["name"],
-            execution["alert"]["instance"],
-            execution["request_id"],
+def _sort_labels(
+    incident: Mapping[str, Any], incidents: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the labels of an incident. Those that tell it apart from others come first."""
+    name = incident["alert_name"]
+    namesakes = [other["labels"] for other in incidents if other["alert_name"] == name]
+
+    def is_shared(label: tuple[str, str]) -> bool:
+        return all(labels.get(label[0]) == label[1] for labels in namesakes)
+
+    return dict(sorted(incident["labels"].items(), key=is_shared))
+
+
+def st2_executions(
+    view: dict[str, Any], now: datetime | None = None, width: int = DEFAULT_WIDTH
+) -> str:
+    """Format the executions that were started for alerts, each with what it achieved.
+
+    Args:
+        view: The view, as JSON.
+        now: The time to which ages are relative. The default is the current time.
+        width: The number of columns of the terminal.
+    """
+    view, now = sanitize(view), now or datetime.now(timezone.utc)
+    rows = view["st2_executions"]
+    lines: list[str] = []
+    for row in rows:
+        duration = format_seconds(row["duration_seconds"], " after ")
+        lines += [
+            f"{format_time(row['triggered_at'], now)}  {row['st2_workflow'] or '(no workflow)'}"
+            f"  {row['st2_execution_id']}  {row['status']}{duration}",
+            f"  {describe_result(row, now)}",
+            f"  for {row['alert']['name'] or '(no name)'} {row['alert']['instance']}".rstrip(),
+            f"  request {row['request_id']}",
+            "",
         ]
-        for execution in view["st2_executions"]
-    ]
-    headings = ["triggered", "execution", "workflow", "status", "seconds"]
-    headings += ["alert", "instance", "request"]
     total = format_total(view, "count", "execution")
-    misses = near_miss_lines(view)
-    return join_lines([*table(headings, rows), "", total, *misses, *footer_lines(view)])
+    commands = ["st2 run poundcake.executions_recent format=text"]
+    if rows:
+        in_trouble = [row for row in rows if row["result"] in NEEDS_ATTENTION]
+        commands = [command_for((in_trouble or rows)[0])]
+    elif not view.get("next"):
+        total += ": nothing ran for an alert that matches"
+    return join_lines([*lines, total, *footer_lines(view), *next_lines(*commands)], width)

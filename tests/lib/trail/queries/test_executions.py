@@ -11,7 +11,7 @@ from tests.lib.trails import record, record_execution, view
 
 EXECUTION_KEYS = (
     "request_id st2_execution_id st2_workflow st2_rule status triggered_at duration_seconds url"
-    " alert"
+    " result action target action_execution_id change_reason message alert"
 ).split()
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 
 from poundcake.config import Config
-from poundcake.trail import queries
+from poundcake.trail import interventions, queries, text
+from poundcake.trail.audit import Actor
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import UTC, alert, later, request
 from tests.lib.trails import WORKFLOW, database_time, record, record_execution, view
 
 INCIDENT_KEYS = (
-    "fingerprint episode alert_name severity instance starts_at last_seen_at notifications stale"
-    " request_id st2_workflow st2_execution_id remediation_status st2_execution_status"
+    "fingerprint episode alert_name severity instance labels summary runbook_url verdict title"
+    " headline next_step next_command next_at attention starts_at last_seen_at notifications stale"
+    " request_id st2_workflow st2_execution_id remediation_status st2_execution_status result"
 ).split()
 
 
@@ -101,3 +103,67 @@ def test_a_resolve_ends_an_incident(engine):
     record(engine, alert())
     record(engine, alert(status="resolved", ends_at=later(9)), received_at=later(10))
     assert list_active_alerts(engine) == {"active_alerts": [], "count": 0}
+
+
+def test_pods_with_the_same_name_are_told_apart_by_their_labels(engine):
+    for pod in ("api-1", "api-2", "web-1"):
+        labels = {"instance": "", "namespace": "shop", "pod": pod}
+        record(
+            engine, alert("KubePodNotReady", labels=labels, annotations={"summary": "not ready"})
+        )
+    rows = list_active_alerts(engine)["active_alerts"]
+    assert [row["labels"] for row in rows] == [
+        {"pod": pod, "namespace": "shop"} for pod in ("web-1", "api-2", "api-1")
+    ]
+    assert {(row["instance"], row["summary"]) for row in rows} == {("", "not ready")}
+    lines = text.alerts_active(list_active_alerts(engine), later(60)).split("\n")
+    titles = [line for line in lines if "KubePodNotReady" in line]
+    assert len(titles) == 3 and len(set(titles)) == 1
+    assert [line.strip() for line in lines if "pod=" in line] == [
+        f"pod={pod} namespace=shop" for pod in ("web-1", "api-2", "api-1")
+    ]
+
+
+def test_long_labels_and_annotations_are_cut(engine):
+    labels = {f"label{n:02}": "x" * 300 for n in range(30)}
+    url = "https://runbooks.example/" + "x" * 2000
+    annotations = {"summary": "y" * 9000, "runbook_url": url}
+    record(engine, alert(labels=labels, annotations=annotations))
+    record(
+        engine,
+        alert(
+            "Huge", labels={"a": "x" * 15_000, "b": "x" * 15_000}, annotations={"summary": "fits"}
+        ),
+    )
+    huge, long = list_active_alerts(engine)["active_alerts"]
+    assert (len(long["labels"]), long["labels_left_out"]) == (20, 10)
+    assert set(map(len, long["labels"].values())) == {200}
+    assert (len(long["summary"]), long["summary"][-1], long["runbook_url"]) == (500, "…", "")
+    assert (huge["labels"], huge["summary"]) == ({}, "fits")
+
+
+def test_an_incident_says_who_takes_care_of_it(engine):
+    record(engine, alert("Running", fingerprint="r"))
+    (running,) = list_active_alerts(engine)["active_alerts"]
+    record_execution(
+        engine, running["request_id"], running["episode"], status="running", end_timestamp=None
+    )
+    request_id = record(engine, alert("Dry", fingerprint="d"))
+    output = {"dry_run": True, "mutated": False, "message": "would run x"}
+    record_execution(
+        engine, request_id, "d-1768392000000", "e2", "other.flow", result={"output": output}
+    )
+    record(engine, alert("Known", fingerprint="k"))
+    interventions.acknowledge(
+        engine, Actor("anna", "e"), filters=Filters(alert_name="Known"), comment="on it"
+    )
+    with database_time(later(60)):
+        rows = list_active_alerts(engine)["active_alerts"]
+    assert {row["alert_name"]: (row["attention"], row["result"]) for row in rows} == {
+        "Running": ("in_progress", "running"),
+        "Dry": ("needs_person", "dry_run"),
+        "Known": ("handled", ""),
+    }
+    lines = text.alerts_active(list_active_alerts(engine), later(60)).split("\n")
+    names = [word for line in lines for word in ("Dry", "Running", "Known") if f" {word} " in line]
+    assert names == ["Dry", "Running", "Known"]

@@ -14,12 +14,14 @@ STATUS_KEYS = (
     " stackstorm_executions"
 ).split()
 ALERT_KEYS = (
-    "id fingerprint episode alert_name severity instance status outcome reason starts_at ends_at"
+    "id fingerprint episode alert_name severity instance labels summary runbook_url"
+    " status outcome reason starts_at ends_at"
     " st2_rule st2_workflow"
 ).split()
 EXECUTION_KEYS = (
     "st2_execution_id st2_workflow st2_rule alert_id status started_at ended_at duration_seconds"
-    " dry_run mutated verified stage message url"
+    " dry_run mutated verified stage message url result action target action_execution_id"
+    " change_reason"
 ).split()
 
 
@@ -61,6 +63,11 @@ def test_the_status_shows_alerts_and_executions(engine, sample_request_id):
         "stage": "done",
         "message": "web-1 answers",
         "url": "https://st2.example/#/history/e1",
+        "result": "changed",
+        "action": "",
+        "target": "",
+        "action_execution_id": "",
+        "change_reason": "",
     }
 
 

@@ -12,6 +12,9 @@ from tests.lib.trails import WORKFLOW, episode, record, record_execution, view
 
 REQUEST_KEYS = "request_id received_at status alert_count st2_execution_count alerts".split()
 ALERT_KEYS = "id alert_name severity instance status outcome reason st2_workflow".split()
+EXECUTION_KEYS = (
+    "st2_execution_id result action target action_execution_id change_reason message"
+).split()
 
 
 def list_recent_requests(engine, **query):
@@ -25,7 +28,8 @@ def test_the_view_has_the_documented_fields(engine, sample_request_id):
     for request in page["executions"]:
         assert list(request) == REQUEST_KEYS
         for row in request["alerts"]:
-            assert [name for name in row if name != "ended_by"] == ALERT_KEYS
+            keys = ALERT_KEYS + (EXECUTION_KEYS if row["st2_workflow"] else [])
+            assert [name for name in row if name != "ended_by"] == keys
     newest = page["executions"][0]
     assert newest["request_id"] == sample_request_id
     assert (newest["alert_count"], newest["st2_execution_count"]) == (4, 1)

@@ -50,14 +50,11 @@ def test_each_view_shows_each_status_of_stackstorm(engine):
         statuses = {incident["fingerprint"]: incident[key] for incident in active["active_alerts"]}
         assert statuses == {status: status for status in STATUSES}
     for output in (text.status(trail), text.st2_executions(execution_list), text.why(why)):
-        lines = [re.split(r"[^\w-]+", line) for line in output.split("\n")]
+        lines = [re.split(r"[^\w-]+", line) for line in output.split("\nnext: ")[0].split("\n")]
         for status in STATUSES:
             (line,) = [line for line in lines if "e-" + status in line]
             assert status in line
-    lines = [line.split() for line in text.alerts_active(active).split("\n")]
-    for status in STATUSES:
-        (line,) = [line for line in lines if episode(status) in line]
-        assert status in line
+    assert f"{len(STATUSES)} active alerts: " in text.alerts_active(active)
 
 
 def test_the_views_of_an_empty_database_are_empty(engine):
@@ -80,7 +77,11 @@ def test_no_list_reads_a_large_column(engine, sample_request_id):
     view(engine, queries.status, sample_request_id)
     assert len(statements) > 10
     for statement in statements:
-        assert not re.search("body|headers|labels|annotations|generator_url", statement)
+        assert not re.search("body|headers|generator_url", statement)
+        # Labels are read only for the alerts that are shown, and only if they are short.
+        if re.search("labels|annotations", statement):
+            assert re.search(r"length\(poundcake_alerts\.labels\) <= .* THEN", statement)
+            assert re.search(r"WHERE poundcake_alerts\.id IN", statement)
 
 
 def test_the_statuses_that_end_an_execution_fit_their_column():
