@@ -10,9 +10,9 @@ import pytest
 from poundcake.config import load
 from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail.approvals import (
-    describe,
     expire_approvals,
     find_pending_approval,
+    read_approval,
     read_pending_approvals,
 )
 from tests.lib.fake_stackstorm import FakeStackStorm
@@ -101,6 +101,6 @@ def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
         find_pending_approval([Execution("b", "succeeded", task_name="begin"), approval])
         == approval
     )
-    assert describe(approval, MINUTES) == (
+    assert read_approval(approval, [], MINUTES).describe() == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )

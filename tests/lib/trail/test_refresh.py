@@ -9,7 +9,6 @@ import pytest
 from poundcake import stackstorm
 from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, queries, refresh
-from poundcake.trail.search import Filters
 from tests.lib.samples import alert
 from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
 
@@ -76,10 +75,8 @@ def iterate_views(engine, request_id):
     """Yield each view that shows the open execution, and the execution in it."""
     status = view(engine, queries.status, request_id)
     execution_list = view(engine, queries.st2_executions)
-    why = view(engine, queries.why, Filters(alert_name="HostDown"))
     yield status, status["stackstorm_executions"][0]
     yield execution_list, execution_list["st2_executions"][0]
-    yield why, why["episodes"][0]["stackstorm_executions"][0]
 
 
 def test_open_executions_are_updated(engine, open_request):

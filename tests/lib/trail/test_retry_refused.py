@@ -503,13 +503,13 @@ class TestNeverTwice:
 class TestViews:
     def read_why(self, trail):
         page = view(trail.engine, queries.why, search.parse(fingerprint="f0"))
-        return page["episodes"][0]["changes"], text.why(page)
+        return page["episodes"][0]["changes"], " ".join(text.why(page).split())
 
     def test_the_views_show_the_time_of_the_retry(self, trail):
         (change,), why_text = self.read_why(trail)
         assert change["retry_at"] and "retried_at" not in change
-        assert ": refused, storm: " in why_text
-        assert "; it is tried again after 20" in why_text
+        assert "NOT TOUCHED: STORM" in why_text and "refused, storm" in why_text
+        assert "it is tried again after" in why_text
         details = view(trail.engine, queries.recorded_alert, trail.request_id, trail.episode)
         assert details["retry_at"] == change["retry_at"]
 
@@ -518,8 +518,8 @@ class TestViews:
         trail.sync()
         (change,), why_text = self.read_why(trail)
         assert change["retried_at"] and "retry_at" not in change
-        assert "; it was tried again at 20" in why_text
-        assert "retry of e0 (storm): started again as again-1, by poundcake.sync" in why_text
+        assert "it was tried again at" in why_text
+        assert "poundcake.sync tried e0 (storm) again: as again-1" in why_text
 
     def test_the_views_show_no_retry_that_will_not_happen(self, trail):
         interventions.acknowledge(trail.engine, ANNA, trail.episode)
@@ -530,7 +530,7 @@ class TestViews:
 
     @pytest.mark.parametrize(
         "outcome, expected",
-        [(TIMEOUT, "Read timed out, by"), (None, "its new execution is unknown")],
+        [(TIMEOUT, "Read timed out"), (None, "its new execution is unknown")],
     )
     def test_the_views_show_a_retry_whose_outcome_is_unknown(self, trail, outcome, expected):
         trail.pass_time()

@@ -127,11 +127,8 @@ class TestSilence:
         assert (entry.action, entry.st2_user, entry.execution_id) == ("silence", "anna", "e1")
         assert (entry.target, entry.comment) == (trail.episode, "a new disk")
         assert trail.read_alert().silence_id == result["silence_ids"][0]
-        assert "silence by anna: a new disk" in trail.render_why()
-        assert (
-            f"silenced by anna until {trail.read_alert().silenced_until:%Y-%m-%d %H:%MZ}"
-            in trail.render_why()
-        )
+        assert "anna silenced the alert: a new disk" in trail.render_why()
+        assert "silenced in Alertmanager by anna: a new disk" in trail.render_why()
 
     @pytest.mark.parametrize("seconds", [0, 59])
     def test_silencing_again_keeps_the_silence(self, trail, seconds):

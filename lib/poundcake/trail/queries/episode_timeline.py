@@ -104,6 +104,8 @@ def _describe_run(run: Run, asks: bool) -> Event:
         state = "waits for approval" if asks else f"is {execution.status}"
         return Event(started_at, f"{name} {state}")
     result = _RESULTS.get(run.result, "succeeded")
+    if execution.status not in ("succeeded", "failed"):
+        result += f" ({execution.status})"
     seconds = execution.duration_seconds
     duration = "" if seconds is None else f" after {_format_seconds(seconds)}"
     message = f": {execution.message}" if execution.message else ""

@@ -9,11 +9,13 @@ from typing import Any, Mapping, Sequence
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
+    MAX_WIDTH,
     counted,
     display_width,
     footer_lines,
     format_age,
     format_elapsed,
+    format_sentence,
     format_time,
     format_total,
     join_lines,
@@ -26,7 +28,6 @@ from poundcake.trail.text.layout import (
 from poundcake.trail.text.remarks import incident_remark_lines, pause_lines
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
-_COMMAND = re.compile("`st2 [^`]{1,150}`")
 _MAX_LABEL_LINES = 3
 _MAX_EVIDENCE = 3
 _INDENT = "  "
@@ -41,7 +42,7 @@ def why(view: dict[str, Any], now: datetime | None = None, width: int = DEFAULT_
         width: The number of columns of the terminal.
     """
     page = _Page(sanitize(view), now or datetime.now(timezone.utc), width)
-    return join_lines(page.lines())
+    return join_lines(page.lines(), MAX_WIDTH)  # they are already wrapped
 
 
 class _Page:
@@ -55,7 +56,7 @@ class _Page:
     def lines(self) -> list[str]:
         """Return the lines of the view. They fit into the width."""
         view = self._view
-        lines = self._wrap_all([self._sentence(line) for line in pause_lines(view)])
+        lines = self._wrap_all(pause_lines(view, self._now))
         waiting = view.get("waiting", [])
         for request in waiting:
             lines += [*self._waiting_lines(request), ""]
@@ -126,7 +127,7 @@ class _Page:
         if episode["runbook_url"]:
             lines.append(f"{_INDENT}runbook: {episode['runbook_url']}")
         labels = dict(episode["labels"])
-        count = len(labels)
+        count = len(labels) + episode.get("labels_left_out", 0)
         while len(wrap(self._label_line(labels), self._width)) > _MAX_LABEL_LINES:
             if len(labels) == 1:
                 break
@@ -172,16 +173,15 @@ class _Page:
             with_remaining: Whether to say how long it is until a time in the future.
         """
 
-        def format_match(match: re.Match[str]) -> str:
+        def add_remaining(match: re.Match[str]) -> str:
             moment = parse_timestamp(match[0])
-            remaining = ""
-            if with_remaining and moment and moment > self._now:
-                now = format_timestamp(self._now)
-                remaining = f" (in {format_elapsed(now, moment)})"
-            return format_time(match[0], self._now) + remaining
+            if moment is None or moment <= self._now:
+                return match[0]
+            return f"{match[0]} (in {format_elapsed(format_timestamp(self._now), moment)})"
 
-        text = _TIME.sub(format_match, text)
-        return _COMMAND.sub(lambda match: unbreakable(match[0]), text)
+        return format_sentence(
+            _TIME.sub(add_remaining, text) if with_remaining else text, self._now
+        )
 
 
 def _without(text: str, headline: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Mapping
 
 from poundcake.timestamps import parse_timestamp
+from poundcake.trail.text.layout import format_time
 
 
 def incident_remark_lines(incident: Mapping[str, Any]) -> list[str]:
@@ -78,14 +79,20 @@ def _describe_retry_time(change: Mapping[str, Any]) -> str:
     return f"; it was tried again at {retried_at:%Y-%m-%d %H:%MZ}" if retried_at else ""
 
 
-def pause_lines(view: Mapping[str, Any]) -> list[str]:
-    """Return the lines that show a pause at the top of a view."""
+def pause_lines(view: Mapping[str, Any], now: datetime | None = None) -> list[str]:
+    """Return the lines that show a pause at the top of a view.
+
+    Args:
+        view: The view, as JSON.
+        now: The current time. The default is the time of this machine.
+    """
     pause = view.get("paused")
     if not pause:
         return []
-    until = f" until {pause['until']}" if pause["until"] else ""
+    now = now or datetime.now(timezone.utc)
+    until = f" until {format_time(pause['until'], now)}" if pause["until"] else ""
     return [
-        f"PAUSED by {pause['by']} at {pause['at']}{until}: {pause['reason']}",
+        f"PAUSED by {pause['by']} at {format_time(pause['at'], now)}{until}: {pause['reason']}",
         "  nothing is changed; to allow changes again: st2 run poundcake.resume",
         "",
     ]

@@ -12,9 +12,10 @@ from tests.lib.samples import alert, iso, later, request
 from tests.lib.trail.queries.test_request_status import EXECUTION_KEYS
 from tests.lib.trails import episode, pages, record, record_execution, view
 
+JUDGEMENT_KEYS = "verdict title headline next_step next_command next_at".split()
 EPISODE_KEYS = (
-    "episode fingerprint alert_name severity instance state starts_at ends_at last_seen_at"
-    " notifications alerts stackstorm_executions"
+    "episode fingerprint alert_name severity instance labels summary runbook_url state starts_at"
+    " ends_at last_seen_at notifications alerts stackstorm_executions"
 ).split()
 NOTIFICATION_KEYS = "request_id received_at id status outcome reason st2_rule".split()
 
@@ -24,7 +25,7 @@ def read_episodes(engine, name="HostDown", **query):
 
 
 def render_lines(episode_view):
-    return text.why({"episodes": [episode_view], "count": 1}, stale_after_hours=87_600).split("\n")
+    return text.why({"episodes": [episode_view], "count": 1}).split("\n")
 
 
 def test_the_view_has_the_documented_fields(engine, sample_request_id):
@@ -32,7 +33,7 @@ def test_the_view_has_the_documented_fields(engine, sample_request_id):
     assert list(page) == ["episodes", "count"]
     assert page["count"] == 1
     (entry,) = page["episodes"]
-    assert list(entry) == EPISODE_KEYS
+    assert list(entry) == [*JUDGEMENT_KEYS, *EPISODE_KEYS, "claims", "timeline"]
     assert [list(notification) for notification in entry["alerts"]] == [NOTIFICATION_KEYS]
     assert [list(execution) for execution in entry["stackstorm_executions"]] == [EXECUTION_KEYS]
     assert entry["stackstorm_executions"][0]["url"] == "https://st2.example/#/history/e1"
@@ -42,18 +43,29 @@ def test_an_episode_shows_its_notification_and_its_execution(engine, sample_requ
     (entry,) = read_episodes(engine, "New")
     (notification,) = entry.pop("alerts")
     (execution,) = entry.pop("stackstorm_executions")
-    assert entry == {
+    assert {name: entry[name] for name in EPISODE_KEYS if name in entry} == {
         "episode": episode("new"),
         "fingerprint": "new",
         "alert_name": "New",
         "severity": "critical",
         "instance": "web-1:9100",
+        "labels": {"id": "new"},
+        "summary": "down",
+        "runbook_url": "",
         "state": "firing",
         "starts_at": "2026-01-14T12:00:00Z",
         "ends_at": None,
         "last_seen_at": "2026-01-14T12:01:00Z",
         "notifications": 1,
     }
+    assert entry["claims"] == [
+        {
+            "st2_execution_id": "e1",
+            "st2_workflow": "poundcake.host_down",
+            "result": "claimed",
+            "reason": "",
+        }
+    ]
     assert notification == {
         "request_id": sample_request_id,
         "received_at": "2026-01-14T12:01:00Z",
@@ -101,7 +113,6 @@ def test_unconfirmed_observed_and_expired_episodes_are_marked(engine):
     record(engine, alert("Stale", fingerprint="s"), received_at=later(2))
     entry = read_episodes(engine, "Stale")[0]
     assert (entry["state"], entry["outcome"]) == ("firing", "unconfirmed")
-    assert "firing (unconfirmed) since" in render_lines(entry)[1]
     record(engine, resolve, received_at=later(3))
     entry = read_episodes(engine, "Stale")[0]
     assert (entry["state"], entry["ended_by"]) == ("resolved", "resolve")
@@ -200,7 +211,7 @@ def test_an_incident_that_waited_for_its_cooldown_shows_its_admission(engine):
     assert entry["alerts"][2]["reason"] == "first notification after cooldown"
     assert (entry["state"], entry["notifications"]) == ("firing", 5)
     assert entry["alerts_left_out"] == 1
-    assert "  1 more notification" in render_lines(entry)
+    assert any(line.startswith("  1 more notification,") for line in render_lines(entry))
     assert (entry["starts_at"], entry["last_seen_at"]) == (iso(later(20)), iso(later(120)))
 
 
@@ -223,7 +234,8 @@ def test_the_newest_repeats_are_shown_and_the_others_are_counted(engine):
         assert entry["notifications"] == 31
         firing = [a for a in entry["alerts"] if a["status"] == "firing"]
         assert entry["alerts_left_out"] == 31 - len(firing)
-        assert f"  {31 - len(firing)} more notifications" in render_lines(entry)
+        count = f"  {31 - len(firing)} more notifications,"
+        assert any(line.startswith(count) for line in render_lines(entry))
         assert [e["st2_execution_id"] for e in entry["stackstorm_executions"]] == ["e1"]
 
 
