@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -79,23 +80,30 @@ def iterate_views(engine, request_id):
     yield execution_list, execution_list["st2_executions"][0]
 
 
+def read_incidents(engine):
+    with database.reading(engine) as connection:
+        return queries.read_incidents(connection)
+
+
 def test_open_executions_are_updated(engine, open_request):
     for answer, execution in iterate_views(engine, open_request):
         keys = list(execution)
+        assert execution["result"] == "running"
         assert refresh.refresh_open_executions(StubStackStorm({"e1": DONE}), answer) is answer
         assert list(execution) == keys
         assert (execution["status"], execution["duration_seconds"]) == ("succeeded", 1.235)
         assert (execution["st2_rule"], execution["url"]) == ("pack.rule", "https://st2/e1")
-        if "message" in keys:
+        assert (execution["result"], execution["message"]) == ("changed", "up")
+        if "stage" in keys:
             assert (execution["stage"], execution["mutated"]) == ("done", True)
-            assert (execution["message"], execution["ended_at"]) == ("up", "2026-01-14T12:00:12Z")
+            assert execution["ended_at"] == "2026-01-14T12:00:12Z"
 
 
 def test_the_remediation_of_an_incident_is_updated(engine, open_request):
     dry_run = dict(DONE, result={"output": {"dry_run": True, "mutated": False}})
     for document, status in ((DONE, "succeeded"), (dry_run, f"succeeded ({DRY_RUN})")):
         answer = refresh.refresh_open_executions(
-            StubStackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
+            StubStackStorm({"e1": document}), read_incidents(engine)
         )
         (incident,) = answer["active_alerts"]
         assert incident["remediation_status"] == status
@@ -116,7 +124,7 @@ def test_each_status_is_shown(engine, open_request, status):
             has_failed = has_ended and status != "succeeded"
             assert execution["message"] == ("no such host" if has_failed else "")
     answer = refresh.refresh_open_executions(
-        StubStackStorm({"e1": document}), view(engine, queries.alerts_active, 24)
+        StubStackStorm({"e1": document}), read_incidents(engine)
     )
     assert answer["active_alerts"][0]["remediation_status"] == status
 
@@ -125,7 +133,7 @@ def test_each_status_is_shown(engine, open_request, status):
 def test_only_open_executions_are_requested(engine, open_request, status):
     record_execution(engine, open_request, episode("f"), "e1", status=status)
     view_answers = [answer for answer, _ in iterate_views(engine, open_request)]
-    view_answers.append(view(engine, queries.alerts_active, 24))
+    view_answers.append(read_incidents(engine))
     for answer in view_answers:
         stackstorm_api = StubStackStorm({})
         refresh.refresh_open_executions(stackstorm_api, answer)
@@ -157,13 +165,17 @@ def test_all_executions_of_a_page_are_updated(many_executions):
 
 
 def test_all_incidents_of_a_page_are_updated(engine, open_request):
-    (incident,) = view(engine, queries.alerts_active, 24)["active_alerts"]
-    answer = {
-        "active_alerts": [dict(incident, st2_execution_id=f"e{n}") for n in range(299, 149, -1)]
-    }
+    recorded = read_incidents(engine)
+    (incident,) = recorded.page.rows
+    (execution,) = incident.executions
+    rows = [
+        replace(incident, executions=[replace(execution, st2_execution_id=f"e{n}")])
+        for n in range(299, 149, -1)
+    ]
     stackstorm_api = StubStackStorm({f"e{n}": {"status": "succeeded"} for n in range(300)})
-    refresh.refresh_open_executions(stackstorm_api, answer)
+    answer = refresh.refresh_open_executions(stackstorm_api, recorded.with_episodes(rows, ""))
     assert {row["remediation_status"] for row in answer["active_alerts"]} == {"succeeded"}
+    assert {row["result"] for row in answer["active_alerts"]} == {"other"}
 
 
 def test_the_time_spent_on_a_slow_stackstorm_is_bounded(many_executions, monkeypatch):
@@ -228,7 +240,7 @@ def test_malformed_responses_leave_executions_as_recorded(engine, open_request, 
         refresh.refresh_open_executions(StubStackStorm(documents), answer)
         assert execution["status"] == "running"
     answer = refresh.refresh_open_executions(
-        StubStackStorm(documents), view(engine, queries.alerts_active, 24)
+        StubStackStorm(documents), read_incidents(engine)
     )
     assert answer["active_alerts"][0]["remediation_status"] == "running"
 

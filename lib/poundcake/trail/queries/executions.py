@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import takewhile
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from sqlalchemy import Select, Subquery, select
 from sqlalchemy.engine import Connection
@@ -22,6 +21,8 @@ from poundcake.trail.queries.bounded_search import (
     time_filters,
     unindexed,
 )
+from poundcake.trail.queries.episode import Description
+from poundcake.trail.queries.episodes import read_descriptions
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import Execution, executions_by_link
 from poundcake.trail.schema import alerts, executions, links
@@ -40,10 +41,11 @@ class _Alert(NamedTuple):
 
 @dataclass(frozen=True)
 class ListedExecution:
-    """One execution in the list, and the alert for which it was started."""
+    """One execution in the list, the alert for which it was started, and the alert's labels."""
 
     execution: Execution
     alert: _Alert
+    labels: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """Return the execution as JSON, as the view's URL returns it."""
@@ -63,6 +65,7 @@ class ListedExecution:
                 "name": self.alert.alert_name,
                 "severity": self.alert.severity,
                 "instance": self.alert.instance,
+                "labels": dict(self.labels),
             },
         }
 
@@ -98,10 +101,13 @@ def linked_executions(
     alerts_by_id = _read_alerts(
         connection, [execution.alert_id for execution in executions_by_link_id.values()]
     )
+    descriptions = read_descriptions(connection, list(alerts_by_id))
     # A purge may delete some of the rows while this page is read.
     listed = [
         ListedExecution(
-            executions_by_link_id[link_id], alerts_by_id[executions_by_link_id[link_id].alert_id]
+            executions_by_link_id[link_id],
+            alerts_by_id[executions_by_link_id[link_id].alert_id],
+            descriptions.get(executions_by_link_id[link_id].alert_id, Description()).labels,
         )
         for link_id in page
         if link_id in executions_by_link_id

@@ -16,6 +16,8 @@ from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import rows_after, select_candidates, time_filters
+from poundcake.trail.queries.episode import Description
+from poundcake.trail.queries.episodes import read_descriptions
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     Execution,
@@ -55,9 +57,10 @@ class _AlertRow(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestAlert:
-    """An alert of a request in the list, and the executions that were started for it."""
+    """An alert of a request in the list, with its labels and the executions started for it."""
 
     row: _AlertRow
+    labels: Mapping[str, str]
     executions: Sequence[Execution]
 
     def as_json(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class RequestAlert:
             "alert_name": self.row.alert_name,
             "severity": self.row.severity,
             "instance": self.row.instance,
+            "labels": dict(self.labels),
             "status": self.row.status,
             "outcome": self.row.outcome,
             "reason": join_reasons(self.row.reason, self.row.explanation_reason),
@@ -243,6 +247,7 @@ def _summaries(
     shown_alerts = _read_shown_alerts(connection, ids, matching_alert_ids, limit)
     shown_ids = [row.id for rows in shown_alerts.values() for row in rows]
     executions = group_by_alert(executions_of_alerts(connection, shown_ids))
+    descriptions = read_descriptions(connection, shown_ids)
     large_requests = [
         requests_by_id[call_id]
         for call_id in ids
@@ -253,15 +258,22 @@ def _summaries(
     for request in (requests_by_id[call_id] for call_id in ids if call_id in requests_by_id):
         rows = shown_alerts.get(request.id, [])
         total = totals.get(request.id) or _totals_of_shown_alerts(rows, executions)
-        summaries.append(_summary(request, rows, total, executions))
+        shown = [
+            RequestAlert(
+                row,
+                descriptions.get(row.id, Description()).labels,
+                executions.get(row.id, []),
+            )
+            for row in rows
+        ]
+        summaries.append(_summary(request, shown, total))
     return summaries
 
 
 def _summary(
     request: Row[Any],
-    shown_alerts: Sequence[_AlertRow],
+    shown_alerts: list[RequestAlert],
     total: _Totals,
-    executions: Mapping[int, Sequence[Execution]],
 ) -> RequestSummary:
     has_executions = total.executions > 0
     return RequestSummary(
@@ -272,7 +284,7 @@ def _summary(
         ),
         alert_count=total.alerts,
         execution_count=total.executions,
-        alerts=[RequestAlert(row, executions.get(row.id, [])) for row in shown_alerts],
+        alerts=shown_alerts,
     )
 
 

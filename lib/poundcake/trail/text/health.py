@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
@@ -23,7 +23,6 @@ from poundcake.trail.text.remarks import pause_lines
 
 _VERDICTS = {
     "ok": "webhooks are accepted, and everything works",
-    "degraded": "webhooks are accepted, but a person has to look at what follows",
     "unavailable": "webhooks are answered with 503; Alertmanager sends them again",
     "unknown": "the endpoint does not answer; Alertmanager sends its webhooks again",
 }
@@ -53,7 +52,7 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
         f"{view['status'].upper()}: {_verdict(view)}",
         *[f"  {line}" for line in _problem_lines(view, now)],
         "",
-        *pause_lines(view),
+        *[format_sentence(line, now) for line in pause_lines(view)],
         *_setup_lines(view, now),
         "",
         *_component_lines(view["components"], now, width),
@@ -64,14 +63,25 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
 
 def _verdict(view: Mapping[str, Any]) -> str:
     """Return the state of the endpoint, in one sentence."""
-    down = [name for name, part in view["components"].items() if part["state"] == "down"]
-    if view["status"] == "degraded" and down:
-        return f"webhooks are accepted, but {' and '.join(down)} {_is_or_are(down)} down"
+    if view["status"] == "degraded":
+        return f"webhooks are accepted, but {_first_problem(view)}"
     return _VERDICTS.get(view["status"], "the endpoint reports an unknown status")
 
 
-def _is_or_are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+def _first_problem(view: Mapping[str, Any]) -> str:
+    """Return why the health is degraded, in a few words."""
+    components = view["components"]
+    down = [name for name, part in components.items() if part["state"] == "down"]
+    if down:
+        return f"{' and '.join(down)} {'is' if len(down) == 1 else 'are'} down"
+    journal = components.get("journal", {})
+    stuck = journal.get("stuck_requests") or []
+    if stuck:
+        return f"{counted(len(stuck), 'request')} cannot be recorded"
+    configuration = view.get("configuration") or {}
+    if configuration.get("problem") or configuration.get("remediation_errors"):
+        return "the configuration has a problem, which is named below"
+    return journal.get("detail") or "something does not work, which is named below"
 
 
 def _problem_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
@@ -87,7 +97,8 @@ def _problem_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
                 remedy = "repair what its requests wait for"
             lines.append(f"{name} has been {part['state']}{age}: {remedy}")
     journal = view["components"].get("journal", {})
-    if journal.get("state") == "ok" and journal.get("detail"):
+    is_in_verdict = _first_problem(view) == journal.get("detail")
+    if journal.get("state") == "ok" and journal.get("detail") and not is_in_verdict:
         lines.append(format_sentence(journal["detail"], now))
     return lines
 

@@ -7,6 +7,7 @@ from typing import Any, Mapping, Sequence
 
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
+    MIN_WIDTH,
     counted,
     footer_lines,
     format_age,
@@ -54,7 +55,9 @@ def executions_recent(
         received = f"{format_time(request['received_at'], now)}  "
         received += format_age(request["received_at"], now)
         lines.append(f"{received}  {request['status']}  {request['request_id']}")
-        lines += [f"  {_request_alert(alert, now)}" for alert in request["alerts"]]
+        lines += [
+            f"  {_request_alert(alert, request['alerts'], now)}" for alert in request["alerts"]
+        ]
         if request.get("alerts_left_out"):
             lines.append(f"  {counted(request['alerts_left_out'], 'more alert')}")
         elif not request["alerts"]:
@@ -65,13 +68,26 @@ def executions_recent(
         total += " that match: Alertmanager has sent none, or the filters exclude them all"
     commands = [_HEALTH]
     if view["executions"]:
-        commands = [f"st2 run poundcake.status request_id={view['executions'][0]['request_id']}"]
+        # The first 12 digits of the id identify the request, and the command fits on a line.
+        short_id = view["executions"][0]["request_id"][:13]
+        commands = [f"st2 run poundcake.status format=text request_id={short_id}"]
     return join_lines([*lines, total, *footer_lines(view), *next_lines(*commands)], width)
 
 
-def _request_alert(alert: Mapping[str, Any], now: datetime) -> str:
-    """Return an alert, and what was done for it or why nothing was done."""
+def _request_alert(
+    alert: Mapping[str, Any], alerts: Sequence[Mapping[str, Any]], now: datetime
+) -> str:
+    """Return an alert of a request, and what was done for it or why nothing was done.
+
+    Args:
+        alert: The alert.
+        alerts: The alerts of its request.
+        now: The time to which times are relative.
+    """
     name = " ".join(filter(None, (alert["alert_name"] or "(no name)", alert["instance"])))
+    namesakes = [other for other in alerts if _is_namesake(other, alert)]
+    if len(namesakes) > 1 or not alert["instance"]:
+        name = f"{name} {shorten(label_text(_sort_labels(alert, namesakes)), MIN_WIDTH)}"
     line = f"{name}  {alert['status']}, {alert['outcome'].replace('_', ' ')}: "
     if alert.get("result"):
         workflow = alert["st2_workflow"]
@@ -100,7 +116,7 @@ def alerts_active(
     incidents = view["active_alerts"]
     if not view["count"]:
         lines = [
-            *pause_lines(view),
+            *_pause_lines(view, now),
             "no active alerts: nothing that Alertmanager has sent is firing and matches",
             *next_lines(_HEALTH),
         ]
@@ -115,7 +131,7 @@ def alerts_active(
     }
     counts = ", ".join(f"{len(group)} {title}" for title, group in groups.items() if group)
     total = format_total(view, "count", "active alert")
-    lines = [*pause_lines(view), f"{total}: {counts}" if counts else total]
+    lines = [*_pause_lines(view, now), f"{total}: {counts}" if counts else total]
     for title, group in groups.items():
         lines += ["", f"{title.upper()}:"] if 0 < len(group) < len(incidents) else []
         for incident in group:
@@ -125,6 +141,10 @@ def alerts_active(
     first = next((incident for group in groups.values() for incident in group), None)
     lines += next_lines(*why_commands(first)) if first else []
     return join_lines(lines, width)
+
+
+def _pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
+    return [format_sentence(line, now) for line in pause_lines(view)]
 
 
 def _severity_rank(incident: Mapping[str, Any]) -> int:
@@ -143,7 +163,7 @@ def _incident_lines(
     facts = [incident["severity"], format_elapsed(incident["starts_at"], now)]
     if incident["notifications"] > 1:
         facts.append(f"seen {incident['notifications']} times")
-    if incident["stale"]:
+    if incident["stale"] and incident["verdict"] != "stale":
         facts.append("stale")
     labels = label_text(_sort_labels(incident, incidents))
     if incident.get("labels_left_out"):
@@ -156,9 +176,13 @@ def _incident_lines(
         f"  {format_sentence(incident['headline'], now)}",
         f"  next: {format_sentence(incident['next_step'], now)}",
     ]
-    if incident["next_command"] and incident["attention"] == "needs_person":
+    if incident["next_command"]:
         lines.append(f"    {unbreakable(incident['next_command'])}")
     return wrap_all(lines, width)
+
+
+def _is_namesake(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one[name] == other[name] for name in ("alert_name", "instance"))
 
 
 def _fit(texts: Sequence[str], width: int) -> list[str]:
@@ -198,7 +222,7 @@ def st2_executions(
             f"{format_time(row['triggered_at'], now)}  {row['st2_workflow'] or '(no workflow)'}"
             f"  {row['st2_execution_id']}  {row['status']}{duration}",
             f"  {describe_result(row, now)}",
-            f"  for {row['alert']['name'] or '(no name)'} {row['alert']['instance']}".rstrip(),
+            f"  for {_name_alert(row['alert'])}",
             f"  request {row['request_id']}",
             "",
         ]
@@ -210,3 +234,9 @@ def st2_executions(
     elif not view.get("next"):
         total += ": nothing ran for an alert that matches"
     return join_lines([*lines, total, *footer_lines(view), *next_lines(*commands)], width)
+
+
+def _name_alert(alert: Mapping[str, Any]) -> str:
+    """Return the name and the instance of an alert or, if it has no instance, its labels."""
+    place = alert["instance"] or shorten(label_text(alert["labels"]), DEFAULT_WIDTH // 2)
+    return f"{alert['name'] or '(no name)'} {place}".rstrip()

@@ -34,6 +34,11 @@ NEEDS_ATTENTION = (
     *NOT_HELPED,
 )
 """The results that a person looks at first."""
+_NEED_NO_REASON = (
+    ExecutionResult.CLEARED,
+    ExecutionResult.NOT_CLEARED,
+    ExecutionResult.CHANGED,
+)
 # A fingerprint that needs no quotes in a shell.
 _PLAIN = re.compile(r"[\w.:-]{1,64}\Z", re.ASCII)
 _NAMES_ACTION = (*CHANGES, ExecutionResult.FAILED, ExecutionResult.RUNNING, ExecutionResult.UNKNOWN)
@@ -53,7 +58,7 @@ def describe_result(row: Mapping[str, Any], now: datetime) -> str:
     parts = [RESULT_WORDS[result]]
     if row.get("action") and result in _NAMES_ACTION:
         parts.append(f"{row['action']} on {row['target']}")
-    if result not in (ExecutionResult.CLEARED, ExecutionResult.CHANGED):
+    if result not in _NEED_NO_REASON:
         parts.append(reason)
     return format_sentence(": ".join(filter(None, parts)), now)
 

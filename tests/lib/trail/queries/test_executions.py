@@ -28,7 +28,12 @@ def test_the_view_has_the_documented_fields(engine, sample_request_id):
     assert list(page) == ["st2_executions", "count"]
     (row,) = page["st2_executions"]
     assert list(row) == EXECUTION_KEYS
-    assert row["alert"] == {"name": "New", "severity": "critical", "instance": "web-1:9100"}
+    assert row["alert"] == {
+        "name": "New",
+        "severity": "critical",
+        "instance": "web-1:9100",
+        "labels": {"id": "new"},
+    }
     assert row["url"] == "https://st2.example/#/history/e1"
     assert row["triggered_at"] == "2026-01-14T12:00:10Z"
 

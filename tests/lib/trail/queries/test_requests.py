@@ -11,7 +11,7 @@ from tests.lib.samples import alert, later
 from tests.lib.trails import WORKFLOW, episode, record, record_execution, view
 
 REQUEST_KEYS = "request_id received_at status alert_count st2_execution_count alerts".split()
-ALERT_KEYS = "id alert_name severity instance status outcome reason st2_workflow".split()
+ALERT_KEYS = "id alert_name severity instance labels status outcome reason st2_workflow".split()
 EXECUTION_KEYS = (
     "st2_execution_id result action target action_execution_id change_reason message"
 ).split()

@@ -95,7 +95,9 @@ HOSTILE_VIEWS = [
     ),
     lambda value: (
         text.st2_executions,
-        executions(execution(alert={"name": value, "instance": value}, target=value)),
+        executions(
+            execution(alert={"name": value, "instance": "", "labels": {"a": value}}, target=value)
+        ),
     ),
     lambda value: (text.st2_executions, executions(execution(), next=value, stackstorm=value)),
     lambda value: (text.health, health(address=value)),
