@@ -213,7 +213,7 @@ def test_an_alert_that_fires_shortly_after_its_resolve_is_unconfirmed(stack):
     assert (incident["outcome"], incident["notifications"]) == ("unconfirmed", 2)
     assert incident["episode"] != only(first_trail["alerts"])["episode"]
     text = stack.run("poundcake.why", alert_name=name_of(firing_alert), format="text")
-    assert "firing (unconfirmed) since" in text
+    assert "HELD BACK: UNCONFIRMED" in text
 
     # The resolve from the other Alertmanager closes the incident, and no rule is notified.
     resolve_trail = stack.wait_until_recorded(stack.send(notification(resolved(firing_alert))))

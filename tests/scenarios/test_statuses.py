@@ -43,7 +43,8 @@ class StartedExecution:
         (execution,) = why["episodes"][0]["stackstorm_executions"]
         assert execution["status"] == status
         text = self.stack.run("poundcake.why", fingerprint=self.fingerprint, format="text")
-        assert "): " + status in text
+        words = " ".join(text.split())
+        assert f"({execution['st2_execution_id']}) " in words and status in words
 
     def set_status(self, status):
         """Set the status, as `st2 execution pause`, `resume` and `cancel` do."""

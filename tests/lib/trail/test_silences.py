@@ -250,8 +250,8 @@ class TestUnsilence:
             "unsilence",
             trail.episode,
         )
-        assert "unsilence by ben" in trail.render_why()
-        assert "silenced by anna until" not in trail.render_why()
+        assert "ben ended the silence" in trail.render_why()
+        assert "silenced in Alertmanager by anna" not in trail.render_why()
 
     def test_ending_a_silence_again_changes_nothing(self, trail):
         (silence_id,) = trail.silence()["silence_ids"]

@@ -30,7 +30,7 @@ _RESULTS = {
     ExecutionResult.EVIDENCE: "changed nothing",
     ExecutionResult.REFUSED: "was refused",
     ExecutionResult.NOT_CLAIMED: "did nothing",
-    ExecutionResult.CANCELED: "was cancelled",
+    ExecutionResult.CANCELED: "was canceled",
     ExecutionResult.FAILED: "failed",
     ExecutionResult.NOT_VERIFIED: "ran, but the check that followed failed",
     ExecutionResult.UNKNOWN: "ended without a report",
@@ -104,7 +104,7 @@ def _describe_run(run: Run, asks: bool) -> Event:
         state = "waits for approval" if asks else f"is {execution.status}"
         return Event(started_at, f"{name} {state}")
     result = _RESULTS.get(run.result, "succeeded")
-    if execution.status not in ("succeeded", "failed"):
+    if execution.status not in ("succeeded", "failed") and execution.status not in result:
         result += f" ({execution.status})"
     seconds = execution.duration_seconds
     duration = "" if seconds is None else f" after {_format_seconds(seconds)}"

@@ -125,6 +125,19 @@ _TITLES = {
     EpisodeVerdict.NO_RULE: "NOTHING RAN",
     EpisodeVerdict.EVIDENCE: "EVIDENCE ONLY",
 }
+# A refusal that poundcake.begin did not name, such as a rule with an error.
+_UNNAMED = "refused"
+# The refusals that only a change of the configuration lifts.
+_CONFIGURED_REFUSALS = (
+    "action_invalid",
+    "action_not_allowed",
+    "host_denied",
+    "host_not_allowed",
+    "no_host",
+    "no_target",
+    _UNNAMED,
+    "stackstorm_host",
+)
 _REFUSAL_TITLES = {NOT_CLAIMED: "NO CLAIM", "approval_missing": "NOT APPROVED"}
 _ENDED = {
     "superseded": (EpisodeVerdict.SUPERSEDED, "the alert fired again with a later start"),
@@ -559,20 +572,25 @@ def _judge_refusal(case: _Case) -> Judgement | None:
     if run is None and (case.runs or not lost):
         return None
     change = run.change if run else lost[-1]
-    refusal = (run.refusal if run else NOT_CLAIMED) or "refused"
+    refusal = (run.refusal if run else NOT_CLAIMED) or _UNNAMED
     reason = (change.reason if change else "") or (run.execution.message if run else "")
     step, command = _lift_refusal(case, refusal, change)
     next_at = None
     if change and change.retry_at:
         next_at = change.retry_at
-        step = f"nothing to be done: it is tried again after {format_deadline(next_at)}"
+        retry = f"it is tried again after {format_deadline(next_at)}"
+        if refusal == "storm":
+            step = f"{step}; {retry}, if the storm is over"
+        else:
+            step = f"{NOTHING_TO_DO}: {retry}; the command shows what stops it now"
+            command = case.plan_command()
     return Judgement(
         EpisodeVerdict.REFUSED,
         reason or "the change was refused",
         step,
         command,
         next_at,
-        detail=_REFUSAL_TITLES.get(refusal, refusal.replace("_", " ")),
+        detail="" if refusal == _UNNAMED else _describe_refusal(refusal),
     )
 
 
@@ -611,8 +629,10 @@ def _lift_refusal(case: _Case, refusal: str, change: Change | None) -> tuple[str
             "st2 run poundcake.health format=text",
         ),
     }
-    by_hand = "handle it by hand; the command shows what would be done now"
-    return steps.get(refusal, (by_hand, case.plan_command()))
+    step = "handle it by hand; the command shows what would be done now"
+    if refusal in _CONFIGURED_REFUSALS:
+        step = "handle it by hand, or change the configuration and check it with the command"
+    return steps.get(refusal, (step, case.plan_command()))
 
 
 def _judge_change(case: _Case) -> Judgement | None:
@@ -676,20 +696,21 @@ def _judge_emission(case: _Case) -> Judgement | None:
     if row.explanation == Explanation.LOST:
         return Judgement(
             EpisodeVerdict.LOST,
-            reason,
+            reason or "StackStorm lost the alert",
             "find the cause, then replay its request",
             f"st2 run poundcake.replay request_id={row.request_id}",
         )
     if row.explanation == Explanation.FAILED:
         return Judgement(
             EpisodeVerdict.RULE_FAILED,
-            reason,
+            reason or "a rule could not start its action",
             "correct the rule or its action, then replay the request",
             f"st2 run poundcake.replay request_id={row.request_id}",
         )
     if row.explanation == Explanation.RETRY:
         step = "nothing to be done: the alert is emitted again by itself within an hour"
-        return Judgement(EpisodeVerdict.RETRYING, reason, step, health)
+        headline = reason or "StackStorm lost the alert"
+        return Judgement(EpisodeVerdict.RETRYING, headline, step, health)
     if row.explanation is None:
         headline = "StackStorm has not reported yet what it did with the alert"
         return Judgement(
@@ -765,6 +786,10 @@ _RULES: Sequence[_Rule] = (
     _judge_emission,
     _judge_held_back,
 )
+
+
+def _describe_refusal(refusal: str) -> str:
+    return _REFUSAL_TITLES.get(refusal, refusal.replace("_", " "))
 
 
 def _until(moment: datetime | None) -> str:

@@ -143,7 +143,7 @@ class World:
         """
         execution_id = self.next_id()
         self.emit(row, workflow, execution_id)
-        self.stackstorm.run(execution_id, "running", workflow, links=True)
+        self.stackstorm.run(execution_id, "running", workflow, seconds=0, links=True)
         identity = {"request_id": self.request_id, "episode": row.episode}
         self.wait(2)
         begun = self.run_action("begin", execution_id, workflow=workflow, **identity, **rule)
@@ -346,7 +346,8 @@ def changed_and_cleared(world):
     world.change(row, remediation="nginx")
     world.wait(120)
     world.sync()
-    world.notify(service_down(status="resolved", ends_at=world.now))
+    (row,) = world.notify(service_down(status="resolved", ends_at=world.now))
+    world.emit(row)
     world.wait(1200)
     world.sync()
     return {"alert_name": "ServiceDown"}

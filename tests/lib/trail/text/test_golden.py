@@ -17,12 +17,20 @@ import pytest
 
 from poundcake import alertmanager
 from poundcake.trail import text
-from poundcake.trail.queries.episode_verdict import NOTHING_TO_DO
+from poundcake.trail.queries.episode_verdict import NOTHING_TO_DO, EpisodeVerdict, Judgement
 from poundcake.trail.text.layout import display_width
 from tests.lib.samples import _fingerprint
 from tests.lib.trail.text.on_call_states import STATES, World
 from tests.lib.trails import on_sqlite
 
+ON_CALL = pathlib.Path(__file__).parents[4] / "docs" / "ON_CALL.md"
+QUOTED = (
+    "changed_and_not_cleared",
+    "waiting_for_approval",
+    "storm",
+    "no_rule",
+    "waiting_in_the_journal",
+)
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 MICROSECONDS = re.compile(r"\d\d:\d\d:\d\d\.\d")
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT")
@@ -56,7 +64,7 @@ def test_a_state_is_shown_as_a_person_reads_it(world, state):
     assert not MICROSECONDS.search(output) and not TIMESTAMP.search(output)
     for line in output.split("\n"):
         is_command = line.strip().startswith(("st2 ", "run: st2 "))
-        assert display_width(line) <= 80 or is_command and " " not in line.strip()[9:0], line
+        assert display_width(line) <= 80 or is_command, line
     rows = [*view.get("waiting", []), *view["episodes"]]
     assert len(split_blocks(output)) == len(rows)
     for row, block in zip(rows, split_blocks(output)):
@@ -66,6 +74,20 @@ def test_a_state_is_shown_as_a_person_reads_it(world, state):
             assert block[-1].endswith(command), "the command is on one line, and is the last"
         else:
             assert block[-1] == f"  next: {NOTHING_TO_DO}"
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_the_page_for_people_on_call_quotes_the_golden_files(name):
+    golden = (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+    assert golden.strip("\n").rpartition("\n\n")[0] in ON_CALL.read_text(encoding="utf-8")
+
+
+def test_the_page_for_people_on_call_explains_each_verdict():
+    page = ON_CALL.read_text(encoding="utf-8")
+    table = page.partition("## Verdicts")[2].partition("## Outcomes")[0]
+    titles = {Judgement(verdict, "x").title for verdict in EpisodeVerdict}
+    missing = {title for title in titles if f"`{title}`" not in table}
+    assert not missing
 
 
 def test_every_golden_file_belongs_to_a_state():
