@@ -57,8 +57,9 @@ def test_the_action_health_matches_the_route(stack):
         assert result[name] == health[name]
     assert list(result["components"]) == list(health["components"])
     text = stack.run("poundcake.health", format="text")
-    assert f"PoundCake {health['version']}: ok" in text
-    assert "endpoint " + health["address"] in text
+    assert text.startswith("\nOK: webhooks are accepted, and everything works\n")
+    assert f"\nendpoint  {health['address']}\n" in text
+    assert f"\nversion   {health['version']}, " in text
 
 
 def test_health_shows_the_kind_of_database(stack, kind):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.lib.samples import as_inert
@@ -34,24 +36,22 @@ def test_status_shows_the_trail_of_a_request(stack, trail):
     # An endpoint that requires credentials shows which one was used.
     lines = [line for line in text_lines(text) if not line.startswith("credential: ")]
     execution = trail["stackstorm_executions"][0]
-    received_at, completed_at = trail["received_at"], trail["completed_at"]
-    assert lines[0] == f"request {trail['request_id']}: completed"
-    assert lines[1] == f"received {received_at} by poundcake, completed {completed_at}"
-    assert lines[3].split() == ["ALERT", "SEVERITY", "INSTANCE", "STATUS", "OUTCOME", "REASON"]
-    first_alert = trail["alerts"][0]
-    assert lines[4].split() == [
-        *(first_alert["alert_name"], "page", first_alert["instance"]),
-        *("firing", "admitted", "new", "incident"),
-    ]
-    assert lines[5].endswith("admitted  new incident; no rule matched")
-    assert lines[7].split()[:5] == ["EXECUTION", "WORKFLOW", "RULE", "STATUS", "SECONDS"]
-    assert lines[8].split()[:4] == [
-        execution["st2_execution_id"],
-        "poundcake_scenarios.linked",
-        "poundcake_scenarios.linked",
-        "succeeded",
-    ]
-    assert float(lines[8].split()[4]) == execution["duration_seconds"]
+    title = f"request {trail['request_id']} is completed: 2 alerts, 1 execution: succeeded"
+    assert " ".join(text.split()).startswith(title)
+    first_alert, unusual_alert = trail["alerts"]
+    place = lines.index(f"{first_alert['alert_name']} {first_alert['instance']}  page, firing")
+    block = lines[place : lines.index("", place)]
+    assert "  admitted, new incident; rule poundcake_scenarios.linked" in block
+    assert re.search(
+        rf"\d\d:\d\d:\d\dZ poundcake_scenarios\.linked \({execution['st2_execution_id']}\):"
+        r" succeeded after [\d.]+ s",
+        " ".join(" ".join(block).split()),
+    )
+    assert "  admitted, new incident; no rule matched" in lines
+    assert as_inert(unusual_alert["instance"]) in text
+    assert lines[-1] == (
+        f"next: st2 run poundcake.why format=text fingerprint={first_alert['fingerprint']}"
+    )
 
 
 def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
@@ -75,8 +75,8 @@ def test_executions_recent_lists_requests_newest_first(stack, trail):
         "st2_execution_count": 1,
     }
     fields = ("id", "alert_name", "severity", "instance", "status", "outcome", "reason")
-    assert [{k: a[k] for k in fields} for a in alerts] == [
-        {k: a[k] for k in fields} for a in trail["alerts"]
+    assert [{k: a[k] for k in (*fields, "labels")} for a in alerts] == [
+        {k: a[k] for k in (*fields, "labels")} for a in trail["alerts"]
     ]
     assert [a["st2_workflow"] for a in alerts] == ["poundcake_scenarios.linked", ""]
     received_times = [e["received_at"] for e in response["executions"]]
@@ -89,8 +89,11 @@ def test_executions_recent_lists_requests_newest_first(stack, trail):
     ]
     assert matching_results == [as_inert(dict(matching_requests[0], alerts=alerts))]
     text = stack.run("poundcake.executions_recent", limit=50, format="text")
-    rows = [line.split() for line in text_lines(text) if trail["request_id"] in line]
-    assert [row[-1] for row in rows] == ["poundcake_scenarios.linked", "matched"]
+    blocks = [block for block in text.split("\n\n") if trail["request_id"] in block]
+    assert len(blocks) == 1
+    rows = " ".join(blocks[0].split())
+    assert "firing, admitted: poundcake_scenarios.linked: succeeded" in rows
+    assert "firing, admitted: new incident; no rule matched" in rows
 
 
 def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
@@ -105,6 +108,16 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
                 "alert_name": first_alert["alert_name"],
                 "severity": "page",
                 "instance": first_alert["instance"],
+                "labels": first_alert["labels"],
+                "summary": first_alert["summary"],
+                "runbook_url": "",
+                "verdict": "ran",
+                "title": "RAN",
+                "headline": "poundcake_scenarios.linked has succeeded; the alert still fires",
+                "next_step": "see what it did; nothing else is started for this incident",
+                "next_command": f"st2 execution get {execution['st2_execution_id']}",
+                "next_at": None,
+                "attention": "needs_person",
                 "starts_at": first_alert["starts_at"],
                 "last_seen_at": trail["received_at"],
                 "notifications": 1,
@@ -114,6 +127,7 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
                 "st2_execution_id": execution["st2_execution_id"],
                 "remediation_status": "succeeded",
                 "st2_execution_status": "succeeded",
+                "result": "other",
             }
         ],
         "count": 1,
@@ -146,16 +160,14 @@ def test_alerts_active_lists_the_open_incidents_that_match(stack, trail):
     text = stack.run(
         "poundcake.alerts_active", alert_name=unusual_alert["alert_name"], format="text"
     )
-    assert text_lines(text)[0].split()[:5] == ["SINCE", "ALERT", "SEVERITY", "INSTANCE", "SEEN"]
-    assert (
-        unusual_alert["alert_name"] in text_lines(text)[1]
-        and "no rule matched" in text_lines(text)[1]
-    )
-    assert text_lines(text)[-1] == "1 active"
+    assert text_lines(text)[0] == "1 active alert: 1 waiting for a person"
+    assert f"NOTHING RAN {unusual_alert['alert_name']} " in " ".join(text.split())
+    assert "no rule and no entry of" in text
+    assert text_lines(text)[-1].startswith("next: st2 run poundcake.why format=text fingerprint=")
     empty_text = stack.run(
         "poundcake.alerts_active", alert_name=name_of(alert("ScenarioNever")), format="text"
     )
-    assert text_lines(empty_text)[0] == "no active alerts"
+    assert text_lines(empty_text)[0].startswith("no active alerts: ")
 
 
 def test_st2_executions_filters_by_status(stack, trail):
@@ -172,10 +184,17 @@ def test_st2_executions_filters_by_status(stack, trail):
         "status": "succeeded",
         "duration_seconds": execution["duration_seconds"],
         "url": rows[0]["url"],
+        "result": "other",
+        "action": "",
+        "target": "",
+        "action_execution_id": "",
+        "change_reason": "",
+        "message": rows[0]["message"],
         "alert": {
             "name": first_alert["alert_name"],
             "severity": "page",
             "instance": first_alert["instance"],
+            "labels": first_alert["labels"],
         },
     }
     assert {e["status"] for e in response["st2_executions"]} == {"succeeded"}

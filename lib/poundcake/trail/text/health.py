@@ -81,6 +81,8 @@ def _first_problem(view: Mapping[str, Any]) -> str:
     configuration = view.get("configuration") or {}
     if configuration.get("problem") or configuration.get("remediation_errors"):
         return "the configuration has a problem, which is named below"
+    if components.get("database", {}).get("pending"):
+        return "the tracking database needs a migration or a copy"
     return journal.get("detail") or "something does not work, which is named below"
 
 
@@ -162,7 +164,7 @@ def _remark_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         lines.append(
             f"{key} is in plain text in the configuration: use file:/path or env:NAME instead"
         )
-    return ["", *lines] if lines else []
+    return ["", *[format_sentence(line, now) for line in lines]] if lines else []
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:

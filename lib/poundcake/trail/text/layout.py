@@ -315,6 +315,9 @@ def format_seconds(seconds: float | None, prefix: str = "") -> str:
 
 
 def join_lines(lines: Sequence[str], width: int = DEFAULT_WIDTH) -> str:
-    """Return the lines of a view as one text, wrapped where they are too long."""
+    """Return the lines of a view as one text, wrapped where they are too long.
+
+    Do not pass lines that were wrapped before: their commands are no longer `unbreakable`.
+    """
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return "\n" + "\n".join(wrap_all(lines, width))

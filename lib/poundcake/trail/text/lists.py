@@ -22,7 +22,6 @@ from poundcake.trail.text.layout import (
     sanitize,
     shorten,
     unbreakable,
-    wrap_all,
 )
 from poundcake.trail.text.remarks import pause_lines
 from poundcake.trail.text.results import NEEDS_ATTENTION, command_for, describe_result, why_commands
@@ -171,14 +170,14 @@ def _incident_lines(
     lines = [f"{incident['title']}  {name}  {', '.join(filter(None, facts))}"]
     lines += [f"  {text}" for text in _fit([labels, incident["summary"]], width - 2)]
     if not is_detailed:
-        return wrap_all(lines[:2], width)
+        return lines[:2]
     lines += [
         f"  {format_sentence(incident['headline'], now)}",
         f"  next: {format_sentence(incident['next_step'], now)}",
     ]
     if incident["next_command"]:
-        lines.append(f"    {unbreakable(incident['next_command'])}")
-    return wrap_all(lines, width)
+        lines.append(f"  {unbreakable(incident['next_command'])}")
+    return lines
 
 
 def _is_namesake(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ RESULT_WORDS = {
     ExecutionResult.NOT_CLEARED: "changed, but the alert did not clear",
     ExecutionResult.NOT_VERIFIED: "changed, but the check afterwards failed",
     ExecutionResult.CHANGED: "changed",
-    ExecutionResult.DRY_RUN: "dry run, nothing changed",
+    ExecutionResult.DRY_RUN: DRY_RUN_NOTE,
     ExecutionResult.EVIDENCE: "evidence only, nothing changed",
     ExecutionResult.REFUSED: "refused, nothing changed",
     ExecutionResult.FAILED: "failed",
