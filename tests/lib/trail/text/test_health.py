@@ -1,0 +1,100 @@
+"""The text of the health says what is wrong, what to do, and how the endpoint is set up."""
+
+from __future__ import annotations
+
+import pytest
+
+from poundcake.trail import text
+from tests.lib.samples import later
+from tests.lib.trail.text.rows import configuration, health, refused_report
+
+NOW = later(3600)
+
+
+def render(**fields):
+    return text.health(health(**fields), NOW)
+
+
+def test_the_last_refused_webhook_is_shown():
+    assert "refused" not in render(refused={"count": 0, "last": None})
+    output = " ".join(render(refused=refused_report("the body has 9 bytes", 2)).split())
+    assert "refused since the endpoint started: 2 webhooks" in output
+    assert "at 12:00:00Z from 127.0.0.1: 413, the body has 9 bytes" in output
+
+
+def test_the_state_of_the_configuration_is_shown():
+    assert "configuration" not in render(configuration=configuration())
+    differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
+    report = configuration("kept", ["odd"], differences)
+    report["remediation_errors"] = ["remediations, entry 2: is wrong"]
+    output = render(configuration=report, literal_secrets=["token"])
+    assert "\nconfiguration: kept\nconfiguration: odd\n" in output
+    assert "\nconfiguration: remediations, entry 2: is wrong\n" in output
+    assert (
+        'configuration: allowed_hosts is [] for actions and ["web-1"] for the endpoint, which'
+        " applies a change within 30 seconds"
+    ) in " ".join(output.split())
+    assert "\ntoken is in plain text in the configuration: " in output
+
+
+@pytest.mark.parametrize(
+    "fields, verdict",
+    [
+        ({"status": "ok"}, "OK: webhooks are accepted, and everything works"),
+        (
+            {
+                "status": "degraded",
+                "components": {
+                    name: {"state": "down", "since": "", "detail": ""}
+                    for name in ("broker", "database")
+                },
+            },
+            "DEGRADED: webhooks are accepted, but broker and database are down",
+        ),
+        (
+            {"status": "degraded", "configuration": configuration("kept")},
+            "DEGRADED: webhooks are accepted, but the configuration has a problem",
+        ),
+        (
+            {
+                "status": "degraded",
+                "components": {
+                    "database": {"state": "ok", "since": "", "detail": "", "pending": "x"}
+                },
+            },
+            "DEGRADED: webhooks are accepted, but the tracking database needs a migration",
+        ),
+        (
+            {
+                "status": "degraded",
+                "components": {"journal": {"state": "ok", "since": "", "detail": "it is late"}},
+            },
+            "DEGRADED: webhooks are accepted, but it is late\n",
+        ),
+        ({"status": "new"}, "NEW: the endpoint reports an unknown status"),
+    ],
+)
+def test_the_first_line_is_the_verdict(fields, verdict):
+    assert render(**fields).startswith(f"\n{verdict}")
+
+
+@pytest.mark.parametrize(
+    "fields, mode",
+    [
+        ({}, "dry run: nothing is changed until dry_run is false"),
+        ({"dry_run": False}, "live: remediations change hosts"),
+        (
+            {"dry_run": False, "paused": {"by": "a", "at": "x", "until": None, "reason": "r"}},
+            "paused: nothing is changed until `st2 run poundcake.resume`",
+        ),
+    ],
+)
+def test_the_mode_says_whether_changes_are_made(fields, mode):
+    assert f"\nmode      {mode}\n" in render(**fields)
+
+
+def test_the_age_of_the_newest_webhook_is_shown():
+    output = render(newest_webhook_at="2026-01-14T12:48:00.5Z")
+    assert "\nwebhooks  newest recorded one: 12:48:00Z, 11 min ago\n" in output
+    assert "\nwebhooks  newest recorded one: none yet\n" in render(newest_webhook_at=None)
+    assert "webhooks  " not in render()  # the database could not be read
