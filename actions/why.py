@@ -6,7 +6,6 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake import config, endpoint_client
-from poundcake.errors import PoundCakeError
 from poundcake.trail import queries, search, text
 from poundcake.trail.queries.waiting_alerts import waiting_alerts
 
@@ -17,6 +16,9 @@ _WAITING_FILTERS = (
     "fingerprint",
     "severity",
     "status",
+    "request_id",
+    "labels",
+    "annotations",
     "since",
     "until",
 )
@@ -34,20 +36,22 @@ class Why(PackAction):
         **filters: Any,
     ) -> dict[str, Any] | str:
         """Return the view as JSON, or as text for a terminal."""
-        if not any(filters.get(name) for name in ("alert_name", "instance", "fingerprint")):
-            raise PoundCakeError(
-                "specify the alert: alert_name=NAME, instance=INSTANCE or fingerprint=FINGERPRINT"
-            )
+        parsed_filters = search.parse(**filters)
+        search.require_identifying_filter(parsed_filters)
         view: dict[str, Any] = self.live_view(
             queries.read_episodes,
-            filters=search.parse(**filters),
+            filters=parsed_filters,
             limit=limit,
             offset=offset,
             web_url=self.settings.st2_web_url,
             config=self.settings,
         )
-        if not offset and not filters.get("before") and not filters.get("outcome"):
+        is_first_page = not offset and not parsed_filters.before
+        # The outcome and the episode of an alert are decided when its request is recorded.
+        if is_first_page and not parsed_filters.outcome and not parsed_filters.episode:
             view.update(self._waiting_alerts(filters))
+        if view.get("waiting"):
+            view.pop("near_misses", None)  # something matches
         return text.why(view, width=width) if format == "text" else view
 
     def _waiting_alerts(self, filters: dict[str, Any]) -> dict[str, Any]:

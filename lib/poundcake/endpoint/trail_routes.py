@@ -39,10 +39,11 @@ _INCIDENT_FILTERS = tuple(name for name in _FILTERS if name != "status")
 _EXECUTION_FILTERS = tuple(name for name in _INCIDENT_FILTERS if name != "outcome")
 _WHY_FILTERS = (*_FILTERS, "episode", "request_id")
 _STATS_FILTERS = tuple(name for name in _EXECUTION_FILTERS if name != "before")
-
-
 # The outcome of an alert is decided when it is recorded, and the search has only one page.
-_WAITING_FILTERS = tuple(name for name in _FILTERS if name not in ("outcome", "before"))
+_WAITING_FILTERS = (
+    *(name for name in _FILTERS if name not in ("outcome", "before")),
+    "request_id",
+)
 
 
 class TrailRoutes:
@@ -73,7 +74,7 @@ class TrailRoutes:
 
     def _waiting_requests(self, request: HTTPRequest, _: str) -> HTTPResponse:
         page = parse_page(request.query, _WAITING_FILTERS, 20)
-        filters = search.parse(None, **page.text_values)
+        filters = _parse_filters(page.text_values, _WAITING_FILTERS)
         document = self._service.waiting_requests(filters, page.limit, page.offset)
         return HTTPResponse.json(HTTPStatus.OK, document)
 
@@ -98,7 +99,13 @@ class TrailRoutes:
     def _why(self, request: HTTPRequest, _: str) -> HTTPResponse:
         page = parse_page(request.query, _WHY_FILTERS, queries.DEFAULT_LIMIT)
         search.require_identifying_filter(_parse_filters(page.text_values, _WHY_FILTERS))
-        return self._page(queries.why, page, _WHY_FILTERS, web_url=self._config.st2_web_url)
+        return self._page(
+            queries.read_episodes,
+            page,
+            _WHY_FILTERS,
+            web_url=self._config.st2_web_url,
+            config=self._config,
+        )
 
     def _stats(self, request: HTTPRequest, _: str) -> HTTPResponse:
         text_values = parse_text(request.query, _STATS_FILTERS)

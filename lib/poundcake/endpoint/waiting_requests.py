@@ -11,6 +11,7 @@ from poundcake.announcement import Request
 from poundcake.endpoint import native
 from poundcake.endpoint.journal import Entry, Journal
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.alert_conditions import pattern_matcher
 from poundcake.trail.queries.episode import Description
 from poundcake.trail.search import Filters
 
@@ -97,7 +98,8 @@ def _find_matches(
     return {
         request_id: [alert for alert in _parse(request, identity) if _matches(alert, filters)]
         for request_id, request in requests.items()
-        if (not filters.since or request.received_at >= filters.since)
+        if request_id.startswith(filters.request_id)
+        and (not filters.since or request.received_at >= filters.since)
         and (not filters.until or request.received_at < filters.until)
     }
 
@@ -110,15 +112,18 @@ def _parse(request: Request, identity: Identity) -> Sequence[Alert]:
 
 
 def _matches(alert: Alert, filters: Filters) -> bool:
-    values = {
-        "alert_name": alert.name,
-        "instance": alert.instance,
-        "severity": alert.severity,
-        "status": alert.status,
-        "fingerprint": alert.fingerprint,
-        "outcome": "",  # it is decided when the request is recorded
-    }
-    return all(values[name] == value for name, value in filters.alert_filters.items())
+    """Return True if an alert matches the filters, as it will when it is recorded."""
+    if filters.outcome or filters.episode:
+        return False  # they are decided when the request is recorded
+    values = {"severity": alert.severity, "status": alert.status}
+    texts = {"alertname": filters.alert_name, "instance": filters.instance}
+    matchers = [pattern_matcher(name, text) for name, text in texts.items() if text]
+    return (
+        all(getattr(filters, name) in ("", value) for name, value in values.items())
+        and alert.fingerprint.startswith(filters.fingerprint)
+        and all(matcher.matches(alert.labels) for matcher in (*matchers, *filters.labels))
+        and all(matcher.matches(alert.annotations) for matcher in filters.annotations)
+    )
 
 
 def _alert_as_json(alert: Alert) -> dict[str, Any]:

@@ -239,9 +239,7 @@ def test_malformed_responses_leave_executions_as_recorded(engine, open_request, 
     for answer, execution in iterate_views(engine, open_request):
         refresh.refresh_open_executions(StubStackStorm(documents), answer)
         assert execution["status"] == "running"
-    answer = refresh.refresh_open_executions(
-        StubStackStorm(documents), read_incidents(engine)
-    )
+    answer = refresh.refresh_open_executions(StubStackStorm(documents), read_incidents(engine))
     assert answer["active_alerts"][0]["remediation_status"] == "running"
 
 

@@ -9,7 +9,7 @@ has its own module, which returns typed rows:
 | executions_recent | /api/v1/executions/recent | requests |
 | alerts_active | /api/v1/alerts/active | incidents |
 | st2_executions | /api/v1/st2/executions | executions |
-| why | | why, episodes, episode, episode_events, episode_verdict, episode_timeline |
+| why | /api/v1/why | why, episodes, episode, episode_events, episode_verdict, episode_timeline |
 | alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, `near_misses` explains answers without
@@ -29,6 +29,11 @@ from poundcake.trail.queries.alert import alert_details, find_episode_alert
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT
 from poundcake.trail.queries.executions import linked_executions
 from poundcake.trail.queries.incidents import read_incidents
+from poundcake.trail.queries.near_misses import (
+    near_misses,
+    near_misses_of_executions,
+    needs_near_misses,
+)
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.request_status import request_trail
 from poundcake.trail.queries.requests import recent_requests
@@ -37,6 +42,7 @@ from poundcake.trail.recorded_alert import unknown_alert
 from poundcake.trail.search import Filters
 
 __all__ = [
+    "DEFAULT_LIMIT",
     "EpisodesView",
     "Page",
     "alert_of_episode",
@@ -140,3 +146,18 @@ def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | N
     """
     details = find_episode_alert(connection, episode)
     return details.as_json() if details else None
+
+
+def _with_near_misses(
+    view: dict[str, Any],
+    rows_key: str,
+    filters: Filters,
+    offset: int,
+    connection: Connection,
+    find: Callable[[Connection, Filters], list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """Return a view with the alerts that nearly match, if its first page has no rows."""
+    if not needs_near_misses(view[rows_key], filters, offset):
+        return view
+    misses = find(connection, filters)
+    return {**view, "near_misses": misses} if misses else view

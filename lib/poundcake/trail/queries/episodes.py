@@ -19,6 +19,7 @@ from poundcake.trail import database
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import FAILURES, Change, ChangeResult
+from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries.bounded_search import select_candidates, time_filters
 from poundcake.trail.queries.changes import changes_of_episodes, count_failures_in_a_row

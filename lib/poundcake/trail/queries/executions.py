@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import takewhile
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from sqlalchemy import Select, Subquery, select

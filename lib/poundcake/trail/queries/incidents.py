@@ -14,13 +14,16 @@ from poundcake.config import Config
 from poundcake.stackstorm import WAITING
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
+from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve
+from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.outcomes import Outcome
-from poundcake.trail.queries.bounded_search import rows_after, time_filters, unindexed
+from poundcake.trail.queries.bounded_search import depth_of, rows_after, time_filters, unindexed
 from poundcake.trail.queries.changes import changes_of_episodes
 from poundcake.trail.queries.episode import FIRING, Description, Episode, Notification
 from poundcake.trail.queries.episode_events import EpisodeEvents, events_of_episodes
 from poundcake.trail.queries.episode_verdict import EpisodeVerdict, Judgement, judge
 from poundcake.trail.queries.episodes import read_descriptions
+from poundcake.trail.queries.near_misses import near_misses_of_incidents, needs_near_misses
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     AlertRow,
@@ -156,9 +159,11 @@ def read_incidents(
     """
     page = _find_page(connection, filters, limit, offset)
     rows = alerts_by_id(connection, page.rows)
+    has_misses = needs_near_misses(rows, filters, offset)
     return IncidentsView(
         page.with_rows(_build_episodes(connection, rows)),
         read_circumstances(connection, config or Config()),
+        near_misses=near_misses_of_incidents(connection, filters) if has_misses else (),
     )
 
 

@@ -110,6 +110,11 @@ class NearMiss:
         return fields
 
 
+def needs_near_misses(rows: Sequence[object], filters: Filters, offset: int) -> bool:
+    """Return True if the first page of an answer with filters has no rows."""
+    return not (rows or offset or filters == Filters() or filters.before)
+
+
 def near_misses(connection: Connection, filters: Filters) -> list[dict[str, Any]]:
     """Return the alerts that nearly match filters on alerts, as JSON."""
     candidates, unknown = _read_candidates(connection, filters)

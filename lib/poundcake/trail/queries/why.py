@@ -14,6 +14,7 @@ from poundcake.trail.queries.episode import Episode
 from poundcake.trail.queries.episode_timeline import list_events
 from poundcake.trail.queries.episode_verdict import Circumstances, judge, list_runs
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT, find_episodes
+from poundcake.trail.queries.near_misses import near_misses, needs_near_misses
 from poundcake.trail.queries.page import JsonRow, Page
 from poundcake.trail.search import Filters
 
@@ -26,11 +27,13 @@ class EpisodesView:
         page: The episodes, most recently seen first.
         circumstances: What their judgements depend on besides the episodes.
         stackstorm: Why open executions are shown as of the last sync, or ''.
+        near_misses: The alerts that nearly match, if no episode does.
     """
 
     page: Page[Episode]
     circumstances: Circumstances
     stackstorm: str = ""
+    near_misses: Sequence[dict[str, Any]] = ()
 
     def with_episodes(self, episodes: Sequence[Episode], stackstorm: str) -> EpisodesView:
         """Return the view with other versions of the same episodes."""
@@ -45,6 +48,8 @@ class EpisodesView:
         view = self.page.with_rows(rows).as_json(rows_key, "count")
         if self.circumstances.pause:
             view = {"paused": self.circumstances.pause.as_json(), **view}
+        if self.near_misses:
+            view["near_misses"] = list(self.near_misses)
         if self.stackstorm:
             view["stackstorm"] = self.stackstorm
         return view
@@ -86,8 +91,13 @@ def read_episodes(
         web_url: StackStorm's web UI, for links to the executions.
         config: The configuration, on whose limits the judgements depend; None for the defaults.
     """
-    circumstances = read_circumstances(connection, config or Config())
-    return EpisodesView(find_episodes(connection, filters, limit, offset, web_url), circumstances)
+    page = find_episodes(connection, filters, limit, offset, web_url)
+    has_misses = needs_near_misses(page.rows, filters, offset)
+    return EpisodesView(
+        page,
+        read_circumstances(connection, config or Config()),
+        near_misses=near_misses(connection, filters) if has_misses else (),
+    )
 
 
 def read_circumstances(connection: Connection, config: Config) -> Circumstances:

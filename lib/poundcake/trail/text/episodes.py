@@ -25,6 +25,7 @@ from poundcake.trail.text.layout import (
     wrap,
     wrap_all,
 )
+from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import incident_remark_lines, pause_lines
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
@@ -68,6 +69,7 @@ class _Page:
             ending = [f"no {other}matching alert is recorded"]
             if view.get("next"):
                 ending = ["none of the newest alerts matches"]
+            ending += near_miss_lines(view)
         ending += footer_lines(view)
         if view.get("endpoint"):
             ending.append(f"requests that wait to be recorded are not shown: {view['endpoint']}")

@@ -23,6 +23,7 @@ from poundcake.trail.text.layout import (
     shorten,
     unbreakable,
 )
+from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import pause_lines
 from poundcake.trail.text.results import NEEDS_ATTENTION, command_for, describe_result, why_commands
 
@@ -70,7 +71,8 @@ def executions_recent(
         # The first 12 digits of the id identify the request, and the command fits on a line.
         short_id = view["executions"][0]["request_id"][:13]
         commands = [f"st2 run poundcake.status format=text request_id={short_id}"]
-    return join_lines([*lines, total, *footer_lines(view), *next_lines(*commands)], width)
+    misses = near_miss_lines(view)
+    return join_lines([*lines, total, *misses, *footer_lines(view), *next_lines(*commands)], width)
 
 
 def _request_alert(
@@ -117,6 +119,8 @@ def alerts_active(
         lines = [
             *_pause_lines(view, now),
             "no active alerts: nothing that Alertmanager has sent is firing and matches",
+            *near_miss_lines(view),
+            *footer_lines(view),
             *next_lines(_HEALTH),
         ]
         return join_lines(lines, width)
@@ -232,7 +236,8 @@ def st2_executions(
         commands = [command_for((in_trouble or rows)[0])]
     elif not view.get("next"):
         total += ": nothing ran for an alert that matches"
-    return join_lines([*lines, total, *footer_lines(view), *next_lines(*commands)], width)
+    misses = near_miss_lines(view)
+    return join_lines([*lines, total, *misses, *footer_lines(view), *next_lines(*commands)], width)
 
 
 def _name_alert(alert: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from poundcake.trail.text.layout import DEFAULT_WIDTH, join_lines, sanitize, table
+from poundcake.trail.text.near_misses import near_miss_lines
 
 
 def stats(view: dict[str, Any], width: int = DEFAULT_WIDTH) -> str:
@@ -19,4 +20,5 @@ def stats(view: dict[str, Any], width: int = DEFAULT_WIDTH) -> str:
         lines += ["", *table(headings, cells, width, fixed=headings[1:])]
     if not view["workflows"]:
         lines += ["", "nothing ran for an alert in that time"]
+        lines += near_miss_lines(view)
     return join_lines(lines, width)

@@ -223,6 +223,8 @@ class World:
         document = refresh.refresh_open_executions(
             self.stackstorm, view, self.config.approval_minutes
         )
+        if "waiting" in self.extra:
+            document.pop("near_misses", None)
         return {**document, **self.extra}
 
 

@@ -43,7 +43,7 @@ LINES = [
 @pytest.mark.parametrize(
     "render, view",
     [
-        (lambda view: text.why(view, 24), {"episodes": [], "count": 0}),
+        (text.why, {"episodes": [], "count": 0}),
         (text.alerts_active, {"active_alerts": [], "count": 0}),
         (text.executions_recent, {"executions": [], "total": 0}),
         (text.st2_executions, {"st2_executions": [], "count": 0}),
@@ -52,6 +52,5 @@ LINES = [
 )
 def test_every_view_shows_near_misses(render, view):
     assert "matched:" not in render(dict(view))
-    lines = render({**view, "near_misses": MISSES}).splitlines()
-    start = lines.index(LINES[0])
-    assert lines[start : start + len(LINES)] == LINES
+    words = " ".join(render({**view, "near_misses": MISSES}).split())
+    assert " ".join(" ".join(LINES).split()) in words
