@@ -71,7 +71,9 @@ class Attention(StringEnum):
         """Return who takes care of an incident with this judgement."""
         if judgement.verdict in _HANDLED:
             return cls.HANDLED
-        goes_on = judgement.verdict in _MAY_GO_ON and judgement.next_at
+        # The common cause of a storm needs a person, even if the change is tried again.
+        is_storm = judgement.detail == "storm"
+        goes_on = judgement.verdict in _MAY_GO_ON and judgement.next_at and not is_storm
         return cls.IN_PROGRESS if goes_on or judgement.verdict in _IN_PROGRESS else cls.NEEDS_PERSON
 
 
