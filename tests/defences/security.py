@@ -950,7 +950,9 @@ INERT_TEXT_AND_SAFETY = [
     Defence(
         "text in a terminal cannot move the cursor",
         Returns("poundcake.inert:one_line", "text"),
-        test("tests/lib/trail/test_text.py::test_nothing_moves_the_cursor_or_forges_a_line"),
+        test(
+            "tests/lib/trail/text/test_text_views.py::test_nothing_moves_the_cursor_or_forges_a_line"
+        ),
     ),
     Defence(
         "an id stays one segment of the path of a request to StackStorm's API",

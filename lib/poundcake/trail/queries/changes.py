@@ -65,11 +65,13 @@ def count_failures_in_a_row(connection: Connection, change: Change) -> int:
 
 def _find_shown(connection: Connection, condition: ColumnElement[bool]) -> list[Change]:
     """Return the matching changes, oldest first. Clear retry_at of those that sync won't retry."""
+    found = find_changes(connection, condition)
+    if not any(change.retry_at for change in found):
+        return found
     is_waiting = awaits_retry(database_now(connection))
     waiting_ids = set(connection.scalars(select(changes.c.id).where(condition, *is_waiting)))
     return [
-        change if change.id in waiting_ids else change._replace(retry_at=None)
-        for change in find_changes(connection, condition)
+        change if change.id in waiting_ids else change._replace(retry_at=None) for change in found
     ]
 
 

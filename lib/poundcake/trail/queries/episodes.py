@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
-from typing import Mapping, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 
-from sqlalchemy import case, func, or_, select
+from sqlalchemy import ColumnElement, Row, case, func, or_, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING
@@ -262,16 +262,30 @@ def _with_remediation(
 
 def read_descriptions(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Description]:
     """Return what alerts say about themselves, by the row id of the alert."""
-    descriptions: dict[int, Description] = {}
+    columns = (alerts.c.labels, alerts.c.annotations)
+    return {
+        row_id: Description.of(json.loads(labels), json.loads(annotations))
+        for row_id, labels, annotations in _read_short_texts(connection, alert_ids, columns)
+    }
+
+
+def read_labels(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
+    """Return the labels of alerts, as in their Description, by the row id of the alert."""
+    return {
+        row_id: Description.of(json.loads(labels), {}).labels
+        for row_id, labels in _read_short_texts(connection, alert_ids, (alerts.c.labels,))
+    }
+
+
+def _read_short_texts(
+    connection: Connection, alert_ids: Sequence[int], columns: Sequence[ColumnElement[str]]
+) -> Iterator[Row[Any]]:
+    """Yield the id and the JSON columns of alerts. A column that is too long is empty."""
+    texts = [
+        case((func.length(column) <= _MAX_DESCRIPTION, column), else_="{}") for column in columns
+    ]
     for chunk in database.batched(alert_ids):
-        texts = [
-            case((func.length(column) <= _MAX_DESCRIPTION, column), else_="{}")
-            for column in (alerts.c.labels, alerts.c.annotations)
-        ]
-        rows = connection.execute(select(alerts.c.id, *texts).where(alerts.c.id.in_(chunk)))
-        for row_id, labels, notes in rows:
-            descriptions[row_id] = Description.of(json.loads(labels), json.loads(notes))
-    return descriptions
+        yield from connection.execute(select(alerts.c.id, *texts).where(alerts.c.id.in_(chunk)))
 
 
 def _audit_targets(row: AlertRow) -> tuple[str, ...]:

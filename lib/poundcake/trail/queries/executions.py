@@ -22,8 +22,7 @@ from poundcake.trail.queries.bounded_search import (
     time_filters,
     unindexed,
 )
-from poundcake.trail.queries.episode import Description
-from poundcake.trail.queries.episodes import read_descriptions
+from poundcake.trail.queries.episodes import read_labels
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import Execution, executions_by_link
 from poundcake.trail.schema import alerts, executions, links
@@ -102,13 +101,13 @@ def linked_executions(
     alerts_by_id = _read_alerts(
         connection, [execution.alert_id for execution in executions_by_link_id.values()]
     )
-    descriptions = read_descriptions(connection, list(alerts_by_id))
+    labels = read_labels(connection, list(alerts_by_id))
     # A purge may delete some of the rows while this page is read.
     listed = [
         ListedExecution(
             executions_by_link_id[link_id],
             alerts_by_id[executions_by_link_id[link_id].alert_id],
-            descriptions.get(executions_by_link_id[link_id].alert_id, Description()).labels,
+            labels.get(executions_by_link_id[link_id].alert_id, {}),
         )
         for link_id in page
         if link_id in executions_by_link_id

@@ -181,7 +181,9 @@ def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Ep
     executions = group_by_alert(executions_of_alerts(connection, ids))
     descriptions = read_descriptions(connection, ids)
     changes = changes_of_episodes(connection, names)
-    events = events_of_episodes(connection, names)
+    # Only a workflow reports events.
+    started = [name for row, name in zip(rows, names) if row.id in executions]
+    events = events_of_episodes(connection, started)
     episodes = []
     for row, name in zip(rows, names):
         own_executions = executions.get(row.id, [])

@@ -16,8 +16,7 @@ from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import rows_after, select_candidates, time_filters
-from poundcake.trail.queries.episode import Description
-from poundcake.trail.queries.episodes import read_descriptions
+from poundcake.trail.queries.episodes import read_labels
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     Execution,
@@ -247,7 +246,7 @@ def _summaries(
     shown_alerts = _read_shown_alerts(connection, ids, matching_alert_ids, limit)
     shown_ids = [row.id for rows in shown_alerts.values() for row in rows]
     executions = group_by_alert(executions_of_alerts(connection, shown_ids))
-    descriptions = read_descriptions(connection, shown_ids)
+    labels = read_labels(connection, shown_ids)
     large_requests = [
         requests_by_id[call_id]
         for call_id in ids
@@ -259,12 +258,7 @@ def _summaries(
         rows = shown_alerts.get(request.id, [])
         total = totals.get(request.id) or _totals_of_shown_alerts(rows, executions)
         shown = [
-            RequestAlert(
-                row,
-                descriptions.get(row.id, Description()).labels,
-                executions.get(row.id, []),
-            )
-            for row in rows
+            RequestAlert(row, labels.get(row.id, {}), executions.get(row.id, [])) for row in rows
         ]
         summaries.append(_summary(request, shown, total))
     return summaries
