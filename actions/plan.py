@@ -37,7 +37,10 @@ class Plan(PackAction):
 
         recorded = self.view(queries.alert_of_episode, episode=episode)
         if recorded is None:
-            raise PoundCakeError(f"no alert of episode {episode} is recorded")
+            raise PoundCakeError(
+                f"no alert of episode {episode} is recorded; list the open incidents: "
+                "st2 run poundcake.alerts_active format=text"
+            )
 
         def read_situation(change: ChangeRequest) -> Situation:
             return self.read_situation(

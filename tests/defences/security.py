@@ -258,7 +258,7 @@ ACCESS = [
     Defence(
         "a failed attempt is logged without the credential",
         Edit(
-            AUTHENTICATION + "_unauthenticated",
+            RECEIVER + "_log_denial",
             "request.client_host",
             "request.headers['authorization']",
         ),

@@ -26,6 +26,7 @@ from poundcake.endpoint.http_messages import (
 )
 from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.problems import ProblemError
+from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 from poundcake.endpoint.refused_webhooks import RefusalReason, RefusedWebhooks
 from poundcake.endpoint.routes import LIVE_PATH, WEBHOOK_PATH, Route
 from poundcake.endpoint.trail_routes import TrailRoutes
@@ -58,6 +59,7 @@ class Receiver:
     ) -> None:
         self._service = service
         self._log = log
+        self._rate_limited_log = RateLimitedLogger(log)
         self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
         self.configure(config)
 
@@ -67,7 +69,7 @@ class Receiver:
         self._has_scopes = any(c.scope != Scope.BOTH for c in config.all_credentials)
         webhook = WebhookReceiver(config, self._service)
         self._authentication = Authentication(
-            config, self._service.metrics, self._log, webhook.check_before_body
+            config, self._service.metrics, webhook.check_before_body
         )
         self.routes = [
             Route("POST", WEBHOOK_PATH, webhook.accept),
@@ -94,11 +96,17 @@ class Receiver:
             reason = self._refusal_reason(request, problem.status)
             if reason:
                 self._note_refusal(reason, problem, request.client_host)
+            elif problem.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                self._log_denial(request, problem)
         except ClientGoneError:
             raise
         # A bug in the endpoint: answer 503, so that Alertmanager retries the notification.
         except Exception:
-            self._log.exception("request %s failed", request_id)
+            self._log.exception(
+                "request %s: unexpected error; answered 503, so that Alertmanager retries it; "
+                "please report this traceback",
+                request_id,
+            )
             response = ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "the endpoint failed unexpectedly; its log has the reason under this request_id",
@@ -151,6 +159,16 @@ class Receiver:
         if reason is RefusalReason.CROSS_SITE and self._authentication_methods:
             return RefusalReason.WRONG_SCOPE
         return reason
+
+    def _log_denial(self, request: HTTPRequest, problem: ProblemError) -> None:
+        """Log that a client was denied something other than to post a webhook."""
+        self._rate_limited_log.warning(
+            "refused a request to %s: answered %s to %s: %s",
+            routes.matching_template(self.routes, request.path) or "an unknown path",
+            problem.status.value,
+            request.client_host,
+            problem.detail,
+        )
 
     def _note_refusal(self, reason: RefusalReason, problem: ProblemError, sender: str) -> None:
         self.refused_webhooks.add(reason, problem.status, problem.detail, sender)

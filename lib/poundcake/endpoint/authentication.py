@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import logging
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Callable
@@ -15,7 +14,6 @@ from poundcake.endpoint.body_signatures import BodySignatures, StaleSignatureErr
 from poundcake.endpoint.http_messages import HTTPRequest
 from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.problems import ProblemError
-from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 
 # The methods in Config.authentication that are also HTTP authentication schemes.
 _HTTP_SCHEMES = ("bearer", "basic")
@@ -35,11 +33,9 @@ class Authentication:
         self,
         config: Config,
         metrics: Metrics,
-        log: logging.Logger,
         check_before_body: Callable[[HTTPRequest], None],
     ) -> None:
         self._metrics = metrics
-        self._log = RateLimitedLogger(log)
         self._methods = config.authentication
         self._header_credentials = [c for c in config.all_credentials if c.kind in _KINDS.values()]
         self._signatures = BodySignatures(config.all_credentials, check_before_body)
@@ -74,9 +70,8 @@ class Authentication:
         if needed_scope == Scope.POST and self._signatures.is_signed(request):
             return self._verify_signature(request)
         if valid_credentials:
-            raise self._forbidden(request, valid_credentials[0], needed_scope)
+            raise self._forbidden(valid_credentials[0], needed_scope)
         raise self._unauthenticated(
-            request,
             "missing or invalid credentials; this endpoint accepts: " + ", ".join(self._methods),
         )
 
@@ -101,16 +96,15 @@ class Authentication:
         try:
             signed_request = self._signatures.verify(request)
         except StaleSignatureError as error:
-            raise self._unauthenticated(request, str(error)) from None
+            raise self._unauthenticated(str(error)) from None
         if signed_request is None:
             raise self._unauthenticated(
-                request, "the signature does not match the body for any hmac_sha256 in credentials"
+                "the signature does not match the body for any hmac_sha256 in credentials"
             )
         return signed_request
 
-    def _unauthenticated(self, request: HTTPRequest, detail: str) -> ProblemError:
+    def _unauthenticated(self, detail: str) -> ProblemError:
         self._metrics.failed_authentications.inc()
-        self._log.warning("missing or invalid credentials from %s", request.client_host)
         challenges = [
             f'{method.capitalize()} realm="poundcake"'
             for method in self._methods
@@ -122,14 +116,8 @@ class Authentication:
             {"WWW-Authenticate": ", ".join(challenges)} if challenges else None,
         )
 
-    def _forbidden(
-        self, request: HTTPRequest, credential: Credential, needed_scope: Scope
-    ) -> ProblemError:
-        self._log.warning(
-            "%s used the credential %s, which does not have the scope that the request needs",
-            request.client_host,
-            credential.name,
-        )
+    @staticmethod
+    def _forbidden(credential: Credential, needed_scope: Scope) -> ProblemError:
         return ProblemError(
             HTTPStatus.FORBIDDEN,
             f"the credential {credential.name} has the scope {credential.scope}, but the request "

@@ -18,6 +18,7 @@ from poundcake.endpoint.bus import BusError
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.emission_claims import EmissionClaims
 from poundcake.endpoint.emission_plan import Emission, PlannedTrigger, plan_emission
+from poundcake.endpoint.health import State
 from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.recorded import RecordedRequest, Summary
 from poundcake.endpoint.tracking_queries import (
@@ -44,12 +45,14 @@ class Attempt:
             the journal remains to be updated.
         failures: Failed attempts in a row.
         error: The error of the last failed attempt.
+        logged_error: The error that was last logged.
     """
 
     sent_at: dict[PlannedTrigger, float] = field(default_factory=dict)
     is_counted: bool = False
     failures: int = 0
     error: str = ""
+    logged_error: str = ""
 
 
 class Emitter:
@@ -230,18 +233,31 @@ class Emitter:
         self._on_emitted()
 
     def _schedule_retry(self, plan: Emission, attempt: Attempt, error: Exception) -> None:
-        """Log a failed attempt and schedule the next one."""
+        """Schedule the next attempt, and log the reason if it is new."""
         wait = retry.jittered(retry.doubled(retry.REFUSED_WAITS, attempt.failures))
         attempt.failures += 1
         attempt.error = str(error) or type(error).__name__
-        self._dependencies.log.warning(
-            "request %s: its triggers cannot be published, retrying in %.0f s: %s",
-            plan.request.request_id,
-            wait,
-            attempt.error,
-            exc_info=not isinstance(error, BusError),
-        )
+        if self._is_news(attempt, error):
+            attempt.logged_error = attempt.error
+            self._dependencies.log.warning(
+                "request %s: its triggers cannot be published, retrying at least every %.0f s: %s",
+                plan.request.request_id,
+                retry.REFUSED_WAITS[-1],
+                attempt.error,
+                exc_info=not isinstance(error, BusError),
+            )
         self._dependencies.journal.postpone([plan.entry.id], wait)
+
+    def _is_news(self, attempt: Attempt, error: Exception) -> bool:
+        """Return True if a failed attempt is to be logged.
+
+        While the broker is down, every request fails, and the component `broker` has logged why.
+        The first failure may be the first sign of that.
+        """
+        if attempt.error == attempt.logged_error:
+            return False
+        is_broker_down = self._dependencies.components.broker.state == State.DOWN
+        return not isinstance(error, BusError) or (attempt.failures > 1 and not is_broker_down)
 
 
 def _is_due(planned: PlannedTrigger, lost_ids: set[int], attempt: Attempt) -> bool:

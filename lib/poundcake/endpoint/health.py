@@ -39,14 +39,16 @@ class Component:
 
     Attributes:
         name: Its name in health reports and logs.
+        effect: What happens while it is down, for the log.
         state: Whether it works.
         since: When it entered this state.
         detail: Why it does not work or why its state is unknown, or '' if it works.
     """
 
-    def __init__(self, log: logging.Logger, name: str):
+    def __init__(self, log: logging.Logger, name: str, effect: str):
         self._log = log
         self.name = name
+        self.effect = effect
         self.state = State.UNKNOWN
         self.detail = "not used since the endpoint started"
         self.since = datetime.now(timezone.utc)
@@ -61,11 +63,13 @@ class Component:
 
     def _change_state(self, state: State, detail: str) -> None:
         if state != self.state:
-            self.since = datetime.now(timezone.utc)
+            now = datetime.now(timezone.utc)
             if state == State.DOWN:
-                self._log.warning("%s: down: %s", self.name, detail)
+                self._log.warning("%s: down: %s (%s)", self.name, detail, self.effect)
             elif self.state == State.DOWN:
-                self._log.info("%s: works again", self.name)
+                seconds = (now - self.since).total_seconds()
+                self._log.info("%s: works again after %.0f s", self.name, seconds)
+            self.since = now
         self.state, self.detail = state, detail
 
 
@@ -73,11 +77,14 @@ class Components:
     """The components that the endpoint depends on, besides the journal."""
 
     def __init__(self, log: logging.Logger):
-        self.broker = Component(log, "broker")
-        self.database = Component(log, "database")
-        self.stackstorm = Component(log, "stackstorm")
+        effect = "webhooks are still accepted and wait in the journal; retrying"
+        self.broker = Component(log, "broker", effect)
+        self.database = Component(log, "database", effect)
+        self.stackstorm = Component(log, "stackstorm", effect)
         # The Alertmanagers that sync queries. No request passes through them.
-        self.monitoring = Component(log, "monitoring")
+        self.monitoring = Component(
+            log, "monitoring", "webhooks are still processed; the next sync tries again"
+        )
 
     def first_down(self) -> Component | None:
         """Return the first component that is down, or None if none is."""

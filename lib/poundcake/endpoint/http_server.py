@@ -111,7 +111,11 @@ class Server:
                 if self._open_connections.is_stopping:
                     return
                 # The process may have too many open files. Closing connections frees some.
-                self._rate_limited_log.warning("cannot accept a connection: %s", error)
+                self._rate_limited_log.warning(
+                    "cannot accept a connection: %s; retrying (if files or memory ran out, lower "
+                    "max_connections or raise the sensor's limits)",
+                    error,
+                )
                 time.sleep(_RETRY_WAIT)
                 continue
             server = self._successor or self
@@ -150,7 +154,11 @@ class Server:
         try:
             thread.start()
         except RuntimeError as error:  # the machine is out of threads
-            self._rate_limited_log.warning("cannot serve a connection: %s", error)
+            self._rate_limited_log.warning(
+                "cannot serve a connection: %s; closing it (lower max_connections, or raise the "
+                "sensor's limit of threads)",
+                error,
+            )
             self._open_connections.remove(slot)
             client_socket.close()
 
@@ -162,7 +170,9 @@ class Server:
         except OSError:
             pass  # the client disconnected or was too slow
         except Exception:
-            self._log.exception("the connection of %s failed", client_host)
+            self._log.exception(
+                "the connection of %s: unexpected error; please report this traceback", client_host
+            )
         finally:
             self._open_connections.remove(slot)
             client_socket.close()

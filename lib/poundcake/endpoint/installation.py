@@ -169,17 +169,26 @@ def open_engine(config: Config) -> Engine:
     return database.open_engine(config.tracking_url, VIEW_TIMEOUT_SECONDS)
 
 
-def apply_log_settings(config: Config, log: logging.Logger) -> None:
-    """Set the log level, and log a warning for each setting that is probably a mistake."""
+def apply_log_settings(config: Config, previous: Config, log: logging.Logger) -> None:
+    """Set the log level, and log a warning for each setting that is probably a mistake.
+
+    Args:
+        config: The configuration.
+        previous: The previous configuration. Its warnings are not repeated.
+        log: The endpoint's logger.
+    """
     log.setLevel(config.log_level.upper())
+    logged = {*previous.warnings, *previous.remediation_errors}
     for warning in [*config.warnings, *config.remediation_errors]:
-        log.warning("%s", warning)
+        if warning not in logged:
+            log.warning("configuration: %s", warning)
     for key in config.literal_secrets:
-        log.warning(
-            "%s contains a literal secret in the pack's configuration, which is visible on the "
-            "command line of the pack's actions: use file:/path or env:NAME instead",
-            key,
-        )
+        if key not in previous.literal_secrets:
+            log.warning(
+                "configuration: %s contains a literal secret, which is visible on the command "
+                "line of the pack's actions: use file:/path or env:NAME instead",
+                key,
+            )
 
 
 def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:

@@ -30,7 +30,9 @@ class JournalKeeper:
     def __init__(
         self, config: Config, make_pipeline: Callable[[Journal], Pipeline], log: logging.Logger
     ):
-        self.component = Component(log, "journal")
+        self.component = Component(
+            log, "journal", "webhooks are answered with 503, so Alertmanager retries them; retrying"
+        )
         self.journal: Journal | None = None
         self.pipeline: Pipeline | None = None
         self._config = config

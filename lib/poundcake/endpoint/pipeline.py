@@ -12,6 +12,7 @@ from poundcake.endpoint.emitter import Emitter
 from poundcake.endpoint.event_publisher import EventPublisher
 from poundcake.endpoint.health import Components, State
 from poundcake.endpoint.journal import Entry, JournalError
+from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 from poundcake.endpoint.replay_importer import ReplayImporter
 from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
@@ -25,6 +26,8 @@ PRUNE_PAUSE = 0.1
 """Seconds between pruning transactions. Requests can be accepted in the meantime."""
 PENDING_WAIT = 30.0
 """Seconds between checks for migrations that are waiting for an operator."""
+FAILURE_LOG_SECONDS = 600.0
+"""Seconds between log lines about a step that keeps failing unexpectedly."""
 PAUSE_WAIT = 5.0
 """Seconds between reads of the pause, which the health view and the metrics show."""
 
@@ -39,11 +42,13 @@ class Pipeline:
         worker: The thread that runs the steps.
         pending: What an operator has to run poundcake.migrate for.
         pause: The pause of all changes, as it was a few seconds ago; None if there was none.
+        has_read_pause: Whether the pause has been read since the pipeline started.
     """
 
     def __init__(self, dependencies: Dependencies):
         """Create a pipeline. start() resumes the requests in the journal."""
         self._dependencies = dependencies
+        self._failure_log = RateLimitedLogger(dependencies.log, FAILURE_LOG_SECONDS)
         self.announcer = Announcer(dependencies)
         self.sync_timer = SyncTimer(dependencies)
         # The emitter reports its progress to the worker, which does not exist yet.
@@ -53,6 +58,7 @@ class Pipeline:
         self.pending = uncopied.Pending()
         self._read_pause_at = 0.0
         self.pause: Pause | None = None
+        self.has_read_pause = False
         self.worker = Worker(
             [
                 ("checking the broker", self._check_broker),
@@ -106,7 +112,13 @@ class Pipeline:
         elif isinstance(error, DatabaseError):
             self.components.database.mark_down(str(error))
         elif not isinstance(error, JournalError):  # the journal keeper reports journal errors
-            self._dependencies.log.error("%s failed, retrying", step, exc_info=error)
+            # One format string per step, so that each step has its own limit.
+            self._failure_log.warning(
+                f"{step} failed unexpectedly, retrying: %s: %s",
+                type(error).__name__,
+                error,
+                exc_info=error,
+            )
 
     def _keep_going(self) -> bool:
         return self.worker.keep_going()
@@ -129,7 +141,11 @@ class Pipeline:
 
     def _read_pause(self) -> None:
         if monotonic() >= self._read_pause_at:
-            self.pause = self._dependencies.reader.read(read_pause)
+            pause = self._dependencies.reader.read(read_pause)
+            # The start-up line shows the first pause.
+            if self.has_read_pause and pause != self.pause:
+                self._dependencies.log.info("changes are %s", pause or "no longer paused")
+            self.pause, self.has_read_pause = pause, True
             self._read_pause_at = monotonic() + PAUSE_WAIT
 
     def _prune(self) -> float | None:

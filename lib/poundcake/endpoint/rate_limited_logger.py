@@ -1,4 +1,4 @@
-"""Log warnings that a client can cause as often as it likes, without filling the log."""
+"""Log warnings that may recur at any rate, without filling the log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class RateLimitedLogger:
         # {text: (monotonic time from which it may be logged again, how often it was suppressed)}
         self._texts: dict[str, tuple[float, int]] = {}
 
-    def warning(self, text: str, *args: object) -> None:
+    def warning(self, text: str, *args: object, exc_info: Exception | None = None) -> None:
         """Log a warning.
 
         Args:
             text: A format string as in `logging`. It must come from a fixed set, because the limit
                 applies to each format string.
             args: The values for the format string, which may differ each time.
+            exc_info: The exception whose traceback is logged, too.
         """
         now = monotonic()
         with self._lock:
@@ -34,4 +35,4 @@ class RateLimitedLogger:
             self._texts[text] = now + self._seconds, 0
         times = "1 time" if suppressed == 1 else f"{suppressed} times"
         suffix = f" (and {times} since it was last logged)" if suppressed else ""
-        self._log.warning(text + "%s", *args, suffix)
+        self._log.warning(text + "%s", *args, suffix, exc_info=exc_info)

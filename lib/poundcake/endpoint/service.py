@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, Callable
 
+import poundcake
 from poundcake.config import TLS_FILES, Config, ConfigError, changed_keys, load
 from poundcake.endpoint import health
 from poundcake.endpoint.app import Receiver
@@ -27,6 +28,7 @@ from poundcake.endpoint.supervisor import Supervisor
 from poundcake.endpoint.tls import Certificates, TLSError
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import StackStorm
+from poundcake.trail import database
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.search import Filters
 
@@ -38,6 +40,12 @@ The whole shutdown has to fit in the 5 seconds that StackStorm's container gives
 # If one of these keys changes, a new server replaces the old one, and clients must reconnect.
 _SERVER_KEYS = ("host", "port", *TLS_FILES)
 
+_LISTEN_ADVICE = {
+    errno.EADDRINUSE: "stop the program that uses the port, or set another port",
+    errno.EADDRNOTAVAIL: "set host to an address of this machine",
+    errno.EACCES: "set port to 1024 or higher",
+}
+
 
 class ListenError(PoundCakeError):
     """The endpoint cannot listen on the configured address.
@@ -47,9 +55,11 @@ class ListenError(PoundCakeError):
     """
 
     def __init__(self, config: Config, error: Exception) -> None:
+        number = getattr(error, "errno", None) or 0
         reason = getattr(error, "strerror", None) or error
-        super().__init__(f"cannot listen on {config.host}:{config.port}: {reason}")
-        self.is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+        advice = _LISTEN_ADVICE.get(number, "check host and port in the configuration")
+        super().__init__(f"cannot listen on {config.host}:{config.port}: {reason}; {advice}")
+        self.is_taken = number == errno.EADDRINUSE
 
 
 class Endpoint:
@@ -85,6 +95,8 @@ class Endpoint:
         self._applied_at = datetime.now(timezone.utc)
         self._config_problem = ""
         self._server: Server | None = None
+        # The server that the last start-up line is about.
+        self._logged_server: Server | None = None
         self._receiver: Receiver | None = None
         self.metrics = Metrics(self.health, self._connection_counts)
 
@@ -118,6 +130,7 @@ class Endpoint:
                 problems.append("")
         finally:
             problems += self._listen(self._installation.config)
+        self._log_start(self._installation)
         return problems
 
     def _configure(self) -> list[str]:
@@ -132,7 +145,7 @@ class Endpoint:
             except (ConfigError, DatabaseError) as error:
                 return [f"configuration: {error}"]
             self._applied_at = datetime.now(timezone.utc)
-            apply_log_settings(config, self._log)
+            apply_log_settings(config, Config(), self._log)
         elif self._watcher.consume_poll():
             self._config_problem = self._reconfigure(self._installation)
         return [self._config_problem] if self._config_problem else []
@@ -183,8 +196,10 @@ class Endpoint:
         installation.reader.switch_engine(engine, config.auto_migrate)
         self._installation = replace(installation, config=config)
         self._applied_at = datetime.now(timezone.utc)
-        self._log.info("using the changed configuration: %s", ", ".join(changed))
-        apply_log_settings(config, self._log)
+        self._log.info(
+            "using the changed configuration: %s; mode: %s", ", ".join(changed), self._mode(config)
+        )
+        apply_log_settings(config, previous, self._log)
 
     def _replace_server(self, config: Config, old_server: Server, old_receiver: Receiver) -> None:
         """Replace the server with one for a new configuration, and let requests in flight finish.
@@ -245,8 +260,36 @@ class Endpoint:
             server.close()
             raise
         self._server, self._receiver = server, receiver
-        authentication = ", ".join(config.authentication) or "no authentication, loopback only"
-        self._log.info("webhooks at %s/api/v1/webhook (%s)", server.address, authentication)
+
+    def _log_start(self, installation: Installation) -> None:
+        """Log one line about a new server, once it is known whether changes are paused."""
+        server, config = self._server, installation.config
+        pipeline = installation.keeper.pipeline
+        is_mode_known = (
+            pipeline is None
+            or pipeline.has_read_pause
+            or pipeline.components.database.state == health.State.DOWN
+        )
+        if server is None or server is self._logged_server or not is_mode_known:
+            return
+        self._logged_server = server
+        self._log.info(
+            "poundcake %s: webhooks at %s/api/v1/webhook; credentials: %s; database: %s; mode: %s",
+            poundcake.__version__,
+            server.address,
+            ", ".join(config.authentication) or "none, so only loopback names are answered",
+            database.public_url(installation.reader.engine.url),
+            self._mode(config),
+        )
+
+    def _mode(self, config: Config) -> str:
+        """Describe whether changes are made."""
+        pipeline = self._installation.keeper.pipeline if self._installation else None
+        if config.dry_run:
+            mode = "dry run, so nothing is changed"
+        else:
+            mode = "live, so remediations make changes"
+        return f"{mode}; {pipeline.pause}" if pipeline and pipeline.pause else mode
 
     def _shut_down(self) -> None:
         self._watcher.stop()
@@ -254,7 +297,7 @@ class Endpoint:
             self._server.stop(STOP_SECONDS)
         if self._installation:
             self._installation.keeper.close()
-        self._log.info("stopped")
+        self._log.info("stopped: webhooks are accepted again after the next start")
 
     def _connection_counts(self) -> tuple[int, int, int]:
         """Return the numbers of open connections, evicted connections and failed TLS handshakes."""

@@ -71,11 +71,12 @@ class Supervisor:
             problems = self._start_parts()
         # This is a bug, but the next attempt may succeed, and exiting would not help.
         except Exception as error:
-            problems = [f"{type(error).__name__}: {error}"]
-            if problems[0] not in self._logged_problems:
-                self._log.exception("the endpoint cannot be started")
+            exc_info: Exception | None = error
+            problems = [f"the endpoint cannot be started: {type(error).__name__}: {error}"]
+        else:
+            exc_info = None
         for problem in problems:
             if problem and problem not in self._logged_problems:
-                self._log.error("%s; retrying until it works", problem)
+                self._log.error("%s; retrying until it works", problem, exc_info=exc_info)
         self._logged_problems = problems
         return not problems

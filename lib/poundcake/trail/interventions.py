@@ -162,7 +162,9 @@ def _lock_incident(connection: Connection, episode: str, filters: Filters) -> Ro
     ).all()
     rows = [row for row in rows if row.episode == episode] or rows
     if not rows:
-        raise TrackingError("no open incident matches")
+        raise TrackingError(
+            "no open incident matches; list them: st2 run poundcake.alerts_active format=text"
+        )
     if len(rows) > 1:
         episodes = ", ".join(map(_describe, rows[:_MAX_LISTED_EPISODES]))
         others = " and others" if len(rows) > _MAX_LISTED_EPISODES else ""

@@ -39,6 +39,11 @@ class Pause:
     reason: str
     until: datetime | None = None
 
+    def __str__(self) -> str:
+        """Return the pause for the log, with its reason quoted because a person typed it."""
+        end = f" until {format_timestamp(self.until)}" if self.until else ""
+        return f"paused by {self.by}{end}: {self.reason!r}"
+
     def as_json(self) -> dict[str, Any]:
         """Return the pause as JSON, as the views show it."""
         return {

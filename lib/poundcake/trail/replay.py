@@ -130,7 +130,10 @@ def _read_original(connection: Connection, request_id: str) -> Row[Any]:
         select(api_calls).where(api_calls.c.request_id == request_id)
     ).one_or_none()
     if call is None:
-        raise TrackingError(f"request_id: {request_id} is not recorded")
+        raise TrackingError(
+            f"request_id: {request_id} is not recorded; find out whether it waits in the journal: "
+            f"st2 run poundcake.status request_id={request_id} format=text"
+        )
     return call
 
 

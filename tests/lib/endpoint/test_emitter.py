@@ -596,9 +596,27 @@ class TestTwoEndpoints:
             connection.execute(api_calls.update().values(emitter_until=later(0)))
 
 
-def test_a_failed_request_is_logged_with_the_time_of_its_retry(rig, caplog):
+def test_a_request_that_alone_cannot_be_published_is_logged_once(rig, caplog):
     rig.bus.refuses = lambda trigger, payload: trigger == ALERT
     request_id = rig.accept(alert())
     with caplog.at_level(logging.WARNING):
-        rig.advance()
-    assert f"request {request_id}: its triggers cannot be published, retrying in" in caplog.text
+        for _ in range(6):
+            rig.advance(seconds=61)
+    text = f"request {request_id}: its triggers cannot be published, retrying"
+    assert caplog.text.count(text) == 1
+
+
+def test_a_request_is_not_logged_while_the_broker_is_down(rig, caplog):
+    """The state of the broker is logged instead, once for all requests."""
+
+    def refuses(trigger, payload):
+        rig.bus.is_down = trigger != triggers.ANNOUNCE
+        return rig.bus.is_down
+
+    rig.bus.refuses = refuses
+    rig.accept(alert())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(6):
+            rig.advance(seconds=61)
+    assert caplog.text.count("broker: down") == 1
+    assert "its triggers cannot be published" not in caplog.text

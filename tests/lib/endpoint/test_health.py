@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -267,7 +268,7 @@ class TestVolatileFilesystems:
 
 class TestComponent:
     def test_each_change_of_state_is_logged_once_and_sets_since(self, caplog):
-        component = Component(LOG, "broker")
+        component = Component(LOG, "broker", "webhooks wait")
         assert component.state == State.UNKNOWN
         with caplog.at_level("INFO"):
             component.mark_ok()
@@ -277,8 +278,9 @@ class TestComponent:
             component.mark_down("unavailable")
             component.mark_down("still unavailable")
             assert (component.state, component.detail) == (State.DOWN, "still unavailable")
+            component.since -= timedelta(seconds=40)
             component.mark_ok()
         assert [r.getMessage() for r in caplog.records] == [
-            "broker: down: unavailable",
-            "broker: works again",
+            "broker: down: unavailable (webhooks wait)",
+            "broker: works again after 40 s",
         ]

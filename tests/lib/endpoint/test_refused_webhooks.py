@@ -132,3 +132,21 @@ def test_the_log_shows_the_client_and_the_reason_once_a_minute(tmp_path, caplog)
     assert len(lines) == 2
     assert "127.0.0.1" in lines[0] and "max_body_bytes is 2000" in lines[0]
     assert "media_type" in lines[1]
+
+
+@pytest.mark.parametrize("authorization", [None, "Bearer the-token-to-read"])
+def test_a_webhook_with_a_wrong_credential_is_logged_once(tmp_path, caplog, authorization):
+    credentials = [
+        {"name": "alertmanager", "scope": "post", "token": "the-token-to-post"},
+        {"name": "prometheus", "scope": "read", "token": "the-token-to-read"},
+    ]
+    endpoint = ENDPOINT_CLASSES["threads"](tmp_path, credentials=credentials).start()
+    try:
+        endpoint.wait_for_status(200, Authorization="Bearer the-token-to-read")
+        caplog.clear()
+        response = endpoint.post(webhook(), Authorization=authorization)
+        assert response.status == (403 if authorization else 401)
+    finally:
+        endpoint.stop()
+    lines = [line for line in caplog.text.splitlines() if "127.0.0.1" in line]
+    assert len(lines) == 1 and f"answered {response.status} to 127.0.0.1" in lines[0]

@@ -15,14 +15,23 @@ import time
 
 import pytest
 
+import poundcake
 from poundcake.config import load
-from poundcake.endpoint import filesystem, installation, journal_keeper, service, supervisor
+from poundcake.endpoint import (
+    filesystem,
+    installation,
+    journal_keeper,
+    pipeline,
+    service,
+    supervisor,
+)
 from poundcake.endpoint.announcer import Announcer
 from poundcake.endpoint.journal import JournalError
 from poundcake.endpoint.journal_schema import VERSION
 from poundcake.endpoint.pipeline import Pipeline
 from poundcake.endpoint.service import Endpoint
-from poundcake.trail import database
+from poundcake.trail import database, pause
+from poundcake.trail.audit import Actor
 from poundcake.trail.database import DatabaseError
 from tests import services
 from tests.lib import endpoint_process
@@ -696,12 +705,69 @@ class TestInternalFaults:
                 endpoint_service.journal and endpoint_service.health()["status"] != "unavailable"
             )
         )
+        wait_for(lambda: "webhooks at http" in caplog.text)
         endpoint_service.stop()
         thread.join(10)
         assert caplog.text.count(f"cannot listen on 127.0.0.1:{port}") == 1
         assert caplog.text.count("journal: down") == 1
         assert caplog.text.count("webhooks at http") == 1
         assert caplog.text.count("journal: works again") == 1
+
+    @pytest.mark.parametrize(
+        ("config", "credentials", "mode"),
+        [
+            ({}, "none, so only loopback names are answered", "dry run, so nothing is changed"),
+            (
+                {"dry_run": False, "basic_auth": "on-call:a-hidden-password"},
+                "basic",
+                "live, so remediations make changes; paused by anna: 'a test'",
+            ),
+        ],
+    )
+    def test_one_line_describes_the_endpoint_when_it_starts(
+        self, tmp_path, caplog, config, credentials, mode
+    ):
+        path = tmp_path / "tracking.sqlite"
+        url = f"sqlite:///{path}"
+        if "paused" in mode:
+            engine = database.open_engine(url)
+            pause.pause(engine, Actor("anna", ""), "a test", create=True)
+        endpoint_service, port = self.create(tmp_path, database_url=url, **config)
+        with caplog.at_level("INFO"):
+            self.run_until(endpoint_service, lambda: "webhooks at" in caplog.text)
+        (line,) = [r.getMessage() for r in caplog.records if "webhooks at" in r.getMessage()]
+        assert line == (
+            f"poundcake {poundcake.__version__}: webhooks at "
+            f"http://127.0.0.1:{port}/api/v1/webhook; credentials: {credentials}; "
+            f"database: {url}; mode: {mode}"
+        )
+        assert "hidden-password" not in caplog.text
+
+    def test_the_start_is_logged_while_the_database_is_down(
+        self, tmp_path, caplog, short_intervals
+    ):
+        url = f"mysql+pymysql://poundcake:a-hidden-password@127.0.0.1:{services.free_port()}/trail"
+        endpoint_service, _ = self.create(tmp_path, database_url=url)
+        with caplog.at_level("INFO"):
+            self.run_until(endpoint_service, lambda: "webhooks at" in caplog.text)
+        assert "database: down: " in caplog.text and "hidden-password" not in caplog.text
+
+    def test_a_pause_is_logged_when_it_begins_and_when_it_ends(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(pipeline, "PAUSE_WAIT", 0.05)
+        url = f"sqlite:///{tmp_path / 'tracking.sqlite'}"
+        endpoint_service, _ = self.create(tmp_path, database_url=url)
+        thread = threading.Thread(target=endpoint_service.run, daemon=True)
+        with caplog.at_level("INFO"):
+            thread.start()
+            wait_for(lambda: "webhooks at" in caplog.text)
+            engine = database.open_engine(url)
+            pause.pause(engine, Actor("anna", ""), "a\nforged line")
+            wait_for(lambda: "changes are paused by anna: 'a\\nforged line'" in caplog.text)
+            pause.resume(engine, Actor("anna", ""))
+            wait_for(lambda: "changes are no longer paused" in caplog.text)
+            endpoint_service.stop()
+        thread.join(10)
+        assert caplog.text.count("changes are paused") == 1
 
     def test_the_interval_between_retries_grows(self, tmp_path, monkeypatch, short_intervals):
         endpoint_service, _ = self.create(tmp_path, host="0.0.0.0")
