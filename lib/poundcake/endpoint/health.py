@@ -78,8 +78,8 @@ class Components:
 
     def __init__(self, log: logging.Logger):
         effect = "webhooks are still accepted and wait in the journal; retrying"
-        self.broker = Component(log, "broker", effect)
-        self.database = Component(log, "database", effect)
+        self.broker = Component(log, "broker", f"check RabbitMQ; {effect}")
+        self.database = Component(log, "database", f"check the database; {effect}")
         self.stackstorm = Component(log, "stackstorm", effect)
         # The Alertmanagers that sync queries. No request passes through them.
         self.monitoring = Component(
