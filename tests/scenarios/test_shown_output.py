@@ -52,6 +52,7 @@ OUTPUTS = [
     pytest.param(path, shown, id=f"{path.name}-{number}")
     for path in documents.DOCUMENTS
     for number, shown in enumerate(find_shown_outputs(path), 1)
+    if shown.command.startswith("st2 ")  # tests/test_escalation.py runs those of amtool
 ]
 
 
@@ -81,8 +82,7 @@ def test_the_output_is_the_one_that_the_document_shows(
     shown_stack, monkeypatch, capsys, path, shown
 ):
     st2 = st2_runner(shown_stack, monkeypatch, capsys)
-    program, *arguments = shlex.split(shown.command)
-    assert program == "st2"
+    _, *arguments = shlex.split(shown.command)
     # The documents name an action of the linux pack, which the stand-in does not have.
     lines = [line.replace(WORK, "linux.service") for line in read_result(st2(*arguments))]
     if os.environ.get("POUNDCAKE_UPDATE_PAGES"):
