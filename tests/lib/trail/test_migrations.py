@@ -795,3 +795,13 @@ def test_an_unreachable_server_is_an_error(tmp_path):
         with pytest.raises(DatabaseError) as caught:
             use(database.open_engine(url))
         assert "127.0.0.1" in str(caught.value) and "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["poundcake_api_calls", "poundcake_alerts"])
+def test_the_tables_of_another_program_are_refused_and_left_alone(engine, table):
+    """The predecessor of this pack had tables with the same names."""
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, body TEXT)"))
+    with pytest.raises(DatabaseError, match="set database_url to an empty database"):
+        database.prepare(engine)
+    assert sqlalchemy.inspect(engine).get_table_names() == [table]

@@ -39,6 +39,8 @@ MIGRATION_TIMEOUT = 86400
 # With at most this many alerts, indexes are quick to build, so the first write builds them.
 FEW_ALERTS = 50_000
 
+# A column of the first revision of each of these tables, which other programs' tables lack.
+_FIRST_COLUMNS = {schema.api_calls.name: "body_sha256", schema.alerts.name: "episode"}
 _ALL_META = select(schema.meta.c.name, schema.meta.c.value)
 # A quick SELECT that also fails if one of the other tables is missing.
 _META = _ALL_META.where(
@@ -235,6 +237,8 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
         with _exclusive_migration(migration_engine, seconds) as connection:
             version = _Version.of(_read_meta(connection))
             _check_stamp(connection, version)
+            if not version.tables:
+                _refuse_foreign_tables(connection)
             steps = migrations.upgrade(connection, revision, log)
     finally:
         migration_engine.dispose()
@@ -257,6 +261,23 @@ def _check_stamp(connection: Connection, version: _Version) -> None:
     # The first release wrote no stamps, and a backup may have been restored without them.
     if version.tables > 1 and not stamps:
         migrations.stamp(connection, version.heads)
+
+
+def _refuse_foreign_tables(connection: Connection) -> None:
+    """Raise DatabaseError if another program has created a table with the name of one of ours.
+
+    The first revision may have created some tables before it was killed, so a table that has all
+    columns of that revision is accepted.
+    """
+    inspector = inspect(connection)
+    for table, column in _FIRST_COLUMNS.items():
+        if inspector.has_table(table):
+            names = [existing["name"] for existing in inspector.get_columns(table)]
+            if column not in names:
+                raise DatabaseError(
+                    f"the table {table} was not created by this pack, because it lacks the column "
+                    f"{column}: set database_url to an empty database"
+                )
 
 
 @contextmanager
