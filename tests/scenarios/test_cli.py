@@ -35,7 +35,7 @@ DOCUMENTS = [
 ]
 # All other commands in the documents would affect other scenarios.
 COMMAND = re.compile(
-    r"\bst2 ((?:run poundcake\.|execution get|trace list|rule list|sensor list)[^`\n|#]*)",
+    r"\bst2 ((?:run poundcake\.|execution (?:get|list)|trace list|rule list|sensor list)[^`\n|#]*)",
 )
 EXECUTION = re.compile(r"st2 execution get (\w+)")
 
