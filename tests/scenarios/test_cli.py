@@ -11,7 +11,7 @@ import pytest
 from st2client.shell import Shell
 
 from tests.scenarios import conftest
-from tests.scenarios.notifications import alert, notification
+from tests.scenarios.notifications import alert, notification, unique
 
 # The command does not depend on the kind of database, so one is enough.
 pytestmark = [
@@ -166,6 +166,22 @@ def test_each_documented_command_works(stack, st2, placeholder_values):
             if command.startswith("run poundcake.replay "):
                 # The workflow of the replay must also end before the next group.
                 stack.wait_until_completed(execution["result"]["result"]["request_id"])
+
+
+def test_a_parameter_without_a_name_is_refused(st2):
+    """docs/FAQ.md explains this message."""
+    with pytest.raises(AssertionError, match="Additional properties are not allowed"):
+        st2("run", "poundcake.why", "HostDown")
+
+
+def test_the_option_k_prints_only_the_view_with_all_letters(stack, st2):
+    """docs/FAQ.md recommends this option."""
+    name = unique("Größe")
+    stack.wait_until_completed(stack.send(notification(alert(name, labels={"alertname": name}))))
+    parameters = ["poundcake.why", f"alert_name={name}", "format=text"]
+    assert name not in st2("run", *parameters)
+    lines = st2("run", "-k", "result", *parameters).strip(". \n").splitlines()
+    assert name in lines[0] and lines[-1] == "1 episode"
 
 
 def test_the_documented_commands_that_connect_to_a_host_work(stack, st2, test_host):
