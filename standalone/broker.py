@@ -50,12 +50,17 @@ class TriggerConsumer:
             self._pool.submit(self.rules_engine.process, instance_id)
 
     def _consume(self) -> None:
+        logged_error = ""
         while not self._stopping.is_set():
             try:
                 with get_connection(connection_kwargs=CONNECTION_OPTIONS) as connection:
+                    connection.connect()
+                    logged_error = ""
                     self._drain(connection)
             except Exception as error:
-                LOG.warning("broker: %s; retrying", error)
+                if str(error) != logged_error:
+                    LOG.warning("triggers cannot be consumed, retrying: %s", error)
+                logged_error = str(error)
                 time.sleep(0.5)
 
     def _drain(self, connection: Any) -> None:

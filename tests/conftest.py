@@ -95,6 +95,7 @@ LONG_TESTS = (
     "tests/lib/trail/test_settle_changes.py::*mariadb*",
     "tests/scenarios/test_another_database.py::*",
     "tests/scenarios/test_clustered_alertmanagers.py::*",
+    "tests/scenarios/test_log.py::*_outage_*",
     "tests/scenarios/test_limits.py::test_fifty_hosts_*",
     "tests/scenarios/test_on_hosts.py::test_a_disk_is_cleaned_only_if_it_is_full_*",
     "tests/scenarios/test_one_alert.py::*mariadb*",

@@ -299,7 +299,7 @@ class Standalone(Stack):
 
     is_live = False
 
-    def __init__(self, folder, database, config=None, token="", config_poll=1):
+    def __init__(self, folder, database, config=None, token="", config_poll=1, broker=""):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
@@ -311,6 +311,8 @@ class Standalone(Stack):
         command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
         command += ["--port", str(port), "--state-dir", str(folder / "state")]
         command += ["--config", str(config_file), "--pack", str(PACK)]
+        if broker:
+            command += ["--broker", broker]
         if config_poll:
             command += ["--config-poll", str(config_poll)]
         if "database_url" not in config:
