@@ -116,3 +116,19 @@ def test_the_options_of_stackstorm_exist():
     assert options == ST2_OPTIONS
     values = [float(value) for name in options for value in parser[name].values()]
     assert min(values) > 0
+
+
+def test_the_commands_of_the_uninstallation_delete_all_data(tmp_path):
+    (block,) = [
+        b
+        for b in documents.find_code_blocks(documents.ROOT / "docs" / "INSTALL.md", "sh")
+        if b.startswith("rm -r ")
+    ]
+    for name in ("exports/poundcake", "configs", "overrides"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "exports" / "poundcake" / "journal.sqlite").touch()
+    (tmp_path / "configs" / "poundcake.yaml").touch()
+    (tmp_path / "configs" / "other.yaml").touch()
+    run_commands(block, {"/opt/stackstorm": str(tmp_path)})
+    files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == ["configs/other.yaml"]

@@ -73,7 +73,9 @@ class JournalFile:
         try:
             lock_file = os.open(self._path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
         except OSError as error:
-            raise JournalError(f"{self._path}.lock: {error.strerror}") from None
+            raise JournalError(
+                f"cannot use {self._path}.lock: {error.strerror}; check state_dir and its owner"
+            ) from None
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

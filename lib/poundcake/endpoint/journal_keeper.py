@@ -62,7 +62,9 @@ class JournalKeeper:
             self.note_failure(str(error))
             return False
         except OSError as error:
-            self.note_failure(f"{error.filename}: {error.strerror}")
+            self.note_failure(
+                f"cannot use {error.filename}: {error.strerror}; check state_dir and its owner"
+            )
             return False
         self._restart_worker()
         return True
