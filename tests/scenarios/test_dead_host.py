@@ -47,7 +47,8 @@ def remediate(stack, host):
 
 
 def power_actions(stack, execution):
-    return stack.list_all("/executions", action=POWER_ON, parent=execution["st2_execution_id"])
+    children = stack.api(f"/executions/{execution['st2_execution_id']}/children")
+    return [child for child in children if child["action"]["ref"] == POWER_ON]
 
 
 def test_a_dead_host_is_brought_back_and_the_result_verified(power_stack, host):

@@ -190,7 +190,8 @@ def test_a_cancelled_workflow_shows_how_its_change_ended(armed_stack):
         (execution,) = trail["stackstorm_executions"]
         workflow_id = execution["st2_execution_id"]
         armed_stack.wait_until(
-            lambda: armed_stack.list_all("/executions", action=SLOW, parent=workflow_id)
+            lambda: armed_stack.api(f"/executions/{workflow_id}/children"),
+            lambda children: SLOW in [child["action"]["ref"] for child in children],
         )
         armed_stack.api("/executions/" + workflow_id, "PUT", {"status": "canceled"})
         trail = armed_stack.wait_for_trail(

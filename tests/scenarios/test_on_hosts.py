@@ -334,6 +334,7 @@ class TestApprovals:
         assert "(not more than 50%)" in report["message"]
         assert sorted(actions) == [
             "poundcake.begin",
+            "poundcake.change",
             "poundcake.check_disk",
             "poundcake.check_memory",
             "poundcake.report",

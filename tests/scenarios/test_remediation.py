@@ -238,6 +238,7 @@ def test_the_workflow_fails_if_the_host_does_not_come_back(armed_stack):
     actions.remove("poundcake_scenarios.work")  # a task of on_host
     assert actions == [
         "poundcake.begin",
+        "poundcake.change",
         "poundcake.reserve",
         "poundcake.on_host",
         "poundcake.verify",
@@ -258,6 +259,7 @@ def test_a_host_that_answers_after_the_incident_has_settled_is_not_changed(armed
     assert execution["message"].endswith(" answers on port 22")
     assert executed_actions(armed_stack, execution) == [
         "poundcake.begin",
+        "poundcake.change",
         "poundcake.reserve",
         "poundcake.report",
     ]

@@ -30,19 +30,22 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         self._update_context(execution_id, paused_by=user)
         self.update_execution(run)
 
-    def resume(self, execution_id, user):
-        """Resume a workflow that was paused by an inquiry or on request, and its parents."""
+    def resume(self, execution_id, user=None):
+        """Resume a workflow that was paused by an inquiry or on request, and its parents.
+
+        Like StackStorm, record who resumed it only in the workflow itself, not in its parents.
+        """
         run, statuses = self.runs.get(execution_id), self.orquesta.statuses
         if run is None or run.conductor.get_workflow_status() not in statuses.PAUSE_STATUSES:
             return
         run.conductor.request_workflow_status(statuses.RESUMING)
         run.conductor.request_workflow_status(statuses.RUNNING)
         self.advance(run)
-        context = self._update_context(execution_id, resumed_by=user)
+        context = self._update_context(execution_id, **({"resumed_by": user} if user else {}))
         if "orquesta" not in context:
             return
         parent_id, task_context = context["parent"]["execution_id"], context["orquesta"]
-        self.resume(parent_id, user)
+        self.resume(parent_id)
         if parent_id in self.runs and task_context.get("item_id") is None:
             event = self.orquesta.events.ActionExecutionEvent(statuses.RUNNING)
             conductor = self.runs[parent_id].conductor

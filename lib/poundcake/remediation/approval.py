@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, Sequence
 
 from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError
 from poundcake.trail.approvals import ANSWER, APPROVAL_TASK
+from poundcake.trail.change_tasks import read_tasks
 
 
 class Api(Protocol):
@@ -35,18 +36,18 @@ class Approval(NamedTuple):
 def read_approval(api: Api, execution_id: str, approvers: Sequence[str]) -> Approval:
     """Return whether an approver has approved the change of a workflow.
 
-    StackStorm records in the workflow's execution which user answered. If another user resumes the
-    workflow later, StackStorm overwrites that name.
+    StackStorm records which user answered in the execution of the workflow that has the task
+    `approve`. If another user resumes that workflow later, StackStorm overwrites the name.
 
     Args:
         api: StackStorm's API.
-        execution_id: The workflow's execution.
+        execution_id: The execution that has the claim.
         approvers: The users who may approve.
     """
     names = ", ".join(approvers) or "nobody"
     try:
-        requests = [c for c in api.get_children(execution_id) if c.task_name == APPROVAL_TASK]
-        workflow = api.get_execution(execution_id)
+        requests = [t for t in read_tasks(api, execution_id) if t.task_name == APPROVAL_TASK]
+        workflow = api.get_execution(requests[-1].parent_id) if requests else None
     except StackStormError as error:
         return Approval(f"the answer to the request for approval could not be read: {error}")
     if not requests or workflow is None:

@@ -24,6 +24,7 @@ from poundcake.stackstorm import (
     action_result,
     failure_reason,
 )
+from poundcake.trail.change_tasks import read_tasks
 
 BEGIN_TASK = "begin"
 INSPECT_TASK = "inspect"
@@ -157,7 +158,7 @@ def read_conditions(
     """
     task = INSPECT_FIRST_TASK if before_approval else INSPECT_TASK
     try:
-        findings = read_findings(api.get_children(execution_id), task)
+        findings = read_findings(read_tasks(api, execution_id), task)
         parsed_checks = [parse_host_check(text) for text in checks]
         now = api.now()
     except (StackStormError, ValueError) as error:

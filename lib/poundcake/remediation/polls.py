@@ -20,7 +20,7 @@ from poundcake.remediation.inspections import read_check
 from poundcake.remediation.verification import VERIFY_HOST_TASK, VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.change_tasks import CHANGE_TASKS
+from poundcake.trail.change_tasks import CHANGE_TASKS, read_tasks
 
 # The times of StackStorm and Prometheus come from HTTP headers, which are precise to a second.
 _CLOCK_ERROR = timedelta(seconds=2)
@@ -101,13 +101,13 @@ def read_change(api: Api, execution_id: str) -> Change:
     Raises:
         RemediationError: The workflow has made no change, or its change has not ended.
     """
-    children = api.get_children(execution_id)
-    ended = [c.ended_at for c in children if c.task_name in CHANGE_TASKS and c.ended_at]
+    tasks = read_tasks(api, execution_id)
+    ended = [t.ended_at for t in tasks if t.task_name in CHANGE_TASKS and t.ended_at]
     if not ended:
         raise RemediationError("the workflow has made no change, or its change has not ended")
-    polls = [c for c in children if c.task_name == VERIFY_TASK and c.is_terminal]
+    polls = [t for t in tasks if t.task_name == VERIFY_TASK and t.is_terminal]
     age: timedelta = api.now() - ended[-1]
-    host_checks = [c for c in children if c.task_name == VERIFY_HOST_TASK]
+    host_checks = [t for t in tasks if t.task_name == VERIFY_HOST_TASK]
     return Change(
         max(age, timedelta(0)),
         _read_evaluations(polls[-1]) if polls else (),

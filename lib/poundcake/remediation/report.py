@@ -22,7 +22,7 @@ from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result, describe_failure
 from poundcake.trail.approvals import APPROVAL_TASK
-from poundcake.trail.change_tasks import Executions, find_change
+from poundcake.trail.change_tasks import Executions, find_change, read_tasks
 from poundcake.trail.changes import ChangeResult
 from poundcake.trail.outbox import MAX_EVIDENCE
 
@@ -72,7 +72,7 @@ def build_report(stackstorm: Executions, execution_id: str) -> Report:
         stackstorm: StackStorm's API.
         execution_id: The id of the workflow's execution.
     """
-    executions = stackstorm.get_children(execution_id)
+    executions = read_tasks(stackstorm, execution_id)
     tasks = _Tasks(executions)
     # Before an approval, only the first inspections have run.
     is_before_approval = tasks.execution(INSPECT_TASK) is None

@@ -23,6 +23,7 @@ from poundcake.stackstorm import (
 )
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import database
+from poundcake.trail.change_tasks import CHANGE_WORKFLOW, read_tasks
 from poundcake.trail.outbox import (
     ApprovalRequest,
     add_approval_request,
@@ -70,33 +71,53 @@ def report_approvals(
         StackStormError: The API is unavailable.
     """
     with database.reading(sync_round.engine) as connection:
-        unreported = unreported_approvals(connection, [inquiry.id for inquiry in pending])
-        alerts_by_execution = _find_alerts(connection, [inquiry.parent_id for inquiry in pending])
+        unreported_ids = unreported_approvals(connection, [inquiry.id for inquiry in pending])
+    unreported = [inquiry for inquiry in pending if inquiry.id in unreported_ids]
+    if not unreported:
+        return 0
+    workflow_ids = _find_workflows(api, unreported)
+    with database.reading(sync_round.engine) as connection:
+        alerts_by_execution = _find_alerts(connection, list(workflow_ids.values()))
     count = 0
-    for inquiry in pending:
-        alert = alerts_by_execution.get(inquiry.parent_id)
+    for inquiry in unreported:
+        workflow_id = workflow_ids[inquiry.id]
+        alert = alerts_by_execution.get(workflow_id)
         # A workflow that has no link was not started for an alert in the trail.
-        if inquiry.id not in unreported or alert is None:
+        if alert is None:
             continue
-        children = api.get_children(inquiry.parent_id)
-        begin_result = _read_begin_result(children)
+        tasks = read_tasks(api, workflow_id)
+        begin_result = _read_begin_result(tasks)
         reservation = begin_result.get("reservation")
         remediation = reservation.get("remediation") if isinstance(reservation, dict) else ""
         request = ApprovalRequest(
             inquiry_id=inquiry.id,
             request_id=alert.request_id,
             episode=alert.episode,
-            execution_id=inquiry.parent_id,
+            execution_id=workflow_id,
             remediation=str(remediation or begin_result.get("action", "")),
             change=str(begin_result.get("change") or "the change"),
             approvers=_approvers(inquiry),
             until=_format_deadline(inquiry, config.approval_minutes),
-            evidence=read_evidence(children),
+            evidence=read_evidence(tasks),
         )
         with sync_round.writing() as connection:
             add_approval_request(connection, request)
         count += 1
     return count
+
+
+def _find_workflows(api: StackStormApi, inquiries: Sequence[Execution]) -> dict[str, str]:
+    """Return the execution that may have a link, by the id of each inquiry.
+
+    It is the workflow that has the task `approve` or, if that is poundcake.change, its parent.
+    """
+    parents = api.get_executions([inquiry.parent_id for inquiry in inquiries])
+    return {
+        inquiry.id: parent.parent_id
+        if (parent := parents.get(inquiry.parent_id)) and parent.action == CHANGE_WORKFLOW
+        else inquiry.parent_id
+        for inquiry in inquiries
+    }
 
 
 def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[str, Row[Any]]:
@@ -113,21 +134,21 @@ def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[s
     return rows
 
 
-def _read_begin_result(children: Sequence[Execution]) -> dict[str, Any]:
+def _read_begin_result(tasks: Sequence[Execution]) -> dict[str, Any]:
     """Return the result of poundcake.begin, or {} if the workflow has not run that action."""
-    for child in children:
-        if child.action == BEGIN_ACTION:
-            return action_result(child)
+    for task in tasks:
+        if task.action == BEGIN_ACTION:
+            return action_result(task)
     return {}
 
 
-def read_evidence(children: Sequence[Execution]) -> list[str]:
+def read_evidence(tasks: Sequence[Execution]) -> list[str]:
     """Return what the checks of a workflow saw before it requested approval.
 
     Args:
-        children: The executions of the workflow's tasks, oldest first.
+        tasks: The executions of the workflow's tasks, oldest first.
     """
-    results = [action_result(c) for c in children if c.action in (BEGIN_ACTION, RESERVE_ACTION)]
+    results = [action_result(t) for t in tasks if t.action in (BEGIN_ACTION, RESERVE_ACTION)]
     lists = [result["evidence"] for result in results if "evidence" in result]
     return [str(line) for line in lists[-1]] if lists else []
 
@@ -183,35 +204,36 @@ def is_approval(inquiry: Execution) -> bool:
     return inquiry.task_name == APPROVAL_TASK and _fields(inquiry).get("route") == ROUTE
 
 
-def find_pending_approval(children: Sequence[Execution]) -> Execution | None:
+def find_pending_approval(tasks: Sequence[Execution]) -> Execution | None:
     """Return the request for approval that a workflow is waiting for, or None.
 
     Args:
-        children: The executions of the workflow's tasks.
+        tasks: The executions of the workflow's tasks.
     """
-    for child in children:
-        if child.status == ExecutionStatus.PENDING and is_approval(child):
-            return child
+    for task in tasks:
+        if task.status == ExecutionStatus.PENDING and is_approval(task):
+            return task
     return None
 
 
 def read_approval(
-    inquiry: Execution, children: Sequence[Execution], approval_minutes: int
+    inquiry: Execution, execution_id: str, tasks: Sequence[Execution], approval_minutes: int
 ) -> Approval:
     """Return a request for approval, given the executions of its workflow's tasks.
 
     Args:
         inquiry: The request.
-        children: The executions of the workflow's tasks, oldest first.
+        execution_id: The execution that has the claim.
+        tasks: The executions of the workflow's tasks, oldest first.
         approval_minutes: How long a request waits for an answer.
     """
     return Approval(
         st2_inquiry_id=inquiry.id,
-        st2_execution_id=inquiry.parent_id,
+        st2_execution_id=execution_id,
         approvers=tuple(_approvers(inquiry)),
         until=parse_timestamp(_format_deadline(inquiry, approval_minutes)),
-        change=str(_read_begin_result(children).get("change") or ""),
-        evidence=tuple(shorten_evidence(read_evidence(children))),
+        change=str(_read_begin_result(tasks).get("change") or ""),
+        evidence=tuple(shorten_evidence(read_evidence(tasks))),
     )
 
 

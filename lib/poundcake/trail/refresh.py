@@ -17,6 +17,7 @@ from poundcake.stackstorm import (
 )
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.approvals import find_pending_approval, read_approval
+from poundcake.trail.change_tasks import read_tasks
 from poundcake.trail.execution_results import execution_result
 from poundcake.trail.queries.episode import Approval, Episode
 from poundcake.trail.queries.rows import Execution as RecordedExecution
@@ -207,12 +208,12 @@ def _read_approvals(
     approvals: dict[str, Approval | None] = {}
     for execution_id in list(dict.fromkeys(execution_ids))[:_MAX_APPROVALS]:
         try:
-            children = stackstorm.get_children(execution_id)
+            tasks = read_tasks(stackstorm, execution_id)
         except StackStormError:
             break  # the view already says that the API is unavailable
-        inquiry = find_pending_approval(children)
+        inquiry = find_pending_approval(tasks)
         approvals[execution_id] = (
-            read_approval(inquiry, children, approval_minutes) if inquiry else None
+            read_approval(inquiry, execution_id, tasks, approval_minutes) if inquiry else None
         )
     return approvals
 

@@ -27,7 +27,7 @@ from poundcake.stackstorm import (
 )
 from poundcake.trail import database
 from poundcake.trail.approvals import BEGIN_ACTION
-from poundcake.trail.change_tasks import find_change
+from poundcake.trail.change_tasks import find_change, read_tasks
 from poundcake.trail.changes import (
     Change,
     ChangeResult,
@@ -50,8 +50,9 @@ from poundcake.trail.sync_round import Deadline, SyncRound
 SETTLE_SECONDS = 10
 """How long a round may read the executions of changes from StackStorm, in seconds."""
 _PAGE = 100  # maximum entries in a list of StackStorm's API
-# The workflow of a change starts a workflow that runs an action, which may be another workflow.
-_MAX_DEPTH = 4
+# The workflow remediate starts the workflow change, which starts a workflow that runs an action,
+# which may be another workflow.
+_MAX_DEPTH = 5
 
 
 class _ChangeEnd(NamedTuple):
@@ -141,13 +142,14 @@ def _find_end(api: StackStormApi, execution: Execution | None) -> _ChangeEnd | N
     output = workflow_output(execution.result)
     if execution.status == ExecutionStatus.SUCCEEDED or output.get("mutated"):
         return _reported_end(execution)
-    change = find_change(api, children)
+    tasks = read_tasks(api, execution.id)
+    change = find_change(api, tasks)
     change_end = (
         _interrupted_end(execution, change)
         if change
-        else _end_without_change_task(execution, children)
+        else _end_without_change_task(execution, tasks)
     )
-    is_silenced = any(action_result(child).get("silenced") is True for child in children)
+    is_silenced = any(action_result(task).get("silenced") is True for task in tasks)
     return change_end._replace(
         is_silenced=is_silenced, action_execution_id=change.id if change else ""
     )
@@ -172,14 +174,14 @@ def _reported_end(execution: Execution) -> _ChangeEnd:
     return _ChangeEnd(result, message, is_reported=True)
 
 
-def _end_without_change_task(execution: Execution, children: Sequence[Execution]) -> _ChangeEnd:
+def _end_without_change_task(execution: Execution, tasks: Sequence[Execution]) -> _ChangeEnd:
     """Return the end of a change whose workflow ended early, without a known task for the change.
 
     In that case, the pack's own workflow has made no change, but another workflow may have.
     """
     is_canceled = execution.status == ExecutionStatus.CANCELED
     result = ChangeResult.UNKNOWN if is_canceled else ChangeResult.FAILED
-    if any(child.action == BEGIN_ACTION for child in children):
+    if any(task.action == BEGIN_ACTION for task in tasks):
         return _ChangeEnd(result, f"{_describe(execution)}; nothing was changed", mutated=False)
     if is_canceled:
         message = f"{_describe(execution)}, and its change may have been made"

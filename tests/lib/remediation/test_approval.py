@@ -11,25 +11,32 @@ APPROVERS = ("anna", "ben")
 
 
 class FakeApi:
-    """StackStorm's API with a workflow that has requested an approval."""
+    """StackStorm's API with a workflow w1, whose task change has requested an approval.
+
+    StackStorm records who answered only in the execution of that task, w2.
+    """
 
     def __init__(
         self, response=None, answered_by="anna", status="succeeded", error=None, **overrides
     ):
         result = {"response": response, "route": "poundcake.approval"}
-        inquiry = Execution("i1", status, "core.ask", task_name="approve", result=result)
-        self.children, self.error = overrides.get("children", [inquiry]), error
+        inquiry = Execution(
+            "i1", status, "core.ask", task_name="approve", parent_id="w2", result=result
+        )
+        self.requests, self.error = overrides.get("requests", [inquiry]), error
         self.workflow = overrides.get(
-            "workflow", Execution("w1", "running", resumed_by=answered_by)
+            "workflow", Execution("w2", "running", "poundcake.change", resumed_by=answered_by)
         )
 
     def get_children(self, execution_id):
         if self.error:
             raise self.error
-        return self.children
+        return {"w1": [Execution("w2", action="poundcake.change")], "w2": self.requests}[
+            execution_id
+        ]
 
     def get_execution(self, execution_id):
-        return self.workflow
+        return {"w1": Execution("w1", "running"), "w2": self.workflow}[execution_id]
 
 
 YES, NO = {"approve": True}, {"approve": False}
@@ -51,7 +58,7 @@ def test_an_approval_by_an_approver_permits_the_change():
         (FakeApi(None), "the request for approval was not answered (anna, ben)"),
         (FakeApi(YES, status="pending"), "the request for approval was not answered (anna, ben)"),
         (FakeApi(YES, status="timeout"), "the request for approval was not answered (anna, ben)"),
-        (FakeApi(YES, children=[]), "nobody was asked for approval (anna, ben)"),
+        (FakeApi(YES, requests=[]), "nobody was asked for approval (anna, ben)"),
         (FakeApi(YES, workflow=None), "nobody was asked for approval (anna, ben)"),
         (
             FakeApi(error=StackStormError("503")),

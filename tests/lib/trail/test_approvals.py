@@ -101,6 +101,6 @@ def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
         find_pending_approval([Execution("b", "succeeded", task_name="begin"), approval])
         == approval
     )
-    assert read_approval(approval, [], MINUTES).describe() == (
+    assert read_approval(approval, "w1", [], MINUTES).describe() == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )

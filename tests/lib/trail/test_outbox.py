@@ -378,19 +378,25 @@ class TestLimits:
 
 
 class TestApprovals:
-    @pytest.fixture
-    def trail_with_inquiry(self, trail):
-        """Return a trail with a workflow that waits for an approval."""
+    @pytest.fixture(params=["e0", "change"])
+    def trail_with_inquiry(self, trail, request):
+        """Return a trail with a workflow that waits for an approval.
+
+        The workflow requests the approval itself, as before an upgrade, or poundcake.change does.
+        """
         trail.link()
         result = {"result": {"change": "linux.service on web-0", "reservation": {}, "action": "a"}}
         trail.stackstorm.run("e0", "paused", WORKFLOW)
         trail.stackstorm.run("b", "succeeded", "poundcake.begin", parent="e0", result=result)
+        trail.stackstorm.run(
+            "change", "paused", "poundcake.change", parent="e0", parent_id="e0", task_name="change"
+        )
         trail.stackstorm.executions["i1"] = Execution(
             id="i1",
             status="pending",
             action="core.ask",
             task_name="approve",
-            parent_id="e0",
+            parent_id=request.param,
             started_at=trail.stackstorm.time,
             result={"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
         )

@@ -121,14 +121,16 @@ INTERRUPTED = {"output": {"mutated": "unknown", "dry_run": False, "stage": "reme
     ],
 )
 @pytest.mark.parametrize("is_on_host", [False, True], ids=["remediate", "remediate_host"])
+@pytest.mark.parametrize("workflow_id", ["e1", "c1"], ids=["before an upgrade", "change"])
 def test_the_action_shows_how_the_change_of_a_cancelled_workflow_ended(
-    trail, is_on_host, status, result, expected, mutated, message
+    trail, workflow_id, is_on_host, status, result, expected, mutated, message
 ):
     trail.stackstorm.run("e1", "canceled", WORKFLOW, result=INTERRUPTED)
-    parent, task = "e1", "remediate"
+    trail.stackstorm.run("c1", "canceled", "poundcake.change", parent="e1", task_name="change")
+    parent, task = workflow_id, "remediate"
     if is_on_host:
         trail.stackstorm.run(
-            "e2", "canceled", "poundcake.on_host", parent="e1", task_name="remediate_host"
+            "e2", "canceled", "poundcake.on_host", parent=parent, task_name="remediate_host"
         )
         parent, task = "e2", "run"
     fields = {"parent": parent, "task_name": task}
