@@ -112,6 +112,18 @@ def test_an_approved_change_is_made_once(asking_stack, approval):
     assert len(asking_stack.work_executions(approval.note)) == 1
 
 
+def test_a_workflow_that_is_cancelled_while_it_waits_changes_nothing(asking_stack, approval):
+    """Case A36."""
+    path = f"/executions/{approval.execution_view['st2_execution_id']}"
+    asking_stack.api(path, "PUT", {"status": "canceled"})
+    execution = approval.wait_for_end()
+    assert execution["status"] == "canceled"
+    assert not execution["mutated"]
+    assert "may have been made" not in execution["message"]
+    assert asking_stack.work_executions(approval.note) == []
+    assert approval.payloads("remediation_ended") == []
+
+
 def test_a_refused_change_is_not_made(asking_stack, approval):
     """Case A36: the views say who may approve and how, and an approver refuses."""
     expected = "waits for the approval of anna, ben until "

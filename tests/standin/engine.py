@@ -14,12 +14,16 @@ class WorkflowEngine(orquesta_engine.WorkflowEngine):
         if run is None:
             return
         run.conductor.request_workflow_status(self.orquesta.statuses.CANCELED)
-        for child_id in self.store.executions.get(execution_id)["children"]:
-            if child_id in self.runs:
+        children = self.store.executions.get(execution_id)["children"]
+        workflow_ids = [child_id for child_id in children if child_id in self.runs]
+        for child_id in children:
+            if child_id in workflow_ids:
                 self.cancel(child_id)
             elif self.store.executions.get(child_id)["status"] == "delayed":
                 self.executor.set_status(child_id, "canceled")
-        self.update_execution(run)
+        # As in StackStorm, a workflow is not canceled until the workflows that it started are.
+        if not workflow_ids:
+            self.update_execution(run)
 
     def pause(self, execution_id, user):
         """Start no more tasks. The workflow is paused when the running tasks have ended."""
