@@ -12,8 +12,9 @@ from poundcake.remediation.checks import TcpResult, try_check_host
 from poundcake.remediation.safety import ConditionsResult
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import Mode, Remediation
-from poundcake.trail import claims, queries
+from poundcake.trail import claims
 from poundcake.trail.limits import ChangeRequest, Situation
+from poundcake.trail.recorded_alert import read_labels
 
 
 class Begin(PackAction):
@@ -36,8 +37,7 @@ class Begin(PackAction):
         mode: str = "live",
         **rule: Any,
     ) -> dict[str, Any]:
-        recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
-        labels = recorded_alert["labels"]
+        labels = self.view(read_labels, request_id=request_id, episode=episode)
 
         def read_situation(change: ChangeRequest) -> Situation:
             return self.read_situation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, TypeVar
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # Import modules that only some actions need inside the methods that use them. Each action is a
 # separate process, and SQLAlchemy alone takes longer to load than most actions take to run.
 
+# For the same reason, run the garbage collector rarely. By default, it would search everything that
+# the imports create several times, and find nothing.
+gc.set_threshold(100_000)
 
 _RETRY_SECONDS = 45
 
@@ -43,6 +47,7 @@ class PackAction(Action):
     # Only actions that query the endpoint need its credentials. They run on the sensor's host or on
     # another host that has the secret files.
     unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS + config.MONITORING_KEYS
+    _engine: Engine | None = None
 
     def work(self, *args: Any, **parameters: Any) -> Any:
         """Do the action's work and return its result, any JSON value."""
@@ -66,10 +71,12 @@ class PackAction(Action):
             return False, make_inert(f"{type(error).__name__}: {str(error)[:300]}")
 
     def engine(self) -> Engine:
-        """Return an engine of the tracking database."""
+        """Return the engine of the tracking database. It keeps the statements it has compiled."""
         from poundcake.trail import database
 
-        return database.open_engine(self.settings.tracking_url)
+        if self._engine is None:
+            self._engine = database.open_engine(self.settings.tracking_url)
+        return self._engine
 
     def prometheus_clients(self) -> Sequence[PrometheusApi]:
         """Return clients of the configured Prometheus servers.

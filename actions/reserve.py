@@ -12,8 +12,9 @@ from poundcake.remediation import safety
 from poundcake.remediation.approval import read_approval
 from poundcake.remediation.checks import TcpResult, try_check_host
 from poundcake.remediations import Mode, Remediation
-from poundcake.trail import database, queries
+from poundcake.trail import database
 from poundcake.trail.limits import ChangeRequest
+from poundcake.trail.recorded_alert import read_labels
 
 
 class Reserve(PackAction):
@@ -81,8 +82,9 @@ class Reserve(PackAction):
             servers = self.alertmanager_clients()
             if not servers:
                 return silences.NO_ALERTMANAGERS
-            alert = self._recorded_alert(request)
-            labels = silences.stable_labels(alert["labels"], self.settings.ignored_labels)
+            labels = silences.stable_labels(
+                self._read_labels(request), self.settings.ignored_labels
+            )
             silence = silences.ChangeSilence(
                 request.execution_id, entry.name, request.action, labels, entry.silence_minutes
             )
@@ -90,10 +92,11 @@ class Reserve(PackAction):
         except PoundCakeError as error:
             return str(error)
 
-    def _recorded_alert(self, request: ChangeRequest) -> Any:
-        return self.view(
-            queries.recorded_alert, request_id=request.request_id, episode=request.episode
+    def _read_labels(self, request: ChangeRequest) -> dict[str, str]:
+        labels: dict[str, str] = self.view(
+            read_labels, request_id=request.request_id, episode=request.episode
         )
+        return labels
 
     def _check_host(self, request: ChangeRequest) -> TcpResult | None:
         """Check the alert's host over TCP, or return None if it may not be checked."""
@@ -133,14 +136,14 @@ class Reserve(PackAction):
             return request
         from poundcake.remediation.silence_check import check_silences
 
-        check = check_silences(servers, self._recorded_alert(request)["labels"])
+        check = check_silences(servers, self._read_labels(request))
         return replace(request, silenced_by=check.silenced_by, alertmanager_problem=check.problem)
 
     def _with_conditions(
         self, request: ChangeRequest, entry: Remediation, host_checks: Sequence[str]
     ) -> ChangeRequest:
         """Check the conditions of an entry, and return the request with the result."""
-        labels = self._recorded_alert(request)["labels"]
+        labels = self._read_labels(request)
         objection = safety.find_entry_objection(entry, labels, request.action, host_checks)
         objection = objection or request.objection
         if objection or not entry.has_conditions:

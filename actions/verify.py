@@ -6,7 +6,7 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake.remediation import polls
-from poundcake.trail import queries
+from poundcake.trail.recorded_alert import read_labels
 
 
 class Verify(PackAction):
@@ -16,7 +16,7 @@ class Verify(PackAction):
         self, request_id: str, episode: str, check: str, wait: int, execution_id: str
     ) -> dict[str, Any]:
         """Return whether the verification is done, whether the change helped, and what was seen."""
-        recorded_alert = self.view(queries.recorded_alert, request_id=request_id, episode=episode)
+        labels = self.view(read_labels, request_id=request_id, episode=episode)
         change = polls.read_change(self.stackstorm(), execution_id)
-        alert = polls.CheckedAlert.of(recorded_alert["labels"], self.settings.host_label)
+        alert = polls.CheckedAlert.of(labels, self.settings.host_label)
         return polls.poll(check, wait, alert, self.prometheus_clients(), change).as_dict()

@@ -41,11 +41,9 @@ from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import Ending, EndResult, add_ending
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
-from poundcake.trail.queries.bounded_search import unindexed
-from poundcake.trail.record import config_identity
 from poundcake.trail.recorded_alert import read_alert
 from poundcake.trail.rows import to_json
-from poundcake.trail.schema import alerts, changes, cut
+from poundcake.trail.schema import alerts, changes, cut, unindexed
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -276,6 +274,8 @@ def read_hypothetical_situation(
     connection: Connection, config: Config, request: ChangeRequest, labels: Mapping[str, str]
 ) -> Situation:
     """Return the situation for an alert with these labels, as if it were received now."""
+    from poundcake.trail.record import config_identity  # only poundcake.plan loads it
+
     identity = config_identity(config)
     return _read_situation(
         connection,

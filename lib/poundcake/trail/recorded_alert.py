@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sqlalchemy import Row, select
@@ -44,6 +45,18 @@ def read_alert(connection: Connection, request_id: str, episode: str, *columns: 
     if alert is None:
         raise unknown_alert(request_id, episode)
     return alert
+
+
+def read_labels(connection: Connection, request_id: str, episode: str) -> dict[str, str]:
+    """Return the labels of the result of find_alert(), as they were sent.
+
+    Raises:
+        TrackingError: The alert is not recorded.
+    """
+    labels: dict[str, str] = json.loads(
+        read_alert(connection, request_id, episode, alerts.c.labels).labels
+    )
+    return labels
 
 
 def unknown_alert(request_id: str, episode: str) -> TrackingError:

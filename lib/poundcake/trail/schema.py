@@ -26,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    func,
 )
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
@@ -370,3 +371,12 @@ def cut(text: str, column: ColumnElement[Any]) -> str:
 def storable(text: str) -> str:
     """Replace lone surrogates with question marks, because neither database can store them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Wrap a text column in an expression that no index matches.
+
+    If a statement reads only a few rows by id, this keeps SQLite from reading thousands of rows
+    from the index of a filter instead.
+    """
+    return func.coalesce(column, "")

@@ -16,9 +16,9 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.label_matchers import find_matching, has_id
-from poundcake.trail.queries.bounded_search import time_filters, unindexed
+from poundcake.trail.queries.bounded_search import time_filters
 from poundcake.trail.queries.near_misses import near_misses_of_executions
-from poundcake.trail.schema import alerts, executions, links
+from poundcake.trail.schema import alerts, executions, links, unindexed
 from poundcake.trail.search import FilterError, Filters
 
 DEFAULT_RANGE = timedelta(hours=24)

@@ -273,12 +273,3 @@ def rows_after(
         moment <= last_moment,
         or_(moment < last_moment, tuple_(*ids) < last_row),
     ]
-
-
-def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Wrap a text column in an expression that no index matches.
-
-    If a statement reads only a few rows by id, this keeps SQLite from reading thousands of rows
-    from the index of a filter instead.
-    """
-    return func.coalesce(column, "")

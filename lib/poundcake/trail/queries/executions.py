@@ -20,12 +20,11 @@ from poundcake.trail.queries.bounded_search import (
     rows_after,
     select_candidates,
     time_filters,
-    unindexed,
 )
 from poundcake.trail.queries.episodes import read_labels
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import Execution, executions_by_link
-from poundcake.trail.schema import alerts, executions, links
+from poundcake.trail.schema import alerts, executions, links, unindexed
 from poundcake.trail.search import MAX_ROWS, Cursor, Filters, require_one_of
 
 _STARTED_AT, _EXECUTION_ID, _LINK_ID = executions.c.start_timestamp, executions.c.id, links.c.id

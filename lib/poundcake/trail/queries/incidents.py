@@ -17,7 +17,7 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve
 from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.outcomes import Outcome
-from poundcake.trail.queries.bounded_search import depth_of, rows_after, time_filters, unindexed
+from poundcake.trail.queries.bounded_search import depth_of, rows_after, time_filters
 from poundcake.trail.queries.changes import changes_of_episodes
 from poundcake.trail.queries.episode import FIRING, Description, Episode, Notification
 from poundcake.trail.queries.episode_events import EpisodeEvents, events_of_episodes
@@ -36,7 +36,7 @@ from poundcake.trail.queries.rows import (
     newest_execution,
 )
 from poundcake.trail.queries.why import EpisodesView, read_circumstances
-from poundcake.trail.schema import alerts
+from poundcake.trail.schema import alerts, unindexed
 from poundcake.trail.search import Cursor, Filters
 
 _NO_LIMIT = (1 << 63) - 1
