@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 
 import pytest
@@ -70,3 +71,21 @@ def test_only_actions_that_query_the_endpoint_need_its_credentials(run_action):
     assert run_action(lambda self: "done", config) == (True, "done")
     succeeded, message = run_action(lambda self: "done", config, unneeded_keys=())
     assert not succeeded and message.startswith("auth_tokens: cannot read /no/such/file")
+
+
+def test_an_action_opens_the_tracking_database_once(run_action):
+    assert run_action(lambda self: self.engine() is self.engine()) == (True, True)
+
+
+def test_the_process_of_an_action_does_not_collect_garbage_when_it_ends():
+    # Functions that were registered earlier run later, when pack_action has frozen all objects.
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); "
+        "import pack_action"
+    )
+    paths = [os.path.join(ROOT, *parts) for parts in (["actions"], ["lib"], ["standalone", "st2"])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+    ).stdout
+    assert printed.strip() == b"True"
