@@ -112,12 +112,12 @@ def _find_workflows(api: StackStormApi, inquiries: Sequence[Execution]) -> dict[
     It is the workflow that has the task `approve` or, if that is poundcake.change, its parent.
     """
     parents = api.get_executions([inquiry.parent_id for inquiry in inquiries])
-    return {
-        inquiry.id: parent.parent_id
-        if (parent := parents.get(inquiry.parent_id)) and parent.action == CHANGE_WORKFLOW
-        else inquiry.parent_id
-        for inquiry in inquiries
-    }
+    workflow_ids = {inquiry.id: inquiry.parent_id for inquiry in inquiries}
+    for inquiry in inquiries:
+        parent = parents.get(inquiry.parent_id)
+        if parent and parent.action == CHANGE_WORKFLOW:
+            workflow_ids[inquiry.id] = parent.parent_id
+    return workflow_ids
 
 
 def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[str, Row[Any]]:
