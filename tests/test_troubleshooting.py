@@ -28,6 +28,8 @@ REMEDIATION = "tests/scenarios/test_remediation.py::"
 # {the first cell of each row: the test that produces the symptom and removes its cause}
 TESTS = {
     "`connection refused` on port 8000": SERVICE + "test_the_endpoint_starts_once_its_port_is_free",
+    "the log: `cannot listen on …`": RECONFIGURATION
+    + "test_a_port_in_use_is_retried_until_it_is_free",
     "the log: `configuration: …`": RECONFIGURATION
     + "test_a_configuration_broken_at_the_start_is_used_once_it_is_repaired",
     "health: `keeping the previous configuration: …`": RECONFIGURATION
@@ -57,6 +59,9 @@ TESTS = {
     + "test_webhooks_are_refused_while_the_backlog_is_full",
     "503, `… the previous journal was damaged too`": SERVICE
     + "test_a_journal_damaged_again_soon_is_not_quarantined_again",
+    "the log: `broker: down: …`, `database: down: …` or `stackstorm: down: …`": (
+        "tests/scenarios/test_log.py::test_an_outage_is_logged_once_however_many_requests_wait"
+    ),
     "a request stays `accepted`": SERVICE + "test_requests_wait_while_the_broker_is_unavailable",
     "a request stays `announced`": ANNOUNCER + "test_stackstorm_is_queried_for_the_reason",
     "health: `execution … is stuck in status …` (often after RabbitMQ was down)": (
@@ -134,6 +139,9 @@ OTHER_TEXTS = {
     "disk I/O error",  # SQLite
     "Permission denied",  # the operating system
     "claimed: false",  # a field of a result
+    "broker: down: …",  # the code adds the name of the component
+    "database: down: …",
+    "stackstorm: down: …",
     "… answered 401 (endpoint_url)",  # the code adds the status
     "the database server cannot be used: binlog_format is STATEMENT …",
     "the database server cannot be used: max_allowed_packet …",
