@@ -96,7 +96,7 @@ def send(url, parameters):
 
 
 def test_each_block_with_a_rule_is_tested():
-    assert TEXT.count("trigger:\n") == len(RULES) == 8
+    assert TEXT.count("trigger:\n") == len(RULES) == 9
 
 
 @pytest.mark.parametrize("name", RULES)

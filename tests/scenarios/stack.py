@@ -299,7 +299,7 @@ class Standalone(Stack):
 
     is_live = False
 
-    def __init__(self, folder, database, config=None, token="", config_poll=1, broker=""):
+    def __init__(self, folder, database, config=None, token="", config_poll=1, broker="", packs=()):
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "log"
         config_file = folder / "poundcake.yaml"
@@ -310,7 +310,9 @@ class Standalone(Stack):
         port = services.free_port()
         command = [sys.executable, "-m", "tests.standin", "--api-port", "0"]
         command += ["--port", str(port), "--state-dir", str(folder / "state")]
-        command += ["--config", str(config_file), "--pack", str(PACK)]
+        command += ["--config", str(config_file)]
+        for pack in (PACK, *packs):
+            command += ["--pack", str(pack)]
         if broker:
             command += ["--broker", broker]
         if config_poll:

@@ -35,6 +35,7 @@ from poundcake.remediations import (
 )
 from poundcake.shipped_remediations import SHIPPED
 from poundcake.trail.approvals import APPROVAL_TASK
+from poundcake.trail.execution_results import ExecutionResult, end_result, result_of_stage
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.outbox import Ending, EndResult
 
@@ -271,9 +272,8 @@ class Decision:
         """
         if self.next_task:
             return None
-        results = {Stage.EVIDENCE: EndResult.EVIDENCE, Stage.DRY_RUN: EndResult.DRY_RUN}
-        result = results.get(self.stage, EndResult.REFUSED)
-        if self.refusal == Refusal.NOT_CONFIRMED:
+        result = end_result(result_of_stage(self.stage) or ExecutionResult.REFUSED)
+        if result is None or self.refusal == Refusal.NOT_CONFIRMED:
             result = EndResult.REFUSED
         return Ending(
             result=result,

@@ -24,7 +24,7 @@ from poundcake.remediations import LabelError, Mode, Remediation
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import changes, limits
-from poundcake.trail.changes import FAILURES, Change, is_power_action
+from poundcake.trail.changes import Change, is_power_action, opens_breaker
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import DatabaseError
 from poundcake.trail.limits import DAY, HOUR, ChangeRequest, Situation
@@ -711,15 +711,14 @@ def _check_site_limit(
 
 
 def _check_breaker(config: Config, request: ChangeRequest, situation: Situation) -> _Reason | None:
-    latest = situation.breaker_changes[: config.breaker_failures]
-    failures = [change for change in latest if change.result in FAILURES]
-    if not config.breaker_failures or len(failures) < config.breaker_failures:
+    newest_changes = situation.breaker_changes
+    if not opens_breaker(newest_changes, config.breaker_failures):
         return None
     name = request.remediation_name
     return _Reason(
         Refusal.BREAKER,
-        f"the last {len(failures)} changes of {name} failed or did not clear the alert "
-        f"(breaker_failures), most recently in episode {failures[0].episode}",
+        f"the last {config.breaker_failures} changes of {name} failed or did not clear the alert "
+        f"(breaker_failures), most recently in episode {newest_changes[0].episode}",
         f"find out why, then `st2 run poundcake.release remediation={name}`",
     )
 

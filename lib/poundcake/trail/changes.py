@@ -94,6 +94,18 @@ class Change(NamedTuple):
 COLUMNS = tuple(changes.c[name] for name in Change._fields)
 
 
+def opens_breaker(newest_changes: Sequence[Change], breaker_failures: int) -> bool:
+    """Return True if the breaker stops a remediation after these changes.
+
+    Args:
+        newest_changes: The changes of the remediation that the breaker considers, newest first.
+        breaker_failures: The configured value; 0 if there is no breaker.
+    """
+    latest = newest_changes[:breaker_failures]
+    has_failed = [change.result in FAILURES for change in latest]
+    return bool(breaker_failures) and len(latest) == breaker_failures and all(has_failed)
+
+
 def is_granted() -> ColumnElement[bool]:
     """Return the condition for changes that were not refused."""
     return changes.c.result != ChangeResult.REFUSED

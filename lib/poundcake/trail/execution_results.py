@@ -205,25 +205,6 @@ def end_result(result: ExecutionResult) -> EndResult | None:
     return _END_RESULTS.get(result)
 
 
-def cleared_in_time(is_late: bool | None, is_open: bool) -> bool | None:
-    """Return whether an alert ended in time after a change.
-
-    Args:
-        is_late: Whether the alert kept firing, or has kept firing, for longer than
-            `not_cleared_minutes` after the change. None if the change has not ended, or if the
-            alert opened no incident.
-        is_open: Whether its incident is open.
-
-    Returns:
-        None if that is not known yet.
-    """
-    if is_late is None:
-        return None
-    if is_late:
-        return False
-    return None if is_open else True
-
-
 def has_cleared(
     changed_at: datetime | None,
     closed_at: datetime | None,
@@ -246,5 +227,6 @@ def has_cleared(
     fired_until = now if is_open else closed_at
     if changed_at is None or fired_until is None:
         return None
-    is_late = fired_until - changed_at > timedelta(minutes=not_cleared_minutes)
-    return cleared_in_time(is_late, is_open)
+    if fired_until - changed_at > timedelta(minutes=not_cleared_minutes):
+        return False
+    return None if is_open else True

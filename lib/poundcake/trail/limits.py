@@ -32,11 +32,13 @@ from poundcake.trail.changes import (
     find_changes,
     is_granted,
     is_in_flight,
+    opens_breaker,
     plan_retry,
     write_decision,
 )
 from poundcake.trail.claims import EpisodeAlert, find_incident_end
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.execution_results import end_result, result_of_refusal
 from poundcake.trail.open_work import is_open
 from poundcake.trail.outbox import Ending, EndResult, add_ending
 from poundcake.trail.outcomes import Outcome
@@ -289,6 +291,25 @@ def read_hypothetical_situation(
     )
 
 
+def find_open_breakers(connection: Connection, breaker_failures: int) -> list[Change]:
+    """Return the newest failure of each remediation that its breaker currently stops.
+
+    Args:
+        connection: A connection to the tracking database.
+        breaker_failures: The configured value; 0 if there is no breaker.
+    """
+    remediations = connection.scalars(
+        select(changes.c.remediation)
+        .where(changes.c.result.in_(FAILURES), changes.c.released_at.is_(None))
+        .distinct()
+    ).all()
+    breaker_changes = [
+        _find_breaker_changes(connection, remediation, breaker_failures)
+        for remediation in sorted(remediations)
+    ]
+    return [found[0] for found in breaker_changes if opens_breaker(found, breaker_failures)]
+
+
 def change_claim(episode: str, attempt: int) -> str:
     """Return the unique key of the only change that an attempt at an episode may make."""
     return f"{episode}|{attempt}"
@@ -359,12 +380,8 @@ def _read_situation(
             _decided_after(now - DAY),
         ),
         last_target_change=_find_last_ended_change(connection, has_target),
-        breaker_changes=_find_newest_changes(
-            connection,
-            config.breaker_failures,
-            has_remediation,
-            changes.c.result.in_((*FAILURES, *SUCCESSES)),
-            changes.c.released_at.is_(None),
+        breaker_changes=_find_breaker_changes(
+            connection, _stored_remediation_name(request), config.breaker_failures
         ),
     )
 
@@ -475,6 +492,17 @@ def _find_newest_changes(
     return [Change(*row) for row in rows]
 
 
+def _find_breaker_changes(connection: Connection, remediation: str, limit: int) -> Sequence[Change]:
+    """Return the changes of a remediation whose results its breaker considers, newest first."""
+    return _find_newest_changes(
+        connection,
+        limit,
+        changes.c.remediation == remediation,
+        changes.c.result.in_((*FAILURES, *SUCCESSES)),
+        changes.c.released_at.is_(None),
+    )
+
+
 def _decided_after(moment: datetime) -> ColumnElement[bool]:
     return changes.c.decided_at > moment
 
@@ -548,7 +576,7 @@ def _make_ending(
     retry_at: datetime | None,
 ) -> Ending:
     """Return an Ending for a remediation whose change is refused."""
-    result = EndResult.DRY_RUN if decision.refusal_name == "dry_run" else EndResult.REFUSED
+    result = end_result(result_of_refusal(decision.refusal_name)) or EndResult.REFUSED
     if request.approval_expired and decision.refusal_name == "approval_missing":
         result = EndResult.APPROVAL_EXPIRED
     return Ending(

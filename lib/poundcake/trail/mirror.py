@@ -12,6 +12,7 @@ from poundcake.stackstorm import (
     TERMINAL,
     Execution,
     ExecutionStatus,
+    OutputValue,
     StackStormApi,
     failure_reason,
     fields,
@@ -20,7 +21,8 @@ from poundcake.stackstorm import (
 from poundcake.trail import database
 from poundcake.trail.changes import NOT_CLAIMED
 from poundcake.trail.clock import database_now
-from poundcake.trail.outbox import Ending, EndResult, add_ending
+from poundcake.trail.execution_results import end_result, execution_result
+from poundcake.trail.outbox import Ending, add_ending
 from poundcake.trail.read_executions import read_executions
 from poundcake.trail.schema import alerts, changes, cut, executions, links, storable
 from poundcake.trail.sync_round import Deadline, SyncRound
@@ -30,13 +32,6 @@ MIRROR_SECONDS = 15
 """How long a round may read executions from StackStorm, in seconds."""
 _MAX_EXECUTIONS = 1000
 _PAGE = 100  # maximum entries in a list that StackStorm's API returns
-# How a remediation that requested no change ended, by the stage in its report.
-_RESULTS_BY_STAGE = {
-    "evidence": EndResult.EVIDENCE,
-    "dry_run": EndResult.DRY_RUN,
-    "refused": EndResult.REFUSED,
-    "ended": EndResult.REFUSED,
-}
 # The stages of executions that are not reported as ended remediations: those without a report,
 # without a claim, or with a change that was not reserved.
 _STAGES_WITHOUT_EVENT = ("", NOT_CLAIMED, "done")
@@ -125,8 +120,13 @@ def _add_remediation_ending(connection: Connection, execution: Execution) -> Non
     In that case, the refusal or the end of the change adds the event. An execution without a report
     is not a remediation.
     """
-    stage = str(workflow_output(execution.result).get("stage", ""))
+    output = workflow_output(execution.result)
+    stage = str(output.get("stage", ""))
     if stage in _STAGES_WITHOUT_EVENT:
+        return
+    dry_run, mutated = (_as_flag(output.get(name)) for name in ("dry_run", "mutated"))
+    result = end_result(execution_result(execution.status, stage, dry_run, mutated))
+    if result is None:
         return
     link = connection.execute(
         select(links.c.request_id, links.c.claim, alerts.c.episode)
@@ -142,9 +142,6 @@ def _add_remediation_ending(connection: Connection, execution: Execution) -> Non
     change_id = select(changes.c.id).where(changes.c.st2_execution_id == execution.id).limit(1)
     if connection.scalar(change_id) is not None:
         return
-    result = _RESULTS_BY_STAGE.get(stage, EndResult.FAILED)
-    if execution.status != ExecutionStatus.SUCCEEDED and result is EndResult.EVIDENCE:
-        result = EndResult.FAILED
     parameters = execution.parameters or {}
     action = str(parameters.get("action") or "")
     add_ending(
@@ -159,6 +156,10 @@ def _add_remediation_ending(connection: Connection, execution: Execution) -> Non
             evidence=_read_evidence(execution),
         ),
     )
+
+
+def _as_flag(value: OutputValue | None) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def _read_evidence(execution: Execution) -> list[str]:

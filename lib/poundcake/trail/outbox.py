@@ -268,7 +268,7 @@ def add_ending(connection: Connection, ending: Ending) -> None:
     now = clock.database_now(connection)
     execution = _find_execution(connection, ending.execution_id)
     suffix = "|change" if ending.follows_change else ""
-    fact = f"{EventKind.REMEDIATION_ENDED}|{ending.execution_id}|{ending.episode}{suffix}"
+    fact = _ending_fact(ending.execution_id, ending.episode) + suffix
     message = ending.message or execution.message
     payload: RemediationEndedPayload = {
         **_common_fields(fact, now, alert, ending.remediation),
@@ -327,6 +327,29 @@ def newest_evidence(connection: Connection, episode: str) -> list[str]:
     )
     evidence = json.loads(payload).get("evidence", []) if payload else []
     return [str(line) for line in evidence]
+
+
+def find_endings(
+    connection: Connection, remediations: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return how remediations ended without a change.
+
+    Args:
+        connection: A connection to the tracking database.
+        remediations: The execution and the episode of each remediation.
+
+    Returns:
+        The payloads of the events poundcake.remediation_ended by execution and episode, for the
+        remediations that have one.
+    """
+    keys_by_event = {event_id(_ending_fact(*key)): key for key in remediations}
+    endings: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for chunk in database.batched(list(keys_by_event)):
+        for row in connection.execute(
+            select(events.c.id, events.c.payload).where(events.c.id.in_(chunk))
+        ):
+            endings[keys_by_event[row.id]] = json.loads(row.payload)
+    return endings
 
 
 def unreported_approvals(connection: Connection, inquiry_ids: Sequence[str]) -> set[str]:
@@ -433,6 +456,10 @@ def _common_fields(fact: str, now: datetime, alert: Row[Any], remediation: str) 
 def event_id(fact: str) -> str:
     """Return the id of the event for a fact. `fact` must be unique to that fact."""
     return str(uuid.uuid5(_NAMESPACE, fact))
+
+
+def _ending_fact(execution_id: str, episode: str) -> str:
+    return f"{EventKind.REMEDIATION_ENDED}|{execution_id}|{episode}"
 
 
 def _approval_fact(inquiry_id: str) -> str:

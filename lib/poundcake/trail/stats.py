@@ -5,23 +5,45 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Sequence
+from typing import Any, Iterable, Mapping, Sequence
 
-from sqlalchemy import BigInteger, ColumnElement, Row, Select, case, cast, func, literal, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+)
 from sqlalchemy import text as sql_text
 from sqlalchemy.engine import Connection
 
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import clock
+from poundcake.trail import clock, outbox
 from poundcake.trail.alert_conditions import AlertConditions, resolve
+from poundcake.trail.execution_results import (
+    CHANGES,
+    NOT_HELPED,
+    ExecutionResult,
+    execution_result,
+)
 from poundcake.trail.label_matchers import find_matching, has_id
+from poundcake.trail.outcomes import EndedBy, Explanation, Outcome
 from poundcake.trail.queries.bounded_search import time_filters
 from poundcake.trail.queries.near_misses import near_misses_of_executions
-from poundcake.trail.schema import alerts, executions, links, unindexed
+from poundcake.trail.schema import alerts, changes, executions, links, unindexed
 from poundcake.trail.search import FilterError, Filters
 
 DEFAULT_RANGE = timedelta(hours=24)
+UNKNOWN_REFUSAL = "unknown"
+"""The name under which a refusal is counted if it is not recorded what refused the change."""
 _FAILED = ("failed", "timeout", "abandoned")
 # The filters on alerts that stats supports.
 _ALERT_FILTERS = ("severity", "alert_name", "instance", "fingerprint")
@@ -29,20 +51,31 @@ _MICROSECONDS = 1_000_000
 # Maximum number of alerts to which matchers are applied.
 _MAX_MATCHED = 20_000
 _MAX_MATCHING_SECONDS = 2
+_RESULTS = {str(result): result for result in ExecutionResult}
+
+
+def _zeros() -> dict[Any, int]:
+    """Return an empty dict of counts. A Counter is several times as slow."""
+    return defaultdict(int)
 
 
 @dataclass
 class Figures:
-    """Statistics on the executions of one workflow or one alert name.
+    """Statistics on the executions of one workflow or one alert name, or on all of them.
 
     Attributes:
         count: All executions.
-        succeeded: Executions that succeeded.
+        succeeded: Executions that succeeded, whether or not they changed anything.
         failed: Executions that failed, timed out or were abandoned.
         running: Executions that have not ended.
-        not_cleared: Executions that succeeded, but whose alert still fired `not_cleared_minutes`
-            later.
+        not_cleared: Executions that succeeded, whether or not they changed anything, but whose
+            alert still fired `not_cleared_minutes` later.
         durations: The durations of executions that ended, in microseconds.
+        results: The number of executions with each result.
+        refusals: The number of refused executions by the control that refused them.
+        times_to_clear: The sum of the times, in microseconds, from the receipt of the alert until
+            its incident ended, of the executions whose change cleared the alert.
+        cleared_count: The number of times in that sum.
     """
 
     count: int = 0
@@ -51,6 +84,10 @@ class Figures:
     running: int = 0
     not_cleared: int = 0
     durations: list[int] = field(default_factory=list)
+    results: dict[ExecutionResult, int] = field(default_factory=_zeros)
+    refusals: dict[str, int] = field(default_factory=_zeros)
+    times_to_clear: int = 0
+    cleared_count: int = 0
 
     @property
     def other(self) -> int:
@@ -58,10 +95,22 @@ class Figures:
         return self.count - self.succeeded - self.failed - self.running
 
     @property
+    def changed(self) -> int:
+        """Executions that made a change and whose action succeeded."""
+        return sum(self.results[result] for result in CHANGES)
+
+    @property
     def success_rate(self) -> float | None:
         """The share of successes among successes and failures, or None if there are neither."""
         finished_count = self.succeeded + self.failed
         return round(self.succeeded / finished_count, 4) if finished_count else None
+
+    @property
+    def help_rate(self) -> float | None:
+        """The share of changes that cleared their alert, or None if none is decided yet."""
+        cleared = self.results[ExecutionResult.CLEARED]
+        decided = cleared + sum(self.results[result] for result in NOT_HELPED)
+        return round(cleared / decided, 4) if decided else None
 
     @property
     def mean_seconds(self) -> float | None:
@@ -78,18 +127,50 @@ class Figures:
         rank = -(-len(self.durations) * 95 // 100)
         return round(sorted(self.durations)[rank - 1] / _MICROSECONDS, 3)
 
-    def add(self, row: Row[Any]) -> None:
-        """Add the aggregated executions of one workflow, alert name and status."""
-        self.count += row.executions
-        if row.status == "succeeded":
-            self.succeeded += row.executions
-            self.not_cleared += int(row.not_cleared)
-        elif row.status in _FAILED:
-            self.failed += row.executions
-        elif row.status not in TERMINAL:
-            self.running += row.executions
-            return
-        self.durations += map(int, row.durations.split(",") if row.durations else ())
+    @property
+    def mean_seconds_to_clear(self) -> float | None:
+        """The mean time from an alert to its end if a change cleared it, or None."""
+        if not self.cleared_count:
+            return None
+        return round(self.times_to_clear / self.cleared_count / _MICROSECONDS, 3)
+
+    @classmethod
+    def of_group(cls, row: Row[Any]) -> Figures:
+        """Return the figures of a group of executions with the same facts."""
+        count, status = row.executions, row.status
+        result = result_of_row(row)
+        figures = cls(count=count)
+        figures.results[result] = count
+        if result is ExecutionResult.REFUSED and row.refusal:
+            figures.refusals[row.refusal] = count
+        if result is ExecutionResult.CLEARED:
+            figures.times_to_clear = int(row.times_to_clear or 0)
+            figures.cleared_count = row.cleared_count
+        if status == "succeeded":
+            figures.succeeded = count
+            figures.not_cleared = count if row.cleared == 0 else 0
+        elif status in _FAILED:
+            figures.failed = count
+        elif status not in TERMINAL:
+            figures.running = count
+            return figures
+        figures.durations = list(map(int, row.durations.split(","))) if row.durations else []
+        return figures
+
+    def add(self, other: Figures) -> None:
+        """Add other figures to these."""
+        self.count += other.count
+        self.succeeded += other.succeeded
+        self.failed += other.failed
+        self.running += other.running
+        self.not_cleared += other.not_cleared
+        self.durations += other.durations
+        for result, count in other.results.items():
+            self.results[result] += count
+        for refusal, count in other.refusals.items():
+            self.refusals[refusal] += count
+        self.times_to_clear += other.times_to_clear
+        self.cleared_count += other.cleared_count
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON, as in the result of the action stats."""
@@ -103,17 +184,102 @@ class Figures:
             "success_rate": self.success_rate,
             "mean_seconds": self.mean_seconds,
             "p95_seconds": self.p95_seconds,
+            "changed": self.changed,
+            "results": {name: self.results[result] for name, result in _RESULTS.items()},
+            "refusals": dict(_most_frequent(self.refusals)),
+            "help_rate": self.help_rate,
+            "mean_seconds_to_clear": self.mean_seconds_to_clear,
+        }
+
+
+@dataclass
+class AdmittedAlerts:
+    """The admitted alerts that were received in the time range.
+
+    Attributes:
+        count: All of them.
+        open: Those whose incident is still open.
+        cleared_by_themselves: Those whose incident ended although nothing was changed for it.
+        no_rule: Those that no rule matched.
+        not_started: Those whose rule could not start its action.
+        lost: Those that StackStorm kept losing until they were given up.
+    """
+
+    count: int = 0
+    open: int = 0
+    cleared_by_themselves: int = 0
+    no_rule: int = 0
+    not_started: int = 0
+    lost: int = 0
+
+    def add(self, row: Row[Any]) -> None:
+        """Add the aggregated alerts of one explanation."""
+        self.count += row.alerts
+        self.open += int(row.open)
+        self.cleared_by_themselves += int(row.ended)
+        if row.explanation == Explanation.NO_RULE:
+            self.no_rule += row.alerts
+        elif row.explanation == Explanation.FAILED:
+            self.not_started += row.alerts
+        elif row.explanation == Explanation.LOST:
+            self.lost += row.alerts
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON, as in the totals of the action stats."""
+        return {
+            "admitted": self.count,
+            "open": self.open,
+            "cleared_by_themselves": self.cleared_by_themselves,
+            "no_rule": self.no_rule,
+            "not_started": self.not_started,
+            "lost": self.lost,
+        }
+
+
+@dataclass(frozen=True)
+class UnmatchedName:
+    """The admitted alerts of one name that no rule matched.
+
+    Attributes:
+        alert_name: Their name.
+        count: Their number.
+        last_at: When the newest of them was received.
+    """
+
+    alert_name: str
+    count: int
+    last_at: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the name as JSON, as in `no_rule` of the action stats."""
+        return {
+            "alert_name": self.alert_name,
+            "count": self.count,
+            "last_at": format_timestamp(self.last_at),
         }
 
 
 @dataclass(frozen=True)
 class Stats:
-    """The figures of the executions that started between two times, by workflow and alert name."""
+    """The figures of a time range.
+
+    Attributes:
+        since: The start of the range.
+        until: Its end.
+        total: The figures of all executions that started in the range.
+        by_workflow: The same by workflow, or by the action that it ran.
+        by_alert_name: The same by alert name.
+        admitted: The admitted alerts that were received in the range.
+        unmatched_names: The names of those that no rule matched, most frequent first.
+    """
 
     since: datetime
     until: datetime
-    by_workflow: dict[str, Figures]
-    by_alert_name: dict[str, Figures]
+    total: Figures
+    by_workflow: Mapping[str, Figures]
+    by_alert_name: Mapping[str, Figures]
+    admitted: AdmittedAlerts
+    unmatched_names: Sequence[UnmatchedName]
 
     def as_json(self) -> dict[str, Any]:
         """Return the result of the action stats, most frequent first."""
@@ -122,6 +288,8 @@ class Stats:
             "until": format_timestamp(self.until),
             "workflows": _as_rows("workflow", self.by_workflow),
             "alerts": _as_rows("alert_name", self.by_alert_name),
+            "totals": {**self.admitted.as_json(), **self.total.as_json()},
+            "no_rule": [name.as_json() for name in self.unmatched_names],
         }
 
 
@@ -136,73 +304,149 @@ def stats(connection: Connection, filters: Filters, not_cleared_minutes: int) ->
 
 
 def remediation_stats(connection: Connection, filters: Filters, not_cleared_minutes: int) -> Stats:
-    """Return statistics on the executions that started within a time range.
+    """Return statistics on a time range: its executions and its admitted alerts.
+
+    Executions are in the range if they started in it, alerts if they were received in it.
 
     Args:
         connection: A connection to the tracking database.
         filters: The time range, by default the last 24 hours, and the filters severity,
             alert_name, instance and fingerprint.
-        not_cleared_minutes: A successful execution counts as not cleared if its alert kept firing
-            for longer than this after its end.
+        not_cleared_minutes: An alert that kept firing for longer than this after an execution was
+            not cleared by it.
     """
     now = clock.database_now(connection)
     until = filters.until or now
     since = filters.since or until - DEFAULT_RANGE
+    time_range = Filters(since=since, until=until)
+    time_of_alert = time_filters(time_range, alerts.c.created_at)
     alert_conditions = resolve(connection, filters)
-    conditions = [
-        *time_filters(Filters(since=since, until=until), executions.c.start_timestamp),
-        *alert_conditions.on_columns(lambda name: unindexed(alerts.c[name]), _ALERT_FILTERS),
+    column_conditions = alert_conditions.on_columns(
+        lambda name: unindexed(alerts.c[name]), _ALERT_FILTERS
+    )
+    conditions = [*time_filters(time_range, executions.c.start_timestamp), *column_conditions]
+    admitted_conditions = [
+        alerts.c.outcome == Outcome.ADMITTED,
+        *time_of_alert,
+        *column_conditions,
     ]
     if alert_conditions.has_matchers:
-        conditions.append(_matching_alerts(connection, alert_conditions, conditions))
-    statement = _select_figures(connection, now, timedelta(minutes=not_cleared_minutes)).where(
-        *conditions
-    )
+        alerts_of_executions = (
+            select(alerts.c.id)
+            .select_from(executions)
+            .join(links, links.c.st2_execution_id == executions.c.id)
+            .join(alerts, alerts.c.id == links.c.alert_id)
+            .where(*conditions)
+            .order_by(executions.c.start_timestamp.desc())
+        )
+        admitted_alerts = (
+            select(alerts.c.id).where(*admitted_conditions).order_by(alerts.c.created_at.desc())
+        )
+        conditions.append(_matching_alerts(connection, alert_conditions, alerts_of_executions))
+        admitted_conditions.append(_matching_alerts(connection, alert_conditions, admitted_alerts))
+    total = Figures()
     by_workflow: dict[str, Figures] = defaultdict(Figures)
     by_alert_name: dict[str, Figures] = defaultdict(Figures)
-    for row in connection.execute(statement):
-        by_workflow[row.workflow or ""].add(row)
-        by_alert_name[row.alert_name].add(row)
-    return Stats(since, until, by_workflow, by_alert_name)
+    statement = _select_figures(
+        connection, now, timedelta(minutes=not_cleared_minutes), time_of_alert
+    )
+    # The admitted alerts that have ended and for which something may have been changed.
+    handled_ids: set[str] = set()
+    for row in connection.execute(statement.where(*conditions)):
+        figures = Figures.of_group(row)
+        by_workflow[row.workflow or ""].add(figures)
+        by_alert_name[row.alert_name].add(figures)
+        handled_ids.update(row.handled_ids.split(",") if row.handled_ids else ())
+    for figures in by_workflow.values():
+        total.add(figures)
+    if sum(total.refusals.values()) < total.results[ExecutionResult.REFUSED]:
+        for row, refusal in _read_refusals_at_start(connection, conditions):
+            for figures in (total, by_workflow[row.workflow or ""], by_alert_name[row.alert_name]):
+                figures.refusals[refusal] += 1
+    admitted = AdmittedAlerts()
+    for row in connection.execute(_select_admitted().where(*admitted_conditions)):
+        admitted.add(row)
+    admitted.cleared_by_themselves -= len(handled_ids)
+    unmatched_names = (
+        _read_unmatched_names(connection, admitted_conditions) if admitted.no_rule else ()
+    )
+    return Stats(since, until, total, by_workflow, by_alert_name, admitted, unmatched_names)
 
 
 def _matching_alerts(
-    connection: Connection,
-    alert_conditions: AlertConditions,
-    conditions: Sequence[ColumnElement[bool]],
+    connection: Connection, alert_conditions: AlertConditions, candidates: Select[Any]
 ) -> ColumnElement[bool]:
-    """Return the condition for the alerts of these executions that the matchers accept.
+    """Return the condition for the alerts that the matchers accept.
+
+    Args:
+        connection: A connection to the tracking database.
+        alert_conditions: The conditions, with matchers.
+        candidates: The statement that selects the ids of the alerts to check.
 
     Raises:
         FilterError: There are too many alerts to apply the matchers to.
     """
-    statement = (
-        select(alerts.c.id)
-        .select_from(executions)
-        .join(links, links.c.st2_execution_id == executions.c.id)
-        .join(alerts, alerts.c.id == links.c.alert_id)
-        .where(*conditions)
-        .order_by(executions.c.start_timestamp.desc())
-        .limit(_MAX_MATCHED + 1)
-    )
-    ids = list(dict.fromkeys(connection.scalars(statement)))
+    ids = list(dict.fromkeys(connection.scalars(candidates.limit(_MAX_MATCHED + 1))))
     matching = find_matching(connection, ids, alert_conditions, _MAX_MATCHING_SECONDS)
     if len(ids) > min(_MAX_MATCHED, matching.checked_count):
-        field = "labels" if alert_conditions.labels else "annotations"
+        field_name = "labels" if alert_conditions.labels else "annotations"
         raise FilterError(
-            field,
+            field_name,
             f"there are {len(ids)} alerts to check in this time range, which is too many: pass a "
             "later since, or another filter such as alert_name",
         )
     return has_id(alerts.c.id, matching.ids)
 
 
-def _select_figures(
-    connection: Connection, now: datetime, not_cleared_after: timedelta
-) -> Select[Any]:
-    """Return the statement that aggregates executions by workflow, alert name and status.
+RESULT_COLUMNS: Sequence[ColumnElement[Any]] = (
+    executions.c.status,
+    executions.c.stage,
+    executions.c.dry_run,
+    executions.c.mutated,
+    changes.c.result.label("change_result"),
+    changes.c.refusal,
+)
+"""The columns from which result_of_row() derives the result of an execution."""
 
-    It aggregates in the database, because fetching a row per execution would take longer.
+
+def result_of_row(row: Row[Any]) -> ExecutionResult:
+    """Return the result of an execution, given a row with RESULT_COLUMNS and `cleared`."""
+    return execution_result(
+        row.status,
+        row.stage or "",
+        row.dry_run,
+        row.mutated,
+        row.change_result,
+        row.refusal or "",
+        None if row.cleared is None else bool(row.cleared),
+    )
+
+
+def select_executions(*columns: ColumnElement[Any]) -> Select[Any]:
+    """Return the statement for the executions of alerts, with the changes that they requested."""
+    return (
+        select(*columns)
+        # With outdated statistics, MariaDB would read the whole table.
+        .with_hint(executions, "FORCE INDEX (ix_execution_db_start)")
+        .select_from(executions)
+        .join(links, links.c.st2_execution_id == executions.c.id)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .outerjoin(
+            changes,
+            and_(
+                changes.c.st2_execution_id == executions.c.id,
+                changes.c.episode == alerts.c.episode,
+            ),
+        )
+    )
+
+
+def has_cleared(
+    connection: Connection, now: datetime, not_cleared_after: timedelta
+) -> ColumnElement[Any]:
+    """Return the expression for whether an alert ended in time after an execution.
+
+    It is the same as execution_results.has_cleared(): NULL while that is not known.
     """
     ended = executions.c.end_timestamp
     # A resolve opens no incident, so its row has no closed_at.
@@ -210,28 +454,115 @@ def _select_figures(
         (alerts.c.open_fingerprint.is_not(None), literal(now, ended.type)),
         else_=alerts.c.closed_at,
     )
-    kept_firing = _microseconds_between(connection, ended, fired_until)
-    duration = _microseconds_between(connection, executions.c.start_timestamp, ended)
+    kept_firing = microseconds_between(connection, ended, fired_until)
     limit = not_cleared_after // timedelta(microseconds=1)
-    statement = select(
+    has_ended = and_(alerts.c.closed_at.is_not(None), ended.is_not(None))
+    return case((kept_firing > limit, 0), (has_ended, 1))
+
+
+def _select_figures(
+    connection: Connection,
+    now: datetime,
+    not_cleared_after: timedelta,
+    time_of_alert: Sequence[ColumnElement[bool]],
+) -> Select[Any]:
+    """Return the statement that aggregates executions by workflow, alert name and facts.
+
+    It aggregates in the database, because fetching a row per execution would take longer. The
+    column handled_ids contains the alerts of the time range that have ended, if the executions may
+    have changed something.
+    """
+    is_handled = and_(
+        or_(executions.c.mutated.is_(None), executions.c.mutated),
+        alerts.c.outcome == Outcome.ADMITTED,
+        _ended_with_alert(),
+        *time_of_alert,
+    )
+    cleared = has_cleared(connection, now, not_cleared_after)
+    duration = microseconds_between(
+        connection, executions.c.start_timestamp, executions.c.end_timestamp
+    )
+    # Only a change can clear an alert, and most executions make none.
+    may_have_cleared = or_(executions.c.mutated, changes.c.id.is_not(None))
+    time_to_clear = case(
+        (
+            may_have_cleared,
+            microseconds_between(connection, alerts.c.created_at, alerts.c.closed_at),
+        )
+    )
+    groups = [
         links.c.st2_action_ref.label("workflow"),
         alerts.c.alert_name,
-        executions.c.status,
+        *RESULT_COLUMNS,
+    ]
+    return select_executions(
+        *groups,
+        cleared.label("cleared"),
         func.count().label("executions"),
-        func.sum(case((kept_firing > limit, 1), else_=0)).label("not_cleared"),
+        func.sum(time_to_clear).label("times_to_clear"),
+        func.count(alerts.c.closed_at).label("cleared_count"),
         func.group_concat(duration).label("durations"),
-    )
-    return (
-        # With outdated statistics, MariaDB would read the whole table.
-        statement.with_hint(executions, "FORCE INDEX (ix_execution_db_start)")
-        .select_from(executions)
-        .join(links, links.c.st2_execution_id == executions.c.id)
-        .join(alerts, alerts.c.id == links.c.alert_id)
-        .group_by(links.c.st2_action_ref, alerts.c.alert_name, executions.c.status)
-    )
+        func.group_concat(case((is_handled, alerts.c.id))).label("handled_ids"),
+    ).group_by(*groups, sql_text("cleared"))
 
 
-def _microseconds_between(
+def _read_refusals_at_start(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]]
+) -> Iterable[tuple[Row[Any], str]]:
+    """Yield the refused executions that have no row in poundcake_changes, with their refusals.
+
+    The first task of a workflow refuses a change that the configuration does not allow. The event
+    about the end of the remediation contains that refusal.
+    """
+    statement = select_executions(
+        executions.c.id,
+        alerts.c.episode,
+        links.c.st2_action_ref.label("workflow"),
+        alerts.c.alert_name,
+        *RESULT_COLUMNS,
+        null().label("cleared"),
+    ).where(*conditions, changes.c.id.is_(None), executions.c.mutated.is_not(True))
+    rows = [
+        row
+        for row in connection.execute(statement)
+        if result_of_row(row) is ExecutionResult.REFUSED
+    ]
+    endings = outbox.find_endings(connection, [(row.id, row.episode) for row in rows])
+    for row in rows:
+        ending = endings.get((row.id, row.episode), {})
+        yield row, str(ending.get("refusal") or UNKNOWN_REFUSAL)
+
+
+def _select_admitted() -> Select[Any]:
+    """Return the statement that aggregates alerts by explanation."""
+    return select(
+        alerts.c.explanation,
+        func.count().label("alerts"),
+        func.sum(case((alerts.c.open_fingerprint.is_not(None), 1), else_=0)).label("open"),
+        func.sum(case((_ended_with_alert(), 1), else_=0)).label("ended"),
+    ).group_by(alerts.c.explanation)
+
+
+def _ended_with_alert() -> ColumnElement[bool]:
+    """Return the condition for alerts whose incident ended because the alert did."""
+    return alerts.c.ended_by.in_((EndedBy.RESOLVE, EndedBy.GONE))
+
+
+def _read_unmatched_names(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]]
+) -> list[UnmatchedName]:
+    """Return the names of the alerts that no rule matched, most frequent first."""
+    statement = (
+        select(alerts.c.alert_name, func.count(), func.max(alerts.c.created_at))
+        # Aggregating only these alerts is faster than aggregating all admitted ones by name.
+        .where(*conditions, unindexed(alerts.c.explanation) == Explanation.NO_RULE)
+        .group_by(alerts.c.alert_name)
+    )
+    names = [UnmatchedName(*row) for row in connection.execute(statement)]
+    return sorted(names, key=lambda name: (-name.count, name.alert_name))
+
+
+def microseconds_between(
     connection: Connection, start: ColumnElement[Any], end: ColumnElement[Any]
 ) -> ColumnElement[Any]:
     """Return the expression for the time between two columns. It is NULL if either of them is."""
@@ -246,6 +577,11 @@ def _microseconds_between(
     return since_epoch(end) - since_epoch(start)
 
 
-def _as_rows(key: str, figures_by_name: dict[str, Figures]) -> list[dict[str, Any]]:
+def _most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return names with their counts, most frequent first, then by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _as_rows(key: str, figures_by_name: Mapping[str, Figures]) -> list[dict[str, Any]]:
     sorted_figures = sorted(figures_by_name.items(), key=lambda item: (-item[1].count, item[0]))
     return [{key: name, **figures.as_json()} for name, figures in sorted_figures]

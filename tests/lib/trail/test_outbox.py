@@ -252,6 +252,16 @@ class TestEndWithoutChange:
         trail.sync()
         assert trail.read_payloads() == []
 
+    @pytest.mark.parametrize("mutated", [True, None])
+    def test_a_workflow_that_succeeded_at_a_stage_of_its_own_is_not_reported_as_failed(
+        self, trail, mutated
+    ):
+        trail.link()
+        output = {"mutated": mutated, "stage": "restarted"}
+        trail.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": output})
+        trail.sync()
+        assert trail.read_payloads() == []
+
     def test_an_execution_whose_alert_is_emitted_again_is_not_reported(self, trail):
         trail.link(may_change=False)
         output = {**OUTPUT, "stage": "link"}

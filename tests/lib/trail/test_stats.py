@@ -11,13 +11,24 @@ from poundcake.timestamps import parse_timestamp
 from poundcake.trail import database, search, stats, text
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.search import Filters
+from tests.lib.recorded_day import record_day
 from tests.lib.samples import NOON, UTC, alert, iso, later
-from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
+from tests.lib.trails import (
+    STATUSES,
+    database_time,
+    episode,
+    record,
+    record_execution,
+    view,
+)
 
 DAY = Filters(since=NOON, until=later(86400))
 FIGURES = (
     "count succeeded failed running other not_cleared success_rate mean_seconds p95_seconds"
 ).split()
+
+RESULT_FIGURES = "changed results refusals help_rate mean_seconds_to_clear".split()
+ADMITTED_FIGURES = "admitted open cleared_by_themselves no_rule not_started lost".split()
 
 
 def read_stats(engine, filters=DAY, minutes=15):
@@ -62,10 +73,12 @@ def add_executions(engine, workflow, *durations):
 def test_the_view_has_the_documented_fields(engine):
     record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
     stats = read_stats(engine)
-    assert list(stats) == ["since", "until", "workflows", "alerts"]
+    assert list(stats) == ["since", "until", "workflows", "alerts", "totals", "no_rule"]
     assert (stats["since"], stats["until"]) == ("2026-01-14T12:00:00Z", "2026-01-15T12:00:00Z")
-    assert [list(row) for row in stats["workflows"]] == [["workflow"] + FIGURES]
-    assert [list(row) for row in stats["alerts"]] == [["alert_name"] + FIGURES]
+    figures = FIGURES + RESULT_FIGURES
+    assert [list(row) for row in stats["workflows"]] == [["workflow"] + figures]
+    assert [list(row) for row in stats["alerts"]] == [["alert_name"] + figures]
+    assert list(stats["totals"]) == ADMITTED_FIGURES + figures
 
 
 def test_each_status_counts_once_in_its_column(engine):
@@ -234,21 +247,29 @@ def test_statistics_are_filtered(engine):
 def test_a_filter_does_not_read_the_whole_history(engine, name):
     statements = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2:4]))
-    read_stats(engine, search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"}))
-    ((statement, parameters),) = [s for s in statements if "execution_db" in s[0]]
+    filters = search.parse(since=iso(NOON), until=iso(later(60)), **{name: "web-1"})
     with database.reading(engine) as connection:
-        if engine.dialect.name == "mysql":
-            plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).mappings()
-            steps = [(step["table"], step["key"]) for step in plan]
-        else:
-            plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
-            # SQLite before 3.36 prints SEARCH TABLE name instead of SEARCH name.
-            details = [step.detail.replace("SEARCH TABLE", "SEARCH") for step in plan]
-            steps = [(detail.split()[1], detail) for detail in details]
+        stats.remediation_stats(connection, filters, 15)
+    *_, of_executions, of_alerts = [s for s in statements if "poundcake_alerts" in s[0]]
+    steps = read_plan(engine, *of_executions)
     table, index = steps[0]
     assert table == "execution_db" and "ix_execution_db_start" in index
     (index,) = [index for table, index in steps if table == "poundcake_alerts"]
     assert "PRIMARY" in index
+    (table, index), *_ = read_plan(engine, *of_alerts)
+    assert table == "poundcake_alerts" and "ix_poundcake_alerts_by_" in index
+
+
+def read_plan(engine, statement, parameters):
+    """Return the tables that a statement reads in turn, each with the index."""
+    with database.reading(engine) as connection:
+        if engine.dialect.name == "mysql":
+            plan = connection.exec_driver_sql("EXPLAIN " + statement, parameters).mappings()
+            return [(step["table"], step["key"]) for step in plan]
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)
+        # SQLite before 3.36 prints SEARCH TABLE name instead of SEARCH name.
+        details = [step.detail.replace("SEARCH TABLE", "SEARCH") for step in plan]
+        return [(detail.split()[1], detail) for detail in details]
 
 
 def test_a_time_range_without_executions_has_no_statistics(engine):
@@ -259,15 +280,144 @@ def test_a_time_range_without_executions_has_no_statistics(engine):
         record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
 
 
-def test_the_text_view_shows_each_figure(engine):
-    for number in range(3):
-        key = f"f{number}"
-        status = "failed" if number == 2 else "succeeded"
-        record_execution(
-            engine, record(engine, alert(fingerprint=key)), episode(key), key, status=status
+@pytest.fixture
+def day(engine):
+    return record_day(engine)
+
+
+def read_day(day, minutes=15, **query):
+    with database_time(NOON):
+        return read_stats(day.engine, search.parse(now=NOON, **query), minutes)
+
+
+def nonzero(results):
+    return {name: count for name, count in results.items() if count}
+
+
+def test_the_results_of_executions_are_counted_apart(day):
+    stats = read_day(day)
+    assert nonzero(stats["totals"]["results"]) == {
+        "cleared": 2,
+        "not_cleared": 1,
+        "not_verified": 1,
+        "dry_run": 4,
+        "evidence": 1,
+        "refused": 4,
+        "failed": 1,
+        "waiting": 1,
+        "other": 1,
+    }
+    by_workflow = {row["workflow"]: row for row in stats["workflows"]}
+    assert nonzero(by_workflow["linux.service"]["results"]) == {
+        "cleared": 2,
+        "not_cleared": 1,
+        "not_verified": 1,
+    }
+    assert by_workflow["poundcake.host_down"]["changed"] == 0
+    assert by_workflow["linux.service"]["changed"] == stats["totals"]["changed"] == 4
+    by_name = {row["alert_name"]: row for row in stats["alerts"]}
+    assert nonzero(by_name["DiskFull"]["results"]) == {"failed": 1}
+    # A dry run is still a success of its execution.
+    assert by_workflow["poundcake.host_down"]["success_rate"] == 1.0
+
+
+def test_the_share_of_changes_that_helped_ignores_executions_that_changed_nothing(day):
+    stats = read_day(day)
+    by_name = {row["alert_name"]: row for row in stats["alerts"]}
+    assert (by_name["ServiceDown"]["help_rate"], by_name["HostDown"]["help_rate"]) == (0.5, None)
+    # web-21 was cleared 6 minutes after its alert arrived, and web-22 after 4 minutes.
+    assert by_name["ServiceDown"]["mean_seconds_to_clear"] == 300.0
+    assert by_name["HostDown"]["mean_seconds_to_clear"] is None
+
+
+def test_refusals_are_counted_by_control_wherever_they_were_decided(day):
+    stats = read_day(day)
+    expected = {"host_not_allowed": 2, "approval_missing": 1, "storm": 1}
+    assert list(stats["totals"]["refusals"].items()) == list(expected.items())
+    by_name = {row["alert_name"]: row["refusals"] for row in stats["alerts"]}
+    assert by_name["HostDown"] == expected and by_name["ServiceDown"] == {}
+
+
+def test_a_refusal_without_a_record_of_its_control_is_counted_as_unknown(engine):
+    request_id = record(engine, alert(fingerprint="f"))
+    record_execution(engine, request_id, episode("f"), status="running", end_timestamp=None)
+    with database.transaction(engine) as connection:
+        connection.execute(executions.update().values(status="failed", stage="refused"))
+    assert read_stats(engine)["totals"]["refusals"] == {"unknown": 1}
+
+
+def test_alerts_that_no_rule_matched_are_listed_most_frequent_first(day):
+    stats = read_day(day)
+    assert stats["no_rule"] == [
+        {"alert_name": "KubePodNotReady", "count": 3, "last_at": "2026-01-14T10:32:00Z"},
+        {"alert_name": "CertificateExpires", "count": 1, "last_at": "2026-01-14T00:20:00Z"},
+    ]
+    assert read_day(day, alert_name="CertificateExpires")["no_rule"] == stats["no_rule"][1:]
+    assert read_day(day, since="80m")["no_rule"] == []
+
+
+def test_admitted_alerts_are_counted_with_what_became_of_them(day):
+    totals = read_day(day)["totals"]
+    assert {name: totals[name] for name in ADMITTED_FIGURES} == {
+        "admitted": 21,
+        "open": 16,
+        "cleared_by_themselves": 2,  # web-1, which was only checked, and pod-0
+        "no_rule": 4,
+        "not_started": 1,
+        "lost": 0,
+    }
+
+
+def test_an_alert_has_not_cleared_by_itself_if_any_execution_may_have_changed_something(engine):
+    request_id = record(engine, alert(fingerprint="f"))
+    nothing = {"output": {"dry_run": False, "mutated": False, "stage": "evidence"}}
+    record_execution(engine, request_id, episode("f"), "e1", "x.check", result=nothing)
+    resolve = alert(fingerprint="f", status="resolved", ends_at=later(60))
+    record(engine, resolve, received_at=later(60))
+    assert read_stats(engine)["totals"]["cleared_by_themselves"] == 1
+    for number, output in enumerate(({}, {"output": {"mutated": True}})):
+        add_link(engine, f"own-{number}", **output)
+        assert read_stats(engine)["totals"]["cleared_by_themselves"] == 0
+
+
+def add_link(engine, name, output=None):
+    """Link another ended execution to the first alert, as sync does."""
+    with database.transaction(engine) as connection:
+        connection.execute(
+            executions.insert().values(
+                id=name,
+                action="x.own",
+                status="succeeded",
+                start_timestamp=NOON,
+                end_timestamp=NOON,
+                mutated=(output or {}).get("mutated"),
+            )
         )
-    output = text.stats(read_stats(engine))
-    lines = [line.split() for line in output.split("\n")]
-    assert [WORKFLOW, "3", "2", "1", "0", "0", "2", "0.6667", "2.5", "2.5"] in lines
-    assert ["HostDown", "3", "2", "1", "0", "0", "2", "0.6667", "2.5", "2.5"] in lines
-    assert "2026-01-14T12:00:00Z to 2026-01-15T12:00:00Z" in output
+        connection.execute(
+            links.insert().values(
+                request_id="x",
+                alert_id=connection.scalar(select(alerts.c.id).limit(1)),
+                st2_execution_id=name,
+                st2_action_ref="x.own",
+                created_at=NOON,
+            )
+        )
+
+
+def test_a_change_whose_effect_is_not_known_yet_counts_neither_as_cleared_nor_as_not(engine):
+    record_execution(engine, record(engine, alert(fingerprint="f")), episode("f"))
+    with database_time(later(60)):
+        totals = read_stats(engine)["totals"]
+    assert nonzero(totals["results"]) == {"changed": 1}
+    assert (totals["changed"], totals["help_rate"]) == (1, None)
+    with database_time(later(16 * 60)):
+        assert read_stats(engine)["totals"]["help_rate"] == 0.0
+
+
+def test_a_resolved_alert_that_no_rule_matched_is_not_listed(engine):
+    record(engine, alert(fingerprint="f"))
+    resolve = alert(fingerprint="f", status="resolved", ends_at=later(60))
+    record(engine, resolve, received_at=later(60))
+    with database.transaction(engine) as connection:
+        connection.execute(alerts.update().values(explanation="no_rule"))
+    assert [row["count"] for row in read_stats(engine)["no_rule"]] == [1]

@@ -5,6 +5,7 @@ Each function takes a view as JSON and returns its text. `layout` contains what 
 
 from __future__ import annotations
 
+from poundcake.trail.text.daily_report import daily_report
 from poundcake.trail.text.episodes import why
 from poundcake.trail.text.health import health
 from poundcake.trail.text.layout import DEFAULT_WIDTH, MAX_WIDTH, MIN_WIDTH
@@ -17,6 +18,7 @@ __all__ = [
     "MAX_WIDTH",
     "MIN_WIDTH",
     "alerts_active",
+    "daily_report",
     "executions_recent",
     "health",
     "st2_executions",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from poundcake.trail import text
+from poundcake.trail.stats import AdmittedAlerts, Figures, Stats
+from tests.lib.samples import NOON, later
 
 MISSES = [
     {"excluded_by": [{"filter": "instance", "given": "web-2", "found": ""}]},
@@ -39,6 +41,16 @@ LINES = [
     "it; its incident has ended; labels is team=b forged, not team=a",
 ]
 
+EMPTY_STATS = Stats(
+    since=NOON,
+    until=later(3600),
+    total=Figures(),
+    by_workflow={},
+    by_alert_name={},
+    admitted=AdmittedAlerts(),
+    unmatched_names=(),
+).as_json()
+
 
 @pytest.mark.parametrize(
     "render, view",
@@ -47,7 +59,7 @@ LINES = [
         (text.alerts_active, {"active_alerts": [], "count": 0}),
         (text.executions_recent, {"executions": [], "total": 0}),
         (text.st2_executions, {"st2_executions": [], "count": 0}),
-        (text.stats, {"since": "a", "until": "b", "workflows": [], "alerts": []}),
+        (text.stats, EMPTY_STATS),
     ],
 )
 def test_every_view_shows_near_misses(render, view):
