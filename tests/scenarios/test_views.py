@@ -54,6 +54,16 @@ def test_status_shows_the_trail_of_a_request(stack, trail):
     )
 
 
+def test_the_text_fits_the_width(stack, trail):
+    query = {"request_id": trail["request_id"], "format": "text"}
+    narrow = stack.run("poundcake.status", width=40, **query)
+    wide = stack.run("poundcake.status", width=200, **query)
+    assert max(len(line) for line in narrow.split("\n") if "st2 run" not in line) <= 40
+    assert wide.count("\n") < stack.run("poundcake.status", **query).count("\n")
+    with pytest.raises(AssertionError, match="39 is less than the minimum of 40"):
+        stack.run("poundcake.status", width=39, **query)
+
+
 def test_the_status_of_an_unknown_request_fails_with_one_line(stack):
     with pytest.raises(ActionFailed) as error:
         stack.run("poundcake.status", request_id=UNKNOWN_ID)

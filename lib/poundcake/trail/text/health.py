@@ -185,7 +185,8 @@ def _next_lines(view: Mapping[str, Any]) -> list[str]:
     """Return the command that is useful next."""
     stuck = view["components"].get("journal", {}).get("stuck_requests") or []
     if stuck:
-        return next_lines(f"st2 run poundcake.status request_id={stuck[0]}")
+        # The first 12 digits of the id identify the request, and the command fits on a line.
+        return next_lines(f"st2 run poundcake.status format=text request_id={stuck[0][:13]}")
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
     return next_lines("st2 run poundcake.alerts_active format=text")
