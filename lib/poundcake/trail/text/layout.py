@@ -310,8 +310,10 @@ def format_seconds(seconds: float | None, prefix: str = "") -> str:
     if seconds is None:
         return ""
     if seconds < 10:
-        return f"{prefix}{seconds:.1f} s"
-    return prefix + (f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min")
+        duration = f"{seconds:.1f} s"
+    else:
+        duration = f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+    return prefix + unbreakable(duration)
 
 
 def join_lines(lines: Sequence[str], width: int = DEFAULT_WIDTH) -> str:

@@ -242,3 +242,14 @@ def test_times_have_seconds_and_a_date_unless_it_is_today(moment, shown):
 def test_ages():
     assert layout.format_age("2026-01-14T12:00:00Z", later(720)) == "12 min ago"
     assert layout.format_elapsed("2026-01-14T12:00:00Z", later(172_800)) == "2 days"
+
+
+@pytest.mark.parametrize(
+    "seconds, duration",
+    [(None, ""), (0.04, "after 0.0 s"), (9.9, "after 9.9 s"), (179, "after 179 s")]
+    + [(180, "after 3 min")],
+)
+def test_a_duration_stays_with_its_unit(seconds, duration):
+    text = layout.format_seconds(seconds, "after ")
+    assert wrap(text, 80) == [duration]
+    assert not duration or wrap("x" * 32 + " " + text, 41)[-1] == duration.split(" ", 1)[1]
