@@ -19,6 +19,7 @@ from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.errors import DatabaseError, TrackingError
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.pause import pause, resume
+from poundcake.trail.queries.changes import count_failures_in_a_row
 from poundcake.trail.record import record_requests
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, audit, changes, events, links
@@ -375,6 +376,35 @@ class TestEpisodes:
         assert read_rows(engine)[0].claim
         claims.release(engine, episode("f0"), WORKFLOW, force=True)
         assert read_rows(engine)[0].claim is None
+
+
+def test_failures_in_a_row_are_counted_for_each_target_and_remediation(engine, hosts):
+    endings = [
+        (0, "web", ChangeResult.FAILED),
+        (0, "web", ChangeResult.SUCCEEDED),
+        (0, "web", ChangeResult.NOT_CLEARED),
+        (1, "web", ChangeResult.SUCCEEDED),
+        (0, "other", ChangeResult.SUCCEEDED),
+        (0, "web", ChangeResult.NOT_VERIFIED),
+        (0, "web", ChangeResult.FAILED),
+    ]
+    config = {
+        "host_cooldown_seconds": 0,
+        "breaker_failures": 0,
+        "max_changes_per_target_per_day": 0,
+        "max_changes_per_remediation_per_hour": 0,
+    }
+    for number, (host, name, ending) in enumerate(endings):
+        with database.transaction(engine) as connection:
+            connection.execute(update(changes).values(claim=None))
+        execution = f"e{number}"
+        options = {"execution": execution, "remediation": name, "config": config}
+        assert hosts.reserve(host, at=120 + 60 * number, **options).may_change
+        hosts.finish(execution, ending, at=150 + 60 * number)
+    with database.reading(engine) as connection:
+        rows = change_rows.find_changes(connection)
+        counts = [count_failures_in_a_row(connection, row) for row in rows]
+    assert counts == [1, 0, 1, 0, 0, 2, 3]
 
 
 class TestBreaker:

@@ -142,6 +142,9 @@ def test_the_action_shows_how_the_change_of_a_cancelled_workflow_ended(
     row = trail.one(executions)
     assert (read_result(trail), row.mutated, row.message) == (expected, mutated, message)
     assert row.dry_run is False
+    change = trail.one(changes)
+    assert change.action_execution_id == "e3"
+    assert change.reason == ("" if expected == "succeeded" else message)
 
 
 @pytest.mark.parametrize(
