@@ -79,6 +79,11 @@ def find_matching(
     return Matching(matching, checked_count)
 
 
+def are_selective(conditions: AlertConditions) -> bool:
+    """Return True if the database can leave out most of the alerts that do not match."""
+    return any(map(_has_plain_value, (*conditions.labels, *conditions.annotations)))
+
+
 def has_id(column: ColumnElement[int], ids: Sequence[int]) -> ColumnElement[bool]:
     """Return the condition for a row to have one of these ids.
 
@@ -107,13 +112,17 @@ def _read_texts(
     contains_values = [
         func.instr(column, f'"{matcher.value}"') > 0
         for column, matchers in matchers_by_column
-        for matcher in matchers
-        if matcher.type is MatchType.EQUAL and _SAME_IN_JSON.match(matcher.value)
+        for matcher in filter(_has_plain_value, matchers)
     ]
     rows = connection.execute(
         select(alerts.c.id, *columns).where(has_id(alerts.c.id, ids), *contains_values)
     )
     return {row_id: (labels, annotations) for row_id, labels, annotations in rows}
+
+
+def _has_plain_value(matcher: Matcher) -> bool:
+    """Return True if the JSON of an alert that matches contains the value of the matcher."""
+    return matcher.type is MatchType.EQUAL and bool(_SAME_IN_JSON.match(matcher.value))
 
 
 class _Test:

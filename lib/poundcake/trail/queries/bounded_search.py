@@ -32,13 +32,15 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from poundcake.trail.alert_conditions import AlertConditions, has_value
-from poundcake.trail.label_matchers import find_matching, has_id
+from poundcake.trail.label_matchers import are_selective, find_matching, has_id
 from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
 
 DEPTH = 1_000
-MATCHER_DEPTH = 500
-"""How many alerts a search with matchers reads. Reading their labels takes longer."""
+CHECKED_DEPTH = 500
+"""How many entries a search reads if it applies the filters itself, which takes longer."""
+REGEX_DEPTH = 250
+"""How many it reads if it also needs all of their labels: with matchers, but none with `=`."""
 # The filters for which poundcake_alerts has an index, the most selective first. The search reads
 # the index of the first one that is set, and applies the other filters to its entries.
 _INDEXED = ("fingerprint", "instance", "alert_name", "outcome", "severity")
@@ -86,7 +88,10 @@ class Candidates(NamedTuple):
 
 def depth_of(conditions: AlertConditions) -> int:
     """Return how many entries of an index a search with these conditions reads."""
-    return min(DEPTH, MATCHER_DEPTH) if conditions.has_matchers else DEPTH
+    if conditions.is_simple:
+        return DEPTH
+    reads_all_labels = conditions.has_matchers and not are_selective(conditions)
+    return min(DEPTH, REGEX_DEPTH if reads_all_labels else CHECKED_DEPTH)
 
 
 def select_candidates(
