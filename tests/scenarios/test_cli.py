@@ -37,6 +37,8 @@ DOCUMENTS = [
 COMMAND = re.compile(
     r"\bst2 ((?:run poundcake\.|execution (?:get|list)|trace list|rule list|sensor list)[^`\n|#]*)",
 )
+# An example output contains the ids of its own execution or episode.
+EXAMPLE_ID = re.compile(r"[0-9a-f]{24}|[0-9a-f]{16}-[0-9]{13}")
 EXECUTION = re.compile(r"st2 execution get (\w+)")
 
 
@@ -46,6 +48,7 @@ def documented_commands():
         command.strip()
         for document in DOCUMENTS
         for command in COMMAND.findall(document.read_text(encoding="utf-8"))
+        if not EXAMPLE_ID.search(command)
     }
     return sorted(commands)
 
