@@ -69,7 +69,9 @@ def shown_stack(kind, new_stack):
     allowed = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": actions}
     with stack.configured_remediations(ENTRIES, **allowed):
         labels = {"alertname": "ServiceDown", "instance": "db-1:9100", "service": "postgres"}
-        waiting_id = stack.send(notification(alert("ServiceDown", labels=labels)))
+        annotations = {"summary": "postgres on db-1 does not answer"}
+        waiting_alert = alert("ServiceDown", labels=labels, annotations=annotations)
+        waiting_id = stack.send(notification(waiting_alert))
         stack.wait_for_trail(
             waiting_id,
             lambda trail: [e for e in trail["stackstorm_executions"] if e["status"] == "paused"],
