@@ -55,7 +55,7 @@ class Report:
         saved = "1 request was saved" if self.saved == 1 else f"{self.saved} requests were saved"
         return (
             f"the journal was damaged ({self.reason}) and is kept as {self.file}; {saved}, "
-            f"{self.lost} {'is' if self.lost == 1 else 'are'} known to be lost, about "
+            f"{self.lost} {'is' if self.lost == 1 else 'are'} known to be lost, and about "
             f"{self.unread_bytes} bytes could not be read: check the disk, then move the file away"
         )
 

@@ -78,7 +78,7 @@ class HostClaim(NamedTuple):
 
 
 class HostCooldown(NamedTuple):
-    """How long a workflow may not claim an alert of the same host again.
+    """How long a workflow has to wait between two claims on the same host.
 
     Attributes:
         duration: Counts from the workflow's last claim and, if it made a change, from the end of
@@ -176,7 +176,7 @@ def link(
         episode: The alert's episode.
         workflow: The reference of the workflow.
         execution_id: The workflow's execution.
-        cooldown: How long the workflow may not claim any alert of the same host again.
+        cooldown: How long the workflow has to wait between two claims on the same host.
         may_change: Whether the execution may change anything.
 
     Raises:

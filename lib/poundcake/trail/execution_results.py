@@ -140,7 +140,11 @@ def execution_result(
 def _result_of_recorded_change(
     change_result: str | None, mutated: bool | None, cleared: bool | None
 ) -> ExecutionResult | None:
-    """Return the result of an execution whose change has ended, or None if it made none."""
+    """Derive the result of an ended execution from its recorded change.
+
+    Return None if that is not possible: the execution requested no change, its change was refused,
+    or the change ended without a result and the execution reported that nothing was changed.
+    """
     if change_result in UNDECIDED:
         return _result_of_change(cleared)
     is_unreported = change_result in (ChangeResult.UNKNOWN, ChangeResult.RELEASED)

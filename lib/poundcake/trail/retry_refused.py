@@ -5,13 +5,13 @@ while its incident is open. Sync starts the refused workflow again with StackSto
 new execution repeats everything: the checks, the limits and, in mode ask, the approval. The trigger
 is not emitted again, because that would also start the user's other rules again.
 
-The new execution works on the same attempt at the episode. The number of the attempt belongs to
-the alert's row, which only a replay replaces. And the unique keys of that attempt still permit only
-one claim and one change, regardless of what else is started in the meantime.
+The new execution works on the same attempt at the episode, because the number of the attempt is
+stored in the alert's row, which only a replay replaces. So the unique keys of that attempt still
+permit only one claim and one change, regardless of what else is started in the meantime.
 
 Before sync asks StackStorm to start the workflow, one transaction marks the refusal and releases
 the claim of the refused execution. The mark stays unless it is certain that StackStorm started
-nothing. So a crash or a lost response can cost a retry, but never starts a second one.
+nothing. So after a crash or a lost response, a retry may be lost, but is never started twice.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def find_fingerprint(connection: Connection, text: str) -> str:
 def _newest_of_each_alert(connection: Connection, text: str) -> list[str]:
     """Return the newest episode of each alert whose episodes begin with a text.
 
-    Return at most one more than an error lists.
+    Return at most MAX_LISTED + 1 of them: with one more than an error lists, the caller can tell
+    that the list is incomplete.
     """
     column = alerts.c.episode
     conditions = has_prefix(column, text)

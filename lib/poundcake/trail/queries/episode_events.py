@@ -21,9 +21,9 @@ class EpisodeEvents(NamedTuple):
     """The events about the remediations of one episode.
 
     Attributes:
-        approvals: The newest request for approval of each workflow, by its execution. It may have
-            been answered since.
-        ends: How each workflow ended, by its execution.
+        approvals: The newest request for approval of each workflow, by the id of its execution.
+            The request may have been answered since.
+        ends: How each workflow ended, by the id of its execution.
     """
 
     approvals: dict[str, Approval]
@@ -31,7 +31,7 @@ class EpisodeEvents(NamedTuple):
 
 
 def events_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, EpisodeEvents]:
-    """Return the events about the remediations of episodes, by the episode's name."""
+    """Return the events about the remediations of these episodes, by episode."""
     by_episode: dict[str, EpisodeEvents] = {}
     for chunk in database.batched(sorted({name for name in names if name})):
         rows = connection.execute(

@@ -535,7 +535,7 @@ def _judge_failed_change(
     if run.change and limit and failures >= limit:
         next_step = (
             f"handle it by hand; {run.change.remediation} changes nothing more until "
-            f"`st2 run poundcake.release remediation={run.change.remediation}`"
+            f"you run `st2 run poundcake.release remediation={run.change.remediation}`"
         )
     if run.change and failures > 1:
         headline += f" ({_ordinal(failures)} time in a row)"
