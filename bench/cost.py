@@ -4,7 +4,7 @@
 
 Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
 else. Each round posts HostDown alerts, a group at a time as Alertmanager does, and waits until all
-are completed. Then it starts a plain workflow, as many times and at the same pace. This workflow
+are completed. Then it starts a plain workflow just as often and at the same pace. This workflow
 uses none of the pack's features, and its only task is the same check of the same host. The CPU time
 is that of StackStorm's services and of the actions that they ran, minus what the services use when
 idle. The executions are all that StackStorm started, including those of record and sync. The rules
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--alerts", type=int, default=20, help="alerts in each round")
     parser.add_argument("--group", type=int, default=5, help="alerts in each notification")
     parser.add_argument("--pause", type=float, default=2, help="average seconds between alerts")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds to measure")
     parser.add_argument("--host", default="198.51.100.3", help="a host that StackStorm may check")
     options = parser.parse_args()
     if not uses_live_stackstorm():

@@ -124,9 +124,11 @@ class _Request:
         self.links = links
 
     def add(self, position: int, incident: Incident, notification: int) -> None:
-        """Add the alert of a slot.
+        """Add the alert about an incident.
 
         Args:
+            position: The position of the alert in the request, from 0.
+            incident: The incident.
             notification: The number of the notification, counted back from the newest of the group.
         """
         alert_id = (self._call_id - 1) * PER_REQUEST + position + 1

@@ -51,7 +51,7 @@ def error_of(body):
 
 
 class TestSenders:
-    """Every sender's payload is parsed, even if it has missing or additional fields."""
+    """Every sender's payload is parsed, even if fields are missing or unknown."""
 
     def test_alertmanagers_payload_is_parsed(self):
         notification = read(

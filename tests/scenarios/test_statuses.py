@@ -37,7 +37,7 @@ class StartedExecution:
         return execution
 
     def wait_until_shown_as(self, status):
-        """Wait until `status` shows this status of the execution, and check that `why` does too."""
+        """Wait until `status` shows this status of the execution, and check that `why` agrees."""
         self.stack.wait_until(self.execution, lambda execution: execution["status"] == status)
         why = self.stack.run("poundcake.why", fingerprint=self.fingerprint)
         (execution,) = why["episodes"][0]["stackstorm_executions"]

@@ -57,7 +57,7 @@ def test_the_remainder_of_a_refused_body_is_not_a_request(start_endpoint):
     assert endpoint.entries() == []
 
 
-def test_changed_bytes_never_cause_a_5xx(endpoint):
+def test_corrupted_bytes_never_cause_a_5xx(endpoint):
     generator = random.Random(7)
     valid_request = message("POST", WEBHOOK, BODY)
     for _ in range(60):

@@ -88,7 +88,7 @@ def test_a_request_that_sync_cannot_answer_does_not_affect_others(stackstorm, sy
     assert sync_round.notes == ["approval i1 has expired, but sync cannot answer it: no"]
 
 
-def test_an_outage_ends_the_step(stackstorm, sync_round):
+def test_the_step_fails_if_stackstorm_is_unavailable(stackstorm, sync_round):
     add_inquiry(stackstorm)
     stackstorm.errors["respond"] = StackStormError("refused")
     with pytest.raises(StackStormError):

@@ -68,7 +68,7 @@ def create_tables(engine):
         tables._upgrade(engine, version, 30, lambda line: None)
         if version == 1:  # before there were migrations
             execute(engine, "DROP TABLE alembic_version")
-        # Up to release 0.2.0, the revision of the indexes counted as one of the tables.
+        # Up to release 0.2.0, poundcake_meta had no separate row for the revision of the indexes.
         execute(engine, "DELETE FROM poundcake_meta WHERE name = 'indexes'")
 
     return create

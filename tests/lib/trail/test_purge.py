@@ -31,7 +31,7 @@ NOTHING = {"requests": 0, "alerts": 0, "links": 0, "executions": 0, "kept": 0}
 
 @pytest.fixture(autouse=True)
 def last_week(engine):
-    """Record a request from last week, because a purge that leaves no such request is refused."""
+    """Record a request from last week. A purge that leaves no request of that age is refused."""
     record_requests(engine, Config(), [LAST_WEEK])
 
 

@@ -141,22 +141,24 @@ def test_a_table_that_cannot_fit_has_a_block_for_each_row():
 
 
 def on_screen(line):
-    """Return a line as a terminal shows it that supports right-to-left text.
+    """Return a line as a terminal with support for right-to-left text shows it.
 
-    This is the part of the Unicode bidirectional algorithm (UAX 9) that the views can reach: no
+    This is the part of the Unicode bidirectional algorithm (UAX 9) that the views need: no
     explicit marks, and letters, digits and neutral characters on one line.
     """
     types = [unicodedata.bidirectional(character) for character in line]
     types = ["R" if kind == "AL" else kind for kind in types]
     strong = next((kind for kind in types if kind in "LR"), "L")
     last_strong = strong
-    for position, kind in enumerate(types):  # W7: digits after a left-to-right letter belong to it
+    for position, kind in enumerate(types):  # W7: digits after L become L
         if kind in ("L", "R"):
             last_strong = kind
         elif kind == "EN" and last_strong == "L":
             types[position] = "L"
     position = 0
-    while position < len(types):  # N1, N2: what lies between two of one direction follows it
+    # N1, N2: neutral characters between two of the same direction take that direction, and others
+    # take the direction of the line.
+    while position < len(types):
         end = position
         while end < len(types) and types[end] not in ("L", "R", "EN", "AN"):
             end += 1
