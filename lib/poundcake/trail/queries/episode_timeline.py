@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Iterator, NamedTuple, Sequence
 
+from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.execution_results import ExecutionResult
+from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries.episode import Episode, Notification
 from poundcake.trail.queries.episode_verdict import Run
 
@@ -91,7 +93,10 @@ def list_events(episode: Episode, runs: Sequence[Run], not_cleared_minutes: int)
 def _describe_notification(notification: Notification) -> Event:
     row = notification.row
     outcome = "" if row.outcome == row.status or row.reason.startswith(row.outcome) else row.outcome
-    description = ", ".join(filter(None, (outcome.replace("_", " "), row.full_reason)))
+    # Most rules match only firing alerts, so it says nothing that no rule matched a resolve.
+    is_unmatched_resolve = row.status == RESOLVED and row.explanation == Explanation.NO_RULE
+    reason = row.reason if is_unmatched_resolve else row.full_reason
+    description = ", ".join(filter(None, (outcome.replace("_", " "), reason)))
     notes = f"; not read: {row.notes}" if row.notes else ""
     return Event(row.received_at, f"{row.status}: {description or row.outcome}{notes}")
 
