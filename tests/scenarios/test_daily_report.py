@@ -36,7 +36,7 @@ def make_pack(folder):
 @pytest.fixture(scope="module")
 def stack_with_report(kind, new_stack, tmp_path_factory):
     if kind == "live":
-        pytest.skip("live: the pack of the documentation is not installed there")
+        pytest.skip("live: the example pack of NOTIFICATIONS.md is not installed")
     return new_stack(packs=[make_pack(tmp_path_factory.mktemp("mypack"))])
 
 

@@ -201,7 +201,7 @@ class _Reader:
             write_meta(connection, _PROGRESS, _format_progress(Progress(self._newest, unread)))
 
     def _store_ids(self, connection: Connection, request_ids: Sequence[str]) -> None:
-        """Store the trigger ids that this round has read with the alerts of these requests."""
+        """Add the ids of the triggers read in this round to the alerts of these requests."""
         rows = connection.execute(
             select(
                 alerts.c.id,

@@ -372,7 +372,7 @@ class TestQuarantine:
 
 # Kill the process after the given number of steps. Each call of is_intact(), one per request, is a
 # step, and so is each later call of os.rename(), which marks the new journal as complete, moves the
-# damaged one away, and moves the new one into its place.
+# damaged one aside, and moves the new one into its place.
 KILL_BEFORE_STEP = """
 import os, signal
 from poundcake.endpoint import journal_file, quarantine

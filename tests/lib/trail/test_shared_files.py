@@ -21,7 +21,7 @@ from poundcake.trail import database, schema, shared_files
 def other_user():
     """Return a user other than root, or skip the test if it does not run as root."""
     if os.geteuid() != 0:
-        pytest.skip("needs root, as StackStorm's action runner is")
+        pytest.skip("must run as root, like StackStorm's action runner")
     return pwd.getpwnam("nobody")
 
 

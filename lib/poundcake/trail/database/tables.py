@@ -205,7 +205,7 @@ def has_view_indexes(connection: Connection) -> bool:
 
 
 def _missing_message(version: _Version) -> str:
-    state = f"has schema {version.tables}, this release needs {schema.VERSION}"
+    state = f"has schema {version.tables}, but this release needs {schema.VERSION}"
     return (
         f"the tracking database {state if version.tables else 'has no tables'}: run `st2 run "
         "poundcake.migrate` (with auto_migrate: true, the first write runs it)"
@@ -224,7 +224,7 @@ def _upgrade(engine: Engine, revision: int, seconds: int, log: Callable[[str], N
     """Run the pending revisions up to and including `revision`.
 
     On SQLite they run in one transaction. MariaDB commits each change of a table separately. A
-    revision that was killed can run again, and continues where it stopped.
+    revision that was interrupted can run again, and continues where it stopped.
     """
     from poundcake.trail import migrations
 

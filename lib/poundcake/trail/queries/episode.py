@@ -16,7 +16,7 @@ from poundcake.trail.queries.rows import AlertRow, Execution, format_optional, i
 FIRING = "firing"
 """The state of an episode whose incident is open."""
 _SHOWN_IN_TITLE = ("alertname", "instance", "severity")
-# The most labels that a view shows, and the lengths to which it cuts texts.
+# The maximum number of labels in a view, and the lengths to which a view cuts texts.
 _MAX_LABELS = 20
 _MAX_LABEL = 200
 _MAX_SUMMARY = 500
