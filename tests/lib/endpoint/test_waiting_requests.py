@@ -176,7 +176,7 @@ def test_an_invalid_query_is_refused(endpoint, query):
 @pytest.mark.parametrize(
     "fields, step",
     [
-        ({"status": "announced"}, "nothing to be done, unless this takes minutes"),
+        ({"status": "announced"}, "nothing to be done; if this takes several minutes"),
         ({"blocked_by": "database: down"}, "repair that component"),
         ({"blocked_by": "alone", "stuck": True}, "correct what keeps it from being recorded"),
     ],

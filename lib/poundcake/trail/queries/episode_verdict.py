@@ -4,10 +4,10 @@
 argument. All renderings of an episode show its judgement.
 
 Several things may be true of an episode: an action failed, and somebody has acknowledged the
-incident since. The rules in `_RULES` are asked in order, and the first one that applies decides:
+incident since. The rules in `_RULES` are tried in order, and the first one that applies decides:
 
-1. An alert that is no incident, or whose incident has ended, needs nobody. Only a change that is
-   still being made is reported first.
+1. An alert that is no incident, or whose incident has ended, needs no action. Only a change that
+   is still being made is reported first.
 2. If a person has acknowledged the incident or silenced the alert, nothing new is started for it,
    and that person handles it. If no notification has arrived for a long time, the alert may have
    ended unnoticed.
@@ -78,7 +78,8 @@ class EpisodeVerdict(StringEnum):
     WAITING_FOR_APPROVAL = "waiting_for_approval"
     """A change waits for the answer of an approver."""
     WORKFLOW_PAUSED = "workflow_paused"
-    """A workflow waits for a person, but not for an approval: somebody paused it, or it asks."""
+    """A workflow waits for a person, but not for an approval: somebody paused it, or it asks a
+    question."""
     RUNNING = "running"
     """A workflow is at work, or a change is being made or verified."""
     DID_NOT_HELP = "did_not_help"
@@ -146,7 +147,7 @@ _ENDED = {
 }
 NOTHING_TO_DO = "nothing to be done"
 _WAIT_FOR_NOTIFICATION = (
-    "wait: the next notification after that is admitted; to admit it now, replay its request"
+    "wait: the next notification after that is admitted; to admit it now, replay the request"
 )
 
 
@@ -376,7 +377,7 @@ def _judge_late_change(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.RUNNING,
         f"the alert is {case.episode.state}, and {run.action} still runs",
-        "it ends by itself",
+        "nothing to be done: the action ends by itself",
         f"st2 execution get {run.execution.st2_execution_id}",
     )
 
@@ -417,7 +418,7 @@ def _judge_acknowledged(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.ACKNOWLEDGED,
         f"{incident.acknowledged_by or 'somebody'} handles it{comment}",
-        "nothing to be done; nothing new is started for it until somebody runs this",
+        "nothing to be done; nothing new is started for it until the acknowledgement is withdrawn",
         case.episode_command("acknowledge", "undo=true"),
     )
 
@@ -432,8 +433,8 @@ def _judge_silenced(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.SILENCED,
         f"silenced in Alertmanager by {incident.silenced_by or 'somebody'}{comment}",
-        f"nothing to be done; nothing is changed for it{_until(incident.silenced_until)}, or "
-        "until somebody runs this",
+        f"nothing to be done; nothing is changed for it{_until(incident.silenced_until)}, "
+        "unless somebody ends the silence",
         case.episode_command("unsilence"),
         incident.silenced_until,
     )
@@ -561,7 +562,7 @@ def _judge_canceled(case: _Case) -> Judgement | None:
     return Judgement(
         EpisodeVerdict.CANCELED,
         f"somebody cancelled {run.execution.st2_workflow} before it changed anything",
-        "handle it by hand, or replay its request",
+        "handle it by hand, or replay the request",
         case.replay_command(),
     )
 
@@ -578,7 +579,7 @@ def _judge_refusal(case: _Case) -> Judgement | None:
     next_at = None
     if change and change.retry_at:
         next_at = change.retry_at
-        retry = f"it is tried again after {format_deadline(next_at)}"
+        retry = f"the change is tried again after {format_deadline(next_at)}"
         if refusal == "storm":
             step = f"{step}; {retry}, if the storm is over"
         else:
@@ -598,26 +599,32 @@ def _lift_refusal(case: _Case, refusal: str, change: Change | None) -> tuple[str
     """Return what a person does about a refusal, and the command for it."""
     name = case.episode.alert_name
     name_filter = f" alert_name={name}" if _PLAIN.match(name) else ""
-    replay = "then replay its request with force=true"
+    replay = "then replay the request with force=true"
     if refusal == "paused" and case.circumstances.pause:
         return f"allow changes again, {replay}", "st2 run poundcake.resume"
     if refusal == "breaker" and change and _PLAIN.match(change.remediation):
         command = f"st2 run poundcake.release remediation={change.remediation}"
-        return f"find out why it failed, release it, {replay}", command
+        return f"find out why the remediation failed, release it, {replay}", command
     steps = {
-        "paused": ("the pause has ended; replay its request", case.replay_command()),
+        "paused": ("the pause has ended; replay the request", case.replay_command()),
         "storm": (
             "handle the common cause by hand",
             f"st2 run poundcake.alerts_active format=text{name_filter}",
         ),
-        "approval_missing": ("replay its request and approve it", case.replay_command()),
+        "approval_missing": ("replay the request and approve the change", case.replay_command()),
         "acknowledged": (
             f"withdraw the acknowledgement, {replay}",
             case.episode_command("acknowledge", "undo=true"),
         ),
         "silenced": (f"end the silence, {replay}", case.episode_command("unsilence")),
-        "episode_taken": ("see what the other change did", case.episode_command("release")),
-        NOT_CLAIMED: ("see what the other execution did", case.episode_command("release")),
+        "episode_taken": (
+            "see what the other change did; if it did nothing, release the episode",
+            case.episode_command("release"),
+        ),
+        NOT_CLAIMED: (
+            "see what the other execution did; if it did nothing, release the episode",
+            case.episode_command("release"),
+        ),
         "incident_ended": (NOTHING_TO_DO, ""),
         "resolved": (NOTHING_TO_DO, ""),
         "alertmanager_unavailable": (
@@ -697,7 +704,7 @@ def _judge_emission(case: _Case) -> Judgement | None:
         return Judgement(
             EpisodeVerdict.LOST,
             reason or "StackStorm lost the alert",
-            "find the cause, then replay its request",
+            "find the cause, then replay the request",
             f"st2 run poundcake.replay request_id={row.request_id}",
         )
     if row.explanation == Explanation.FAILED:
@@ -708,7 +715,7 @@ def _judge_emission(case: _Case) -> Judgement | None:
             f"st2 run poundcake.replay request_id={row.request_id}",
         )
     if row.explanation == Explanation.RETRY:
-        step = "nothing to be done: the alert is emitted again by itself within an hour"
+        step = "nothing to be done: the alert is emitted again within an hour"
         headline = reason or "StackStorm lost the alert"
         return Judgement(EpisodeVerdict.RETRYING, headline, step, health)
     if row.explanation is None:
@@ -716,7 +723,7 @@ def _judge_emission(case: _Case) -> Judgement | None:
         return Judgement(
             EpisodeVerdict.WAITING_FOR_STACKSTORM,
             f"{headline}: {reason}" if reason else headline,
-            "nothing to be done, unless this takes minutes: then check StackStorm",
+            "nothing to be done; if this takes several minutes, check StackStorm",
             health,
         )
     if row.explanation == Explanation.NO_RULE:

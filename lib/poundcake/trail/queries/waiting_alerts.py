@@ -35,9 +35,9 @@ def _judge(request: Mapping[str, Any]) -> Judgement:
     if request["status"] == "announced":
         where = "RabbitMQ has it, and StackStorm has not recorded it yet"
     reason = request["blocked_by"]
-    step = "nothing to be done, unless this takes minutes: then check the components"
+    step = "nothing to be done; if this takes several minutes, check the components"
     if reason:
-        step = "repair that component; the request is then recorded by itself"
+        step = "repair that component; the request is then recorded automatically"
     if request["stuck"]:
         step = "correct what keeps it from being recorded; it is tried again every 10 minutes"
     return Judgement(

@@ -131,7 +131,7 @@ def _lines_in_force(view: Mapping[str, Any], now: datetime) -> list[str]:
         lines.append(
             f"  {breaker['remediation']} is off after {failures} in a row, the last {last}"
         )
-    return ["", "Prevents changes now", *lines] if lines else []
+    return ["", "What prevents changes now", *lines] if lines else []
 
 
 def _next_commands(view: Mapping[str, Any]) -> list[str]:

@@ -179,7 +179,8 @@ class _Page:
             moment = parse_timestamp(match[0])
             if moment is None or moment <= self._now:
                 return match[0]
-            return f"{match[0]} (in {format_elapsed(format_timestamp(self._now), moment)})"
+            remaining = format_elapsed(format_timestamp(self._now), moment)
+            return f"{match[0]} (in {unbreakable(remaining)})"
 
         return format_sentence(
             _TIME.sub(add_remaining, text) if with_remaining else text, self._now

@@ -31,7 +31,7 @@ _REMEDIES = {
     "journal": "free some space, or make state_dir writable for the sensor",
     "broker": "start RabbitMQ; the waiting requests are announced without a restart",
     "database": "start the database server; the waiting requests are recorded without a restart",
-    "stackstorm": "start st2api; the waiting requests go on without a restart",
+    "stackstorm": "start st2api; the waiting requests are processed without a restart",
     "monitoring": "start Alertmanager, or correct `alertmanagers` in the configuration",
 }
 _ENDPOINT_REMEDY = "see why it does not run, then restart the sensor:"
@@ -96,7 +96,7 @@ def _problem_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
             age = f" for {format_elapsed(part['since'], now)}" if part["since"] else ""
             remedy = _REMEDIES.get(name, "see its detail below")
             if part["state"] == "full":
-                remedy = "repair what its requests wait for"
+                remedy = "repair what blocks its requests"
             lines.append(f"{name} has been {part['state']}{age}: {remedy}")
     journal = view["components"].get("journal", {})
     is_in_verdict = _first_problem(view) == journal.get("detail")

@@ -104,7 +104,7 @@ def shorten(text: str, columns: int) -> str:
 
 
 def _split(text: str, columns: int) -> tuple[str, str]:
-    """Split a text after so many columns, but after its first character at the earliest."""
+    """Split a text after this many columns, but after its first character at the earliest."""
     width = 0
     for position, character in enumerate(text):
         width += max(0, wcwidth(character))

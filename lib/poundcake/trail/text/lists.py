@@ -28,14 +28,14 @@ from poundcake.trail.text.remarks import pause_lines
 from poundcake.trail.text.results import NEEDS_ATTENTION, command_for, describe_result, why_commands
 
 _HEALTH = "st2 run poundcake.health format=text"
-# What an operator should see first comes first.
+# The groups of incidents, the most urgent one first.
 _ATTENTION_TITLES = {
     "needs_person": "waiting for a person",
     "in_progress": "in progress",
     "handled": "acknowledged or silenced",
 }
 _SEVERITIES = ("critical", "error", "warning")
-# With more incidents than this, only the line of each incident is shown that tells it apart.
+# With more incidents than this, only the first two lines of each are shown.
 _MAX_DETAILED = 10
 
 
@@ -118,7 +118,7 @@ def alerts_active(
     if not view["count"]:
         lines = [
             *_pause_lines(view, now),
-            "no active alerts: nothing that Alertmanager has sent is firing and matches",
+            "no active alerts: nothing is firing, or the filters exclude everything that is",
             *near_miss_lines(view),
             *footer_lines(view),
             *next_lines(_HEALTH),
@@ -242,5 +242,5 @@ def st2_executions(
 
 def _name_alert(alert: Mapping[str, Any]) -> str:
     """Return the name and the instance of an alert or, if it has no instance, its labels."""
-    place = alert["instance"] or shorten(label_text(alert["labels"]), DEFAULT_WIDTH // 2)
-    return f"{alert['name'] or '(no name)'} {place}".rstrip()
+    source = alert["instance"] or shorten(label_text(alert["labels"]), DEFAULT_WIDTH // 2)
+    return f"{alert['name'] or '(no name)'} {source}".rstrip()

@@ -23,7 +23,9 @@ def _describe(miss: Mapping[str, Any]) -> str:
     received_at = parse_timestamp(miss.get("received_at"))
     if received_at is None:
         return reasons
-    name = " ".join(filter(None, (miss["alert_name"], miss["instance"]))) or "an alert without name"
+    name = (
+        " ".join(filter(None, (miss["alert_name"], miss["instance"]))) or "an alert without a name"
+    )
     return f"{name} at {received_at:%Y-%m-%d %H:%M:%SZ}: {reasons}"
 
 

@@ -30,12 +30,12 @@ from poundcake.trail.text.results import (
 )
 
 _HEALTH = "st2 run poundcake.health format=text"
-# With more alerts than this, what the alerts say about themselves is left out.
+# With more alerts than this, their summaries, labels and runbooks are left out.
 _MAX_DETAILED = 20
 _STATES = {
     "accepted": "it is in the endpoint's journal, and not recorded yet",
     "announced": "it is announced to StackStorm, and not recorded yet",
-    "lost": "StackStorm kept losing an alert of it, so nothing ran for that alert",
+    "lost": "StackStorm kept losing one of its alerts, so nothing ran for that alert",
 }
 
 
@@ -78,8 +78,7 @@ def _summary(view: Mapping[str, Any]) -> str:
         ExecutionResult(execution["result"]) for execution in view["stackstorm_executions"]
     )
     if not results:
-        yet = "" if view["completed_at"] else " yet"
-        return f"{alerts}, and nothing {'has run' if yet else 'ran'} for it{yet}"
+        return f"{alerts}, and nothing {'ran' if view['completed_at'] else 'has run yet'}"
     total = sum(results.values())
     words = "; ".join(
         f"{count} {RESULT_WORDS[result]}" if total > 1 else RESULT_WORDS[result]
@@ -107,7 +106,7 @@ def _origin_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
 def _alert_lines(
     alert: Mapping[str, Any], view: Mapping[str, Any], is_detailed: bool, now: datetime
 ) -> list[str]:
-    """Return an alert, what it says about itself, its outcome, and what ran for it."""
+    """Return an alert, its description, its outcome, and what ran for it."""
     name = " ".join(filter(None, (alert["alert_name"] or "(no name)", alert["instance"])))
     facts = ", ".join(filter(None, (alert["severity"], alert["status"])))
     outcome = alert["outcome"].replace("_", " ")

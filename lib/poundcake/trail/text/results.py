@@ -20,7 +20,7 @@ RESULT_WORDS = {
     ExecutionResult.REFUSED: "refused, nothing changed",
     ExecutionResult.FAILED: "failed",
     ExecutionResult.CANCELED: "cancelled before it changed anything",
-    ExecutionResult.NOT_CLAIMED: "did nothing, another execution has the claim",
+    ExecutionResult.NOT_CLAIMED: "did nothing, because another execution has the claim",
     ExecutionResult.RUNNING: "running",
     ExecutionResult.WAITING: "waits for a person",
     ExecutionResult.OTHER: "succeeded",
@@ -85,7 +85,7 @@ def command_for(row: Mapping[str, Any]) -> str:
 
 
 def why_commands(row: Mapping[str, Any]) -> list[str]:
-    """Return the command that shows all about the alert of a row.
+    """Return the command that shows everything about the alert of a row.
 
     The list is empty if the row has no fingerprint that a shell would read as one word.
     """

@@ -416,7 +416,7 @@ class TestRefusals:
     def test_a_retry_needs_nobody(self):
         judgement = self.judge("cooldown", retry_at=later(900))
         assert judgement.next_step.startswith(
-            f"{NOTHING_TO_DO}: it is tried again after 2026-01-14T12:15:00Z"
+            f"{NOTHING_TO_DO}: the change is tried again after 2026-01-14T12:15:00Z"
         )
         assert judgement.next_at == later(900)
 

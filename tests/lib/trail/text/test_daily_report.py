@@ -46,9 +46,9 @@ def test_a_quiet_day_has_only_its_totals(engine):
 def test_text_of_an_alert_cannot_forge_a_line(engine):
     record_day(engine)
     report = read_report(engine)
-    report["failed"]["items"][0]["message"] = "x\nPrevents changes now"
+    report["failed"]["items"][0]["message"] = "x\nWhat prevents changes now"
     lines = text.daily_report(report, now=NOON).split("\n")
-    assert lines.count("Prevents changes now") == 1
+    assert lines.count("What prevents changes now") == 1
 
 
 def test_items_beyond_the_tenth_are_counted(engine):

@@ -66,7 +66,7 @@ def test_a_stale_incident_is_marked_once():
 def test_an_empty_list_says_what_that_means_and_what_to_do():
     health = "next: st2 run poundcake.health format=text"
     assert incidents().split("\n")[1:] == [
-        "no active alerts: nothing that Alertmanager has sent is firing and matches",
+        "no active alerts: nothing is firing, or the filters exclude everything that is",
         health,
     ]
     assert "0 requests recorded that match" in recent() and recent().endswith(health)

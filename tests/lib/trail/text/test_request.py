@@ -25,11 +25,11 @@ def first_sentence(output):
         ({}, "request r is running: 1 alert, 1 execution: changed"),
         (
             {"stackstorm_executions": []},
-            "request r is running: 1 alert, and nothing has run for it yet",
+            "request r is running: 1 alert, and nothing has run yet",
         ),
         (
             {"stackstorm_executions": [], "completed_at": "x", "status": "completed"},
-            "request r is completed: 1 alert, and nothing ran for it",
+            "request r is completed: 1 alert, and nothing ran",
         ),
         (
             {"stackstorm_executions": [execution(), execution(), execution(result="failed")]},
