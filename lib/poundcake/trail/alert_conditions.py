@@ -117,12 +117,12 @@ def resolve(connection: Connection, filters: Filters) -> AlertConditions:
         values[column] = tuple(
             value for value in values.get(column, matched_values) if value in matched_values
         )
-    episode = short_ids.find_episode(connection, filters.episode) or filters.episode
+    episode = filters.episode and short_ids.find_episode(connection, filters.episode)
     return AlertConditions(
         values,
         tuple(remaining),
         filters.annotations,
-        episode,
+        episode or filters.episode,
         _find_call(connection, filters.request_id) if filters.request_id else None,
     )
 

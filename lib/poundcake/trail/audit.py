@@ -23,6 +23,8 @@ class Actor:
     execution_id: str = ""
 
 
+_ENTRIES = select(audit).where(database.has_one_of(audit.c.target)).order_by(audit.c.id)
+
 NOBODY = Actor()
 """The actor for callers that are not StackStorm actions."""
 
@@ -103,19 +105,16 @@ def replace_details(
 def read_entries(connection: Connection, targets: Sequence[str]) -> dict[str, list[AuditEntry]]:
     """Return the audit entries of episodes and requests, by target, oldest first."""
     entries: dict[str, list[AuditEntry]] = {}
-    for chunk in database.batched(sorted({target for target in targets if target})):
-        rows = connection.execute(
-            select(audit).where(audit.c.target.in_(chunk)).order_by(audit.c.id)
+    names = sorted({target for target in targets if target})
+    for row in database.read_batched(connection, _ENTRIES, names):
+        entry = AuditEntry(
+            row.at,
+            row.action,
+            row.st2_user,
+            row.execution_id,
+            row.target,
+            row.comment,
+            json.loads(row.details),
         )
-        for row in rows:
-            entry = AuditEntry(
-                row.at,
-                row.action,
-                row.st2_user,
-                row.execution_id,
-                row.target,
-                row.comment,
-                json.loads(row.details),
-            )
-            entries.setdefault(row.target, []).append(entry)
+        entries.setdefault(row.target, []).append(entry)
     return entries

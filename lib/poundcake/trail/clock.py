@@ -14,6 +14,8 @@ from sqlalchemy.engine import Connection
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.schema import UtcDateTime
 
+_NOW = select(func.utc_timestamp(6, type_=UtcDateTime))
+
 
 def database_now(connection: Connection) -> datetime:
     """Return the current time by the database's clock.
@@ -22,7 +24,7 @@ def database_now(connection: Connection) -> datetime:
     """
     if connection.dialect.name == "sqlite":
         return local_now()
-    return connection.execute(select(func.utc_timestamp(6, type_=UtcDateTime))).scalar_one()
+    return connection.execute(_NOW).scalar_one()
 
 
 def local_now() -> datetime:

@@ -11,7 +11,7 @@ batches       build statements for many rows at once
 
 from __future__ import annotations
 
-from poundcake.trail.database.batches import batched
+from poundcake.trail.database.batches import batched, has_one_of, read_batched
 from poundcake.trail.database.engine import open_engine
 from poundcake.trail.database.mariadb import check_size, longest_text
 from poundcake.trail.database.tables import (
@@ -40,6 +40,7 @@ __all__ = [
     "batched",
     "check_size",
     "describe",
+    "has_one_of",
     "has_view_indexes",
     "identify",
     "kind",
@@ -49,6 +50,7 @@ __all__ = [
     "pending",
     "prepare",
     "public_url",
+    "read_batched",
     "reading",
     "retry_deadlocks",
     "retry_while_unavailable",

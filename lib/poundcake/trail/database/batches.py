@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Iterator, Mapping, Sequence, TypeVar
 
-from sqlalchemy import Update, bindparam, case, update
+from sqlalchemy import Row, Select, Update, bindparam, case, update
+from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from poundcake.trail.schema import alerts
@@ -17,6 +18,7 @@ from poundcake.trail.schema import alerts
 # SQLite before 3.32 allows 999 variables in one statement.
 VALUES = 500
 ROWS = 100
+_VALUES = "values"
 
 _T = TypeVar("_T")
 
@@ -25,6 +27,27 @@ def batched(values: Sequence[_T], size: int = VALUES) -> Iterator[Sequence[_T]]:
     """Yield slices of `values` that fit into one IN list."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def has_one_of(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition for a column to have one of the values that read_batched() is given."""
+    return column.in_(bindparam(_VALUES, expanding=True))
+
+
+def read_batched(
+    connection: Connection, statement: Select[Any], values: Sequence[object], **parameters: object
+) -> Iterator[Row[Any]]:
+    """Yield the rows of a statement for any number of values.
+
+    Args:
+        connection: A connection.
+        statement: A statement with one has_one_of(). It should be a constant, because building it
+            for each call takes longer than executing it.
+        values: The values.
+        parameters: The other parameters of the statement.
+    """
+    for chunk in batched(values):
+        yield from connection.execute(statement, {_VALUES: chunk, **parameters})
 
 
 def bind_params(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:

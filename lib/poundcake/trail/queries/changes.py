@@ -6,12 +6,12 @@ from datetime import datetime
 from itertools import takewhile
 from typing import Any, Sequence
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
-from poundcake.trail.changes import FAILURES, SUCCESSES, Change, find_changes
+from poundcake.trail.changes import COLUMNS, FAILURES, SUCCESSES, Change, find_changes
 from poundcake.trail.clock import database_now
 from poundcake.trail.open_work import awaits_retry
 from poundcake.trail.queries.rows import format_optional
@@ -19,14 +19,18 @@ from poundcake.trail.schema import changes
 
 _MAX_SHOWN = 20
 _MAX_COUNTED = 20
+_CHANGES_BY_EPISODE = (
+    select(*COLUMNS).where(database.has_one_of(changes.c.episode)).order_by(changes.c.id)
+)
 
 
 def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, list[Change]]:
     """Return the newest changes of each episode by the episode's name, each list oldest first."""
     changes_by_episode: dict[str, list[Change]] = {}
-    for chunk in database.batched(sorted({name for name in names if name})):
-        for change in _find_shown(connection, changes.c.episode.in_(chunk)):
-            changes_by_episode.setdefault(change.episode, []).append(change)
+    episodes = sorted({name for name in names if name})
+    rows = database.read_batched(connection, _CHANGES_BY_EPISODE, episodes)
+    for change in _without_past_retries(connection, [Change(*row) for row in rows]):
+        changes_by_episode.setdefault(change.episode, []).append(change)
     return {
         name: episode_changes[-_MAX_SHOWN:] for name, episode_changes in changes_by_episode.items()
     }
@@ -34,7 +38,8 @@ def changes_of_episodes(connection: Connection, names: Sequence[str]) -> dict[st
 
 def changes_of_request(connection: Connection, request_id: str) -> list[Change]:
     """Return the changes that were requested for the alerts of a request, oldest first."""
-    return _find_shown(connection, changes.c.request_id == request_id)
+    found = find_changes(connection, changes.c.request_id == request_id)
+    return _without_past_retries(connection, found)
 
 
 def find_retry(connection: Connection, episode: str) -> datetime | None:
@@ -63,13 +68,19 @@ def count_failures_in_a_row(connection: Connection, change: Change) -> int:
     return len(list(takewhile(lambda result: result in FAILURES, results)))
 
 
-def _find_shown(connection: Connection, condition: ColumnElement[bool]) -> list[Change]:
-    """Return the matching changes, oldest first. Clear retry_at of those that sync won't retry."""
-    found = find_changes(connection, condition)
-    if not any(change.retry_at for change in found):
-        return found
+def _without_past_retries(connection: Connection, found: Sequence[Change]) -> list[Change]:
+    """Return the changes, with an empty retry_at if sync will not retry them."""
+    ids = [change.id for change in found if change.retry_at]
+    if not ids:
+        return list(found)
     is_waiting = awaits_retry(database_now(connection))
-    waiting_ids = set(connection.scalars(select(changes.c.id).where(condition, *is_waiting)))
+    waiting_ids = {
+        row_id
+        for chunk in database.batched(ids)
+        for row_id in connection.scalars(
+            select(changes.c.id).where(changes.c.id.in_(chunk), *is_waiting)
+        )
+    }
     return [
         change if change.id in waiting_ids else change._replace(retry_at=None) for change in found
     ]

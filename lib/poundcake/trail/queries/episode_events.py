@@ -15,6 +15,11 @@ from poundcake.trail.queries.episode import Approval, ReportedEnd
 from poundcake.trail.schema import events
 
 _KINDS = (EventKind.APPROVAL_WANTED, EventKind.REMEDIATION_ENDED)
+_EVENTS = (
+    select(events.c.subject, events.c.kind, events.c.payload)
+    .where(database.has_one_of(events.c.subject), events.c.kind.in_(_KINDS))
+    .order_by(events.c.at, events.c.id)
+)
 
 
 class EpisodeEvents(NamedTuple):
@@ -33,22 +38,17 @@ class EpisodeEvents(NamedTuple):
 def events_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str, EpisodeEvents]:
     """Return the events about the remediations of these episodes, by episode."""
     by_episode: dict[str, EpisodeEvents] = {}
-    for chunk in database.batched(sorted({name for name in names if name})):
-        rows = connection.execute(
-            select(events.c.subject, events.c.kind, events.c.payload)
-            .where(events.c.subject.in_(chunk), events.c.kind.in_(_KINDS))
-            .order_by(events.c.at, events.c.id)
-        )
-        for row in rows:
-            found = by_episode.setdefault(row.subject, EpisodeEvents({}, {}))
-            payload = json.loads(row.payload)
-            execution_id = payload["execution_id"]
-            if row.kind == EventKind.APPROVAL_WANTED:
-                found.approvals[execution_id] = _read_approval(payload)
-            else:
-                found.ends[execution_id] = ReportedEnd(
-                    payload["refusal"], payload["action"], payload["target"]
-                )
+    subjects = sorted({name for name in names if name})
+    for row in database.read_batched(connection, _EVENTS, subjects):
+        found = by_episode.setdefault(row.subject, EpisodeEvents({}, {}))
+        payload = json.loads(row.payload)
+        execution_id = payload["execution_id"]
+        if row.kind == EventKind.APPROVAL_WANTED:
+            found.approvals[execution_id] = _read_approval(payload)
+        else:
+            found.ends[execution_id] = ReportedEnd(
+                payload["refusal"], payload["action"], payload["target"]
+            )
     return by_episode
 
 

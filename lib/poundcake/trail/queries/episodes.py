@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Iterator, Mapping, NamedTuple, Sequence
+from typing import Mapping, NamedTuple, Sequence
 
-from sqlalchemy import ColumnElement, Row, case, func, or_, select
+from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING
 from poundcake.stackstorm import WAITING
-from poundcake.trail import database
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import FAILURES, Change, ChangeResult
+from poundcake.trail.database import has_one_of, read_batched
 from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries.bounded_search import select_candidates, time_filters
@@ -44,7 +44,29 @@ _MAX_NOTIFICATIONS = 40
 _MAX_SHOWN = 3
 # The labels and annotations of an alert are not shown if they are longer than this, in characters.
 _MAX_DESCRIPTION = 20_000
+
+
+def short_text(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the expression for a JSON column, or for an empty object if it is too long to show."""
+    return case((func.length(column) <= _MAX_DESCRIPTION, column), else_="{}")
+
+
+_DESCRIPTIONS = select(
+    alerts.c.id, short_text(alerts.c.labels), short_text(alerts.c.annotations)
+).where(has_one_of(alerts.c.id))
 _CHANGING_OUTCOMES = [o for o in Outcome if o not in (Outcome.DUPLICATE, Outcome.MALFORMED)]
+# The notifications that changed something. Repetitions during a cooldown change nothing. They are
+# counted by the incident that the first notification opened.
+_CHANGING_NOTIFICATIONS = select(alerts.c.id).where(
+    has_one_of(alerts.c.episode),
+    alerts.c.outcome.in_(_CHANGING_OUTCOMES),
+    or_(
+        alerts.c.outcome.in_(EMITTED),
+        alerts.c.open_fingerprint.is_not(None),
+        alerts.c.closed_at.is_not(None),
+    ),
+)
+_NEWEST_ID = select(func.max(alerts.c.id))
 
 
 class _Match(NamedTuple):
@@ -114,7 +136,7 @@ def _search(connection: Connection, filters: Filters, conditions: AlertCondition
         after = (filters.before.moment, alert_id)
         search = select_candidates(connection, conditions, filters, after, enough)
     else:
-        newest_id = connection.scalar(select(func.max(alerts.c.id))) or 0
+        newest_id = connection.scalar(_NEWEST_ID) or 0
         search = select_candidates(connection, conditions, filters, None, enough)
     moment, row_id = search.rows.c.created_at, search.rows.c.id
     newest = (
@@ -190,16 +212,22 @@ def _shown_on_earlier_pages(
 def _build_episodes(
     connection: Connection, groups: Sequence[Sequence[_Match]], web_url: str
 ) -> list[Episode]:
-    """Return an episode for each group of notifications. Each group is sorted newest first."""
-    newest_rows = {
-        row.id: row
-        for row in alerts_by_id(
-            connection, [match.id for group in groups for match in group[:_MAX_SHOWN]]
+    """Return an episode for each group of matches. Each group is sorted newest first."""
+    changing_ids = {
+        row.id
+        for row in read_batched(
+            connection,
+            _CHANGING_NOTIFICATIONS,
+            [group[0].episode for group in groups if group[0].episode],
         )
     }
-    changing_by_episode = _changing_notifications(
-        connection, [group[0].episode for group in groups if group[0].episode]
-    )
+    newest_ids = {match.id for group in groups for match in group[:_MAX_SHOWN]}
+    all_rows = alerts_by_id(connection, sorted(changing_ids | newest_ids))
+    newest_rows = {row.id: row for row in all_rows if row.id in newest_ids}
+    changing_by_episode: dict[str, list[AlertRow]] = {}
+    for row in all_rows:
+        if row.id in changing_ids:
+            changing_by_episode.setdefault(row.episode or "", []).append(row)
     shown_rows: list[list[AlertRow]] = []
     for group in groups:
         changing_rows = changing_by_episode.get(group[0].episode or "", [])
@@ -260,64 +288,22 @@ def _with_remediation(
     )
 
 
+def shown_labels(text: str) -> Mapping[str, str]:
+    """Return the labels that views show, given a short_text() of all labels."""
+    return Description.of(json.loads(text), {}).labels
+
+
 def read_descriptions(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Description]:
     """Return what alerts say about themselves, by the row id of the alert."""
-    columns = (alerts.c.labels, alerts.c.annotations)
     return {
         row_id: Description.of(json.loads(labels), json.loads(annotations))
-        for row_id, labels, annotations in _read_short_texts(connection, alert_ids, columns)
+        for row_id, labels, annotations in read_batched(connection, _DESCRIPTIONS, alert_ids)
     }
-
-
-def read_labels(connection: Connection, alert_ids: Sequence[int]) -> dict[int, Mapping[str, str]]:
-    """Return the labels of alerts, as in their Description, by the row id of the alert."""
-    return {
-        row_id: Description.of(json.loads(labels), {}).labels
-        for row_id, labels in _read_short_texts(connection, alert_ids, (alerts.c.labels,))
-    }
-
-
-def _read_short_texts(
-    connection: Connection, alert_ids: Sequence[int], columns: Sequence[ColumnElement[str]]
-) -> Iterator[Row[Any]]:
-    """Yield the id and the JSON columns of alerts. A column that is too long is empty."""
-    texts = [
-        case((func.length(column) <= _MAX_DESCRIPTION, column), else_="{}") for column in columns
-    ]
-    for chunk in database.batched(alert_ids):
-        yield from connection.execute(select(alerts.c.id, *texts).where(alerts.c.id.in_(chunk)))
 
 
 def _audit_targets(row: AlertRow) -> tuple[str, ...]:
     """Return the possible targets of audit entries: the episode and the request."""
     return (row.episode or "", row.request_id)
-
-
-def _changing_notifications(
-    connection: Connection, names: Sequence[str]
-) -> dict[str, list[AlertRow]]:
-    """Return the notifications that changed something, newest first, by episode.
-
-    Repetitions during a cooldown change nothing. They are counted by the incident that the first
-    notification opened.
-    """
-    has_changed_something = or_(
-        alerts.c.outcome.in_(EMITTED),
-        alerts.c.open_fingerprint.is_not(None),
-        alerts.c.closed_at.is_not(None),
-    )
-    notifications: dict[str, list[AlertRow]] = {}
-    for chunk in database.batched(names):
-        ids = connection.scalars(
-            select(alerts.c.id).where(
-                alerts.c.episode.in_(chunk),
-                alerts.c.outcome.in_(_CHANGING_OUTCOMES),
-                has_changed_something,
-            )
-        ).all()
-        for row in alerts_by_id(connection, ids):
-            notifications.setdefault(row.episode or "", []).append(row)
-    return notifications
 
 
 def _build_episode(

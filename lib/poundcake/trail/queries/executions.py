@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import takewhile
-from typing import Any, Mapping, NamedTuple, Sequence
+from itertools import starmap, takewhile
+from typing import Any, NamedTuple, Sequence
 
 from sqlalchemy import Select, Subquery, select
 from sqlalchemy.engine import Connection
@@ -21,7 +21,7 @@ from poundcake.trail.queries.bounded_search import (
     select_candidates,
     time_filters,
 )
-from poundcake.trail.queries.episodes import read_labels
+from poundcake.trail.queries.episodes import short_text, shown_labels
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import Execution, executions_by_link
 from poundcake.trail.schema import alerts, executions, links, unindexed
@@ -33,18 +33,28 @@ _STARTED_AT, _EXECUTION_ID, _LINK_ID = executions.c.start_timestamp, executions.
 class _Alert(NamedTuple):
     """The columns of an alert that the list shows."""
 
+    id: int
     alert_name: str
     severity: str
     instance: str
+    labels: str
+
+
+_ALERTS_BY_ID = select(
+    alerts.c.id,
+    alerts.c.alert_name,
+    alerts.c.severity,
+    alerts.c.instance,
+    short_text(alerts.c.labels),
+).where(database.has_one_of(alerts.c.id))
 
 
 @dataclass(frozen=True)
 class ListedExecution:
-    """One execution in the list, the alert for which it was started, and the alert's labels."""
+    """One execution in the list, and the alert for which it was started."""
 
     execution: Execution
     alert: _Alert
-    labels: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """Return the execution as JSON, as the view's URL returns it."""
@@ -64,7 +74,7 @@ class ListedExecution:
                 "name": self.alert.alert_name,
                 "severity": self.alert.severity,
                 "instance": self.alert.instance,
-                "labels": dict(self.labels),
+                "labels": dict(shown_labels(self.alert.labels)),
             },
         }
 
@@ -97,16 +107,14 @@ def linked_executions(
     ids, next_cursor = _find_links(connection, status, filters, max(end, MAX_ROWS) + 1)
     page = ids[offset:end]
     executions_by_link_id = executions_by_link(connection, page, web_url)
-    alerts_by_id = _read_alerts(
-        connection, [execution.alert_id for execution in executions_by_link_id.values()]
-    )
-    labels = read_labels(connection, list(alerts_by_id))
+    alert_ids = {execution.alert_id for execution in executions_by_link_id.values()}
+    rows = database.read_batched(connection, _ALERTS_BY_ID, sorted(alert_ids))
+    alerts_by_id = {alert.id: alert for alert in starmap(_Alert, rows)}
     # A purge may delete some of the rows while this page is read.
     listed = [
         ListedExecution(
             executions_by_link_id[link_id],
             alerts_by_id[executions_by_link_id[link_id].alert_id],
-            labels.get(executions_by_link_id[link_id].alert_id, {}),
         )
         for link_id in page
         if link_id in executions_by_link_id
@@ -119,17 +127,6 @@ def linked_executions(
         len(ids) > MAX_ROWS or next_cursor is not None,
         _cursor(listed[-1].execution) if has_more else next_cursor,
     )
-
-
-def _read_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, _Alert]:
-    columns = [alerts.c[name] for name in _Alert._fields]
-    alerts_by_id: dict[int, _Alert] = {}
-    for chunk in database.batched(ids):
-        for row_id, *values in connection.execute(
-            select(alerts.c.id, *columns).where(alerts.c.id.in_(chunk))
-        ):
-            alerts_by_id[row_id] = _Alert(*values)
-    return alerts_by_id
 
 
 def _find_links(

@@ -21,6 +21,7 @@ from poundcake.trail.queries.episodes import read_descriptions
 from poundcake.trail.queries.rows import (
     AlertRow,
     Execution,
+    alerts_of_request,
     executions_of_alerts,
     first_workflow,
     format_optional,
@@ -28,9 +29,8 @@ from poundcake.trail.queries.rows import (
     incident_remarks,
     matched_rule,
     request_state,
-    select_alerts,
 )
-from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.schema import api_calls
 
 _REQUEST_COLUMNS = [
     api_calls.c[name]
@@ -159,7 +159,7 @@ def request_trail(
     ).one_or_none()
     if call is None:
         return None
-    alert_rows = select_alerts(connection, alerts.c.api_call_id, [call.id])
+    alert_rows = alerts_of_request(connection, call.id)
     alert_rows.sort(key=lambda row: row.position)
     executions = executions_of_alerts(connection, [row.id for row in alert_rows], web_url)
     executions_by_alert = group_by_alert(executions)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import starmap
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from sqlalchemy import ColumnElement, Row, and_, case, distinct, func, select
+from sqlalchemy import Row, and_, bindparam, case, distinct, func, select
 from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import format_timestamp
@@ -16,7 +17,7 @@ from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries import bounded_search
 from poundcake.trail.queries.bounded_search import rows_after, select_candidates, time_filters
-from poundcake.trail.queries.episodes import read_labels
+from poundcake.trail.queries.episodes import short_text, shown_labels
 from poundcake.trail.queries.page import Page, make_page
 from poundcake.trail.queries.rows import (
     Execution,
@@ -52,6 +53,19 @@ class _AlertRow(NamedTuple):
     explanation_reason: str | None
     ended_by: str | None
     acknowledged_by: str | None
+    labels: str
+
+
+_CALLS = select(
+    *[api_calls.c[name] for name in ("id", "request_id", "created_at", "completed_at", "error")]
+).where(database.has_one_of(api_calls.c.id))
+_ALERTS = select(
+    *[alerts.c[name] for name in _AlertRow._fields if name != "labels"], short_text(alerts.c.labels)
+)
+_FIRST_ALERTS = _ALERTS.where(
+    database.has_one_of(alerts.c.api_call_id), alerts.c.position < bindparam("limit")
+)
+_ALERTS_BY_ID = _ALERTS.where(database.has_one_of(alerts.c.id))
 
 
 @dataclass(frozen=True)
@@ -241,12 +255,11 @@ def _summaries(
         matching_alert_ids: The row ids of the newest matching alert of each request; empty without
             filters on alerts.
     """
-    requests_by_id = {row.id: row for row in _read_requests(connection, ids)}
+    requests_by_id = {row.id: row for row in database.read_batched(connection, _CALLS, ids)}
     limit = max(1, min(_MAX_REQUEST_ALERTS, _MAX_PAGE_ALERTS // max(1, len(ids))))
     shown_alerts = _read_shown_alerts(connection, ids, matching_alert_ids, limit)
     shown_ids = [row.id for rows in shown_alerts.values() for row in rows]
     executions = group_by_alert(executions_of_alerts(connection, shown_ids))
-    labels = read_labels(connection, shown_ids)
     large_requests = [
         requests_by_id[call_id]
         for call_id in ids
@@ -258,7 +271,7 @@ def _summaries(
         rows = shown_alerts.get(request.id, [])
         total = totals.get(request.id) or _totals_of_shown_alerts(rows, executions)
         shown = [
-            RequestAlert(row, labels.get(row.id, {}), executions.get(row.id, [])) for row in rows
+            RequestAlert(row, shown_labels(row.labels), executions.get(row.id, [])) for row in rows
         ]
         summaries.append(_summary(request, shown, total))
     return summaries
@@ -282,42 +295,19 @@ def _summary(
     )
 
 
-def _read_requests(connection: Connection, ids: Sequence[int]) -> list[Row[Any]]:
-    names = ("id", "request_id", "created_at", "completed_at", "error")
-    rows: list[Row[Any]] = []
-    for chunk in database.batched(ids):
-        rows += connection.execute(
-            select(*[api_calls.c[name] for name in names]).where(api_calls.c.id.in_(chunk))
-        )
-    return rows
-
-
 def _read_shown_alerts(
     connection: Connection, ids: Sequence[int], matching_alert_ids: Sequence[int], limit: int
 ) -> dict[int, list[_AlertRow]]:
     """Return the first `limit` alerts of each request, and its newest matching alert."""
-    first_alerts = _read_alerts(connection, alerts.c.api_call_id, ids, alerts.c.position < limit)
-    other_ids = sorted(set(matching_alert_ids) - {row.id for row in first_alerts})
+    rows = [*database.read_batched(connection, _FIRST_ALERTS, ids, limit=limit)]
+    other_ids = sorted(set(matching_alert_ids) - {row.id for row in rows})
+    rows += database.read_batched(connection, _ALERTS_BY_ID, other_ids)
     shown_alerts: dict[int, list[_AlertRow]] = {}
-    for row in first_alerts + _read_alerts(connection, alerts.c.id, other_ids):
+    for row in starmap(_AlertRow, rows):
         shown_alerts.setdefault(row.api_call_id, []).append(row)
-    for rows in shown_alerts.values():
-        rows.sort(key=lambda row: row.position)
+    for request_alerts in shown_alerts.values():
+        request_alerts.sort(key=lambda row: row.position)
     return shown_alerts
-
-
-def _read_alerts(
-    connection: Connection,
-    column: ColumnElement[int],
-    values: Sequence[int],
-    *conditions: ColumnElement[bool],
-) -> list[_AlertRow]:
-    columns = [alerts.c[name] for name in _AlertRow._fields]
-    alert_rows: list[_AlertRow] = []
-    for chunk in database.batched(values):
-        statement = select(*columns).where(column.in_(chunk), *conditions)
-        alert_rows += [_AlertRow(*row) for row in connection.execute(statement)]
-    return alert_rows
 
 
 class _Totals(NamedTuple):

@@ -5,17 +5,19 @@ Text is returned as it was received. Sanitize it before passing it to StackStorm
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import starmap
 from typing import Any, NamedTuple, Sequence
 
-from sqlalchemy import ColumnElement, Row, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import database
-from poundcake.trail.changes import Change, find_changes
+from poundcake.trail.changes import COLUMNS as CHANGE_COLUMNS
+from poundcake.trail.changes import Change
+from poundcake.trail.database import has_one_of, read_batched
 from poundcake.trail.execution_results import CHANGES, ExecutionResult, execution_result
 from poundcake.trail.schema import alerts, api_calls, changes, executions, links
 
@@ -105,6 +107,9 @@ _ALERT_COLUMNS = [
     _RENAMED_COLUMNS[name] if name in _RENAMED_COLUMNS else alerts.c[name]
     for name in AlertRow._fields
 ]
+_ALERTS = select(*_ALERT_COLUMNS).join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+_ALERTS_BY_ID = _ALERTS.where(has_one_of(alerts.c.id))
+_ALERTS_BY_CALL = _ALERTS.where(has_one_of(alerts.c.api_call_id))
 
 
 @dataclass(frozen=True)
@@ -259,30 +264,25 @@ _EXECUTION_COLUMNS = (
     executions.c.message,
     executions.c.web_url,
 )
+_EXECUTIONS = select(*_EXECUTION_COLUMNS).outerjoin(
+    executions, executions.c.id == links.c.st2_execution_id
+)
+_EXECUTIONS_BY_ALERT = _EXECUTIONS.where(has_one_of(links.c.alert_id))
+_EXECUTIONS_BY_LINK = _EXECUTIONS.where(has_one_of(links.c.id))
+_CHANGES_BY_EXECUTION = (
+    select(*CHANGE_COLUMNS).where(has_one_of(changes.c.st2_execution_id)).order_by(changes.c.id)
+)
 
 
 def alerts_by_id(connection: Connection, ids: Sequence[int]) -> list[AlertRow]:
     """Return the alerts with these ids, newest first."""
-    return sorted(
-        select_alerts(connection, alerts.c.id, ids),
-        key=lambda row: (row.received_at, row.id),
-        reverse=True,
-    )
+    rows = [AlertRow(*row) for row in read_batched(connection, _ALERTS_BY_ID, ids)]
+    return sorted(rows, key=lambda row: (row.received_at, row.id), reverse=True)
 
 
-def select_alerts(
-    connection: Connection, column: ColumnElement[int], values: Sequence[int]
-) -> list[AlertRow]:
-    """Return the alerts whose `column` has one of the values, in no particular order."""
-    alert_rows: list[AlertRow] = []
-    for chunk in database.batched(values):
-        rows = connection.execute(
-            select(*_ALERT_COLUMNS)
-            .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
-            .where(column.in_(chunk))
-        )
-        alert_rows += [AlertRow(*row) for row in rows]
-    return alert_rows
+def alerts_of_request(connection: Connection, call_id: int) -> list[AlertRow]:
+    """Return the alerts of the request with this row id, in no particular order."""
+    return [AlertRow(*row) for row in read_batched(connection, _ALERTS_BY_CALL, [call_id])]
 
 
 def executions_of_alerts(
@@ -295,42 +295,35 @@ def executions_of_alerts(
         alert_ids: The row ids of the alerts.
         web_url: StackStorm's web UI, for links to the executions; '' if it is not configured.
     """
-    return _read_executions(connection, links.c.alert_id, alert_ids, web_url)
+    return _read_executions(connection, _EXECUTIONS_BY_ALERT, alert_ids, web_url)
 
 
 def executions_by_link(
     connection: Connection, link_ids: Sequence[int], web_url: str = ""
 ) -> dict[int, Execution]:
     """Return executions, keyed by the row id of their link to an alert."""
-    linked_executions = _read_executions(connection, links.c.id, link_ids, web_url)
+    linked_executions = _read_executions(connection, _EXECUTIONS_BY_LINK, link_ids, web_url)
     return {execution.link_id: execution for execution in linked_executions}
 
 
 def _read_executions(
-    connection: Connection, column: ColumnElement[int], values: Sequence[int], web_url: str
+    connection: Connection, statement: Select[Any], values: Sequence[int], web_url: str
 ) -> list[Execution]:
-    linked_executions: list[Execution] = []
-    for chunk in database.batched(values):
-        rows = connection.execute(
-            select(*_EXECUTION_COLUMNS)
-            .outerjoin(executions, executions.c.id == links.c.st2_execution_id)
-            .where(column.in_(chunk))
+    rows = [*read_batched(connection, statement, values)]
+    execution_ids = sorted({row.st2_execution_id for row in rows})
+    changes_by_execution = {
+        change.st2_execution_id: change
+        for change in starmap(
+            Change, read_batched(connection, _CHANGES_BY_EXECUTION, execution_ids)
         )
-        linked_executions += [_execution(row, web_url) for row in rows]
-    linked_executions = _with_changes(connection, linked_executions)
+    }
+    linked_executions = [
+        _execution(row, changes_by_execution.get(row.st2_execution_id), web_url) for row in rows
+    ]
     return sorted(linked_executions, key=lambda execution: execution.link_id)
 
 
-def _with_changes(connection: Connection, rows: Sequence[Execution]) -> list[Execution]:
-    """Return executions with the change that each of them requested."""
-    changes_by_execution: dict[str, Change] = {}
-    for chunk in database.batched(sorted({row.st2_execution_id for row in rows})):
-        for change in find_changes(connection, changes.c.st2_execution_id.in_(chunk)):
-            changes_by_execution[change.st2_execution_id] = change
-    return [replace(row, change=changes_by_execution.get(row.st2_execution_id)) for row in rows]
-
-
-def _execution(row: Row[Any], web_url: str) -> Execution:
+def _execution(row: Row[Any], change: Change | None, web_url: str) -> Execution:
     return Execution(
         link_id=row.id,
         request_id=row.request_id,
@@ -350,6 +343,7 @@ def _execution(row: Row[Any], web_url: str) -> Execution:
         url=_execution_url(web_url, row.st2_execution_id) or row.web_url or "",
         has_claim=row.claim is not None,
         claim_released_at=row.released_at,
+        change=change,
     )
 
 

@@ -81,7 +81,7 @@ def test_no_list_reads_a_large_column(engine, sample_request_id):
         # Labels are read only for the alerts that are shown, and only if they are short.
         if re.search("labels|annotations", statement):
             assert re.search(r"length\(poundcake_alerts\.labels\) <= .* THEN", statement)
-            assert re.search(r"WHERE poundcake_alerts\.id IN", statement)
+            assert re.search(r"WHERE poundcake_alerts\.(id|api_call_id) IN", statement)
 
 
 def test_the_statuses_that_end_an_execution_fit_their_column():
