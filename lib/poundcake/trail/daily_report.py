@@ -98,7 +98,6 @@ def _read_problems(
     connection: Connection, time_range: Filters, now: datetime, not_cleared_minutes: int
 ) -> list[dict[str, Any]]:
     """Return the newest executions that may have failed or not helped, newest first."""
-    cleared = has_cleared(connection, now, timedelta(minutes=not_cleared_minutes))
     statement = (
         select_executions(
             executions.c.id,
@@ -113,7 +112,7 @@ def _read_problems(
             changes.c.remediation,
             changes.c.action,
             changes.c.target,
-            cleared.label("cleared"),
+            has_cleared(connection.dialect.name).label("cleared"),
             *RESULT_COLUMNS,
         )
         .where(
@@ -127,7 +126,11 @@ def _read_problems(
         .order_by(executions.c.start_timestamp.desc(), executions.c.id.desc())
         .limit(_MAX_CANDIDATES)
     )
-    return [_as_problem(row) for row in connection.execute(statement)]
+    parameters = {
+        "now": now,
+        "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
+    }
+    return [_as_problem(row) for row in connection.execute(statement, parameters)]
 
 
 def _as_problem(row: Row[Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Iterable, Mapping, Sequence
 
 from sqlalchemy import (
@@ -13,10 +14,10 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
     case,
     cast,
     func,
-    literal,
     null,
     or_,
     select,
@@ -36,7 +37,6 @@ from poundcake.trail.execution_results import (
 )
 from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.outcomes import EndedBy, Explanation, Outcome
-from poundcake.trail.queries.bounded_search import time_filters
 from poundcake.trail.queries.near_misses import near_misses_of_executions
 from poundcake.trail.schema import alerts, changes, executions, links, unindexed
 from poundcake.trail.search import FilterError, Filters
@@ -134,43 +134,31 @@ class Figures:
             return None
         return round(self.times_to_clear / self.cleared_count / _MICROSECONDS, 3)
 
-    @classmethod
-    def of_group(cls, row: Row[Any]) -> Figures:
-        """Return the figures of a group of executions with the same facts."""
-        count, status = row.executions, row.status
-        result = result_of_row(row)
-        figures = cls(count=count)
-        figures.results[result] = count
-        if result is ExecutionResult.REFUSED and row.refusal:
-            figures.refusals[row.refusal] = count
-        if result is ExecutionResult.CLEARED:
-            figures.times_to_clear = int(row.times_to_clear or 0)
-            figures.cleared_count = row.cleared_count
-        if status == "succeeded":
-            figures.succeeded = count
-            figures.not_cleared = count if row.cleared == 0 else 0
-        elif status in _FAILED:
-            figures.failed = count
-        elif status not in TERMINAL:
-            figures.running = count
-            return figures
-        figures.durations = list(map(int, row.durations.split(","))) if row.durations else []
-        return figures
+    def add_group(self, row: Row[Any], result: ExecutionResult, durations: Sequence[int]) -> None:
+        """Add a group of executions with the same facts.
 
-    def add(self, other: Figures) -> None:
-        """Add other figures to these."""
-        self.count += other.count
-        self.succeeded += other.succeeded
-        self.failed += other.failed
-        self.running += other.running
-        self.not_cleared += other.not_cleared
-        self.durations += other.durations
-        for result, count in other.results.items():
-            self.results[result] += count
-        for refusal, count in other.refusals.items():
-            self.refusals[refusal] += count
-        self.times_to_clear += other.times_to_clear
-        self.cleared_count += other.cleared_count
+        Args:
+            row: The row of the group.
+            result: What its executions achieved.
+            durations: The durations of those that ended, in microseconds.
+        """
+        count, status = row.executions, row.status
+        self.count += count
+        self.results[result] += count
+        if result is ExecutionResult.REFUSED and row.refusal:
+            self.refusals[row.refusal] += count
+        if result is ExecutionResult.CLEARED:
+            self.times_to_clear += int(row.times_to_clear or 0)
+            self.cleared_count += row.cleared_count
+        if status == "succeeded":
+            self.succeeded += count
+            self.not_cleared += count if row.cleared == 0 else 0
+        elif status in _FAILED:
+            self.failed += count
+        elif status not in TERMINAL:
+            self.running += count
+            return
+        self.durations += durations
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON, as in the result of the action stats."""
@@ -318,63 +306,84 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     now = clock.database_now(connection)
     until = filters.until or now
     since = filters.since or until - DEFAULT_RANGE
-    time_range = Filters(since=since, until=until)
-    time_of_alert = time_filters(time_range, alerts.c.created_at)
-    alert_conditions = resolve(connection, filters)
-    column_conditions = alert_conditions.on_columns(
-        lambda name: unindexed(alerts.c[name]), _ALERT_FILTERS
-    )
-    conditions = [*time_filters(time_range, executions.c.start_timestamp), *column_conditions]
-    admitted_conditions = [
-        alerts.c.outcome == Outcome.ADMITTED,
-        *time_of_alert,
-        *column_conditions,
-    ]
-    if alert_conditions.has_matchers:
-        alerts_of_executions = (
-            select(alerts.c.id)
-            .select_from(executions)
-            .join(links, links.c.st2_execution_id == executions.c.id)
-            .join(alerts, alerts.c.id == links.c.alert_id)
-            .where(*conditions)
-            .order_by(executions.c.start_timestamp.desc())
-        )
-        admitted_alerts = (
-            select(alerts.c.id).where(*admitted_conditions).order_by(alerts.c.created_at.desc())
-        )
-        conditions.append(_matching_alerts(connection, alert_conditions, alerts_of_executions))
-        admitted_conditions.append(_matching_alerts(connection, alert_conditions, admitted_alerts))
+    parameters = {
+        "since": since,
+        "until": until,
+        "now": now,
+        "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
+    }
+    conditions: list[ColumnElement[bool]] = []
+    admitted_conditions: list[ColumnElement[bool]] = []
+    if filters.has_alert_filter:
+        conditions, admitted_conditions = _filter_alerts(connection, filters, parameters)
     total = Figures()
     by_workflow: dict[str, Figures] = defaultdict(Figures)
     by_alert_name: dict[str, Figures] = defaultdict(Figures)
-    statement = _select_figures(
-        connection, now, timedelta(minutes=not_cleared_minutes), time_of_alert
-    )
     # The admitted alerts that have ended and for which something may have been changed.
     handled_ids: set[str] = set()
-    for row in connection.execute(statement.where(*conditions)):
-        figures = Figures.of_group(row)
-        by_workflow[row.workflow or ""].add(figures)
-        by_alert_name[row.alert_name].add(figures)
+    statement = _figures_statement(connection.dialect.name)
+    for row in connection.execute(_with_conditions(statement, conditions), parameters):
+        result = result_of_row(row)
+        durations = list(map(int, row.durations.split(","))) if row.durations else []
+        for figures in (total, by_workflow[row.workflow or ""], by_alert_name[row.alert_name]):
+            figures.add_group(row, result, durations)
         handled_ids.update(row.handled_ids.split(",") if row.handled_ids else ())
-    for figures in by_workflow.values():
-        total.add(figures)
     if sum(total.refusals.values()) < total.results[ExecutionResult.REFUSED]:
-        for row, refusal in _read_refusals_at_start(connection, conditions):
+        for row, refusal in _read_refusals_at_start(connection, conditions, parameters):
             for figures in (total, by_workflow[row.workflow or ""], by_alert_name[row.alert_name]):
                 figures.refusals[refusal] += 1
     admitted = AdmittedAlerts()
-    for row in connection.execute(_select_admitted().where(*admitted_conditions)):
+    for row in connection.execute(_with_conditions(_ADMITTED, admitted_conditions), parameters):
         admitted.add(row)
     admitted.cleared_by_themselves -= len(handled_ids)
     unmatched_names = (
-        _read_unmatched_names(connection, admitted_conditions) if admitted.no_rule else ()
+        _read_unmatched_names(connection, admitted_conditions, parameters)
+        if admitted.no_rule
+        else ()
     )
     return Stats(since, until, total, by_workflow, by_alert_name, admitted, unmatched_names)
 
 
+def _filter_alerts(
+    connection: Connection, filters: Filters, parameters: Mapping[str, Any]
+) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
+    """Return the conditions for the alerts of executions, and those for admitted alerts.
+
+    Args:
+        connection: A connection to the tracking database.
+        filters: The filters on alerts.
+        parameters: The parameters of the statements, with the time range.
+
+    Raises:
+        FilterError: There are too many alerts to apply the matchers to.
+    """
+    alert_conditions = resolve(connection, filters)
+    conditions = alert_conditions.on_columns(lambda name: unindexed(alerts.c[name]), _ALERT_FILTERS)
+    if not alert_conditions.has_matchers:
+        return conditions, conditions
+    alerts_of_executions = (
+        select(alerts.c.id)
+        .select_from(executions)
+        .join(links, links.c.st2_execution_id == executions.c.id)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .where(*_in_range(executions.c.start_timestamp), *conditions)
+        .order_by(executions.c.start_timestamp.desc())
+    )
+    admitted_alerts = (
+        select(alerts.c.id).where(*_IS_ADMITTED, *conditions).order_by(alerts.c.created_at.desc())
+    )
+    of_executions, of_admitted = [
+        _matching_alerts(connection, alert_conditions, candidates, parameters)
+        for candidates in (alerts_of_executions, admitted_alerts)
+    ]
+    return [*conditions, of_executions], [*conditions, of_admitted]
+
+
 def _matching_alerts(
-    connection: Connection, alert_conditions: AlertConditions, candidates: Select[Any]
+    connection: Connection,
+    alert_conditions: AlertConditions,
+    candidates: Select[Any],
+    parameters: Mapping[str, Any],
 ) -> ColumnElement[bool]:
     """Return the condition for the alerts that the matchers accept.
 
@@ -382,11 +391,13 @@ def _matching_alerts(
         connection: A connection to the tracking database.
         alert_conditions: The conditions, with matchers.
         candidates: The statement that selects the ids of the alerts to check.
+        parameters: Its parameters.
 
     Raises:
         FilterError: There are too many alerts to apply the matchers to.
     """
-    ids = list(dict.fromkeys(connection.scalars(candidates.limit(_MAX_MATCHED + 1))))
+    rows = connection.scalars(candidates.limit(_MAX_MATCHED + 1), parameters)
+    ids = list(dict.fromkeys(rows))
     matching = find_matching(connection, ids, alert_conditions, _MAX_MATCHING_SECONDS)
     if len(ids) > min(_MAX_MATCHED, matching.checked_count):
         field_name = "labels" if alert_conditions.labels else "annotations"
@@ -441,53 +452,79 @@ def select_executions(*columns: ColumnElement[Any]) -> Select[Any]:
     )
 
 
-def has_cleared(
-    connection: Connection, now: datetime, not_cleared_after: timedelta
-) -> ColumnElement[Any]:
+def has_cleared(dialect: str) -> ColumnElement[Any]:
     """Return the expression for whether an alert ended in time after an execution.
 
-    It is the same as execution_results.has_cleared(): NULL while that is not known.
+    It is the same as execution_results.has_cleared(): NULL while that is not known. Its parameters
+    are `now` and `not_cleared_after`, the time limit in microseconds.
+
+    Args:
+        dialect: The name of the database's dialect.
     """
     ended = executions.c.end_timestamp
     # A resolve opens no incident, so its row has no closed_at.
     fired_until = case(
-        (alerts.c.open_fingerprint.is_not(None), literal(now, ended.type)),
+        (alerts.c.open_fingerprint.is_not(None), bindparam("now", type_=ended.type)),
         else_=alerts.c.closed_at,
     )
-    kept_firing = microseconds_between(connection, ended, fired_until)
-    limit = not_cleared_after // timedelta(microseconds=1)
+    kept_firing = microseconds_between(dialect, ended, fired_until)
     has_ended = and_(alerts.c.closed_at.is_not(None), ended.is_not(None))
-    return case((kept_firing > limit, 0), (has_ended, 1))
+    return case((kept_firing > bindparam("not_cleared_after"), 0), (has_ended, 1))
 
 
-def _select_figures(
-    connection: Connection,
-    now: datetime,
-    not_cleared_after: timedelta,
-    time_of_alert: Sequence[ColumnElement[bool]],
+def _in_range(moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+    """Return the conditions for the time range. Their parameters are `since` and `until`."""
+    since, until = [bindparam(name, type_=moment.type) for name in ("since", "until")]
+    return [moment >= since, moment < until]
+
+
+def _ended_with_alert() -> ColumnElement[bool]:
+    """Return the condition for alerts whose incident ended because the alert did."""
+    return alerts.c.ended_by.in_((EndedBy.RESOLVE, EndedBy.GONE))
+
+
+_IS_ADMITTED = [alerts.c.outcome == Outcome.ADMITTED, *_in_range(alerts.c.created_at)]
+_ADMITTED = (
+    select(
+        alerts.c.explanation,
+        func.count().label("alerts"),
+        func.sum(case((alerts.c.open_fingerprint.is_not(None), 1), else_=0)).label("open"),
+        func.sum(case((_ended_with_alert(), 1), else_=0)).label("ended"),
+    )
+    .where(*_IS_ADMITTED)
+    .group_by(alerts.c.explanation)
+)
+
+
+def _with_conditions(
+    statement: Select[Any], conditions: Sequence[ColumnElement[bool]]
 ) -> Select[Any]:
+    """Return the statement with more conditions. Without any, it need not be prepared again."""
+    return statement.where(*conditions) if conditions else statement
+
+
+@lru_cache(maxsize=None)
+def _figures_statement(dialect: str) -> Select[Any]:
     """Return the statement that aggregates executions by workflow, alert name and facts.
 
     It aggregates in the database, because fetching a row per execution would take longer. The
     column handled_ids contains the alerts of the time range that have ended, if the executions may
-    have changed something.
+    have changed something. The parameters are those of has_cleared() and _in_range().
     """
     is_handled = and_(
         or_(executions.c.mutated.is_(None), executions.c.mutated),
-        alerts.c.outcome == Outcome.ADMITTED,
         _ended_with_alert(),
-        *time_of_alert,
+        *_IS_ADMITTED,
     )
-    cleared = has_cleared(connection, now, not_cleared_after)
     duration = microseconds_between(
-        connection, executions.c.start_timestamp, executions.c.end_timestamp
+        dialect, executions.c.start_timestamp, executions.c.end_timestamp
     )
     # Only a change can clear an alert, and most executions make none.
     may_have_cleared = or_(executions.c.mutated, changes.c.id.is_not(None))
     time_to_clear = case(
         (
             may_have_cleared,
-            microseconds_between(connection, alerts.c.created_at, alerts.c.closed_at),
+            microseconds_between(dialect, alerts.c.created_at, alerts.c.closed_at),
         )
     )
     groups = [
@@ -495,19 +532,25 @@ def _select_figures(
         alerts.c.alert_name,
         *RESULT_COLUMNS,
     ]
-    return select_executions(
-        *groups,
-        cleared.label("cleared"),
-        func.count().label("executions"),
-        func.sum(time_to_clear).label("times_to_clear"),
-        func.count(alerts.c.closed_at).label("cleared_count"),
-        func.group_concat(duration).label("durations"),
-        func.group_concat(case((is_handled, alerts.c.id))).label("handled_ids"),
-    ).group_by(*groups, sql_text("cleared"))
+    return (
+        select_executions(
+            *groups,
+            has_cleared(dialect).label("cleared"),
+            func.count().label("executions"),
+            func.sum(time_to_clear).label("times_to_clear"),
+            func.count(alerts.c.closed_at).label("cleared_count"),
+            func.group_concat(duration).label("durations"),
+            func.group_concat(case((is_handled, alerts.c.id))).label("handled_ids"),
+        )
+        .where(*_in_range(executions.c.start_timestamp))
+        .group_by(*groups, sql_text("cleared"))
+    )
 
 
 def _read_refusals_at_start(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]]
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    parameters: Mapping[str, Any],
 ) -> Iterable[tuple[Row[Any], str]]:
     """Yield the refused executions that have no row in poundcake_changes, with their refusals.
 
@@ -521,10 +564,15 @@ def _read_refusals_at_start(
         alerts.c.alert_name,
         *RESULT_COLUMNS,
         null().label("cleared"),
-    ).where(*conditions, changes.c.id.is_(None), executions.c.mutated.is_not(True))
+    ).where(
+        *_in_range(executions.c.start_timestamp),
+        *conditions,
+        changes.c.id.is_(None),
+        executions.c.mutated.is_not(True),
+    )
     rows = [
         row
-        for row in connection.execute(statement)
+        for row in connection.execute(statement, parameters)
         if result_of_row(row) is ExecutionResult.REFUSED
     ]
     endings = outbox.find_endings(connection, [(row.id, row.episode) for row in rows])
@@ -533,40 +581,27 @@ def _read_refusals_at_start(
         yield row, str(ending.get("refusal") or UNKNOWN_REFUSAL)
 
 
-def _select_admitted() -> Select[Any]:
-    """Return the statement that aggregates alerts by explanation."""
-    return select(
-        alerts.c.explanation,
-        func.count().label("alerts"),
-        func.sum(case((alerts.c.open_fingerprint.is_not(None), 1), else_=0)).label("open"),
-        func.sum(case((_ended_with_alert(), 1), else_=0)).label("ended"),
-    ).group_by(alerts.c.explanation)
-
-
-def _ended_with_alert() -> ColumnElement[bool]:
-    """Return the condition for alerts whose incident ended because the alert did."""
-    return alerts.c.ended_by.in_((EndedBy.RESOLVE, EndedBy.GONE))
-
-
 def _read_unmatched_names(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]]
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    parameters: Mapping[str, Any],
 ) -> list[UnmatchedName]:
     """Return the names of the alerts that no rule matched, most frequent first."""
     statement = (
         select(alerts.c.alert_name, func.count(), func.max(alerts.c.created_at))
         # Aggregating only these alerts is faster than aggregating all admitted ones by name.
-        .where(*conditions, unindexed(alerts.c.explanation) == Explanation.NO_RULE)
+        .where(*_IS_ADMITTED, *conditions, unindexed(alerts.c.explanation) == Explanation.NO_RULE)
         .group_by(alerts.c.alert_name)
     )
-    names = [UnmatchedName(*row) for row in connection.execute(statement)]
+    names = [UnmatchedName(*row) for row in connection.execute(statement, parameters)]
     return sorted(names, key=lambda name: (-name.count, name.alert_name))
 
 
 def microseconds_between(
-    connection: Connection, start: ColumnElement[Any], end: ColumnElement[Any]
+    dialect: str, start: ColumnElement[Any], end: ColumnElement[Any]
 ) -> ColumnElement[Any]:
     """Return the expression for the time between two columns. It is NULL if either of them is."""
-    if connection.dialect.name != "sqlite":
+    if dialect != "sqlite":
         return func.timestampdiff(sql_text("MICROSECOND"), start, end)
 
     def since_epoch(moment: ColumnElement[Any]) -> ColumnElement[int]:
