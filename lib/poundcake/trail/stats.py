@@ -28,7 +28,7 @@ from sqlalchemy.engine import Connection
 from poundcake.stackstorm import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, outbox
-from poundcake.trail.alert_conditions import AlertConditions, resolve
+from poundcake.trail.alert_conditions import resolve
 from poundcake.trail.execution_results import (
     CHANGES,
     NOT_HELPED,
@@ -312,10 +312,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
         "now": now,
         "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
     }
-    conditions: list[ColumnElement[bool]] = []
-    admitted_conditions: list[ColumnElement[bool]] = []
-    if filters.has_alert_filter:
-        conditions, admitted_conditions = _filter_alerts(connection, filters, parameters)
+    conditions = _filter_alerts(connection, filters, parameters) if filters.has_alert_filter else []
     total = Figures()
     by_workflow: dict[str, Figures] = defaultdict(Figures)
     by_alert_name: dict[str, Figures] = defaultdict(Figures)
@@ -333,21 +330,19 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
             for figures in (total, by_workflow[row.workflow or ""], by_alert_name[row.alert_name]):
                 figures.refusals[refusal] += 1
     admitted = AdmittedAlerts()
-    for row in connection.execute(_with_conditions(_ADMITTED, admitted_conditions), parameters):
+    for row in connection.execute(_with_conditions(_ADMITTED, conditions), parameters):
         admitted.add(row)
     admitted.cleared_by_themselves -= len(handled_ids)
     unmatched_names = (
-        _read_unmatched_names(connection, admitted_conditions, parameters)
-        if admitted.no_rule
-        else ()
+        _read_unmatched_names(connection, conditions, parameters) if admitted.no_rule else ()
     )
     return Stats(since, until, total, by_workflow, by_alert_name, admitted, unmatched_names)
 
 
 def _filter_alerts(
     connection: Connection, filters: Filters, parameters: Mapping[str, Any]
-) -> tuple[list[ColumnElement[bool]], list[ColumnElement[bool]]]:
-    """Return the conditions for the alerts of executions, and those for admitted alerts.
+) -> list[ColumnElement[bool]]:
+    """Return the conditions for alerts that match the filters.
 
     Args:
         connection: A connection to the tracking database.
@@ -360,7 +355,7 @@ def _filter_alerts(
     alert_conditions = resolve(connection, filters)
     conditions = alert_conditions.on_columns(lambda name: unindexed(alerts.c[name]), _ALERT_FILTERS)
     if not alert_conditions.has_matchers:
-        return conditions, conditions
+        return conditions
     alerts_of_executions = (
         select(alerts.c.id)
         .select_from(executions)
@@ -372,33 +367,12 @@ def _filter_alerts(
     admitted_alerts = (
         select(alerts.c.id).where(*_IS_ADMITTED, *conditions).order_by(alerts.c.created_at.desc())
     )
-    of_executions, of_admitted = [
-        _matching_alerts(connection, alert_conditions, candidates, parameters)
-        for candidates in (alerts_of_executions, admitted_alerts)
-    ]
-    return [*conditions, of_executions], [*conditions, of_admitted]
-
-
-def _matching_alerts(
-    connection: Connection,
-    alert_conditions: AlertConditions,
-    candidates: Select[Any],
-    parameters: Mapping[str, Any],
-) -> ColumnElement[bool]:
-    """Return the condition for the alerts that the matchers accept.
-
-    Args:
-        connection: A connection to the tracking database.
-        alert_conditions: The conditions, with matchers.
-        candidates: The statement that selects the ids of the alerts to check.
-        parameters: Its parameters.
-
-    Raises:
-        FilterError: There are too many alerts to apply the matchers to.
-    """
-    rows = connection.scalars(candidates.limit(_MAX_MATCHED + 1), parameters)
-    ids = list(dict.fromkeys(rows))
-    matching = find_matching(connection, ids, alert_conditions, _MAX_MATCHING_SECONDS)
+    # Most admitted alerts are also alerts of executions.
+    ids: dict[int, None] = {}
+    for candidates in (alerts_of_executions, admitted_alerts):
+        rows = connection.scalars(candidates.limit(_MAX_MATCHED + 1), parameters)
+        ids.update(dict.fromkeys(rows))
+    matching = find_matching(connection, list(ids), alert_conditions, _MAX_MATCHING_SECONDS)
     if len(ids) > min(_MAX_MATCHED, matching.checked_count):
         field_name = "labels" if alert_conditions.labels else "annotations"
         raise FilterError(
@@ -406,7 +380,7 @@ def _matching_alerts(
             f"there are {len(ids)} alerts to check in this time range, which is too many: pass a "
             "later since, or another filter such as alert_name",
         )
-    return has_id(alerts.c.id, matching.ids)
+    return [*conditions, has_id(alerts.c.id, matching.ids)]
 
 
 RESULT_COLUMNS: Sequence[ColumnElement[Any]] = (
