@@ -110,7 +110,7 @@ def create_parser(program: str = "python -m standalone") -> argparse.ArgumentPar
     parser.add_argument("--api-port", type=int, default=9101, help="port of the API; 0 = any")
     parser.add_argument("--state-dir", help="the pack's state_dir (default: a new directory)")
     parser.add_argument("--database", help="the pack's database_url")
-    parser.add_argument("--config", metavar="FILE", help="the pack's config, as for StackStorm")
+    parser.add_argument("--config", metavar="FILE", help="the pack's config, read at the start")
     parser.add_argument("--broker", metavar="URL", help="RabbitMQ (default: in memory)")
     parser.add_argument("--no-sensor", action="store_true", help="do not start the sensor")
     parser.add_argument("--verbose", action="store_true")
