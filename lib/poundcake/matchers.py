@@ -116,7 +116,7 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
     body = body[1:-1] if body.startswith("{") else body
     matchers = tuple(map(parse_matcher, _split_at_commas(body)))
     if not matchers:
-        raise ValueError('must contain a matcher, such as alertname="DiskFull"')
+        raise ValueError("must contain a matcher, such as alertname=DiskFull")
     return matchers
 
 
@@ -131,7 +131,7 @@ def parse_matcher(text: str) -> Matcher:
     except ValueError as error:
         parts = _parse_utf8(text)
         if parts is None:
-            raise ValueError(f"{text} is not a matcher: {error}") from None
+            raise ValueError(f"{text or 'an empty text'} is not a matcher: {error}") from None
         name, operator, value = parts
     return Matcher(name, MatchType(operator), value)
 

@@ -54,9 +54,10 @@ for one text.
 _UNITS = (("y", 31_536_000), ("w", 604_800), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _DURATION = re.compile("".join(rf"(?:([0-9]{{1,9}}){unit})?" for unit, _ in _UNITS) + r"\Z")
 
+# Errors are shown as inert text, which has other quotes, so these are without.
 _EXAMPLES = {
-    "labels": """labels='team="infra",cluster=~"eu-.*"'""",
-    "annotations": """annotations='summary=~".*disk.*"'""",
+    "labels": "labels=team=infra,cluster=~eu-.*",
+    "annotations": "annotations=summary=~.*disk.*",
 }
 
 _ID = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
