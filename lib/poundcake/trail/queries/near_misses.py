@@ -39,12 +39,15 @@ MAX_SHOWN = 5
 _CANDIDATES = 20  # alerts that are read for each filter
 _SIMILAR = 3  # similar names or instances that are looked up
 _MAX_NAMES = 1000
+_MAX_COMPARED = 100  # characters of a value
 _MIN_SIMILARITY = 0.75
 _MAX_SECONDS = 0.25  # to apply matchers to the candidates
 _SIMPLE = re.compile(r"[0-9A-Za-z_.:/-]+\Z")
 _NOT_OPEN, _NOTHING_RAN = "state", "executions"
 # The filters of which only the beginning has to be right.
 _ID_FILTERS = ("fingerprint", "episode", "request_id")
+# The filters whose value a person may misspell.
+_SPELLED_FILTERS = ("alert_name", "instance", "severity", "labels", "annotations")
 
 
 class Exclusion(NamedTuple):
@@ -172,6 +175,7 @@ def near_misses_of_executions(
 def find_nearest(filters: Filters, candidates: Iterable[Candidate]) -> list[NearMiss]:
     """Return the candidates that are excluded by the fewest filters, the newest of each kind.
 
+    Those whose values are spelled similarly come first.
     Candidates that are not excluded are left out, and so are the oldest ones if it takes too long.
     """
     newest_first = sorted(candidates, key=lambda alert: (alert.received_at, alert.id), reverse=True)
@@ -190,7 +194,25 @@ def find_nearest(filters: Filters, candidates: Iterable[Candidate]) -> list[Near
 def _fewest_exclusions(misses: Iterable[NearMiss]) -> list[NearMiss]:
     misses = list(misses)
     fewest = min((len(miss.excluded_by) for miss in misses), default=0)
-    return [miss for miss in misses if len(miss.excluded_by) == fewest][:MAX_SHOWN]
+    nearest = [miss for miss in misses if len(miss.excluded_by) == fewest]
+    # A value that is spelled similarly is probably the one that was meant.
+    return sorted(nearest, key=_has_similar_values, reverse=True)[:MAX_SHOWN]
+
+
+def _has_similar_values(miss: NearMiss) -> bool:
+    spelled = [exclusion for exclusion in miss.excluded_by if exclusion.filter in _SPELLED_FILTERS]
+    return bool(spelled) and all(
+        _is_similar(exclusion.given, exclusion.found) for exclusion in spelled
+    )
+
+
+def _is_similar(given: str, found: str) -> bool:
+    """Return True if two values or matchers differ in a few characters or in their case."""
+    given_name, _, given_value = given.rpartition("=")
+    found_name, _, found_value = found.rpartition("=")
+    one, other = (value[:_MAX_COMPARED].casefold() for value in (given_value, found_value))
+    similarity = difflib.SequenceMatcher(None, one, other).ratio()
+    return given_name == found_name and similarity >= _MIN_SIMILARITY
 
 
 def _as_json(nearest: Sequence[NearMiss], unknown: Sequence[NearMiss]) -> list[dict[str, Any]]:

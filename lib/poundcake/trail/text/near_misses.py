@@ -39,4 +39,6 @@ def _describe_exclusion(exclusion: Mapping[str, str]) -> str:
         return f"{'before' if name == 'since' else 'not before'} {name}={given}"
     if not found:
         return f"no alert has {name}={given}"
+    if name in ("labels", "annotations"):
+        return f"has {found}, not {given}"
     return f"{name} is {'empty' if found == NO_VALUE else found}, not {given}"

@@ -100,6 +100,21 @@ def test_why_names_the_nearest_alerts(trail, filters, expected):
     assert sorted(misses(trail, **filters), key=str) == sorted(expected, key=str)
 
 
+@pytest.mark.parametrize(
+    "filters, found",
+    [
+        ({"labels": "team=webb"}, "team=web"),
+        ({"labels": "team=WEB"}, "team=web"),
+        ({"severity": "critcal"}, "critical"),
+    ],
+)
+def test_a_similar_spelling_comes_first(trail, filters, found):
+    record(trail, alert("Slow", severity="info", labels={"team": "db"}), received_at=later(60))
+    record(trail, alert("Late", severity="", labels={}), received_at=later(120))
+    first = misses(trail, queries.alerts_active, 24, **filters)[0]
+    assert first[1][2] == found
+
+
 def test_an_answer_with_rows_has_no_near_misses(trail):
     assert "near_misses" not in view(trail, queries.why, search.parse(alert_name="HostDown"))
     answer = view(trail, queries.why, search.parse(alert_name="HostDown"), offset=5)

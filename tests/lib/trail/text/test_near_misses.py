@@ -38,7 +38,7 @@ LINES = [
     "  HostDown web-1:9100 at 2026-01-14 12:00:00Z: severity is critical, not warning; "
     "before since=2026-01-14T13:00:00Z",
     "  an alert without a name at 2026-01-14 12:00:00Z: alert_name is empty, not A; nothing ran for"
-    " it; its incident has ended; labels is team=b forged, not team=a",
+    " it; its incident has ended; has team=b forged, not team=a",
 ]
 
 EMPTY_STATS = Stats(
