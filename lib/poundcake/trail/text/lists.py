@@ -140,6 +140,12 @@ def alerts_active(
         for incident in group:
             lines += [""] if is_detailed else []  # a blank line between blocks
             lines += _incident_lines(incident, incidents, is_detailed, now, width)
+    if not is_detailed:
+        lines += [
+            "",
+            f"to see what to do for each, filter for at most {_MAX_DETAILED} alerts, for example "
+            "with alert_name=",
+        ]
     lines += ["", *footer_lines(view)]
     first = next((incident for group in groups.values() for incident in group), None)
     lines += next_lines(*why_commands(first)) if first else []
@@ -163,7 +169,7 @@ def _incident_lines(
     width: int,
 ) -> list[str]:
     name = " ".join(filter(None, (incident["alert_name"] or "(no name)", incident["instance"])))
-    facts = [incident["severity"], format_elapsed(incident["starts_at"], now)]
+    facts = [incident["severity"], unbreakable(format_elapsed(incident["starts_at"], now))]
     if incident["notifications"] > 1:
         facts.append(f"seen {incident['notifications']} times")
     if incident["stale"] and incident["verdict"] != "stale":

@@ -56,6 +56,8 @@ def test_a_long_list_has_two_lines_for_each_incident():
     output = incidents(*rows)
     assert output.count("RUNNING  HostDown") == 11 and output.count("  pod=p") == 11
     assert "not ready" not in output and "not ready" in incidents(*rows[:10])
+    assert "filter for at most 10 alerts" in output
+    assert "filter for at most 10 alerts" not in incidents(*rows[:10])
 
 
 def test_a_stale_incident_is_marked_once():
