@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Callable, NamedTuple, Sequence
 
+from poundcake.alertmanager import RESOLVED
 from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL
 from poundcake.string_enum import StringEnum
@@ -351,7 +352,7 @@ def _judge_no_incident(case: _Case) -> Judgement | None:
     if case.episode.state:
         return None
     row = case.episode.newest_row
-    command = f"st2 run poundcake.status format=text request_id={row.request_id}"
+    command = _status_command(row)
     if row.outcome == Outcome.MALFORMED:
         return Judgement(
             EpisodeVerdict.MALFORMED,
@@ -359,12 +360,18 @@ def _judge_no_incident(case: _Case) -> Judgement | None:
             "correct the field in the sender",
             command,
         )
+    event = "the resolve ended" if row.status == RESOLVED else "the alert opened"
     return Judgement(
         EpisodeVerdict.NOT_AN_INCIDENT,
-        f"the alert opened no incident: {row.full_reason or row.outcome}",
+        f"{event} no incident: {row.full_reason or row.outcome}",
         NOTHING_TO_DO,
         command,
     )
+
+
+def _status_command(row: AlertRow) -> str:
+    # The first 12 digits of the id identify the request, and the command fits on a line.
+    return f"st2 run poundcake.status format=text request_id={row.request_id[:13]}"
 
 
 def _judge_late_change(case: _Case) -> Judgement | None:
@@ -755,7 +762,7 @@ def _judge_held_back(case: _Case) -> Judgement | None:
             "receiver not listed",
             "",
             "handle it by hand, or add its receiver to `receivers`",
-            f"st2 run poundcake.status format=text request_id={row.request_id}",
+            _status_command(row),
         ),
         Outcome.UNCONFIRMED: (
             "unconfirmed",

@@ -387,7 +387,12 @@ def _ended_at(
 def _count_shown(shown_rows: Sequence[AlertRow], firing_rows: Sequence[AlertRow]) -> int:
     """Return how many of the notifications that the episode's incidents counted are shown.
 
-    A firing notification after the last counted one was recorded late and was not counted.
+    A firing notification after the last counted one was recorded late and was not counted. One that
+    changed something was counted, although a replay has the time of the request that it copies.
     """
     last_counted_at = max(row.last_seen_at for row in firing_rows)
-    return sum(row.status == FIRING and row.received_at <= last_counted_at for row in shown_rows)
+    changing_ids = {row.id for row in firing_rows}
+    return sum(
+        row.status == FIRING and (row.id in changing_ids or row.received_at <= last_counted_at)
+        for row in shown_rows
+    )

@@ -20,6 +20,7 @@ from poundcake.trail.text.layout import (
     format_total,
     join_lines,
     label_text,
+    next_lines,
     sanitize,
     unbreakable,
     wrap,
@@ -28,6 +29,9 @@ from poundcake.trail.text.layout import (
 from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import incident_remark_lines, pause_lines
 
+_HEALTH = "st2 run poundcake.health format=text"
+_RECENT = "st2 run poundcake.executions_recent format=text"
+_DURATION = re.compile(r"\b(\d{1,6}(?:\.\d)?) (s|min|h)\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _MAX_LABEL_LINES = 3
 _MAX_EVIDENCE = 3
@@ -73,6 +77,8 @@ class _Page:
         ending += footer_lines(view)
         if view.get("endpoint"):
             ending.append(f"requests that wait to be recorded are not shown: {view['endpoint']}")
+        if not (view["episodes"] or waiting or view.get("next")):
+            ending += next_lines(_HEALTH if view.get("endpoint") else _RECENT)
         return lines + self._wrap_all(ending)
 
     def _episode_lines(self, episode: Mapping[str, Any]) -> list[str]:
@@ -168,7 +174,7 @@ class _Page:
         return wrap_all(lines, self._width)
 
     def _sentence(self, text: str, with_remaining: bool = False) -> str:
-        """Return a sentence whose times are short and whose commands are never broken.
+        """Return a sentence with short times, and with commands and durations that stay whole.
 
         Args:
             text: The sentence.
@@ -182,9 +188,10 @@ class _Page:
             remaining = format_elapsed(format_timestamp(self._now), moment)
             return f"{match[0]} (in {unbreakable(remaining)})"
 
-        return format_sentence(
+        sentence = format_sentence(
             _TIME.sub(add_remaining, text) if with_remaining else text, self._now
         )
+        return _DURATION.sub(lambda match: unbreakable(match[0]), sentence)
 
 
 def _without(text: str, headline: str) -> str:
@@ -192,7 +199,7 @@ def _without(text: str, headline: str) -> str:
     if headline not in text:
         return text
     before, _, after = text.partition(headline)
-    return before.rstrip(" :;") + after
+    return before.rstrip(" :;") + after or text
 
 
 def _remarks(episode: Mapping[str, Any]) -> list[str]:

@@ -6,9 +6,10 @@ from poundcake.config import Config
 from poundcake.trail import database, queries, text
 from poundcake.trail.queries import episodes
 from poundcake.trail.record import record_requests
+from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts
 from poundcake.trail.search import Filters
-from tests.lib.samples import alert, iso, later, request
+from tests.lib.samples import NOON, alert, iso, later, request
 from tests.lib.trail.queries.test_request_status import EXECUTION_KEYS
 from tests.lib.trails import episode, pages, record, record_execution, view
 
@@ -249,6 +250,23 @@ def test_a_notification_overtaken_by_the_resolve_is_not_counted(engine):
     received = [a["received_at"] for a in entry["alerts"] if a["outcome"] != "resolved"]
     assert received == [iso(later(0)), iso(later(5)), iso(later(11))]
     assert (entry["notifications"], entry["alerts_left_out"]) == (6, 4)
+
+
+def test_a_replay_is_shown_and_not_counted_again(engine):
+    request_id = record(engine, alert(fingerprint="f"), received_at=NOON)
+    replay_request(engine, Config(), request_id, force=True)
+    (entry,) = read_episodes(engine)
+    assert [len(entry["alerts"]), entry["notifications"]] == [2, 2]
+    assert "alerts_left_out" not in entry
+
+
+def test_a_resolve_without_an_incident_says_so_and_has_a_short_command(engine):
+    resolve = alert(fingerprint="f", status="resolved", ends_at=later(9))
+    request_id = record(engine, resolve, received_at=later(12))
+    (entry,) = read_episodes(engine)
+    assert entry["headline"] == "the resolve ended no incident: no open incident"
+    assert entry["next_command"].endswith(f" request_id={request_id[:13]}")
+    assert len(f"  run: {entry['next_command']}") <= 80
 
 
 def test_a_noisy_episode_does_not_hide_others(engine, monkeypatch):

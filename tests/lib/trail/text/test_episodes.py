@@ -205,7 +205,11 @@ def test_remarks_that_the_headline_does_not_contain_are_shown():
 
 
 def test_an_empty_answer_says_why():
-    assert lines_of() == ["", "no matching alert is recorded"]
+    assert lines_of() == [
+        "",
+        "no matching alert is recorded",
+        "next: st2 run poundcake.executions_recent format=text",
+    ]
     assert lines_of(at_least=True, next="CURSOR") == [
         "",
         "none of the newest alerts matches",
@@ -215,8 +219,22 @@ def test_an_empty_answer_says_why():
     assert lines[1] == "WAITING TO BE RECORDED  HostDown  web-1  critical, received 2 h ago"
     assert lines[-1] == "no other matching alert is recorded"
     assert render(endpoint="no answer").endswith(
-        "\nrequests that wait to be recorded are not shown: no answer"
+        "\nrequests that wait to be recorded are not shown: no answer\n"
+        "next: st2 run poundcake.health format=text"
     )
+
+
+def test_an_event_that_equals_the_headline_is_shown():
+    event = {"at": "2026-01-14T12:30:00Z", "text": "anna closed it: the host is gone"}
+    fields = {"headline": event["text"], "timeline": [event]}
+    assert "  12:30:00Z  anna closed it: the host is gone" in lines_of(episode(**fields))
+
+
+def test_a_duration_stays_on_one_line():
+    start = "poundcake.linux_service (6b0a0e7cab4d3b0143a66b81) ended as a dry run after"
+    for width in range(60, 101):
+        event = {"at": "2026-01-14T12:30:00Z", "text": f"{start} 1.1 s"}
+        assert " 1.1 s" in render(episode(timeline=[event]), width=width)
 
 
 def test_the_count_and_the_notes_come_last():
