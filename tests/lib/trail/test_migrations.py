@@ -453,7 +453,7 @@ class TestWithoutAutoMigrate:
     def test_earlier_tables_are_refused_and_not_changed(self, engine, create_tables, version):
         create_tables(version)
         before = read_structure(engine)
-        expected = f"schema {version}, this release needs 13: run `st2 run poundcake.migrate`"
+        expected = f"schema {version}, but this release needs 13: run `st2 run poundcake.migrate`"
         with pytest.raises(DatabaseError, match=expected):
             database.prepare(engine, create=False)
         assert database.pending(engine).endswith(

@@ -52,7 +52,7 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
         f"{view['status'].upper()}: {_verdict(view)}",
         *[f"  {line}" for line in _problem_lines(view, now)],
         "",
-        *[format_sentence(line, now) for line in pause_lines(view)],
+        *pause_lines(view, now),
         *_setup_lines(view, now),
         "",
         *_component_lines(view["components"], now, width),

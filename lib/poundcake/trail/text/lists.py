@@ -117,7 +117,7 @@ def alerts_active(
     incidents = view["active_alerts"]
     if not view["count"]:
         lines = [
-            *_pause_lines(view, now),
+            *pause_lines(view, now),
             "no active alerts: nothing is firing, or the filters exclude everything that is",
             *near_miss_lines(view),
             *footer_lines(view),
@@ -134,7 +134,7 @@ def alerts_active(
     }
     counts = ", ".join(f"{len(group)} {title}" for title, group in groups.items() if group)
     total = format_total(view, "count", "active alert")
-    lines = [*_pause_lines(view, now), f"{total}: {counts}" if counts else total]
+    lines = [*pause_lines(view, now), f"{total}: {counts}" if counts else total]
     for title, group in groups.items():
         lines += ["", f"{title.upper()}:"] if 0 < len(group) < len(incidents) else []
         for incident in group:
@@ -150,10 +150,6 @@ def alerts_active(
     first = next((incident for group in groups.values() for incident in group), None)
     lines += next_lines(*why_commands(first)) if first else []
     return join_lines(lines, width)
-
-
-def _pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
-    return [format_sentence(line, now) for line in pause_lines(view)]
 
 
 def _severity_rank(incident: Mapping[str, Any]) -> int:

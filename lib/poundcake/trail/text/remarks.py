@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, Mapping
 
 from poundcake.timestamps import parse_timestamp
@@ -79,17 +79,16 @@ def _describe_retry_time(change: Mapping[str, Any]) -> str:
     return f"; it was tried again at {retried_at:%Y-%m-%d %H:%MZ}" if retried_at else ""
 
 
-def pause_lines(view: Mapping[str, Any], now: datetime | None = None) -> list[str]:
+def pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     """Return the lines that show a pause at the top of a view.
 
     Args:
         view: The view, as JSON.
-        now: The current time. The default is the time of this machine.
+        now: The current time.
     """
     pause = view.get("paused")
     if not pause:
         return []
-    now = now or datetime.now(timezone.utc)
     until = f" until {format_time(pause['until'], now)}" if pause["until"] else ""
     return [
         f"PAUSED by {pause['by']} at {format_time(pause['at'], now)}{until}: {pause['reason']}",
