@@ -29,7 +29,7 @@ class Reserve(PackAction):
         check_host: bool = False,
         **values: Any,
     ) -> dict[str, Any]:
-        """Return the decision. Without the tracking database, nothing may be changed."""
+        """Return the decision. It is a refusal if the tracking database is unavailable."""
         request = ChangeRequest(target_labels=tuple(target), **values)
         request = self._with_host_checks(request, host_checks)
         approved_by = ""

@@ -100,7 +100,7 @@ def unmeasured_clock(requests, offset, now):
 
 
 BROKEN_RULES = {
-    "resolves by the order of recording": (admission, "_decide_resolve", resolve_whenever_received),
+    "resolves in the order of recording": (admission, "_decide_resolve", resolve_whenever_received),
     "resolves of any occurrence": (admission, "_decide_resolve", resolve_of_any_occurrence),
     "ends compared with our clock": (admission, "_decide_resolve", resolve_by_our_clock),
     "refires compared with our clock": (admission, "_judge_refire", refire_by_our_clock),

@@ -110,7 +110,14 @@ class JournalFile:
                 raise self.note_failure(error) from None
 
     def write(self, work: Callable[..., T], *args: Any) -> T:
-        """Return work(connection, *args), run in one transaction. Raises JournalError."""
+        """Run work(connection, *args) in one transaction.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            JournalError: The journal cannot be read or written.
+        """
         result: T = self.run(in_transaction, work, *args)
         return result
 
@@ -127,8 +134,8 @@ class JournalFile:
         """Check that the file can be written, without changing anything.
 
         Raises:
-            JournalError: It cannot be written, or the disk still has no space for the write that
-                failed last.
+            JournalError: It cannot be written, or the disk still has no space for the last write
+                that failed.
         """
         if shutil.disk_usage(os.path.dirname(self._path)).free < self._needed_bytes:
             raise JournalError(self.problem)
@@ -154,7 +161,7 @@ class JournalFile:
 
 
 def in_transaction(connection: sqlite3.Connection, work: Callable[..., T], *args: Any) -> T:
-    """Return work(connection, *args), run in one transaction that is rolled back if it raises."""
+    """Run work(connection, *args) in one transaction; return the result. Roll back on an error."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         result = work(connection, *args)

@@ -135,12 +135,12 @@ class Situation:
         claiming_change: The change that holds the claim on the attempt at the episode, or None.
         own_change: The change that this execution was granted earlier, or None.
         in_flight: The changes of other executions that are being made or verified, oldest first.
-        changes_last_hour: The changes of the last hour, newest first, at most max_changes_per_hour.
-        remediation_changes_last_hour: The remediation's changes of the last hour, newest first, at
+        changes_last_hour: The changes in the last hour, newest first, at most max_changes_per_hour.
+        remediation_changes_last_hour: The remediation's changes in the last hour, newest first, at
             most max_changes_per_remediation_per_hour.
-        target_changes_last_day: The target's changes of the last 24 hours, newest first, at most
+        target_changes_last_day: The target's changes in the last 24 hours, newest first, at most
             max_changes_per_target_per_day.
-        last_target_change: The change of the target that ended last and was not released, or None.
+        last_target_change: The target's most recently ended change, except released ones, or None.
         breaker_changes: The remediation's changes whose results the breaker considers, newest
             first, at most breaker_failures.
     """

@@ -210,7 +210,7 @@ def _purge_page(
 
     Args:
         engine: The tracking database.
-        before: Older requests are deleted.
+        before: Requests older than this are purged.
         after: The cursor of the previous page, or None for the first page.
         audit_entry: The audit entry to update, or None for a dry run.
 

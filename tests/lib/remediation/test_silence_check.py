@@ -59,7 +59,7 @@ def test_other_silences_do_not_count(other_silence):
     assert check(other_silence, SILENCE).silenced_by == "anna"
 
 
-def test_a_silence_may_apply_to_a_label_that_is_too_long_for_an_expression():
+def test_a_silence_may_apply_if_a_label_is_too_long_for_its_expression():
     long_labels = {**LABELS, "alertname": "x" * 5000}
     matcher = Matcher("alertname", "y", is_regex=True)
     assert check(replace(SILENCE, matchers=(matcher,)), labels=long_labels).silenced_by == "anna"

@@ -231,12 +231,12 @@ class TestText:
 
 class TestFailures:
     def test_a_request_that_cannot_be_parsed_does_not_affect_others(self, engine):
-        first, broken, last = request(alert("A")), request(body="no json"), request(alert("B"))
+        first, broken, last = request(alert("A")), request(body="not JSON"), request(alert("B"))
         counts = record(engine, first, broken, last)
         assert (counts["recorded"], counts["failed"]) == (2, 1)
         calls = read_rows(engine, api_calls)
         assert [bool(c.error) for c in calls] == [False, True, False]
-        assert calls[1].body == "no json" and calls[1].completed_at
+        assert calls[1].body == "not JSON" and calls[1].completed_at
         assert len(read_rows(engine)) == 2
         assert record(engine, first, broken, last)["known"] == 3
 
@@ -834,7 +834,7 @@ class TestBatches:
                 *(alert(**fields) for fields in alert_fields),
                 received_at=later(60 * minute),
                 request_id=str(uuid.UUID(int=number)),
-                **({"body": "no json"} if is_broken else {}),
+                **({"body": "not JSON"} if is_broken else {}),
             ),
             st.lists(ALERT_FIELDS, max_size=5),
             st.integers(0, 15),

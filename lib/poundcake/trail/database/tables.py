@@ -275,8 +275,8 @@ def _refuse_foreign_tables(connection: Connection) -> None:
             names = [existing["name"] for existing in inspector.get_columns(table)]
             if column not in names:
                 raise DatabaseError(
-                    f"the table {table} was not created by this pack, because it lacks the column "
-                    f"{column}: set database_url to an empty database"
+                    f"the table {table} was not created by this pack (it has no column {column}); "
+                    "set database_url to an empty database"
                 )
 
 

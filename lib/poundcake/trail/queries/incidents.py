@@ -127,7 +127,7 @@ class Incident:
 
 @dataclass(frozen=True)
 class IncidentsView(EpisodesView):
-    """A page of the episodes of open incidents, and what their judgements depend on."""
+    """A page of the episodes of open incidents, with the facts that their judgements depend on."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the view as JSON, as its URL returns it."""

@@ -153,7 +153,7 @@ class _Page:
         lines: list[str] = []
         for event in episode["timeline"]:
             start = f"{_INDENT}{format_time(event['at'], self._now)}  "
-            text = start + self._sentence(_without(event["text"], episode["headline"]))
+            text = start + self._sentence(_remove_headline(event["text"], episode["headline"]))
             lines += wrap(text, self._width, " " * min(len(start), self._width // 4))
         if episode.get("alerts_left_out"):
             more = counted(episode["alerts_left_out"], "more notification")
@@ -194,7 +194,7 @@ class _Page:
         return _DURATION.sub(lambda match: unbreakable(match[0]), sentence)
 
 
-def _without(text: str, headline: str) -> str:
+def _remove_headline(text: str, headline: str) -> str:
     """Return the text of an event without the headline, which is shown above."""
     if headline not in text:
         return text
