@@ -1,4 +1,4 @@
-"""Parse RFC 3339 timestamps of any form, and format times as ISO 8601 in UTC."""
+"""Parse RFC 3339 timestamps of any form, and format times (ISO 8601, UTC) and durations."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def parse_timestamp(text: object) -> datetime | None:
 def format_timestamp(moment: datetime) -> str:
     """Return a time as ISO 8601 in UTC with ``Z``, the format of every response and trigger."""
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as people read it: "0.4 s", "12 s", "3 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
 
 
 def _to_datetime(match: re.Match[str]) -> datetime:

@@ -36,6 +36,7 @@ from poundcake.remediations import (
 from poundcake.shipped_remediations import SHIPPED
 from poundcake.stackstorm import StackStormError
 from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, list_rules
+from poundcake.trail import commands
 from poundcake.trail.silences import NO_ALERTMANAGERS
 
 TRIGGER = "poundcake.alert"
@@ -408,7 +409,7 @@ def _choose_verdict(plan: Mapping[str, Any]) -> str:
 def _choose_next_command(plan: Mapping[str, Any]) -> str:
     entry, instance = plan["remediation"], plan["labels"].get("instance")
     if plan["stackstorm"]:
-        return "st2 run poundcake.health format=text"
+        return commands.HEALTH
     if entry and _NO_STARTING_RULE in entry["stopped_by"]:
         return "st2 rule enable poundcake.remediate"
     if plan["episode"] and instance:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Iterator, NamedTuple, Sequence
 
 from poundcake.alertmanager import RESOLVED
-from poundcake.timestamps import format_timestamp
+from poundcake.timestamps import format_duration, format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
 from poundcake.trail.clock import format_deadline
@@ -112,7 +112,7 @@ def _describe_run(run: Run, asks: bool) -> Event:
     if execution.status not in ("succeeded", "failed") and execution.status not in result:
         result += f" ({execution.status})"
     seconds = execution.duration_seconds
-    duration = "" if seconds is None else f" after {_format_seconds(seconds)}"
+    duration = "" if seconds is None else f" after {format_duration(seconds)}"
     message = f": {execution.message}" if execution.message else ""
     return Event(execution.ended_at or started_at, f"{name} {result}{duration}{message}")
 
@@ -167,10 +167,3 @@ def _describe_audit_entry(entry: AuditEntry) -> Event:
     if details.get("undo"):
         verb = "withdrew the acknowledgement"
     return Event(entry.at, f"{user} {verb}{comment}")
-
-
-def _format_seconds(seconds: float) -> str:
-    """Return a duration: "0.4 s", "12 s", "3 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"

@@ -29,6 +29,7 @@ from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import commands
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.execution_results import (
@@ -207,6 +208,10 @@ class Circumstances(NamedTuple):
     not_cleared_minutes: int = _DEFAULTS.not_cleared_minutes
     breaker_failures: int = _DEFAULTS.breaker_failures
 
+    def is_stale(self, episode: Episode) -> bool:
+        """Return True if an episode has had no notification for `stale_after_hours`."""
+        return episode.last_seen_at < self.now - timedelta(hours=self.stale_after_hours)
+
 
 class Run(NamedTuple):
     """An execution of an episode, and what it achieved.
@@ -352,7 +357,7 @@ def _judge_no_incident(case: _Case) -> Judgement | None:
     if case.episode.state:
         return None
     row = case.episode.newest_row
-    command = _status_command(row)
+    command = commands.show_request(row.request_id)
     if row.outcome == Outcome.MALFORMED:
         return Judgement(
             EpisodeVerdict.MALFORMED,
@@ -367,11 +372,6 @@ def _judge_no_incident(case: _Case) -> Judgement | None:
         NOTHING_TO_DO,
         command,
     )
-
-
-def _status_command(row: AlertRow) -> str:
-    # The first 12 digits of the id identify the request, and the command fits on a line.
-    return f"st2 run poundcake.status format=text request_id={row.request_id[:13]}"
 
 
 def _judge_late_change(case: _Case) -> Judgement | None:
@@ -448,9 +448,9 @@ def _judge_silenced(case: _Case) -> Judgement | None:
 
 
 def _judge_stale(case: _Case) -> Judgement | None:
-    hours = case.circumstances.stale_after_hours
-    if case.episode.last_seen_at >= case.now - timedelta(hours=hours):
+    if not case.circumstances.is_stale(case.episode):
         return None
+    hours = case.circumstances.stale_after_hours
     return Judgement(
         EpisodeVerdict.STALE,
         f"no notification for more than {hours} h, so the alert may have ended unnoticed",
@@ -636,11 +636,11 @@ def _lift_refusal(case: _Case, refusal: str, change: Change | None) -> tuple[str
         "resolved": (NOTHING_TO_DO, ""),
         "alertmanager_unavailable": (
             "start Alertmanager, or correct `alertmanagers` in the configuration",
-            "st2 run poundcake.health format=text",
+            commands.HEALTH,
         ),
         "database_unavailable": (
             f"repair the database, {replay}",
-            "st2 run poundcake.health format=text",
+            commands.HEALTH,
         ),
     }
     step = "handle it by hand; the command shows what would be done now"
@@ -704,7 +704,6 @@ def _judge_emission(case: _Case) -> Judgement | None:
     """Judge an admitted alert for which no execution is known."""
     row = case.row
     reason = row.explanation_reason or ""
-    health = "st2 run poundcake.health format=text"
     if row.outcome not in EMITTED:
         return None
     if row.explanation == Explanation.LOST:
@@ -724,14 +723,14 @@ def _judge_emission(case: _Case) -> Judgement | None:
     if row.explanation == Explanation.RETRY:
         step = "nothing to be done: the alert is emitted again within an hour"
         headline = reason or "StackStorm lost the alert"
-        return Judgement(EpisodeVerdict.RETRYING, headline, step, health)
+        return Judgement(EpisodeVerdict.RETRYING, headline, step, commands.HEALTH)
     if row.explanation is None:
         headline = "StackStorm has not reported yet what it did with the alert"
         return Judgement(
             EpisodeVerdict.WAITING_FOR_STACKSTORM,
             f"{headline}: {reason}" if reason else headline,
             "nothing to be done; if this takes several minutes, check StackStorm",
-            health,
+            commands.HEALTH,
         )
     if row.explanation == Explanation.NO_RULE:
         return Judgement(
@@ -762,7 +761,7 @@ def _judge_held_back(case: _Case) -> Judgement | None:
             "receiver not listed",
             "",
             "handle it by hand, or add its receiver to `receivers`",
-            _status_command(row),
+            commands.show_request(row.request_id),
         ),
         Outcome.UNCONFIRMED: (
             "unconfirmed",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Sequence
 
 from sqlalchemy import Subquery, false, func, select
@@ -134,11 +133,10 @@ class IncidentsView(EpisodesView):
         return self._page_as_json([*map(self._judge, self.page.rows)], "active_alerts")
 
     def _judge(self, episode: Episode) -> Incident:
-        hours = self.circumstances.stale_after_hours
         return Incident(
             episode,
             episode.newest_row,
-            episode.last_seen_at < self.circumstances.now - timedelta(hours=hours),
+            self.circumstances.is_stale(episode),
             judge(episode, self.circumstances),
         )
 

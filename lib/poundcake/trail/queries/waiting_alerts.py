@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping
 
+from poundcake.trail import commands
 from poundcake.trail.queries.episode_verdict import EpisodeVerdict, Judgement
-
-_HEALTH = "st2 run poundcake.health format=text"
 
 
 def waiting_alerts(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -44,5 +43,5 @@ def _judge(request: Mapping[str, Any]) -> Judgement:
         EpisodeVerdict.WAITING_TO_BE_RECORDED,
         f"nothing can run for it yet; {where}" + (f"; {reason}" if reason else ""),
         step,
-        _HEALTH,
+        commands.HEALTH,
     )

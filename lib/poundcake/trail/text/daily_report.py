@@ -8,15 +8,15 @@ from typing import Any, Callable, Mapping
 
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
+    alert_text,
     counted,
     format_age,
     format_elapsed,
-    format_time,
     next_lines,
     sanitize,
     wrap_all,
 )
-from poundcake.trail.text.remarks import incident_remark_lines
+from poundcake.trail.text.remarks import describe_pause, incident_remark_lines
 from poundcake.trail.text.stats import total_lines
 
 _MAX_ITEMS = 10
@@ -82,8 +82,7 @@ def _section(
 
 def _title(item: Item) -> str:
     """Return the name of an alert, its instance and its severity."""
-    name = item["alert_name"] or "(no name)"
-    return " ".join(filter(None, [name, item["instance"], item["severity"]]))
+    return " ".join(filter(None, [alert_text(item), item["severity"]]))
 
 
 def _describe_execution(item: Item) -> str:
@@ -122,9 +121,7 @@ def _lines_in_force(view: Mapping[str, Any], now: datetime) -> list[str]:
     lines = []
     pause = view["paused"]
     if pause:
-        until = f" until {format_time(pause['until'], now)}" if pause["until"] else ""
-        at = format_time(pause["at"], now)
-        lines.append(f"  paused by {pause['by']} at {at}{until}: {pause['reason']}")
+        lines.append(f"  paused {describe_pause(pause, now)}")
     for breaker in view["breakers"]:
         failures = counted(breaker["failures"], "failure")
         last = format_age(breaker["last_failed_at"], now)

@@ -7,9 +7,11 @@ from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
 from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.trail import commands
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     MAX_WIDTH,
+    TIME,
     counted,
     display_width,
     footer_lines,
@@ -29,10 +31,8 @@ from poundcake.trail.text.layout import (
 from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import incident_remark_lines, pause_lines
 
-_HEALTH = "st2 run poundcake.health format=text"
 _RECENT = "st2 run poundcake.executions_recent format=text"
 _DURATION = re.compile(r"\b(\d{1,6}(?:\.\d)?) (s|min|h)\b")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
 _MAX_LABEL_LINES = 3
 _MAX_EVIDENCE = 3
 _INDENT = "  "
@@ -78,7 +78,7 @@ class _Page:
         if view.get("endpoint"):
             ending.append(f"requests that wait to be recorded are not shown: {view['endpoint']}")
         if not (view["episodes"] or waiting or view.get("next")):
-            ending += next_lines(_HEALTH if view.get("endpoint") else _RECENT)
+            ending += next_lines(commands.HEALTH if view.get("endpoint") else _RECENT)
         return lines + self._wrap_all(ending)
 
     def _episode_lines(self, episode: Mapping[str, Any]) -> list[str]:
@@ -189,7 +189,7 @@ class _Page:
             return f"{match[0]} (in {unbreakable(remaining)})"
 
         sentence = format_sentence(
-            _TIME.sub(add_remaining, text) if with_remaining else text, self._now
+            TIME.sub(add_remaining, text) if with_remaining else text, self._now
         )
         return _DURATION.sub(lambda match: unbreakable(match[0]), sentence)
 

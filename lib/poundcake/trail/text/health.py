@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timezone
 from typing import Any, Mapping
 
+from poundcake.trail import commands
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     counted,
@@ -185,8 +186,7 @@ def _next_lines(view: Mapping[str, Any]) -> list[str]:
     """Return the command that is useful next."""
     stuck = view["components"].get("journal", {}).get("stuck_requests") or []
     if stuck:
-        # The first 12 digits of the id identify the request, and the command fits on a line.
-        return next_lines(f"st2 run poundcake.status format=text request_id={stuck[0][:13]}")
+        return next_lines(commands.show_request(stuck[0]))
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
     return next_lines("st2 run poundcake.alerts_active format=text")

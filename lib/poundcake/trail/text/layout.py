@@ -15,7 +15,7 @@ from typing import Any, Mapping, Sequence
 from wcwidth import wcwidth
 
 from poundcake.inert import LEFT_TO_RIGHT_MARK, one_line
-from poundcake.timestamps import parse_timestamp
+from poundcake.timestamps import format_duration, parse_timestamp
 
 DEFAULT_WIDTH = 80
 MIN_WIDTH = 40
@@ -35,7 +35,8 @@ _UNBREAKABLE = re.compile(
 )
 # Terminals disagree on the width of an emoji with a variation selector.
 _VARIATION_SELECTOR = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z")
+"""A time as the views contain it in JSON and in sentences."""
 _COMMAND = re.compile("`st2 [^`]{1,150}`|st2 inquiry respond [0-9a-f]{24}")
 _MAX_MARKS = 2  # combining characters on one character: Vietnamese letters have two
 
@@ -222,6 +223,11 @@ def _blocks(titles: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
     return lines
 
 
+def alert_text(alert: Mapping[str, Any]) -> str:
+    """Return the name of an alert and its instance, if it has one."""
+    return " ".join(filter(None, (alert["alert_name"] or "(no name)", alert["instance"])))
+
+
 def label_text(labels: Mapping[str, str]) -> str:
     """Return labels as text: ``cluster=eu-1 team=infra``.
 
@@ -281,7 +287,7 @@ def format_sentence(text: str, now: datetime) -> str:
 
     A command stands between backticks, except the one that answers a request for approval.
     """
-    text = _TIME.sub(lambda match: format_time(match[0], now), text)
+    text = TIME.sub(lambda match: format_time(match[0], now), text)
     return _COMMAND.sub(lambda match: unbreakable(match[0]), text)
 
 
@@ -309,11 +315,7 @@ def format_seconds(seconds: float | None, prefix: str = "") -> str:
     """
     if seconds is None:
         return ""
-    if seconds < 10:
-        duration = f"{seconds:.1f} s"
-    else:
-        duration = f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
-    return prefix + unbreakable(duration)
+    return prefix + unbreakable(format_duration(seconds))
 
 
 def join_lines(lines: Sequence[str], width: int = DEFAULT_WIDTH) -> str:

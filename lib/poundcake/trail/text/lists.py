@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
+from poundcake.trail import commands
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     MIN_WIDTH,
+    alert_text,
     counted,
     footer_lines,
     format_age,
@@ -27,7 +29,6 @@ from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import pause_lines
 from poundcake.trail.text.results import NEEDS_ATTENTION, command_for, describe_result, why_commands
 
-_HEALTH = "st2 run poundcake.health format=text"
 # The groups of incidents, the most urgent one first.
 _ATTENTION_TITLES = {
     "needs_person": "waiting for a person",
@@ -66,13 +67,13 @@ def executions_recent(
     total = f"{format_total(view, 'total', 'request')} recorded"
     if not view["executions"] and not view.get("next"):
         total += " that match: Alertmanager has sent none, or the filters exclude them all"
-    commands = [_HEALTH]
+    next_commands = [commands.HEALTH]
     if view["executions"]:
-        # The first 12 digits of the id identify the request, and the command fits on a line.
-        short_id = view["executions"][0]["request_id"][:13]
-        commands = [f"st2 run poundcake.status format=text request_id={short_id}"]
+        next_commands = [commands.show_request(view["executions"][0]["request_id"])]
     misses = near_miss_lines(view)
-    return join_lines([*lines, total, *misses, *footer_lines(view), *next_lines(*commands)], width)
+    return join_lines(
+        [*lines, total, *misses, *footer_lines(view), *next_lines(*next_commands)], width
+    )
 
 
 def _request_alert(
@@ -85,7 +86,7 @@ def _request_alert(
         alerts: The alerts of its request.
         now: The time to which times are relative.
     """
-    name = " ".join(filter(None, (alert["alert_name"] or "(no name)", alert["instance"])))
+    name = alert_text(alert)
     namesakes = [other for other in alerts if _is_namesake(other, alert)]
     if len(namesakes) > 1 or not alert["instance"]:
         name = f"{name} {shorten(label_text(_sort_labels(alert, namesakes)), MIN_WIDTH)}"
@@ -121,7 +122,7 @@ def alerts_active(
             "no active alerts: nothing is firing, or the filters exclude everything that is",
             *near_miss_lines(view),
             *footer_lines(view),
-            *next_lines(_HEALTH),
+            *next_lines(commands.HEALTH),
         ]
         return join_lines(lines, width)
     is_detailed = len(incidents) <= _MAX_DETAILED
@@ -164,7 +165,7 @@ def _incident_lines(
     now: datetime,
     width: int,
 ) -> list[str]:
-    name = " ".join(filter(None, (incident["alert_name"] or "(no name)", incident["instance"])))
+    name = alert_text(incident)
     facts = [incident["severity"], unbreakable(format_elapsed(incident["starts_at"], now))]
     if incident["notifications"] > 1:
         facts.append(f"seen {incident['notifications']} times")
@@ -232,14 +233,16 @@ def st2_executions(
             "",
         ]
     total = format_total(view, "count", "execution")
-    commands = ["st2 run poundcake.executions_recent format=text"]
+    next_commands = ["st2 run poundcake.executions_recent format=text"]
     if rows:
         in_trouble = [row for row in rows if row["result"] in NEEDS_ATTENTION]
-        commands = [command_for((in_trouble or rows)[0])]
+        next_commands = [command_for((in_trouble or rows)[0])]
     elif not view.get("next"):
         total += ": nothing ran for an alert that matches"
     misses = near_miss_lines(view)
-    return join_lines([*lines, total, *misses, *footer_lines(view), *next_lines(*commands)], width)
+    return join_lines(
+        [*lines, total, *misses, *footer_lines(view), *next_lines(*next_commands)], width
+    )
 
 
 def _name_alert(alert: Mapping[str, Any]) -> str:

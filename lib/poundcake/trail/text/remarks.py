@@ -18,7 +18,7 @@ def incident_remark_lines(incident: Mapping[str, Any]) -> list[str]:
             remarks.append(f"{verb} by {incident[f'{verb}_by']}{reason}")
     if incident.get("silence_id"):
         comment = f": {incident['silenced_comment']}" if incident.get("silenced_comment") else ""
-        remarks.append(f"{describe_silence(incident)}{comment}")
+        remarks.append(f"{_describe_silence(incident)}{comment}")
     if incident.get("ended_by") == "gone":
         remarks.append("gone: no Alertmanager holds the alert any more, and no resolve arrived")
     if incident.get("ended_by") == "expired":
@@ -28,7 +28,7 @@ def incident_remark_lines(incident: Mapping[str, Any]) -> list[str]:
     return remarks
 
 
-def describe_silence(incident: Mapping[str, Any]) -> str:
+def _describe_silence(incident: Mapping[str, Any]) -> str:
     """Return who silenced an alert, and until when (to the minute)."""
     until = parse_timestamp(incident.get("silenced_until"))
     end = f" until {until:%Y-%m-%d %H:%MZ}" if until else ""
@@ -89,9 +89,14 @@ def pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     pause = view.get("paused")
     if not pause:
         return []
-    until = f" until {format_time(pause['until'], now)}" if pause["until"] else ""
     return [
-        f"PAUSED by {pause['by']} at {format_time(pause['at'], now)}{until}: {pause['reason']}",
+        f"PAUSED {describe_pause(pause, now)}",
         "  nothing is changed; to allow changes again: st2 run poundcake.resume",
         "",
     ]
+
+
+def describe_pause(pause: Mapping[str, Any], now: datetime) -> str:
+    """Return who paused all changes, when, until when, and why."""
+    until = f" until {format_time(pause['until'], now)}" if pause["until"] else ""
+    return f"by {pause['by']} at {format_time(pause['at'], now)}{until}: {pause['reason']}"

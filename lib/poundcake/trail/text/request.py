@@ -6,9 +6,11 @@ from collections import Counter
 from datetime import datetime, timezone
 from typing import Any, Mapping
 
+from poundcake.trail import commands
 from poundcake.trail.execution_results import ExecutionResult
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
+    alert_text,
     counted,
     format_age,
     format_seconds,
@@ -29,7 +31,6 @@ from poundcake.trail.text.results import (
     why_commands,
 )
 
-_HEALTH = "st2 run poundcake.health format=text"
 # With more alerts than this, their summaries, labels and runbooks are left out.
 _MAX_DETAILED = 20
 _STATES = {
@@ -107,7 +108,6 @@ def _alert_lines(
     alert: Mapping[str, Any], view: Mapping[str, Any], is_detailed: bool, now: datetime
 ) -> list[str]:
     """Return an alert, its description, its outcome, and what ran for it."""
-    name = " ".join(filter(None, (alert["alert_name"] or "(no name)", alert["instance"])))
     facts = ", ".join(filter(None, (alert["severity"], alert["status"])))
     outcome = alert["outcome"].replace("_", " ")
     reason = f", {format_sentence(alert['reason'], now)}" if alert["reason"] else ""
@@ -117,7 +117,7 @@ def _alert_lines(
         if execution["alert_id"] == alert["id"]
     ]
     rule = f"; rule {alert['st2_rule']}" if alert["st2_rule"] else ""
-    lines = [f"{name}  {facts}"]
+    lines = [f"{alert_text(alert)}  {facts}"]
     lines += _description_lines(alert) if is_detailed else []
     lines.append(f"  {outcome}{reason}{rule}")
     for execution in executions:
@@ -165,7 +165,7 @@ def _unlinked_change_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
 def _next_commands(view: Mapping[str, Any]) -> list[str]:
     """Return the command that is useful next."""
     if view["status"] in ("accepted", "announced", "failed") or not view["alerts"]:
-        return [_HEALTH]
+        return [commands.HEALTH]
     for execution in view["stackstorm_executions"]:
         if execution["result"] in NEEDS_ATTENTION:
             return [command_for(execution)]

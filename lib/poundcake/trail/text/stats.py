@@ -15,12 +15,11 @@ from poundcake.trail.text.layout import (
     next_lines,
     sanitize,
     table,
+    unbreakable,
 )
 from poundcake.trail.text.near_misses import near_miss_lines
 
 _MAX_NAMES = 10
-# Keeps a number and its noun on one line.
-_NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 # The results of executions that changed nothing or failed, in the order in which they are shown.
 _OTHER_RESULTS = {
     "dry_run": "dry run",
@@ -132,8 +131,8 @@ def no_rule_lines(
     return [*lines, f"{left_out} more"] if left_out > 0 else lines
 
 
-def format_seconds(seconds: float | None) -> str:
-    """Return a duration with one unit, or '' if there is none."""
+def _format_mean(seconds: float | None) -> str:
+    """Return a mean duration to three digits with one unit, or '' if there is none."""
     if seconds is None:
         return ""
     for unit, size, limit in (("s", 1, 90), ("min", 60, 90 * 60)):
@@ -148,8 +147,8 @@ def _figures_table(title: str, rows: Sequence[Mapping[str, Any]], width: int) ->
             row[title] or "(no name)",
             row["count"],
             describe_results(row),
-            format_seconds(row["mean_seconds"]),
-            format_seconds(row["mean_seconds_to_clear"]),
+            _format_mean(row["mean_seconds"]),
+            _format_mean(row["mean_seconds_to_clear"]),
         )
         for row in rows
     ]
@@ -162,10 +161,13 @@ def _describe_help(totals: Mapping[str, Any]) -> str:
     known = results["cleared"] + results["not_cleared"] + results["not_verified"]
     changes = counted(known, "change")
     helped = f"{results['cleared']} of {changes} with a known effect cleared the alert"
-    mean_time = format_seconds(totals["mean_seconds_to_clear"])
+    mean_time = _format_mean(totals["mean_seconds_to_clear"])
     return f"{helped}, on average {mean_time} after it arrived" if mean_time else helped
 
 
 def _count(counts: Mapping[str, int], name: str, words: str) -> str:
-    """Return a number with the words that describe it, or '' if the number is 0."""
-    return f"{counts[name]}{_NO_BREAK_SPACE}{words}" if counts[name] else ""
+    """Return a number with the words that describe it, or '' if the number is 0.
+
+    A line is not broken between the number and its first word.
+    """
+    return unbreakable(f"{counts[name]} ") + words if counts[name] else ""
