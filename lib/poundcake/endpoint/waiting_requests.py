@@ -127,14 +127,11 @@ def _matches(alert: Alert, filters: Filters) -> bool:
 
 
 def _alert_as_json(alert: Alert) -> dict[str, Any]:
-    description = Description.of(alert.labels, alert.annotations)
     return {
         "alert_name": alert.name,
         "severity": alert.severity,
         "instance": alert.instance,
         "status": alert.status,
         "fingerprint": alert.fingerprint,
-        "labels": dict(description.labels),
-        "summary": description.summary,
-        "runbook_url": description.runbook_url,
+        **Description.of(alert.labels, alert.annotations).as_json(),
     }

@@ -140,6 +140,12 @@ def test_the_alerts_of_a_request_are_limited(journal):
     assert (len(found["alerts"]), found["alerts_left_out"]) == (20, 5)
 
 
+def test_labels_that_are_not_shown_are_counted(journal):
+    accept(journal, alert(labels={f"label{number:02}": "x" for number in range(23)}))
+    (found,) = find(journal)["requests"][0]["alerts"]
+    assert (len(found["labels"]), found["labels_left_out"]) == (20, 3)
+
+
 def test_a_body_that_cannot_be_read_is_left_out(journal):
     accept(journal, body="[")
     accept(journal, alert("A"))
