@@ -43,6 +43,18 @@ def readable_fingerprint(labels, source=""):
     return labels.get("id") or _fingerprint(labels, source)
 
 
+# The columns that users of the first version select.
+FIRST_COLUMNS = {
+    "poundcake_api_calls": "id request_id method path headers body status_code created_at"
+    " completed_at",
+    "poundcake_alerts": "id api_call_id fingerprint alert_name severity instance labels"
+    " annotations st2_rule_matched created_at",
+    "poundcake_st2_execution_link": "id request_id alert_id st2_execution_id st2_rule_ref"
+    " st2_action_ref created_at",
+    "execution_db": "id action status start_timestamp end_timestamp",
+}
+
+
 def later(seconds):
     return NOON + datetime.timedelta(seconds=seconds)
 
