@@ -93,7 +93,7 @@ def list_events(episode: Episode, runs: Sequence[Run], not_cleared_minutes: int)
 def _describe_notification(notification: Notification) -> Event:
     row = notification.row
     outcome = "" if row.outcome == row.status or row.reason.startswith(row.outcome) else row.outcome
-    # Most rules match only firing alerts, so it says nothing that no rule matched a resolve.
+    # Most rules match only firing alerts, so a resolve that no rule matched is not worth a remark.
     is_unmatched_resolve = row.status == RESOLVED and row.explanation == Explanation.NO_RULE
     reason = row.reason if is_unmatched_resolve else row.full_reason
     description = ", ".join(filter(None, (outcome.replace("_", " "), reason)))

@@ -42,8 +42,7 @@ _NO_LIMIT = (1 << 63) - 1
 # The filters whose columns are in the index ix_poundcake_alerts_by_open.
 _IN_INDEX = ("severity", "alert_name", "instance")
 
-
-# What a person handles already, and what happens without a person.
+# The verdicts on incidents that a person already handles, and on those that need nobody.
 _HANDLED = (EpisodeVerdict.ACKNOWLEDGED, EpisodeVerdict.SILENCED)
 _IN_PROGRESS = (
     EpisodeVerdict.RUNNING,
@@ -51,7 +50,7 @@ _IN_PROGRESS = (
     EpisodeVerdict.RETRYING,
     EpisodeVerdict.WAITING_FOR_STACKSTORM,
 )
-# What goes on at a known time. Without such a time, it needs a person.
+# The verdicts on incidents that continue at a known time. Without one, they need a person.
 _MAY_GO_ON = (EpisodeVerdict.REFUSED, EpisodeVerdict.HELD_BACK)
 
 

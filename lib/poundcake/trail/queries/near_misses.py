@@ -175,8 +175,8 @@ def near_misses_of_executions(
 def find_nearest(filters: Filters, candidates: Iterable[Candidate]) -> list[NearMiss]:
     """Return the candidates that are excluded by the fewest filters, the newest of each kind.
 
-    Those whose values are spelled similarly come first.
-    Candidates that are not excluded are left out, and so are the oldest ones if it takes too long.
+    Candidates with a similar spelling come first. Candidates that are not excluded are left out. If
+    the search takes too long, so are the oldest ones.
     """
     newest_first = sorted(candidates, key=lambda alert: (alert.received_at, alert.id), reverse=True)
     found: dict[tuple[Any, ...], NearMiss] = {}
