@@ -168,3 +168,16 @@ def test_a_list_shows_its_count_and_how_to_continue(render, count):
     lines = render({**fields, "next": "CURSOR", "stackstorm": "unavailable"}).split("\n")
     assert lines[-3:-1] == ["more: before=CURSOR", "stackstorm: unavailable"]
     assert lines[-1].startswith("next: st2 ")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        text.status(status(alerts=[alert(alert_name="")])),
+        text.executions_recent({"executions": [call(alerts=[alert(alert_name="")])], "total": 1}),
+        text.alerts_active({"active_alerts": [active(alert_name="")], "count": 1}),
+    ],
+    ids=["status", "executions_recent", "alerts_active"],
+)
+def test_an_alert_without_a_name_is_shown_as_such(output):
+    assert "(no name) web-1" in output
