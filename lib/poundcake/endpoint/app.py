@@ -18,6 +18,7 @@ from poundcake.credentials import Scope
 from poundcake.endpoint import browser_guard, metrics, openapi, routes
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.authentication import Authentication
+from poundcake.endpoint.board.board_routes import BoardRoutes
 from poundcake.endpoint.http_messages import (
     ClientGoneError,
     FramingError,
@@ -74,6 +75,7 @@ class Receiver:
         self.routes = [
             Route("POST", WEBHOOK_PATH, webhook.accept),
             *TrailRoutes(config, self._service).routes(),
+            *BoardRoutes(config, self._service).routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),

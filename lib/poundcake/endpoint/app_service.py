@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, Protocol, TypeVar
 
 from poundcake.announcement import Request
 from poundcake.endpoint.metrics import Metrics
 from poundcake.trail.search import Filters
+
+T = TypeVar("T")
 
 
 class RequestJournal(Protocol):
@@ -54,6 +56,15 @@ class Service(Protocol):
 
     def read(self, view: Callable[..., dict[str, Any]], **query: Any) -> dict[str, Any]:
         """Return `view(connection, **query)`, run on the tracking database.
+
+        Raises:
+            DatabaseError: The tracking database cannot be read.
+        """
+
+    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
+        """Return `query(connection, **arguments)`, run on the tracking database.
+
+        StackStorm is not asked, so open executions are as of the last sync.
 
         Raises:
             DatabaseError: The tracking database cannot be read.

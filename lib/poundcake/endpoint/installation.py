@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 from sqlalchemy.engine import Engine
 
@@ -26,6 +26,7 @@ from poundcake.trail.database import DatabaseError
 from poundcake.trail.record import config_identity
 from poundcake.trail.search import Filters
 
+T = TypeVar("T")
 _SHORT_ID = re.compile(rf"[0-9a-f-]{{{short_ids.MIN_CHARACTERS},35}}\Z")
 VIEW_TIMEOUT_SECONDS = 5
 """Time limit of each database statement, in seconds. It is short because a person is waiting."""
@@ -46,11 +47,19 @@ class Installation:
         Raises:
             DatabaseError: The database cannot be read now.
         """
-        document = self.reader.read_view(lambda connection: view(connection, **query))
+        document = self.read_recorded(view, **query)
         if not document:
             return document
         minutes = self.config.approval_minutes
         return refresh.refresh_open_executions(self.stackstorm, document, minutes)
+
+    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
+        """Return the result of a query on the tracking database, without asking StackStorm.
+
+        Raises:
+            DatabaseError: The database cannot be read now.
+        """
+        return self.reader.read_view(lambda connection: query(connection, **arguments))
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Return the status view of a request, even if it is not recorded yet; None if unknown.

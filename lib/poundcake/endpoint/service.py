@@ -7,7 +7,7 @@ import logging
 import threading
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Callable
+from typing import Any, Callable, TypeVar
 
 import poundcake
 from poundcake.config import TLS_FILES, Config, ConfigError, changed_keys, load
@@ -31,6 +31,8 @@ from poundcake.stackstorm import StackStorm
 from poundcake.trail import database
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.search import Filters
+
+T = TypeVar("T")
 
 STOP_SECONDS = 2.0
 """Seconds to wait for requests in flight.
@@ -334,6 +336,10 @@ class Endpoint:
     def read(self, view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Raises DatabaseError."""
         return self._configured_installation.read(view, **query)
+
+    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
+        """Return the result of a query on the tracking database. Raises DatabaseError."""
+        return self._configured_installation.read_recorded(query, **arguments)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """Return the status view of a request, or None if it is unknown.

@@ -1,0 +1,115 @@
+"""Render the pages with Jinja2."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Mapping
+
+import jinja2
+from markupsafe import Markup, escape
+
+from poundcake.endpoint.board.page_cache import Page
+from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.trail.text import layout
+
+_FOLDER = Path(__file__).parent
+# The time at which a page was rendered does not make it another page; see render().
+_RENDERED_AT = "@rendered-at@"
+
+
+def render(name: str, now: datetime, content: Mapping[str, Any]) -> Page:
+    """Render a page.
+
+    Args:
+        name: The name of the template.
+        now: The time to which the ages on the page are relative.
+        content: The variables of the template. All text in it may come from an alert, so it is made
+            safe as in the text output, and escaped.
+    """
+    template = _environment().get_template(name)
+    text = template.render(**layout.sanitize(dict(content)), now=now, rendered_at=_RENDERED_AT)
+    entity_tag = f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+    return Page(text.replace(_RENDERED_AT, format_timestamp(now)).encode(), entity_tag)
+
+
+@lru_cache(maxsize=None)
+def static_file(name: str) -> bytes | None:
+    """Return the content of a file that the pages load, or None if there is no such file."""
+    names = {path.name: path for path in (_FOLDER / "static").iterdir() if path.is_file()}
+    return names[name].read_bytes() if name in names else None
+
+
+def static_url(name: str) -> str:
+    """Return the URL of a file that the pages load. It changes with the file's content."""
+    content = static_file(name)
+    if content is None:
+        raise ValueError(f"the board has no file {name}")
+    return f"/board/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
+
+
+@lru_cache(maxsize=None)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(
+        ago=_ago,
+        elapsed=_elapsed,
+        clock=_clock,
+        sentence=_sentence,
+        counted=layout.counted,
+    )
+    environment.globals["static_url"] = static_url
+    return environment
+
+
+def _ago(moment: str | None, now: datetime) -> Markup:
+    """Return how long ago a time was, with the exact time on hover."""
+    return _time_element(moment, layout.format_age(moment, now), "ago") if moment else Markup()
+
+
+def _elapsed(moment: str | None, now: datetime) -> Markup:
+    """Return how long it is since a time, with the exact time on hover."""
+    return (
+        _time_element(moment, layout.format_elapsed(moment, now), "elapsed") if moment else Markup()
+    )
+
+
+def _clock(moment: str | None, now: datetime) -> Markup:
+    """Return a time to the second, with its date unless it is today."""
+    return _time_element(moment, layout.format_time(moment, now), "") if moment else Markup()
+
+
+def _time_element(moment: str, text: str, kind: str) -> Markup:
+    """Return a <time> element. The script keeps an element with a kind up to date."""
+    try:
+        parsed_moment = parse_timestamp(moment)
+    except ValueError:
+        parsed_moment = None
+    if parsed_moment is None:
+        return escape(moment)
+    exact = f"{parsed_moment:%Y-%m-%d %H:%M:%SZ}"
+    data = Markup(' data-relative="{}"').format(kind) if kind else ""
+    return Markup('<time datetime="{}" title="{}"{}>{}</time>').format(
+        format_timestamp(parsed_moment), exact, data, text
+    )
+
+
+def _sentence(text: str, now: datetime) -> Markup:
+    """Return a sentence with its times to the second and its commands marked as code."""
+    parts = layout.TIME.sub(lambda match: layout.format_time(match[0], now), text).split("`")
+    if len(parts) % 2 == 0:  # a lone backtick
+        return escape("`".join(parts))
+    pieces = [
+        Markup("<code>{}</code>").format(part) if index % 2 else escape(part)
+        for index, part in enumerate(parts)
+    ]
+    return Markup().join(pieces)
