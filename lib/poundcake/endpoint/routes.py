@@ -11,6 +11,7 @@ from poundcake.endpoint.problems import ProblemError
 
 WEBHOOK_PATH = "/api/v1/webhook"
 LIVE_PATH = "/api/v1/health/live"
+BOARD_PATH = "/board"
 _SERVER_METHODS = ("GET", "HEAD", "POST")
 
 # Called with the request and the part of the path that matches the template's placeholder.
@@ -62,6 +63,11 @@ def needed_scope(path: str) -> Scope:
     return Scope.POST if path == WEBHOOK_PATH else Scope.READ
 
 
+def is_board_path(path: str) -> bool:
+    """Return True for the pages that people open in a browser, whether or not a route has it."""
+    return path in ("/", BOARD_PATH) or path.startswith(f"{BOARD_PATH}/")
+
+
 def matching_template(routes: Sequence[Route], path: str) -> str | None:
     """Return the template that a path matches, or None."""
     return next((r.template for r in routes if r.argument(path) is not None), None)
@@ -77,8 +83,9 @@ def _answer_without_path(request: HTTPRequest) -> HTTPResponse:
 
 
 def _wrong_method(target: str, method: str, allowed: Sequence[str]) -> ProblemError:
+    hint = f"; post webhooks to {WEBHOOK_PATH}" if method == "POST" else ""
     return ProblemError(
         HTTPStatus.METHOD_NOT_ALLOWED,
-        f"{target} accepts {' and '.join(allowed)}, not {method[:20]}",
+        f"{target} accepts {' and '.join(allowed)}, not {method[:20]}{hint}",
         {"Allow": ", ".join(allowed)},
     )

@@ -47,7 +47,6 @@ class TestRoutes:
     @pytest.mark.parametrize(
         "path",
         [
-            "/",
             "/api/v1/webhook/",
             "/api/v1/webhooks",
             "/api/v2/webhook",
@@ -67,6 +66,11 @@ class TestRoutes:
         for method, body in (("GET", None), ("POST", b"{}")):
             problem = check_problem(endpoint.request(method, path, body), 404)
             assert "POST /api/v1/webhook" in problem["detail"]
+
+    @pytest.mark.parametrize("path", ["/", "/board", "/metrics"])
+    def test_a_webhook_on_the_path_of_another_route_is_answered_with_its_path(self, endpoint, path):
+        problem = check_problem(endpoint.request("POST", path, b"{}"), 405)
+        assert "/api/v1/webhook" in problem["detail"]
 
     @pytest.mark.parametrize(
         "path", [path for path, method in sorted(ROUTES.items()) if method == "GET"]
@@ -88,7 +92,7 @@ class TestRoutes:
         assert len(response.json["active_alerts"]) <= 1
 
     def test_browsers_must_not_sniff_or_cache_responses(self, endpoint):
-        for path in [*ROUTES, "/", "/api/v1/alerts/active?x=1", "no path"]:
+        for path in [*ROUTES, "/api/v1/alerts/active?x=1", "no path"]:
             response = endpoint.get(path)
             assert response.headers["x-content-type-options"] == "nosniff", path
             assert response.headers["cache-control"] == "no-store", path

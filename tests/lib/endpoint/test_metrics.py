@@ -34,7 +34,23 @@ UNCACHED_HEALTH = {
     "endpoint.metrics._HEALTH_REUSE_FACTOR": 0,
 }
 CODES = {
-    *("200", "202", "400", "401", "403", "404", "405", "411", "413", "414", "415", "431", "503")
+    *(
+        "200",
+        "202",
+        "302",
+        "304",
+        "400",
+        "401",
+        "403",
+        "404",
+        "405",
+        "411",
+        "413",
+        "414",
+        "415",
+        "431",
+        "503",
+    )
 }
 
 
@@ -334,6 +350,7 @@ class TestRequests:
             "/api/v1/health/live",
             "/api/v1/health/ready",
             "/metrics",
+            "/",
             "other",
         }
         assert send_everywhere(marker + "again") == series

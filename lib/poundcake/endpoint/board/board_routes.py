@@ -15,9 +15,8 @@ from poundcake.endpoint.board.page_cache import PageCache
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.query_parameters import refuse_parameters
-from poundcake.endpoint.routes import Route
+from poundcake.endpoint.routes import BOARD_PATH, Route
 
-BOARD_PATH = "/board"
 _STATIC_PATH = f"{BOARD_PATH}/static/"
 
 # The pages load only their own style sheet and script. Nothing in the text of an alert can run,
