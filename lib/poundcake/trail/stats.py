@@ -59,6 +59,43 @@ def _zeros() -> dict[Any, int]:
     return defaultdict(int)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Executions with the same facts.
+
+    Attributes:
+        count: Their number.
+        status: Their status in StackStorm.
+        cleared: Whether their alerts ended in time after them, or None if that is not known.
+        refusal: The control that refused their changes, or ''.
+        result: What they achieved.
+        durations: The durations of those that ended, in microseconds.
+        times_to_clear: The times from the receipt of their alerts until the incidents ended, in
+            microseconds, if the executions may have changed something.
+    """
+
+    count: int
+    status: str
+    cleared: bool | None
+    refusal: str
+    result: ExecutionResult
+    durations: Sequence[int]
+    times_to_clear: Sequence[int]
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Group:
+        """Return the group of a row of the statement of select_groups()."""
+        return cls(
+            count=row.executions,
+            status=row.status,
+            cleared=None if row.cleared is None else bool(row.cleared),
+            refusal=row.refusal or "",
+            result=result_of_row(row),
+            durations=_numbers(row.durations),
+            times_to_clear=_numbers(row.times_to_clear),
+        )
+
+
 @dataclass
 class Figures:
     """Statistics on the executions of one workflow or one alert name, or on all of them.
@@ -73,9 +110,8 @@ class Figures:
         durations: The durations of executions that ended, in microseconds.
         results: The number of executions with each result.
         refusals: The number of refused executions by the control that refused them.
-        times_to_clear: The sum of the times, in microseconds, from the receipt of the alert until
-            its incident ended, of the executions whose change cleared the alert.
-        cleared_count: The number of times in that sum.
+        times_to_clear: The times, in microseconds, from the receipt of the alert until its incident
+            ended, of the executions whose change cleared the alert.
     """
 
     count: int = 0
@@ -86,8 +122,7 @@ class Figures:
     durations: list[int] = field(default_factory=list)
     results: dict[ExecutionResult, int] = field(default_factory=_zeros)
     refusals: dict[str, int] = field(default_factory=_zeros)
-    times_to_clear: int = 0
-    cleared_count: int = 0
+    times_to_clear: list[int] = field(default_factory=list)
 
     @property
     def other(self) -> int:
@@ -115,9 +150,7 @@ class Figures:
     @property
     def mean_seconds(self) -> float | None:
         """The mean duration, or None if no execution has ended."""
-        if not self.durations:
-            return None
-        return round(sum(self.durations) / len(self.durations) / _MICROSECONDS, 3)
+        return _mean_seconds(self.durations)
 
     @property
     def p95_seconds(self) -> float | None:
@@ -130,35 +163,25 @@ class Figures:
     @property
     def mean_seconds_to_clear(self) -> float | None:
         """The mean time from an alert to its end if a change cleared it, or None."""
-        if not self.cleared_count:
-            return None
-        return round(self.times_to_clear / self.cleared_count / _MICROSECONDS, 3)
+        return _mean_seconds(self.times_to_clear)
 
-    def add_group(self, row: Row[Any], result: ExecutionResult, durations: Sequence[int]) -> None:
-        """Add a group of executions with the same facts.
-
-        Args:
-            row: The row of the group.
-            result: What its executions achieved.
-            durations: The durations of those that ended, in microseconds.
-        """
-        count, status = row.executions, row.status
-        self.count += count
-        self.results[result] += count
-        if result is ExecutionResult.REFUSED and row.refusal:
-            self.refusals[row.refusal] += count
-        if result is ExecutionResult.CLEARED:
-            self.times_to_clear += int(row.times_to_clear or 0)
-            self.cleared_count += row.cleared_count
-        if status == "succeeded":
-            self.succeeded += count
-            self.not_cleared += count if row.cleared == 0 else 0
-        elif status in _FAILED:
-            self.failed += count
-        elif status not in TERMINAL:
-            self.running += count
+    def add(self, group: Group) -> None:
+        """Add a group of executions with the same facts."""
+        self.count += group.count
+        self.results[group.result] += group.count
+        if group.result is ExecutionResult.REFUSED and group.refusal:
+            self.refusals[group.refusal] += group.count
+        if group.result is ExecutionResult.CLEARED:
+            self.times_to_clear += group.times_to_clear
+        if group.status == "succeeded":
+            self.succeeded += group.count
+            self.not_cleared += group.count if group.cleared is False else 0
+        elif group.status in _FAILED:
+            self.failed += group.count
+        elif group.status not in TERMINAL:
+            self.running += group.count
             return
-        self.durations += durations
+        self.durations += group.durations
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures as JSON, as in the result of the action stats."""
@@ -312,7 +335,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
         "now": now,
         "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
     }
-    conditions = _filter_alerts(connection, filters, parameters) if filters.has_alert_filter else []
+    conditions = filter_alerts(connection, filters, parameters) if filters.has_alert_filter else []
     total = Figures()
     by_workflow: dict[str, Figures] = defaultdict(Figures)
     by_alert_name: dict[str, Figures] = defaultdict(Figures)
@@ -320,10 +343,9 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     handled_ids: set[str] = set()
     statement = _figures_statement(connection.dialect.name)
     for row in connection.execute(_with_conditions(statement, conditions), parameters):
-        result = result_of_row(row)
-        durations = list(map(int, row.durations.split(","))) if row.durations else []
+        group = Group.of(row)
         for figures in (total, by_workflow[row.workflow or ""], by_alert_name[row.alert_name]):
-            figures.add_group(row, result, durations)
+            figures.add(group)
         handled_ids.update(row.handled_ids.split(",") if row.handled_ids else ())
     if sum(total.refusals.values()) < total.results[ExecutionResult.REFUSED]:
         for row, refusal in _read_refusals_at_start(connection, conditions, parameters):
@@ -339,7 +361,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     return Stats(since, until, total, by_workflow, by_alert_name, admitted, unmatched_names)
 
 
-def _filter_alerts(
+def filter_alerts(
     connection: Connection, filters: Filters, parameters: Mapping[str, Any]
 ) -> list[ColumnElement[bool]]:
     """Return the conditions for alerts that match the filters.
@@ -361,7 +383,7 @@ def _filter_alerts(
         .select_from(executions)
         .join(links, links.c.st2_execution_id == executions.c.id)
         .join(alerts, alerts.c.id == links.c.alert_id)
-        .where(*_in_range(executions.c.start_timestamp), *conditions)
+        .where(*in_range(executions.c.start_timestamp), *conditions)
         .order_by(executions.c.start_timestamp.desc())
     )
     admitted_alerts = (
@@ -446,7 +468,7 @@ def has_cleared(dialect: str) -> ColumnElement[Any]:
     return case((kept_firing > bindparam("not_cleared_after"), 0), (has_ended, 1))
 
 
-def _in_range(moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+def in_range(moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:
     """Return the conditions for the time range. Their parameters are `since` and `until`."""
     since, until = [bindparam(name, type_=moment.type) for name in ("since", "until")]
     return [moment >= since, moment < until]
@@ -457,7 +479,7 @@ def _ended_with_alert() -> ColumnElement[bool]:
     return alerts.c.ended_by.in_((EndedBy.RESOLVE, EndedBy.GONE))
 
 
-_IS_ADMITTED = [alerts.c.outcome == Outcome.ADMITTED, *_in_range(alerts.c.created_at)]
+_IS_ADMITTED = [alerts.c.outcome == Outcome.ADMITTED, *in_range(alerts.c.created_at)]
 _ADMITTED = (
     select(
         alerts.c.explanation,
@@ -481,15 +503,34 @@ def _with_conditions(
 def _figures_statement(dialect: str) -> Select[Any]:
     """Return the statement that aggregates executions by workflow, alert name and facts.
 
-    It aggregates in the database, because fetching a row per execution would take longer. The
-    column handled_ids contains the alerts of the time range that have ended, if the executions may
-    have changed something. The parameters are those of has_cleared() and _in_range().
+    The column handled_ids contains the alerts of the time range that have ended, if the executions
+    may have changed something. The parameters are those of has_cleared() and in_range().
     """
     is_handled = and_(
         or_(executions.c.mutated.is_(None), executions.c.mutated),
         _ended_with_alert(),
         *_IS_ADMITTED,
     )
+    return select_groups(dialect, WORKFLOW, alerts.c.alert_name).add_columns(
+        func.group_concat(case((is_handled, alerts.c.id))).label("handled_ids")
+    )
+
+
+WORKFLOW = links.c.st2_action_ref.label("workflow")
+"""The workflow of an execution, or the action that it runs."""
+
+
+def select_groups(dialect: str, *groups: ColumnElement[Any]) -> Select[Any]:
+    """Return the statement that aggregates the executions of a time range.
+
+    It aggregates in the database, because fetching a row per execution would take longer. Each row
+    is for executions with the same facts, for Group.of(). The parameters are those of
+    has_cleared() and in_range().
+
+    Args:
+        dialect: The name of the database's dialect.
+        groups: More columns by which the executions are grouped.
+    """
     duration = microseconds_between(
         dialect, executions.c.start_timestamp, executions.c.end_timestamp
     )
@@ -501,23 +542,17 @@ def _figures_statement(dialect: str) -> Select[Any]:
             microseconds_between(dialect, alerts.c.created_at, alerts.c.closed_at),
         )
     )
-    groups = [
-        links.c.st2_action_ref.label("workflow"),
-        alerts.c.alert_name,
-        *RESULT_COLUMNS,
-    ]
     return (
         select_executions(
             *groups,
+            *RESULT_COLUMNS,
             has_cleared(dialect).label("cleared"),
             func.count().label("executions"),
-            func.sum(time_to_clear).label("times_to_clear"),
-            func.count(alerts.c.closed_at).label("cleared_count"),
+            func.group_concat(time_to_clear).label("times_to_clear"),
             func.group_concat(duration).label("durations"),
-            func.group_concat(case((is_handled, alerts.c.id))).label("handled_ids"),
         )
-        .where(*_in_range(executions.c.start_timestamp))
-        .group_by(*groups, sql_text("cleared"))
+        .where(*in_range(executions.c.start_timestamp))
+        .group_by(*groups, *RESULT_COLUMNS, sql_text("cleared"))
     )
 
 
@@ -534,12 +569,12 @@ def _read_refusals_at_start(
     statement = select_executions(
         executions.c.id,
         alerts.c.episode,
-        links.c.st2_action_ref.label("workflow"),
+        WORKFLOW,
         alerts.c.alert_name,
         *RESULT_COLUMNS,
         null().label("cleared"),
     ).where(
-        *_in_range(executions.c.start_timestamp),
+        *in_range(executions.c.start_timestamp),
         *conditions,
         changes.c.id.is_(None),
         executions.c.mutated.is_not(True),
@@ -584,6 +619,17 @@ def microseconds_between(
         return seconds * _MICROSECONDS + cast(func.substr(moment, 21, 6), BigInteger)
 
     return since_epoch(end) - since_epoch(start)
+
+
+def _numbers(text: str | None) -> list[int]:
+    """Return the numbers of a column that GROUP_CONCAT aggregated."""
+    return list(map(int, text.split(","))) if text else []
+
+
+def _mean_seconds(microseconds: Sequence[int]) -> float | None:
+    if not microseconds:
+        return None
+    return round(sum(microseconds) / len(microseconds) / _MICROSECONDS, 3)
 
 
 def _most_frequent(counts: Mapping[str, int]) -> list[tuple[str, int]]:
