@@ -261,6 +261,11 @@ class UnmatchedName:
     count: int
     last_at: datetime
 
+    @classmethod
+    def of(cls, row: Row[Any]) -> UnmatchedName:
+        """Return the name in a row of the statement of select_unmatched()."""
+        return cls(row.alert_name, row.alerts, row.last_at)
+
     def as_json(self) -> dict[str, Any]:
         """Return the name as JSON, as in `no_rule` of the action stats."""
         return {
@@ -596,13 +601,33 @@ def _read_unmatched_names(
     parameters: Mapping[str, Any],
 ) -> list[UnmatchedName]:
     """Return the names of the alerts that no rule matched, most frequent first."""
-    statement = (
-        select(alerts.c.alert_name, func.count(), func.max(alerts.c.created_at))
+    rows = connection.execute(select_unmatched().where(*conditions), parameters)
+    return sort_names(UnmatchedName.of(row) for row in rows)
+
+
+def select_unmatched(*groups: ColumnElement[Any]) -> Select[Any]:
+    """Return the statement for the alerts that no rule matched, by name, for UnmatchedName.of().
+
+    Its parameters are those of in_range().
+
+    Args:
+        groups: More columns by which the alerts are grouped.
+    """
+    return (
+        select(
+            *groups,
+            alerts.c.alert_name,
+            func.count().label("alerts"),
+            func.max(alerts.c.created_at).label("last_at"),
+        )
         # Aggregating only these alerts is faster than aggregating all admitted ones by name.
-        .where(*_IS_ADMITTED, *conditions, unindexed(alerts.c.explanation) == Explanation.NO_RULE)
-        .group_by(alerts.c.alert_name)
+        .where(*_IS_ADMITTED, unindexed(alerts.c.explanation) == Explanation.NO_RULE)
+        .group_by(*groups, alerts.c.alert_name)
     )
-    names = [UnmatchedName(*row) for row in connection.execute(statement, parameters)]
+
+
+def sort_names(names: Iterable[UnmatchedName]) -> list[UnmatchedName]:
+    """Return names of alerts that no rule matched, most frequent first."""
     return sorted(names, key=lambda name: (-name.count, name.alert_name))
 
 
@@ -615,10 +640,17 @@ def microseconds_between(
 
     def since_epoch(moment: ColumnElement[Any]) -> ColumnElement[int]:
         # SQLite stores times as text: "2026-01-14 12:00:00.000000"
-        seconds = cast(func.strftime("%s", moment), BigInteger)
-        return seconds * _MICROSECONDS + cast(func.substr(moment, 21, 6), BigInteger)
+        microseconds = cast(func.substr(moment, 21, 6), BigInteger)
+        return seconds_since_epoch(dialect, moment) * _MICROSECONDS + microseconds
 
     return since_epoch(end) - since_epoch(start)
+
+
+def seconds_since_epoch(dialect: str, moment: ColumnElement[Any]) -> ColumnElement[int]:
+    """Return the expression for the whole seconds from 1970 until a column."""
+    if dialect != "sqlite":
+        return func.timestampdiff(sql_text("SECOND"), "1970-01-01", moment, type_=BigInteger())
+    return cast(func.strftime("%s", moment), BigInteger)
 
 
 def _numbers(text: str | None) -> list[int]:
