@@ -14,8 +14,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import Any, Iterator, Mapping, Sequence, Tuple
 
-from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy import text as sql_text
+from sqlalchemy import BigInteger, ColumnElement, Select, func, literal_column, select
 from sqlalchemy.engine import Connection
 
 from poundcake.trail import clock
@@ -401,9 +400,9 @@ def _read(
     names: list[dict[str, UnmatchedName]] = [{} for _ in run]
     first = (since - _EPOCH) // width
     for row in connection.execute(of_executions.where(*conditions), parameters):
-        figures[row.bucket - first][row.workflow or ""].add(Group.of(row))
+        figures[int(row.bucket) - first][row.workflow or ""].add(Group.of(row))
     for row in connection.execute(of_alerts.where(*conditions), parameters):
-        names[row.bucket - first][row.alert_name] = UnmatchedName.of(row)
+        names[int(row.bucket) - first][row.alert_name] = UnmatchedName.of(row)
     return [
         Bucket(
             start=key[2],
@@ -429,8 +428,8 @@ def _statements(dialect: str, width: timedelta) -> tuple[Select[Any], Select[Any
     """
 
     def bucket(moment: ColumnElement[Any]) -> ColumnElement[int]:
-        seconds = int(width.total_seconds())
-        return (seconds_since_epoch(dialect, moment) // sql_text(str(seconds))).label("bucket")
+        seconds = literal_column(str(int(width.total_seconds())), BigInteger())
+        return (seconds_since_epoch(dialect, moment) // seconds).label("bucket")
 
     return (
         select_groups(dialect, WORKFLOW, bucket(executions.c.start_timestamp)),

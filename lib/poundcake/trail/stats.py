@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    literal_column,
     null,
     or_,
     select,
@@ -649,7 +650,8 @@ def microseconds_between(
 def seconds_since_epoch(dialect: str, moment: ColumnElement[Any]) -> ColumnElement[int]:
     """Return the expression for the whole seconds from 1970 until a column."""
     if dialect != "sqlite":
-        return func.timestampdiff(sql_text("SECOND"), "1970-01-01", moment, type_=BigInteger())
+        epoch: ColumnElement[datetime] = literal_column("'1970-01-01'")
+        return func.timestampdiff(sql_text("SECOND"), epoch, moment, type_=BigInteger())
     return cast(func.strftime("%s", moment), BigInteger)
 
 
