@@ -68,9 +68,9 @@ def describe_type(key: Mapping[str, Any]) -> str:
 
 
 def format_default(key: Mapping[str, Any]) -> str:
-    """Return the default of a key as YAML, or "none" for an empty string or list."""
+    """Return the default of a key as YAML, or "none" for an empty string, list or object."""
     default = key.get("default")
-    if default in (None, "", []):
+    if default in (None, "", [], {}):
         return "none"
     return f"`{default if isinstance(default, str) else json.dumps(default)}`"
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 
 from poundcake import credentials, monitoring_servers, secret_references
+from poundcake.board_proxy import BoardProxy, read_board_proxy
 from poundcake.credentials import Credential, Kind, Scope
 from poundcake.errors import PoundCakeError
 from poundcake.hosts import HOST_LABEL, check_pattern
@@ -42,6 +43,7 @@ _Value = Union[
     Tuple[Credential, ...],
     Tuple[MonitoringServer, ...],
     Tuple[Remediation, ...],
+    BoardProxy,
 ]
 _Default = TypeVar(
     "_Default",
@@ -58,6 +60,9 @@ _Check = Callable[[str], None]
 
 class ConfigError(PoundCakeError):
     """A key is unknown or has an invalid value. The message contains the key and valid values."""
+
+
+_NO_PROXY = BoardProxy()
 
 
 # -- the types of keys
@@ -184,6 +189,11 @@ class _Remediations(_Public):
         return read_remediations(value)[0]
 
 
+class _BoardProxy(_Public):
+    def read(self, value: Any) -> _Value:
+        return read_board_proxy(value)
+
+
 def _boolean(default: bool) -> bool:
     return _key(default, _Boolean())
 
@@ -264,6 +274,7 @@ class Config:
     auth_tokens: tuple[str, ...] = _strings(_check_token, secret=True)
     basic_auth: str = _string(check=credentials.check_user_and_password, secret=True)
     credentials: tuple[Credential, ...] = _key((), _Credentials())
+    board_proxy: BoardProxy = field(default=_NO_PROXY, metadata={"type": _BoardProxy()})
     tls_certificate: str = _string(check=_check_absolute_path)
     tls_key: str = _string(check=_check_absolute_path)
     tls_client_ca: str = _string(check=_check_absolute_path)
@@ -502,6 +513,8 @@ def is_loopback(host: str) -> bool:
 
 
 def _as_json(value: _Value) -> Any:
+    if isinstance(value, BoardProxy):
+        return value.as_json()
     if not isinstance(value, tuple):
         return value
     return [item.summary if isinstance(item, Remediation) else item for item in value]

@@ -100,7 +100,8 @@ class Client:
             name, _, value = line.partition(":")
             assert name.lower() not in headers, "duplicate header: " + name
             headers[name.lower()] = value.strip()
-        length = 0 if head or status < 200 else int(headers["content-length"])
+        has_body = not head and status >= 200 and status != 304
+        length = int(headers["content-length"]) if has_body else 0
         while len(self.buffer) < length:
             assert self.receive(), "the response ended early"
         body, self.buffer = self.buffer[:length], self.buffer[length:]

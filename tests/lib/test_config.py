@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from poundcake import config
+from poundcake.board_proxy import BoardProxy
 from poundcake.config import Config, ConfigError, load
 from poundcake.credentials import Credential, Kind, Scope
 
@@ -51,8 +52,7 @@ class TestSchema:
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
     def test_schema_and_code_have_the_same_defaults(self, key):
-        default = getattr(Config(), key)
-        assert SCHEMA[key]["default"] == (list(default) if isinstance(default, tuple) else default)
+        assert SCHEMA[key]["default"] == config._as_json(getattr(Config(), key))
 
     @pytest.mark.parametrize("key", sorted(SCHEMA))
     def test_each_key_has_its_type_and_a_description(self, key):
@@ -62,6 +62,7 @@ class TestSchema:
             bool: "boolean",
             int: "integer",
             tuple: "array",
+            BoardProxy: "object",
         }[type(getattr(Config(), key))]
         assert SCHEMA[key]["type"] == schema_type
 
@@ -173,8 +174,9 @@ class TestWarnings:
 class TestTypes:
     @pytest.mark.parametrize("key", sorted(SCHEMA))
     def test_the_error_about_a_wrong_type_names_the_key(self, key):
-        wrong = {"string": 5, "boolean": "true", "integer": "5", "array": "x"}
-        assert error_of(**{key: wrong[SCHEMA[key]["type"]]}).startswith(key + ": must be ")
+        wrong = {"string": 5, "boolean": "true", "integer": "5", "array": "x", "object": "x"}
+        error = error_of(**{key: wrong[SCHEMA[key]["type"]]})
+        assert error.startswith((f"{key}: must be ", f"{key}: must have "))
 
     @pytest.mark.parametrize("key", INTEGERS)
     @pytest.mark.parametrize("value", [True, 5.0, "5"])

@@ -19,6 +19,7 @@ from poundcake.endpoint import browser_guard, metrics, openapi, routes
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.authentication import Authentication
 from poundcake.endpoint.board.board_routes import BoardRoutes
+from poundcake.endpoint.board.error_page import render_error
 from poundcake.endpoint.http_messages import (
     ClientGoneError,
     FramingError,
@@ -94,7 +95,7 @@ class Receiver:
         try:
             response = self._answer(request)
         except ProblemError as problem:
-            response = problem.response(request_id)
+            response = _refuse(request, problem, request_id)
             reason = self._refusal_reason(request, problem.status)
             if reason:
                 self._note_refusal(reason, problem, request.client_host)
@@ -109,10 +110,11 @@ class Receiver:
                 "please report this traceback",
                 request_id,
             )
-            response = ProblemError(
+            failure = ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "the endpoint failed unexpectedly; its log has the reason under this request_id",
-            ).response(request_id)
+            )
+            response = _refuse(request, failure, request_id)
         return self._finish(response, request.method, request.path, time.monotonic() - started_at)
 
     def refuse(self, error: FramingError, client_host: str) -> HTTPResponse:
@@ -199,3 +201,10 @@ class Receiver:
     def _metrics(self, request: HTTPRequest, _: str) -> HTTPResponse:
         text, media_type = self._service.metrics.render(request.headers.get("accept", ""))
         return HTTPResponse(HTTPStatus.OK, text, {"Content-Type": media_type})
+
+
+def _refuse(request: HTTPRequest, problem: ProblemError, request_id: str) -> HTTPResponse:
+    """Return the response to a request that is refused: a page for people, or a document."""
+    if routes.is_page_request(request):
+        return render_error(problem, request_id)
+    return problem.response(request_id)

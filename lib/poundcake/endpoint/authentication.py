@@ -1,4 +1,8 @@
-"""Authenticate requests by token, password, signed body or client certificate."""
+"""Authenticate requests by token, password, signed body or client certificate.
+
+A browser cannot send a token as other clients do. So a page of the board also accepts any token as
+the password of HTTP Basic, with any user name, and the header of a reverse proxy, if configured.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import base64
 import hmac
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Callable
+from typing import Callable, Sequence
 
 from poundcake.config import Config
 from poundcake.credentials import Credential, Kind, Scope
@@ -14,9 +18,13 @@ from poundcake.endpoint.body_signatures import BodySignatures, StaleSignatureErr
 from poundcake.endpoint.http_messages import HTTPRequest
 from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.problems import ProblemError
+from poundcake.endpoint.routes import is_page_request
 
 # The methods in Config.authentication that are also HTTP authentication schemes.
 _HTTP_SCHEMES = ("bearer", "basic")
+# The name of the credential of a person whom the reverse proxy has signed in.
+_PROXY_CREDENTIAL = "board_proxy"
+_NO_READER = "the configuration has no credential for people; add one with the scope read"
 _KINDS = {"bearer": Kind.TOKEN, "basic": Kind.BASIC}
 
 
@@ -37,6 +45,8 @@ class Authentication:
     ) -> None:
         self._metrics = metrics
         self._methods = config.authentication
+        self._schemes = [method for method in self._methods if method in _HTTP_SCHEMES]
+        self._proxy = config.board_proxy
         self._header_credentials = [c for c in config.all_credentials if c.kind in _KINDS.values()]
         self._signatures = BodySignatures(config.all_credentials, check_before_body)
 
@@ -48,7 +58,8 @@ class Authentication:
     def authenticate(self, request: HTTPRequest, needed_scope: Scope) -> HTTPRequest:
         """Return the request with the name of the credential that permits it.
 
-        If no credentials are configured, every request is allowed.
+        If no credentials are configured, every request is allowed, except for a page if people
+        sign in to a proxy.
 
         Args:
             needed_scope: The scope that the request needs.
@@ -57,7 +68,11 @@ class Authentication:
             ProblemError: The request has no valid credential that has the needed scope.
             ClientGoneError: The body is signed and did not arrive.
         """
-        if not self._methods:
+        is_page = is_page_request(request)
+        if is_page and self._proxy.is_configured:
+            if self._is_signed_in_by_proxy(request):
+                return replace(request, credential=_PROXY_CREDENTIAL)
+        elif not self._methods:
             return request
         valid_credentials = self._valid_credentials(request)
         sufficient_credentials = [
@@ -71,9 +86,16 @@ class Authentication:
             return self._verify_signature(request)
         if valid_credentials:
             raise self._forbidden(valid_credentials[0], needed_scope)
+        if is_page:
+            raise self._signed_out(request)
         raise self._unauthenticated(
             "missing or invalid credentials; this endpoint accepts: " + ", ".join(self._methods),
+            self._schemes,
         )
+
+    def _is_signed_in_by_proxy(self, request: HTTPRequest) -> bool:
+        name = request.headers.get(self._proxy.header.lower(), "")
+        return bool(name) and self._proxy.has_address(request.client_host)
 
     def _valid_credentials(self, request: HTTPRequest) -> list[Credential]:
         """Return the configured credentials that match the Authorization field."""
@@ -85,31 +107,53 @@ class Authentication:
                 secret = base64.b64decode(secret, validate=True)
             except ValueError:
                 secret = b""
+        secrets = {kind: secret}
+        if kind == Kind.BASIC and is_page_request(request):
+            secrets[Kind.TOKEN] = secret.partition(b":")[2]
         # Compare with every credential, each in constant time, to prevent timing attacks.
         return [
             credential
             for credential in self._header_credentials
-            if hmac.compare_digest(secret, credential.secret.encode()) and kind == credential.kind
+            if hmac.compare_digest(secrets.get(credential.kind, b""), credential.secret.encode())
         ]
 
     def _verify_signature(self, request: HTTPRequest) -> HTTPRequest:
         try:
             signed_request = self._signatures.verify(request)
         except StaleSignatureError as error:
-            raise self._unauthenticated(str(error)) from None
+            raise self._unauthenticated(str(error), self._schemes) from None
         if signed_request is None:
             raise self._unauthenticated(
-                "the signature does not match the body for any hmac_sha256 in credentials"
+                "the signature does not match the body for any hmac_sha256 in credentials",
+                self._schemes,
             )
         return signed_request
 
-    def _unauthenticated(self, detail: str) -> ProblemError:
+    def _signed_out(self, request: HTTPRequest) -> ProblemError:
+        """Return the answer to a request for a page, which lets a browser ask for a password."""
+        advice = []
+        if self._header_credentials:
+            advice.append(
+                "enter any user name, and as the password a token with the scope read or both; or "
+                "the user name and password of a basic credential"
+            )
+        if "client certificate" in self._methods:
+            advice.append("use a client certificate")
+        if self._proxy.is_configured:
+            advice.append("open the board at the address of the reverse proxy that signs you in")
+            if self._proxy.header.lower() in request.headers:
+                advice.append(
+                    f"the header {self._proxy.header} is believed only from the addresses in "
+                    "board_proxy"
+                )
+        return self._unauthenticated(
+            "missing or invalid credentials: " + "; or ".join(advice or [_NO_READER]),
+            ["basic"] if self._header_credentials else [],
+        )
+
+    def _unauthenticated(self, detail: str, schemes: Sequence[str]) -> ProblemError:
         self._metrics.failed_authentications.inc()
-        challenges = [
-            f'{method.capitalize()} realm="poundcake"'
-            for method in self._methods
-            if method in _HTTP_SCHEMES
-        ]
+        challenges = [f'{scheme.capitalize()} realm="poundcake"' for scheme in schemes]
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,
             detail,

@@ -143,11 +143,10 @@ class HTTPConnection:
 
     def _respond(self, response: HTTPResponse, method: str, must_close: bool) -> bool:
         """Send a response. Return True if another request may follow; if not, linger first."""
-        headers = [
-            *response.headers.items(),
-            ("Date", formatdate(usegmt=True)),
-            ("Content-Length", str(len(response.body))),
-        ]
+        headers = [*response.headers.items(), ("Date", formatdate(usegmt=True))]
+        # RFC 9110, section 8.6: with 304, the field would be the length of the body of a 200.
+        if response.status != HTTPStatus.NOT_MODIFIED:
+            headers.append(("Content-Length", str(len(response.body))))
         if must_close:
             headers.append(("Connection", "close"))
         status = response.status

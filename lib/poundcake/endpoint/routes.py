@@ -49,6 +49,8 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
     if not request.path.startswith("/"):
         return _answer_without_path(request)
     matching_routes = [route for route in routes if route.argument(request.path) is not None]
+    if not matching_routes and is_page_request(request):
+        raise ProblemError(HTTPStatus.NOT_FOUND, "the board has no page at this address")
     if not matching_routes:
         known_routes = ", ".join(f"{route.method} {route.template}" for route in routes)
         raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown path; known: {known_routes}")
@@ -64,8 +66,13 @@ def needed_scope(path: str) -> Scope:
 
 
 def is_board_path(path: str) -> bool:
-    """Return True for the pages that people open in a browser, whether or not a route has it."""
+    """Return True for the paths of the pages for people, whether or not a route has the path."""
     return path in ("/", BOARD_PATH) or path.startswith(f"{BOARD_PATH}/")
+
+
+def is_page_request(request: HTTPRequest) -> bool:
+    """Return True for a request for a page, which a browser sends and a person reads."""
+    return request.method in ("GET", "HEAD") and is_board_path(request.path)
 
 
 def matching_template(routes: Sequence[Route], path: str) -> str | None:

@@ -91,7 +91,7 @@ class TestTokens:
     @pytest.mark.parametrize(
         "method, path",
         [
-            ("GET", "/"),
+            ("POST", "/"),
             ("GET", "/api/v1/no-such-path"),
             ("BREW", "/api/v1/webhook"),
             ("DELETE", "/api/v1/health"),
@@ -202,6 +202,129 @@ def signature_headers(body, secret="the-secret-of-grafana", **headers):
     prefix = b"" if timestamp is None else timestamp.encode() + b":"
     signature = hmac.new(secret.encode(), prefix + body, "sha256").hexdigest()
     return {"X_Grafana_Alerting_Signature": signature, **headers}
+
+
+class TestBoard:
+    """A browser can sign in, and no more than that."""
+
+    PATHS = ("/", "/board", "/board/static/board.css")
+
+    @pytest.mark.parametrize("path", PATHS)
+    @pytest.mark.parametrize(
+        "authorization",
+        [
+            basic_credentials("anna:a-token-for-everything"),
+            basic_credentials(":a-token-for-everything"),
+            ON_CALL,
+            READ_ONLY,
+        ],
+    )
+    def test_a_token_is_accepted_as_the_password(self, named_endpoint, path, authorization):
+        response = named_endpoint.get(path, Authorization=authorization)
+        assert response.status == (302 if path == "/" else 200)
+
+    @pytest.mark.parametrize("path", [*PATHS, "/board/no-such-page"])
+    @pytest.mark.parametrize(
+        "authorization",
+        [
+            None,
+            basic_credentials("anna:"),
+            basic_credentials("anna:a-token-for-everythin"),
+            basic_credentials("a-token-for-everything:anna"),
+            basic_credentials("a-token-for-everything"),
+            basic_credentials("anna:a-password-to-read"),
+            basic_credentials("anna:the-secret-of-grafana"),
+            "Basic anna:a-token-for-everything",
+        ],
+    )
+    def test_a_browser_is_asked_for_a_password(self, named_endpoint, path, authorization):
+        failures = read_failures(named_endpoint)
+        response = named_endpoint.get(path, Authorization=authorization)
+        assert response.status == 401
+        assert response.headers["www-authenticate"] == 'Basic realm="poundcake"'
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert "as the password a token with the scope read or both" in response.body.decode()
+        assert "a-token-for-everything" not in response.body.decode()
+        assert read_failures(named_endpoint) == failures + 1
+
+    def test_a_token_for_webhooks_does_not_open_a_page(self, named_endpoint):
+        credential = basic_credentials("anna:a-token-for-webhooks")
+        response = named_endpoint.get("/board", Authorization=credential)
+        assert response.status == 403
+        assert "the credential alertmanager has the scope post" in response.body.decode()
+
+    @pytest.mark.parametrize("path", PROTECTED_PATHS)
+    def test_the_api_accepts_no_token_as_a_password(self, named_endpoint, path):
+        credential = basic_credentials("anna:a-token-for-everything")
+        check_problem(named_endpoint.get(path, Authorization=credential), 401)
+        check_problem(named_endpoint.post(webhook(), Authorization=credential), 401)
+
+    def test_a_browser_is_asked_although_only_tokens_are_configured(self, guarded_endpoint):
+        response = guarded_endpoint.get("/board")
+        assert response.headers["www-authenticate"] == 'Basic realm="poundcake"'
+        response = guarded_endpoint.get("/api/v1/health")
+        assert response.headers["www-authenticate"] == 'Bearer realm="poundcake"'
+
+    def test_no_password_is_needed_without_credentials(self, endpoint):
+        assert endpoint.get("/board").status == 200
+        response = endpoint.get("/board", Host="board.example.org")
+        assert response.status == 403 and b"no credentials" in response.body
+
+
+class TestBoardProxy:
+    """The header of a reverse proxy signs in to the board, from the proxy's addresses only."""
+
+    SIGNED_IN = {"X_Forwarded_User": "anna"}
+
+    @pytest.mark.parametrize("name", ["X_Forwarded_User", "x_forwarded_user"])
+    def test_the_header_is_believed_from_the_proxy(self, start_endpoint, name):
+        endpoint = start_endpoint(
+            auth_tokens=["the-old-token-01"], board_proxy=proxy("127.0.0.0/8")
+        )
+        assert endpoint.get("/board", **{name: "anna"}).status == 200
+        for headers in ({}, {name: ""}, {"X_User": "anna"}):
+            response = endpoint.get("/board", **headers)
+            assert response.status == 401
+            assert b"at the address of the reverse proxy" in response.body
+        # The API accepts tokens only.
+        check_problem(endpoint.get("/api/v1/health", **{name: "anna"}), 401)
+        check_problem(endpoint.post(webhook(), **{name: "anna"}), 401)
+        assert endpoint.post(webhook(), Authorization="Bearer the-old-token-01").status == 202
+
+    def test_the_header_is_not_believed_from_elsewhere(self, start_endpoint):
+        endpoint = start_endpoint(auth_tokens=["the-old-token-01"], board_proxy=proxy("10.0.0.7"))
+        response = endpoint.get("/board", **self.SIGNED_IN)
+        assert response.status == 401
+        assert b"X-Forwarded-User is believed only from the addresses" in response.body
+        credential = basic_credentials("anna:the-old-token-01")
+        assert endpoint.get("/board", Authorization=credential, **self.SIGNED_IN).status == 200
+
+    def test_the_header_is_not_believed_without_board_proxy(self, guarded_endpoint):
+        assert guarded_endpoint.get("/board", **self.SIGNED_IN).status == 401
+
+    def test_with_a_proxy_the_board_is_closed_even_without_credentials(self, start_endpoint):
+        endpoint = start_endpoint(board_proxy=proxy("127.0.0.1"))
+        assert endpoint.get("/board").status == 401
+        assert endpoint.get("/board", **self.SIGNED_IN).status == 200
+        # A page of another site that resolves to 127.0.0.1 could send the header as well.
+        rebound = {"Host": "evil.example", **self.SIGNED_IN}
+        assert endpoint.get("/board", **rebound).status == 403
+        assert endpoint.get("/api/v1/health").status == 200
+
+
+def proxy(*addresses):
+    return {"header": "X-Forwarded-User", "addresses": list(addresses)}
+
+
+def read_failures(endpoint):
+    text = endpoint.get("/metrics", Authorization=ON_CALL).body.decode()
+    (sample,) = [
+        sample
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "poundcake_failed_authentications_total"
+    ]
+    return sample.value
 
 
 class TestScopes:

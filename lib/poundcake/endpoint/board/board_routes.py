@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import mimetypes
+import hashlib
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Callable, Mapping
 
 from poundcake.config import Config
+from poundcake.endpoint import native
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board import templates
 from poundcake.endpoint.board.now_page import read_now
-from poundcake.endpoint.board.page_cache import PageCache
+from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
+from poundcake.endpoint.board.page_headers import PAGE_HEADERS
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.query_parameters import refuse_parameters
 from poundcake.endpoint.routes import BOARD_PATH, Route
 
 _STATIC_PATH = f"{BOARD_PATH}/static/"
-
-# The pages load only their own style sheet and script. Nothing in the text of an alert can run,
-# load anything, or send anything.
-_CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-_PAGE_HEADERS = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Content-Security-Policy": _CONTENT_SECURITY_POLICY,
-    "Referrer-Policy": "no-referrer",
-    # A browser keeps the page, but asks each time whether it has changed.
-    "Cache-Control": "private, no-cache",
+_MEDIA_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
 }
 
 # Returns what a page shows.
@@ -44,6 +37,7 @@ class BoardRoutes:
         self._config = config
         self._service = service
         self._cache = PageCache()
+        templates.load_templates()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -64,18 +58,28 @@ class BoardRoutes:
         content = templates.static_file(name)
         if content is None:
             raise ProblemError(HTTPStatus.NOT_FOUND, "the board has no such file")
-        media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        headers = {"Content-Type": media_type, "Cache-Control": "private, max-age=31536000"}
+        headers = {
+            "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]],
+            # Its URL on the pages changes with its content.
+            "Cache-Control": "private, max-age=31536000",
+        }
         return HTTPResponse(HTTPStatus.OK, content, headers)
 
     def _page(self, request: HTTPRequest, template: str, content: Content) -> HTTPResponse:
         """Return a page, or 304 if the client has it already."""
-        page = self._cache.get(
-            f"{request.path}?{request.query}",
-            lambda: templates.render(template, datetime.now(timezone.utc), content()),
-        )
-        headers = {**_PAGE_HEADERS, "ETag": page.entity_tag}
+        # A digest, because a client may send long queries, and the cache keeps the key.
+        key = hashlib.sha256(f"{request.path}?{request.query}".encode()).digest()
+        try:
+            page = self._cache.get(key, lambda: self._render(template, content))
+        except BusyError as error:
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from None
+        headers = {**PAGE_HEADERS, "ETag": page.entity_tag}
         known_tags = request.headers.get("if-none-match", "").split(",")
         if page.entity_tag in (tag.strip() for tag in known_tags):
             return HTTPResponse(HTTPStatus.NOT_MODIFIED, b"", headers)
         return HTTPResponse(HTTPStatus.OK, page.body, headers)
+
+    def _render(self, template: str, content: Content) -> Page:
+        variables = content()
+        now = datetime.now(timezone.utc)
+        return native.run_in_native_thread(templates.render, template, now, variables)

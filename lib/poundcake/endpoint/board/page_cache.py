@@ -7,11 +7,29 @@ from collections import OrderedDict
 from time import monotonic
 from typing import Callable, NamedTuple
 
+from poundcake.errors import PoundCakeError
+
 KEEP_SECONDS = 1.0
 """Seconds for which a rendered page is served again."""
 
 MAX_PAGES = 64
 """Maximum number of pages that are kept. A page has at most about 100 kB."""
+
+MAX_RENDERINGS = 2
+"""Maximum number of pages that are rendered at the same time.
+
+The board shares the tracking database and the CPU with webhooks and with the API.
+"""
+
+WAIT_SECONDS = 5.0
+"""Maximum number of seconds for which a viewer waits for a page that others also wait for."""
+
+
+class BusyError(PoundCakeError):
+    """Too many pages are waiting to be rendered."""
+
+    def __init__(self) -> None:
+        super().__init__("too many people are looking at different pages; try again in a moment")
 
 
 class Page(NamedTuple):
@@ -19,7 +37,8 @@ class Page(NamedTuple):
 
     Attributes:
         body: The document, encoded in UTF-8.
-        entity_tag: Changes when anything on the page changes except the time it was rendered.
+        entity_tag: Changes when anything on the page changes, except the time it was rendered and
+            the ages that follow from it.
     """
 
     body: bytes
@@ -36,28 +55,57 @@ class _Slot:
 
 
 class PageCache:
-    """The newest version of each page."""
+    """The newest version of each page.
 
-    def __init__(self, keep_seconds: float = KEEP_SECONDS) -> None:
+    Args:
+        keep_seconds: How long a page is served again.
+        wait_seconds: How long a viewer waits for a page, at most.
+    """
+
+    def __init__(
+        self, keep_seconds: float = KEEP_SECONDS, wait_seconds: float = WAIT_SECONDS
+    ) -> None:
         self._keep_seconds = keep_seconds
-        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._wait_seconds = wait_seconds
+        self._slots: OrderedDict[bytes, _Slot] = OrderedDict()
         self._lock = threading.Lock()
+        self._renderings = threading.BoundedSemaphore(MAX_RENDERINGS)
 
-    def get(self, key: str, render: Callable[[], Page]) -> Page:
+    def get(self, key: bytes, render: Callable[[], Page]) -> Page:
         """Return the page, rendered at most `keep_seconds` ago.
 
         If another thread is rendering the page, wait for it and return its result. If `render`
         raises, nothing is kept.
+
+        Args:
+            key: Identifies the page. Short, because it is kept.
+            render: Returns the page.
+
+        Raises:
+            BusyError: The page was not rendered in time, because others were.
         """
         slot = self._slot(key)
-        with slot.lock:
+        deadline = monotonic() + self._wait_seconds
+        if not slot.lock.acquire(timeout=self._wait_seconds):
+            raise BusyError
+        try:
             if slot.page is None or monotonic() - slot.rendered_at >= self._keep_seconds:
                 slot.page = None
-                slot.page = render()
+                slot.page = self._render(render, deadline)
                 slot.rendered_at = monotonic()
             return slot.page
+        finally:
+            slot.lock.release()
 
-    def _slot(self, key: str) -> _Slot:
+    def _render(self, render: Callable[[], Page], deadline: float) -> Page:
+        if not self._renderings.acquire(timeout=max(0.0, deadline - monotonic())):
+            raise BusyError
+        try:
+            return render()
+        finally:
+            self._renderings.release()
+
+    def _slot(self, key: bytes) -> _Slot:
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)

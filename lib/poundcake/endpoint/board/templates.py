@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +17,17 @@ from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail.text import layout
 
 _FOLDER = Path(__file__).parent
-# The time at which a page was rendered does not make it another page; see render().
+# These stand for what differs each time a page is rendered, although nothing on it has changed.
 _RENDERED_AT = "@rendered-at@"
+_ENTITY_TAG = "@entity-tag@"
+# The ages on a page, which the script in the browser keeps up to date. See _time_element().
+_AGE = re.compile(r'( data-relative="[a-z]+">)[^<]*')
 
 
 def render(name: str, now: datetime, content: Mapping[str, Any]) -> Page:
     """Render a page.
+
+    May be called in a native thread, once load_templates() has been called.
 
     Args:
         name: The name of the template.
@@ -30,9 +36,23 @@ def render(name: str, now: datetime, content: Mapping[str, Any]) -> Page:
             safe as in the text output, and escaped.
     """
     template = _environment().get_template(name)
-    text = template.render(**layout.sanitize(dict(content)), now=now, rendered_at=_RENDERED_AT)
-    entity_tag = f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
-    return Page(text.replace(_RENDERED_AT, format_timestamp(now)).encode(), entity_tag)
+    text = template.render(
+        **{"status_line": None, **layout.sanitize(dict(content))},
+        now=now,
+        rendered_at=_RENDERED_AT,
+        entity_tag=_ENTITY_TAG,
+    )
+    digest = hashlib.sha256(_AGE.sub(r"\1", text).encode()).hexdigest()
+    entity_tag = f'W/"{digest[:32]}"'
+    text = text.replace(_RENDERED_AT, format_timestamp(now))
+    return Page(text.replace(_ENTITY_TAG, str(escape(entity_tag))).encode(), entity_tag)
+
+
+def load_templates() -> None:
+    """Compile all templates, which takes longer than to render one."""
+    environment = _environment()
+    for name in environment.list_templates():
+        environment.get_template(name)
 
 
 @lru_cache(maxsize=None)
@@ -59,6 +79,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
+        # A plain dictionary. A native thread must not wait for the green lock of another cache.
+        cache_size=-1,
     )
     environment.filters.update(
         ago=_ago,

@@ -1,0 +1,1 @@
+"""The board: its pages, and what they have in common."""
