@@ -158,6 +158,45 @@ ACCESS = [
         test(AUTHENTICATION_TESTS + "TestBasicAuthentication::test_other_credentials_are_refused"),
     ),
     Defence(
+        "a token is accepted as a password for pages only",
+        Edit(AUTHENTICATION + "_valid_credentials", "is_page_request(_)", "True"),
+        test(
+            AUTHENTICATION_TESTS + "TestBoard::test_the_api_accepts_no_token_as_a_password",
+            "threads",
+        ),
+    ),
+    Defence(
+        "the header of a reverse proxy is believed only from its addresses",
+        Returns("poundcake.board_proxy:BoardProxy.has_address", "True"),
+        test(
+            AUTHENTICATION_TESTS + "TestBoardProxy::test_the_header_is_not_believed_from_elsewhere",
+            "threads",
+        ),
+    ),
+    Defence(
+        "the header of a reverse proxy signs in to the board only",
+        Edit(
+            AUTHENTICATION + "authenticate",
+            "is_page and self._proxy.is_configured",
+            "self._proxy.is_configured",
+        ),
+        test(
+            AUTHENTICATION_TESTS + "TestBoardProxy::test_the_header_is_believed_from_the_proxy",
+            "threads",
+        ),
+    ),
+    Defence(
+        "text from an alert stays text on a page",
+        Edit(
+            "poundcake.endpoint.board.templates:_environment", "autoescape=True", "autoescape=False"
+        ),
+        test(
+            "tests/lib/endpoint/board/test_error_page.py::TestErrorPages::"
+            "test_hostile_text_stays_text",
+            "threads",
+        ),
+    ),
+    Defence(
         "a credential can only do what its scope allows",
         Returns("poundcake.credentials:Scope.allows", "True"),
         test(

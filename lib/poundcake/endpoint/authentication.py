@@ -114,7 +114,8 @@ class Authentication:
         return [
             credential
             for credential in self._header_credentials
-            if hmac.compare_digest(secrets.get(credential.kind, b""), credential.secret.encode())
+            if hmac.compare_digest(secrets.get(credential.kind, secret), credential.secret.encode())
+            and credential.kind in secrets
         ]
 
     def _verify_signature(self, request: HTTPRequest) -> HTTPRequest:
