@@ -46,7 +46,7 @@ SETTLING = timedelta(hours=1)
 """The results of an hour or a day often change until it has ended this long ago."""
 KEEP_SECONDS = 600.0
 """Seconds after which kept figures are read again."""
-MAX_ROWS = 8000
+MAX_ROWS = 6000
 """Maximum number of executions and admitted alerts that one call reads."""
 MAX_KEPT = 20_000
 """Maximum number of workflows and alert names in the kept figures."""
@@ -117,6 +117,11 @@ class WorkflowFigures:
     def not_cleared(self) -> int:
         """Changes that did not help: the alert kept firing, or the verification failed."""
         return self._count(*NOT_HELPED)
+
+    @property
+    def undecided(self) -> int:
+        """Changes of which it is not known yet whether they cleared the alert."""
+        return self._count(ExecutionResult.CHANGED)
 
     @property
     def failed(self) -> int:

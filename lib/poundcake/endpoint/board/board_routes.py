@@ -10,14 +10,15 @@ from typing import Any, Callable, Mapping
 from poundcake.config import Config
 from poundcake.endpoint import native
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board import templates
+from poundcake.endpoint.board import automation_page, templates
 from poundcake.endpoint.board.now_page import read_now
 from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
 from poundcake.endpoint.board.page_headers import PAGE_HEADERS
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
-from poundcake.endpoint.query_parameters import refuse_parameters
+from poundcake.endpoint.query_parameters import parse_text, refuse_parameters
 from poundcake.endpoint.routes import BOARD_PATH, Route
+from poundcake.trail.remediation_history import HistoryReader
 
 _STATIC_PATH = f"{BOARD_PATH}/static/"
 _MEDIA_TYPES = {
@@ -38,12 +39,14 @@ class BoardRoutes:
         self._service = service
         self._cache = PageCache()
         templates.load_templates()
+        self._history_reader = HistoryReader()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
             Route("GET", "/", self._redirect),
             Route("GET", BOARD_PATH, self._now),
+            Route("GET", automation_page.AUTOMATION_PATH, self._automation),
             Route("GET", f"{_STATIC_PATH}{{name}}", self._static),
         ]
 
@@ -53,6 +56,19 @@ class BoardRoutes:
     def _now(self, request: HTTPRequest, _: str) -> HTTPResponse:
         refuse_parameters(request.query)
         return self._page(request, "now.html", lambda: read_now(self._config, self._service))
+
+    def _automation(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        parameters = parse_text(request.query, automation_page.FILTERS)
+        if automation_page.has_empty_parameter(request.query):
+            path = automation_page.path(parameters)
+            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": path})
+        return self._page(
+            request,
+            "automation.html",
+            lambda: automation_page.read_automation(
+                self._config, self._service, self._history_reader, parameters
+            ),
+        )
 
     def _static(self, request: HTTPRequest, name: str) -> HTTPResponse:
         content = templates.static_file(name)

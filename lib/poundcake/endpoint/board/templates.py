@@ -12,8 +12,9 @@ from typing import Any, Mapping
 import jinja2
 from markupsafe import Markup, escape
 
+from poundcake.endpoint.board import charts
 from poundcake.endpoint.board.page_cache import Page
-from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.timestamps import format_duration, format_timestamp, parse_timestamp
 from poundcake.trail.text import layout
 
 _FOLDER = Path(__file__).parent
@@ -88,8 +89,15 @@ def _environment() -> jinja2.Environment:
         clock=_clock,
         sentence=_sentence,
         counted=layout.counted,
+        duration=_duration,
     )
-    environment.globals["static_url"] = static_url
+    environment.globals.update(
+        static_url=static_url,
+        bar_chart=charts.bar_chart,
+        line_chart=charts.line_chart,
+        legend=charts.legend,
+        data_table=charts.data_table,
+    )
     return environment
 
 
@@ -108,6 +116,11 @@ def _elapsed(moment: str | None, now: datetime) -> Markup:
 def _clock(moment: str | None, now: datetime) -> Markup:
     """Return a time to the second, with its date unless it is today."""
     return _time_element(moment, layout.format_time(moment, now), "") if moment else Markup()
+
+
+def _duration(seconds: float | None) -> str:
+    """Return a duration as people read it, or a dash if there is none."""
+    return "-" if seconds is None else format_duration(seconds)
 
 
 def _time_element(moment: str, text: str, kind: str) -> Markup:

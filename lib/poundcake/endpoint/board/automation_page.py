@@ -1,0 +1,199 @@
+"""The page Automation: what remediations achieved over time, and which alerts no rule matched."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+from urllib.parse import parse_qsl, urlencode
+
+from poundcake.config import Config
+from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.board.charts import Series
+from poundcake.timestamps import format_timestamp
+from poundcake.trail import search
+from poundcake.trail.remediation_history import (
+    HistoryReader,
+    RemediationHistory,
+    WorkflowFigures,
+    add_figures,
+)
+from poundcake.trail.search import FilterError
+
+AUTOMATION_PATH = "/board/automation"
+DEFAULT_SINCE = "7d"
+MAX_CHARTS = 6
+"""Maximum number of workflows that have charts. The others are in the table."""
+MAX_ROWS = 50
+"""Maximum number of workflows, and of alert names that no rule matched."""
+# The filters of the form, each with an example.
+_FIELDS = {
+    "since": ("Since", "24h, 30d or 2026-01-14T12:00:00Z"),
+    "until": ("Until", "12h or 2026-01-15T12:00:00Z"),
+    "alert_name": ("Alert name", "HostDown, or Host*"),
+    "labels": ("Labels", 'team=infra,cluster=~"eu-.*"'),
+    "instance": ("Instance", "web-1, with or without its port"),
+    "severity": ("Severity", "critical"),
+    "fingerprint": ("Fingerprint", "its first characters, at least four"),
+    "annotations": ("Annotations", 'summary=~".*disk.*"'),
+}
+FILTERS = tuple(_FIELDS)
+"""The filters of the page, which are those of the action stats."""
+_PERIODS = {"24h": "24 hours", "7d": "7 days", "30d": "30 days"}
+# The series of the charts of results, from the bottom to the top: the attribute of WorkflowFigures,
+# the name, and the shape.
+_RESULTS = (
+    ("cleared", "Cleared", "solid"),
+    ("undecided", "Changed, effect not known yet", "hollow"),
+    ("not_cleared", "Changed, did not help", "hollow"),
+    ("failed", "Failed", "narrow"),
+    ("refused", "Refused", "hollow"),
+    ("dry_run", "Dry run", "solid"),
+    ("other", "Other", "narrow"),
+)
+
+
+def read_automation(
+    config: Config, service: Service, history_reader: HistoryReader, parameters: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return what the page shows.
+
+    Args:
+        config: The configuration.
+        service: The endpoint.
+        history_reader: Reads the history of remediations.
+        parameters: The text of each of FILTERS; missing ones are empty.
+
+    Raises:
+        DatabaseError: The tracking database cannot be read.
+    """
+    texts = dict(parameters)
+    if not (texts["since"] or texts["until"]):
+        texts["since"] = DEFAULT_SINCE
+    try:
+        history = service.read_recorded(
+            history_reader.read,
+            filters=search.parse(None, **texts),
+            not_cleared_minutes=config.not_cleared_minutes,
+        )
+    except FilterError as error:
+        problem = str(error)[len(error.field) + 2 :]  # without "FIELD: "
+        return {**_form(texts, {error.field: problem}), "history": None}
+    return {**_form(texts, {}), "history": _as_variables(history, texts)}
+
+
+def _form(texts: Mapping[str, str], errors: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of the form and the links to other periods."""
+    others = [name for name in FILTERS if name != "since"]
+    return {
+        "fields": [
+            {
+                "name": name,
+                "label": label,
+                "example": example,
+                "value": texts[name],
+                "error": errors.get(name, ""),
+            }
+            for name, (label, example) in _FIELDS.items()
+        ],
+        "is_filtered": bool(errors)
+        or texts["since"] not in _PERIODS
+        or any(texts[name] for name in others),
+        "periods": [
+            {
+                "name": name,
+                "href": path({**texts, "since": since, "until": ""}),
+                "is_current": texts["since"] == since and not texts["until"],
+            }
+            for since, name in _PERIODS.items()
+        ],
+    }
+
+
+def path(parameters: Mapping[str, str]) -> str:
+    """Return the path of the page with these parameters. Empty ones are left out."""
+    query = urlencode({name: text for name, text in parameters.items() if text})
+    return f"{AUTOMATION_PATH}?{query}" if query else AUTOMATION_PATH
+
+
+def has_empty_parameter(query: str) -> bool:
+    """Return True if a query has an empty parameter.
+
+    A form sends all of its fields. Without the empty ones, the address is short enough to share.
+    """
+    return any(not text for _, text in parse_qsl(query, keep_blank_values=True))
+
+
+def _as_variables(history: RemediationHistory, texts: Mapping[str, str]) -> dict[str, Any]:
+    by_workflow = history.by_workflow()
+    figures = {workflow: add_figures(buckets) for workflow, buckets in by_workflow.items()}
+    names = history.unmatched_names()
+    time_format = "%Y-%m-%d %H:%MZ" if history.is_hourly else "%Y-%m-%d"
+    labels = [bucket.start.strftime(time_format) for bucket in history.buckets]
+    return {
+        "since": format_timestamp(history.since),
+        "until": format_timestamp(history.until),
+        "bucket": "hour" if history.is_hourly else "day",
+        "unread_until": format_timestamp(history.unread_until) if history.unread_until else "",
+        "labels": labels,
+        "total": _totals(add_figures(list(figures.values()))),
+        "rows": [
+            {"workflow": workflow, **_totals(figures[workflow])}
+            for workflow in list(figures)[:MAX_ROWS]
+        ],
+        "charts": [
+            {
+                "workflow": workflow,
+                "totals": _totals(figures[workflow]),
+                "results": _result_series(buckets),
+                "times": _time_series(buckets),
+            }
+            for workflow, buckets in list(by_workflow.items())[:MAX_CHARTS]
+        ],
+        "legend": _result_series([]),
+        "time_legend": _time_series([]),
+        "more_workflows": max(0, len(figures) - MAX_ROWS),
+        "unmatched": [
+            {
+                "alert_name": name.alert_name,
+                "count": name.count,
+                "last_at": format_timestamp(name.last_at),
+                "href": _episodes_path(name.alert_name, texts),
+            }
+            for name in names[:MAX_ROWS]
+        ],
+        "unmatched_count": sum(name.count for name in names),
+        "more_names": max(0, len(names) - MAX_ROWS),
+    }
+
+
+def _episodes_path(alert_name: str, texts: Mapping[str, str]) -> str:
+    """Return the path of the episodes of an alert in the same period and with the same filters."""
+    filters = {**texts, "alert_name": alert_name or search.NO_VALUE}
+    return "/board/episodes?" + urlencode({name: text for name, text in filters.items() if text})
+
+
+def _totals(figures: WorkflowFigures) -> dict[str, Any]:
+    decided = figures.cleared + figures.not_cleared
+    return {
+        "started": figures.started,
+        "changed": figures.changed,
+        **{attribute: getattr(figures, attribute) for attribute, _, _ in _RESULTS},
+        "cleared_percent": round(100 * figures.cleared / decided) if decided else None,
+        "mean_seconds": figures.durations.mean_seconds,
+        "mean_seconds_to_clear": figures.times_to_clear.mean_seconds,
+    }
+
+
+def _result_series(buckets: Sequence[WorkflowFigures]) -> list[list[Any]]:
+    return [
+        list(Series(name, attribute, shape, [getattr(each, attribute) for each in buckets]))
+        for attribute, name, shape in _RESULTS
+    ]
+
+
+def _time_series(buckets: Sequence[WorkflowFigures]) -> list[list[Any]]:
+    to_clear = [each.times_to_clear.median_seconds for each in buckets]
+    durations = [each.durations.median_seconds for each in buckets]
+    return [
+        list(Series("Median time to clear", "cleared", "line", to_clear)),
+        list(Series("Median duration", "duration", "dashed", durations)),
+    ]
