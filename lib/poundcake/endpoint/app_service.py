@@ -54,7 +54,7 @@ class Service(Protocol):
     def note_accepted(self) -> None:
         """Note that a request was stored in the journal."""
 
-    def read(self, view: Callable[..., dict[str, Any]], **query: Any) -> dict[str, Any]:
+    def read(self, view: Callable[..., Any], **query: Any) -> dict[str, Any]:
         """Return `view(connection, **query)`, run on the tracking database.
 
         Raises:

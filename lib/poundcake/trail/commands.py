@@ -6,6 +6,32 @@ HEALTH = "st2 run poundcake.health format=text"
 """Shows the state of the endpoint and of everything that it depends on."""
 
 
+def for_episode(action: str, episode: str, *parameters: str) -> str:
+    """Return the command that runs an action of the pack for an episode.
+
+    Args:
+        action: The name of the action.
+        episode: The name of the episode.
+        parameters: More parameters of the action, as `name=value`.
+    """
+    return " ".join([f"st2 run poundcake.{action} episode={episode}", *parameters])
+
+
+def plan(episode: str) -> str:
+    """Return the command that shows what would be done for an episode now."""
+    return f"st2 run poundcake.plan format=text episode={episode}"
+
+
+def replay(request_id: str) -> str:
+    """Return the command that replays a request, even if a workflow has worked on its alerts."""
+    return f"st2 run poundcake.replay request_id={request_id} force=true"
+
+
+def answer_inquiry(inquiry_id: str) -> str:
+    """Return the command that answers a request for approval."""
+    return f"st2 inquiry respond {inquiry_id}"
+
+
 def show_request(request_id: str) -> str:
     """Return the command that shows the trail of a request.
 

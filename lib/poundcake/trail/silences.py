@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Callable, Mapping, Sequence, TypedDict
+from typing import Any, Callable, Mapping, NamedTuple, Sequence, TypedDict
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection, Engine
@@ -322,15 +322,43 @@ def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
             raise TrackingError("labels: must contain a label with a value")
         return labels_with_values
     with database.reading(engine) as connection:
-        labels_json = connection.scalar(
-            select(alerts.c.labels)
-            .where(alerts.c.episode == target.episode)
-            .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
-            .limit(1)
-        )
-    if labels_json is None:
+        found = read_silence_target(connection, target.episode, target.ignored_labels)
+    if found is None:
         raise TrackingError(f"no episode {target.episode} is recorded")
-    return stable_labels(json.loads(labels_json), target.ignored_labels)
+    return found.labels
+
+
+class SilenceTarget(NamedTuple):
+    """What to silence of an episode, and where.
+
+    Attributes:
+        labels: The labels that an alert must have to be silenced.
+        external_url: The external URL of the Alertmanager that sent the alert, or ''.
+    """
+
+    labels: dict[str, str]
+    external_url: str
+
+
+def read_silence_target(
+    connection: Connection, episode: str, ignored_labels: Sequence[str]
+) -> SilenceTarget | None:
+    """Return what to silence of an episode, or None if it is not recorded.
+
+    Args:
+        connection: A connection to the tracking database.
+        episode: The name of the episode.
+        ignored_labels: Labels of its alert that may change while it fires.
+    """
+    row = connection.execute(
+        select(alerts.c.labels, alerts.c.external_url)
+        .where(alerts.c.episode == episode)
+        .order_by(alerts.c.open_fingerprint.is_(None), alerts.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return SilenceTarget(stable_labels(json.loads(row.labels), ignored_labels), row.external_url)
 
 
 def stable_labels(labels: Mapping[str, str], ignored_labels: Sequence[str]) -> dict[str, str]:

@@ -6,19 +6,24 @@ import hashlib
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Callable, Mapping
+from urllib.parse import unquote
 
 from poundcake.config import Config
 from poundcake.endpoint import native
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board import automation_page, templates
+from poundcake.endpoint.board import automation_page, episodes_page, templates
+from poundcake.endpoint.board.episode_page import read_episode
 from poundcake.endpoint.board.now_page import read_now
 from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
 from poundcake.endpoint.board.page_headers import PAGE_HEADERS
+from poundcake.endpoint.board.paths import EPISODES_PATH, REQUESTS_PATH
+from poundcake.endpoint.board.request_page import read_request
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.query_parameters import parse_text, refuse_parameters
 from poundcake.endpoint.routes import BOARD_PATH, Route
 from poundcake.trail.remediation_history import HistoryReader
+from poundcake.trail.search import FilterError
 
 _STATIC_PATH = f"{BOARD_PATH}/static/"
 _MEDIA_TYPES = {
@@ -46,6 +51,9 @@ class BoardRoutes:
         return [
             Route("GET", "/", self._redirect),
             Route("GET", BOARD_PATH, self._now),
+            Route("GET", EPISODES_PATH, self._episodes),
+            Route("GET", f"{EPISODES_PATH}/{{episode}}", self._episode),
+            Route("GET", f"{REQUESTS_PATH}/{{request_id}}", self._request),
             Route("GET", automation_page.AUTOMATION_PATH, self._automation),
             Route("GET", f"{_STATIC_PATH}{{name}}", self._static),
         ]
@@ -68,6 +76,44 @@ class BoardRoutes:
             lambda: automation_page.read_automation(
                 self._config, self._service, self._history_reader, parameters
             ),
+        )
+
+    def _episodes(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        parameters = episodes_page.read_parameters(request.query)
+        if any(name.endswith("=") for name in request.query.split("&")):
+            location = episodes_page.without_empty_parameters(request.query)
+            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": location})
+        try:
+            filters = episodes_page.parse_filters(parameters)
+            return self._page(
+                request,
+                "episodes.html",
+                lambda: episodes_page.read_episodes(
+                    self._config, self._service, parameters, filters
+                ),
+            )
+        except FilterError as error:
+            form = episodes_page.invalid_form(parameters, error)
+            return _unkept_page(HTTPStatus.BAD_REQUEST, "episodes.html", form)
+
+    def _episode(self, request: HTTPRequest, episode: str) -> HTTPResponse:
+        refuse_parameters(request.query)
+        name = unquote(episode)
+        return self._page_or_missing(
+            request,
+            "episode.html",
+            lambda: read_episode(self._config, self._service, name),
+            {"kind": "episode", "name": name},
+        )
+
+    def _request(self, request: HTTPRequest, request_id: str) -> HTTPResponse:
+        refuse_parameters(request.query)
+        name = unquote(request_id)
+        return self._page_or_missing(
+            request,
+            "request.html",
+            lambda: read_request(self._config, self._service, name),
+            {"kind": "request", "name": name},
         )
 
     def _static(self, request: HTTPRequest, name: str) -> HTTPResponse:
@@ -99,3 +145,33 @@ class BoardRoutes:
         variables = content()
         now = datetime.now(timezone.utc)
         return native.run_in_native_thread(templates.render, template, now, variables)
+
+    def _page_or_missing(
+        self,
+        request: HTTPRequest,
+        template: str,
+        read: Callable[[], Mapping[str, Any] | None],
+        wanted: Mapping[str, str],
+    ) -> HTTPResponse:
+        """Return a page, or one that says that what was asked for is unknown."""
+
+        def content() -> Mapping[str, Any]:
+            found = read()
+            if found is None:
+                raise _UnknownError
+            return found
+
+        try:
+            return self._page(request, template, content)
+        except _UnknownError:
+            return _unkept_page(HTTPStatus.NOT_FOUND, "missing.html", wanted)
+
+
+class _UnknownError(Exception):
+    """What a page is about is not known."""
+
+
+def _unkept_page(status: HTTPStatus, template: str, content: Mapping[str, Any]) -> HTTPResponse:
+    """Return a page that is not cached, because few people ask for it again."""
+    page = templates.render(template, datetime.now(timezone.utc), content)
+    return HTTPResponse(status, page.body, PAGE_HEADERS)

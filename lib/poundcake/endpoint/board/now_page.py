@@ -2,31 +2,250 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Mapping, NamedTuple, Sequence
+
+from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
-from poundcake.trail import queries
+from poundcake.endpoint.board.alert_rows import approvals, shared_labels, with_short_labels
+from poundcake.endpoint.board.journal_rows import read_journal
+from poundcake.endpoint.board.paths import search_path
+from poundcake.timestamps import format_timestamp
+from poundcake.trail.database import DatabaseError
+from poundcake.trail.queries.episode_verdict import EpisodeVerdict
+from poundcake.trail.queries.incidents import (
+    Attention,
+    NameCount,
+    count_open_incidents,
+    read_incidents,
+    read_waiting_incidents,
+)
+from poundcake.trail.queries.requests import newest_request_time
 from poundcake.trail.search import Filters
+from poundcake.trail.text.lists import severity_rank
 
 MAX_INCIDENTS = 200
-"""Maximum number of open incidents that the page shows in detail."""
+"""Maximum number of open incidents that the page judges, besides those that wait for a person."""
+MAX_WAITING = 50
+"""Maximum number of incidents that wait for the answer of a person."""
+MAX_CARDS = 24
+"""Maximum number of incidents that the page shows in detail."""
+MAX_GROUP_ROWS = 10
+"""Maximum number of incidents that a group lists."""
+MAX_ROWS = 60
+"""Maximum number of incidents that all groups list."""
+MAX_NAMES = 10
+"""Maximum number of alert names for which incidents that are not shown are counted."""
+_FEW = 10  # with at most this many open incidents, all groups are open
+
+_ASKING = (EpisodeVerdict.WAITING_FOR_APPROVAL, EpisodeVerdict.WORKFLOW_PAUSED)
+_WITHOUT_SUCCESS = (
+    EpisodeVerdict.DID_NOT_HELP,
+    EpisodeVerdict.FAILED,
+    EpisodeVerdict.RESULT_UNKNOWN,
+    EpisodeVerdict.CANCELED,
+    EpisodeVerdict.REFUSED,
+    EpisodeVerdict.RULE_FAILED,
+    EpisodeVerdict.LOST,
+)
+_TITLES = {
+    "waiting": "Waiting for your answer",
+    "failed": "Failed, refused or did not help",
+    "in_progress": "In progress",
+    "handled": "Acknowledged or silenced",
+    "other": "For you to handle",
+}
+# The sections whose incidents are always grouped, because nothing about one of them is urgent.
+_GROUPED = ("handled", "other")
+
+
+class _Recorded(NamedTuple):
+    """What the tracking database says.
+
+    Attributes:
+        incidents: The newest open incidents, and all that wait for an answer, as JSON.
+        total: The number of open incidents.
+        names: The number of open incidents by the name of their alerts, if not all are read.
+        last_webhook_at: When the newest request was received, or None if none was.
+    """
+
+    incidents: list[dict[str, Any]]
+    total: int
+    names: list[NameCount]
+    last_webhook_at: str | None
 
 
 def read_now(config: Config, service: Service) -> dict[str, Any]:
     """Return what the page shows.
 
-    Raises:
-        DatabaseError: The tracking database cannot be read.
+    If the tracking database cannot be read, the page shows that, and what waits in the journal.
     """
-    view = service.read_recorded(
-        queries.read_incidents, filters=Filters(), limit=MAX_INCIDENTS, config=config
-    ).as_json()
-    groups: dict[str, list[dict[str, Any]]] = {
-        "needs_person": [],
-        "in_progress": [],
-        "handled": [],
+    problem = ""
+    recorded = _Recorded([], 0, [], None)
+    try:
+        recorded = service.read_recorded(_read, config=config)
+    except DatabaseError as error:
+        problem = str(error)
+    hidden = shared_labels(recorded.incidents)
+    return {
+        "problem": problem,
+        "total": recorded.total,
+        "shared_labels": hidden,
+        "sections": _build_sections(recorded.incidents, hidden, config),
+        "more": _count_more(recorded),
+        "journal": read_journal(service, Filters()).as_variables(),
+        "last_webhook_at": recorded.last_webhook_at,
+        "test_command": test_command(config),
     }
-    for incident in view["active_alerts"]:
-        groups[incident["attention"]].append(incident)
-    return {"view": view, "groups": groups}
+
+
+def test_command(config: Config) -> str:
+    """Return the command that posts a sample alert, as the README shows it."""
+    scheme = "https" if config.tls_certificate else "http"
+    token = '-H "Authorization: Bearer $TOKEN" ' if config.authentication else ""
+    return (
+        f"curl {token}-H 'Content-Type: application/json' "
+        "--data-binary @tests/scenarios/samples/firing.json "
+        f"{scheme}://127.0.0.1:{config.port}/api/v1/webhook"
+    )
+
+
+def _read(connection: Connection, config: Config) -> _Recorded:
+    newest = read_incidents(connection, limit=MAX_INCIDENTS, config=config)
+    waiting = read_waiting_incidents(connection, MAX_WAITING, config)
+    rows = [*waiting.as_json()["active_alerts"], *newest.as_json()["active_alerts"]]
+    incidents = list({row["episode"]: row for row in rows}.values())
+    total = newest.page.total
+    last_webhook_at = newest_request_time(connection)
+    return _Recorded(
+        incidents,
+        total,
+        count_open_incidents(connection) if total > len(incidents) else [],
+        format_timestamp(last_webhook_at) if last_webhook_at else None,
+    )
+
+
+def _section_of(incident: Mapping[str, Any]) -> str:
+    """Return the section that shows an incident."""
+    if incident["verdict"] in _ASKING:
+        return "waiting"
+    if incident["attention"] == Attention.HANDLED:
+        return "handled"
+    if incident["attention"] == Attention.IN_PROGRESS:
+        return "in_progress"
+    return "failed" if incident["verdict"] in _WITHOUT_SUCCESS else "other"
+
+
+@dataclass
+class _Budget:
+    """How many more incidents the page may show, so that it stays small."""
+
+    cards: int = MAX_CARDS
+    rows: int = MAX_ROWS
+
+
+@dataclass
+class _Group:
+    """The incidents of a section with the same verdict and alert name."""
+
+    section: str
+    incidents: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def as_variables(
+        self, hidden: Mapping[str, str], config: Config, budget: _Budget
+    ) -> dict[str, Any]:
+        """Return the variables of a template."""
+        first = self.incidents[0]
+        if self._may_be_card(budget):
+            budget.cards -= 1
+            return {
+                "card": {**with_short_labels(first, hidden), "approvals": approvals(first, config)}
+            }
+        labels = {**hidden, **shared_labels(self.incidents)}
+        most = MAX_WAITING if self.section == "waiting" else MAX_GROUP_ROWS
+        count = min(budget.rows, most, len(self.incidents))
+        budget.rows -= count
+        key = "/".join((self.section, first["title"], first["alert_name"]))
+        return {
+            "id": f"group-{hashlib.sha256(key.encode()).hexdigest()[:10]}",
+            "verdict": first["verdict"],
+            "title": first["title"],
+            "alert_name": first["alert_name"],
+            "severity": first["severity"],
+            "count": len(self.incidents),
+            "oldest": min(filter(None, (row["starts_at"] for row in self.incidents)), default=None),
+            "headline": self._common("headline"),
+            "next_step": self._common("next_step"),
+            "next_command": self._common("next_command"),
+            "labels": {name: labels[name] for name in labels if name not in hidden},
+            "rows": [with_short_labels(row, labels) for row in self.incidents[:count]],
+            "left_out": len(self.incidents) - count,
+            "href": search_path(alert_name=first["alert_name"] or '""', status="firing"),
+        }
+
+    def _may_be_card(self, budget: _Budget) -> bool:
+        return len(self.incidents) == 1 and self.section not in _GROUPED and budget.cards > 0
+
+    def _common(self, name: str) -> str:
+        """Return the value that all incidents have, or ''."""
+        values = {str(row[name]) for row in self.incidents}
+        return values.pop() if len(values) == 1 else ""
+
+
+def _build_sections(
+    incidents: Sequence[Mapping[str, Any]], hidden: Mapping[str, str], config: Config
+) -> list[dict[str, Any]]:
+    """Return the sections that are not empty, the most urgent one first."""
+    budget = _Budget()
+    sections = []
+    for name, title in _TITLES.items():
+        rows = [incident for incident in incidents if _section_of(incident) == name]
+        rows.sort(key=severity_rank)
+        if name == "waiting":
+            rows.sort(key=lambda row: row["next_at"] or "~")  # without a deadline, last
+        groups: dict[tuple[str, ...], _Group] = {}
+        for number, row in enumerate(rows):
+            # Each request for approval needs its own answer.
+            is_single = name == "waiting" and number < MAX_CARDS
+            key = (row["title"], row["alert_name"], row["episode"] if is_single else "")
+            groups.setdefault(key, _Group(name)).incidents.append(row)
+        if groups:
+            sections.append(
+                {
+                    "name": name,
+                    "title": title,
+                    "count": len(rows),
+                    "groups": [
+                        group.as_variables(hidden, config, budget) for group in groups.values()
+                    ],
+                    "is_open": len(incidents) <= _FEW,
+                }
+            )
+    return sections
+
+
+def _count_more(recorded: _Recorded) -> dict[str, Any] | None:
+    """Return how many open incidents the page does not judge, or None if it judges all of them."""
+    count = recorded.total - len(recorded.incidents)
+    if count <= 0:
+        return None
+    shown = Counter(incident["alert_name"] for incident in recorded.incidents)
+    names = [
+        {
+            "alert_name": row.alert_name,
+            "count": row.incidents - shown[row.alert_name],
+            "href": search_path(alert_name=row.alert_name or '""', status="firing"),
+        }
+        for row in recorded.names
+        if row.incidents > shown[row.alert_name]
+    ]
+    return {
+        "count": count,
+        "names": names[:MAX_NAMES],
+        "names_left_out": max(0, len(names) - MAX_NAMES),
+        "href": search_path(status="firing"),
+    }

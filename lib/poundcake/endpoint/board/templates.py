@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from poundcake.endpoint.board import charts
 from poundcake.endpoint.board.page_cache import Page
+from poundcake.endpoint.board.paths import episode_path, request_path
 from poundcake.timestamps import format_duration, format_timestamp, parse_timestamp
 from poundcake.trail.text import layout
 
@@ -87,12 +88,15 @@ def _environment() -> jinja2.Environment:
         ago=_ago,
         elapsed=_elapsed,
         clock=_clock,
+        remaining=_remaining,
         sentence=_sentence,
         counted=layout.counted,
         duration=_duration,
     )
     environment.globals.update(
         static_url=static_url,
+        episode_path=episode_path,
+        request_path=request_path,
         bar_chart=charts.bar_chart,
         line_chart=charts.line_chart,
         legend=charts.legend,
@@ -121,6 +125,14 @@ def _clock(moment: str | None, now: datetime) -> Markup:
 def _duration(seconds: float | None) -> str:
     """Return a duration as people read it, or a dash if there is none."""
     return "-" if seconds is None else format_duration(seconds)
+
+
+def _remaining(moment: str | None, now: datetime) -> Markup:
+    """Return how long it is until a time, with the exact time on hover; nothing once it is past."""
+    until = parse_timestamp(moment)
+    if until is None or moment is None or until <= now:
+        return Markup()
+    return _time_element(moment, layout.format_elapsed(format_timestamp(now), until), "")
 
 
 def _time_element(moment: str, text: str, kind: str) -> Markup:

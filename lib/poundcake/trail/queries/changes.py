@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, Sequence
@@ -104,6 +105,8 @@ def as_json(change: Change) -> dict[str, Any]:
         fields["error"] = change.reason
     if change.action_execution_id:
         fields["action_execution_id"] = change.action_execution_id
+    if change.evidence:
+        fields["evidence"] = json.loads(change.evidence)
     for name in ("retry_at", "retried_at"):
         if getattr(change, name):
             fields[name] = format_timestamp(getattr(change, name))

@@ -57,14 +57,23 @@ class Event(NamedTuple):
     Attributes:
         at: When it happened.
         text: What happened, in one line.
+        request_id: The request that contained the notification, or ''.
+        st2_execution_id: The execution that the event is about, or ''.
     """
 
     at: datetime
     text: str
+    request_id: str = ""
+    st2_execution_id: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the event as JSON."""
-        return {"at": format_timestamp(self.at), "text": self.text}
+        """Return the event as JSON. Empty ids are left out."""
+        ids = {"request_id": self.request_id, "st2_execution_id": self.st2_execution_id}
+        return {
+            "at": format_timestamp(self.at),
+            "text": self.text,
+            **{name: value for name, value in ids.items() if value},
+        }
 
 
 def list_events(episode: Episode, runs: Sequence[Run], not_cleared_minutes: int) -> list[Event]:
@@ -98,7 +107,8 @@ def _describe_notification(notification: Notification) -> Event:
     reason = row.reason if is_unmatched_resolve else row.full_reason
     description = ", ".join(filter(None, (outcome.replace("_", " "), reason)))
     notes = f"; not read: {row.notes}" if row.notes else ""
-    return Event(row.received_at, f"{row.status}: {description or row.outcome}{notes}")
+    text = f"{row.status}: {description or row.outcome}{notes}"
+    return Event(row.received_at, text, request_id=row.request_id)
 
 
 def _describe_run(run: Run, asks: bool) -> Event:
@@ -107,14 +117,18 @@ def _describe_run(run: Run, asks: bool) -> Event:
     started_at = execution.started_at or execution.linked_at
     if run.result in (ExecutionResult.RUNNING, ExecutionResult.WAITING) and not execution.ended_at:
         state = "waits for approval" if asks else f"is {execution.status}"
-        return Event(started_at, f"{name} {state}")
+        return Event(started_at, f"{name} {state}", st2_execution_id=execution.st2_execution_id)
     result = _RESULTS.get(run.result, "succeeded")
     if execution.status not in ("succeeded", "failed") and execution.status not in result:
         result += f" ({execution.status})"
     seconds = execution.duration_seconds
     duration = "" if seconds is None else f" after {format_duration(seconds)}"
     message = f": {execution.message}" if execution.message else ""
-    return Event(execution.ended_at or started_at, f"{name} {result}{duration}{message}")
+    return Event(
+        execution.ended_at or started_at,
+        f"{name} {result}{duration}{message}",
+        st2_execution_id=execution.st2_execution_id,
+    )
 
 
 def _describe_change(change: Change, has_report: bool, not_cleared_minutes: int) -> Iterator[Event]:
@@ -126,9 +140,10 @@ def _describe_change(change: Change, has_report: bool, not_cleared_minutes: int)
         not_cleared_minutes: How long after the change its alert must have ended.
     """
     name = f"{change.action} on {change.target}"
+    execution_id = change.st2_execution_id
     if change.refusal == NOT_CLAIMED:
-        text = f"{change.action} ({change.st2_execution_id}) did nothing: {change.reason}"
-        yield Event(change.decided_at, text)
+        text = f"{change.action} ({execution_id}) did nothing: {change.reason}"
+        yield Event(change.decided_at, text, st2_execution_id=execution_id)
         return
     if change.result == ChangeResult.REFUSED:
         retry = ""
@@ -137,14 +152,15 @@ def _describe_change(change: Change, has_report: bool, not_cleared_minutes: int)
         elif change.retried_at:
             retry = f"; it was tried again at {format_timestamp(change.retried_at)}"
         refusal = change.refusal.replace("_", " ")
-        text = f"{name} ({change.st2_execution_id}) refused, {refusal}: {change.reason}{retry}"
-        yield Event(change.decided_at, text)
+        text = f"{name} ({execution_id}) refused, {refusal}: {change.reason}{retry}"
+        yield Event(change.decided_at, text, st2_execution_id=execution_id)
         return
-    yield Event(change.decided_at, f"{name} started")
+    yield Event(change.decided_at, f"{name} started", st2_execution_id=execution_id)
     if change.ended_at is None:
         return
     if not has_report:
-        yield Event(change.ended_at, f"{name} {_ENDINGS[ChangeResult(change.result)]}")
+        text = f"{name} {_ENDINGS[ChangeResult(change.result)]}"
+        yield Event(change.ended_at, text, st2_execution_id=execution_id)
     if change.result == ChangeResult.NOT_CLEARED:
         moment = change.ended_at + timedelta(minutes=not_cleared_minutes)
         yield Event(moment, f"the alert still fires {not_cleared_minutes} min after the change")

@@ -267,13 +267,13 @@ class _Case(NamedTuple):
         return next((run for run in reversed(self.runs) if run.result in results), None)
 
     def plan_command(self) -> str:
-        return f"st2 run poundcake.plan format=text episode={self.episode.name}"
+        return commands.plan(self.episode.name)
 
     def episode_command(self, action: str, *parameters: str) -> str:
-        return " ".join([f"st2 run poundcake.{action} episode={self.episode.name}", *parameters])
+        return commands.for_episode(action, self.episode.name, *parameters)
 
     def replay_command(self) -> str:
-        return f"st2 run poundcake.replay request_id={self.row.request_id} force=true"
+        return commands.replay(self.row.request_id)
 
 
 _Rule = Callable[[_Case], "Judgement | None"]
@@ -470,7 +470,7 @@ def _judge_approval(case: _Case) -> Judgement | None:
         EpisodeVerdict.WAITING_FOR_APPROVAL,
         f"{approval.change or 'a change'} waits for approval",
         f"{_list_names(approval.approvers)} may answer{_until(approval.until)}",
-        f"st2 inquiry respond {approval.st2_inquiry_id}",
+        commands.answer_inquiry(approval.st2_inquiry_id),
         approval.until,
     )
 

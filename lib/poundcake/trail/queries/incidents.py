@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from sqlalchemy import Subquery, false, func, select
 from sqlalchemy.engine import Connection
@@ -35,10 +35,13 @@ from poundcake.trail.queries.rows import (
     newest_execution,
 )
 from poundcake.trail.queries.why import EpisodesView, read_circumstances
-from poundcake.trail.schema import alerts, unindexed
+from poundcake.trail.schema import alerts, executions, links, unindexed
 from poundcake.trail.search import Cursor, Filters
 
 _NO_LIMIT = (1 << 63) - 1
+# How many of the newest executions that wait for a person are looked at. Those of incidents that
+# have ended are among them.
+_MAX_WAITING = 500
 # The filters whose columns are in the index ix_poundcake_alerts_by_open.
 _IN_INDEX = ("severity", "alert_name", "instance")
 
@@ -120,7 +123,21 @@ class Incident:
         }
         if row.outcome != Outcome.ADMITTED:
             fields["outcome"] = row.outcome
+        if self.episode.approvals:
+            fields["approvals"] = [approval.as_json() for approval in self.episode.approvals]
         return fields
+
+
+class NameCount(NamedTuple):
+    """How many open incidents the alerts of one name have.
+
+    Attributes:
+        alert_name: The name, or '' for alerts without one.
+        incidents: The number of open incidents.
+    """
+
+    alert_name: str
+    incidents: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +183,52 @@ def read_incidents(
     )
 
 
+def read_waiting_incidents(
+    connection: Connection, limit: int = 100, config: Config | None = None
+) -> IncidentsView:
+    """Return the open incidents whose workflow waits for a person, the latest workflow first.
+
+    They are found by their executions, however many incidents are open.
+
+    Args:
+        connection: A connection to the tracking database.
+        limit: The maximum number of incidents.
+        config: The configuration, on whose limits the judgements depend; None for the defaults.
+    """
+    waiting = (
+        select(executions.c.id, executions.c.start_timestamp)
+        .where(executions.c.status.in_(WAITING))
+        .order_by(executions.c.start_timestamp.desc(), executions.c.id.desc())
+        .limit(_MAX_WAITING)
+        .subquery("waiting")
+    )
+    ids = connection.scalars(
+        select(alerts.c.id)
+        .join(links, links.c.alert_id == alerts.c.id)
+        .join(waiting, waiting.c.id == links.c.st2_execution_id)
+        .where(unindexed(alerts.c.open_fingerprint) > "")
+        .order_by(waiting.c.start_timestamp.desc(), waiting.c.id.desc())
+    ).all()
+    ids = list(dict.fromkeys(ids))
+    rows = {row.id: row for row in alerts_by_id(connection, ids[:limit])}
+    episodes = _build_episodes(connection, [rows[i] for i in ids[:limit] if i in rows])
+    return IncidentsView(
+        Page(episodes, len(ids)), read_circumstances(connection, config or Config())
+    )
+
+
+def count_open_incidents(connection: Connection) -> list[NameCount]:
+    """Return how many incidents are open by the name of their alerts, the most frequent first."""
+    opened = _select_open(AlertConditions({}))
+    count = func.count()
+    rows = connection.execute(
+        select(opened.c.alert_name, count)
+        .group_by(opened.c.alert_name)
+        .order_by(count.desc(), opened.c.alert_name)
+    )
+    return [NameCount(*row) for row in rows]
+
+
 def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Episode]:
     """Return the episodes of incidents.
 
@@ -175,15 +238,15 @@ def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Ep
     """
     ids = [row.id for row in rows]
     names = [row.episode or "" for row in rows]
-    executions = group_by_alert(executions_of_alerts(connection, ids))
+    executions_by_alert = group_by_alert(executions_of_alerts(connection, ids))
     descriptions = read_descriptions(connection, ids)
     changes = changes_of_episodes(connection, names)
     # Only a workflow reports events.
-    started = [name for row, name in zip(rows, names) if row.id in executions]
+    started = [name for row, name in zip(rows, names) if row.id in executions_by_alert]
     events = events_of_episodes(connection, started)
     episodes = []
     for row, name in zip(rows, names):
-        own_executions = executions.get(row.id, [])
+        own_executions = executions_by_alert.get(row.id, [])
         approvals, ends = events.get(name) or EpisodeEvents({}, {})
         waiting_ids = [row.st2_execution_id for row in own_executions if row.status in WAITING]
         episode = Episode(

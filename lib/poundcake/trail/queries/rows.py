@@ -14,6 +14,7 @@ from sqlalchemy import Row, Select, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
+from poundcake.stackstorm.web_ui import execution_url
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.changes import COLUMNS as CHANGE_COLUMNS
 from poundcake.trail.changes import Change
@@ -340,15 +341,11 @@ def _execution(row: Row[Any], change: Change | None, web_url: str) -> Execution:
         verified=row.verified,
         stage=row.stage or "",
         message=row.message or row.error or "",
-        url=_execution_url(web_url, row.st2_execution_id) or row.web_url or "",
+        url=execution_url(web_url, row.st2_execution_id) or row.web_url or "",
         has_claim=row.claim is not None,
         claim_released_at=row.released_at,
         change=change,
     )
-
-
-def _execution_url(web_url: str, execution_id: str) -> str:
-    return f"{web_url.rstrip('/')}/#/history/{execution_id}" if web_url else ""
 
 
 def group_by_alert(linked_executions: Sequence[Execution]) -> dict[int, list[Execution]]:

@@ -93,7 +93,7 @@ class _Page:
             *self._title_lines(episode, self._duration(episode)),
             *self._wrap_all(lines),
             *self._timeline_lines(episode),
-            *self._wrap_all([_INDENT + remark for remark in _remarks(episode)]),
+            *self._wrap_all([_INDENT + remark for remark in remarks(episode)]),
             *self._wrap_all(ids),
             *self._next_lines(episode),
         ]
@@ -202,7 +202,7 @@ def _remove_headline(text: str, headline: str) -> str:
     return before.rstrip(" :;") + after or text
 
 
-def _remarks(episode: Mapping[str, Any]) -> list[str]:
+def remarks(episode: Mapping[str, Any]) -> list[str]:
     """Return the remarks on the incident that neither the headline nor the timeline contains."""
     verdict = episode["verdict"]
     remarks = incident_remark_lines({**episode, "notes": ""})

@@ -129,7 +129,7 @@ def alerts_active(
     groups = {
         title: sorted(
             (incident for incident in incidents if incident["attention"] == attention),
-            key=_severity_rank,
+            key=severity_rank,
         )
         for attention, title in _ATTENTION_TITLES.items()
     }
@@ -153,7 +153,8 @@ def alerts_active(
     return join_lines(lines, width)
 
 
-def _severity_rank(incident: Mapping[str, Any]) -> int:
+def severity_rank(incident: Mapping[str, Any]) -> int:
+    """Return the place of an incident in a list that begins with the most severe ones."""
     severity = incident["severity"].lower()
     return _SEVERITIES.index(severity) if severity in _SEVERITIES else len(_SEVERITIES)
 

@@ -13,12 +13,13 @@ def near_miss_lines(view: Mapping[str, Any]) -> list[str]:
     misses = view.get("near_misses")
     if not misses:
         return []
-    unknown = [_describe(miss) for miss in misses if not miss.get("received_at")]
-    nearest = [f"  {_describe(miss)}" for miss in misses if miss.get("received_at")]
+    unknown = [describe_near_miss(miss) for miss in misses if not miss.get("received_at")]
+    nearest = [f"  {describe_near_miss(miss)}" for miss in misses if miss.get("received_at")]
     return [*unknown, *(["", "nearly matched:", *nearest] if nearest else [])]
 
 
-def _describe(miss: Mapping[str, Any]) -> str:
+def describe_near_miss(miss: Mapping[str, Any]) -> str:
+    """Return an alert that nearly matched, and why it did not, or the value that no alert has."""
     reasons = "; ".join(map(_describe_exclusion, miss["excluded_by"]))
     received_at = parse_timestamp(miss.get("received_at"))
     if received_at is None:

@@ -50,7 +50,7 @@ def status(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
     """
     view, now = sanitize(view), now or datetime.now(timezone.utc)
     lines = [
-        f"request {view['request_id']} is {view['status']}: {_summary(view)}",
+        f"request {view['request_id']} is {view['status']}: {summarize_request(view)}",
         *_origin_lines(view, now),
     ]
     is_detailed = len(view["alerts"]) <= _MAX_DETAILED
@@ -63,10 +63,10 @@ def status(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
     lines += ["", *[format_sentence(line, now) for line in audit]] if audit else []
     if view.get("stackstorm"):
         lines.append(f"stackstorm: {view['stackstorm']}")
-    return join_lines([*lines, "", *next_lines(*_next_commands(view))], width)
+    return join_lines([*lines, "", *next_lines(*next_commands(view))], width)
 
 
-def _summary(view: Mapping[str, Any]) -> str:
+def summarize_request(view: Mapping[str, Any]) -> str:
     """Return what became of the request, in one sentence."""
     if view.get("error"):
         return f"its alerts could not be recorded: {view['error']}"
@@ -162,7 +162,7 @@ def _unlinked_change_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     return ["", *[format_sentence(line, now) for line in lines]] if lines else []
 
 
-def _next_commands(view: Mapping[str, Any]) -> list[str]:
+def next_commands(view: Mapping[str, Any]) -> list[str]:
     """Return the command that is useful next."""
     if view["status"] in ("accepted", "announced", "failed") or not view["alerts"]:
         return [commands.HEALTH]

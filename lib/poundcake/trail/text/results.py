@@ -45,22 +45,31 @@ _NAMES_ACTION = (*CHANGES, ExecutionResult.FAILED, ExecutionResult.RUNNING, Exec
 
 
 def describe_result(row: Mapping[str, Any], now: datetime) -> str:
-    """Return what an execution achieved, with its action and, if nothing was changed, the reason.
+    """Return the result_sentence(), with times as the text output shows them.
 
     Args:
         row: The row of an execution, or of an alert with the fields of its execution.
         now: The time to which times are relative.
     """
+    return format_sentence(result_sentence(row), now)
+
+
+def result_sentence(row: Mapping[str, Any]) -> str:
+    """Return what an execution achieved, with its action and, if nothing was changed, the reason.
+
+    Args:
+        row: The row of an execution, or of an alert with the fields of its execution.
+    """
     result = ExecutionResult(row["result"])
     reason = _reason(row)
     if result is ExecutionResult.WAITING and reason:
-        return format_sentence(reason, now)  # it says who may answer, and how
+        return reason  # it says who may answer, and how
     parts = [RESULT_WORDS[result]]
     if row.get("action") and result in _NAMES_ACTION:
         parts.append(f"{row['action']} on {row['target']}")
     if result not in _NEED_NO_REASON:
         parts.append(reason)
-    return format_sentence(": ".join(filter(None, parts)), now)
+    return ": ".join(filter(None, parts))
 
 
 def _reason(row: Mapping[str, Any]) -> str:

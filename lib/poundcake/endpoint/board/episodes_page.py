@@ -1,0 +1,158 @@
+"""The page Episodes: a search with the filters of the views, and the episodes that match."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+from urllib.parse import parse_qsl
+
+from poundcake.alertmanager import FIRING, RESOLVED
+from poundcake.config import Config
+from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.board.alert_rows import with_short_labels
+from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
+from poundcake.endpoint.board.now_page import test_command
+from poundcake.endpoint.board.paths import search_path
+from poundcake.endpoint.query_parameters import parse_text
+from poundcake.trail import queries, search
+from poundcake.trail.search import FilterError, Filters
+from poundcake.trail.text.near_misses import describe_near_miss
+
+PAGE_ROWS = 20
+"""Number of episodes on a page."""
+# The filters of the form, each with an example. Those of the second list are shown on demand.
+_MAIN_FIELDS = {
+    "alert_name": ("Alert name", "HostDown, or Host*"),
+    "instance": ("Instance", "web-1, with or without its port"),
+    "labels": ("Labels", 'team=infra,cluster=~"eu-.*"'),
+    "since": ("Since", "2h, 7d or 2026-01-14T12:00:00Z"),
+}
+_OTHER_FIELDS = {
+    "until": ("Until", "30m or 2026-01-14T13:00:00Z"),
+    "severity": ("Severity", "critical"),
+    "annotations": ("Annotations", 'summary=~".*disk.*"'),
+    "fingerprint": ("Fingerprint", "its first characters, at least four"),
+    "episode": ("Episode", "its first characters, at least four"),
+    "request_id": ("Request", "its first characters, at least four"),
+}
+_CHOICES = {
+    "status": ("Status", (FIRING, RESOLVED)),
+    "outcome": ("Outcome", search.OUTCOMES),
+}
+FILTERS = (*_MAIN_FIELDS, *_OTHER_FIELDS, *_CHOICES)
+"""The filters of the page."""
+
+
+def read_parameters(query: str) -> dict[str, str]:
+    """Return the parameters of the page; missing ones are empty.
+
+    Raises:
+        ProblemError: A parameter is unknown.
+    """
+    return parse_text(query, (*FILTERS, "before"))
+
+
+def without_empty_parameters(query: str) -> str:
+    """Return the path of the page with the parameters that are not empty.
+
+    A form sends all of its fields. Without the empty ones, the address is short enough to share.
+    """
+    return search_path(**dict(parse_qsl(query)))
+
+
+def parse_filters(parameters: Mapping[str, str]) -> Filters:
+    """Return the filters of the page.
+
+    Raises:
+        FilterError: A value is invalid.
+    """
+    return search.parse(None, **parameters)
+
+
+def read_episodes(
+    config: Config, service: Service, parameters: Mapping[str, str], filters: Filters
+) -> dict[str, Any]:
+    """Return what the page shows.
+
+    Args:
+        config: The configuration.
+        service: The endpoint.
+        parameters: The parameters of the page.
+        filters: The filters that they mean.
+
+    Raises:
+        FilterError: A short id is ambiguous, or the cursor belongs to another view.
+        DatabaseError: The tracking database cannot be read.
+    """
+    view = service.read_recorded(
+        queries.read_episodes,
+        filters=filters,
+        limit=PAGE_ROWS,
+        web_url=config.st2_web_url,
+        config=config,
+    ).as_json()
+    # The journal has no pages.
+    journal = JournalRows([]) if filters.before else read_journal(service, filters)
+    given = {name: text for name, text in parameters.items() if name != "before"}
+    next_cursor = view.get("next", "")
+    return {
+        **_form(parameters),
+        "episodes": [with_short_labels(episode, {}) for episode in view["episodes"]],
+        "at_least": bool(view.get("at_least") or next_cursor),
+        "near_misses": [
+            {"text": describe_near_miss(miss), "episode": miss.get("episode", "")}
+            for miss in view.get("near_misses", ())
+        ],
+        "journal": journal.as_variables(),
+        "newest_href": search_path(**given) if filters.before else "",
+        "older_href": search_path(**given, before=next_cursor) if next_cursor else "",
+        "test_command": test_command(config),
+    }
+
+
+def invalid_form(parameters: Mapping[str, str], error: FilterError) -> dict[str, Any]:
+    """Return what the page shows if a filter is invalid: the form, with the error at its field."""
+    problem = str(error)
+    prefix = f"{error.field}: "
+    if problem.startswith(prefix):
+        problem = problem[len(prefix) :]
+    return {**_form(parameters, {error.field: problem}), "episodes": None}
+
+
+def _form(parameters: Mapping[str, str], errors: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return the fields of the form, with their values."""
+
+    def text_fields(fields: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "label": label,
+                "example": example,
+                "value": parameters[name],
+                "error": errors.get(name, ""),
+            }
+            for name, (label, example) in fields.items()
+        ]
+
+    choices = [
+        {
+            "name": name,
+            "label": label,
+            "choices": list(choices),
+            "value": parameters[name],
+            "error": errors.get(name, ""),
+        }
+        for name, (label, choices) in _CHOICES.items()
+    ]
+    others = text_fields(_OTHER_FIELDS)
+    has_other = any(item["value"] or item["error"] for item in (*others, choices[1]))
+    known_names = FILTERS
+    return {
+        "main_fields": text_fields(_MAIN_FIELDS),
+        "status_field": choices[0],
+        "outcome_field": choices[1],
+        "other_fields": others,
+        "has_other": has_other,
+        "is_filtered": any(parameters[name] for name in known_names),
+        # An error about a field that the form does not have, such as the cursor.
+        "problem": "; ".join(text for name, text in errors.items() if name not in known_names),
+    }

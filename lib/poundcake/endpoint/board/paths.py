@@ -1,0 +1,24 @@
+"""The paths of the pages, for links between them."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode
+
+EPISODES_PATH = "/board/episodes"
+REQUESTS_PATH = "/board/requests"
+
+
+def episode_path(episode: str) -> str:
+    """Return the path of the page of an episode."""
+    return f"{EPISODES_PATH}/{quote(episode, safe='')}"
+
+
+def request_path(request_id: str) -> str:
+    """Return the path of the page of a request."""
+    return f"{REQUESTS_PATH}/{quote(request_id, safe='')}"
+
+
+def search_path(**filters: str) -> str:
+    """Return the path of the page with the episodes that match filters. Empty ones are left out."""
+    query = urlencode({name: text for name, text in filters.items() if text})
+    return f"{EPISODES_PATH}?{query}" if query else EPISODES_PATH
