@@ -204,7 +204,7 @@ def _build_sections(
     sections = []
     for name, title in _TITLES.items():
         rows = [incident for incident in incidents if _section_of(incident) == name]
-        rows.sort(key=severity_rank)
+        rows.sort(key=lambda row: (severity_rank(row), _WITHOUT_SUCCESS.index(row["verdict"]) if name=="failed" else 0))
         if name == "waiting":
             rows.sort(key=lambda row: row["next_at"] or "~")  # without a deadline, last
         groups: dict[tuple[str, ...], _Group] = {}
