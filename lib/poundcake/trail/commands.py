@@ -17,6 +17,11 @@ def for_episode(action: str, episode: str, *parameters: str) -> str:
     return " ".join([f"st2 run poundcake.{action} episode={episode}", *parameters])
 
 
+def show_episode(episode: str) -> str:
+    """Return the command that shows what was done in an episode."""
+    return f"st2 run poundcake.why format=text episode={episode}"
+
+
 def plan(episode: str) -> str:
     """Return the command that shows what would be done for an episode now."""
     return f"st2 run poundcake.plan format=text episode={episode}"

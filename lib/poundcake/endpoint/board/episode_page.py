@@ -112,7 +112,7 @@ def list_commands(episode: Mapping[str, Any], has_alertmanagers: bool) -> list[d
     found: list[tuple[str, str]] = []
     if episode["state"] == FIRING:
         found += _commands_for_incident(episode, has_alertmanagers)
-    found.append(("Show this page in a terminal", commands.for_episode("why", name, "format=text")))
+    found.append(("Show this page in a terminal", commands.show_episode(name)))
     return [{"effect": effect, "text": text} for effect, text in found]
 
 

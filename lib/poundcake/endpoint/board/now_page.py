@@ -40,7 +40,10 @@ MAX_ROWS = 60
 """Maximum number of incidents that all groups list."""
 MAX_NAMES = 10
 """Maximum number of alert names for which incidents that are not shown are counted."""
-_FEW = 10  # with at most this many open incidents, all groups are open
+# With at most this many open incidents, all groups are open. Of the urgent sections, so are groups
+# with few incidents.
+_FEW = 10
+_FEW_URGENT = 5
 
 _ASKING = (EpisodeVerdict.WAITING_FOR_APPROVAL, EpisodeVerdict.WORKFLOW_PAUSED)
 _WITHOUT_SUCCESS = (
@@ -59,6 +62,7 @@ _TITLES = {
     "handled": "Acknowledged or silenced",
     "other": "For you to handle",
 }
+_URGENT = ("waiting", "failed")
 # The sections whose incidents are always grouped, because nothing about one of them is urgent.
 _GROUPED = ("handled", "other")
 
@@ -156,9 +160,16 @@ class _Group:
     incidents: list[Mapping[str, Any]] = field(default_factory=list)
 
     def as_variables(
-        self, hidden: Mapping[str, str], config: Config, budget: _Budget
+        self, hidden: Mapping[str, str], config: Config, budget: _Budget, are_few: bool
     ) -> dict[str, Any]:
-        """Return the variables of a template."""
+        """Return the variables of a template.
+
+        Args:
+            hidden: The labels that all incidents of the page share.
+            config: The configuration.
+            budget: How much more the page may show. It is reduced.
+            are_few: Whether the page shows only a few incidents.
+        """
         first = self.incidents[0]
         if self._may_be_card(budget):
             budget.cards -= 1
@@ -177,6 +188,7 @@ class _Group:
             "alert_name": first["alert_name"],
             "severity": first["severity"],
             "count": len(self.incidents),
+            "is_open": are_few or (self.section in _URGENT and len(self.incidents) <= _FEW_URGENT),
             "oldest": min(filter(None, (row["starts_at"] for row in self.incidents)), default=None),
             "headline": self._common("headline"),
             "next_step": self._common("next_step"),
@@ -204,7 +216,9 @@ def _build_sections(
     sections = []
     for name, title in _TITLES.items():
         rows = [incident for incident in incidents if _section_of(incident) == name]
-        rows.sort(key=lambda row: (severity_rank(row), _WITHOUT_SUCCESS.index(row["verdict"]) if name=="failed" else 0))
+        if name == "failed":
+            rows.sort(key=lambda row: _WITHOUT_SUCCESS.index(row["verdict"]))
+        rows.sort(key=severity_rank)
         if name == "waiting":
             rows.sort(key=lambda row: row["next_at"] or "~")  # without a deadline, last
         groups: dict[tuple[str, ...], _Group] = {}
@@ -220,9 +234,9 @@ def _build_sections(
                     "title": title,
                     "count": len(rows),
                     "groups": [
-                        group.as_variables(hidden, config, budget) for group in groups.values()
+                        group.as_variables(hidden, config, budget, len(incidents) <= _FEW)
+                        for group in groups.values()
                     ],
-                    "is_open": len(incidents) <= _FEW,
                 }
             )
     return sections
