@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol, Sequence
 
 from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError
-from poundcake.trail.approvals import ANSWER, APPROVAL_TASK
-from poundcake.trail.change_tasks import read_tasks
+from poundcake.trail.approvals import ANSWER
+from poundcake.trail.change_tasks import APPROVAL_TASK, read_tasks
 
 
 class Api(Protocol):

@@ -34,7 +34,7 @@ from poundcake.remediations import (
     nearest_misses,
 )
 from poundcake.shipped_remediations import SHIPPED
-from poundcake.trail.approvals import APPROVAL_TASK
+from poundcake.trail.change_tasks import APPROVAL_TASK
 from poundcake.trail.execution_results import ExecutionResult, end_result, result_of_stage
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.outbox import Ending, EndResult

@@ -21,8 +21,7 @@ from poundcake.remediation.safety import Refusal
 from poundcake.remediation.stage import Stage
 from poundcake.remediation.verification import VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result, describe_failure
-from poundcake.trail.approvals import APPROVAL_TASK
-from poundcake.trail.change_tasks import Executions, find_change, read_tasks
+from poundcake.trail.change_tasks import APPROVAL_TASK, Executions, find_change, read_tasks
 from poundcake.trail.changes import ChangeResult
 from poundcake.trail.outbox import MAX_EVIDENCE
 

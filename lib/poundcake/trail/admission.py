@@ -23,8 +23,6 @@ from poundcake.alertmanager import FIRING, Alert, episode_name
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.outcomes import EndedBy, Outcome
 
-CLAIM_GRACE = timedelta(minutes=10)
-"""How long after the end of an incident a workflow may still claim its episode."""
 REFIRE_GRACE = timedelta(seconds=90)
 """How long after a resolve a firing notification is treated as a possible stale copy.
 

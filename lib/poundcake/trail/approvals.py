@@ -23,21 +23,19 @@ from poundcake.stackstorm import (
 )
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import database
-from poundcake.trail.change_tasks import CHANGE_WORKFLOW, read_tasks
+from poundcake.trail.change_tasks import APPROVAL_TASK, CHANGE_WORKFLOW, read_tasks
 from poundcake.trail.outbox import (
     ApprovalRequest,
     add_approval_request,
     shorten_evidence,
     unreported_approvals,
 )
-from poundcake.trail.queries.episode import Approval
+from poundcake.trail.pending_approval import Approval
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.sync_round import SyncRound
 
 BEGIN_ACTION = "poundcake.begin"
 RESERVE_ACTION = "poundcake.reserve"
-APPROVAL_TASK = "approve"
-"""The name of the task that asks for approval."""
 ANSWER = "approve"
 """The field of the response that contains the answer, a boolean."""
 ROUTE = "poundcake.approval"

@@ -8,6 +8,8 @@ from poundcake.stackstorm import Execution
 
 CHANGE_TASKS = ("remediate", "remediate_host")
 """The tasks of the pack's workflow that make its change."""
+APPROVAL_TASK = "approve"
+"""The task that asks for approval."""
 CHANGE_WORKFLOW = "poundcake.change"
 """The workflow that the pack's workflow runs as its second task. It has the other tasks."""
 _ON_HOST = "poundcake.on_host"  # the workflow of remediate_host, which runs the action on a host

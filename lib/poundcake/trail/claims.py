@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import admission, changes, clock, database, short_ids
+from poundcake.trail import changes, clock, database, short_ids
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
@@ -28,6 +28,8 @@ from poundcake.trail.recorded_alert import read_alert
 from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
 from poundcake.trail.schema import changes as change_rows
 
+CLAIM_GRACE = timedelta(minutes=10)
+"""How long after the end of an incident a workflow may still claim its episode."""
 # The maximum of give_up_hours: older alerts are no longer emitted.
 _MAX_EMISSION_TIME = timedelta(hours=720)
 _MAX_KEY_LENGTH = 255
@@ -466,7 +468,7 @@ def _refusal_reason(
     if acknowledged_by:
         return f"acknowledged by {acknowledged_by}"
     incident_ended_at = find_incident_end(connection, alert)
-    if incident_ended_at and now - incident_ended_at > admission.CLAIM_GRACE:
+    if incident_ended_at and now - incident_ended_at > CLAIM_GRACE:
         return (
             f"the incident ended at {format_timestamp(incident_ended_at)}; to work on it anyway, "
             f"run `st2 run poundcake.replay request_id={claimant.request_id} force=true`"

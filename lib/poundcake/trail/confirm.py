@@ -25,8 +25,7 @@ from poundcake.trail.admission_state import AdmissionState
 from poundcake.trail.open_work import is_unconfirmed
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.record import record_safely
-from poundcake.trail.rows import to_json
-from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.schema import alerts, api_calls, to_json
 from poundcake.trail.sync_round import SyncRound
 
 METHOD = "ADMIT"

@@ -44,8 +44,7 @@ from poundcake.trail.outbox import Ending, EndResult, add_ending
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.pause import Pause, lock_decisions, read_pause
 from poundcake.trail.recorded_alert import read_alert
-from poundcake.trail.rows import to_json
-from poundcake.trail.schema import alerts, changes, cut, unindexed
+from poundcake.trail.schema import alerts, changes, cut, to_json, unindexed
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)

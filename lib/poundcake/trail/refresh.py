@@ -19,7 +19,8 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.approvals import find_pending_approval, read_approval
 from poundcake.trail.change_tasks import read_tasks
 from poundcake.trail.execution_results import execution_result
-from poundcake.trail.queries.episode import Approval, Episode
+from poundcake.trail.pending_approval import Approval
+from poundcake.trail.queries.episode import Episode
 from poundcake.trail.queries.rows import Execution as RecordedExecution
 from poundcake.trail.queries.rows import message_with_note
 from poundcake.trail.queries.why import EpisodesView

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Mapping
 
 from poundcake.alertmanager import Alert, Webhook
 from poundcake.announcement import Request
@@ -14,11 +11,8 @@ from poundcake.hosts import host_from_labels
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.admission import Decision, plausible_start
 from poundcake.trail.outcomes import EMITTED, EndedBy, Explanation, Outcome
-from poundcake.trail.schema import alerts, api_calls, cut, storable
+from poundcake.trail.schema import alerts, api_calls, cut, storable, to_json
 
-# json.dumps() creates a new encoder on each call.
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-_SURROGATE = re.compile("[\ud800-\udfff]")
 # Errors and URLs are cut to this many characters, because they can be arbitrarily long.
 _ERROR_LENGTH = 4_000
 _URL_LENGTH = 16_000
@@ -186,12 +180,3 @@ def _notes(alert: Alert, received_at: datetime) -> str:
     if alert.starts_at and alert.starts_at > received_at:
         notes.append(f"startsAt: in the future when received: {format_timestamp(alert.starts_at)}")
     return "; ".join(notes)
-
-
-def to_json(value: Mapping[str, Any]) -> str:
-    """Return an object as JSON that both databases can store."""
-    text = _encode(value)
-    if text.isascii():
-        return text
-    # JSON may contain lone surrogates as escapes, but neither database can store them.
-    return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)

@@ -10,8 +10,10 @@ current pause. All times are UTC with microseconds.
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Mapping
 
 from sqlalchemy import (
     BigInteger,
@@ -42,6 +44,10 @@ INDEX_REVISIONS = (4, 7)
 LATER_TABLES = {"poundcake_audit": 6, "poundcake_changes": 9, "poundcake_events": 10}
 
 metadata = MetaData()
+
+# json.dumps() creates a new encoder on each call.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -371,6 +377,15 @@ def cut(text: str, column: ColumnElement[Any]) -> str:
 def storable(text: str) -> str:
     """Replace lone surrogates with question marks, because neither database can store them."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """Return an object as JSON that both databases can store."""
+    text = _encode(value)
+    if text.isascii():
+        return text
+    # JSON may contain lone surrogates as escapes, but neither database can store them.
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def unindexed(column: ColumnElement[Any]) -> ColumnElement[Any]:

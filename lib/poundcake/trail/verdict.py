@@ -21,7 +21,7 @@ from poundcake.stackstorm import (
     workflow_output,
 )
 from poundcake.timestamps import format_timestamp
-from poundcake.trail.admission import CLAIM_GRACE
+from poundcake.trail.claims import CLAIM_GRACE
 from poundcake.trail.outcomes import Explanation
 
 # How long a trigger may take to reach the rules engine, and how long the engine may then take.

@@ -10,6 +10,7 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change
 from poundcake.trail.outcomes import Outcome
+from poundcake.trail.pending_approval import Approval
 from poundcake.trail.queries.changes import as_json as change_as_json
 from poundcake.trail.queries.rows import AlertRow, Execution, format_optional, incident_remarks
 
@@ -44,46 +45,6 @@ class Notification:
         if self.row.notes:
             fields["notes"] = self.row.notes
         return fields
-
-
-@dataclass(frozen=True)
-class Approval:
-    """A request for approval that nobody has answered yet.
-
-    Attributes:
-        st2_inquiry_id: The inquiry to answer.
-        st2_execution_id: The workflow that waits for the answer.
-        approvers: The users who may answer.
-        until: When it expires, or None if that is not known.
-        change: The change in words, or ''.
-        evidence: What the checks saw, one line each.
-    """
-
-    st2_inquiry_id: str
-    st2_execution_id: str
-    approvers: tuple[str, ...] = ()
-    until: datetime | None = None
-    change: str = ""
-    evidence: tuple[str, ...] = ()
-
-    def describe(self) -> str:
-        """Return who may answer, until when, how, and what the checks saw."""
-        approvers = ", ".join(self.approvers) or "nobody"
-        deadline = f" until {format_timestamp(self.until)}" if self.until else ""
-        seen = f"; seen: {'; '.join(self.evidence)}" if self.evidence else ""
-        command = f"st2 inquiry respond {self.st2_inquiry_id}"
-        return f"waits for the approval of {approvers}{deadline}: {command}{seen}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the request for approval as JSON."""
-        return {
-            "st2_inquiry_id": self.st2_inquiry_id,
-            "st2_execution_id": self.st2_execution_id,
-            "approvers": list(self.approvers),
-            "until": format_optional(self.until),
-            "change": self.change,
-            "evidence": list(self.evidence),
-        }
 
 
 class ReportedEnd(NamedTuple):

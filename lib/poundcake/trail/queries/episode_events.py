@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import database
 from poundcake.trail.outbox import EventKind
-from poundcake.trail.queries.episode import Approval, ReportedEnd
+from poundcake.trail.pending_approval import Approval
+from poundcake.trail.queries.episode import ReportedEnd
 from poundcake.trail.schema import events
 
 _KINDS = (EventKind.APPROVAL_WANTED, EventKind.REMEDIATION_ENDED)

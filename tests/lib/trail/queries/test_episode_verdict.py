@@ -14,7 +14,8 @@ from poundcake.remediation.safety import LASTING_REFUSALS, Refusal
 from poundcake.trail.changes import Change, ChangeResult
 from poundcake.trail.outcomes import Explanation, Outcome
 from poundcake.trail.pause import Pause
-from poundcake.trail.queries.episode import Approval, Episode, Notification, ReportedEnd
+from poundcake.trail.pending_approval import Approval
+from poundcake.trail.queries.episode import Episode, Notification, ReportedEnd
 from poundcake.trail.queries.episode_timeline import list_events
 from poundcake.trail.queries.episode_verdict import (
     NOTHING_TO_DO,
