@@ -1,16 +1,21 @@
 """Compare the cost of an evidence-only alert on a live StackStorm with that of a plain workflow.
 
-    python -m bench.cost [--alerts 20] [--group 5] [--pause 2] [--rounds 3] [--host 198.51.100.3]
+    python -m bench.cost [--alerts 20] [--group 5] [--pause 2] [--wait 30] [--rounds 3]
+                         [--host 198.51.100.3]
 
 Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
-else. Each round posts HostDown alerts, a group at a time as Alertmanager does, and waits until all
-are completed. Then it starts a plain workflow just as often and at the same pace. This workflow
-uses none of the pack's features, and its only task is the same check of the same host. The CPU time
-is that of StackStorm's services and of the actions that they ran, minus what the services use when
-idle. The executions are all that StackStorm started, including those of record and sync. The rules
-of the scenarios are disabled during the measurement, because StackStorm matches each alert against
-all of them. The exit code is 1 if the median ratio of the CPU times is above 1.5, or if the median
-alert takes more than 4 executions.
+else. Each round posts HostDown alerts, a group at a time as Alertmanager does. Then it starts a
+plain workflow just as often and at the same pace. This workflow uses none of the pack's features,
+and its only task is the same check of the same host, by the same action. Each phase ends --wait
+seconds after its last start, because questions about the progress would also use CPU time. An alert
+that is not completed by then, or a workflow that has not ended, is an error. The alerts are
+resolved between the two phases, and nothing is open when the second phase starts.
+
+The CPU time is that of StackStorm's services and of the actions that they ran, minus what the
+services use when idle. The executions are all that StackStorm started, including those of record
+and sync. The rules of the scenarios are disabled during the measurement, because StackStorm matches
+each alert against all of them. The exit code is 1 if the median ratio of the CPU times is above
+1.5, or if the median alert takes more than 4 executions.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import uuid
 from collections import Counter
 from typing import Callable, Iterator, NamedTuple, Sequence
 
-from tests.scenarios.stack import Live, now, uses_live_stackstorm
+from tests.scenarios.stack import TERMINAL_STATUSES, Live, now, uses_live_stackstorm
 
 MAX_CPU_RATIO = 1.5
 MAX_EXECUTIONS = 4
@@ -60,6 +65,7 @@ def main() -> None:
     parser.add_argument("--alerts", type=int, default=20, help="alerts in each round")
     parser.add_argument("--group", type=int, default=5, help="alerts in each notification")
     parser.add_argument("--pause", type=float, default=2, help="average seconds between alerts")
+    parser.add_argument("--wait", type=float, default=30, help="seconds until all have ended")
     parser.add_argument("--rounds", type=int, default=3, help="rounds to measure")
     parser.add_argument("--host", default="198.51.100.3", help="a host that StackStorm may check")
     options = parser.parse_args()
@@ -74,7 +80,7 @@ def main() -> None:
 
 def compare(live: Live, options: argparse.Namespace) -> str | None:
     """Print the costs, and return which limit they exceed, if any."""
-    idle = measure(live, lambda: time.sleep(options.alerts * options.pause))
+    idle = measure(live, lambda: time.sleep(options.alerts * options.pause + options.wait))
     idle_rate = idle.cpu_seconds / idle.seconds
     print(f"StackStorm alone uses {idle_rate:.2f} s of CPU per second")
     print(f"{'for each alert or workflow':<30}{'CPU seconds':>12}{'executions':>12}")
@@ -108,21 +114,26 @@ def scenario_rules_disabled(live: Live) -> Iterator[None]:
             live.api(f"/rules/{rule['id']}", "PUT", rule)
 
 
-def fire_alerts(live: Live, options: argparse.Namespace, run_id: str) -> None:
-    """Post the alerts in groups, and wait until all are completed."""
+def fire_alerts(live: Live, options: argparse.Namespace, run_id: str) -> Callable[[], None]:
+    """Post the alerts in groups, wait, and return a function that checks that all are completed."""
     request_ids = []
     for numbers in groups(options):
         request_ids.append(live.send(webhook("firing", options.host, run_id, numbers)))
         time.sleep(options.pause * len(numbers))
-    for request_id in request_ids:
-        live.wait_for_trail(request_id, lambda trail: trail["completed_at"], 300)
+    time.sleep(options.wait)
+
+    def check() -> None:
+        if not all(live.get_trail(request_id)["completed_at"] for request_id in request_ids):
+            sys.exit(f"some alerts are not completed after {options.wait} s; use a longer --wait")
+
+    return check
 
 
 def resolve_alerts(live: Live, options: argparse.Namespace, run_id: str) -> None:
-    """Resolve the alerts, and wait until the resolves are recorded."""
+    """Resolve the alerts, and wait until all work on the resolves has ended."""
     for numbers in groups(options):
         request_id = live.send(webhook("resolved", options.host, run_id, numbers))
-        live.wait_until_recorded(request_id)
+        live.wait_for_trail(request_id, lambda trail: trail["completed_at"], 300)
 
 
 def groups(options: argparse.Namespace) -> Iterator[range]:
@@ -131,15 +142,21 @@ def groups(options: argparse.Namespace) -> Iterator[range]:
         yield range(start, min(start + options.group, options.alerts))
 
 
-def run_plain_workflows(live: Live, options: argparse.Namespace) -> None:
-    """Start the plain workflow once for each alert, and wait until all executions have ended."""
+def run_plain_workflows(live: Live, options: argparse.Namespace) -> Callable[[], None]:
+    """Start the plain workflows, wait, and return a function that checks that all have ended."""
     body = {"action": PLAIN_WORKFLOW, "parameters": {"host": options.host, "port": 9100}}
     ids = []
     for _ in range(options.alerts):
         ids.append(live.api("/executions", "POST", body)["id"])
         time.sleep(options.pause)
-    for execution_id in ids:
-        live.wait_until_ended(execution_id)
+    time.sleep(options.wait)
+
+    def check() -> None:
+        statuses = [live.api(f"/executions/{execution_id}")["status"] for execution_id in ids]
+        if not all(status in TERMINAL_STATUSES for status in statuses):
+            sys.exit(f"some workflows have not ended after {options.wait} s; use a longer --wait")
+
+    return check
 
 
 def webhook(status: str, host: str, run_id: str, numbers: Sequence[int]) -> dict[str, object]:
@@ -160,12 +177,14 @@ def webhook(status: str, host: str, run_id: str, numbers: Sequence[int]) -> dict
     return {"version": "4", "status": status, "receiver": "poundcake", "alerts": alerts}
 
 
-def measure(live: Live, run: Callable[[], None]) -> Cost:
-    """Return what StackStorm uses while a function runs."""
+def measure(live: Live, run: Callable[[], Callable[[], None] | None]) -> Cost:
+    """Return what StackStorm uses while a function runs, and call the check that it returns."""
     started_at, started = now(), time.monotonic()
     cpu_before = cpu_seconds()
-    run()
+    check = run()
     cpu, seconds = cpu_seconds() - cpu_before, time.monotonic() - started
+    if check:
+        check()
     executions = live.list_all("/executions", timestamp_gt=started_at, timestamp_lt=now())
     return Cost(cpu, seconds, Counter(execution["action"]["ref"] for execution in executions))
 
