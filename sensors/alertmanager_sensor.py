@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import glob
 import os
 import signal
@@ -66,6 +67,10 @@ class AlertmanagerSensor(Sensor):
             # cleanup() to stop them.
             self._endpoint.run()
             return
+        # Keep the garbage collector from searching everything that the imports created. Otherwise,
+        # each full collection stops all threads, and the responses, for about 30 ms.
+        gc.collect()
+        gc.freeze()
         self._endpoint.run()
         # The container never restarts a sensor that exits with 0, regardless of who stopped it.
         sys.exit(128 + signal.SIGTERM)

@@ -128,6 +128,19 @@ def test_the_sensor_finds_the_packs_own_lib():
     assert completed.stdout.strip() == os.path.join(ROOT, "lib", "poundcake", "__init__.py")
 
 
+def test_the_garbage_collector_does_not_search_the_imported_modules():
+    completed = run(
+        """
+        import gc, runpy, sys
+        from unittest import mock
+        sensor = runpy.run_path(sys.argv[1])["AlertmanagerSensor"](mock.Mock())
+        sensor._endpoint.run = lambda: print(len(gc.get_objects()) < gc.get_freeze_count() / 10)
+        sensor.run()
+        """
+    )
+    assert completed.stdout.strip() == "True", completed.stderr
+
+
 def wait_until_recorded(endpoint, request_ids):
     """Wait until the tracking database contains all requests."""
 
