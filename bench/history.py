@@ -36,7 +36,7 @@ from bench import incidents
 from bench.incidents import GROUPS, PER_REQUEST, SEED, SMALLEST, Incident, Value, Values, as_stored
 from bench.server import BUFFER_POOL, MariaDB
 from poundcake.timestamps import format_timestamp, parse_timestamp
-from poundcake.trail import schema
+from poundcake.trail import database, schema
 from tests.services import MissingProgram
 
 # Requests in one transaction.
@@ -338,6 +338,9 @@ def _prepare_history(directory: str, server: MariaDB | None, size: int, end: dat
             for file in glob.glob(glob.escape(path) + "*"):
                 os.unlink(file)
         build(url, size, end)
+    engine = database.open_engine(url)
+    database.migrate(engine, print)  # builds indexes that were added since
+    engine.dispose()
     return url
 
 

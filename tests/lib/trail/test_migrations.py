@@ -36,7 +36,7 @@ LIB = os.path.join(ROOT, "lib")
 # 0.3.0 created 5.
 EARLIER_VERSIONS = (1, 2, 3, 4, 5)
 VIEW_INDEXES = (
-    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host".split()]
+    [f"ix_poundcake_alerts_by_{name}" for name in "episode time name instance host id".split()]
     + [f"ix_poundcake_alerts_by_{name}" for name in "fingerprint outcome severity open".split()]
     + ["ix_execution_db_by_status"]
 )
@@ -199,9 +199,11 @@ def read_versions(engine):
     return (*sorted(heads), *(values.get(name) for name in names))
 
 
-NEWEST_VERSIONS = ("0007", "0013", "13", "7")
+NEWEST_VERSIONS = ("0013", "0014", "13", "14")
 VERSIONS_WITHOUT_INDEXES = ("0013", "13", None)
-INDEX_REVISIONS = ["0004", "0007"]
+# The revisions since release 0.2.0, apart from those of the indexes.
+TABLE_REVISIONS = "0005 0006 0008 0009 0010 0011 0012 0013".split()
+INDEX_REVISIONS = ["0004", "0007", "0014"]
 
 
 @pytest.fixture
@@ -294,14 +296,7 @@ class TestFromEveryRelease:
         steps = database.migrate(engine, lines.append)
         assert [step.revision for step in steps] == [
             "0003",
-            "0005",
-            "0006",
-            "0008",
-            "0009",
-            "0010",
-            "0011",
-            "0012",
-            "0013",
+            *TABLE_REVISIONS,
             *INDEX_REVISIONS,
         ]
         assert all(step.seconds >= 0 and step.description for step in steps)
@@ -316,14 +311,7 @@ class TestFromEveryRelease:
             "0001",
             "0002",
             "0003",
-            "0005",
-            "0006",
-            "0008",
-            "0009",
-            "0010",
-            "0011",
-            "0012",
-            "0013",
+            *TABLE_REVISIONS,
             *INDEX_REVISIONS,
         ]
         assert read_structure(engine) == current_structure
@@ -345,8 +333,8 @@ class TestFromEveryRelease:
     @pytest.mark.parametrize(
         "version, expected",
         [
-            (3, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0013", *INDEX_REVISIONS]),
-            (4, ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0013", "0007"]),
+            (3, [*TABLE_REVISIONS, *INDEX_REVISIONS]),
+            (4, [*TABLE_REVISIONS, *INDEX_REVISIONS[1:]]),
         ],
     )
     def test_a_backup_without_alembics_table_is_upgraded(
@@ -414,7 +402,8 @@ class TestLongHistory:
         create_tables(4)
         insert_sample_rows(engine)
         database.prepare(engine)
-        assert [s.revision for s in database.migrate(engine, lambda line: None)] == ["0007"]
+        steps = database.migrate(engine, lambda line: None)
+        assert [step.revision for step in steps] == INDEX_REVISIONS[1:]
         assert database.pending(engine) == ""
         assert read_structure(engine) == current_structure
         assert read_versions(engine) == NEWEST_VERSIONS
@@ -669,7 +658,7 @@ class TestConcurrentMigrations:
             server.drop_database(name)
         output = first.communicate("\n" * 50, timeout=120)[0]
         assert output.endswith(
-            "done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n"
+            "done 0001 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007 0014\n"
         )
         assert second.communicate("\n" * 50, timeout=120)[0] == "done\n"
         assert_rows_kept(before, read_rows(engine))
@@ -693,7 +682,7 @@ class TestConcurrentMigrations:
             wait_for(lambda: waits_in_state(engine, "Waiting for table metadata lock"))
         output = second.communicate(timeout=120)[0]
         assert output.endswith(
-            "done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007\n"
+            "done 0002 0003 0005 0006 0008 0009 0010 0011 0012 0013 0004 0007 0014\n"
         ), output
         assert_rows_kept(before, read_rows(engine))
         assert read_versions(engine) == NEWEST_VERSIONS
@@ -769,7 +758,7 @@ def test_the_action_reports_each_step(engine, database_url, create_tables, monke
     with open(os.path.join(actions, "migrate.yaml"), encoding="utf-8") as file:
         metadata = yaml.safe_load(file)
     for revisions in (
-        ["0005", "0006", "0008", "0009", "0010", "0011", "0012", "0013", *INDEX_REVISIONS],
+        [*TABLE_REVISIONS, *INDEX_REVISIONS],
         [],
     ):
         succeeded, result = module.Migrate({"database_url": database_url}).run()

@@ -24,7 +24,14 @@ from poundcake.trail.queries.bounded_search import (
 from poundcake.trail.queries.episodes import short_text, shown_labels
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import Execution, executions_by_link
-from poundcake.trail.schema import alerts, executions, links, unindexed
+from poundcake.trail.schema import (
+    ALERTS_BY_ID,
+    FILTERED_BY_ID,
+    alerts,
+    executions,
+    links,
+    unindexed,
+)
 from poundcake.trail.search import MAX_ROWS, Cursor, Filters, require_one_of
 
 _STARTED_AT, _EXECUTION_ID, _LINK_ID = executions.c.start_timestamp, executions.c.id, links.c.id
@@ -152,7 +159,7 @@ def _find_links(
         # Search one more execution, because the cursor's own execution may have no more links.
         depth = depth_of(conditions) if filters.has_alert_filter else limit
         newest = _select_newest(status, filters, depth + 1)
-        statement = _select_links(newest, filters, conditions)
+        statement = _select_links(connection, newest, filters, conditions)
         next_cursor = _cursor_after(connection, newest, depth) if filters.has_alert_filter else None
     order = list(statement.selected_columns)
     if filters.before:
@@ -231,7 +238,7 @@ def _select_newest(status: str, filters: Filters, count: int) -> Subquery:
 
 
 def _select_links(
-    newest: Subquery, filters: Filters, conditions: AlertConditions
+    connection: Connection, newest: Subquery, filters: Filters, conditions: AlertConditions
 ) -> Select[tuple[datetime, str, int]]:
     """Select the links of these executions to matching alerts."""
     statement = select(newest.c.start_timestamp, newest.c.id, _LINK_ID).join(
@@ -241,6 +248,9 @@ def _select_links(
         statement = statement.join(alerts, alerts.c.id == links.c.alert_id).where(
             *conditions.on_columns(lambda name: unindexed(alerts.c[name]))
         )
+        # Without this hint, MariaDB reads whole rows. If the index is missing, it reports an error.
+        if set(FILTERED_BY_ID) >= set(conditions.values) and database.has_view_indexes(connection):
+            statement = statement.with_hint(alerts, f"FORCE INDEX ({ALERTS_BY_ID})")
     return statement
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import event, text
 
 from poundcake.trail import queries, search
+from poundcake.trail.schema import ALERTS_BY_ID
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, iso, later
-from tests.lib.trails import record, record_execution, view
+from tests.lib.trails import on_mariadb, record, record_execution, view
 
 EXECUTION_KEYS = (
     "request_id st2_execution_id st2_workflow st2_rule status triggered_at duration_seconds url"
@@ -74,3 +76,20 @@ def test_executions_are_sorted_by_the_displayed_time(engine, monkeypatch, filter
     assert [execution["triggered_at"] for execution in rows] == [
         iso(later(started)) for started in (100, 70, 50)
     ]
+
+
+@on_mariadb
+def test_a_filter_reads_the_alerts_from_an_index_once_it_is_built(engine, monkeypatch):
+    monkeypatch.setattr("poundcake.trail.queries.bounded_search.DEPTH", 2)
+    for number, name in enumerate(["A", "B", "A", "A"]):
+        request_id = record(engine, alert(name, fingerprint=f"f{number}"))
+        record_execution(engine, request_id, f"f{number}-1768392000000", f"e{number}")
+    statements = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    rows = list_executions(engine, filters=Filters(alert_name="A"))
+    assert list_ids(rows) == ["e3", "e2"] and rows["at_least"]
+    assert any(f"FORCE INDEX ({ALERTS_BY_ID})" in statement for statement in statements)
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP INDEX {ALERTS_BY_ID} ON poundcake_alerts"))
+        connection.execute(text("UPDATE poundcake_meta SET value = '7' WHERE name = 'indexes'"))
+    assert list_executions(engine, filters=Filters(alert_name="A")) == rows
