@@ -36,7 +36,13 @@ KEYS = {"slack_webhook_url": "http://slack/hook", "pagerduty_routing_key": "R1"}
 
 def declared_fields(trigger):
     """Return {field: a value of its type} for the fields that the sensor declares for a trigger."""
-    values = {"string": HOSTILE, "integer": 3, "array": [HOSTILE, HOSTILE], "object": {}}
+    values = {
+        "string": HOSTILE,
+        "integer": 3,
+        "number": 0.0,
+        "array": [HOSTILE, HOSTILE],
+        "object": {},
+    }
     properties = content.Pack(str(ROOT)).triggers[trigger]["payload_schema"]["properties"]
     return {name: values[schema["type"]] for name, schema in properties.items()}
 

@@ -221,7 +221,10 @@ class Emitter:
     def _complete(self, plan: Emission, attempt: Attempt, summary: Summary) -> None:
         if not attempt.is_counted:
             self._dependencies.metrics.count_emission(
-                dict(summary.outcomes), len(plan.alerts), is_repeat=not plan.is_first
+                dict(summary.outcomes),
+                len(plan.alerts),
+                is_repeat=not plan.is_first,
+                received_at=plan.entry.received_at,
             )
             attempt.is_counted = True
         if not plan.request.unexplained_alerts:

@@ -9,7 +9,7 @@ from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.metrics import OTHER
 from poundcake.endpoint.triggers import event_payload
 from poundcake.trail import outbox
-from poundcake.trail.outbox import Event, EventKind
+from poundcake.trail.outbox import EndResult, Event, EventKind
 
 CHECK_WAIT = 2.0
 """Seconds between checks for unpublished events."""
@@ -82,7 +82,12 @@ class EventPublisher:
         self._dependencies.components.broker.mark_ok()
         if event.kind == EventKind.REMEDIATION_ENDED:
             label = self._metric_label(event.payload["remediation"])
-            self._dependencies.metrics.count_remediation(label, event.payload["result"])
+            result = event.payload["result"]
+            # Events of earlier releases do not have this field.
+            seconds = event.payload.get("seconds_to_clear")
+            self._dependencies.metrics.count_remediation(
+                label, result, seconds if result == EndResult.CLEARED else None
+            )
 
     def _metric_label(self, remediation: str) -> str:
         """Return the name of a remediation if it is configured, otherwise OTHER.

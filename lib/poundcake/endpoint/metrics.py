@@ -26,13 +26,16 @@ from prometheus_client.registry import Collector
 import poundcake
 from poundcake.endpoint.bus import Publisher
 from poundcake.endpoint.routes import WEBHOOK_PATH
+from poundcake.endpoint.triggers import LIMIT_REACHED
 from poundcake.timestamps import parse_timestamp
-from poundcake.trail.outbox import EndResult
+from poundcake.trail.open_counts import OpenCounts
+from poundcake.trail.outbox import EndResult, Limit
 from poundcake.trail.outcomes import Outcome
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 OUTCOMES = tuple(str(outcome) for outcome in Outcome)
 END_RESULTS = tuple(str(result) for result in EndResult)
+LIMITS = tuple(str(limit) for limit in Limit)
 OTHER = "other"
 
 _NAMESPACE = "poundcake"
@@ -49,12 +52,14 @@ _JOURNAL_GAUGES = {
 }
 # Seconds.
 _RESPONSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_CLEAR_BUCKETS = (15, 30, 60, 120, 180, 300, 600, 900, 1800, 3600, 7200, 21600)
 _RECORD_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _HEALTH_REUSE_SECONDS = 1.0
 # Building the health view reads the journal, which blocks new requests. With this factor, it takes
 # at most a twentieth of the time, however often Prometheus scrapes.
 _HEALTH_REUSE_FACTOR = 20
 _MAX_ACCEPT_CHARACTERS = 1024
+_OPEN_COUNTS_SECONDS = 120.0
 
 # (open, closed because there were too many, failed TLS handshakes)
 ConnectionCounts = Tuple[int, int, int]
@@ -131,6 +136,22 @@ class Metrics:
             "remediation",
             "result",
         )
+        self._times_to_clear = self._histogram(
+            "remediation_seconds_to_clear",
+            "Time from receiving an alert until its incident ended, if a change cleared it.",
+            _CLEAR_BUCKETS,
+            "remediation",
+        )
+        self._emit_times = self._histogram(
+            "accept_to_emit_seconds",
+            "Time from accepting a request to emitting its alerts to rules for the first time.",
+            _RECORD_BUCKETS,
+        )
+        self._limits_reached = self._counter(
+            "limits_reached",
+            "Limits that held back or refused remediations, by limit, counted when published.",
+            "limit",
+        )
         self._publishes = self._counter(
             "publishes",
             "Triggers published to RabbitMQ, by trigger and by whether RabbitMQ confirmed them.",
@@ -144,6 +165,8 @@ class Metrics:
         self._create_fixed_series()
         self._registry.register(_HealthCollector(health))
         self._registry.register(_ConnectionCollector(connections))
+        self.open_counts = RecentOpenCounts()
+        self._registry.register(self.open_counts)
 
     def count_response(self, route: str, method: str, code: int, seconds: float | None) -> None:
         """Count a response.
@@ -161,22 +184,25 @@ class Metrics:
 
     def count_recorded(self, received_at: Iterable[datetime]) -> None:
         """Count requests that were found in the tracking database, and observe how long it took."""
-        now = datetime.now(timezone.utc)
         for moment in received_at:
             self._requests_recorded.inc()
-            # The machine's clock may have been set back.
-            self._record_times.observe(max(0.0, (now - moment).total_seconds()))
+            self._record_times.observe(_seconds_since(moment))
 
-    def count_emission(self, outcomes: Mapping[str, int], count: int, is_repeat: bool) -> None:
+    def count_emission(
+        self, outcomes: Mapping[str, int], count: int, is_repeat: bool, received_at: datetime
+    ) -> None:
         """Count the emission of a request.
 
         Args:
             outcomes: How many of its alerts have each outcome. Counted on the first emission only.
             count: How many of its alerts were emitted.
             is_repeat: Whether the request was emitted before.
+            received_at: When the request was received. Its delay is observed on the first emission
+                only.
         """
         self._alerts_emitted.labels("again" if is_repeat else "first").inc(count)
         if not is_repeat:
+            self._emit_times.observe(_seconds_since(received_at))
             for outcome, number in outcomes.items():
                 label = str(outcome) if outcome in OUTCOMES else OTHER
                 self._alerts_recorded.labels(label).inc(number)
@@ -186,15 +212,26 @@ class Metrics:
         for remediation in remediations:
             for result in END_RESULTS:
                 self._remediations.labels(remediation, result)
+            self._times_to_clear.labels(remediation)
 
-    def count_remediation(self, remediation: str, result: str) -> None:
+    def count_remediation(
+        self, remediation: str, result: str, seconds_to_clear: float | None = None
+    ) -> None:
         """Count a remediation that ended.
 
         Args:
             remediation: The name of its entry or the reference of its action, or OTHER.
             result: How it ended.
+            seconds_to_clear: The time from receiving the alert until its incident ended. None
+                unless a change cleared it.
         """
         self._remediations.labels(remediation, result).inc()
+        if seconds_to_clear is not None:
+            self._times_to_clear.labels(remediation).observe(seconds_to_clear)
+
+    def count_limit(self, limit: str) -> None:
+        """Count a limit that was reported."""
+        self._limits_reached.labels(limit if limit in LIMITS else OTHER).inc()
 
     def count_publish(self, trigger: str, is_confirmed: bool) -> None:
         """Count an attempt to publish a trigger."""
@@ -231,6 +268,8 @@ class Metrics:
             self._alerts_recorded.labels(outcome)
         for emission in ("first", "again"):
             self._alerts_emitted.labels(emission)
+        for limit in LIMITS:
+            self._limits_reached.labels(limit)
 
 
 class CountedBus:
@@ -248,10 +287,46 @@ class CountedBus:
             self._metrics.count_publish(trigger, False)
             raise
         self._metrics.count_publish(trigger, True)
+        if trigger == LIMIT_REACHED:
+            self._metrics.count_limit(str(payload.get("limit", "")))
 
     def close(self) -> None:
         """Close the bus."""
         self._bus.close()
+
+
+class RecentOpenCounts(Collector):
+    """Collect the numbers of open incidents, waiting workflows and open breakers.
+
+    A step of the pipeline reads them from the tables. They are left out once they are too old.
+    """
+
+    def __init__(self) -> None:
+        self._counts: OpenCounts | None = None
+        self._expires_at = 0.0
+
+    def set(self, counts: OpenCounts) -> None:
+        """Set the numbers, as they are now."""
+        self._counts, self._expires_at = counts, time.monotonic() + _OPEN_COUNTS_SECONDS
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics, unless the numbers are too old."""
+        counts = self._counts
+        if counts is None or time.monotonic() > self._expires_at:
+            return
+        yield GaugeMetricFamily(
+            "poundcake_incidents_open", "Incidents that are open.", counts.incidents
+        )
+        yield GaugeMetricFamily(
+            "poundcake_workflows_waiting",
+            "Workflows that wait for an approval, or that a person paused.",
+            counts.waiting_workflows,
+        )
+        yield GaugeMetricFamily(
+            "poundcake_breakers_open",
+            "Remediations that their breaker stops, because their last changes failed.",
+            counts.open_breakers,
+        )
 
 
 class _ConnectionCollector(Collector):
@@ -302,6 +377,11 @@ class _HealthCollector(Collector):
                 age = max(_HEALTH_REUSE_SECONDS, _HEALTH_REUSE_FACTOR * (now - started_at))
                 self._stale_at = now + age
             return self._last
+
+
+def _seconds_since(moment: datetime) -> float:
+    # The machine's clock may have been set back.
+    return max(0.0, (datetime.now(timezone.utc) - moment).total_seconds())
 
 
 def _component_metrics(components: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:

@@ -18,6 +18,7 @@ from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
 from poundcake.trail import uncopied
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.open_counts import read_open_counts
 from poundcake.trail.pause import Pause, read_pause
 
 PRUNE_WAIT = 60.0
@@ -30,6 +31,9 @@ FAILURE_LOG_SECONDS = 600.0
 """Seconds between log lines about a step that keeps failing unexpectedly."""
 PAUSE_WAIT = 5.0
 """Seconds between reads of the pause, which the health view and the metrics show."""
+
+OPEN_COUNTS_WAIT = 15.0
+"""Seconds between counts of what is open, which the metrics show."""
 
 
 class Pipeline:
@@ -57,6 +61,7 @@ class Pipeline:
         self._read_pending_at = 0.0
         self.pending = uncopied.Pending()
         self._read_pause_at = 0.0
+        self._count_open_at = 0.0
         self.pause: Pause | None = None
         self.has_read_pause = False
         self.worker = Worker(
@@ -71,6 +76,7 @@ class Pipeline:
                 ("requesting a sync", self.sync_timer.request_sync),
                 ("checking for migrations", self._read_pending),
                 ("reading the pause", self._read_pause),
+                ("counting what is open", self._count_open),
                 ("pruning the journal", self._prune),
             ],
             self._note_failure,
@@ -147,6 +153,13 @@ class Pipeline:
                 self._dependencies.log.info("changes are %s", pause or "no longer paused")
             self.pause, self.has_read_pause = pause, True
             self._read_pause_at = monotonic() + PAUSE_WAIT
+
+    def _count_open(self) -> None:
+        if monotonic() >= self._count_open_at:
+            breaker_failures = self._dependencies.config().breaker_failures
+            counts = self._dependencies.reader.read(read_open_counts, breaker_failures)
+            self._dependencies.metrics.open_counts.set(counts)
+            self._count_open_at = monotonic() + OPEN_COUNTS_WAIT
 
     def _prune(self) -> float | None:
         if monotonic() < self._prune_at:

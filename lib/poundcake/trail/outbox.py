@@ -139,6 +139,8 @@ class RemediationEndedPayload(WorkflowEventPayload):
         evidence: What the checks before the change and its verification saw, one line each.
         retry_at: When a refused change is tried again if its incident is still open; empty if it
             is not tried again.
+        seconds_to_clear: The time from the receipt of the alert until its incident ended, if the
+            change cleared it; otherwise 0.
     """
 
     result: str
@@ -148,6 +150,7 @@ class RemediationEndedPayload(WorkflowEventPayload):
     message: str
     evidence: list[str]
     retry_at: str
+    seconds_to_clear: float
 
 
 class ApprovalWantedPayload(WorkflowEventPayload):
@@ -281,6 +284,7 @@ def add_ending(connection: Connection, ending: Ending) -> None:
         "message": message,
         "evidence": shorten_evidence(ending.evidence),
         "retry_at": format_timestamp(ending.retry_at) if ending.retry_at else "",
+        "seconds_to_clear": _seconds_to_clear(ending, alert, now),
         "open_incidents": _count_open(connection, alert.alert_name),
         "execution_id": ending.execution_id,
         "execution_url": execution.web_url,
@@ -509,7 +513,16 @@ def _find_alert(connection: Connection, request_id: str, episode: str) -> Row[An
         alerts.c.severity,
         alerts.c.instance,
         alerts.c.host,
+        alerts.c.created_at,
+        alerts.c.closed_at,
     )
+
+
+def _seconds_to_clear(ending: Ending, alert: Row[Any], now: datetime) -> float:
+    if ending.result is not EndResult.CLEARED:
+        return 0.0
+    lasted: timedelta = (alert.closed_at or now) - alert.created_at
+    return round(max(0.0, lasted.total_seconds()), 3)
 
 
 def _count_open(connection: Connection, alert_name: str) -> int:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select, update
 
 from poundcake.config import Config
+from poundcake.endpoint.metrics import LIMITS
 from poundcake.trail import database, outbox
 from poundcake.trail.outbox import Ending, EndResult
-from poundcake.trail.schema import events
+from poundcake.trail.schema import alerts, events
 from tests.lib.samples import alert
 
 ENDED = "poundcake.remediation_ended"
+CLEAR_TIMES = "poundcake_remediation_seconds_to_clear"
 HOSTILE_TEXT = "{{ st2kv.system.x }} \"'\\\n"
 
 
@@ -57,8 +62,11 @@ def unpublished_ids(rig):
 
 def count_ended(rig, remediation, result):
     """Return the value of the metric for a remediation and a result."""
-    name = "poundcake_remediations_total"
     labels = {"remediation": remediation, "result": result}
+    return get_sample(rig, "poundcake_remediations_total", **labels)
+
+
+def get_sample(rig, name, **labels):
     return rig.metrics._registry.get_sample_value(name, labels)
 
 
@@ -140,3 +148,42 @@ def test_ended_remediations_are_counted_by_name_and_result(outbox_rig):
     outbox_rig.advance(5)
     assert count_ended(outbox_rig, "linux.service", "refused") == 1
     assert count_ended(outbox_rig, "linux.service", "failed") == 1
+    assert get_sample(outbox_rig, CLEAR_TIMES + "_count", remediation="linux.service") == 0
+
+
+def test_the_time_to_clear_is_observed_for_changes_that_cleared_their_alert(outbox_rig):
+    outbox_rig.bus.config = Config(allowed_actions=("linux.service",))
+    with database.transaction(outbox_rig.engine) as connection:
+        received_at = connection.scalar(select(alerts.c.created_at))
+        closed_at = received_at + timedelta(seconds=240)
+        connection.execute(update(alerts).values(closed_at=closed_at, open_fingerprint=None))
+    end_remediation(outbox_rig, 1, remediation="linux.service", result=EndResult.CLEARED)
+    end_remediation(outbox_rig, 2, remediation="linux.service", result=EndResult.NOT_CLEARED)
+    outbox_rig.advance(5)
+    labels = {"remediation": "linux.service"}
+    assert get_sample(outbox_rig, CLEAR_TIMES + "_count", **labels) == 1
+    assert get_sample(outbox_rig, CLEAR_TIMES + "_sum", **labels) == 240
+    published = {p["result"]: p["seconds_to_clear"] for p in outbox_rig.bus.payloads(ENDED)}
+    assert published == {"cleared": 240, "not_cleared": 0}
+
+
+def test_an_event_of_an_earlier_release_has_no_time_to_clear(outbox_rig):
+    outbox_rig.bus.config = Config(allowed_actions=("linux.service",))
+    end_remediation(outbox_rig, remediation="linux.service", result=EndResult.CLEARED)
+    with database.transaction(outbox_rig.engine) as connection:
+        payload = json.loads(connection.scalar(select(events.c.payload)))
+        del payload["seconds_to_clear"]
+        connection.execute(update(events).values(payload=json.dumps(payload)))
+    outbox_rig.advance(5)
+    assert count_ended(outbox_rig, "linux.service", "cleared") == 1
+    assert get_sample(outbox_rig, CLEAR_TIMES + "_count", remediation="linux.service") == 0
+
+
+def test_limits_are_counted_by_name(outbox_rig):
+    outbox_rig.bus.config = Config(max_remediations_per_hour=1)
+    end_remediation(outbox_rig, refusal="storm")
+    outbox_rig.accept(*[alert("A", fingerprint=name) for name in "ab"])
+    outbox_rig.advance(5)
+    name = "poundcake_limits_reached_total"
+    counts = {limit: get_sample(outbox_rig, name, limit=limit) for limit in LIMITS}
+    assert counts == {"storm": 1, "rate_limit": 1, "site_limit": 0, "breaker": 0}

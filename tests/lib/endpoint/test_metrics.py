@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 import poundcake
 from poundcake.endpoint import metrics
 from poundcake.endpoint.metrics import Metrics
+from poundcake.trail.open_counts import OpenCounts
 from tests import services
 from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES
 from tests.lib.pipelines import Rig
@@ -204,7 +205,10 @@ class TestFormat:
     def test_the_documentation_lists_every_metric(self, start_endpoint):
         endpoint = start_endpoint({"endpoint.retry.SYNC_WAITS": (0.1, 0.1)})
         endpoint.accept(webhook(alert()))
-        scrape = wait_for_scrape(endpoint, lambda scrape: scrape.get("syncs_asked_total"))
+        scrape = wait_for_scrape(
+            endpoint,
+            lambda scrape: scrape.get("syncs_asked_total") and scrape.has("incidents_open"),
+        )
         with open(os.path.join(ROOT, "docs", "METRICS.md"), encoding="utf-8") as file:
             documented = set(re.findall(r"^\| `(poundcake_\w+)", file.read(), re.MULTILINE))
         assert documented == {
@@ -385,6 +389,10 @@ class TestPipelineMetrics:
         assert scrape.get("requests_recorded_total") == 2
         assert scrape.get("accept_to_record_seconds_count") == 2
         assert 0 < scrape.get("accept_to_record_seconds_sum") < 60
+        assert scrape.get("accept_to_emit_seconds_count") == 2
+        assert scrape.get("accept_to_emit_seconds_sum") >= scrape.get(
+            "accept_to_record_seconds_sum"
+        )
         assert scrape.get("journal_requests", state="recorded") == 2
         assert scrape.get("announcement_misses_total") == 0
         endpoint.set_broker(up=False)  # no more triggers are published
@@ -492,6 +500,7 @@ class TestPipelineMetrics:
             lambda: parse_metrics(pipeline.metrics).get("alerts_emitted_total", emission="again")
         )
         values = parse_metrics(pipeline.metrics)
+        assert values.get("accept_to_emit_seconds_count") == 1
         assert values.get("alerts_emitted_total", emission="first") == 1
         # An alert that is emitted again is still counted once.
         assert values.get("alerts_recorded_total") == 1
@@ -500,7 +509,9 @@ class TestPipelineMetrics:
 class TestMetrics:
     def test_an_outcome_of_another_release_is_counted_as_other(self):
         endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
-        endpoint_metrics.count_emission({"admitted": 2, "future_outcome": 3}, 2, is_repeat=False)
+        endpoint_metrics.count_emission(
+            {"admitted": 2, "future_outcome": 3}, 2, is_repeat=False, received_at=later(0)
+        )
         values = parse_metrics(endpoint_metrics)
         assert values.get("alerts_recorded_total", outcome="admitted") == 2
         assert values.get("alerts_recorded_total", outcome="other") == 3
@@ -509,7 +520,29 @@ class TestMetrics:
     def test_a_clock_set_back_records_no_negative_duration(self):
         endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
         endpoint_metrics.count_recorded([later(10**9)])
-        assert parse_metrics(endpoint_metrics).get("accept_to_record_seconds_sum") == 0
+        endpoint_metrics.count_emission({}, 1, is_repeat=False, received_at=later(10**9))
+        values = parse_metrics(endpoint_metrics)
+        assert values.get("accept_to_record_seconds_sum") == 0
+        assert values.get("accept_to_emit_seconds_sum") == 0
+        assert values.get("accept_to_emit_seconds_count") == 1
+
+    def test_what_is_open_is_left_out_while_it_is_not_known(self, monkeypatch):
+        clock = [100.0]
+        monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
+        endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
+        names = ("incidents_open", "workflows_waiting", "breakers_open")
+        assert not any(parse_metrics(endpoint_metrics).has(name) for name in names)
+        endpoint_metrics.open_counts.set(OpenCounts(3, 2, 1))
+        clock[0] += 100
+        values = parse_metrics(endpoint_metrics)
+        assert [values.get(name) for name in names] == [3, 2, 1]
+        clock[0] += 100  # the tables could not be read in the meantime
+        assert not any(parse_metrics(endpoint_metrics).has(name) for name in names)
+
+    def test_an_unknown_limit_is_counted_as_other(self):
+        endpoint_metrics = Metrics(lambda: {"components": {"journal": DOWN}}, lambda: (0, 0, 0))
+        endpoint_metrics.count_limit('a"b')
+        assert parse_metrics(endpoint_metrics).get("limits_reached_total", limit="other") == 1
 
     def test_health_that_is_slow_to_compute_is_cached_longer(self, monkeypatch):
         clock, computed_at = [100.0], []

@@ -101,6 +101,9 @@ class TestEndOfChanges:
         assert payload["result"] == result
         assert payload["summary"] == f"HostDown web-0:9100: {expected_text} after {ACTION} on web-0"
         assert payload["open_incidents"] == int(is_open)
+        lasted = trail_with_change.one(alerts)
+        seconds = 0 if is_open else (lasted.closed_at - lasted.created_at).total_seconds()
+        assert payload["seconds_to_clear"] == pytest.approx(seconds, abs=0.001)
 
     @pytest.mark.parametrize("result", [ChangeResult.FAILED, ChangeResult.NOT_VERIFIED])
     def test_a_failed_change_is_reported_immediately_and_only_once(self, trail_with_change, result):
@@ -129,6 +132,7 @@ class TestEndOfChanges:
             "message": "nginx did not start",
             "evidence": [],
             "retry_at": "",
+            "seconds_to_clear": 0.0,
             "open_incidents": 1,
             "execution_id": "e0",
             "execution_url": "",
