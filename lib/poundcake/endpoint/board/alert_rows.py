@@ -10,10 +10,12 @@ from poundcake.trail import commands
 from poundcake.trail.queries.episode import shorten_text
 from poundcake.urls import check_http_url
 
-MAX_LABELS = 8
+MAX_LABELS = 6
 """Maximum number of labels of an alert in a list."""
-_MAX_LABEL = 60  # characters
+# The lengths to which a list cuts texts, in characters.
+_MAX_LABEL = 60
 _MAX_SUMMARY = 200
+_MAX_HEADLINE = 400
 
 
 def shared_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -28,20 +30,26 @@ def shared_labels(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def with_short_labels(row: Mapping[str, Any], hidden: Mapping[str, str]) -> dict[str, Any]:
-    """Return a row for a list: with fewer and shorter labels, and a shorter summary.
+def for_list(
+    row: Mapping[str, Any], hidden: Mapping[str, str], max_labels: int = MAX_LABELS
+) -> dict[str, Any]:
+    """Return a row for a list, with fewer labels and shorter texts.
 
     Args:
         row: The row.
         hidden: The labels that are shown elsewhere.
+        max_labels: The maximum number of labels.
     """
     others = {name: value for name, value in row["labels"].items() if name not in hidden}
-    shown = list(others.items())[:MAX_LABELS]
+    shown = list(others.items())[:max_labels]
     return {
         **row,
-        "labels": {name: shorten_text(value, _MAX_LABEL) for name, value in shown},
+        "labels": {
+            shorten_text(name, _MAX_LABEL): shorten_text(value, _MAX_LABEL) for name, value in shown
+        },
         "labels_left_out": len(others) - len(shown) + row.get("labels_left_out", 0),
         "summary": shorten_text(row["summary"], _MAX_SUMMARY),
+        "headline": shorten_text(row["headline"], _MAX_HEADLINE),
     }
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board.alert_rows import with_short_labels
+from poundcake.endpoint.board.alert_rows import for_list
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.now_page import test_command
 from poundcake.endpoint.board.paths import search_path
@@ -96,7 +96,7 @@ def read_episodes(
     next_cursor = view.get("next", "")
     return {
         **_form(parameters),
-        "episodes": [with_short_labels(episode, {}) for episode in view["episodes"]],
+        "episodes": [for_list(episode, {}) for episode in view["episodes"]],
         "at_least": bool(view.get("at_least") or next_cursor),
         "near_misses": [
             {"text": describe_near_miss(miss), "episode": miss.get("episode", "")}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board.alert_rows import with_short_labels
+from poundcake.endpoint.board.alert_rows import for_list
 from poundcake.endpoint.journal import JournalError
 from poundcake.trail.queries.waiting_alerts import waiting_alerts
 from poundcake.trail.search import Filters
@@ -41,16 +41,16 @@ class JournalRows:
         }
 
 
-def read_journal(service: Service, filters: Filters) -> JournalRows:
-    """Return the newest alerts in the journal that match the filters."""
+def read_journal(service: Service, filters: Filters, limit: int = MAX_ROWS) -> JournalRows:
+    """Return the newest alerts in the journal that match the filters, at most `limit`."""
     try:
-        document = service.waiting_requests(filters, MAX_ROWS, 0)
+        document = service.waiting_requests(filters, limit, 0)
     except JournalError as error:
         return JournalRows([], problem=str(error))
     rows = waiting_alerts(document)
     not_listed = sum(request.get("alerts_left_out", 0) for request in document["requests"])
     return JournalRows(
-        [with_short_labels(row, {}) for row in rows[:MAX_ROWS]],
-        max(0, len(rows) - MAX_ROWS) + not_listed,
-        bool(document.get("at_least")) or document["count"] > MAX_ROWS,
+        [for_list(row, {}) for row in rows[:limit]],
+        max(0, len(rows) - limit) + not_listed,
+        bool(document.get("at_least")) or document["count"] > limit,
     )

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board.alert_rows import approvals, shared_labels, with_short_labels
+from poundcake.endpoint.board.alert_rows import approvals, shared_labels, for_list
 from poundcake.endpoint.board.journal_rows import read_journal
 from poundcake.endpoint.board.paths import search_path
 from poundcake.timestamps import format_timestamp
@@ -32,14 +32,18 @@ MAX_INCIDENTS = 200
 """Maximum number of open incidents that the page judges, besides those that wait for a person."""
 MAX_WAITING = 50
 """Maximum number of incidents that wait for the answer of a person."""
-MAX_CARDS = 24
-"""Maximum number of incidents that the page shows in detail."""
+MAX_CARDS = 16
+"""Maximum number of incidents that the page shows in detail, one by one."""
+MAX_GROUPS = 16
+"""Maximum number of groups of incidents that the page shows in detail."""
+MAX_ROWS = 40
+"""Maximum number of incidents that these groups list."""
 MAX_GROUP_ROWS = 10
-"""Maximum number of incidents that a group lists."""
-MAX_ROWS = 60
-"""Maximum number of incidents that all groups list."""
+"""Maximum number of incidents that one group lists."""
 MAX_NAMES = 10
-"""Maximum number of alert names for which incidents that are not shown are counted."""
+"""Maximum number of alert names for which a list counts the other incidents."""
+_MAX_ROW_LABELS = 3
+_MAX_JOURNAL_ROWS = 5
 # With at most this many open incidents, all groups are open. Of the urgent sections, so are groups
 # with few incidents.
 _FEW = 10
@@ -101,7 +105,7 @@ def read_now(config: Config, service: Service) -> dict[str, Any]:
         "shared_labels": hidden,
         "sections": _build_sections(recorded.incidents, hidden, config),
         "more": _count_more(recorded),
-        "journal": read_journal(service, Filters()).as_variables(),
+        "journal": read_journal(service, Filters(), _MAX_JOURNAL_ROWS).as_variables(),
         "last_webhook_at": recorded.last_webhook_at,
         "test_command": test_command(config),
     }
@@ -135,10 +139,10 @@ def _read(connection: Connection, config: Config) -> _Recorded:
 
 def _section_of(incident: Mapping[str, Any]) -> str:
     """Return the section that shows an incident."""
-    if incident["verdict"] in _ASKING:
-        return "waiting"
     if incident["attention"] == Attention.HANDLED:
         return "handled"
+    if incident["verdict"] in _ASKING or incident.get("approvals"):
+        return "waiting"
     if incident["attention"] == Attention.IN_PROGRESS:
         return "in_progress"
     return "failed" if incident["verdict"] in _WITHOUT_SUCCESS else "other"
@@ -149,6 +153,7 @@ class _Budget:
     """How many more incidents the page may show, so that it stays small."""
 
     cards: int = MAX_CARDS
+    groups: int = MAX_GROUPS
     rows: int = MAX_ROWS
 
 
@@ -173,9 +178,17 @@ class _Group:
         first = self.incidents[0]
         if self._may_be_card(budget):
             budget.cards -= 1
+            return {"card": {**for_list(first, hidden), "approvals": approvals(first, config)}}
+        href = search_path(alert_name=first["alert_name"] or '""', status="firing")
+        if not budget.groups:
             return {
-                "card": {**with_short_labels(first, hidden), "approvals": approvals(first, config)}
+                "verdict": first["verdict"],
+                "title": first["title"],
+                "alert_name": first["alert_name"],
+                "count": len(self.incidents),
+                "href": href,
             }
+        budget.groups -= 1
         labels = {**hidden, **shared_labels(self.incidents)}
         most = MAX_WAITING if self.section == "waiting" else MAX_GROUP_ROWS
         count = min(budget.rows, most, len(self.incidents))
@@ -194,9 +207,9 @@ class _Group:
             "next_step": self._common("next_step"),
             "next_command": self._common("next_command"),
             "labels": {name: labels[name] for name in labels if name not in hidden},
-            "rows": [with_short_labels(row, labels) for row in self.incidents[:count]],
+            "rows": [for_list(row, labels, _MAX_ROW_LABELS) for row in self.incidents[:count]],
             "left_out": len(self.incidents) - count,
-            "href": search_path(alert_name=first["alert_name"] or '""', status="firing"),
+            "href": href,
         }
 
     def _may_be_card(self, budget: _Budget) -> bool:
@@ -228,15 +241,19 @@ def _build_sections(
             key = (row["title"], row["alert_name"], row["episode"] if is_single else "")
             groups.setdefault(key, _Group(name)).incidents.append(row)
         if groups:
+            are_few = len(incidents) <= _FEW
+            shown = [
+                group.as_variables(hidden, config, budget, are_few) for group in groups.values()
+            ]
+            names = [group for group in shown if not ("card" in group or "id" in group)]
             sections.append(
                 {
                     "name": name,
                     "title": title,
                     "count": len(rows),
-                    "groups": [
-                        group.as_variables(hidden, config, budget, len(incidents) <= _FEW)
-                        for group in groups.values()
-                    ],
+                    "groups": [group for group in shown if "card" in group or "id" in group],
+                    "names": names[:MAX_NAMES],
+                    "left_out": sum(group["count"] for group in names[MAX_NAMES:]),
                 }
             )
     return sections
