@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board.alert_rows import approvals, shared_labels, for_list
+from poundcake.endpoint.board.alert_rows import approvals, for_list, shared_labels
 from poundcake.endpoint.board.journal_rows import read_journal
 from poundcake.endpoint.board.paths import search_path
 from poundcake.timestamps import format_timestamp
@@ -36,7 +36,7 @@ MAX_CARDS = 16
 """Maximum number of incidents that the page shows in detail, one by one."""
 MAX_GROUPS = 16
 """Maximum number of groups of incidents that the page shows in detail."""
-MAX_ROWS = 40
+MAX_ROWS = 30
 """Maximum number of incidents that these groups list."""
 MAX_GROUP_ROWS = 10
 """Maximum number of incidents that one group lists."""
