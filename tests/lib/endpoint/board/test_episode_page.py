@@ -1,0 +1,256 @@
+"""The page of an episode shows its verdict, what to do next, and everything that happened."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import pytest
+
+from tests.lib.fake_stackstorm import OUTAGE
+from tests.lib.samples import alert
+from tests.lib.trail.text import on_call_states
+from tests.lib.trail.text.on_call_states import START, service_down
+from tests.lib.trails import on_sqlite
+
+pytestmark = on_sqlite
+ALERTMANAGERS = [{"url": "http://am-1.example:9093"}, {"url": "https://am-2.example/alerts"}]
+
+
+def open_episode(world, browser, state):
+    """Record a state, and return the page of its episode and the episode."""
+    filters = getattr(on_call_states, state)(world)
+    episode = world.why(**filters)["episodes"][0]
+    return browser.get(f"/board/episodes/{episode['episode']}"), episode
+
+
+def head(page):
+    return page.main.one(class_="episode-head")
+
+
+def possible(page):
+    """Return the commands of the section What you can do by their effect."""
+    section = page.section("section-commands").one("dl")
+    return {
+        pair.one("dt").text: pair.one("dd").commands[0]
+        for pair in section.all("div")
+        if pair.has("dt")
+    }
+
+
+class TestHead:
+    @pytest.mark.parametrize(
+        "state, title, command",
+        [
+            ("no_rule", "NOTHING RAN", "st2 run poundcake.plan format=text episode="),
+            ("evidence_only", "EVIDENCE ONLY", "st2 execution get "),
+            ("dry_run", "DRY RUN", "st2 run poundcake.plan format=text episode="),
+            ("waiting_for_approval", "WAITING FOR YOU", "st2 inquiry respond "),
+            ("running", "RUNNING", "st2 execution get "),
+            ("changed_and_cleared", "CLEARED", ""),
+            ("changed_and_not_cleared", "DID NOT HELP", "st2 execution get "),
+            ("failed", "FAILED", "st2 execution get "),
+            ("refused_by_hosts", "NOT TOUCHED: HOST NOT ALLOWED", "st2 run poundcake.plan "),
+            ("refused_by_pause", "NOT TOUCHED: PAUSED", "st2 run poundcake.resume"),
+            ("storm", "NOT TOUCHED: STORM", "st2 run poundcake.alerts_active format=text"),
+            ("breaker", "NOT TOUCHED: BREAKER", "st2 run poundcake.release remediation=nginx"),
+            ("stackstorm_away", "WAITING FOR STACKSTORM", "st2 run poundcake.health format=text"),
+            ("lost", "LOST", "st2 run poundcake.replay request_id="),
+            ("rule_failed", "RULE FAILED", "st2 run poundcake.replay request_id="),
+            ("acknowledged", "ACKNOWLEDGED", "st2 run poundcake.acknowledge episode="),
+            ("silenced", "SILENCED", "st2 run poundcake.unsilence episode="),
+            ("stale", "STALE", "st2 run poundcake.close episode="),
+            ("resolved_by_itself", "CLEARED BY ITSELF", ""),
+        ],
+    )
+    def test_the_verdict_and_the_next_command_come_first(
+        self, world, browser, state, title, command
+    ):
+        page, episode = open_episode(world, browser, state)
+        top = head(page)
+        assert top.one(class_="verdict").text == title
+        assert top.one("h1").text == f"{title} {episode['alert_name']} {episode['instance']}"
+        assert top.commands == ([episode["next_command"]] if command else [])
+        assert (top.commands or [""])[0].startswith(command)
+        assert (not top.has(class_="next")) == (state == "waiting_for_approval")
+
+    def test_an_approval_is_explained(self, world, browser):
+        page, _ = open_episode(world, browser, "waiting_for_approval")
+        text = head(page).text
+        assert "Who may answer: anna, ben until 22:30:06Z (25 min left)" in text
+        assert "22 and 9100: no answer" in text
+        inquiry = head(page).commands[0].rpartition(" ")[2]
+        url = f"https://st2.example/#/inquiry/{inquiry}"
+        assert head(page).links["Answer in StackStorm"] == url
+
+    def test_the_time_until_the_next_step_is_shown(self, world, browser):
+        page, _ = open_episode(world, browser, "storm")
+        assert "(in 6 min)" in head(page).text
+
+
+class TestAlert:
+    def test_its_summary_runbook_and_labels_are_shown(self, world, browser):
+        page, _ = open_episode(world, browser, "failed")
+        section = page.section("section-alert")
+        assert "nginx on web-21 does not answer" in section.text
+        assert section.links["https://runbooks.example/nginx"] == "https://runbooks.example/nginx"
+        assert section.one(class_="labels").texts("li") == [
+            "team=infra",
+            "cluster=eu-1",
+            "service=nginx",
+        ]
+
+    @pytest.mark.parametrize(
+        "url", ["javascript:alert(1)", "//evil.example", "ftp://x.example", "data:text/html,x"]
+    )
+    def test_a_runbook_that_is_no_web_page_is_no_link(self, world, browser, url):
+        (row,) = world.notify(
+            alert("A", starts_at=START, annotations={"runbook_url": url}, labels={})
+        )
+        section = browser.get(f"/board/episodes/{row.episode}").section("section-alert")
+        assert url in section.text and not section.links
+
+
+class TestTimeline:
+    def test_it_leads_from_the_first_notification_to_the_end(self, world, browser):
+        page, episode = open_episode(world, browser, "changed_and_cleared")
+        section = page.section("section-timeline")
+        events = section.all("li", class_="event")
+        assert [event.one("time").text for event in events] == [
+            "22:00:04Z",
+            "22:00:06Z",
+            "22:00:15Z",
+            "22:02:15Z",
+        ]
+        assert "firing: admitted, new incident" in events[0].text
+        assert "linux.service on web-21 started" in events[1].text
+        assert "resolved: ends the incident" in events[3].text
+        gaps = section.texts("li", class_="gap")
+        assert gaps == ["2 s later", "9 s later", "2 min later"]
+        requests = [a["request_id"] for a in episode["alerts"]]
+        assert [events[0].links[f"request {requests[0][:8]}"]] == [f"/board/requests/{requests[0]}"]
+        assert f"request {requests[1][:8]}" in events[3].links
+
+    def test_every_execution_leads_to_stackstorm(self, world, browser):
+        page, episode = open_episode(world, browser, "failed")
+        (execution,) = episode["stackstorm_executions"]
+        url = f"https://st2.example/#/history/{execution['st2_execution_id']}"
+        assert url in page.section("section-timeline").links.values()
+        section = page.section("section-executions")
+        assert section.links["Open in StackStorm"] == url
+        action = episode["changes"][0]["action_execution_id"]
+        assert section.links["Open its action"] == f"https://st2.example/#/history/{action}"
+        assert section.commands == [f"st2 execution get {action}"]
+        assert "Unit nginx.service not found." in section.text
+
+    def test_changes_that_were_refused_say_why(self, world, browser):
+        page, _ = open_episode(world, browser, "storm")
+        text = page.section("section-changes").text
+        assert "ipmi.power_cycle on web-21: refused, storm" in text
+        assert "storm_limit is 5" in text
+        assert "it is tried again after 22:10:07Z" in text
+
+
+class TestCommands:
+    def test_an_open_incident_can_be_acknowledged_closed_and_planned(self, world, browser):
+        page, episode = open_episode(world, browser, "no_rule")
+        name = episode["episode"]
+        assert list(possible(page).values()) == [
+            f"st2 run poundcake.plan format=text episode={name}",
+            f"st2 run poundcake.acknowledge episode={name}",
+            f"st2 run poundcake.replay request_id={world.request_id} force=true",
+            f"st2 run poundcake.close episode={name} comment=ended",
+            f"st2 run poundcake.why format=text episode={name}",
+        ]
+
+    def test_a_held_claim_can_be_released(self, world, browser):
+        page, episode = open_episode(world, browser, "failed")
+        assert f"st2 run poundcake.release episode={episode['episode']}" in possible(page).values()
+
+    @pytest.mark.parametrize("state", ["running", "waiting_for_approval"])
+    def test_what_is_at_work_is_neither_released_nor_replayed(self, world, browser, state):
+        page, _ = open_episode(world, browser, state)
+        texts = " ".join(possible(page).values())
+        assert "poundcake.release" not in texts and "poundcake.replay" not in texts
+
+    def test_an_approval_can_be_answered(self, world, browser):
+        page, episode = open_episode(world, browser, "waiting_for_approval")
+        inquiry = episode["approvals"][0]["st2_inquiry_id"]
+        effect = "Approve or reject ipmi.power_cycle on web-21"
+        assert possible(page)[effect] == f"st2 inquiry respond {inquiry}"
+
+    def test_an_acknowledgement_can_be_withdrawn(self, world, browser):
+        page, episode = open_episode(world, browser, "acknowledged")
+        texts = list(possible(page).values())
+        assert f"st2 run poundcake.acknowledge episode={episode['episode']} undo=true" in texts
+        assert not any("poundcake.replay" in text for text in texts)
+
+    def test_a_silence_can_be_ended(self, world, browser):
+        page, episode = open_episode(world, browser, "silenced")
+        texts = list(possible(page).values())
+        assert f"st2 run poundcake.unsilence episode={episode['episode']}" in texts
+        assert not any("poundcake.silence" in text for text in texts)
+
+    def test_an_ended_incident_offers_only_its_text(self, world, browser):
+        page, episode = open_episode(world, browser, "changed_and_cleared")
+        assert list(possible(page).values()) == [
+            f"st2 run poundcake.why format=text episode={episode['episode']}"
+        ]
+
+
+class TestSilences:
+    def test_the_form_of_alertmanager_has_the_matchers_filled_in(self, world, browser):
+        world.settings["alertmanagers"] = ALERTMANAGERS
+        (row,) = world.notify(service_down(), externalURL="https://am-2.example/alerts")
+        page = browser.get(f"/board/episodes/{row.episode}")
+        url = page.section("section-commands").links["Silence it in Alertmanager"]
+        start = "https://am-2.example/alerts/#/silences/new?filter="
+        assert url.startswith(start)
+        assert unquote(url[len(start) :]) == (
+            '{alertname="ServiceDown", cluster="eu-1", instance="web-21:9100", service="nginx",'
+            ' severity="critical", team="infra"}'
+        )
+        silence = f"st2 run poundcake.silence episode={row.episode} minutes=60 comment=by-hand"
+        assert silence in possible(page).values()
+
+    def test_without_alertmanagers_there_is_no_form(self, world, browser):
+        page, _ = open_episode(world, browser, "failed")
+        assert "Silence it in Alertmanager" not in page.main.links
+        assert not any("poundcake.silence" in text for text in possible(page).values())
+
+    def test_an_ended_incident_is_not_silenced(self, world, browser):
+        _, episode = open_episode(world, browser, "changed_and_cleared")
+        world.settings["alertmanagers"] = ALERTMANAGERS
+        page = browser.get(f"/board/episodes/{episode['episode']}")
+        assert "Silence it in Alertmanager" not in page.main.links
+
+
+class TestUnknown:
+    @pytest.mark.parametrize("name", ["nope", "d88b5ff5c97b3c66-1795816774618", "%3Cb%3Ex", "a/b"])
+    def test_an_unknown_episode_is_404_and_says_how_to_search(self, world, browser, name):
+        page = browser.get(f"/board/episodes/{name}")
+        assert page.status == 404
+        assert page.main.one("h1").text == "No such episode"
+        assert page.main.one("form")["action"] == "/board/episodes"
+        assert page.main.has("input", name="alert_name")
+
+    def test_a_short_id_is_enough(self, world, browser):
+        (row,) = world.notify(service_down())
+        page = browser.get(f"/board/episodes/{row.episode[:6]}")
+        assert row.episode in page.text
+
+    def test_parameters_are_refused(self, world, browser):
+        (row,) = world.notify(service_down())
+        assert browser.problem(f"/board/episodes/{row.episode}?x=1").status == 400
+
+
+def test_a_problem_of_stackstorm_is_shown(world, browser):
+    on_call_states.running(world)
+    (episode,) = world.why(alert_name="ServiceDown")["episodes"]
+    world.stackstorm.errors["get_executions"] = OUTAGE
+    page = browser.get(f"/board/episodes/{episode['episode']}")
+    assert "open executions are shown as of the last sync" in page.text
+
+
+def test_what_a_person_did_is_in_the_timeline(world, browser):
+    page, _ = open_episode(world, browser, "acknowledged")
+    assert "anna acknowledged it: the disk is on order" in page.section("section-timeline").text
