@@ -173,5 +173,6 @@ class _UnknownError(Exception):
 
 def _unkept_page(status: HTTPStatus, template: str, content: Mapping[str, Any]) -> HTTPResponse:
     """Return a page that is not cached, because few people ask for it again."""
-    page = templates.render(template, datetime.now(timezone.utc), content)
+    now = datetime.now(timezone.utc)
+    page = native.run_in_native_thread(templates.render, template, now, content)
     return HTTPResponse(status, page.body, PAGE_HEADERS)

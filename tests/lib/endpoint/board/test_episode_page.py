@@ -5,7 +5,10 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 import pytest
+from sqlalchemy import update
 
+from poundcake.trail.changes import dump_evidence
+from poundcake.trail.schema import changes
 from tests.lib.fake_stackstorm import OUTAGE
 from tests.lib.samples import alert
 from tests.lib.trail.text import on_call_states
@@ -148,6 +151,16 @@ class TestTimeline:
         assert "ipmi.power_cycle on web-21: refused, storm" in text
         assert "storm_limit is 5" in text
         assert "it is tried again after 22:10:07Z" in text
+
+    def test_a_change_says_what_the_checks_saw(self, world, browser):
+        on_call_states.failed(world)
+        with world.engine.begin() as connection:
+            seen = dump_evidence(["9100: no answer", "nginx: failed"])
+            connection.execute(update(changes).values(evidence=seen))
+        (episode,) = world.why(alert_name="ServiceDown")["episodes"]
+        assert episode["changes"][0]["evidence"] == ["9100: no answer", "nginx: failed"]
+        section = browser.get(f"/board/episodes/{episode['episode']}").section("section-changes")
+        assert section.one(class_="evidence").texts("li") == ["9100: no answer", "nginx: failed"]
 
 
 class TestCommands:

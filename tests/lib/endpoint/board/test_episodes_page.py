@@ -10,7 +10,8 @@ import pytest
 from poundcake.endpoint.board import episodes_page
 from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
-from tests.lib.samples import alert
+from poundcake.trail.record import record_requests
+from tests.lib.samples import alert, request
 from tests.lib.trail.text import on_call_states
 from tests.lib.trail.text.on_call_states import START, host_down, service_down
 from tests.lib.trails import on_sqlite
@@ -127,21 +128,20 @@ class TestFilters:
         assert not names(page)
 
     def test_an_ambiguous_short_id_is_an_error_at_its_field(self, world, browser):
-        rows = world.notify(*(alert("A", labels={"instance": f"i-{n}"}) for n in range(300)))
-        prefixes = [row.fingerprint[:4] for row in rows]
-        prefix = next((p for p in prefixes if prefixes.count(p) > 1), None)
-        if prefix is None:
-            prefix = rows[0].fingerprint[:4]
-            world.notify(alert("B", labels={"instance": "x"}, fingerprint=prefix + "0" * 12))
-            pytest.skip("no two fingerprints begin alike")
-        page = browser.get(f"/board/episodes?fingerprint={prefix}")
+        for number in (1, 2):
+            request_id = f"abcd000{number}-0000-4000-8000-000000000000"
+            sent = request(alert(f"A{number}"), received_at=world.now, request_id=request_id)
+            record_requests(world.engine, world.config, [sent])
+        page = browser.get("/board/episodes?request_id=abcd")
         assert page.status == 400
-        assert "is ambiguous" in page.main.one(id="error-fingerprint").text
+        problem = page.main.one(id="error-request_id").text
+        assert "abcd is ambiguous" in problem and "abcd0002-0000" in problem
+        assert "open" in page.main.one(id="more-filters").attributes
 
     def test_a_wrong_cursor_is_an_error(self, world, browser):
         page = browser.get("/board/episodes?before=x")
         assert page.status == 400
-        assert "`next` of the previous page" in page.text or "next" in page.text
+        assert "must be the `next` of the previous page" in page.text
 
     def test_an_unknown_parameter_is_refused(self, world, browser):
         problem = browser.problem("/board/episodes?alertname=HostDown")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime
 
 from poundcake.config import Config
-from poundcake.trail import interventions, queries, text
+from poundcake.trail import database, interventions, queries, text
 from poundcake.trail.audit import Actor
+from poundcake.trail.queries.incidents import count_open_incidents, read_waiting_incidents
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
-from tests.lib.samples import UTC, alert, later, request
-from tests.lib.trails import WORKFLOW, database_time, record, record_execution, view
+from tests.lib.samples import NOON, UTC, alert, iso, later, request
+from tests.lib.trails import WORKFLOW, database_time, episode, record, record_execution, view
 
 INCIDENT_KEYS = (
     "fingerprint episode alert_name severity instance labels summary runbook_url verdict title"
@@ -167,3 +168,55 @@ def test_an_incident_says_who_takes_care_of_it(engine):
     lines = text.alerts_active(list_active_alerts(engine), later(60)).split("\n")
     names = [word for line in lines for word in ("Dry", "Running", "Known") if f" {word} " in line]
     assert names == ["Dry", "Running", "Known"]
+
+
+def start(engine, name, execution, status, started_at, starts_at=NOON):
+    """Record an alert and a workflow for it, and return its episode."""
+    request_id = record(engine, alert(name, labels={"id": name}), received_at=started_at)
+    fields = {"status": status, "start_timestamp": iso(started_at), "end_timestamp": None}
+    record_execution(engine, request_id, episode(name, starts_at), execution, **fields)
+    return request_id
+
+
+class TestWaitingIncidents:
+    def read(self, engine, limit=100):
+        with database.reading(engine) as connection, database_time(later(300)):
+            return read_waiting_incidents(connection, limit).as_json()
+
+    def test_only_incidents_whose_workflow_waits_are_found(self, engine):
+        start(engine, "a", "e1", "paused", later(60))
+        start(engine, "b", "e2", "running", later(120))
+        start(engine, "c", "e3", "pending", later(180))
+        record(engine, alert("d"), received_at=later(240))
+        page = self.read(engine)
+        assert (list_names(page), page["count"]) == (["c", "a"], 2)
+        assert {row["verdict"] for row in page["active_alerts"]} == {"workflow_paused"}
+
+    def test_the_limit_does_not_change_the_count(self, engine):
+        for number in range(3):
+            start(engine, f"a{number}", f"e{number}", "paused", later(number))
+        page = self.read(engine, limit=2)
+        assert (list_names(page), page["count"]) == (["a2", "a1"], 3)
+
+    def test_an_incident_that_has_ended_is_left_out(self, engine):
+        start(engine, "a", "e1", "paused", later(60))
+        resolved = alert("a", "resolved", ends_at=later(90), labels={"id": "a"})
+        record(engine, resolved, received_at=later(100))
+        assert self.read(engine) == {"active_alerts": [], "count": 0}
+
+    def test_an_incident_with_two_workflows_is_found_once(self, engine):
+        request_id = start(engine, "a", "e1", "paused", later(60))
+        fields = {"status": "paused", "end_timestamp": None}
+        record_execution(engine, request_id, episode("a"), "e2", "operations.ask", **fields)
+        assert self.read(engine)["count"] == 1
+
+
+def test_open_incidents_are_counted_by_name(engine):
+    for name, count in (("A", 1), ("B", 3), ("", 2)):
+        for number in range(count):
+            record(engine, alert(name, labels={"id": f"{name}{number}"}))
+    ended = {"labels": {"id": "B2"}}
+    record(engine, alert("B", "resolved", ends_at=later(9), **ended), received_at=later(10))
+    with database.reading(engine) as connection:
+        counts = count_open_incidents(connection)
+    assert [tuple(row) for row in counts] == [("", 2), ("B", 2), ("A", 1)]
