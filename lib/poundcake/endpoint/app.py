@@ -76,7 +76,7 @@ class Receiver:
         self.routes = [
             Route("POST", WEBHOOK_PATH, webhook.accept),
             *TrailRoutes(config, self._service).routes(),
-            *BoardRoutes(config, self._service).routes(),
+            *BoardRoutes(config, self._service, self.refused_webhooks.report).routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),

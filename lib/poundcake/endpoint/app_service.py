@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Callable, Protocol, TypeVar
 
 from poundcake.announcement import Request
@@ -82,6 +83,13 @@ class Service(Protocol):
 
     def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
         """Return the newest requests that are not recorded yet and contain a matching alert.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+
+    def newest_waiting_at(self) -> datetime | None:
+        """Return when the newest request that is not recorded yet was received, or None.
 
         Raises:
             JournalError: The journal cannot be read.

@@ -77,6 +77,9 @@ class Metrics:
     Args:
         health: Returns the health view.
         connections: Returns the numbers of connections.
+
+    Attributes:
+        recent_health: Returns the health view, about a second old at most.
     """
 
     def __init__(
@@ -163,7 +166,8 @@ class Metrics:
         )
         self.syncs_requested = self._counter("syncs_asked", "Requests for a sync with StackStorm.")
         self._create_fixed_series()
-        self._registry.register(_HealthCollector(health))
+        self.recent_health = RecentHealth(health)
+        self._registry.register(_HealthCollector(self.recent_health))
         self._registry.register(_ConnectionCollector(connections))
         self.open_counts = RecentOpenCounts()
         self._registry.register(self.open_counts)
@@ -272,6 +276,31 @@ class Metrics:
             self._limits_reached.labels(limit)
 
 
+class RecentHealth:
+    """The health view, built at most once a second.
+
+    Args:
+        health: Returns the health view.
+    """
+
+    def __init__(self, health: Callable[[], dict[str, Any]]) -> None:
+        self._health = health
+        self._lock = threading.Lock()
+        self._last: dict[str, Any] = {}
+        self._stale_at = 0.0
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the health view, about a second old at most."""
+        with self._lock:  # simultaneous callers share one health view
+            started_at = time.monotonic()
+            if started_at >= self._stale_at:
+                self._last = self._health()
+                now = time.monotonic()
+                age = max(_HEALTH_REUSE_SECONDS, _HEALTH_REUSE_FACTOR * (now - started_at))
+                self._stale_at = now + age
+            return self._last
+
+
 class CountedBus:
     """A publisher that counts its attempts in the metrics."""
 
@@ -347,16 +376,13 @@ class _ConnectionCollector(Collector):
 
 
 class _HealthCollector(Collector):
-    """Collect the metrics that come from the health view, which is built at most once a second."""
+    """Collect the metrics that come from the health view."""
 
     def __init__(self, health: Callable[[], dict[str, Any]]) -> None:
         self._health = health
-        self._lock = threading.Lock()
-        self._last: dict[str, Any] = {}
-        self._stale_at = 0.0
 
     def collect(self) -> Iterator[Metric]:
-        health = self._recent_health()
+        health = self._health()
         components = health["components"]
         yield from _component_metrics(components)
         yield GaugeMetricFamily(
@@ -367,16 +393,6 @@ class _HealthCollector(Collector):
         journal = components["journal"]
         if "waiting" in journal:  # missing if the journal cannot be read
             yield from _journal_metrics(journal)
-
-    def _recent_health(self) -> dict[str, Any]:
-        with self._lock:  # simultaneous scrapes share one health view
-            started_at = time.monotonic()
-            if started_at >= self._stale_at:
-                self._last = self._health()
-                now = time.monotonic()
-                age = max(_HEALTH_REUSE_SECONDS, _HEALTH_REUSE_FACTOR * (now - started_at))
-                self._stale_at = now + age
-            return self._last
 
 
 def _seconds_since(moment: datetime) -> float:

@@ -360,6 +360,16 @@ class Endpoint:
         """
         return self._configured_installation.waiting_requests(filters, limit, offset)
 
+    def newest_waiting_at(self) -> datetime | None:
+        """Return when the newest request that is not recorded yet was received, or None.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        journal = self.journal
+        waiting = journal.newest_waiting(1) if journal and journal.backlog else []
+        return waiting[0].received_at if waiting else None
+
     def health(self) -> dict[str, Any]:
         """Return the health view of the endpoint."""
         address = self._server.address if self._server else ""

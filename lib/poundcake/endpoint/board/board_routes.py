@@ -13,11 +13,13 @@ from poundcake.endpoint import native
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board import automation_page, episodes_page, templates
 from poundcake.endpoint.board.episode_page import read_episode
+from poundcake.endpoint.board.health_page import read_health
 from poundcake.endpoint.board.now_page import read_now
 from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
 from poundcake.endpoint.board.page_headers import PAGE_HEADERS
 from poundcake.endpoint.board.paths import EPISODES_PATH, REQUESTS_PATH
 from poundcake.endpoint.board.request_page import read_request
+from poundcake.endpoint.board.status_line import StatusLine
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.query_parameters import parse_text, refuse_parameters
@@ -25,6 +27,7 @@ from poundcake.endpoint.routes import BOARD_PATH, Route
 from poundcake.trail.remediation_history import HistoryReader
 from poundcake.trail.search import FilterError
 
+_HEALTH_PATH = f"{BOARD_PATH}/health"
 _STATIC_PATH = f"{BOARD_PATH}/static/"
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
@@ -37,11 +40,21 @@ Content = Callable[[], Mapping[str, Any]]
 
 
 class BoardRoutes:
-    """The routes of the board."""
+    """The routes of the board.
 
-    def __init__(self, config: Config, service: Service) -> None:
+    Args:
+        config: The configuration.
+        service: The endpoint.
+        refused_webhooks: Returns the report on the webhooks that were refused.
+    """
+
+    def __init__(
+        self, config: Config, service: Service, refused_webhooks: Callable[[], dict[str, Any]]
+    ) -> None:
         self._config = config
         self._service = service
+        self._refused_webhooks = refused_webhooks
+        self._status_line = StatusLine(config, service)
         self._cache = PageCache()
         templates.load_templates()
         self._history_reader = HistoryReader()
@@ -55,6 +68,7 @@ class BoardRoutes:
             Route("GET", f"{EPISODES_PATH}/{{episode}}", self._episode),
             Route("GET", f"{REQUESTS_PATH}/{{request_id}}", self._request),
             Route("GET", automation_page.AUTOMATION_PATH, self._automation),
+            Route("GET", _HEALTH_PATH, self._health),
             Route("GET", f"{_STATIC_PATH}{{name}}", self._static),
         ]
 
@@ -94,7 +108,7 @@ class BoardRoutes:
             )
         except FilterError as error:
             form = episodes_page.invalid_form(parameters, error)
-            return _unkept_page(HTTPStatus.BAD_REQUEST, "episodes.html", form)
+            return self._unkept_page(HTTPStatus.BAD_REQUEST, "episodes.html", form)
 
     def _episode(self, request: HTTPRequest, episode: str) -> HTTPResponse:
         refuse_parameters(request.query)
@@ -114,6 +128,14 @@ class BoardRoutes:
             "request.html",
             lambda: read_request(self._config, self._service, name),
             {"kind": "request", "name": name},
+        )
+
+    def _health(self, request: HTTPRequest, _: str) -> HTTPResponse:
+        refuse_parameters(request.query)
+        return self._page(
+            request,
+            "health.html",
+            lambda: read_health(self._config, self._service, self._refused_webhooks()),
         )
 
     def _static(self, request: HTTPRequest, name: str) -> HTTPResponse:
@@ -142,7 +164,7 @@ class BoardRoutes:
         return HTTPResponse(HTTPStatus.OK, page.body, headers)
 
     def _render(self, template: str, content: Content) -> Page:
-        variables = content()
+        variables = {"status_line": self._status_line.read(), **content()}
         now = datetime.now(timezone.utc)
         return native.run_in_native_thread(templates.render, template, now, variables)
 
@@ -164,15 +186,17 @@ class BoardRoutes:
         try:
             return self._page(request, template, content)
         except _UnknownError:
-            return _unkept_page(HTTPStatus.NOT_FOUND, "missing.html", wanted)
+            return self._unkept_page(HTTPStatus.NOT_FOUND, "missing.html", wanted)
+
+    def _unkept_page(
+        self, status: HTTPStatus, template: str, content: Mapping[str, Any]
+    ) -> HTTPResponse:
+        """Return a page that is not cached, because few people ask for it again."""
+        # The script does not load it again, because the answer would be the same.
+        variables = {"status_line": self._status_line.read(), "is_final": True, **content}
+        page = templates.render(template, datetime.now(timezone.utc), variables)
+        return HTTPResponse(status, page.body, {**PAGE_HEADERS, "Cache-Control": "no-store"})
 
 
 class _UnknownError(Exception):
     """What a page is about is not known."""
-
-
-def _unkept_page(status: HTTPStatus, template: str, content: Mapping[str, Any]) -> HTTPResponse:
-    """Return a page that is not cached, because few people ask for it again."""
-    now = datetime.now(timezone.utc)
-    page = native.run_in_native_thread(templates.render, template, now, content)
-    return HTTPResponse(status, page.body, PAGE_HEADERS)

@@ -35,6 +35,8 @@ def render_error(problem: ProblemError, request_id: str) -> HTTPResponse:
         "detail": problem.detail,
         "field": problem.field,
         "request_id": request_id,
+        # The script loads the page again only if that may help.
+        "is_final": problem.status < HTTPStatus.INTERNAL_SERVER_ERROR,
         # Without credentials, the browser cannot load the files that pages have.
         "has_files": problem.status != HTTPStatus.UNAUTHORIZED,
     }

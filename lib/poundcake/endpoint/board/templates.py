@@ -21,6 +21,7 @@ from poundcake.trail.text import layout
 _FOLDER = Path(__file__).parent
 # These stand for what differs each time a page is rendered, although nothing on it has changed.
 _RENDERED_AT = "@rendered-at@"
+_RENDERED_TIME = "@rendered-time@"
 _ENTITY_TAG = "@entity-tag@"
 # The ages on a page, which the script in the browser keeps up to date. See _time_element().
 _AGE = re.compile(r'( data-relative="[a-z]+">)[^<]*')
@@ -42,12 +43,18 @@ def render(name: str, now: datetime, content: Mapping[str, Any]) -> Page:
         **{"status_line": None, **layout.sanitize(dict(content))},
         now=now,
         rendered_at=_RENDERED_AT,
+        rendered_time=_RENDERED_TIME,
         entity_tag=_ENTITY_TAG,
     )
     digest = hashlib.sha256(_AGE.sub(r"\1", text).encode()).hexdigest()
     entity_tag = f'W/"{digest[:32]}"'
-    text = text.replace(_RENDERED_AT, format_timestamp(now))
-    return Page(text.replace(_ENTITY_TAG, str(escape(entity_tag))).encode(), entity_tag)
+    for placeholder, value in {
+        _RENDERED_AT: format_timestamp(now),
+        _RENDERED_TIME: f"{now:%Y-%m-%d %H:%M:%SZ}",
+        _ENTITY_TAG: str(escape(entity_tag)),
+    }.items():
+        text = text.replace(placeholder, value)
+    return Page(text.encode(), entity_tag)
 
 
 def load_templates() -> None:

@@ -50,7 +50,7 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
     """
     view, now = sanitize(view), now or datetime.now(timezone.utc)
     lines = [
-        f"{view['status'].upper()}: {_verdict(view)}",
+        f"{view['status'].upper()}: {describe_status(view)}",
         *[f"  {line}" for line in _problem_lines(view, now)],
         "",
         *pause_lines(view, now),
@@ -62,7 +62,7 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
     return join_lines([*lines, "", *_next_lines(view)], width)
 
 
-def _verdict(view: Mapping[str, Any]) -> str:
+def describe_status(view: Mapping[str, Any]) -> str:
     """Return the state of the endpoint, in one sentence."""
     if view["status"] == "degraded":
         return f"webhooks are accepted, but {_first_problem(view)}"
@@ -92,28 +92,38 @@ def _problem_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     lines = []
     if view["status"] == "unknown":
         lines.append(f"{view['address']}; {_ENDPOINT_REMEDY} {unbreakable(_RESTART)}")
+    return lines + [format_sentence(problem, now) for problem in find_problems(view, now)]
+
+
+def find_problems(view: Mapping[str, Any], now: datetime) -> list[str]:
+    """Return what does not work and what a person does about it, one sentence for each problem."""
+    problems = []
     for name, part in view["components"].items():
         if part["state"] in ("down", "full"):
             age = f" for {format_elapsed(part['since'], now)}" if part["since"] else ""
             remedy = _REMEDIES.get(name, "see its detail below")
             if part["state"] == "full":
                 remedy = "repair what blocks its requests"
-            lines.append(f"{name} has been {part['state']}{age}: {remedy}")
+            problems.append(f"{name} has been {part['state']}{age}: {remedy}")
     journal = view["components"].get("journal", {})
     is_in_verdict = _first_problem(view) == journal.get("detail")
     if journal.get("state") == "ok" and journal.get("detail") and not is_in_verdict:
-        lines.append(format_sentence(journal["detail"], now))
-    return lines
+        problems.append(journal["detail"])
+    return problems
+
+
+def describe_mode(view: Mapping[str, Any]) -> str:
+    """Return whether changes are made."""
+    if view.get("paused"):
+        return "paused: nothing is changed until `st2 run poundcake.resume`"
+    if view["dry_run"]:
+        return "dry run: nothing is changed until dry_run is false"
+    return "live: remediations change hosts"
 
 
 def _setup_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     """Return whether changes are made, where webhooks arrive, and when the newest one arrived."""
-    mode = "live: remediations change hosts"
-    if view.get("paused"):
-        mode = "paused: nothing is changed until `st2 run poundcake.resume`"
-    elif view["dry_run"]:
-        mode = "dry run: nothing is changed until dry_run is false"
-    lines = [f"mode      {mode}"]
+    lines = [f"mode      {describe_mode(view)}"]
     if view["status"] != "unknown":
         lines.append(f"endpoint  {view['address'] or 'not listening'}")
     lines += [
@@ -144,10 +154,21 @@ def _component_lines(components: Mapping[str, Any], now: datetime, width: int) -
 
 def _remark_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     """Return what else a person should know."""
-    lines = []
     journal = view["components"].get("journal", {})
-    for request_id in journal.get("stuck_requests") or []:
-        lines.append(f"stuck: request {request_id} cannot be recorded; poundcake.status shows why")
+    lines = [
+        f"stuck: request {request_id} cannot be recorded; poundcake.status shows why"
+        for request_id in journal.get("stuck_requests") or []
+    ]
+    lines += find_remarks(view, now)
+    return ["", *[format_sentence(line, now) for line in lines]] if lines else []
+
+
+def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
+    """Return what else a person should know, besides the requests that cannot be recorded.
+
+    Each remark is a sentence that begins with its subject and a colon.
+    """
+    lines = []
     pending = view["components"].get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
@@ -165,7 +186,7 @@ def _remark_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         lines.append(
             f"{key} is in plain text in the configuration: use file:/path or env:NAME instead"
         )
-    return ["", *[format_sentence(line, now) for line in lines]] if lines else []
+    return lines
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from poundcake.endpoint import query_parameters
 from tests.lib.endpoints import ENDPOINT_CLASSES
 from tests.lib.samples import webhook
 
-PAGES = ["/board"]
+PAGES = ["/board", "/board/health"]
 
 
 class TestPages:
