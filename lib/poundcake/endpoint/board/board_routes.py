@@ -45,11 +45,14 @@ class BoardRoutes:
     Args:
         config: The configuration.
         service: The endpoint.
-        refused_webhooks: Returns the report on the webhooks that were refused.
+        refused_webhooks: Returns the report on the webhooks that were refused; empty by default.
     """
 
     def __init__(
-        self, config: Config, service: Service, refused_webhooks: Callable[[], dict[str, Any]]
+        self,
+        config: Config,
+        service: Service,
+        refused_webhooks: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._config = config
         self._service = service

@@ -16,9 +16,10 @@ from poundcake.endpoint.http_messages import HTTPRequest
 from poundcake.endpoint.problems import ProblemError
 from poundcake.trail import database, search
 from poundcake.trail.schema import alerts
+from tests.lib.endpoint.board.recorded_service import RecordedService
 from tests.lib.recorded_day import record_day
 from tests.lib.samples import NOON, alert
-from tests.lib.trails import database_time, episode, record, record_execution
+from tests.lib.trails import episode, record, record_execution
 
 PATH = "/board/automation"
 HOSTILE = '"><script>alert(1)</script>'
@@ -65,21 +66,12 @@ class Document(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-class RecordedService:
-    """The part of the endpoint that the page uses."""
-
-    def __init__(self, engine):
-        self._engine = engine
-
-    def read_recorded(self, query, **arguments):
-        with database_time(NOON), database.reading(self._engine) as connection:
-            return query(connection, **arguments)
-
-
 @pytest.fixture
 def get(engine):
     """Return a function that requests the page, as at noon."""
-    routes = {route.template: route for route in BoardRoutes(Config(), service(engine)).routes()}
+    routes = {
+        route.template: route for route in BoardRoutes(Config(), RecordedService(engine)).routes()
+    }
 
     def get(query=""):
         request = HTTPRequest("GET", PATH, query, "", {}, "192.0.2.1", False, None)
@@ -87,10 +79,6 @@ def get(engine):
             return routes[PATH].handler(request, "")
 
     return get
-
-
-def service(engine):
-    return RecordedService(engine)
 
 
 original_parse = search.parse
@@ -218,7 +206,7 @@ def test_figures_that_are_not_read_yet_are_announced(engine, get, monkeypatch):
             engine, record(engine, sent, received_at=at), episode(key, at), key, **times
         )
     monkeypatch.setattr("poundcake.endpoint.board.page_cache.KEEP_SECONDS", 0)
-    routes = BoardRoutes(Config(), service(engine))
+    routes = BoardRoutes(Config(), RecordedService(engine))
     monkeypatch.setattr(routes._history_reader, "_max_rows", 1)
     routes = {route.template: route for route in routes.routes()}
     request = HTTPRequest("GET", PATH, "since=3d", "", {}, "192.0.2.1", False, None)

@@ -29,7 +29,13 @@ def check_error_page(response, status):
     assert str(uuid.UUID(request_id)) == request_id
     text = response.body.decode()
     assert text.startswith("<!doctype html>") and request_id in text
-    return html.unescape(re.sub("<[^>]*>", "", text))
+    return text_of(text)
+
+
+def text_of(document):
+    """Return the text of an HTML document."""
+    document = re.sub("</(?:td|th|dt|dd|li|h[1-6])>", " ", document)
+    return html.unescape(re.sub("<[^>]*>", "", document))
 
 
 class TestErrorPages:
@@ -72,7 +78,7 @@ class TestErrorPages:
         path = os.path.join(endpoint.config["state_dir"], "tracking.sqlite")
         with open(path, "r+b") as file:
             file.write(b"no database" * 1000)
-        response = endpoint.get("/board")
+        response = endpoint.get("/board/episodes")
         text = check_error_page(response, 503)
         assert "This page cannot be shown now" in text
         assert "webhooks are still accepted" in text

@@ -11,6 +11,7 @@
   const main = document.getElementById("main");
   const pageAge = document.getElementById("page-age");
   const renderedAt = document.getElementById("rendered-at");
+  const printedAt = document.getElementById("printed-at");
   const connection = document.getElementById("connection");
   const announcement = document.getElementById("announcement");
 
@@ -69,8 +70,11 @@
 
   function confirmPage() {
     confirmedAt = serverTime();
-    renderedAt.dateTime = new Date(confirmedAt).toISOString();
+    const text = new Date(confirmedAt).toISOString();
+    renderedAt.dateTime = text;
     setText(renderedAt, formatTime(confirmedAt));
+    printedAt.dateTime = text;
+    setText(printedAt, `${text.slice(0, 10)} ${text.slice(11, 19)}Z`);
   }
 
   // -- the new content takes the place of the old, and keeps what the reader did with it
@@ -270,7 +274,7 @@
       isCopied = document.execCommand("copy");
     }
     button.dataset.label = button.dataset.label || button.textContent;
-    setText(button, isCopied ? "Copied" : "Press Ctrl+C");
+    setText(button, isCopied ? "Copied" : "Selected");
     setText(
       announcement,
       isCopied ? "The command is copied." : "The command is selected, but the browser cannot copy it.",
@@ -290,7 +294,9 @@
   });
   if (!("final" in document.body.dataset)) {
     document.addEventListener("visibilitychange", refresh);
-    document.addEventListener("focusout", () => setTimeout(refreshIfDue));
+    document.addEventListener("focusout", (event) => {
+      if (event.target.matches(FIELDS)) setTimeout(refreshIfDue);
+    });
     window.addEventListener("pageshow", (event) => event.persisted && refresh());
     window.addEventListener("online", refresh);
     setInterval(() => document.hidden || updateTimes(), 1_000);
