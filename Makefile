@@ -69,6 +69,34 @@ live: .venv ## Run the scenarios on a live StackStorm (ST2_API_URL and ST2_API_K
 	'st2 apikey create') or ST2_AUTH_TOKEN (by 'st2 auth -t USER')"; exit 2; }
 	@.venv/bin/python -m pytest -rs tests/scenarios $(TESTS)
 
+up: ## Start StackStorm, PoundCake, Prometheus, Alertmanager, Grafana and sample hosts in Docker
+	@$(PYTHON) scripts/compose.py up
+
+down: ## Remove the containers of `make up`; the data remains
+	@$(PYTHON) scripts/compose.py down
+
+logs: ## Follow the logs of the containers
+	@$(PYTHON) scripts/compose.py logs
+
+# HOST=web-4 selects another sample host.
+HOST ?=
+BREAK = $(PYTHON) scripts/compose.py $(if $(HOST),--host $(HOST))
+
+break-service: ## Stop nginx on a sample host (HOST=web-1); PoundCake restarts it
+	@$(BREAK) break-service
+
+fill-disk: ## Fill the disk of a sample host (HOST=web-2); PoundCake asks before it cleans up
+	@$(BREAK) fill-disk
+
+kill-host: ## Kill a sample host (HOST=web-3); PoundCake checks it and changes nothing
+	@$(BREAK) kill-host
+
+storm: ## Stop nginx on all sample hosts at once; PoundCake changes nothing
+	@$(BREAK) storm
+
+repair: ## Put all sample hosts right again
+	@$(BREAK) repair
+
 clean: ## Remove the virtual environments and the caches of the tools
 	rm -rf .venv .venv-* .*_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
@@ -89,5 +117,6 @@ services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test-fast test test-long test-all lint faults fuzz soak mutate bench live clean services \
+.PHONY: help demo run test-fast test test-long test-all lint faults fuzz soak mutate bench live up down logs \
+	break-service fill-disk kill-host storm repair clean services \
 	.venv .venv-lint .venv-fuzz

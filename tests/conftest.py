@@ -38,6 +38,7 @@ PROCESS_FILES = (
     "tests/lib/trail/test_migrations.py",
     "tests/scenarios/",
     "tests/standalone/",
+    "tests/test_compose_scripts.py",
     "tests/test_host_scripts.py",
     "tests/test_sensor_alertmanager.py",
     "tests/test_services.py",
