@@ -17,11 +17,13 @@ class Acknowledge(PackAction):
         episode: str = "",
         comment: str = "",
         undo: bool = False,
+        chat_user: str = "",
         st2_user: str = "",
         **filters: Any,
     ) -> IncidentChange:
         """Change the acknowledgement, and return the incident and its state."""
         incident_filters = search.parse(**filters)
+        comment = self.name_chat_user(comment, chat_user)
         return acknowledge(
             self.engine(), self.actor(st2_user), episode.strip(), incident_filters, comment, undo
         )

@@ -33,6 +33,7 @@ gc.set_threshold(100_000)
 atexit.register(gc.freeze)
 
 _RETRY_SECONDS = 45
+_MAX_CHAT_NAME = 80
 
 _Result = TypeVar("_Result")
 
@@ -116,6 +117,15 @@ class PackAction(Action):
         from poundcake.trail.audit import Actor
 
         return Actor(st2_user, os.environ.get("ST2_ACTION_EXECUTION_ID", ""))
+
+    def name_chat_user(self, comment: str, chat_user: str) -> str:
+        """Return a comment that also names the chat user, if the action was started from a chat.
+
+        StackStorm knows only the user of the chat's bot, and does not verify the chat user.
+        """
+        if not chat_user:
+            return comment
+        return f"{comment} ({chat_user[:_MAX_CHAT_NAME]} in chat)".lstrip()
 
     def view(self, read_view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Create the tables first if auto_migrate is on."""

@@ -21,10 +21,12 @@ class Silence(PackAction):
         episode: str = "",
         labels: dict[str, Any] | None = None,
         minutes: int = 60,
+        chat_user: str = "",
         st2_user: str = "",
     ) -> SilenceChange:
         """Silence the alert, and return the silences."""
         config = self.settings
         target = Target(episode.strip(), labels, config.ignored_labels)
         actor = self.actor(st2_user)
+        comment = self.name_chat_user(comment, chat_user)
         return silence(self.engine(), alertmanagers(config), actor, target, minutes, comment)

@@ -37,15 +37,17 @@ class Run(NamedTuple):
     def environment(self) -> dict[str, str]:
         """Return the environment that StackStorm gives to the processes of an action."""
         variables = self.runner_parameters.get("env") or {}
+        # StackStorm's token stands for the user of the execution.
+        token = f"standalone:{self.execution['context'].get('user', '')}"
         return {
             **os.environ,
             **{str(name): str(value) for name, value in variables.items()},
             "ST2_ACTION_PACK_NAME": self.action["pack"],
             "ST2_ACTION_EXECUTION_ID": self.execution["id"],
             "ST2_ACTION_API_URL": self.executor.api_url,
-            "ST2_ACTION_AUTH_TOKEN": "standalone",
+            "ST2_ACTION_AUTH_TOKEN": token,
             "ST2_API_URL": self.executor.api_url,
-            "ST2_AUTH_TOKEN": "standalone",
+            "ST2_AUTH_TOKEN": token,
         }
 
 

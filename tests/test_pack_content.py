@@ -188,6 +188,14 @@ VALID_PACK = {
         },
         "action": {"ref": "cake.serve", "parameters": {"request_id": "today"}},
     },
+    "aliases/slice.yaml": {
+        "name": "cake_slice",
+        "description": "Cuts",
+        "action_ref": "cake.slice",
+        "formats": [
+            {"display": "cut <which>", "representation": ["cut {{ request_id }} {{ pieces=8 }}"]}
+        ],
+    },
     "policies/one_knife.yaml": {
         "name": "one_knife",
         "resource_ref": "cake.slice",
@@ -240,6 +248,7 @@ SCRAPE = "actions/scrape.yaml"
 KNIFE, WORKFLOW, RULE = "actions/knife.yaml", "workflows/serve.yaml", "rules/on_done.yaml"
 DAILY = "rules/daily.yaml"
 POLICY = "policies/one_knife.yaml"
+ALIAS = "aliases/slice.yaml"
 PAYLOAD = "trigger_types/0/payload_schema"
 
 # (file, path of a key, new value, part of the expected problem)
@@ -257,6 +266,12 @@ MISTAKES = [
     (CONFIG, "port/default", "8000", "default does not match"),
     (CONFIG, "tokens/secret", True, "set `secret` on the items"),
     (CONFIG, "port/minimun", 1, "unknown key 'minimun'"),
+    (ALIAS, "name", "slice", "does not begin with cake_"),
+    (ALIAS, "action_ref", "cake.cut", "there is no action cake.cut"),
+    (ALIAS, "formats/0/representation", ["cut {{ which }}"], "has no parameter which"),
+    (ALIAS, "formats/0/representation", ["cut {{ pieces }}"], "needs request_id"),
+    (ALIAS, "immutable_parameters", {"pieces": 4}, "pieces is both in a format"),
+    (ALIAS, "results", {}, "unknown key 'results'"),
     (EXAMPLE, "port", "a port", "is not of type 'integer'"),
     (EXAMPLE, "prot", 1, "'prot' was unexpected"),
     (SENSOR, "entry_point", "hob.py", "hob.py is not in sensors"),

@@ -24,6 +24,7 @@ from tests.content.stackstorm import (
     VERSIONS,
 )
 
+ALIAS_PARAMETER = re.compile(r"\{\{\s*(\w+)")
 CRITERION = re.compile(r"trigger(?:\.(\w+)|\[\s*['\"](\w+)['\"]\s*\])")
 
 
@@ -73,6 +74,7 @@ class Pack:
             (self.check_action, self.actions),
             (self.check_workflow, self.workflows),
             (self.check_rule, self.rules),
+            (self.check_alias, self.load_folder("aliases")),
             (self.check_policy, self.load_folder("policies")),
             (self.check_config, {"config.schema.yaml": self.load_config_schema()}),
         ):
@@ -341,6 +343,25 @@ class Pack:
         action = rule.get("action") or {}
         yield from self.check_call("action", action.get("ref"), action.get("parameters"))
         yield from evaluation.check_rule(self, action, declared)
+
+    def check_alias(self, alias):
+        """Check an alias: its name, its action, and the parameters in its formats."""
+        yield from self.check_keys("alias", alias, ["name", "description", "action_ref", "formats"])
+        # StackStorm finds an alias by its name alone, so names of different packs must differ.
+        if not str(alias.get("name")).startswith(f"{self.ref}_"):
+            yield f"the name does not begin with {self.ref}_"
+        action = self.find_action(alias.get("action_ref"))
+        if action is None:
+            yield f"there is no action {alias.get('action_ref')}"
+            return
+        fixed = alias.get("immutable_parameters") or {}
+        for form in alias.get("formats") or []:
+            representations = form.get("representation", []) if isinstance(form, dict) else [form]
+            names = {name for text in representations for name in ALIAS_PARAMETER.findall(text)}
+            for name in sorted(names & set(fixed)):
+                yield f"{name} is both in a format and in immutable_parameters"
+            parameters = dict.fromkeys([*names, *fixed], "")
+            yield from self.check_call("action", alias["action_ref"], parameters)
 
     def check_policy(self, policy):
         """Check a policy."""

@@ -16,6 +16,8 @@ KEYS = {
         artifact_uri""",
     "trigger": "name pack description payload_schema parameters_schema tags",
     "rule": "name pack description type trigger criteria action enabled context tags",
+    "alias": """name pack description enabled action_ref formats ack result extra
+        immutable_parameters""",
     "policy": "name pack description enabled resource_ref policy_type parameters",
     "workflow": "version description input vars tasks output",
     "task": "action input with delay join retry next",

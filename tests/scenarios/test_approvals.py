@@ -112,6 +112,43 @@ def test_an_approved_change_is_made_once(asking_stack, approval):
     assert len(asking_stack.work_executions(approval.note)) == 1
 
 
+def test_an_approver_answers_by_episode_as_a_chat_does(asking_stack, approval):
+    """The action poundcake.approve answers as the user who runs it, and names the chat user."""
+    (alert_view,) = asking_stack.get_trail(approval.request_id)["alerts"]
+    episode = alert_view["episode"]
+
+    def run_as(user, **parameters):
+        """Run poundcake.approve as a user, as the API does for an alias."""
+        body = {
+            "action": "poundcake.approve",
+            "parameters": {"episode": episode, **parameters},
+            "context": {"api_user": "carol"},
+        }
+        if asking_stack.is_live:
+            execution = asking_stack.api("/executions", "POST", body, user=user)
+        else:
+            execution = asking_stack.api("/executions", "POST", {**body, "user": user})
+        return asking_stack.wait_until_ended(execution["id"])
+
+    for user in (approval.service_user, "eve"):
+        refused = run_as(user)
+        assert refused["status"] == "failed"
+        assert f"{user} is not one of the approvers of this change (anna, ben)" in str(
+            refused["result"]["result"]
+        )
+    answered = run_as("anna", comment="seen in #ops")
+    assert answered["status"] == "succeeded", answered["result"]
+    result = answered["result"]["result"]
+    assert (result["state"], result["by"], result["episode"]) == ("approved", "anna", episode)
+    assert WORK in result["change"]
+    execution = approval.wait_for_end()
+    assert execution["message"] == "approved by anna; the action succeeded"
+    trail = asking_stack.get_trail(approval.request_id)
+    (entry,) = [entry for entry in trail["audit"] if entry["action"] == "approve"]
+    assert (entry["st2_user"], entry["comment"]) == ("anna", "seen in #ops (carol in chat)")
+    assert run_as("ben")["status"] == "failed", "nothing waits any more"
+
+
 def test_a_workflow_that_is_cancelled_while_it_waits_changes_nothing(asking_stack, approval):
     """Case A36."""
     path = f"/executions/{approval.execution_view['st2_execution_id']}"

@@ -84,8 +84,10 @@ class Api(api.Api):
             raise not_found("Inquiry", id_)
         response = (request.body or {}).get("response")
         try:
-            # StackStorm derives the user from the token. Here, the query contains the user.
-            self.executor.respond(id_, response, request.query.get("user", USER))
+            # StackStorm derives the user from the token. Here, the query or the token of an action
+            # contains the user.
+            _, _, token_user = request.headers.get("X-Auth-Token", "").partition(":")
+            self.executor.respond(id_, response, request.query.get("user") or token_user or USER)
         except PermissionError as error:
             raise ApiError(403, str(error)) from error
         except ValueError as error:

@@ -7,10 +7,10 @@ StackStorm. Sync answers no to requests that are older than approval_minutes.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Sequence, TypedDict
 
 from sqlalchemy import Row, select
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 
 from poundcake.config import Config
 from poundcake.stackstorm import (
@@ -22,8 +22,10 @@ from poundcake.stackstorm import (
     action_result,
 )
 from poundcake.timestamps import format_timestamp, parse_timestamp
-from poundcake.trail import database
+from poundcake.trail import clock, database, short_ids
+from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.change_tasks import APPROVAL_TASK, CHANGE_WORKFLOW, read_tasks
+from poundcake.trail.errors import TrackingError
 from poundcake.trail.outbox import (
     ApprovalRequest,
     add_approval_request,
@@ -40,6 +42,113 @@ ANSWER = "approve"
 """The field of the response that contains the answer, a boolean."""
 ROUTE = "poundcake.approval"
 """The route of the inquiries. Rules on `core.st2.generic.inquiry` can select them by it."""
+
+
+class ApprovalAnswer(TypedDict):
+    """The result of the action poundcake.approve.
+
+    Attributes:
+        episode: The episode of the incident for which the change was requested.
+        alert_name: The name of its alert.
+        instance: The instance of its alert.
+        state: `approved` or `rejected`.
+        change: The change in words.
+        by: The StackStorm user who answered.
+        at: When the user answered, by the database's clock.
+    """
+
+    episode: str
+    alert_name: str
+    instance: str
+    state: str
+    change: str
+    by: str
+    at: str
+
+
+def answer_approval(
+    engine: Engine,
+    api: StackStormApi,
+    actor: Actor,
+    episode: str,
+    has_approved: bool,
+    comment: str = "",
+) -> ApprovalAnswer:
+    """Answer the request for approval of an incident's change, as one of its approvers.
+
+    Args:
+        engine: The tracking database.
+        api: StackStorm's API, as the user who answers.
+        actor: The user who answers.
+        episode: The episode of the incident, or the beginning of its name.
+        has_approved: Whether the change may be made.
+        comment: The reason; may be empty.
+
+    Raises:
+        TrackingError: No change of the episode, or more than one, waits for approval, or the user
+            is not one of the approvers.
+        StackStormError: The API is unavailable, or refuses the answer.
+        DatabaseError: The database is unavailable.
+    """
+    if len(episode) < short_ids.MIN_CHARACTERS:
+        raise TrackingError(
+            "episode: pass the name of the episode, as alerts_active shows it, or its first "
+            f"characters, at least {short_ids.MIN_CHARACTERS}"
+        )
+    database.prepare(engine, create=False)
+    workflow_ids = _find_workflows(api, read_pending_approvals(api))
+    with database.reading(engine) as connection:
+        rows = _find_alerts(connection, list(workflow_ids.values()))
+    asking = {
+        inquiry_id: rows[workflow_id]
+        for inquiry_id, workflow_id in workflow_ids.items()
+        if workflow_id in rows and rows[workflow_id].episode.startswith(episode)
+    }
+    if len(asking) != 1:
+        raise TrackingError(_describe_asking(episode, list(asking.values())))
+    ((inquiry_id, alert),) = asking.items()
+    inquiry = api.get_execution(inquiry_id)
+    approvers = _approvers(inquiry) if inquiry else []
+    # StackStorm also accepts an answer by the service user, and would discard the request although
+    # the answer does not permit the change.
+    if actor.st2_user not in approvers:
+        raise TrackingError(
+            f"{actor.st2_user or 'somebody'} is not one of the approvers of this change "
+            f"({', '.join(approvers) or 'nobody'}); the request still waits for an answer"
+        )
+    change = str(_read_begin_result(read_tasks(api, workflow_ids[inquiry_id])).get("change") or "")
+    api.respond(inquiry_id, {ANSWER: has_approved})
+    state = "approved" if has_approved else "rejected"
+    with database.transaction(engine) as connection:
+        now = clock.database_now(connection)
+        details = {"inquiry": inquiry_id, "execution": workflow_ids[inquiry_id]}
+        verb = "approve" if has_approved else "reject"
+        write_entry(connection, verb, actor, alert.episode, comment, details)
+    return ApprovalAnswer(
+        episode=alert.episode,
+        alert_name=alert.alert_name,
+        instance=alert.instance,
+        state=state,
+        change=change,
+        by=actor.st2_user,
+        at=format_timestamp(now),
+    )
+
+
+def _describe_asking(episode: str, rows: Sequence[Row[Any]]) -> str:
+    """Return why no single request for approval belongs to the beginning of an episode's name."""
+    if not rows:
+        return (
+            f"no change of episode {episode} waits for approval; list what does: "
+            "st2 run poundcake.alerts_active format=text"
+        )
+    episodes = sorted({row.episode for row in rows})
+    if len(episodes) > 1:
+        return f"more than one episode begins with {episode}: {', '.join(episodes)}"
+    return (
+        f"{len(rows)} changes of episode {episode} wait for approval; answer each by its inquiry: "
+        "st2 inquiry list"
+    )
 
 
 def read_pending_approvals(api: StackStormApi) -> list[Execution]:
@@ -119,11 +228,17 @@ def _find_workflows(api: StackStormApi, inquiries: Sequence[Execution]) -> dict[
 
 
 def _find_alerts(connection: Connection, execution_ids: Sequence[str]) -> dict[str, Row[Any]]:
-    """Return the request_id and episode of each workflow that is running, by execution id."""
+    """Return the alert of each workflow that is running, by execution id."""
     rows: dict[str, Row[Any]] = {}
     for chunk in database.batched(sorted(set(execution_ids))):
         for row in connection.execute(
-            select(links.c.st2_execution_id, links.c.request_id, alerts.c.episode)
+            select(
+                links.c.st2_execution_id,
+                links.c.request_id,
+                alerts.c.episode,
+                alerts.c.alert_name,
+                alerts.c.instance,
+            )
             .join(alerts, alerts.c.id == links.c.alert_id)
             .join(executions, executions.c.id == links.c.st2_execution_id)
             .where(links.c.st2_execution_id.in_(chunk), executions.c.status.not_in(TERMINAL))

@@ -34,8 +34,8 @@ class AuditEntry:
     """One manual change, or one retry of a refused change by sync.
 
     Attributes:
-        action: acknowledge, close, silence, unsilence, release, replay, purge, pause, resume,
-            migrate or retry.
+        action: acknowledge, close, approve, reject, silence, unsilence, release, replay, purge,
+            pause, resume, migrate or retry.
         target: What was changed: an episode, a request_id, a remediation or the ids of silences.
             Empty if there is none.
         details: The details of the change.

@@ -7,16 +7,23 @@ from datetime import timedelta
 
 import pytest
 
+from poundcake import alertmanager
 from poundcake.config import load
 from poundcake.stackstorm import Execution, StackStormError
+from poundcake.trail import audit, database, text
 from poundcake.trail.approvals import (
+    answer_approval,
     expire_approvals,
     find_pending_approval,
     read_approval,
     read_pending_approvals,
 )
+from poundcake.trail.audit import Actor
+from poundcake.trail.errors import TrackingError
 from tests.lib.fake_stackstorm import FakeStackStorm
-from tests.lib.samples import NOON
+from tests.lib.samples import NOON, _fingerprint
+from tests.lib.trail.text.on_call_states import World, waiting_for_approval
+from tests.lib.trails import on_sqlite
 
 MINUTES = 30
 RESULT = {"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]}
@@ -104,3 +111,66 @@ def test_a_view_shows_who_may_answer_until_when_and_how(stackstorm):
     assert read_approval(approval, "w1", [], MINUTES).describe() == (
         "waits for the approval of anna, ben until 2026-01-14T12:30:00Z: st2 inquiry respond i1"
     )
+
+
+@on_sqlite
+class TestAnswer:
+    """An approver answers by the episode."""
+
+    @pytest.fixture
+    def world(self, engine, monkeypatch):
+        """Return a world in which a change of HostDown waits for an approval."""
+        monkeypatch.setattr(alertmanager, "fingerprint", _fingerprint)
+        new_world = World(engine)
+        with new_world.stopped_clock():
+            waiting_for_approval(new_world)
+            yield new_world
+
+    def episode(self, world):
+        return world.why(alert_name="HostDown")["episodes"][0]["episode"]
+
+    def answer(self, world, user="anna", has_approved=True, episode="", comment=""):
+        actor = Actor(user, "e1")
+        episode = episode or self.episode(world)
+        return answer_approval(
+            world.engine, world.stackstorm, actor, episode, has_approved, comment
+        )
+
+    @pytest.mark.parametrize("has_approved", [True, False])
+    def test_an_approver_answers_and_the_answer_is_on_record(self, world, has_approved):
+        episode = self.episode(world)
+        result = self.answer(world, "ben", has_approved, episode[:8], "as discussed")
+        state = "approved" if has_approved else "rejected"
+        assert result["state"] == state
+        assert (result["episode"], result["by"]) == (episode, "ben")
+        assert (result["alert_name"], result["instance"]) == ("HostDown", "web-21:9100")
+        assert result["change"] == "ipmi.power_cycle on web-21"
+        ((_, answer),) = world.stackstorm.answers
+        assert answer == {"approve": has_approved}
+        with database.reading(world.engine) as connection:
+            (entry,) = audit.read_entries(connection, [episode])[episode]
+        assert (entry.action, entry.st2_user) == ("approve" if has_approved else "reject", "ben")
+        output = text.why(world.why(alert_name="HostDown"), world.now)
+        assert f"ben {state} the change: as discussed" in output
+
+    @pytest.mark.parametrize("user", ["eve", "stanley", ""])
+    def test_anybody_else_is_refused_and_the_request_still_waits(self, world, user):
+        """The service user could answer in StackStorm, which would discard the request."""
+        with pytest.raises(TrackingError, match=r"not one of the approvers .*\(anna, ben\)"):
+            self.answer(world, user)
+        assert world.stackstorm.answers == []
+
+    def test_an_episode_that_waits_for_nothing_is_refused(self, world):
+        with pytest.raises(TrackingError, match="no change of episode beef waits for approval"):
+            self.answer(world, episode="beef")
+        with pytest.raises(TrackingError, match="at least 4"):
+            self.answer(world, episode=self.episode(world)[:3])
+
+    def test_an_answer_that_stackstorm_refuses_is_not_recorded(self, world):
+        (inquiry,) = world.stackstorm.list_pending_inquiries()
+        world.stackstorm.errors["respond", inquiry.id] = StackStormError("403 no", 403)
+        with pytest.raises(StackStormError, match="403 no"):
+            self.answer(world)
+        episode = self.episode(world)
+        with database.reading(world.engine) as connection:
+            assert audit.read_entries(connection, [episode]) == {}

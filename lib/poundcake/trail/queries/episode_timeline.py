@@ -40,6 +40,8 @@ _RESULTS = {
 _AUDIT_VERBS = {
     "acknowledge": "acknowledged it",
     "close": "closed it",
+    "approve": "approved the change",
+    "reject": "rejected the change",
     "silence": "silenced the alert",
     "unsilence": "ended the silence",
     "release": "released the claim",
