@@ -197,7 +197,8 @@ class BoardRoutes:
         """Return a page that is not cached, because few people ask for it again."""
         # The script does not load it again, because the answer would be the same.
         variables = {"status_line": self._status_line.read(), "is_final": True, **content}
-        page = templates.render(template, datetime.now(timezone.utc), variables)
+        now = datetime.now(timezone.utc)
+        page = native.run_in_native_thread(templates.render, template, now, variables)
         return HTTPResponse(status, page.body, {**PAGE_HEADERS, "Cache-Control": "no-store"})
 
 
