@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from http import HTTPStatus
+from types import SimpleNamespace
 
 from poundcake.endpoint import routes
 from poundcake.endpoint.board import board_routes
@@ -15,6 +16,7 @@ from tests.lib.endpoint.board.documents import parse
 
 MAX_PAGE_BYTES = 100_000
 EMPTY_JOURNAL = {"requests": [], "count": 0}
+HEALTHY = {"status": "ok", "dry_run": False, "paused": None}
 
 
 class FakeService:
@@ -25,6 +27,7 @@ class FakeService:
         self.journal_document = EMPTY_JOURNAL
         self.failure = None
         self.pending = {}
+        self.metrics = SimpleNamespace(recent_health=lambda: HEALTHY)
 
     @property
     def config(self):
@@ -54,8 +57,11 @@ class FakeService:
             raise self.journal_document
         return self.journal_document
 
+    def newest_waiting_at(self):
+        return None
+
     def health(self):
-        return {}
+        return HEALTHY
 
 
 class Page:
