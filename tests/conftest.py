@@ -27,6 +27,7 @@ SERVICE_FIXTURES = {
     "mariadb",
     "mariadb_server",
     "mariadb_url",
+    "prometheus",
     "rabbitmq",
     "rabbitmq_server",
     "rabbitmq_url",

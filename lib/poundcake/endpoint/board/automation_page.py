@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.charts import Series
+from poundcake.endpoint.board.paths import search_path
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import search
 from poundcake.trail.remediation_history import (
@@ -16,7 +17,7 @@ from poundcake.trail.remediation_history import (
     WorkflowFigures,
     add_figures,
 )
-from poundcake.trail.search import FilterError
+from poundcake.trail.search import FilterError, Filters
 
 AUTOMATION_PATH = "/board/automation"
 DEFAULT_SINCE = "7d"
@@ -51,8 +52,24 @@ _RESULTS = (
 )
 
 
+def parse_filters(parameters: Mapping[str, str]) -> Filters:
+    """Return the filters of the page.
+
+    Args:
+        parameters: The text of each of FILTERS; missing ones are empty.
+
+    Raises:
+        FilterError: A value is invalid.
+    """
+    return search.parse(None, **_with_default(parameters))
+
+
 def read_automation(
-    config: Config, service: Service, history_reader: HistoryReader, parameters: Mapping[str, str]
+    config: Config,
+    service: Service,
+    history_reader: HistoryReader,
+    parameters: Mapping[str, str],
+    filters: Filters,
 ) -> dict[str, Any]:
     """Return what the page shows.
 
@@ -60,24 +77,30 @@ def read_automation(
         config: The configuration.
         service: The endpoint.
         history_reader: Reads the history of remediations.
-        parameters: The text of each of FILTERS; missing ones are empty.
+        parameters: The parameters of the page.
+        filters: The filters that they mean.
 
     Raises:
+        FilterError: The time range is too long, or there are too many alerts to apply the matchers
+            to.
         DatabaseError: The tracking database cannot be read.
     """
-    texts = dict(parameters)
-    if not (texts["since"] or texts["until"]):
-        texts["since"] = DEFAULT_SINCE
-    try:
-        history = service.read_recorded(
-            history_reader.read,
-            filters=search.parse(None, **texts),
-            not_cleared_minutes=config.not_cleared_minutes,
-        )
-    except FilterError as error:
-        problem = str(error)[len(error.field) + 2 :]  # without "FIELD: "
-        return {**_form(texts, {error.field: problem}), "history": None}
+    texts = _with_default(parameters)
+    history = service.read_recorded(
+        history_reader.read, filters=filters, not_cleared_minutes=config.not_cleared_minutes
+    )
     return {**_form(texts, {}), "history": _as_variables(history, texts)}
+
+
+def invalid_form(parameters: Mapping[str, str], error: FilterError) -> dict[str, Any]:
+    """Return what the page shows if a filter is invalid: the form, with the error at its field."""
+    problem = str(error)[len(f"{error.field}: ") :]
+    return {**_form(_with_default(parameters), {error.field: problem}), "history": None}
+
+
+def _with_default(parameters: Mapping[str, str]) -> dict[str, str]:
+    has_range = parameters["since"] or parameters["until"]
+    return dict(parameters) if has_range else {**parameters, "since": DEFAULT_SINCE}
 
 
 def _form(texts: Mapping[str, str], errors: Mapping[str, str]) -> dict[str, Any]:
@@ -156,19 +179,13 @@ def _as_variables(history: RemediationHistory, texts: Mapping[str, str]) -> dict
                 "alert_name": name.alert_name,
                 "count": name.count,
                 "last_at": format_timestamp(name.last_at),
-                "href": _episodes_path(name.alert_name, texts),
+                "href": search_path(**{**texts, "alert_name": name.alert_name or search.NO_VALUE}),
             }
             for name in names[:MAX_ROWS]
         ],
         "unmatched_count": sum(name.count for name in names),
         "more_names": max(0, len(names) - MAX_ROWS),
     }
-
-
-def _episodes_path(alert_name: str, texts: Mapping[str, str]) -> str:
-    """Return the path of the episodes of an alert in the same period and with the same filters."""
-    filters = {**texts, "alert_name": alert_name or search.NO_VALUE}
-    return "/board/episodes?" + urlencode({name: text for name, text in filters.items() if text})
 
 
 def _totals(figures: WorkflowFigures) -> dict[str, Any]:

@@ -85,15 +85,20 @@ class BoardRoutes:
     def _automation(self, request: HTTPRequest, _: str) -> HTTPResponse:
         parameters = parse_text(request.query, automation_page.FILTERS)
         if automation_page.has_empty_parameter(request.query):
-            path = automation_page.path(parameters)
-            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": path})
-        return self._page(
-            request,
-            "automation.html",
-            lambda: automation_page.read_automation(
-                self._config, self._service, self._history_reader, parameters
-            ),
-        )
+            location = automation_page.path(parameters)
+            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": location})
+        try:
+            filters = automation_page.parse_filters(parameters)
+            return self._page(
+                request,
+                "automation.html",
+                lambda: automation_page.read_automation(
+                    self._config, self._service, self._history_reader, parameters, filters
+                ),
+            )
+        except FilterError as error:
+            form = automation_page.invalid_form(parameters, error)
+            return _unkept_page(HTTPStatus.BAD_REQUEST, "automation.html", form)
 
     def _episodes(self, request: HTTPRequest, _: str) -> HTTPResponse:
         parameters = episodes_page.read_parameters(request.query)

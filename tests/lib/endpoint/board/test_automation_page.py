@@ -171,7 +171,9 @@ def test_the_filters_are_those_of_stats(engine, get):
     ],
 )
 def test_an_invalid_filter_is_explained_at_its_field(engine, get, query, field, problem):
-    page = get_page(get, query)
+    response = get(query)
+    assert response.status == 400
+    page = Document(response.body)
     (invalid,) = [each for each in page.all("input") if "aria-invalid" in each]
     assert invalid["name"] == field
     assert problem in page.text
