@@ -14,7 +14,7 @@ from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board import automation_page, episodes_page, templates
 from poundcake.endpoint.board.episode_page import read_episode
 from poundcake.endpoint.board.health_page import read_health
-from poundcake.endpoint.board.now_page import read_now
+from poundcake.endpoint.board.now_page import parse_cursor, read_now
 from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
 from poundcake.endpoint.board.page_headers import PAGE_HEADERS
 from poundcake.endpoint.board.paths import EPISODES_PATH, REQUESTS_PATH
@@ -79,8 +79,10 @@ class BoardRoutes:
         return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": BOARD_PATH})
 
     def _now(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        refuse_parameters(request.query)
-        return self._page(request, "now.html", lambda: read_now(self._config, self._service))
+        filters = parse_cursor(request.query)
+        return self._page(
+            request, "now.html", lambda: read_now(self._config, self._service, filters)
+        )
 
     def _automation(self, request: HTTPRequest, _: str) -> HTTPResponse:
         parameters = parse_text(request.query, automation_page.FILTERS)

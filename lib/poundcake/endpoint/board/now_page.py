@@ -12,9 +12,11 @@ from sqlalchemy.engine import Connection
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.alert_rows import approvals, for_list, shared_labels
-from poundcake.endpoint.board.journal_rows import read_journal
-from poundcake.endpoint.board.paths import search_path
+from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
+from poundcake.endpoint.board.paths import now_path, search_path
+from poundcake.endpoint.query_parameters import parse_text
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import search
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.queries.episode_verdict import EpisodeVerdict
 from poundcake.trail.queries.incidents import (
@@ -75,37 +77,60 @@ class _Recorded(NamedTuple):
     """What the tracking database says.
 
     Attributes:
-        incidents: The newest open incidents, and all that wait for an answer, as JSON.
-        total: The number of open incidents.
-        names: The number of open incidents by the name of their alerts, if not all are read.
+        incidents: The open incidents to show, as JSON: the newest ones and, on the first page, all
+            that wait for an answer.
+        left_out_count: The number of open incidents that follow.
+        next: The cursor of the next page, or ''.
+        names: The number of open incidents by the name of their alerts, if some are not shown.
         last_webhook_at: When the newest request was received, or None if none was.
     """
 
     incidents: list[dict[str, Any]]
-    total: int
+    left_out_count: int
+    next: str
     names: list[NameCount]
     last_webhook_at: str | None
 
 
-def read_now(config: Config, service: Service) -> dict[str, Any]:
+def parse_cursor(query: str) -> Filters:
+    """Return the filters that select the open incidents of a page: all, or those after a cursor.
+
+    Raises:
+        ProblemError: A parameter is unknown.
+        FilterError: The cursor is invalid.
+    """
+    return search.parse(None, **parse_text(query, ("before",)))
+
+
+def read_now(config: Config, service: Service, filters: Filters) -> dict[str, Any]:
     """Return what the page shows.
 
     If the tracking database cannot be read, the page shows that, and what waits in the journal.
+
+    Args:
+        config: The configuration.
+        service: The endpoint.
+        filters: The parse_cursor() of the page.
+
+    Raises:
+        FilterError: The cursor belongs to another view.
     """
     problem = ""
-    recorded = _Recorded([], 0, [], None)
+    recorded = _Recorded([], 0, "", [], None)
     try:
-        recorded = service.read_recorded(_read, config=config)
+        recorded = service.read_recorded(_read, config=config, filters=filters)
     except DatabaseError as error:
         problem = str(error)
+    is_first = filters.before is None
+    journal = read_journal(service, Filters(), _MAX_JOURNAL_ROWS) if is_first else JournalRows([])
     hidden = shared_labels(recorded.incidents)
     return {
+        "is_first": is_first,
         "problem": problem,
-        "total": recorded.total,
         "shared_labels": hidden,
         "sections": _build_sections(recorded.incidents, hidden, config),
         "more": _count_more(recorded),
-        "journal": read_journal(service, Filters(), _MAX_JOURNAL_ROWS).as_variables(),
+        "journal": journal.as_variables(),
         "last_webhook_at": recorded.last_webhook_at,
         "test_command": test_command(config),
     }
@@ -122,17 +147,22 @@ def test_command(config: Config) -> str:
     )
 
 
-def _read(connection: Connection, config: Config) -> _Recorded:
-    newest = read_incidents(connection, limit=MAX_INCIDENTS, config=config)
-    waiting = read_waiting_incidents(connection, MAX_WAITING, config)
-    rows = [*waiting.as_json()["active_alerts"], *newest.as_json()["active_alerts"]]
+def _read(connection: Connection, config: Config, filters: Filters) -> _Recorded:
+    newest = read_incidents(connection, filters, MAX_INCIDENTS, config=config)
+    rows = newest.as_json()["active_alerts"]
+    if not filters.before:
+        rows = [
+            *read_waiting_incidents(connection, MAX_WAITING, config).as_json()["active_alerts"],
+            *rows,
+        ]
     incidents = list({row["episode"]: row for row in rows}.values())
-    total = newest.page.total
+    next_cursor = newest.page.next
     last_webhook_at = newest_request_time(connection)
     return _Recorded(
         incidents,
-        total,
-        count_open_incidents(connection) if total > len(incidents) else [],
+        newest.page.total - len(incidents),
+        next_cursor.format() if next_cursor else "",
+        count_open_incidents(connection) if next_cursor and not filters.before else [],
         format_timestamp(last_webhook_at) if last_webhook_at else None,
     )
 
@@ -193,6 +223,7 @@ class _Group:
         most = MAX_WAITING if self.section == "waiting" else MAX_GROUP_ROWS
         count = min(budget.rows, most, len(self.incidents))
         budget.rows -= count
+        rows = [for_list(row, labels, _MAX_ROW_LABELS) for row in self.incidents[:count]]
         key = "/".join((self.section, first["title"], first["alert_name"]))
         return {
             "id": f"group-{hashlib.sha256(key.encode()).hexdigest()[:10]}",
@@ -207,7 +238,8 @@ class _Group:
             "next_step": self._common("next_step"),
             "next_command": self._common("next_command"),
             "labels": {name: labels[name] for name in labels if name not in hidden},
-            "rows": [for_list(row, labels, _MAX_ROW_LABELS) for row in self.incidents[:count]],
+            "has_details": not self._common("headline") or any(row["labels"] for row in rows),
+            "rows": rows,
             "left_out": len(self.incidents) - count,
             "href": href,
         }
@@ -260,9 +292,8 @@ def _build_sections(
 
 
 def _count_more(recorded: _Recorded) -> dict[str, Any] | None:
-    """Return how many open incidents the page does not judge, or None if it judges all of them."""
-    count = recorded.total - len(recorded.incidents)
-    if count <= 0:
+    """Return how many open incidents follow on other pages, or None if none does."""
+    if not recorded.next or recorded.left_out_count <= 0:
         return None
     shown = Counter(incident["alert_name"] for incident in recorded.incidents)
     names = [
@@ -275,8 +306,8 @@ def _count_more(recorded: _Recorded) -> dict[str, Any] | None:
         if row.incidents > shown[row.alert_name]
     ]
     return {
-        "count": count,
+        "count": recorded.left_out_count,
         "names": names[:MAX_NAMES],
         "names_left_out": max(0, len(names) - MAX_NAMES),
-        "href": search_path(status="firing"),
+        "href": now_path(recorded.next),
     }

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import quote, urlencode
 
-EPISODES_PATH = "/board/episodes"
-REQUESTS_PATH = "/board/requests"
+from poundcake.endpoint.routes import BOARD_PATH
+
+EPISODES_PATH = f"{BOARD_PATH}/episodes"
+REQUESTS_PATH = f"{BOARD_PATH}/requests"
+
+
+def now_path(before: str) -> str:
+    """Return the path of the page with the open incidents after a cursor."""
+    return f"{BOARD_PATH}?{urlencode({'before': before})}"
 
 
 def episode_path(episode: str) -> str:

@@ -138,7 +138,22 @@ class TestApprovals:
         more = page.section("section-more")
         assert more.one("h2").text == "7 more"
         assert more.texts("li") == ["DiskFull 7"]
-        assert more.one("h2").links["7 more"] == "/board/episodes?status=firing"
+        assert page.main.one(class_="counts").texts("a")[-1] == "7 more, older ones"
+        seen = {text for text in page.main.links if "db-" in text}
+        target = more.one("h2").links["7 more"]
+        while target:
+            page = browser.get(target)
+            assert page.main.one("h1").text == "Older open incidents"
+            assert page.main.links["Back to the newest ones"] == "/board"
+            seen |= {text for text in page.main.links if "db-" in text}
+            links = page.main.all(id="more-link")
+            target = links[0]["href"] if links else ""
+        assert seen == {f"db-{number}:9100" for number in range(12)}
+
+    @pytest.mark.parametrize("query", ["before=x", "before=2026-01-14T12:00:00Z/e/1"])
+    def test_a_wrong_cursor_is_refused(self, world, browser, query):
+        with pytest.raises(search.FilterError, match=r"^before: "):
+            browser.get(f"/board?{query}")
 
     def test_of_many_approvals_each_has_a_link(self, world, browser, monkeypatch):
         monkeypatch.setattr(now_page, "MAX_CARDS", 1)
@@ -163,7 +178,7 @@ class TestGroups:
         assert "the oldest for 2 min" in summary
         rows = group.one("tbody").all("tr")
         assert len(rows) == now_page.MAX_GROUP_ROWS
-        assert rows[0].one("th").links and rows[0].all("td")[1].text == "2 min"
+        assert rows[0].one("th").links and rows[0].all("td")[-1].text == "2 min"
         assert group.links["4 more"] == "/board/episodes?alert_name=DiskFull&status=firing"
 
     def test_few_incidents_are_open(self, world, browser):
