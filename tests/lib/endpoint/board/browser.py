@@ -13,10 +13,10 @@ from poundcake.endpoint.http_messages import HTTPRequest
 from poundcake.endpoint.problems import ProblemError
 from poundcake.trail import database, queries, refresh
 from tests.lib.endpoint.board.documents import parse
+from tests.lib.endpoint.board.recorded_service import HEALTH
 
 MAX_PAGE_BYTES = 100_000
 EMPTY_JOURNAL = {"requests": [], "count": 0}
-HEALTHY = {"status": "ok", "dry_run": False, "paused": None}
 
 
 class FakeService:
@@ -27,7 +27,7 @@ class FakeService:
         self.journal_document = EMPTY_JOURNAL
         self.failure = None
         self.pending = {}
-        self.metrics = SimpleNamespace(recent_health=lambda: HEALTHY)
+        self.metrics = SimpleNamespace(recent_health=lambda: HEALTH)
 
     @property
     def config(self):
@@ -59,9 +59,6 @@ class FakeService:
 
     def newest_waiting_at(self):
         return None
-
-    def health(self):
-        return HEALTHY
 
 
 class Page:
