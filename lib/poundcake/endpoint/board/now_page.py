@@ -15,7 +15,6 @@ from poundcake.endpoint.board.alert_rows import approvals, for_list, shared_labe
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.paths import now_path, search_path
 from poundcake.endpoint.query_parameters import parse_text
-from poundcake.timestamps import format_timestamp
 from poundcake.trail import search
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.queries.episode_verdict import EpisodeVerdict
@@ -26,7 +25,6 @@ from poundcake.trail.queries.incidents import (
     read_incidents,
     read_waiting_incidents,
 )
-from poundcake.trail.queries.requests import newest_request_time
 from poundcake.trail.search import Filters
 from poundcake.trail.text.lists import severity_rank
 
@@ -82,14 +80,12 @@ class _Recorded(NamedTuple):
         left_out_count: The number of open incidents that follow.
         next: The cursor of the next page, or ''.
         names: The number of open incidents by the name of their alerts, if some are not shown.
-        last_webhook_at: When the newest request was received, or None if none was.
     """
 
     incidents: list[dict[str, Any]]
     left_out_count: int
     next: str
     names: list[NameCount]
-    last_webhook_at: str | None
 
 
 def parse_cursor(query: str) -> Filters:
@@ -116,7 +112,7 @@ def read_now(config: Config, service: Service, filters: Filters) -> dict[str, An
         FilterError: The cursor belongs to another view.
     """
     problem = ""
-    recorded = _Recorded([], 0, "", [], None)
+    recorded = _Recorded([], 0, "", [])
     try:
         recorded = service.read_recorded(_read, config=config, filters=filters)
     except DatabaseError as error:
@@ -131,7 +127,6 @@ def read_now(config: Config, service: Service, filters: Filters) -> dict[str, An
         "sections": _build_sections(recorded.incidents, hidden, config),
         "more": _count_more(recorded),
         "journal": journal.as_variables(),
-        "last_webhook_at": recorded.last_webhook_at,
         "test_command": test_command(config),
     }
 
@@ -157,13 +152,11 @@ def _read(connection: Connection, config: Config, filters: Filters) -> _Recorded
         ]
     incidents = list({row["episode"]: row for row in rows}.values())
     next_cursor = newest.page.next
-    last_webhook_at = newest_request_time(connection)
     return _Recorded(
         incidents,
         newest.page.total - len(incidents),
         next_cursor.format() if next_cursor else "",
         count_open_incidents(connection) if next_cursor and not filters.before else [],
-        format_timestamp(last_webhook_at) if last_webhook_at else None,
     )
 
 

@@ -59,7 +59,6 @@ class _AlertRow(NamedTuple):
 _CALLS = select(
     *[api_calls.c[name] for name in ("id", "request_id", "created_at", "completed_at", "error")]
 ).where(database.has_one_of(api_calls.c.id))
-_NEWEST_REQUEST = select(api_calls.c.created_at).order_by(api_calls.c.created_at.desc()).limit(1)
 _ALERTS = select(
     *[alerts.c[name] for name in _AlertRow._fields if name != "labels"], short_text(alerts.c.labels)
 )
@@ -166,12 +165,6 @@ def recent_requests(
     matching_alert_ids = [match.sort_id for match in page.rows] if filters.has_alert_filter else []
     ids = [match.call_id for match in page.rows]
     return page.with_rows(_summaries(connection, ids, matching_alert_ids))
-
-
-def newest_request_time(connection: Connection) -> datetime | None:
-    """Return when the newest recorded request was received, or None if none is recorded."""
-    newest: datetime | None = connection.scalar(_NEWEST_REQUEST)
-    return newest
 
 
 def _find_requests(
