@@ -223,6 +223,7 @@ class _Group:
             "verdict": first["verdict"],
             "title": first["title"],
             "alert_name": first["alert_name"],
+            "instance": first["instance"] if len(self.incidents) == 1 else "",
             "severity": first["severity"],
             "count": len(self.incidents),
             "is_open": are_few or (self.section in _URGENT and len(self.incidents) <= _FEW_URGENT),

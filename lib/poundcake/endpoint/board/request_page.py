@@ -6,7 +6,7 @@ from typing import Any
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board.alert_rows import safe_url
+from poundcake.endpoint.board.alert_rows import shared_labels
 from poundcake.endpoint.board.execution_rows import execution_row
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.paths import search_path
@@ -41,6 +41,7 @@ def read_request(config: Config, service: Service, request_id: str) -> dict[str,
     for execution in view["stackstorm_executions"]:
         executions.setdefault(execution["alert_id"], []).append(execution_row(execution, config))
     shown = view["alerts"][:MAX_ALERTS]
+    hidden = shared_labels(shown)
     linked = {row["st2_execution_id"] for row in view["stackstorm_executions"]}
     unlinked = [c for c in view.get("changes", ()) if c["st2_execution_id"] not in linked]
     journal = JournalRows([])
@@ -49,10 +50,13 @@ def read_request(config: Config, service: Service, request_id: str) -> dict[str,
     return {
         "request": view,
         "summary": summarize_request(view),
+        "shared_labels": hidden,
         "alerts": [
             {
                 **alert,
-                "runbook_url": safe_url(alert["runbook_url"]),
+                "labels": {
+                    name: text for name, text in alert["labels"].items() if name not in hidden
+                },
                 "executions": executions.get(alert["id"], [])[:MAX_EXECUTIONS],
                 "executions_left_out": max(
                     0, len(executions.get(alert["id"], [])) - MAX_EXECUTIONS

@@ -176,10 +176,18 @@ class TestGroups:
         summary = group.one("summary").text
         assert "NOTHING RAN DiskFull 14 incidents" in summary
         assert "the oldest for 2 min" in summary
+        assert "no rule and no entry of remediations matches the alert" in summary
         rows = group.one("tbody").all("tr")
         assert len(rows) == now_page.MAX_GROUP_ROWS
         assert rows[0].one("th").links and rows[0].all("td")[-1].text == "2 min"
         assert group.links["4 more"] == "/board/episodes?alert_name=DiskFull&status=firing"
+
+    def test_a_single_incident_names_its_instance_and_who_handles_it(self, world, browser):
+        on_call_states.acknowledged(world)
+        summary = browser.get("/board").section("section-handled").one("summary").text
+        assert "ACKNOWLEDGED NodeFilesystemFull db-3:9100" in summary
+        assert "anna handles it: the disk is on order" in summary
+        assert "firing for 52 min" in summary and "incident" not in summary
 
     def test_few_incidents_are_open(self, world, browser):
         fire(world, 3)

@@ -105,11 +105,14 @@ def test_a_request_in_the_journal_shows_what_it_waits_for(world, browser):
 
 def test_of_many_alerts_the_first_ones_are_shown(world, browser):
     count = request_page.MAX_ALERTS + 30
-    world.notify(*(alert("A", labels={"instance": f"i-{n}"}) for n in range(count)))
+    world.notify(
+        *(alert("A", labels={"instance": f"i-{n}", "team": "infra"}) for n in range(count))
+    )
     page = browser.get(f"/board/requests/{world.request_id}")
     section = page.section("section-alerts")
     assert section.one("h2").text == f"{count} alerts"
     assert len(section.all("article")) == request_page.MAX_ALERTS
+    assert section.one(class_="shared-labels").texts("li") == ["team=infra"]
     link = section.one(id="all-alerts")
     assert link.text.startswith("30 more") and link["href"].endswith(world.request_id)
     assert browser.get(link["href"]).status == 200
