@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from poundcake.config import Config
 from poundcake.endpoint import native
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board import automation_page, episodes_page, templates
+from poundcake.endpoint.board import automation_page, episodes_page, page_cache, templates
 from poundcake.endpoint.board.episode_page import read_episode
 from poundcake.endpoint.board.health_page import read_health
 from poundcake.endpoint.board.now_page import parse_cursor, read_now
@@ -58,7 +58,7 @@ class BoardRoutes:
         self._service = service
         self._refused_webhooks = refused_webhooks
         self._status_line = StatusLine(config, service)
-        self._cache = PageCache()
+        self._cache = PageCache(page_cache.KEEP_SECONDS, page_cache.WAIT_SECONDS)
         templates.load_templates()
         self._history_reader = HistoryReader()
 

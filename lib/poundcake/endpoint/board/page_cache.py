@@ -62,9 +62,7 @@ class PageCache:
         wait_seconds: How long a viewer waits for a page, at most.
     """
 
-    def __init__(
-        self, keep_seconds: float = KEEP_SECONDS, wait_seconds: float = WAIT_SECONDS
-    ) -> None:
+    def __init__(self, keep_seconds: float, wait_seconds: float = WAIT_SECONDS) -> None:
         self._keep_seconds = keep_seconds
         self._wait_seconds = wait_seconds
         self._slots: OrderedDict[bytes, _Slot] = OrderedDict()

@@ -1,0 +1,237 @@
+"""Measure the pages of the board on a long history, and webhooks while people look at the pages.
+
+    python -m bench.board [--directory DIRECTORY] [--mariadb] [--large 1000000] [--viewers 50]
+
+First, each page is requested many times, without the cache that serves a page for a second: its
+size, the time of a response, and the part of it that takes the template. Then an endpoint in a
+process patched by eventlet, as under StackStorm, accepts webhooks, by turns alone and with viewers
+that refresh different pages every 15 seconds, so that other work on the machine slows down both.
+
+The exit code is 1 if a page has 100 kB or more, takes 100 ms or more (p99), or if the p99 of
+webhooks with viewers is more than 1.5 times the p99 without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import itertools
+import multiprocessing
+import pathlib
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from multiprocessing.synchronize import Event
+from typing import Any, Iterator, Sequence
+from urllib.parse import quote, urlencode
+
+from sqlalchemy import create_engine, select
+from sqlalchemy.engine import Connection
+
+from bench import history
+from bench.connections import measure, p99
+from poundcake.config import Config
+from poundcake.endpoint.board import templates
+from poundcake.endpoint.board.board_routes import BoardRoutes
+from poundcake.trail.schema import alerts, api_calls
+from tests.lib.endpoints import InThreads, Patched
+
+MAX_BYTES = 100_000
+LIMIT_MS = 100
+MAX_RATIO = 1.5
+REFRESH_SECONDS = 15
+ROUNDS = 10
+# The endpoint serves these as well, but they are not pages.
+_NO_PAGES = ("/", "/board/static/{name}")
+
+
+def main() -> None:
+    """Measure the pages, and then webhooks."""
+    parser = history.argument_parser(__doc__)
+    parser.add_argument("--viewers", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=50, help="requests of each page")
+    parser.add_argument("--webhooks", type=int, default=300, help="webhooks in each round")
+    options = parser.parse_args()
+    with history.open_histories(options, [options.large]) as urls:
+        url = urls[options.large]
+        examples = find_examples(url, options.viewers)
+        problems = measure_pages(url, examples, options.samples)
+        problems += measure_webhooks(url, examples, options)
+    sys.exit("; ".join(problems) or 0)
+
+
+def find_examples(url: str, count: int) -> dict[str, list[str]]:
+    """Return paths of each page by its route, for example those of different episodes."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        parameters = {
+            "episode": _newest(connection, alerts.c.episode, alerts.c.id, count),
+            "request_id": _newest(connection, api_calls.c.request_id, api_calls.c.id, count),
+        }
+        names = _newest(connection, alerts.c.alert_name, alerts.c.id, 10)
+    engine.dispose()
+    queries = {
+        "/board/episodes": [
+            "",
+            *("?" + urlencode({"alert_name": name}) for name in names),
+            *("?" + urlencode({"alert_name": name, "status": "firing"}) for name in names),
+            "?" + urlencode({"severity": "critical", "since": "1d"}),
+            "?" + urlencode({"labels": 'team="infra"'}),
+        ],
+        "/board/automation": ["", "?since=1d", "?since=30d"],
+    }
+    routes = BoardRoutes(Config(), None).routes()  # type: ignore[arg-type]  # only their templates
+    examples: dict[str, list[str]] = {}
+    for route in routes:
+        if route.template in _NO_PAGES:
+            continue
+        prefix, _, parameter = route.template.rstrip("}").partition("{")
+        if parameter:
+            examples[route.template] = [prefix + quote(value) for value in parameters[parameter]]
+        else:
+            examples[route.template] = [prefix + query for query in queries.get(prefix, [""])]
+    return examples
+
+
+def _newest(connection: Connection, column: Any, row_id: Any, count: int) -> list[str]:
+    """Return distinct values of a column, those of the newest rows first."""
+    rows = connection.execute(select(column).order_by(row_id.desc()).limit(100 * count))
+    return list(dict.fromkeys(value for (value,) in rows if value))[:count]
+
+
+def measure_pages(url: str, examples: dict[str, list[str]], samples: int) -> list[str]:
+    """Print the size and the time of each page, and return what exceeds a limit."""
+    problems = []
+    print(f"{'page':<32}{'kB':>8}{'p50':>8}{'p99':>8}{'max':>8}{'template p99':>14}  milliseconds")
+    settings = {"endpoint.board.page_cache.KEEP_SECONDS": 0.0}
+    with run_endpoint(InThreads, url, settings) as endpoint:
+        render_times = _time_calls(templates, "render")
+        for route, paths in examples.items():
+            for path in paths[:samples]:
+                _get(endpoint.port, path)  # fills the caches of the database
+            render_times.clear()
+            answers = [
+                _get(endpoint.port, path)
+                for path in itertools.islice(itertools.cycle(paths), max(samples, len(paths)))
+            ]
+            size = max(len(body) for _, body in answers)
+            times = [milliseconds for milliseconds, _ in answers]
+            print(
+                f"{route:<32}{size / 1000:>8.1f}{statistics.median(times):>8.1f}{p99(times):>8.1f}"
+                f"{max(times):>8.1f}{p99(render_times):>14.1f}",
+                flush=True,
+            )
+            if size >= MAX_BYTES:
+                problems.append(f"{route} has {size / 1000:.0f} kB")
+            if p99(times) >= LIMIT_MS:
+                problems.append(f"{route} takes {p99(times):.0f} ms")
+    return problems
+
+
+@contextlib.contextmanager
+def run_endpoint(
+    endpoint_class: Any, url: str, settings: dict[str, Any], **attributes: Any
+) -> Iterator[Any]:
+    """Run an endpoint on a history, which it only reads."""
+    with tempfile.TemporaryDirectory() as folder:
+        endpoint = endpoint_class(pathlib.Path(folder), settings, database_url=url)
+        for name, value in attributes.items():
+            setattr(endpoint, name, value)
+        endpoint.start()
+        try:
+            yield endpoint.ready()
+        finally:
+            endpoint.stop()
+
+
+def _time_calls(module: Any, name: str) -> list[float]:
+    """Return a list to which each call of a function adds its milliseconds."""
+    function = getattr(module, name)
+    times: list[float] = []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            times.append((time.perf_counter() - started) * 1000)
+
+    setattr(module, name, timed)
+    return times
+
+
+def _get(port: int, path: str, tag: str = "") -> tuple[float, bytes]:
+    """Return how many milliseconds a page takes, and the page."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    started = time.perf_counter()
+    client.request("GET", path, headers={"If-None-Match": tag} if tag else {})
+    response = client.getresponse()
+    body = response.read()
+    milliseconds = (time.perf_counter() - started) * 1000
+    client.close()
+    if response.status not in (200, 304):
+        sys.exit(f"{path}: the response has status {response.status}")
+    return milliseconds, body
+
+
+def measure_webhooks(
+    url: str, examples: dict[str, list[str]], options: argparse.Namespace
+) -> list[str]:
+    """Print the time of webhooks with and without viewers, and return what exceeds a limit."""
+    paths = [path for group in itertools.zip_longest(*examples.values()) for path in group if path]
+    paths = paths[: options.viewers]
+    alone: list[float] = []
+    with_viewers: list[float] = []
+    # Nothing is recorded, so the history stays as it is.
+    with run_endpoint(Patched, url, {}, records=False) as endpoint:
+        is_watching, has_ended = multiprocessing.Event(), multiprocessing.Event()
+        viewers = multiprocessing.Process(
+            target=view, args=(endpoint.port, paths, options.viewers, is_watching, has_ended)
+        )
+        viewers.start()
+        try:
+            for _ in range(ROUNDS):
+                is_watching.clear()
+                time.sleep(1)
+                alone += measure(endpoint, options.webhooks)
+                is_watching.set()
+                with_viewers += measure(endpoint, options.webhooks)
+        finally:
+            has_ended.set()
+            viewers.join()
+    print(f"\n{'webhooks, milliseconds':<32}{'p50':>8}{'p99':>8}{'max':>8}")
+    _report("alone", alone)
+    _report(f"with {options.viewers} viewers", with_viewers)
+    ratio = p99(with_viewers) / p99(alone)
+    print(f"ratio of the p99: {ratio:.2f}")
+    return [f"webhooks take {ratio:.2f} times as long"] if ratio > MAX_RATIO else []
+
+
+def _report(label: str, times: Sequence[float]) -> None:
+    print(f"{label:<32}{statistics.median(times):>8.1f}{p99(times):>8.1f}{max(times):>8.1f}")
+
+
+def view(port: int, paths: Sequence[str], count: int, is_watching: Event, has_ended: Event) -> None:
+    """Be the viewers, each of which refreshes one page, in a process of its own."""
+
+    def refresh(number: int) -> None:
+        next_at = time.monotonic() + REFRESH_SECONDS * number / count
+        while not has_ended.is_set():
+            time.sleep(max(0.0, min(0.5, next_at - time.monotonic())))
+            if time.monotonic() >= next_at:
+                next_at += REFRESH_SECONDS
+                if is_watching.is_set():
+                    _get(port, paths[number % len(paths)])
+
+    threads = [threading.Thread(target=refresh, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main()
