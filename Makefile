@@ -24,7 +24,7 @@ FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
 
-demo: .venv ## See the pack in action without StackStorm: send alerts, and show their trail
+demo: .venv ## See the pack in action without StackStorm (ARGS=--keep keeps its board running)
 	@.venv/bin/python -m standalone.demo $(ARGS)
 
 run: .venv ## Run the pack on this machine without StackStorm, until Ctrl-C (ARGS="--help")
@@ -61,6 +61,12 @@ mutate: services .venv ## Remove each defence from a copy of the tree, and check
 
 bench: .venv ## Measure views and recording, with a short and a long history (ARGS="--help")
 	@.venv/bin/python -m bench $(ARGS)
+
+browser: .venv-browser ## Visit the board with Chromium (CHROMIUM=path; INSTALL=0 does not install it)
+	@test ! -x .venv-browser/bin/playwright || .venv-browser/bin/python -m pytest -rs tests/browser $(TESTS)
+
+screenshots: .venv-browser ## Write docs/screenshots: the board, with a history that is always the same
+	@.venv-browser/bin/python -m tests.browser.screenshots $(ARGS)
 
 live: .venv ## Run the scenarios on a live StackStorm (ST2_API_URL and ST2_API_KEY or ST2_AUTH_TOKEN)
 	@test -n "$$ST2_API_URL" || { echo "make live needs ST2_API_URL, the URL of the API \
@@ -113,10 +119,17 @@ clean: ## Remove the virtual environments and the caches of the tools
 	$(PYTHON) scripts/venv.py .venv-fuzz -r requirements-fuzz.txt || \
 	echo "skipped: schemathesis, which needs Python 3.10 or later and its packages"
 
+.venv-browser:
+	@sh scripts/install_services.sh Chromium
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 9))" && \
+	$(PYTHON) scripts/venv.py .venv-browser -r requirements.txt -r requirements-tests.txt \
+	-r requirements-browser.txt || \
+	echo "skipped: tests/browser, which needs Python 3.9 or later and its packages"
+
 services:
 	@sh scripts/install_services.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test-fast test test-long test-all lint faults fuzz soak mutate bench live up down logs \
-	break-service fill-disk kill-host storm repair clean services \
-	.venv .venv-lint .venv-fuzz
+.PHONY: help demo run test-fast test test-long test-all lint faults fuzz soak mutate bench live browser screenshots \
+	up down logs break-service fill-disk kill-host storm repair clean services \
+	.venv .venv-lint .venv-fuzz .venv-browser

@@ -3,7 +3,9 @@
 # only as root, only if they are missing, and never with INSTALL=0. It starts no service and touches
 # no running server: the tests start private instances, with their own ports and data.
 #
-#     sh scripts/install_services.sh [--dry-run]
+#     sh scripts/install_services.sh [--dry-run] [Chromium]
+#
+# With `Chromium`, the script installs that browser for `make browser` instead.
 set -eu
 
 POLICY=/usr/sbin/policy-rc.d
@@ -12,18 +14,31 @@ PATH=$PATH:/usr/sbin:/sbin
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
+mode=install
+if [ "${1:-}" = --dry-run ]; then
+    mode=$1
+    shift
+fi
 missing=
-has mariadbd || missing="$missing MariaDB"
-[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || has rabbitmq-server || missing="$missing RabbitMQ"
-has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
-has prometheus || missing="$missing Prometheus"
-has nft || missing="$missing nftables"
-has sshd && has sudo && has ip || missing="$missing OpenSSH"
-has busybox || missing="$missing BusyBox"
-has haproxy && has nginx && has apache2 || missing="$missing proxies"
+if [ "${1:-}" = Chromium ]; then
+    all=Chromium
+    has "${CHROMIUM:-chromium}" || has chromium-browser || has google-chrome || missing=" Chromium"
+else
+    all="MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH, BusyBox and proxies"
+    has mariadbd || missing="$missing MariaDB"
+    [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || has rabbitmq-server || missing="$missing RabbitMQ"
+    has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
+    has prometheus || missing="$missing Prometheus"
+    has nft || missing="$missing nftables"
+    has sshd && has sudo && has ip || missing="$missing OpenSSH"
+    has busybox || missing="$missing BusyBox"
+    has haproxy && has nginx && has apache2 || missing="$missing proxies"
+fi
 
 if [ -z "$missing" ]; then
-    echo "poundcake: MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH, BusyBox and proxies are installed; tests start their own instances"
+    case $all in
+    *,*) echo "poundcake: $all are installed; tests start their own instances" ;;
+    esac
     exit 0
 fi
 skip() {
@@ -45,6 +60,7 @@ packages_for() {
     nftables) echo nftables ;;
     OpenSSH) echo openssh-server sudo iproute2 ;; # all that the tests on a host need
     BusyBox) echo busybox ;;
+    Chromium) echo chromium fonts-noto-core ;;
     proxies) echo haproxy nginx-light apache2-bin ;;
     esac
 }
@@ -54,7 +70,7 @@ for name in $missing; do all_packages="$all_packages $(packages_for "$name")"; d
 [ "$(id -u)" = 0 ] || skip "as root, or with sudo: apt-get install --no-install-recommends$all_packages"
 
 echo "poundcake: installing$all_packages with apt-get for the tests; no service is started (INSTALL=0 installs nothing)"
-[ "${1:-}" != --dry-run ] || exit 0
+[ "$mode" != --dry-run ] || exit 0
 
 # invoke-rc.d and deb-systemd-invoke run this file before they start a service; 101 forbids it.
 restore_policy() {

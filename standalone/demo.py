@@ -1,14 +1,16 @@
 """Show one alert, from its first notification to its resolve, and its trail.
 
-    python -m standalone.demo
+    python -m standalone.demo [--keep]
 
 The demo starts the pack standalone on free ports, and sends a firing alert, the same notification
-again, and the resolve, as Alertmanager would. It prints the views that an operator would use. The
-exit code is 0 if the trail is as expected.
+again, and the resolve, as Alertmanager would. It prints the views that an operator would use. With
+--keep, the endpoint then keeps running until Ctrl-C, and its board shows the same. The exit code is
+0 if the trail is as expected.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ import time
 import urllib.error
 import urllib.request
 from datetime import datetime, timezone
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 PACK = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # A name that never resolves (RFC 6761), so that the demo touches no real host.
@@ -45,6 +47,7 @@ class Demo:
         self.folder = folder
         self._port, self._api_port = find_free_port(), find_free_port()
         self.webhook_url = f"http://127.0.0.1:{self._port}/api/v1/webhook"
+        self.board_url = f"http://127.0.0.1:{self._port}/board"
         self._api_url = f"http://127.0.0.1:{self._api_port}/v1"
         self._processes: list[subprocess.Popen] = []
 
@@ -71,6 +74,16 @@ class Demo:
             process = subprocess.Popen(command, cwd=PACK, stdout=output, stderr=output)
         self._processes.append(process)
         return process
+
+    def wait(self) -> None:
+        """Wait until the user presses Ctrl-C, which raises KeyboardInterrupt.
+
+        Raises:
+            DemoError: A program has ended by itself.
+        """
+        while all(process.poll() is None for process in self._processes):
+            time.sleep(0.2)
+        raise DemoError("standalone has ended")
 
     def stop(self) -> None:
         """Stop the programs, the last one first."""
@@ -145,14 +158,32 @@ class Sender:
         call(self._demo.webhook_url, {**body, **group})
 
 
-def main() -> int:
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser for the command line."""
+    parser = argparse.ArgumentParser(
+        "python -m standalone.demo", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the endpoint and its board running until Ctrl-C"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo. Return the exit code."""
+    options = create_parser().parse_args(arguments)
+    # A shell lets a command in the background ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = tempfile.mkdtemp(prefix="poundcake-demo-")
     demo = Demo(folder)
     try:
         print_text("PoundCake standalone: the pack's own files in one process, without StackStorm.")
         demo.start()
         play_alert(demo, Sender(demo))
+        show_board(demo, options.keep)
+    except KeyboardInterrupt:
+        print_text("\nThe demo was stopped.")
     except (DemoError, OSError) as error:
         print(f"the demo failed: {error}\nits files are in {folder}", file=sys.stderr)
         return 1
@@ -186,6 +217,21 @@ def play_alert(demo: Demo, sender: Sender) -> None:
 
     print_text("\nAnd why did nothing change on the host?")
     print_text(demo.run_action("why", alert_name="HostDown", format="text").strip("\n"))
+
+
+def show_board(demo: Demo, keep: bool) -> None:
+    """Print where the board shows the trail. If it is kept, wait until the user presses Ctrl-C."""
+    if not keep:
+        print_text(
+            "\nThe board shows the same in a browser: `make demo ARGS=--keep` keeps it running."
+        )
+        return
+    print_text(
+        f"\nThe board shows the same in a browser: {demo.board_url}\n"
+        f"What happened: {demo.board_url}/episodes?alert_name={LABELS['alertname']}\n"
+        "It runs until you press Ctrl-C."
+    )
+    demo.wait()
 
 
 def wait_for(description: str, check: Callable[[], Any]) -> Any:

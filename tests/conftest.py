@@ -35,6 +35,7 @@ SERVICE_FIXTURES = {
 }
 # The tests in these files start processes or wait for a long time. `make test-fast` skips them.
 PROCESS_FILES = (
+    "tests/browser/",
     "tests/faults/",
     "tests/fuzz/",
     "tests/lib/trail/test_migrations.py",

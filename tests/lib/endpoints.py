@@ -249,13 +249,17 @@ class InThreads(BaseEndpoint):
         self.endpoint = Endpoint(
             dict(self.config),
             endpoint_process.FileBus(self.published_path, self.config),
-            lambda current_config: endpoint_process.EmptyStackStorm(),
+            lambda current_config: self.stackstorm(),
             logging.getLogger("endpoint"),
             lambda: endpoint_process.registered_config(options),
         )
         self.thread = threading.Thread(target=self.endpoint.run, daemon=True)
         self.thread.start()
         return self
+
+    def stackstorm(self):
+        """Return the StackStorm that the endpoint queries."""
+        return endpoint_process.EmptyStackStorm()
 
     def stop(self):
         self.endpoint.stop()

@@ -108,10 +108,11 @@ class World:
         request_id = str(uuid.UUID(self.next_id(32)))
         new_request = request(*sent_alerts, received_at=self.now, request_id=request_id, **fields)
         record_requests(self.engine, self.config, [new_request])
+        newest = select(alerts).order_by(alerts.c.id.desc()).limit(len(sent_alerts))
         with database.reading(self.engine) as connection:
-            rows = connection.execute(select(alerts).order_by(alerts.c.id)).all()
+            rows = connection.execute(newest).all()
         self.request_id = request_id
-        return rows[-len(sent_alerts) :]
+        return rows[::-1]
 
     def emit(self, row, rule="", execution="", reason=""):
         """Let StackStorm process the trigger of an alert."""
@@ -131,6 +132,8 @@ class World:
         action = getattr(module, name.capitalize())(
             {**self.settings, "database_url": str(self.engine.url)}
         )
+        # A new engine would compile each statement again.
+        action._engine = self.engine
         with mock.patch.object(type(action), "stackstorm", lambda _: self.stackstorm):
             succeeded, result = action.run(execution_id=execution_id, **parameters)
         assert succeeded, result
@@ -182,10 +185,14 @@ class World:
         execution_id, begun = self.start(row, **rule)
         decision = self.reserve(row, execution_id, begun, entry=rule.get("remediation", ""))
         assert decision["may_change"], decision
+        self.finish_change(execution_id, begun["action"], seconds, error)
+
+    def finish_change(self, execution_id, action, seconds=9, error=""):
+        """End a workflow whose change takes some seconds."""
         self.wait(seconds)
         message = "the action succeeded"
         if error:
-            message = f"{begun['action']} ended with status failed: {error}"
+            message = f"{action} ended with status failed: {error}"
         finish_changes(
             self.engine,
             execution_id,
@@ -204,10 +211,44 @@ class World:
         execution_id, begun = self.start(row, **rule)
         decision = self.reserve(row, execution_id, begun, entry=rule.get("remediation", ""))
         assert not decision["may_change"]
+        self.finish_refusal(execution_id, decision)
+
+    def finish_refusal(self, execution_id, decision):
+        """End a workflow whose change was refused."""
         self.wait(1)
         report = {"mutated": False, "dry_run": False, "verified": False, "status": "failed"}
         report.update(stage="refused", message=decision["message"])
         self.end(execution_id, "poundcake.remediate", report)
+
+    def ask(self, row, **rule):
+        """Run a workflow until it waits for approval.
+
+        Returns:
+            The workflow's execution, the result of poundcake.begin, and the inquiry.
+        """
+        execution_id, begun = self.start(row, **rule)
+        assert begun["next_task"] == "approve", begun
+        self.stackstorm.run(
+            self.next_id(),
+            "succeeded",
+            "poundcake.begin",
+            parent=execution_id,
+            task_name="begin",
+            result={"result": {**begun, "evidence": ["the alert fires", "22 and 9100: no answer"]}},
+        )
+        inquiry_id = self.next_id()
+        self.stackstorm.run(
+            inquiry_id,
+            "pending",
+            "core.ask",
+            seconds=0,
+            parent=execution_id,
+            parent_id=execution_id,
+            task_name="approve",
+            result={"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
+        )
+        self.stackstorm.run(execution_id, "paused", "poundcake.remediate", links=True)
+        return execution_id, begun, inquiry_id
 
     # -- sync, and the view
 
@@ -299,27 +340,7 @@ def dry_run(world):
 
 def waiting_for_approval(world):
     (row,) = world.notify(host_down())
-    execution_id, begun = world.start(row, remediation="dead-host")
-    assert begun["next_task"] == "approve"
-    world.stackstorm.run(
-        world.next_id(),
-        "succeeded",
-        "poundcake.begin",
-        parent=execution_id,
-        task_name="begin",
-        result={"result": {**begun, "evidence": ["the alert fires", "22 and 9100: no answer"]}},
-    )
-    world.stackstorm.run(
-        world.next_id(),
-        "pending",
-        "core.ask",
-        seconds=0,
-        parent=execution_id,
-        parent_id=execution_id,
-        task_name="approve",
-        result={"route": "poundcake.approval", "users": ["anna", "ben", "stanley"]},
-    )
-    world.stackstorm.run(execution_id, "paused", "poundcake.remediate", links=True)
+    world.ask(row, remediation="dead-host")
     world.sync()
     world.wait(240)
     return {"alert_name": "HostDown"}

@@ -1,0 +1,176 @@
+"""An endpoint that shows the history of tests.browser.history, and a Chromium that visits it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from urllib.parse import urlencode
+
+from tests.browser import history
+from tests.lib.endpoint_process import EmptyStackStorm
+from tests.lib.endpoints import ROOT, InThreads
+from tests.lib.samples import alert, webhook
+
+END = datetime.datetime(2026, 11, 28, 3, 12, tzinfo=datetime.timezone.utc)
+"""When the history ends. The endpoint's clock starts at this time."""
+SETTINGS = {
+    **history.SETTINGS,
+    "st2_web_url": "https://stackstorm.example.org",
+    "alertmanagers": [{"url": history.ALERTMANAGER}],
+}
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+# The browser can reach nothing but this machine, so it cannot even look up another name.
+CHROMIUM_OPTIONS = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+
+
+def find_chromium():
+    """Return the path of an installed Chromium, or '' if there is none."""
+    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else CHROMIUM_NAMES
+    return next(filter(None, map(shutil.which, names)), "")
+
+
+def find_problem():
+    """Return why no browser can be started on this machine, or ''."""
+    try:
+        import axe_playwright_python  # noqa: F401
+        import playwright.sync_api
+        import time_machine  # noqa: F401
+    except ImportError as error:
+        return f"{error}: run `make browser`, which installs it"
+    if find_chromium():
+        return ""
+    with playwright.sync_api.sync_playwright() as library:
+        if os.path.exists(library.chromium.executable_path):
+            return ""
+    return "Chromium is not installed: apt-get install chromium, or set CHROMIUM to its path"
+
+
+@contextmanager
+def start_chromium():
+    """Start Chromium, and end it afterwards."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as library:
+        options = {"executable_path": find_chromium()} if find_chromium() else {}
+        browser = library.chromium.launch(args=CHROMIUM_OPTIONS, **options)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def clock_at(moment, tick=True):
+    """Let this process's wall clock start at a time. It stands still unless it may tick."""
+    import time_machine
+
+    with time_machine.travel(moment, tick=tick):
+        yield
+
+
+def record_history(folder):
+    """Record the history in the `state_dir` of an endpoint in a folder.
+
+    Returns:
+        The StackStorm in which it happened.
+    """
+    sys.path.append(os.path.join(ROOT, "standalone", "st2"))  # for the pack's actions
+    os.makedirs(folder / "state", mode=0o750)
+    return history.fill(str(folder / "state"), END).stackstorm
+
+
+class RecordedStackStorm(EmptyStackStorm):
+    """A StackStorm that has the executions of a history."""
+
+    def __init__(self, fake):
+        self.get_executions, self.get_children = fake.get_executions, fake.get_children
+
+
+class Board(InThreads):
+    """An endpoint whose pages a browser visits.
+
+    Attributes:
+        recorded: The StackStorm in which its history happened.
+    """
+
+    recorded = None
+
+    def stackstorm(self):
+        return RecordedStackStorm(self.recorded)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def find_episode(self, **filters):
+        """Return the newest episode that matches, as the view `why` shows it."""
+        return self.get(f"/api/v1/why?{urlencode({'limit': 1, **filters})}").json["episodes"][0]
+
+    def post_waiting_requests(self):
+        """Stop the broker, and post alerts that then wait in the journal."""
+        self.set_broker(up=False)
+        started_at = datetime.datetime.now(datetime.timezone.utc)
+        return [
+            self.accept(
+                webhook(
+                    alert(
+                        "ServiceDown",
+                        starts_at=started_at,
+                        labels={**history.SHARED_LABELS, "instance": f"web-{number}:9100"},
+                        annotations={"summary": f"php-fpm on web-{number} does not answer"},
+                    )
+                )
+            )
+            for number in (70, 71)
+        ]
+
+
+@contextmanager
+def start_board(folder, stackstorm, **config):
+    """Start an endpoint on the history that record_history() has recorded in a folder."""
+    board = Board(folder, **{**SETTINGS, **config})
+    board.recorded = stackstorm
+    board.start()
+    try:
+        yield board.ready()
+    finally:
+        board.stop()
+
+
+class Visit:
+    """A browser context on a board, and what went wrong in it.
+
+    Attributes:
+        page: The page that is open.
+        problems: Errors on the console, exceptions, and violations of the Content-Security-Policy.
+        urls: The URLs of all requests of the page.
+    """
+
+    def __init__(self, browser, board, **options):
+        self.board = board
+        self.context = browser.new_context(base_url=board.url, **options)
+        self.page = self.context.new_page()
+        self.problems, self.urls = [], []
+        # A headless browser reports a violation as an error on the console.
+        self.page.on("console", self._note_message)
+        self.page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
+        self.page.on("request", lambda request: self.urls.append(request.url))
+
+    def _note_message(self, message):
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.type} on the console: {message.text}")
+
+    def open(self, path):
+        """Open a path of the board, and return the page."""
+        response = self.page.goto(path)
+        assert response.status == 200, f"{path}: {response.status} {response.text()}"
+        return self.page
+
+    @property
+    def foreign_urls(self):
+        """The URLs that belong to another machine."""
+        return [url for url in self.urls if not url.startswith((self.board.url + "/", "data:"))]
+
+    def close(self):
+        self.context.close()
