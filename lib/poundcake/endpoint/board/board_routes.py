@@ -100,7 +100,7 @@ class BoardRoutes:
             )
         except FilterError as error:
             form = automation_page.invalid_form(parameters, error)
-            return _unkept_page(HTTPStatus.BAD_REQUEST, "automation.html", form)
+            return self._unkept_page(HTTPStatus.BAD_REQUEST, "automation.html", form)
 
     def _episodes(self, request: HTTPRequest, _: str) -> HTTPResponse:
         parameters = episodes_page.read_parameters(request.query)
