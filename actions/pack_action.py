@@ -64,7 +64,7 @@ class PackAction(Action):
         for people. Its line breaks come from the pack, not from an alert, so they are kept.
         """
         try:
-            self.settings = config.load(self.config, self.unneeded_keys)
+            self.settings = self.load_settings()
             result = self.work(**parameters)
             is_text = isinstance(result, str)
             return True, make_lines_inert(result) if is_text else make_inert(result)
@@ -73,6 +73,14 @@ class PackAction(Action):
         # A traceback would expose variables to everyone who can read the execution.
         except Exception as error:
             return False, make_inert(f"{type(error).__name__}: {str(error)[:300]}")
+
+    def load_settings(self) -> config.Config:
+        """Return the validated configuration.
+
+        Raises:
+            ConfigError: The configuration is invalid, or a secret cannot be read on this host.
+        """
+        return config.load(self.config, self.unneeded_keys)
 
     def engine(self) -> Engine:
         """Return the engine of the tracking database. It keeps the statements it has compiled."""

@@ -90,7 +90,13 @@ class Api:
             ("POST", r"executions", self.run),
             ("GET", r"executions/([^/]+)", self.show_execution),
             ("GET", r"executions/([^/]+)/children", self.list_children),
-            ("GET", r"(rules|actions|sensortypes|triggertypes|runnertypes)", self.list_content),
+            (
+                "GET",
+                r"(rules|actions|sensortypes|triggertypes|runnertypes|policies|actionalias)",
+                self.list_content,
+            ),
+            ("GET", r"packs/([^/]+)", self.show_pack),
+            ("GET", r"user", self.show_user),
             ("GET", r"(rules|actions|triggertypes)/([^/]+)", self.show_content),
             ("PUT", r"(rules|actions)/([^/]+)", self.set_enabled),
             ("GET", r"actions/views/(overview|parameters|entry_point)/([^/]+)", self.show_action),
@@ -216,6 +222,8 @@ class Api:
             "rules": content.rules,
             "actions": content.actions,
             "sensortypes": {sensor["ref"]: sensor for sensor in content.sensors},
+            "policies": content.metadata["policies"],
+            "actionalias": content.metadata["aliases"],
         }
         return list(source.get(kind, content.triggers).values())
 
@@ -233,6 +241,17 @@ class Api:
             if id_ in (document["ref"], document["id"]):
                 return document
         raise not_found(kind, id_)
+
+    def show_pack(self, request: Request, ref: str) -> Response:
+        """Show the metadata of a pack."""
+        if ref not in self.content.packs:
+            raise not_found("pack", ref)
+        return Response(200, remove_paths(self.content.packs[ref]))
+
+    def show_user(self, request: Request) -> Response:
+        """Show the user, whom the token of an action names."""
+        _, _, user = request.headers.get("X-Auth-Token", "").partition(":")
+        return Response(200, {"username": user or "stanley"})
 
     def show_content(self, request: Request, kind: str, id_: str) -> Response:
         """Show a piece of content."""

@@ -69,6 +69,8 @@ class Content:
         self.rules: dict[str, dict] = {}
         self.triggers: dict[str, dict] = {}
         self.sensors: list[dict] = []
+        # What only the API shows.
+        self.metadata: dict[str, dict[str, dict]] = {"policies": {}, "aliases": {}}
         for path in catalogues:
             self._load_catalogue(path)
         for folder in map(os.path.abspath, folders):
@@ -114,6 +116,11 @@ class Content:
             self._add_sensor(pack, folder, path, sensor)
         for path, action in read_documents(folder, "actions"):
             self._add_action(pack, folder, path, action)
+        for kind, documents in self.metadata.items():
+            for _, document in read_documents(folder, kind):
+                ref = f"{pack}.{document['name']}"
+                ids = {"ref": ref, "pack": pack, "id": content_id(f"{kind}:{ref}")}
+                documents[ref] = {"enabled": True, **document, **ids}
         values = (read_yaml(config_file) if config_file else None) or {}
         values.update({name: value for name, value in overrides.items() if value is not None})
         try:

@@ -25,6 +25,7 @@ class FakeAlertmanager:
         uptime: How long it has been running.
         failing_methods: The names of the methods that raise MonitoringError.
         calls: The names of the methods that were called.
+        config: Its configuration in YAML.
     """
 
     def __init__(self, url="http://alertmanager.example", external_url=None):
@@ -32,6 +33,7 @@ class FakeAlertmanager:
         self.held, self.silenced, self.silences_by_id = [], False, {}
         self.uptime, self.failing_methods, self.calls = timedelta(days=1), set(), []
         self.now = datetime.now(timezone.utc)
+        self.config = ""
 
     def hold(self, *names, **labels):
         """Replace the held alerts with one `samples.alert` for each of these names."""
@@ -58,6 +60,10 @@ class FakeAlertmanager:
     def status(self):
         self._call("status")
         return AlertmanagerStatus(self.uptime, self.now)
+
+    def configuration(self):
+        self._call("configuration")
+        return self.config
 
     def silences(self):
         self._call("silences")

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, Sample
+from poundcake.monitoring import (
+    AlertReading,
+    AlertRule,
+    AlertState,
+    LoadedRules,
+    MonitoringError,
+    Sample,
+)
 from tests.lib.samples import NOON, later
 
 LABELS = {"alertname": "DiskFull", "instance": "web-1:9100", "job": "node", "cluster": "eu"}
@@ -20,6 +27,8 @@ class FakePrometheus:
         error: The error that every query raises, or ''.
         expressions: The expressions that were queried.
         results: The values of other expressions.
+        rules: All alerting rules.
+        now: The time by its clock, when it returns these rules.
     """
 
     def __init__(self, state="cleared", evaluation_age=10, series=(), up=1.0, error=""):
@@ -27,6 +36,7 @@ class FakePrometheus:
         self.state, self.series = AlertState(state), list(series)
         self.evaluation_age = evaluation_age
         self.up, self.error, self.expressions, self.results = up, error, [], {}
+        self.rules, self.now = [], NOON
 
     def alert_state(self, labels):
         assert labels == LABELS
@@ -36,6 +46,11 @@ class FakePrometheus:
             return AlertReading(self.state, now=NOON)
         evaluated_at = later(-self.evaluation_age)
         return AlertReading(self.state, evaluated_at, NOON, "no data", (RULE,))
+
+    def alerting_rules(self):
+        if self.error:
+            raise MonitoringError(self.error)
+        return LoadedRules(tuple(self.rules), self.now)
 
     def query(self, expression):
         self.expressions.append(expression)

@@ -319,6 +319,7 @@ class Standalone(Stack):
             command += ["--config-poll", str(config_poll)]
         if "database_url" not in config:
             # A file, because one scenario searches the process list for the password in the URL.
+            (folder / "database_url").touch(mode=0o600)
             (folder / "database_url").write_text(database)
             command += ["--database", f"file:{folder / 'database_url'}"]
         if config.get("log_level") == "debug":

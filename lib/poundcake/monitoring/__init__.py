@@ -9,12 +9,14 @@ from __future__ import annotations
 from poundcake.config import Config
 from poundcake.monitoring.alertmanager import Alertmanager
 from poundcake.monitoring.api import (
+    AlertingRule,
     AlertmanagerApi,
     AlertmanagerStatus,
     AlertReading,
     AlertRule,
     AlertState,
     HeldAlert,
+    LoadedRules,
     Matcher,
     MonitoringError,
     PrometheusApi,
@@ -28,10 +30,12 @@ __all__ = [
     "AlertReading",
     "AlertRule",
     "AlertState",
+    "AlertingRule",
     "Alertmanager",
     "AlertmanagerApi",
     "AlertmanagerStatus",
     "HeldAlert",
+    "LoadedRules",
     "Matcher",
     "MonitoringError",
     "Prometheus",

@@ -57,6 +57,14 @@ class Alertmanager:
         # The header is precise to a second, so it may be before the start.
         return AlertmanagerStatus(max(response.now - started, timedelta(0)), response.now)
 
+    def configuration(self) -> str:
+        """Return its configuration in YAML, in which secrets are masked."""
+        document = self._client.get("/api/v2/status").document
+        try:
+            return str(document["config"]["original"])
+        except (KeyError, TypeError):
+            raise self._unexpected_response("/api/v2/status") from None
+
     def silences(self) -> list[Silence]:
         """Return all silences, including those that ended recently."""
         document = self._client.get("/api/v2/silences").document

@@ -115,6 +115,34 @@ class AlertRule:
 
 
 @dataclass(frozen=True)
+class AlertingRule:
+    """An alerting rule, as Prometheus has loaded it.
+
+    Attributes:
+        name: The name of its alerts.
+        labels: The labels that it adds to its alerts.
+        error: Why its last evaluation failed, or ''.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class LoadedRules:
+    """The alerting rules of a Prometheus.
+
+    Attributes:
+        rules: The rules.
+        now: The current time by Prometheus's clock, or None if the response contains none.
+    """
+
+    rules: tuple[AlertingRule, ...]
+    now: datetime | None
+
+
+@dataclass(frozen=True)
 class AlertReading:
     """The state of an alert, as of the last evaluation of its rule.
 
@@ -159,6 +187,9 @@ class AlertmanagerApi(Protocol):
     def status(self) -> AlertmanagerStatus:
         """Return how long the Alertmanager has been running, and its current time."""
 
+    def configuration(self) -> str:
+        """Return its configuration in YAML, in which secrets are masked."""
+
     def silences(self) -> list[Silence]:
         """Return all silences, including those that ended recently."""
 
@@ -181,3 +212,6 @@ class PrometheusApi(Protocol):
 
     def query(self, expression: str) -> Sequence[Sample]:
         """Return the instant vector of an expression at the current time."""
+
+    def alerting_rules(self) -> LoadedRules:
+        """Return all alerting rules."""

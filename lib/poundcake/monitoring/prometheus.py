@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Any, Iterable, Mapping, Sequence
 
 from poundcake.monitoring.api import (
+    AlertingRule,
     AlertReading,
     AlertRule,
     AlertState,
+    LoadedRules,
     MonitoringError,
     Sample,
 )
@@ -65,6 +67,24 @@ class Prometheus:
         except (IndexError, KeyError, TypeError, ValueError):
             raise self._unexpected_response(_QUERY) from None
         raise self._client.error(f"the result is not an instant vector, but a {data['resultType']}")
+
+    def alerting_rules(self) -> LoadedRules:
+        """Return all alerting rules."""
+        response, data = self._get(_RULES, {"type": "alert"})
+        try:
+            rules = tuple(
+                AlertingRule(
+                    str(rule["name"]),
+                    dict(rule.get("labels") or {}),
+                    str(rule.get("lastError") or rule["health"]) if rule["health"] == "err" else "",
+                )
+                for group in data["groups"]
+                for rule in group["rules"]
+                if rule["type"] == "alerting"
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self._unexpected_response(_RULES) from None
+        return LoadedRules(rules, response.now)
 
     def _get(self, path: str, query: Query) -> tuple[JsonResponse, Any]:
         """Return a response, and the data in it."""

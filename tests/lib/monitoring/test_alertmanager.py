@@ -125,7 +125,7 @@ def test_malformed_alerts_are_an_error_and_not_skipped(fake_server, document):
 
 def test_a_response_from_another_server_is_an_error(fake_server):
     client = Alertmanager(MonitoringServer(fake_server.url))
-    for call in (client.alerts, client.status, client.silences):
+    for call in (client.alerts, client.status, client.configuration, client.silences):
         with pytest.raises(MonitoringError, match="not a valid response of Alertmanager"):
             call()
     with pytest.raises(MonitoringError, match="not a valid response of Alertmanager"):

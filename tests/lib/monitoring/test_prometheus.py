@@ -112,6 +112,23 @@ def test_the_state_of_an_alert_depends_on_all_its_rules(fake_server, rules, stat
     assert read_alert_state(fake_server, *rules).state == state
 
 
+def test_all_alerting_rules_are_listed_with_their_labels_and_errors(fake_server):
+    rules = [
+        rule(labels={"severity": "page"}),
+        rule(name="Bad", health="err", lastError="no data"),
+        rule(name="record", type="recording"),
+    ]
+    groups = [{"rules": [item]} for item in rules]
+    fake_server.responses[RULES] = {"status": "success", "data": {"groups": groups}}
+    fake_server.headers = {"Date": "Wed, 01 Jan 2020 00:10:00 GMT"}
+    loaded = Prometheus(MonitoringServer(fake_server.url)).alerting_rules()
+    assert [(item.name, item.labels, item.error) for item in loaded.rules] == [
+        ("HostDown", {"severity": "page"}, ""),
+        ("Bad", {}, "no data"),
+    ]
+    assert iso(loaded.now) == "2020-01-01T00:10:00Z"
+
+
 def test_an_unknown_state_has_a_reason(fake_server):
     assert (
         read_alert_state(fake_server, rule(health="err", lastError="no data")).detail == "no data"
@@ -162,3 +179,10 @@ def test_an_unexpected_response_is_an_error_and_not_a_cleared_alert(fake_server,
     for call in (lambda: client.alert_state(LABELS), lambda: client.query("up")):
         with pytest.raises(MonitoringError, match="not a response of Prometheus's API"):
             call()
+
+
+@pytest.mark.parametrize("data", [None, {"groups": [1]}, {"groups": [{"rules": [{}]}]}])
+def test_unexpected_rules_are_an_error(fake_server, data):
+    fake_server.responses[RULES] = {"status": "success", "data": data}
+    with pytest.raises(MonitoringError, match="not a response of Prometheus's API"):
+        Prometheus(MonitoringServer(fake_server.url)).alerting_rules()

@@ -28,7 +28,7 @@ _VERDICTS = {
     "unknown": "the endpoint does not answer; Alertmanager sends its webhooks again",
 }
 # What a person does about a component that does not work.
-_REMEDIES = {
+REMEDIES = {
     "journal": "free some space, or make state_dir writable for the sensor",
     "broker": "start RabbitMQ; the waiting requests are announced without a restart",
     "database": "start the database server; the waiting requests are recorded without a restart",
@@ -101,7 +101,7 @@ def find_problems(view: Mapping[str, Any], now: datetime) -> list[str]:
     for name, part in view["components"].items():
         if part["state"] in ("down", "full"):
             age = f" for {format_elapsed(part['since'], now)}" if part["since"] else ""
-            remedy = _REMEDIES.get(name, "see its detail below")
+            remedy = REMEDIES.get(name, "see its detail below")
             if part["state"] == "full":
                 remedy = "repair what blocks its requests"
             problems.append(f"{name} has been {part['state']}{age}: {remedy}")

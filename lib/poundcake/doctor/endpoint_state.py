@@ -1,0 +1,110 @@
+"""Check what the endpoint reports about itself, the broker and its own configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Mapping
+
+from poundcake import __version__
+from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
+from poundcake.trail.text.health import REMEDIES
+
+_RESTART = "st2ctl restart-component st2sensorcontainer"
+_LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
+_STATUS = "st2 run poundcake.status format=text request_id="
+
+
+def check_no_answer(reason: str) -> list[Finding]:
+    """Report an endpoint that does not answer.
+
+    Args:
+        reason: Why, as endpoint_client reports it.
+    """
+    remedy = f"see why the sensor does not run ({_LOG}), or set endpoint_url"
+    return [
+        problem("endpoint", f"the endpoint does not answer: {reason}", remedy),
+        unknown("endpoint.broker", "only the endpoint can check RabbitMQ", "repair the endpoint"),
+    ]
+
+
+def check_health(view: Mapping[str, Any]) -> list[Finding]:
+    """Check the health view of an endpoint that answered.
+
+    Args:
+        view: The view, with the differences between its configuration and that of actions.
+    """
+    address = view.get("address") or "not listening"
+    findings = [ok("endpoint", f"the endpoint answers ({address})"), _check_version(view)]
+    for name, part in (view.get("components") or {}).items():
+        findings += _check_component(name, part)
+    findings += _check_configuration(view.get("configuration") or {})
+    findings += _check_webhooks(view)
+    return findings
+
+
+def _check_version(view: Mapping[str, Any]) -> Finding:
+    version = view.get("version")
+    if version == __version__:
+        return ok("endpoint.version", f"the endpoint and the actions are version {version}")
+    what = f"the endpoint is version {version}, and the actions are version {__version__}"
+    return problem("endpoint.version", what, f"run: {_RESTART}")
+
+
+def _check_component(name: str, part: Mapping[str, Any]) -> list[Finding]:
+    check, state = f"endpoint.{name}", part.get("state")
+    detail = str(part.get("detail") or "")
+    findings = []
+    if state in ("down", "full"):
+        what = f"{name} is {state}: {detail}"
+        findings.append(problem(check, what, REMEDIES.get(name, "see the log of the sensor")))
+    elif state == "unknown":
+        what = f"the endpoint has not used the component {name} yet"
+        findings.append(unknown(check, what, "send an alert, then run doctor again"))
+    elif detail:
+        findings.append(warning(check, f"{name}: {detail}", "see docs/OPERATIONS.md, Health"))
+    else:
+        findings.append(ok(check, f"the component {name} works"))
+    stuck = part.get("stuck_requests") or []
+    if stuck:
+        what = f"requests that cannot be recorded: {', '.join(map(str, stuck[:3]))}"
+        findings.append(problem(check, what, f"run: {_STATUS}{stuck[0]}"))
+    return findings
+
+
+def _check_configuration(configuration: Mapping[str, Any]) -> list[Finding]:
+    check = "endpoint.configuration"
+    findings = []
+    if configuration.get("problem"):
+        remedy = "correct it; the endpoint tries again every 20 seconds"
+        findings.append(problem(check, f"endpoint: {configuration['problem']}", remedy))
+    for key, values in (configuration.get("differences") or {}).items():
+        what = (
+            f"{key} is {json.dumps(values['actions'])} for actions and "
+            f"{json.dumps(values['endpoint'])} for the endpoint"
+        )
+        remedy = "wait 30 seconds; if the difference stays, endpoint_url names another endpoint"
+        findings.append(warning(check, what, remedy))
+    return findings or [ok(check, "the endpoint and the actions use the same configuration")]
+
+
+def _check_webhooks(view: Mapping[str, Any]) -> list[Finding]:
+    check = "endpoint.webhooks"
+    findings = []
+    refusals = view.get("refused") or {}
+    if refusals.get("last"):
+        last = refusals["last"]
+        what = (
+            f"webhooks refused since the endpoint started: {refusals['count']}; the last one from "
+            f"{last['sender']}: {last['status']}, {last['detail']}"
+        )
+        findings.append(warning(check, what, "correct the sender (docs/TROUBLESHOOTING.md)"))
+    if view.get("paused"):
+        what = f"all changes are paused: {view['paused'].get('reason', '')}"
+        findings.append(warning("endpoint.pause", what, "run: st2 run poundcake.resume"))
+    newest = view.get("newest_webhook_at")
+    if newest:
+        findings.append(ok(check, f"the newest webhook was recorded at {newest}"))
+    elif "newest_webhook_at" in view:
+        remedy = "point Alertmanager at the endpoint (docs/ALERTMANAGER.md)"
+        findings.append(warning(check, "no webhook has been recorded yet", remedy))
+    return findings

@@ -1,0 +1,81 @@
+"""What the endpoint reports becomes findings."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from poundcake import __version__
+from poundcake.doctor import endpoint_state
+from poundcake.doctor.finding import Status, worst_status
+
+HEALTHY = {
+    "status": "ok",
+    "version": __version__,
+    "address": "http://127.0.0.1:8000",
+    "components": {
+        name: {"state": "ok", "detail": "", "stuck_requests": []}
+        for name in ("journal", "broker", "database", "stackstorm")
+    },
+    "configuration": {"problem": "", "differences": {}},
+    "paused": None,
+    "refused": {"count": 0, "last": None},
+    "newest_webhook_at": "2026-11-27T22:00:00Z",
+}
+REFUSAL = {"sender": "192.0.2.7", "status": 413, "detail": "too large"}
+
+
+def change(path, value):
+    """Return the healthy view with one value changed, and check that the view is changed."""
+    view = copy.deepcopy(HEALTHY)
+    *parents, last = path.split("/")
+    inner = view
+    for parent in parents:
+        inner = inner[parent]
+    inner[last] = value
+    return view
+
+
+def test_a_healthy_endpoint_is_all_ok():
+    findings = endpoint_state.check_health(HEALTHY)
+    assert {finding.status for finding in findings} == {Status.OK}
+    assert "http://127.0.0.1:8000" in findings[0].what
+
+
+@pytest.mark.parametrize(
+    "path, value, status, what, remedy",
+    [
+        ("version", "0.2.0", "problem", "version 0.2.0", "restart-component"),
+        ("components/broker/state", "down", "problem", "broker is down", "start RabbitMQ"),
+        ("components/journal/state", "full", "problem", "journal is full", ""),
+        ("components/database/state", "unknown", "unknown", "database", "send an alert"),
+        ("components/journal/detail", "on tmpfs", "warning", "on tmpfs", "docs/OPERATIONS.md"),
+        ("components/journal/stuck_requests", ["r1"], "problem", "r1", "request_id=r1"),
+        ("configuration/problem", "port: in use", "problem", "port: in use", "correct it"),
+        (
+            "configuration/differences",
+            {"dry_run": {"endpoint": True, "actions": False}},
+            "warning",
+            "dry_run is false for actions and true for the endpoint",
+            "30 seconds",
+        ),
+        ("paused", {"reason": "maintenance"}, "warning", "maintenance", "poundcake.resume"),
+        ("refused", {"count": 3, "last": REFUSAL}, "warning", "413, too large", "sender"),
+        ("newest_webhook_at", None, "warning", "no webhook", "docs/ALERTMANAGER.md"),
+    ],
+)
+def test_each_problem_is_found(path, value, status, what, remedy):
+    findings = endpoint_state.check_health(change(path, value))
+    (finding,) = [finding for finding in findings if finding.status is not Status.OK]
+    assert finding.status == status
+    assert what in finding.what
+    assert remedy in finding.remedy and finding.remedy
+
+
+def test_an_endpoint_that_does_not_answer_is_a_problem():
+    findings = endpoint_state.check_no_answer("no answer from http://127.0.0.1:8000")
+    assert worst_status(findings) is Status.PROBLEM
+    assert "no answer from http://127.0.0.1:8000" in findings[0].what
+    assert "st2sensorcontainer.log" in findings[0].remedy
+    assert findings[1].status is Status.UNKNOWN, "only the endpoint can check RabbitMQ"
