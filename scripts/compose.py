@@ -29,11 +29,12 @@ SECRETS = (
     "GRAFANA_PASSWORD",
     "ALERTMANAGER_TOKEN",
     "PROMETHEUS_TOKEN",
+    "BOARD_PASSWORD",
 )
 # The published ports, all on 127.0.0.1, with the name of the service that people see.
 PORTS = {
     "WEB_PORT": (8800, "StackStorm", "/"),
-    "ENDPOINT_PORT": (8801, "PoundCake's endpoint", "/api/v1/health/live"),
+    "ENDPOINT_PORT": (8801, "PoundCake", "/board"),
     "GRAFANA_PORT": (8802, "Grafana", "/"),
     "PROMETHEUS_PORT": (8803, "Prometheus", "/alerts"),
     "ALERTMANAGER_PORT": (8804, "Alertmanager", "/"),
@@ -76,12 +77,13 @@ def up(_host: str | None = None) -> None:
     wait_until_installed(compose)
     print("\nThe stack is ready:\n")
     for name, (default, title, path) in PORTS.items():
-        print(f"  {title + ':':<22}http://127.0.0.1:{values.get(name, default)}{path}")
+        print(f"  {title + ':':<15}http://127.0.0.1:{values.get(name, default)}{path}")
     print(
-        f"\n  {'StackStorm login:':<22}{values.get('ST2_USER', 'st2admin')}, "
-        f"with ST2_PASSWORD from .env\n"
-        f"  {'Grafana login:':<22}admin, with GRAFANA_PASSWORD from .env\n\n"
-        "Next: make break-service, make fill-disk, make storm (docs/COMPOSE.md)."
+        "\nThe passwords are in .env:\n\n"
+        f"  {'StackStorm:':<15}{values.get('ST2_USER', 'st2admin')}, with ST2_PASSWORD\n"
+        f"  {'PoundCake:':<15}any user, with BOARD_PASSWORD\n"
+        f"  {'Grafana:':<15}admin, with GRAFANA_PASSWORD\n\n"
+        "Next: make break-service, make fill-disk, make storm (docs/COMPOSE.md)"
     )
 
 

@@ -129,7 +129,7 @@ def test_only_the_readers_of_a_secret_can_read_it(write_secrets):
     assert write_secrets().returncode == 0
     volumes = write_secrets.volumes
     files = [path for path in volumes.glob("*/*") if path.parent.name not in ("pack", "host-keys")]
-    assert len(files) >= 11
+    assert len(files) >= 12
     for path in files:
         assert mode(path) & 0o007 == 0, path
     for client in ("alertmanager", "prometheus"):

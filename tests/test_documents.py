@@ -15,6 +15,7 @@ from st2client.shell import Shell
 
 from poundcake.remediation.safety import PASSING_REFUSALS, Refusal
 from poundcake.remediations import read_remediations
+from scripts import compose
 from tests import documents
 from tests.documents import DOCUMENTS, ROOT
 
@@ -26,6 +27,15 @@ MODULE = re.compile(r"(?:endpoint|trail|remediation|stackstorm)(?:\.[A-Za-z_]+)+
 FILE_REFERENCE = re.compile(r"((?:[\w-]+/)*[\w-]+\.(?:py|yaml))(?:::(\w+))?\Z")
 # A command that writes a new secret, or a URL with a password, into a file.
 WRITES_A_SECRET = re.compile(r"openssl rand .*>|-keyout |mysql\+pymysql://.*>")
+# The pages whose commands start containers, and why a command on them is not executed by a test.
+CONTAINER_DOCUMENTS = [ROOT / "docs" / name for name in ("COMPOSE.md", "KUBERNETES.md")]
+NOT_EXECUTED = {
+    "docker ": "the tests run where there is no Docker",
+    "helm ": "the tests have no cluster",
+    "kubectl ": "the tests have no cluster",
+    "rm .env": "it would delete the developer's passwords",
+    "st2 inquiry respond ": "tests/scenarios/test_approvals.py answers inquiries with real ids",
+}
 DEVELOPER_DOCUMENTS = [ROOT / "docs" / "ARCHITECTURE.md", ROOT / "docs" / "CONTRIBUTING.md"]
 
 
@@ -64,7 +74,7 @@ def test_commands_that_write_a_secret_set_a_umask():
     lines = [line for block in code_blocks("sh") for line in block.values[0].splitlines()]
     commands = [line for line in lines if WRITES_A_SECRET.search(line)]
     unprotected = [command for command in commands if not command.startswith("(umask 077; ")]
-    # The containers of docker-compose.yml read etc/poundcake.token as another user.
+    # The containers of docker-compose.pack.yml read etc/poundcake.token as another user.
     assert len(unprotected) < len(commands)
     assert [command for command in unprotected if "etc/poundcake.token" not in command] == []
 
@@ -72,6 +82,26 @@ def test_commands_that_write_a_secret_set_a_umask():
 @pytest.mark.parametrize("text", code_blocks("sh"))
 def test_the_shell_can_parse_each_snippet(text):
     subprocess.run(["sh", "-n"], input=text.encode(), check=True)
+
+
+@pytest.mark.parametrize("path", CONTAINER_DOCUMENTS, ids=documents.display_name)
+def test_each_command_about_containers_is_executed_or_has_a_reason(path, tmp_path):
+    lines = [
+        line for block in documents.find_code_blocks(path, "sh") for line in block.splitlines()
+    ]
+    commands = [line.strip() for line in lines]
+    assert len(commands) > 5
+    for command in commands:
+        if command.startswith("make "):
+            # tests/test_compose_scripts.py runs each of them, with a replacement of Docker.
+            assert command.split()[1] in compose.COMMANDS
+        elif command.startswith("st2 run poundcake."):
+            pass  # tests/scenarios/test_cli.py runs it
+        elif command.startswith(("(umask 077; ", "rm database_url ")):
+            subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+        else:
+            assert command.startswith(tuple(NOT_EXECUTED)), command
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", code_blocks("sh"))

@@ -10,7 +10,7 @@ repository=${REPOSITORY:-/repository}
 nobody=65534 # the user of Prometheus and Alertmanager in their images
 
 for name in ST2_PASSWORD MONGO_PASSWORD RABBITMQ_PASSWORD REDIS_PASSWORD MARIADB_PASSWORD \
-    ALERTMANAGER_TOKEN PROMETHEUS_TOKEN; do
+    ALERTMANAGER_TOKEN PROMETHEUS_TOKEN BOARD_PASSWORD; do
     value=$(printenv "$name" || true)
     case $value in
     '') echo "secrets: $name is empty; run make up, which writes .env" >&2; exit 1 ;;
@@ -62,6 +62,7 @@ printf 'mysql+pymysql://poundcake:%s@mariadb/poundcake\n' "$MARIADB_PASSWORD" \
     >"$secrets/database_url"
 printf '%s\n' "$ALERTMANAGER_TOKEN" >"$secrets/alertmanager.token"
 printf '%s\n' "$PROMETHEUS_TOKEN" >"$secrets/prometheus.token"
+printf '%s\n' "$BOARD_PASSWORD" >"$secrets/people.token"
 chown -R root:st2 "$secrets"
 chmod 750 "$secrets"
 chmod 640 "$secrets"/*
