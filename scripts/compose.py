@@ -256,12 +256,15 @@ def wait_until_installed(compose: list[str]) -> None:
 
 
 def is_ready(name: str, state: str) -> bool:
-    """Return True if a container is healthy or, if it runs only once, has succeeded."""
-    return state == ("exited 0" if name in ONE_SHOT else "healthy")
+    """Return True if a container is healthy, has no health check, or has succeeded and runs once.
+
+    Docker reports `running` only for a container without a health check.
+    """
+    return state == "exited 0" if name in ONE_SHOT else state in ("healthy", "running")
 
 
 def container_states(compose: list[str]) -> dict[str, str]:
-    """Return {service: its state}: `healthy`, `starting`, `exited 1` and so on."""
+    """Return {service: its state}: `healthy`, `starting`, `running`, `exited 1` and so on."""
     ids = container_ids(compose)
     if not ids:
         return {}

@@ -175,6 +175,15 @@ def test_each_image_has_a_version(service):
     assert re.match(r"v?\d+\.\d+\.\d+|1$", tag)
 
 
+@pytest.mark.parametrize(
+    "path", ["etc/compose/host/Dockerfile", "etc/kubernetes/Dockerfile"], ids=str
+)
+def test_each_base_image_has_a_version(path):
+    text = (ROOT / path).read_text(encoding="utf-8")
+    images = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert images and all(re.search(r":\d+\.\d+", image) for image in images)
+
+
 @pytest.mark.parametrize("service", each_service())
 def test_each_service_that_stays_up_restarts_and_has_a_health_check(service):
     runs_once = service["restart"] == "no"

@@ -1,4 +1,4 @@
-"""The files in etc/kubernetes agree with the chart stackstorm-ha, with each other and with the pack.
+"""The files in etc/kubernetes agree with the chart stackstorm-ha, each other, and the pack.
 
 No test needs a cluster or Helm. CHART_VALUES and MANIFEST_FIELDS list what is used of the published
 values and schemas; add a key only after you have found it there.
