@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 from sqlalchemy import ColumnElement, bindparam, case, func, null, select
 from sqlalchemy.engine import Connection
@@ -27,6 +27,8 @@ Matching runs in the endpoint, and a client chooses the regular expressions.
 MAX_TEXT = 1 << 18
 """Maximum length of the JSON that matchers are applied to. They reject longer ones."""
 _BATCH = 250
+_SMALL_BATCH = 100
+"""How many alerts are read at a time if a few matching ones may be enough."""
 # Texts that any JSON encoder writes unchanged.
 _SAME_IN_JSON = re.compile(r"[0-9A-Za-z._:@+ -]+\Z")
 
@@ -48,7 +50,7 @@ def find_matching(
     ids: Sequence[int],
     conditions: AlertConditions,
     seconds: float = MAX_SECONDS,
-    enough: int = 0,
+    is_enough: Callable[[Sequence[int]], bool] | None = None,
 ) -> Matching:
     """Return which of these alerts satisfy the matchers of the conditions.
 
@@ -57,7 +59,7 @@ def find_matching(
         ids: The row ids of the alerts, in the order in which they are checked.
         conditions: The conditions. Those on columns are not checked.
         seconds: How long to apply the matchers.
-        enough: Stop after the batch in which this number of alerts has been found; 0 for never.
+        is_enough: Stop after the batch after which this returns True for the matching ids.
     """
     if not conditions.has_matchers:
         return Matching(list(ids), len(ids))
@@ -65,8 +67,8 @@ def find_matching(
     deadline = time.monotonic() + seconds
     matching: list[int] = []
     checked_count = 0
-    for batch in database.batched(ids, _BATCH):
-        if enough and len(matching) >= enough:
+    for batch in database.batched(ids, _SMALL_BATCH if is_enough else _BATCH):
+        if is_enough and is_enough(matching):
             break
         texts_by_id = _read_texts(connection, batch, conditions)
         for row_id in batch:

@@ -13,13 +13,6 @@ from tests.lib.trails import episode, pages, record, record_execution, view
 VALUES = ["infra", "a b", 'a"b', "a\\b", "\xe4", "\U0001f370", "a\nb", "x" * 5000, "infrastructure"]
 
 
-def find(engine, ids=None, **filters):
-    with database.reading(engine) as connection:
-        conditions = search.parse(**filters)
-        resolved = label_matchers.AlertConditions({}, conditions.labels, conditions.annotations)
-        return label_matchers.find_matching(connection, ids, resolved, 60, 1)
-
-
 @pytest.mark.parametrize("number", range(len(VALUES)))
 @pytest.mark.parametrize("field", ["labels", "annotations"])
 def test_any_value_can_be_asked_for(engine, number, field):
@@ -87,9 +80,25 @@ def test_a_search_that_stops_early_continues(
 
 
 def test_matching_stops_when_enough_alerts_are_found(engine, six_alerts, monkeypatch):
-    monkeypatch.setattr(label_matchers, "_BATCH", 2)
-    matching = find(engine, [6, 5, 4, 3, 2, 1], labels='team=~"infra|web"')
+    monkeypatch.setattr(label_matchers, "_SMALL_BATCH", 2)
+    labels = search.parse(labels='team=~"infra|web"').labels
+    conditions = label_matchers.AlertConditions({}, labels)
+    with database.reading(engine) as connection:
+        matching = label_matchers.find_matching(
+            connection, [6, 5, 4, 3, 2, 1], conditions, 60, bool
+        )
     assert (matching.ids, matching.checked_count) == ([6, 5], 2)
+
+
+@pytest.mark.parametrize("depth, total, at_least", [(6, 3, None), (5, 2, True)])
+def test_requests_are_counted_exactly_if_the_history_ends_within_the_depth(
+    engine, six_alerts, monkeypatch, depth, total, at_least
+):
+    monkeypatch.setattr(label_matchers, "_SMALL_BATCH", 1)
+    monkeypatch.setattr(bounded_search, "CHECKED_DEPTH", depth)
+    filters = search.parse(labels="team=infra")
+    page = view(engine, queries.executions_recent, filters=filters, limit=1)
+    assert (page["total"], page.get("at_least")) == (total, at_least)
 
 
 class TestStats:

@@ -5,22 +5,22 @@ newest entries of one index, at most DEPTH, and applies the filters to those. If
 end of the history, the view reports that its total is a lower bound, and returns a cursor with
 which the search continues.
 
-Filters for single values of columns are applied by the database. For any other condition, such as a
-matcher on a label, the search reads the entries and applies the filters itself.
+Filters on columns are applied by the database. Matchers on labels and annotations are applied to
+the entries that satisfy these filters.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from itertools import chain
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
+    CompoundSelect,
     Select,
     Subquery,
     and_,
+    false,
     func,
     literal,
     or_,
@@ -38,7 +38,7 @@ from poundcake.trail.search import Cursor, Filters
 
 DEPTH = 1_000
 CHECKED_DEPTH = 500
-"""How many entries a search reads if it applies the filters itself, which takes longer."""
+"""How many entries a search reads with matchers, or if filters have several values."""
 REGEX_DEPTH = 250
 """How many it reads if it also needs all of their labels: with matchers, but none with `=`."""
 # The filters for which poundcake_alerts has an index, the most selective first. The search reads
@@ -46,23 +46,32 @@ REGEX_DEPTH = 250
 _INDEXED = ("fingerprint", "instance", "alert_name", "outcome", "severity")
 
 
+class Entry(NamedTuple):
+    """An alert in an index."""
+
+    id: int
+    created_at: datetime
+    api_call_id: int
+
+
 class Candidates(NamedTuple):
     """The newest alerts that a search found in an index, which may match all filters.
 
     Attributes:
         rows: A subquery that selects id, api_call_id, created_at and outcome, and the columns by
-            which the rows are still to be filtered. Unless `is_checked`, it has at most DEPTH + 1
+            which the rows are still to be filtered. Unless `is_end_known`, it has at most DEPTH + 1
             rows.
         matches: The condition for the rows that match all filters.
-        is_checked: Whether the rows were read and checked, so that all of them match.
-        last_checked: If they were, and the history continues: the created_at and id of the last
-            alert that was checked.
+        is_end_known: Whether it is known where the search ended. Otherwise, the number of rows
+            shows it.
+        end: If it is known, and the history continues: the created_at and id of the last alert that
+            was searched.
     """
 
     rows: Subquery
     matches: ColumnElement[bool]
-    is_checked: bool = False
-    last_checked: tuple[datetime, int] | None = None
+    is_end_known: bool = False
+    end: tuple[datetime, int] | None = None
 
     def continues(self, connection: Connection, count: int | None = None) -> bool:
         """Return True if the search stopped before the end of the history.
@@ -71,16 +80,16 @@ class Candidates(NamedTuple):
             connection: A connection to the tracking database.
             count: The number of candidates if it is known.
         """
-        if self.is_checked:
-            return self.last_checked is not None
+        if self.is_end_known:
+            return self.end is not None
         if count is None:
             count = connection.scalar(select(func.count()).select_from(self.rows)) or 0
         return count > DEPTH
 
     def continuation(self, connection: Connection, *more_ids: int) -> Cursor:
         """Return the cursor with which a search that stopped continues."""
-        if self.last_checked:
-            return Cursor.of(*self.last_checked, *more_ids)
+        if self.end:
+            return Cursor.of(*self.end, *more_ids)
         moment, row_id = self.rows.c.created_at, self.rows.c.id
         oldest_row = select(moment, row_id).order_by(moment, row_id).limit(1)
         return Cursor.of(*connection.execute(oldest_row).one(), *more_ids)
@@ -99,7 +108,7 @@ def select_candidates(
     conditions: AlertConditions,
     filters: Filters,
     after: tuple[datetime, int] | None = None,
-    enough: int = 0,
+    is_enough: Callable[[Sequence[Entry]], bool] | None = None,
 ) -> Candidates:
     """Return the newest alerts that may match the filters.
 
@@ -109,18 +118,27 @@ def select_candidates(
         filters: The filters. Their time range applies to the times of receipt.
         after: The created_at and id of an alert. Only alerts that follow it in the list are
             returned.
-        enough: With matchers, stop when about this number of alerts has been found; 0 for never.
+        is_enough: With matchers, and if the history continues after the entries of the search, stop
+            when this returns True for the alerts that have been found.
     """
     if not conditions.is_simple:
-        return _check_candidates(connection, conditions, filters, after, enough)
+        search = _select_from_branches(connection, conditions, filters, after)
+        return (
+            _apply_matchers(connection, search, conditions, is_enough)
+            if conditions.has_matchers
+            else search
+        )
     remaining = dict(conditions.values)
     indexed = _first_indexed(remaining)
     indexed_values = remaining.pop(indexed, ())
     rows = _select_newest(
-        [has_value(alerts.c[indexed], indexed_values)] if indexed else [],
+        [
+            *([has_value(alerts.c[indexed], indexed_values)] if indexed else []),
+            *time_filters(filters, alerts.c.created_at),
+            *_alerts_after(after),
+        ],
         [alerts.c.api_call_id, alerts.c.outcome]
         + [alerts.c[name] for name in remaining if name != "outcome"],
-        [*time_filters(filters, alerts.c.created_at), *_alerts_after(after)],
         DEPTH + 1,
     )
     subquery = rows.subquery("candidates")
@@ -129,24 +147,14 @@ def select_candidates(
     )
 
 
-class _Entry(NamedTuple):
-    """An alert in an index."""
-
-    created_at: datetime
-    id: int
-    remaining: tuple[str, ...]
-
-
-def _check_candidates(
+def _select_from_branches(
     connection: Connection,
     conditions: AlertConditions,
     filters: Filters,
     after: tuple[datetime, int] | None,
-    enough: int,
 ) -> Candidates:
-    """Read the newest alerts that satisfy the conditions with an index, and check the others."""
+    """Return the newest alerts of several parts of an index: one for each value of its column."""
     remaining = dict(conditions.values)
-    depth = depth_of(conditions)
     if conditions.episode or conditions.call_id is not None:
         branches = [_ids_of(connection, conditions, after)]
         size = DEPTH + 1  # enough for all of them
@@ -154,23 +162,56 @@ def _check_candidates(
         indexed = _first_indexed(remaining)
         values = remaining.pop(indexed, ())
         branches = [[alerts.c[indexed] == value] for value in values] if indexed else [[]]
-        size = depth // max(1, len(branches)) + 1
-    columns = [alerts.c[name] for name in remaining]
-    range_conditions = [*time_filters(filters, alerts.c.created_at), *_alerts_after(after)]
-    entries, horizon = _read_branches(connection, branches, columns, range_conditions, size)
-    allowed_values = list(remaining.values())
-    candidate_keys = [
-        (entry.created_at, entry.id)
-        for entry in entries
-        if all(text in allowed for text, allowed in zip(entry.remaining, allowed_values))
-    ]
-    candidate_ids = [row_id for _, row_id in candidate_keys]
-    matching = find_matching(connection, candidate_ids, conditions, enough=enough)
-    if matching.checked_count < len(candidate_keys):
-        horizon = candidate_keys[matching.checked_count - 1]
+        branches = branches or [[false()]]
+        size = depth_of(conditions) // len(branches) + 1
+    time_range = [*time_filters(filters, alerts.c.created_at), *_alerts_after(after)]
+    # The last entry of each part that has more.
+    ends = _union([_select_newest([*b, *time_range], [], 1).offset(size - 1) for b in branches])
+    end = max(((row.created_at, row.id) for row in connection.execute(ends)), default=None)
+    columns = [alerts.c.api_call_id, alerts.c.outcome]
+    columns += [alerts.c[name] for name in remaining if name != "outcome"]
+    if end:
+        time_range += _alerts_until(end)
+    rows = _union([_select_newest([*b, *time_range], columns, size) for b in branches])
+    subquery = rows.subquery("candidates")
+    matches = [has_value(subquery.c[name], values) for name, values in remaining.items()]
+    return Candidates(subquery, and_(True, *matches), True, end)
+
+
+def _union(selects: Sequence[Select[Any]]) -> Select[Any] | CompoundSelect[Any]:
+    """Return all rows of statements with a limit."""
+    if len(selects) == 1:
+        return selects[0]
+    branches = [statement.subquery(f"branch_{n}") for n, statement in enumerate(selects)]
+    return union_all(*[select(*branch.c) for branch in branches])
+
+
+def _apply_matchers(
+    connection: Connection,
+    search: Candidates,
+    conditions: AlertConditions,
+    is_enough: Callable[[Sequence[Entry]], bool] | None,
+) -> Candidates:
+    """Return the candidates that satisfy the matchers."""
+    rows = search.rows.c
+    statement = select(rows.id, rows.created_at, rows.api_call_id).where(search.matches)
+    ordered = statement.order_by(rows.created_at.desc(), rows.id.desc())
+    entries = {row.id: Entry(*row) for row in connection.execute(ordered)}
+
+    def has_enough(ids: Sequence[int]) -> bool:
+        return is_enough is not None and is_enough([entries[row_id] for row_id in ids])
+
+    may_stop = is_enough and search.end
+    matching = find_matching(
+        connection, list(entries), conditions, is_enough=has_enough if may_stop else None
+    )
+    end = search.end
+    if matching.checked_count < len(entries):
+        last_checked = list(entries.values())[matching.checked_count - 1]
+        end = last_checked.created_at, last_checked.id
     columns = [alerts.c[name] for name in ("id", "api_call_id", "created_at", "outcome")]
-    rows = select(*columns).where(has_id(alerts.c.id, matching.ids)).subquery("candidates")
-    return Candidates(rows, true(), True, horizon)
+    matching_rows = select(*columns).where(has_id(alerts.c.id, matching.ids))
+    return Candidates(matching_rows.subquery("candidates"), true(), True, end)
 
 
 def _first_indexed(values: Mapping[str, Any]) -> str:
@@ -192,56 +233,15 @@ def _ids_of(
     return [has_id(alerts.c.id, connection.scalars(newest).all())]
 
 
-def _read_branches(
-    connection: Connection,
-    branches: Sequence[Sequence[ColumnElement[bool]]],
-    columns: Sequence[ColumnElement[Any]],
-    range_conditions: Sequence[ColumnElement[bool]],
-    size: int,
-) -> tuple[list[_Entry], tuple[datetime, int] | None]:
-    """Read the newest entries of several parts of an index, newest first.
-
-    Args:
-        connection: A connection to the tracking database.
-        branches: The conditions of each part.
-        columns: The columns to read besides created_at and id.
-        range_conditions: The conditions of all parts.
-        size: The maximum number of entries of each part.
-
-    Returns:
-        The entries down to the horizon, and the horizon: the created_at and id of the entry up to
-        which all parts were read, or None if they were read to the end.
-    """
-    if not branches:
-        return [], None
-    selects = [
-        select(literal(number, Integer).label("branch"), *newest.c)
-        for number, newest in enumerate(
-            _select_newest(conditions, columns, range_conditions, size).subquery(f"branch_{number}")
-            for number, conditions in enumerate(branches)
-        )
-    ]
-    rows = connection.execute(union_all(*selects) if len(selects) > 1 else selects[0]).all()
-    entries_by_branch: dict[int, list[_Entry]] = {}
-    for number, row_id, created_at, *remaining in rows:
-        entry = _Entry(created_at, row_id, tuple(remaining))
-        entries_by_branch.setdefault(number, []).append(entry)
-    ends = [min(entries) for entries in entries_by_branch.values() if len(entries) == size]
-    horizon = max(ends)[:2] if ends else None
-    entries = sorted(chain.from_iterable(entries_by_branch.values()), reverse=True)
-    return [entry for entry in entries if horizon is None or entry[:2] >= horizon], horizon
-
-
 def _select_newest(
     conditions: Sequence[ColumnElement[bool]],
     columns: Sequence[ColumnElement[Any]],
-    range_conditions: Sequence[ColumnElement[bool]],
     limit: int,
 ) -> Select[Any]:
     moment, row_id = alerts.c.created_at, alerts.c.id
     return (
         select(row_id, moment, *columns)
-        .where(*conditions, *range_conditions)
+        .where(*conditions)
         .order_by(moment.desc(), row_id.desc())
         .limit(limit)
     )
@@ -249,6 +249,15 @@ def _select_newest(
 
 def _alerts_after(after: tuple[datetime, int] | None) -> list[ColumnElement[bool]]:
     return rows_after((alerts.c.created_at, alerts.c.id), after) if after else []
+
+
+def _alerts_until(last: tuple[datetime, int]) -> list[ColumnElement[bool]]:
+    """Return the conditions for an alert and all newer ones."""
+    moment, row_id = last
+    return [
+        alerts.c.created_at >= moment,
+        or_(alerts.c.created_at > moment, alerts.c.id >= row_id),
+    ]
 
 
 def time_filters(filters: Filters, moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:

@@ -21,7 +21,7 @@ from poundcake.trail.changes import FAILURES, Change, ChangeResult
 from poundcake.trail.database import has_one_of, read_batched
 from poundcake.trail.label_matchers import find_matching
 from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
-from poundcake.trail.queries.bounded_search import select_candidates, time_filters
+from poundcake.trail.queries.bounded_search import Entry, select_candidates, time_filters
 from poundcake.trail.queries.changes import changes_of_episodes, count_failures_in_a_row
 from poundcake.trail.queries.episode import Description, Episode, Notification
 from poundcake.trail.queries.episode_events import EpisodeEvents, events_of_episodes
@@ -130,14 +130,17 @@ def find_episodes(
 
 
 def _search(connection: Connection, filters: Filters, conditions: AlertConditions) -> _SearchResult:
-    enough = _MAX_NOTIFICATIONS + 1
+
+    def is_enough(found: Sequence[Entry]) -> bool:
+        return len(found) > _MAX_NOTIFICATIONS
+
     if filters.before:
         alert_id, newest_id = filters.before.row_ids(2)
         after = (filters.before.moment, alert_id)
-        search = select_candidates(connection, conditions, filters, after, enough)
+        search = select_candidates(connection, conditions, filters, after, is_enough)
     else:
         newest_id = connection.scalar(_NEWEST_ID) or 0
-        search = select_candidates(connection, conditions, filters, None, enough)
+        search = select_candidates(connection, conditions, filters, None, is_enough)
     moment, row_id = search.rows.c.created_at, search.rows.c.id
     newest = (
         select(row_id)

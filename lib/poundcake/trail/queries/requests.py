@@ -196,7 +196,13 @@ def _find_requests_with_alerts(
     """Return the requests with a matching alert, sorted by their newest matching alert."""
     after = _cursor_values(filters.before) if filters.before else None
     conditions = resolve(connection, filters)
-    search = select_candidates(connection, conditions, filters, after)
+    search = select_candidates(
+        connection,
+        conditions,
+        filters,
+        after,
+        is_enough=lambda found: len({row.api_call_id for row in found}) > offset + limit,
+    )
     alert, matches = search.rows.c, search.matches
     if after:
         shown_request_ids = _shown_on_earlier_pages(connection, conditions, after)
