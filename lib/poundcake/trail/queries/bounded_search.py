@@ -165,11 +165,14 @@ def _select_from_branches(
         branches = branches or [[false()]]
         size = depth_of(conditions) // len(branches) + 1
     time_range = [*time_filters(filters, alerts.c.created_at), *_alerts_after(after)]
-    # The last entry of each part that has more.
-    ends = _union([_select_newest([*b, *time_range], [], 1).offset(size - 1) for b in branches])
-    end = max(((row.created_at, row.id) for row in connection.execute(ends)), default=None)
     columns = [alerts.c.api_call_id, alerts.c.outcome]
     columns += [alerts.c[name] for name in remaining if name != "outcome"]
+    # The last entry of each part that has more. Without the columns, MariaDB would sort all entries
+    # of another index that is smaller.
+    ends = _union(
+        [_select_newest([*b, *time_range], columns, 1).offset(size - 1) for b in branches]
+    )
+    end = max(((row.created_at, row.id) for row in connection.execute(ends)), default=None)
     if end:
         time_range += _alerts_until(end)
     rows = _union([_select_newest([*b, *time_range], columns, size) for b in branches])
