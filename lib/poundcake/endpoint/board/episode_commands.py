@@ -35,13 +35,11 @@ def _commands_for_incident(
     at_work = any(row["result"] in _AT_WORK for row in episode["stackstorm_executions"])
     is_acknowledged = bool(episode.get("acknowledged_by") or episode.get("acknowledged_at"))
     is_silenced = bool(episode.get("silence_id"))
-    found = [
-        (
-            f"Approve or reject {approval['change'] or 'the change'}",
-            commands.answer_inquiry(approval["st2_inquiry_id"]),
-        )
-        for approval in episode.get("approvals", ())
-    ]
+    found = []
+    for approval in episode.get("approvals", ())[:1]:
+        change = approval["change"] or "the change"
+        found.append((f"Approve {change}", commands.for_episode("approve", name)))
+        found.append((f"Reject {change}", commands.for_episode("approve", name, "reject=true")))
     found.append(("Show what would be done now", commands.plan(name)))
     if is_acknowledged:
         undo = commands.for_episode("acknowledge", name, "undo=true")

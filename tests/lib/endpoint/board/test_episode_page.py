@@ -187,9 +187,9 @@ class TestCommands:
 
     def test_an_approval_can_be_answered(self, world, browser):
         page, episode = open_episode(world, browser, "waiting_for_approval")
-        inquiry = episode["approvals"][0]["st2_inquiry_id"]
-        effect = "Approve or reject ipmi.power_cycle on web-21"
-        assert possible(page)[effect] == f"st2 inquiry respond {inquiry}"
+        command = f"st2 run poundcake.approve episode={episode['episode']}"
+        assert possible(page)["Approve ipmi.power_cycle on web-21"] == command
+        assert possible(page)["Reject ipmi.power_cycle on web-21"] == f"{command} reject=true"
 
     def test_an_acknowledgement_can_be_withdrawn(self, world, browser):
         page, episode = open_episode(world, browser, "acknowledged")
