@@ -1,4 +1,4 @@
-"""Run all benchmarks: views, plans, record, connections and, with a live StackStorm, cost.
+"""Run all benchmarks: views, plans, record, connections, board and, with a live StackStorm, cost.
 
     python -m bench [--directory DIRECTORY] [--mariadb] [--small 10000] [--large 1000000]
 
@@ -23,6 +23,7 @@ def main() -> None:
         ["bench.record"],
         ["bench.record", "--process"],
         ["bench.connections"],
+        ["bench.board", *sys.argv[1:]],
     ]
     if uses_live_stackstorm():
         commands.append(["bench.cost"])

@@ -43,6 +43,12 @@ TESTS = {
     + "test_a_host_name_from_dns_rebinding_is_refused",
     "403, `the credential … has the scope …`": AUTHENTICATION
     + "test_a_credential_with_scope_read_cannot_post",
+    "401 in a browser, `Sign in to see this page`": AUTHENTICATION
+    + "test_a_browser_is_asked_for_a_password",
+    "the board: `The endpoint does not answer since …`": BOARD_SCRIPT
+    + "test_the_page_says_since_when_the_endpoint_does_not_answer",
+    "the board: `You have been signed out since …`": BOARD_SCRIPT
+    + "test_the_page_says_that_the_person_is_signed_out",
     "401, `… minutes from this machine's clock`": AUTHENTICATION
     + "test_a_signature_timestamp_more_than_5_minutes_off_is_refused",
     "413": WEBHOOK + "test_a_body_over_the_limit_is_refused",
