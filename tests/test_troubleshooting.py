@@ -17,6 +17,7 @@ BY_HAND = "by hand: "
 SERVICE = "tests/lib/endpoint/test_service.py::"
 RECONFIGURATION = "tests/lib/endpoint/test_reconfiguration.py::"
 AUTHENTICATION = "tests/lib/endpoint/test_authentication.py::"
+BOARD = "tests/browser/test_refreshing.py::"
 ANNOUNCER = "tests/lib/endpoint/test_announcer.py::"
 HEALTH = "tests/lib/endpoint/test_health.py::"
 WEBHOOK = "tests/lib/endpoint/test_webhook.py::"
@@ -45,9 +46,9 @@ TESTS = {
     + "test_a_credential_with_scope_read_cannot_post",
     "401 in a browser, `Sign in to see this page`": AUTHENTICATION
     + "test_a_browser_is_asked_for_a_password",
-    "the board: `The endpoint does not answer since …`": BOARD_SCRIPT
+    "the board: `The endpoint does not answer since …`": BOARD
     + "test_the_page_says_since_when_the_endpoint_does_not_answer",
-    "the board: `You have been signed out since …`": BOARD_SCRIPT
+    "the board: `You have been signed out since …`": BOARD
     + "test_the_page_says_that_the_person_is_signed_out",
     "401, `… minutes from this machine's clock`": AUTHENTICATION
     + "test_a_signature_timestamp_more_than_5_minutes_off_is_refused",
@@ -149,6 +150,8 @@ OTHER_TEXTS = {
     "database: down: …",
     "stackstorm: down: …",
     "… answered 401 (endpoint_url)",  # the code adds the status
+    "The endpoint does not answer since …",  # board.js adds the time
+    "You have been signed out since …",
     "the database server cannot be used: binlog_format is STATEMENT …",
     "the database server cannot be used: max_allowed_packet …",
 }
