@@ -35,7 +35,7 @@ SECRETS = (
 PORTS = {
     "WEB_PORT": (8800, "StackStorm", "/"),
     "ENDPOINT_PORT": (8801, "PoundCake", "/board"),
-    "GRAFANA_PORT": (8802, "Grafana", "/"),
+    "GRAFANA_PORT": (8802, "Grafana", "/d/poundcake/poundcake?var-board={board}"),
     "PROMETHEUS_PORT": (8803, "Prometheus", "/alerts"),
     "ALERTMANAGER_PORT": (8804, "Alertmanager", "/"),
     "MESSAGES_PORT": (8805, "Messages", "/"),
@@ -76,8 +76,11 @@ def up(_host: str | None = None) -> None:
     run([*compose, "up", "-d", "--build", "--remove-orphans"])
     wait_until_installed(compose)
     print("\nThe stack is ready:\n")
+    # The dashboard in Grafana has links to the board.
+    board = f"http://127.0.0.1:{values.get('ENDPOINT_PORT', PORTS['ENDPOINT_PORT'][0])}/board"
     for name, (default, title, path) in PORTS.items():
-        print(f"  {title + ':':<15}http://127.0.0.1:{values.get(name, default)}{path}")
+        address = f"http://127.0.0.1:{values.get(name, default)}{path.format(board=board)}"
+        print(f"  {title + ':':<15}{address}")
     print(
         "\nThe passwords are in .env:\n\n"
         f"  {'StackStorm:':<15}{values.get('ST2_USER', 'st2admin')}, with ST2_PASSWORD\n"

@@ -425,8 +425,10 @@ def test_up_starts_the_stack_waits_and_prints_the_addresses(docker, capsys):
     printed = capsys.readouterr().out
     assert "wrote .env with random passwords" in printed
     assert "2 of 3 containers are ready; waiting for st2web" in printed
+    board = f"http://127.0.0.1:{compose.PORTS['ENDPOINT_PORT'][0]}/board"
     for port, title, path in compose.PORTS.values():
-        assert f"{title}:" in printed and f"http://127.0.0.1:{port}{path}" in printed
+        address = f"http://127.0.0.1:{port}{path.format(board=board)}"
+        assert f"{title}:" in printed and address in printed
     assert re.search(r"-f \S+/docker-compose.yml up -d --build", calls_of(docker))
     values = compose.read_env(compose.ENV)
     assert not [name for name in compose.SECRETS if values[name] in printed]

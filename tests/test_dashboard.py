@@ -340,7 +340,14 @@ def test_grafana_is_provisioned_with_prometheus_and_the_dashboard():
     (source,) = read("datasources", "prometheus.yml")["datasources"]
     assert source["type"] == "prometheus" and source["isDefault"]
     (provider,) = read("dashboards", "poundcake.yml")["providers"]
-    assert provider["type"] == "file" and provider["options"]["path"].startswith("/")
+    assert provider["type"] == "file"
+    with open(os.path.join(ROOT, "docker-compose.yml"), encoding="utf-8") as file:
+        compose = yaml.safe_load(file)["services"]
+    mounts = compose["grafana"]["volumes"]
+    assert f"./dashboards:{provider['options']['path']}:ro" in mounts
+    assert "./etc/grafana/provisioning:/etc/grafana/provisioning:ro" in mounts
+    host = urllib.parse.urlsplit(source["url"]).hostname
+    assert set(compose[host]["networks"]) & set(compose["grafana"]["networks"])
 
 
 def test_commands_in_the_descriptions_exist():
