@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime
 import os
+import pathlib
 import shutil
 import sys
 from contextlib import contextmanager
+from typing import NamedTuple
 from urllib.parse import urlencode
 
 from tests.browser import history
 from tests.lib.endpoint_process import EmptyStackStorm
 from tests.lib.endpoints import ROOT, InThreads
+from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.samples import alert, webhook
 
 END = datetime.datetime(2026, 11, 28, 3, 12, tzinfo=datetime.timezone.utc)
-"""When the history ends. The endpoint's clock starts at this time."""
+"""When the history ends. The endpoint's clock stands still at this time."""
 SETTINGS = {
     **history.SETTINGS,
     "st2_web_url": "https://stackstorm.example.org",
@@ -61,23 +64,30 @@ def start_chromium():
 
 
 @contextmanager
-def clock_at(moment, tick=True):
-    """Let this process's wall clock start at a time. It stands still unless it may tick."""
+def stopped_clock(moment):
+    """Stop this process's wall clock at a time, so that a page always shows the same ages."""
     import time_machine
 
-    with time_machine.travel(moment, tick=tick):
+    with time_machine.travel(moment, tick=False):
         yield
 
 
-def record_history(folder):
-    """Record the history in the `state_dir` of an endpoint in a folder.
+class RecordedHistory(NamedTuple):
+    """A history, and the StackStorm in which it happened.
 
-    Returns:
-        The StackStorm in which it happened.
+    Attributes:
+        folder: The `state_dir` of an endpoint, with the tracking database.
+        stackstorm: A StackStorm with the executions of the history.
     """
+
+    folder: pathlib.Path
+    stackstorm: FakeStackStorm
+
+
+def record_history(folder):
+    """Record the history in an empty folder."""
     sys.path.append(os.path.join(ROOT, "standalone", "st2"))  # for the pack's actions
-    os.makedirs(folder / "state", mode=0o750)
-    return history.fill(str(folder / "state"), END).stackstorm
+    return RecordedHistory(folder, history.fill(str(folder), END).stackstorm)
 
 
 class RecordedStackStorm(EmptyStackStorm):
@@ -91,13 +101,13 @@ class Board(InThreads):
     """An endpoint whose pages a browser visits.
 
     Attributes:
-        recorded: The StackStorm in which its history happened.
+        recorded_history: The history that it shows.
     """
 
-    recorded = None
+    recorded_history = None
 
     def stackstorm(self):
-        return RecordedStackStorm(self.recorded)
+        return RecordedStackStorm(self.recorded_history.stackstorm)
 
     @property
     def url(self):
@@ -107,30 +117,30 @@ class Board(InThreads):
         """Return the newest episode that matches, as the view `why` shows it."""
         return self.get(f"/api/v1/why?{urlencode({'limit': 1, **filters})}").json["episodes"][0]
 
-    def post_waiting_requests(self):
-        """Stop the broker, and post alerts that then wait in the journal."""
-        self.set_broker(up=False)
-        started_at = datetime.datetime.now(datetime.timezone.utc)
-        return [
-            self.accept(
-                webhook(
-                    alert(
-                        "ServiceDown",
-                        starts_at=started_at,
-                        labels={**history.SHARED_LABELS, "instance": f"web-{number}:9100"},
-                        annotations={"summary": f"php-fpm on web-{number} does not answer"},
-                    )
-                )
-            )
-            for number in (70, 71)
-        ]
+    def post_alert(self, instance):
+        """Post an alert that has just begun to fire, and return its request_id."""
+        new_alert = alert(
+            "ServiceDown",
+            starts_at=datetime.datetime.now(datetime.timezone.utc),
+            labels={**history.SHARED_LABELS, "instance": instance, "service": "php-fpm"},
+            annotations={"summary": f"php-fpm on {instance} does not answer"},
+        )
+        return self.accept(webhook(new_alert))
 
 
 @contextmanager
-def start_board(folder, stackstorm, **config):
-    """Start an endpoint on the history that record_history() has recorded in a folder."""
+def start_board(folder, recorded_history, **config):
+    """Start an endpoint on a copy of a history.
+
+    Args:
+        folder: An empty folder for the endpoint, or that of an endpoint that has stopped.
+        recorded_history: The history.
+        config: Keys of the configuration, and `port`.
+    """
     board = Board(folder, **{**SETTINGS, **config})
-    board.recorded = stackstorm
+    board.recorded_history = recorded_history
+    if not (folder / "state").exists():
+        shutil.copytree(recorded_history.folder, folder / "state")
     board.start()
     try:
         yield board.ready()

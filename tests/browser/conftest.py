@@ -5,8 +5,6 @@ Without Playwright or Chromium, the tests are skipped with the reason. `make bro
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from tests.browser import boards
@@ -24,34 +22,29 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def recorded_history(chromium, tmp_path_factory):
-    """Return a folder with the history, and the StackStorm in which it happened.
-
-    The fixture depends on Chromium, so that the tests are skipped before it.
-    """
-    folder = tmp_path_factory.mktemp("history")
-    return folder, boards.record_history(folder)
+    """Return the history. The fixture depends on Chromium, so that tests are skipped before it."""
+    return boards.record_history(tmp_path_factory.mktemp("history"))
 
 
 @pytest.fixture(scope="session")
 def stopped_time(chromium):
-    """Start the clock of this process at the end of the history."""
-    with boards.clock_at(boards.END):
+    """Stop the clock of this process at the end of the history."""
+    with boards.stopped_clock(boards.END):
         yield
 
 
 @pytest.fixture(scope="session")
-def board(recorded_history, stopped_time):
+def board(recorded_history, stopped_time, tmp_path_factory):
     """Return an endpoint that shows the history. Tests must not stop it."""
-    with boards.start_board(*recorded_history) as running_board:
+    folder = tmp_path_factory.mktemp("board")
+    with boards.start_board(folder, recorded_history) as running_board:
         yield running_board
 
 
 @pytest.fixture
 def own_board(recorded_history, stopped_time, tmp_path):
     """Return an endpoint that a test may stop or change."""
-    folder, stackstorm = recorded_history
-    shutil.copytree(folder, tmp_path / "own")
-    with boards.start_board(tmp_path / "own", stackstorm) as running_board:
+    with boards.start_board(tmp_path, recorded_history) as running_board:
         yield running_board
 
 

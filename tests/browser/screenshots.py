@@ -45,10 +45,12 @@ def main(arguments=None):
         print(f"no screenshots: {problem}", file=sys.stderr)
         return 1
     options.directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, boards.start_chromium() as browser:
-        stackstorm = boards.record_history(pathlib.Path(folder))
-        with boards.clock_at(boards.END, tick=False), boards.start_board(
-            pathlib.Path(folder), stackstorm
+    with tempfile.TemporaryDirectory() as temporary, boards.start_chromium() as browser:
+        folder = pathlib.Path(temporary)
+        (folder / "history").mkdir()
+        recorded_history = boards.record_history(folder / "history")
+        with boards.stopped_clock(boards.END), boards.start_board(
+            folder, recorded_history
         ) as board:
             for name in options.pages or PICTURES:
                 write_pictures(browser, board, name, options.directory)

@@ -12,7 +12,6 @@ DESKTOP = {"width": 1440, "height": 900}
 STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 every_page = pytest.mark.parametrize("name", PAGES)
-phone_and_desktop = pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
 
 # Pairs of texts that lie on top of each other. Two lines of one text may touch.
 FIND_OVERLAPS = """() => {
@@ -73,31 +72,36 @@ DESCRIBE_FOCUS = """() => {
 }"""
 
 
+UNFOLD = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
+
+
 @every_page
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@phone_and_desktop
-def test_axe_finds_no_violation(visit, paths, name, scheme, viewport):
+def test_axe_finds_no_violation(visit, paths, name):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(color_scheme=scheme, viewport=viewport).open(paths[name])
-    # Check what is folded as well.
-    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    page = visit(viewport=DESKTOP).open(paths[name])
+    page.evaluate(UNFOLD)
     only = {"type": "tag", "values": STANDARDS}
-    results = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": only})
-    assert not results.violations_count, results.generate_report()
+    for viewport in (DESKTOP, PHONE):
+        page.set_viewport_size(viewport)
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            results = Axe().run(page, options={"resultTypes": ["violations"], "runOnly": only})
+            report = f"{viewport}, {scheme}: {results.generate_report()}"
+            assert not results.violations_count, report
 
 
 @every_page
-@pytest.mark.parametrize("is_open", [False, True], ids=["folded", "unfolded"])
-@phone_and_desktop
-def test_nothing_overlaps_or_needs_scrolling_sideways(visit, paths, name, is_open, viewport):
-    page = visit(viewport=viewport).open(paths[name])
-    page.evaluate(
-        f"document.querySelectorAll('details').forEach(d => d.open = {str(is_open).lower()})"
-    )
-    assert page.evaluate(FIND_WIDEST) == []
-    assert page.evaluate(FIND_OVERLAPS) == []
-    assert page.evaluate(FIND_CUT_TEXTS) == []
+def test_nothing_overlaps_is_cut_off_or_needs_scrolling_sideways(visit, paths, name):
+    page = visit(viewport=PHONE).open(paths[name])
+    for is_unfolded in (False, True):
+        if is_unfolded:
+            page.evaluate(UNFOLD)
+        for viewport in (PHONE, DESKTOP):
+            page.set_viewport_size(viewport)
+            assert page.evaluate(FIND_WIDEST) == []
+            assert page.evaluate(FIND_OVERLAPS) == []
+            assert page.evaluate(FIND_CUT_TEXTS) == []
 
 
 @every_page
@@ -164,6 +168,6 @@ def test_the_page_is_small_and_has_a_title_of_its_own(visit, board, paths, name)
     page = visit().open(paths[name])
     response = board.get(paths[name])
     assert len(response.body) < 100_000
-    assert page.title().endswith(" · PoundCake") and len(page.title()) < 200
+    assert page.title().endswith(" · PoundCake")
     assert page.locator("h1").count() == 1
     assert page.evaluate("document.documentElement.lang") == "en"
