@@ -79,8 +79,10 @@
 
   // -- the new content takes the place of the old, and keeps what the reader did with it
 
-  const keyOf = (node) =>
-    node.nodeType === Node.ELEMENT_NODE ? node.id || node.dataset.key || "" : "";
+  // What identifies an element among its siblings; a section is identified by its heading.
+  const keyOf = (node) => (node.nodeType === Node.ELEMENT_NODE
+    ? node.id || node.dataset.key || node.getAttribute("aria-labelledby") || ""
+    : "");
 
   function hasChangedFields(form) {
     return [...form.querySelectorAll(FIELDS)].some((field) => {
