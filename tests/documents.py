@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import re
+import subprocess
+import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/*/README.md")]
     + [ROOT / "bench" / "README.md"]
 )
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -21,10 +23,27 @@ def display_name(path):
 
 
 def find_code_blocks(path, language):
-    """Return the code blocks in a document that have this language."""
+    """Return the code blocks in a document that have this language, also those in lists."""
     return [
-        text for block_language, text in _BLOCK.findall(_read(path)) if block_language == language
+        textwrap.dedent(text)
+        for _, block_language, text in _BLOCK.findall(_read(path))
+        if block_language == language
     ]
+
+
+def find_block(path, language, text):
+    """Return the only code block in a document that has this language and contains this text."""
+    (block,) = [b for b in find_code_blocks(path, language) if text in b]
+    return block
+
+
+def run_commands(block, replacements):
+    """Run a block of commands in a shell, with other paths, without StackStorm's commands."""
+    lines = [line for line in block.splitlines() if not line.startswith(("st2 ", "st2ctl "))]
+    commands = "\n".join(lines)
+    for old, new in replacements.items():
+        commands = commands.replace(old, new)
+    subprocess.run(["sh", "-eu"], input=commands.encode(), check=True)
 
 
 def find_links(path):
