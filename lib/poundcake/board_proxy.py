@@ -61,7 +61,9 @@ class BoardProxy:
 
 
 def read_board_proxy(value: Any) -> BoardProxy:
-    """Validate the key `board_proxy`. An empty mapping means that there is no proxy.
+    """Validate the key `board_proxy`. A mapping without values means that there is no proxy.
+
+    StackStorm passes `{"addresses": []}` if the key is not set.
 
     Raises:
         ValueError: The value is invalid.
@@ -73,7 +75,7 @@ def read_board_proxy(value: Any) -> BoardProxy:
             nearest = difflib.get_close_matches(str(key), _KEYS, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(_KEYS)}"
             raise ValueError(f"unknown key {key}; {hint}")
-    settings = {key: item for key, item in value.items() if item is not None}
+    settings = {key: item for key, item in value.items() if item is not None and item != []}
     if not settings:
         return BoardProxy()
     header = _read_header(settings.get("header"))

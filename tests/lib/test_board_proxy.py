@@ -15,7 +15,11 @@ def error_of(value):
 
 
 class TestSettings:
-    @pytest.mark.parametrize("value", [{}, None, {"header": None, "addresses": None}])
+    @pytest.mark.parametrize(
+        "value",
+        # StackStorm passes the last one if the key is not set.
+        [{}, None, {"header": None, "addresses": None}, {"addresses": []}],
+    )
     def test_there_is_no_proxy_by_default(self, value):
         loaded = load({"board_proxy": value})
         assert loaded.board_proxy == BoardProxy() and not loaded.board_proxy.is_configured
