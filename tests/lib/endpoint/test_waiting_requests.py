@@ -193,3 +193,19 @@ def test_the_next_step_depends_on_what_the_request_waits_for(fields, step):
     (row,) = waiting_alerts({"requests": [{**waiting, **fields}]})
     assert row["next_step"].startswith(step)
     json.dumps(row)
+
+
+def test_without_filters_only_the_bodies_of_the_page_are_read(journal, monkeypatch):
+    for number in range(5):
+        accept(journal, alert(f"A{number}"), received_at=later(number))
+    accept(journal, received_at=later(9))
+    read = []
+
+    def load_requests(entries, load=journal.load_requests):
+        read.extend(entries)
+        return load(entries)
+
+    monkeypatch.setattr(journal, "load_requests", load_requests)
+    view = find(journal, limit=2, offset=1)
+    assert names(view) == [["A3"], ["A2"]]
+    assert view["count"] == 5 and len(read) == 2
