@@ -10,6 +10,7 @@ from poundcake.endpoint.board.alert_rows import approvals, safe_url
 from poundcake.endpoint.board.episode_commands import list_commands
 from poundcake.endpoint.board.execution_rows import execution_row
 from poundcake.endpoint.board.silence_forms import silence_forms
+from poundcake.endpoint.health import State
 from poundcake.stackstorm.web_ui import execution_url
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import queries, search
@@ -32,13 +33,7 @@ def read_episode(config: Config, service: Service, name: str) -> dict[str, Any] 
         FilterError: Episodes of several alerts begin with `name`.
         DatabaseError: The tracking database cannot be read.
     """
-    view = service.read(
-        queries.read_episodes,
-        filters=search.parse(None, episode=name),
-        limit=1,
-        web_url=config.st2_web_url,
-        config=config,
-    )
+    view = _read_view(config, service, name)
     if not view["episodes"]:
         return None
     (episode,) = view["episodes"]
@@ -62,6 +57,27 @@ def read_episode(config: Config, service: Service, name: str) -> dict[str, Any] 
         "commands": list_commands(episode, bool(config.alertmanagers)),
         "silence_forms": silence_forms(config, target) if target else [],
         "stackstorm": view.get("stackstorm", ""),
+    }
+
+
+def _read_view(config: Config, service: Service, name: str) -> dict[str, Any]:
+    """Return the view why of an episode, with its open executions as they are now.
+
+    While StackStorm is down, they are as of the last sync, because others wait for their pages.
+    """
+    query = {
+        "filters": search.parse(None, episode=name),
+        "limit": 1,
+        "web_url": config.st2_web_url,
+        "config": config,
+    }
+    stackstorm = service.metrics.recent_health()["components"].get("stackstorm", {})
+    if stackstorm.get("state") != State.DOWN:
+        return service.read(queries.read_episodes, **query)
+    view = service.read_recorded(queries.read_episodes, **query).as_json()
+    return {
+        **view,
+        "stackstorm": f"open executions are as of the last sync: {stackstorm['detail']}",
     }
 
 

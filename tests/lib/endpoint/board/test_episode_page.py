@@ -9,6 +9,7 @@ from sqlalchemy import update
 
 from poundcake.trail.changes import dump_evidence
 from poundcake.trail.schema import changes
+from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.fake_stackstorm import OUTAGE
 from tests.lib.samples import alert
 from tests.lib.trail.text import on_call_states
@@ -262,6 +263,18 @@ def test_a_problem_of_stackstorm_is_shown(world, browser):
     world.stackstorm.errors["get_executions"] = OUTAGE
     page = browser.get(f"/board/episodes/{episode['episode']}")
     assert "open executions are shown as of the last sync" in page.text
+
+
+def test_while_stackstorm_is_down_it_is_not_asked(world, browser):
+    on_call_states.running(world)
+    (episode,) = world.why(alert_name="ServiceDown")["episodes"]
+    world.stackstorm.errors["get_executions"] = AssertionError("it is asked")
+    down = {"stackstorm": {"state": "down", "detail": "connection refused"}}
+    health = {**HEALTH, "components": {**HEALTH["components"], **down}}
+    browser.service.metrics.recent_health = lambda: health
+    page = browser.get(f"/board/episodes/{episode['episode']}")
+    notice = page.main.one(class_="notice").text
+    assert notice == "StackStorm: open executions are as of the last sync: connection refused"
 
 
 def test_what_a_person_did_is_in_the_timeline(world, browser):
