@@ -197,6 +197,14 @@ ACCESS = [
         ),
     ),
     Defence(
+        "the board links to web pages only, whatever an alert says is its runbook",
+        Edit("poundcake.endpoint.board.alert_rows:safe_url", "check_http_url(url)", "str(url)"),
+        test(
+            "tests/lib/endpoint/board/test_episode_page.py::TestAlert::"
+            "test_a_runbook_that_is_no_web_page_is_no_link"
+        ),
+    ),
+    Defence(
         "a credential can only do what its scope allows",
         Returns("poundcake.credentials:Scope.allows", "True"),
         test(
