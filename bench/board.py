@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import http.client
 import itertools
+import json
 import multiprocessing
 import pathlib
 import statistics
@@ -33,18 +34,21 @@ from sqlalchemy import create_engine, select
 from sqlalchemy.engine import Connection
 
 from bench import history
-from bench.connections import measure, p99
+from bench.connections import HEADERS, WEBHOOK, p99
 from poundcake.config import Config
 from poundcake.endpoint.board import templates
 from poundcake.endpoint.board.board_routes import BoardRoutes
 from poundcake.trail.schema import alerts, api_calls
 from tests.lib.endpoints import InThreads, Patched
+from tests.lib.samples import alert, webhook
 
 MAX_BYTES = 100_000
 LIMIT_MS = 100
 MAX_RATIO = 1.5
 REFRESH_SECONDS = 15
-ROUNDS = 6
+# A round takes about 3 seconds, in which 50 viewers load 10 pages.
+WEBHOOKS_PER_ROUND = 150
+WEBHOOK_PAUSE = 0.02
 # The endpoint serves these as well, but they are not pages.
 _NO_PAGES = ("/", "/board/static/{name}")
 
@@ -54,7 +58,7 @@ def main() -> None:
     parser = history.argument_parser(__doc__)
     parser.add_argument("--viewers", type=int, default=50)
     parser.add_argument("--samples", type=int, default=50, help="requests of each page")
-    parser.add_argument("--webhooks", type=int, default=300, help="webhooks in each round")
+    parser.add_argument("--rounds", type=int, default=20, help="changes of the viewers' presence")
     options = parser.parse_args()
     with history.open_histories(options, [options.large]) as urls:
         url = urls[options.large]
@@ -205,12 +209,12 @@ def measure_webhooks(
         )
         viewers.start()
         try:
-            for _ in range(ROUNDS):
+            for _ in range(options.rounds):
                 is_watching.clear()
-                time.sleep(1)
-                alone += measure(endpoint, options.webhooks)
+                time.sleep(0.5)
+                alone += post_webhooks(endpoint.port)
                 is_watching.set()
-                with_viewers += measure(endpoint, options.webhooks)
+                with_viewers += post_webhooks(endpoint.port)
         finally:
             has_ended.set()
             viewers.join()
@@ -220,6 +224,25 @@ def measure_webhooks(
     ratio = p99(with_viewers) / p99(alone)
     print(f"ratio of the p99: {ratio:.2f}")
     return [f"webhooks take {ratio:.2f} times as long"] if ratio > MAX_RATIO else []
+
+
+def post_webhooks(port: int) -> list[float]:
+    """Post webhooks at a steady pace, and return how many milliseconds each took."""
+    body = json.dumps(webhook(alert())).encode()
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    milliseconds = []
+    for _ in range(WEBHOOKS_PER_ROUND):
+        started = time.perf_counter()
+        client.request("POST", WEBHOOK, body, HEADERS)
+        response = client.getresponse()
+        response.read()
+        seconds = time.perf_counter() - started
+        milliseconds.append(seconds * 1000)
+        if response.status != http.HTTPStatus.ACCEPTED:
+            sys.exit(f"the response has status {response.status}, not 202")
+        time.sleep(max(0.0, WEBHOOK_PAUSE - seconds))
+    client.close()
+    return milliseconds
 
 
 def _report(label: str, times: Sequence[float]) -> None:

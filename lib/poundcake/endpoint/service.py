@@ -11,7 +11,7 @@ from typing import Any, Callable, TypeVar
 
 import poundcake
 from poundcake.config import TLS_FILES, Config, ConfigError, changed_keys, load
-from poundcake.endpoint import health
+from poundcake.endpoint import health, native
 from poundcake.endpoint.app import Receiver
 from poundcake.endpoint.bus import Broker
 from poundcake.endpoint.config_watcher import ConfigWatcher
@@ -104,6 +104,7 @@ class Endpoint:
 
     def run(self) -> None:
         """Serve until stop() is called. Keep retrying the parts that cannot start."""
+        native.shorten_switches()
         self._watcher.start()
         self._supervisor.run(self._shut_down)
 

@@ -15,10 +15,10 @@ KEEP_SECONDS = 1.0
 MAX_PAGES = 64
 """Maximum number of pages that are kept. A page has at most about 100 kB."""
 
-MAX_RENDERINGS = 2
+MAX_RENDERINGS = 1
 """Maximum number of pages that are rendered at the same time.
 
-The board shares the tracking database and the CPU with webhooks and with the API.
+The board shares the tracking database and Python's interpreter with webhooks and with the API.
 """
 
 WAIT_SECONDS = 5.0
