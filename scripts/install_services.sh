@@ -24,7 +24,7 @@ if [ "${1:-}" = Chromium ]; then
     all=Chromium
     has "${CHROMIUM:-chromium}" || has chromium-browser || has google-chrome || missing=" Chromium"
 else
-    all="MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH, BusyBox and proxies"
+    all="MariaDB, RabbitMQ, Alertmanager, Prometheus, nftables, OpenSSH, BusyBox, proxies and linters"
     has mariadbd || missing="$missing MariaDB"
     [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || has rabbitmq-server || missing="$missing RabbitMQ"
     has prometheus-alertmanager || has alertmanager || missing="$missing Alertmanager"
@@ -33,6 +33,7 @@ else
     has sshd && has sudo && has ip || missing="$missing OpenSSH"
     has busybox || missing="$missing BusyBox"
     has haproxy && has nginx && has apache2 || missing="$missing proxies"
+    has docker-compose && has shellcheck || missing="$missing linters"
 fi
 
 if [ -z "$missing" ]; then
@@ -62,6 +63,7 @@ packages_for() {
     BusyBox) echo busybox ;;
     Chromium) echo chromium fonts-noto-core ;;
     proxies) echo haproxy nginx-light apache2-bin ;;
+    linters) echo docker-compose shellcheck ;; # without Docker itself
     esac
 }
 all_packages=
