@@ -165,15 +165,21 @@
     }
     revealButtons(page);
     const focused = document.activeElement;
+    const wasOpen = new Map([...main.querySelectorAll("details[id]")].map((d) => [d.id, d.open]));
     morph(main, page.getElementById("main"));
+    // What moved to another part of the page is a new element there.
+    for (const details of main.querySelectorAll("details[id]")) {
+      if (wasOpen.has(details.id)) details.open = wasOpen.get(details.id);
+    }
     const statusLine = document.getElementById("status-line");
     const freshLine = page.getElementById("status-line");
     if (statusLine && freshLine) morph(statusLine, freshLine);
     else if (statusLine) statusLine.remove();
     else if (freshLine) main.before(document.importNode(freshLine, true));
     document.title = page.title;
-    if (focused !== document.activeElement && focused.isConnected) {
-      focused.focus({ preventScroll: true });
+    if (focused !== document.activeElement) {
+      const same = focused.isConnected ? focused : document.getElementById(focused.id);
+      if (same) same.focus({ preventScroll: true });
     }
   }
 
