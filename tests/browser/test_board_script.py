@@ -40,6 +40,10 @@ def open_page(chromium, endpoint):
         page = context.new_page()
         page.requests = []
         page.on("request", lambda request: page.requests.append(request.url))
+        page.in_flight = set()
+        page.on("request", page.in_flight.add)
+        page.on("requestfinished", page.in_flight.discard)
+        page.on("requestfailed", page.in_flight.discard)
         page.clock.install()
         page.goto(f"http://127.0.0.1:{endpoint.port}{path}")
         let_pass(page, 1)
@@ -55,7 +59,8 @@ def let_pass(page, seconds):
     """Let time pass in the browser, in short steps, so that responses arrive in between."""
     while seconds > 0:
         page.clock.run_for(min(seconds, 4) * 1000)
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(100)
+        wait_for(lambda: page.wait_for_timeout(20) or not page.in_flight)
         seconds -= 4
 
 

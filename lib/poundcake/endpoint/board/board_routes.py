@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Callable, Mapping
@@ -59,6 +60,7 @@ class BoardRoutes:
         self._refused_webhooks = refused_webhooks
         self._status_line = StatusLine(config, service)
         self._cache = PageCache(page_cache.KEEP_SECONDS, page_cache.WAIT_SECONDS)
+        self._rendering = threading.Lock()
         templates.load_templates()
         self._history_reader = HistoryReader()
 
@@ -176,7 +178,9 @@ class BoardRoutes:
     def _render(self, template: str, content: Content) -> Page:
         variables = {"status_line": self._status_line.read(), **content()}
         now = datetime.now(timezone.utc)
-        return native.run_in_native_thread(templates.render, template, now, variables)
+        # One at a time, because native threads take turns with the green ones that serve webhooks.
+        with self._rendering:
+            return native.run_in_native_thread(templates.render, template, now, variables)
 
     def _page_or_missing(
         self,

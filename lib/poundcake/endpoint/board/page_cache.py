@@ -15,10 +15,11 @@ KEEP_SECONDS = 1.0
 MAX_PAGES = 64
 """Maximum number of pages that are kept. A page has at most about 100 kB."""
 
-MAX_RENDERINGS = 1
-"""Maximum number of pages that are rendered at the same time.
+MAX_IN_PROGRESS = 8
+"""Maximum number of pages that are read or rendered at the same time.
 
-The board shares the tracking database and Python's interpreter with webhooks and with the API.
+The others wait here, so that the API can still read views: see TrackingReader.read_view. The pages
+of an episode and of a request may wait some seconds for StackStorm.
 """
 
 WAIT_SECONDS = 5.0
@@ -67,7 +68,7 @@ class PageCache:
         self._wait_seconds = wait_seconds
         self._slots: OrderedDict[bytes, _Slot] = OrderedDict()
         self._lock = threading.Lock()
-        self._renderings = threading.BoundedSemaphore(MAX_RENDERINGS)
+        self._in_progress = threading.BoundedSemaphore(MAX_IN_PROGRESS)
 
     def get(self, key: bytes, render: Callable[[], Page]) -> Page:
         """Return the page, rendered at most `keep_seconds` ago.
@@ -96,12 +97,12 @@ class PageCache:
             slot.lock.release()
 
     def _render(self, render: Callable[[], Page], deadline: float) -> Page:
-        if not self._renderings.acquire(timeout=max(0.0, deadline - monotonic())):
+        if not self._in_progress.acquire(timeout=max(0.0, deadline - monotonic())):
             raise BusyError
         try:
             return render()
         finally:
-            self._renderings.release()
+            self._in_progress.release()
 
     def _slot(self, key: bytes) -> _Slot:
         with self._lock:

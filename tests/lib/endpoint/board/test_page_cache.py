@@ -80,8 +80,8 @@ def test_a_failure_does_not_show_an_old_page(rendering):
 
 def test_viewers_of_many_pages_wait_for_a_bounded_time(rendering):
     cache = PageCache(keep_seconds=60, wait_seconds=0.05)
-    with ThreadPoolExecutor(page_cache.MAX_RENDERINGS) as pool:
-        keys = [b"page %d" % number for number in range(page_cache.MAX_RENDERINGS)]
+    with ThreadPoolExecutor(page_cache.MAX_IN_PROGRESS) as pool:
+        keys = [b"page %d" % number for number in range(page_cache.MAX_IN_PROGRESS)]
         pages = [pool.submit(cache.get, key, rendering) for key in keys]
         for _ in keys:
             assert rendering.started.acquire(timeout=10)
@@ -91,7 +91,7 @@ def test_viewers_of_many_pages_wait_for_a_bounded_time(rendering):
             cache.get(keys[0], rendering)
         rendering.is_allowed.set()
         assert {page.result().body for page in pages}
-        assert rendering.count == page_cache.MAX_RENDERINGS
+        assert rendering.count == page_cache.MAX_IN_PROGRESS
         assert cache.get(b"another page", rendering).body == b"%d" % rendering.count
 
 
