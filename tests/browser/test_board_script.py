@@ -8,13 +8,14 @@ import re
 import pytest
 
 from poundcake.trail.text.layout import format_age, format_elapsed
+from tests.browser import boards
 from tests.lib.endpoints import InThreads
 from tests.lib.samples import alert, webhook
 from tests.waiting import wait_for
 
 
 @pytest.fixture
-def endpoint(tmp_path, chromium):
+def endpoint(tmp_path, chromium, stopped_time):
     new_endpoint = InThreads(tmp_path)
     new_endpoint.start().ready()
     post(new_endpoint, "HostDown", 8)
@@ -44,7 +45,7 @@ def open_page(chromium, endpoint):
         page.on("request", page.in_flight.add)
         page.on("requestfinished", page.in_flight.discard)
         page.on("requestfailed", page.in_flight.discard)
-        page.clock.install()
+        page.clock.install(time=boards.END)
         page.goto(f"http://127.0.0.1:{endpoint.port}{path}")
         let_pass(page, 1)
         page.requests.clear()
@@ -149,6 +150,28 @@ class TestInPlace:
             page.clock.run_for(17_000)
         assert page.locator("script[src*='board.js']").count() == 1
 
+    def test_a_section_that_was_not_there_before_leaves_the_others_as_they_are(
+        self, visit, own_board
+    ):
+        page = visit(on=own_board, viewport={"width": 1000, "height": 600}).page
+        page.clock.install(time=boards.END)
+        page.goto("/board")
+        let_pass(page, 1)
+        group = page.locator("details", has_text="KubePodNotReady")
+        group.locator("summary").click()
+        link = group.locator("tbody a").nth(1)
+        link.focus()
+        link.evaluate("link => scrollBy(0, link.getBoundingClientRect().top - 300)")
+        place = link.bounding_box()["y"]
+        own_board.set_broker(up=False)
+        own_board.post_alert("web-70:9100")  # the first alert in the section "Not recorded yet"
+        wait_for(lambda: "web-70:9100" in own_board.get("/board").body.decode())
+        let_pass(page, 17)
+        assert page.locator("article", has_text="web-70:9100").count() == 1
+        assert group.evaluate("group => group.open")
+        assert link.evaluate("link => link === document.activeElement")
+        assert abs(link.bounding_box()["y"] - place) < 3
+
 
 class TestFailures:
     def test_the_page_says_since_when_the_endpoint_does_not_answer(self, endpoint, open_page):
@@ -226,6 +249,14 @@ class TestTimes:
         assert page.locator("time.test").all_inner_texts() == [
             words(moment, now) for moment in moments for words in (format_age, format_elapsed)
         ]
+
+    def test_the_clock_of_the_reader_may_be_wrong(self, visit, board):
+        page = visit().page
+        page.clock.install(time=boards.END + datetime.timedelta(days=3))
+        page.goto("/board")
+        let_pass(page, 1)
+        assert "firing for 45 s" in page.locator("article", has_text="DiskReadErrors").inner_text()
+        assert seconds_old(page) < 10
 
 
 class TestCommands:

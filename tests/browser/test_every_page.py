@@ -15,16 +15,28 @@ every_page = pytest.mark.parametrize("name", PAGES)
 
 # Pairs of texts that lie on top of each other. Two lines of one text may touch.
 FIND_OVERLAPS = """() => {
+  // Text for screen readers only.
+  const isClipped = element => element !== null
+    && (getComputedStyle(element).clipPath === 'inset(50%)' || isClipped(element.parentElement));
   const boxes = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const node = walker.currentNode, parent = node.parentElement;
     if (!node.data.trim() || !parent.checkVisibility({visibilityProperty: true})) continue;
-    if (parent.closest('.skip-link, .visually-hidden, svg, option')) continue;
+    if (parent.closest('.skip-link, svg, option') || isClipped(parent)) continue;
     const range = document.createRange();
     range.selectNodeContents(node);
-    for (const box of range.getClientRects())
-      if (box.width > 1 && box.height > 1) boxes.push({box, parent, text: node.data.trim()});
+    const text = node.data.trim();
+    for (const {left, right, top, bottom} of range.getClientRects()) {
+      const box = {left, right, top, bottom};
+      for (let frame = parent; frame; frame = frame.parentElement) {
+        if (getComputedStyle(frame).overflowX === 'visible') continue;
+        const {left, right} = frame.getBoundingClientRect();  // the rest is scrolled out of view
+        box.left = Math.max(box.left, left);
+        box.right = Math.min(box.right, right);
+      }
+      if (box.right - box.left > 1 && bottom - top > 1) boxes.push({box, parent, text});
+    }
   }
   boxes.sort((a, b) => a.box.top - b.box.top);
   const overlaps = [];

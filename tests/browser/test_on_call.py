@@ -115,3 +115,14 @@ def test_a_wrong_filter_names_the_field_and_keeps_the_text(visit):
     assert "such as" in error.inner_text(), "the error says what is right"
     # Chromium reports the status 400 of the page.
     assert len(one_visit.problems) == 1 and "400" in one_visit.problems.pop()
+
+
+def test_an_alert_that_waits_in_the_journal_is_on_the_page(visit, own_board):
+    own_board.set_broker(up=False)
+    request_id = own_board.post_alert("web-71:9100")
+    page = visit(on=own_board).open("/board")
+    row = page.locator("article", has_text="web-71:9100")
+    assert "WAITING TO BE RECORDED" in row.inner_text()
+    row.get_by_role("link", name="request").click()
+    page.wait_for_url(f"**/board/requests/{request_id}")
+    assert "web-71:9100" in page.locator("main").inner_text()
