@@ -322,6 +322,7 @@ class Config:
     log_level: str = _string("info", _one_of(LOG_LEVELS))
     endpoint_url: str = _string(check=check_http_url)
     st2_web_url: str = _string(check=check_http_url)
+    grafana_url: str = _string(check=check_http_url)
     st2_api_url: str = _string(check=check_http_url)
     st2_api_key: str = _string(secret=True)
 

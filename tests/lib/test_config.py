@@ -224,6 +224,7 @@ class TestTypes:
             {"endpoint_url": "http://[bad"},
             {"st2_web_url": "javascript:alert(1)"},
             {"st2_web_url": "http://[bad"},
+            {"grafana_url": "javascript:alert(1)"},
             {"st2_api_url": "st2.example"},
             {"st2_api_url": "http://[bad"},
             {"endpoint_url": "https://on-call:hush@poundcake.example"},

@@ -89,13 +89,18 @@ def read_automation(
     history = service.read_recorded(
         history_reader.read, filters=filters, not_cleared_minutes=config.not_cleared_minutes
     )
-    return {**_form(texts, {}), "history": _as_variables(history, texts)}
+    return {
+        **_form(texts, {}),
+        "history": _as_variables(history, texts),
+        "grafana_url": config.grafana_url,
+    }
 
 
 def invalid_form(parameters: Mapping[str, str], error: FilterError) -> dict[str, Any]:
     """Return what the page shows if a filter is invalid: the form, with the error at its field."""
     problem = str(error)[len(f"{error.field}: ") :]
-    return {**_form(_with_default(parameters), {error.field: problem}), "history": None}
+    form = _form(_with_default(parameters), {error.field: problem})
+    return {**form, "history": None, "grafana_url": ""}
 
 
 def _with_default(parameters: Mapping[str, str]) -> dict[str, str]:

@@ -66,11 +66,10 @@ class Document(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-@pytest.fixture
-def get(engine):
+def make_get(engine, config):
     """Return a function that requests the page, as at noon."""
     routes = {
-        route.template: route for route in BoardRoutes(Config(), RecordedService(engine)).routes()
+        route.template: route for route in BoardRoutes(config, RecordedService(engine)).routes()
     }
 
     def get(query=""):
@@ -79,6 +78,12 @@ def get(engine):
             return routes[PATH].handler(request, "")
 
     return get
+
+
+@pytest.fixture
+def get(engine):
+    """Return a function that requests the page, as at noon."""
+    return make_get(engine, Config())
 
 
 original_parse = search.parse
@@ -126,6 +131,14 @@ def test_the_page_shows_what_each_workflow_achieved(engine, get):
     assert daily[1:] == [["2026-01-14", "2", "0", "2", "0", "0", "0", "0", "5 min", "12 s"]]
     images = [svg for svg in page.all("svg") if svg.get("role") == "img"]
     assert len(images) == 2 * len(by_workflow)
+
+
+def test_the_dashboard_is_linked_if_its_address_is_configured(engine, get):
+    url = "https://grafana.example/d/poundcake"
+    page = get_page(make_get(engine, Config(grafana_url=url)))
+    links = [link for link in page.all("a") if link.get("id") == "grafana"]
+    assert [link["href"] for link in links] == [url]
+    assert "Grafana" in page.text and "Grafana" not in get_page(get).text
 
 
 def test_a_short_period_is_shown_per_hour(engine, get):
