@@ -24,10 +24,23 @@ def endpoint(tmp_path, chromium, stopped_time):
 
 
 def post(endpoint, name, count=1):
-    """Post alerts, and wait until the board shows them."""
+    """Post alerts, and wait until they are recorded."""
     instances = [f"{name}-{number}" for number in range(count)]
     endpoint.accept(webhook(*[alert(name, labels={"instance": text}) for text in instances]))
-    wait_for(lambda: name in endpoint.get("/board").body.decode())
+    wait_for(lambda: name in endpoint.get("/api/v1/alerts/active").body.decode())
+
+
+class InFlight:
+    """The number of requests of a page that have no response yet."""
+
+    def __init__(self, page):
+        self.count = 0
+        page.on("request", lambda _: self.change(1))
+        page.on("requestfinished", lambda _: self.change(-1))
+        page.on("requestfailed", lambda _: self.change(-1))
+
+    def change(self, difference):
+        self.count += difference
 
 
 @pytest.fixture
@@ -41,10 +54,7 @@ def open_page(chromium, endpoint):
         page = context.new_page()
         page.requests = []
         page.on("request", lambda request: page.requests.append(request.url))
-        page.in_flight = set()
-        page.on("request", page.in_flight.add)
-        page.on("requestfinished", page.in_flight.discard)
-        page.on("requestfailed", page.in_flight.discard)
+        page.in_flight = InFlight(page)
         page.clock.install(time=boards.END)
         page.goto(f"http://127.0.0.1:{endpoint.port}{path}")
         let_pass(page, 1)
@@ -61,7 +71,7 @@ def let_pass(page, seconds):
     while seconds > 0:
         page.clock.run_for(min(seconds, 4) * 1000)
         page.wait_for_timeout(100)
-        wait_for(lambda: page.wait_for_timeout(20) or not page.in_flight)
+        wait_for(lambda: page.wait_for_timeout(20) or not page.in_flight.count)
         seconds -= 4
 
 
