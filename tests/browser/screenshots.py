@@ -13,22 +13,36 @@ import io
 import pathlib
 import sys
 import tempfile
+from typing import NamedTuple
 
 from tests.browser import boards
 from tests.browser.page_list import PAGES
 
 DIRECTORY = pathlib.Path(boards.ROOT) / "docs" / "screenshots"
-PICTURES = {
-    "now": "now",
-    "episodes": "episodes",
-    "episode": "episode, did not help",
-    "automation": "automation",
-}
-"""The pages, by the first part of the names of their pictures."""
-HEIGHTS = {1440: 1000, 390: 844}
-"""The height of the part of a page that is shown, by its width."""
+PHONE = {"width": 390, "height": 844}
 SCHEMES = ("light", "dark")
 MAX_BYTES = 200_000
+
+
+class Picture(NamedTuple):
+    """A picture of the upper part of a page.
+
+    Attributes:
+        page: The name of the page.
+        height: The height of the picture at a width of 1440 pixels.
+    """
+
+    page: str
+    height: int
+
+
+PICTURES = {
+    "now": Picture("now", 1000),
+    "episodes": Picture("episodes", 1000),
+    "episode": Picture("episode, did not help", 1250),
+    "automation": Picture("automation", 1400),
+}
+"""The pictures, by the first part of the names of their files."""
 
 
 def main(arguments=None):
@@ -59,31 +73,34 @@ def main(arguments=None):
 
 def write_pictures(browser, board, name, directory):
     """Write the pictures of a page."""
-    path = PAGES[PICTURES[name]](board)
-    for width, height in HEIGHTS.items():
+    path = PAGES[PICTURES[name].page](board)
+    for viewport in ({"width": 1440, "height": PICTURES[name].height}, PHONE):
         for scheme in SCHEMES:
-            file = directory / f"{name}-{width}-{scheme}.png"
-            file.write_bytes(take_picture(browser, board, path, width, height, scheme))
+            file = directory / f"{name}-{viewport['width']}-{scheme}.png"
+            file.write_bytes(take_picture(browser, board, path, viewport, scheme))
             print(f"{file}: {file.stat().st_size / 1000:.0f} kB", flush=True)
 
 
-def take_picture(browser, board, path, width, height, scheme):
+def take_picture(browser, board, path, viewport, scheme):
     """Return a picture of the upper part of a page as PNG."""
     from PIL import Image
 
     visit = boards.Visit(
         browser,
         board,
-        viewport={"width": width, "height": height},
+        viewport=viewport,
         color_scheme=scheme,
         reduced_motion="reduce",
     )
     visit.page.clock.set_fixed_time(boards.END)
-    picture = Image.open(io.BytesIO(visit.open(path).screenshot()))
+    page = visit.open(path)
+    page.get_by_text(" ago)").wait_for()  # the script has shown how old the page is
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     visit.close()
     file = io.BytesIO()
-    # A page has few colours, so 128 are enough.
-    picture.convert("RGB").quantize(128).save(file, "PNG", optimize=True)
+    # The method keeps the colours that only a few pixels have, such as those of a small sign.
+    palette = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(file, "PNG", optimize=True)
     assert file.tell() < MAX_BYTES, f"{path}: {file.tell()} bytes"
     return file.getvalue()
 

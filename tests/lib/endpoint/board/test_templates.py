@@ -52,9 +52,9 @@ class TestEntityTag:
 class TestText:
     @pytest.mark.parametrize("name", ["title", "detail", "field", "request_id"])
     def test_hostile_text_stays_text(self, name):
-        hostile = "\"'><script>alert(1)</script>{{ 7*7 }}\u202e\x00`<b>`"
+        hostile = "\"'><script>alert(1)</script>{{ 7777*7777 }}\u202e\x00`<b>`"
         body = render(**{name: hostile}).body.decode()
-        assert "<script>alert" not in body and "<b>" not in body and "49" not in body
+        assert "<script>alert" not in body and "<b>" not in body and "60481729" not in body
         assert "\u202e" not in body and "\x00" not in body
 
     def test_text_cannot_imitate_a_placeholder(self):
