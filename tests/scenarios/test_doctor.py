@@ -102,7 +102,7 @@ def test_mistakes_in_the_configuration_are_found(healthy_stack):
     assert "http://127.0.0.1:1" in found["alertmanager"][0]
     with healthy_stack.configured(st2_api_url="http://127.0.0.1:1"):
         found = examine(healthy_stack)
-    assert "actions cannot use StackStorm" in found["stackstorm"][0]
+    assert "actions cannot use the StackStorm API" in found["stackstorm"][0]
 
 
 @pytest.mark.services

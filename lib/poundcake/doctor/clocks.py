@@ -56,10 +56,10 @@ def _check_clock(reading: ClockReading) -> Finding:
     offset = reading.remote - reading.local
     seconds = abs(offset.total_seconds())
     direction = "ahead of" if offset > timedelta(0) else "behind"
-    what = f"the clock of {reading.name} is {seconds:.0f} s {direction} this host's clock"
+    what = f"the clock of {reading.name} is {seconds:.0f} s {direction} the clock of this host"
     remedy = "synchronize the clocks of both machines (chrony or ntpd)"
     if abs(offset) > _MAX_OFFSET:
         return problem(check, what, remedy)
     if abs(offset) > _TOLERANCE:
         return warning(check, what, remedy)
-    return ok(check, f"the clock of {reading.name} agrees with this host's clock")
+    return ok(check, f"the clock of {reading.name} agrees with that of this host")

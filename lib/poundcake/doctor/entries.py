@@ -49,7 +49,7 @@ def check_approvers(config: Config, service_user: str) -> list[Finding]:
     if not others:
         return [ok(check, f"the only approver is {service_user}, who runs this action")]
     what = (
-        f"StackStorm's API does not list its users, so the approvers may not exist: "
+        f"the API of StackStorm does not list its users, so the approvers may not exist: "
         f"{', '.join(others)}"
     )
     return [unknown(check, what, f"let each of them log in once: st2 login {others[0]}")]

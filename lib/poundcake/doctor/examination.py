@@ -83,7 +83,7 @@ class Examination:
 
     def _examine(self, config: Config, api: StackStorm, engine: Engine) -> list[Finding]:
         pack = pack_content.read_pack(api, self.pack_folder)
-        readings = [read_clock("StackStorm's API", api.now)]
+        readings = [read_clock("the StackStorm API", api.now)]
         if engine.dialect.name != "sqlite":  # SQLite uses the clock of this host
             readings.append(read_clock("the database", lambda: _read_database_clock(engine)))
         return [

@@ -22,8 +22,8 @@ def check_state_dir(config: Config) -> list[Finding]:
             unknown(
                 "files.state_dir",
                 f"{folder} does not exist on this host",
-                "run doctor on the sensor's host as well; if this is that host, the log of the "
-                "sensor shows why the endpoint could not create the folder",
+                "run doctor on the host of the sensor as well; if this is that host, the log of "
+                "the sensor shows why the endpoint could not create the folder",
             )
         ]
     databases = (config.journal_path, config.default_tracking_path)

@@ -28,7 +28,8 @@ class Finding:
     Attributes:
         check: What was checked, as a short name for programs (`files.state_dir`).
         status: Whether it is as it should be.
-        what: What was found, in one sentence.
+        what: What was found, in one sentence. Results of actions are made inert, so it contains
+            no apostrophes, quotes or brackets of its own.
         remedy: How to put it right, or ''.
     """
 

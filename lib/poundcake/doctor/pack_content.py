@@ -82,7 +82,7 @@ def check_pack(facts: PackFacts) -> list[Finding]:
         return [
             problem(
                 check,
-                f"actions cannot use StackStorm's API: {facts.error}",
+                f"actions cannot use the StackStorm API: {facts.error}",
                 "start st2api, or correct st2_api_url and st2_api_key",
             )
         ]
@@ -90,7 +90,10 @@ def check_pack(facts: PackFacts) -> list[Finding]:
         remedy = "install it: st2 pack install file:///path/to/the/clone"
         return [problem(check, f"StackStorm has no pack {PACK}", remedy)]
     who = f" as {facts.user}" if facts.user else ""
-    findings = [ok(check, f"actions can use StackStorm's API{who}"), _check_version(facts.version)]
+    findings = [
+        ok(check, f"actions can use the StackStorm API{who}"),
+        _check_version(facts.version),
+    ]
     for kind in _KINDS:
         findings += _check_kind(facts, kind)
     return findings + _check_rules(facts.registered.get("rules", {}))

@@ -16,7 +16,7 @@ from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
 from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail.approvals import is_approval
 
-_SETTINGS = "docs/OPERATIONS.md, StackStorm's settings"
+_SETTINGS = "docs/OPERATIONS.md, settings of StackStorm"
 _DEFAULT_SLEEP = 0.1  # seconds
 # PoundCake reads trigger instances to find out what became of an alert, for this many days.
 _MIN_TRIGGER_DAYS = 2
@@ -93,10 +93,10 @@ def check_settings(sections: Mapping[str, Mapping[str, str]] | None) -> list[Fin
     """Check the sections of st2.conf, or report that they are unknown."""
     if sections is None:
         what = (
-            "StackStorm's API does not show its settings of authentication, scheduler, garbage "
-            "collector and coordination, and this host has no st2.conf"
+            "the API of StackStorm does not show its settings of authentication, scheduler, "
+            "garbage collector and coordination, and this host has no st2.conf"
         )
-        remedy = f"compare /etc/st2/st2.conf on StackStorm's host with {_SETTINGS}"
+        remedy = f"compare /etc/st2/st2.conf on the host of StackStorm with {_SETTINGS}"
         return [unknown("stackstorm.settings", what, remedy)]
     return [
         _check_authentication(sections.get("auth", {})),

@@ -99,7 +99,7 @@ def check_database(facts: DatabaseFacts) -> list[Finding]:
     elif facts.isolation:
         findings.append(ok("database.isolation", f"connections use {_ISOLATION}"))
     if facts.journal_mode and facts.journal_mode != "wal":
-        what = f"SQLite's journal mode is {facts.journal_mode} instead of wal"
+        what = f"the journal mode of SQLite is {facts.journal_mode} instead of wal"
         remedy = "move state_dir to a local disk; network file systems do not support wal"
         findings.append(warning("database.journal_mode", what, remedy))
     return findings

@@ -67,7 +67,7 @@ def test_a_converted_table_is_found_and_the_remedy_repairs_it(engine):
         ({"error": "connection refused"}, "problem", "connection refused"),
         ({"pending": "run migrate"}, "warning", "run migrate"),
         ({"isolation": "REPEATABLE-READ"}, "problem", "REPEATABLE-READ"),
-        ({"journal_mode": "delete"}, "warning", "journal mode is delete"),
+        ({"journal_mode": "delete"}, "warning", "journal mode of SQLite is delete"),
         ({"collations": {"poundcake_alerts": "utf8mb4_general_ci"}}, "problem", "general_ci"),
     ],
 )
