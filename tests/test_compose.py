@@ -72,7 +72,7 @@ VARIABLES = {
     # RABBITMQ_DEFAULT_PASS_FILE is refused.
     "rabbitmq": {"RABBITMQ_DEFAULT_USER", "RABBITMQ_DEFAULT_PASS"},
     "mariadb": {
-        "MARIADB_RANDOM_ROOT_PASSWORD",
+        "MARIADB_ROOT_HOST",
         "MARIADB_ROOT_PASSWORD",
         "MARIADB_DATABASE",
         "MARIADB_USER",
@@ -274,7 +274,7 @@ def test_the_services_on_the_hosts_network_listen_on_loopback_only():
 @pytest.mark.parametrize("service", each_service())
 def test_no_password_is_written_in_a_file(service):
     for name, value in service.get("environment", {}).items():
-        if SECRET_VARIABLE.search(name) and name != "MARIADB_RANDOM_ROOT_PASSWORD":
+        if SECRET_VARIABLE.search(name):
             # A missing secret is an error, except that of an optional service.
             optional = value == "${HUBOT_SLACK_TOKEN:-}"
             assert optional or re.fullmatch(r"\$\{\w+:\?.+\}", str(value))

@@ -140,6 +140,49 @@ def test_only_the_readers_of_a_secret_can_read_it(write_secrets):
     assert f"st2:st2 {volumes}/poundcake-state\n" in owners
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a change of owners needs root")
+def test_each_reader_can_read_its_secrets_and_no_others(write_secrets, bin_folder, tmp_path):
+    """Prometheus and Alertmanager run as 65534, and the sensor as a member of the group st2."""
+    (bin_folder / "chown").unlink()
+    group = 4141
+    for name in ("passwd", "group"):
+        extra = f"st2:x:{group}:{group}::/:/bin/sh\n" if name == "passwd" else f"st2:x:{group}:\n"
+        (tmp_path / name).write_text(Path("/etc", name).read_text() + extra)
+    program(
+        bin_folder,
+        "sh",
+        f"""exec unshare --mount /bin/sh -c 'mount --bind {tmp_path}/passwd /etc/passwd
+        mount --bind {tmp_path}/group /etc/group; exec /bin/sh "$@"' sh "$@"\n""",
+    )
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("namespaces are not available here")
+    completed = write_secrets()
+    assert completed.returncode == 0, completed.stdout.decode()
+    volumes = write_secrets.volumes
+
+    def readable(user, group):
+        """Return the files that a user with one group can read, if their volume is mounted."""
+
+        def permits(path, bits):
+            status = path.stat()
+            shift = 6 if status.st_uid == user else 3 if status.st_gid == group else 0
+            return (status.st_mode >> shift) & bits == bits
+
+        files = [path for path in volumes.glob("*/*") if path.is_file()]
+        return {
+            str(path.relative_to(volumes))
+            for path in files
+            if permits(path, 4)
+            and permits(path.parent, 1)
+            and path.parent.name not in ("pack", "host-keys")
+        }
+
+    assert readable(65534, 65534) == {"alertmanager/poundcake.token", "prometheus/poundcake.token"}
+    names = {path.split("/")[0] for path in readable(group, group)}
+    assert names == {"poundcake", "st2-keys"}
+    assert readable(4242, 4242) == set()
+
+
 def test_stackstorm_knows_the_password_as_a_hash(write_secrets):
     assert write_secrets().returncode == 0
     user, stored = (write_secrets.volumes / "st2-keys" / "htpasswd").read_text().strip().split(":")
