@@ -451,6 +451,7 @@ def docker(tmp_path, bin_folder, monkeypatch):
     program(bin_folder, "docker", DOCKER.format(state=state))
     monkeypatch.setattr(compose, "ENV", tmp_path / ".env")
     monkeypatch.setattr(compose.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(compose, "WAIT_SECONDS", 10)
     ports = {
         name: (services.free_port(), title, path)
         for name, (_, title, path) in compose.PORTS.items()
