@@ -10,10 +10,20 @@ import re
 
 import pytest
 import yaml
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from st2client.utils.interactive import InteractiveForm
 
 from tests import content
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+INQUIRY_SCHEMAS = [
+    pytest.param(task["input"]["schema"], id=f"{name}-{task_name}")
+    for name, workflow in content.Pack(ROOT).workflows.items()
+    for task_name, task in workflow["tasks"].items()
+    if task.get("action") == "core.ask"
+]
 
 
 def test_the_pack_has_no_problems():
@@ -31,6 +41,20 @@ def test_each_example_alert_is_matched_by_a_rule():
     ]
     matched_names = {name for criterion in criteria for name in alert_names(criterion)}
     assert alerts - matched_names == set()
+
+
+def test_the_pack_asks_for_approval():
+    assert len(INQUIRY_SCHEMAS) == 1
+
+
+@pytest.mark.parametrize("schema", INQUIRY_SCHEMAS)
+def test_the_st2_command_asks_the_questions_of_an_inquiry(schema):
+    """The views show `st2 inquiry respond ID`. Its form fails on a `description`."""
+    properties = schema["properties"]
+    assert not [name for name, spec in properties.items() if "description" in spec]
+    with create_pipe_input() as keyboard, create_app_session(keyboard, DummyOutput()):
+        keyboard.send_text("yes\n")
+        assert InteractiveForm(properties).initiate_dialog() == {"approve": True}
 
 
 def alert_names(criterion):
