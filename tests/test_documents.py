@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 
 import pytest
@@ -82,6 +83,31 @@ def test_commands_that_write_a_secret_set_a_umask():
 @pytest.mark.parametrize("text", code_blocks("sh"))
 def test_the_shell_can_parse_each_snippet(text):
     subprocess.run(["sh", "-n"], input=text.encode(), check=True)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/INSTALL.md"])
+def test_the_check_of_a_new_installation_waits_for_the_endpoint_at_even_intervals(name):
+    """Without --retry-delay, curl doubles its pause up to ten minutes, and shows nothing."""
+    (command,) = [
+        line
+        for block in documents.find_code_blocks(ROOT / name, "sh")
+        for line in block.splitlines()
+        if "--retry-connrefused" in line
+    ]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        command = command.replace(":8000/", f":{server.getsockname()[1]}/")
+        client = subprocess.Popen(shlex.split(command), stderr=subprocess.PIPE, text=True)
+        lines = [client.stderr.readline() for _ in range(8)]
+        waits = [line for line in lines if "Will retry" in line]
+        server.listen()
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert client.wait(10) == 0
+        client.stderr.close()
+    assert waits and all("in 2 seconds" in line for line in waits), lines
 
 
 @pytest.mark.parametrize("path", CONTAINER_DOCUMENTS, ids=documents.display_name)

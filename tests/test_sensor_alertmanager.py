@@ -14,8 +14,10 @@ import textwrap
 import threading
 
 import pytest
+import yaml
 
 from tests import services
+from tests.content import schemas
 from tests.lib.endpoint_process import FileBus, Service
 from tests.lib.endpoints import Patched, Unpatched, message
 from tests.lib.samples import alert, webhook
@@ -164,6 +166,21 @@ def sensor(request, tmp_path):
     yield create
     for endpoint in created:
         endpoint.stop()
+
+
+def test_the_sensor_accepts_a_webhook_without_a_configuration_file(sensor):
+    """StackStorm then passes the defaults of the schema, and fills in nested keys."""
+    with open(os.path.join(ROOT, "config.schema.yaml"), encoding="utf-8") as stream:
+        schema = yaml.safe_load(stream)
+    defaults = schemas.fill_in_defaults(schema, {})
+    assert set(schema) == set(defaults)
+    assert defaults["board_proxy"] == {"addresses": []}
+    # The test's own folder and port; everything else is as StackStorm passes it.
+    config = {key: value for key, value in defaults.items() if key not in ("state_dir", "port")}
+    endpoint = sensor(**config).start().ready()
+    endpoint.accept(webhook(alert()))
+    configuration = endpoint.get("/api/v1/health").json["configuration"]
+    assert (configuration["problem"], configuration["warnings"]) == ("", [])
 
 
 class TestTermination:

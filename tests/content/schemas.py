@@ -66,6 +66,32 @@ def check_values(where, properties, values):
         pass  # check_schema() reports this
 
 
+def fill_in_defaults(properties, values):
+    """Return the configuration that StackStorm passes to a pack for the values of its file.
+
+    This is ContentPackConfigLoader._assign_default_values() of StackStorm 3.8 and 3.9. It adds an
+    empty object or list for each key whose schema says what that contains, even without a default.
+    """
+    values = copy.deepcopy(values)
+    for name, schema in properties.items():
+        if "default" in schema and name not in values:
+            values[name] = copy.deepcopy(schema["default"])
+        value = values.get(name)
+        if schema.get("type") == "object":
+            inner = schema.get("properties") or {}
+            if inner or schema.get("patternProperties") or schema.get("additionalProperties"):
+                values[name] = fill_in_defaults(inner, value or {})
+        elif schema.get("type") == "array" and schema.get("items"):
+            items = schema["items"]
+            values[name] = [
+                fill_in_defaults(items.get("properties") or {}, item)
+                if isinstance(item, dict)
+                else item
+                for item in value or []
+            ]
+    return values
+
+
 def find_subschemas(schema):
     """Yield (name, schema) of each schema inside a schema."""
     for key in STRUCTURES:
