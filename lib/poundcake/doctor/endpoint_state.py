@@ -7,7 +7,7 @@ from typing import Any, Mapping
 
 from poundcake import __version__
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
-from poundcake.trail.text.health import REMEDIES
+from poundcake.trail.text.health import find_remedy
 
 _RESTART = "st2ctl restart-component st2sensorcontainer"
 _LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
@@ -56,7 +56,7 @@ def _check_component(name: str, part: Mapping[str, Any]) -> list[Finding]:
     findings = []
     if state in ("down", "full"):
         what = f"{name} is {state}: {detail}"
-        findings.append(problem(check, what, REMEDIES.get(name, "see the log of the sensor")))
+        findings.append(problem(check, what, find_remedy(name, part) or "see the log of the sensor"))
     elif state == "unknown":
         what = f"the endpoint has not used the component {name} yet"
         findings.append(unknown(check, what, "send an alert, then run doctor again"))

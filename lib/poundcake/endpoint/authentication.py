@@ -25,6 +25,7 @@ _HTTP_SCHEMES = ("bearer", "basic")
 # The name of the credential of a person whom the reverse proxy has signed in.
 _PROXY_CREDENTIAL = "board_proxy"
 _NO_READER = "the configuration has no credential for people; add one with the scope read"
+_IN_ALERTMANAGER = "; in Alertmanager: http_config.authorization.credentials_file"
 _KINDS = {"bearer": Kind.TOKEN, "basic": Kind.BASIC}
 
 
@@ -89,7 +90,9 @@ class Authentication:
         if is_page:
             raise self._signed_out(request)
         raise self._unauthenticated(
-            "missing or invalid credentials; this endpoint accepts: " + ", ".join(self._methods),
+            "missing or invalid credentials; this endpoint accepts: "
+            + ", ".join(self._methods)
+            + (_IN_ALERTMANAGER if needed_scope == Scope.POST and "bearer" in self._methods else ""),
             self._schemes,
         )
 

@@ -11,7 +11,8 @@ from poundcake.endpoint.http_messages import HTTPResponse
 class ProblemError(Exception):
     """A request that is refused.
 
-    Alertmanager retries a notification only after a 5xx, and drops it on any 4xx.
+    Alertmanager retries a notification only after a 5xx. After a 4xx, it sends what still fires
+    again at the next group_interval.
 
     Args:
         status: 4xx if a retry cannot succeed, 503 for a temporary failure of the endpoint.

@@ -257,8 +257,8 @@ def _unknown_senders(
         if incident:
             problems.append(
                 f"alertmanagers, {alertmanager.url}: it holds the alert of {incident.episode}, but "
-                f"the notification came from {incident.external_url}: set external_url to that, or "
-                "add the Alertmanager with that URL"
+                f"the notification came from another URL: set external_url to "
+                f"{incident.external_url}, or add the Alertmanager with that URL"
             )
     return problems
 

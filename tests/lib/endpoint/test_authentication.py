@@ -46,6 +46,11 @@ def basic_credentials(text):
 
 
 class TestTokens:
+    def test_a_refused_webhook_says_where_alertmanager_has_its_credential(self, guarded_endpoint):
+        hint = "in Alertmanager: http_config.authorization.credentials_file"
+        assert hint in guarded_endpoint.post(webhook()).json["detail"]
+        assert hint not in guarded_endpoint.get(HEALTH).json["detail"]
+
     @pytest.mark.parametrize("token", ["the-old-token-01", "the-new-token-01"])
     @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
     def test_each_token_is_accepted(self, guarded_endpoint, scheme, token):

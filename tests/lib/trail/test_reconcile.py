@@ -242,7 +242,7 @@ class TestIdentity:
         trail.primary.hold("HostDown")
         (problem,) = trail.run_round().problems
         assert problem.startswith(f"alertmanagers, {URL}: it holds the alert of ")
-        assert "came from http://am-1.local:9093: set external_url to that" in problem
+        assert "another URL: set external_url to http://am-1.local:9093, or add" in problem
 
 
 class TestSilences:

@@ -45,7 +45,7 @@ def read_health(
     journal = health["components"]["journal"]
     return {
         "health": health,
-        "status_text": describe_status(health),
+        "status_text": describe_status(health, now),
         "mode": describe_mode(health),
         "problems": find_problems(health, now),
         "remarks": [_split(remark) for remark in find_remarks(health, now)],

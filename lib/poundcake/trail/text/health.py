@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+import re
+from datetime import datetime, timedelta, timezone
 from typing import Any, Mapping
 
+from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
@@ -35,6 +37,10 @@ REMEDIES = {
     "stackstorm": "start st2api; the waiting requests are processed without a restart",
     "monitoring": "start Alertmanager, or correct `alertmanagers` in the configuration",
 }
+_RECENT = timedelta(hours=1)
+# The cure that sync names if notifications contain another URL than the configuration.
+_WRONG_URL = re.compile(r"set external_url to \S+(?<![,;])")
+_DOCTOR = "st2 run poundcake.doctor format=text"
 _ENDPOINT_REMEDY = "see why it does not run, then restart the sensor:"
 _RESTART = "st2ctl restart-component st2sensorcontainer"
 _LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
@@ -50,7 +56,7 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
     """
     view, now = sanitize(view), now or datetime.now(timezone.utc)
     lines = [
-        f"{view['status'].upper()}: {describe_status(view)}",
+        f"{view['status'].upper()}: {describe_status(view, now)}",
         *[f"  {line}" for line in _problem_lines(view, now)],
         "",
         *pause_lines(view, now),
@@ -59,20 +65,42 @@ def health(view: dict[str, Any], now: datetime | None = None, width: int = DEFAU
         *_component_lines(view["components"], now, width),
     ]
     lines += _remark_lines(view, now)
-    return join_lines([*lines, "", *_next_lines(view)], width)
+    return join_lines([*lines, "", *_next_lines(view, now)], width)
 
 
-def describe_status(view: Mapping[str, Any]) -> str:
-    """Return the state of the endpoint, in one sentence."""
+def describe_status(view: Mapping[str, Any], now: datetime | None = None) -> str:
+    """Return the state of the endpoint, in one sentence.
+
+    Args:
+        view: The view, as JSON.
+        now: The time to which ages are relative. The default is the current time.
+    """
+    now = now or datetime.now(timezone.utc)
+    refusal = _find_recent_refusal(view, now)
+    if view["status"] == "ok" and refusal:
+        return (
+            f"webhooks are accepted, but one from {refusal['sender']} was refused with"
+            f" {refusal['status']}, {format_age(refusal['refused_at'], now)}"
+        )
     if view["status"] == "degraded":
         return f"webhooks are accepted, but {_first_problem(view)}"
     return _VERDICTS.get(view["status"], "the endpoint reports an unknown status")
+
+
+def _find_recent_refusal(view: Mapping[str, Any], now: datetime) -> Mapping[str, Any] | None:
+    """Return the last refused webhook if it was refused within an hour, or None."""
+    last: Mapping[str, Any] | None = (view.get("refused") or {}).get("last")
+    refused_at = parse_timestamp(last["refused_at"]) if last else None
+    return last if refused_at and now - refused_at < _RECENT else None
 
 
 def _first_problem(view: Mapping[str, Any]) -> str:
     """Return why the health is degraded, in a few words."""
     components = view["components"]
     down = [name for name, part in components.items() if part["state"] == "down"]
+    wrong_url = _WRONG_URL.search(str(components.get("monitoring", {}).get("detail") or ""))
+    if down == ["monitoring"] and wrong_url:
+        return f"the URL of an Alertmanager is wrong: {wrong_url.group()}"
     if down:
         return f"{' and '.join(down)} {'is' if len(down) == 1 else 'are'} down"
     journal = components.get("journal", {})
@@ -101,7 +129,7 @@ def find_problems(view: Mapping[str, Any], now: datetime) -> list[str]:
     for name, part in view["components"].items():
         if part["state"] in ("down", "full"):
             age = f" for {format_elapsed(part['since'], now)}" if part["since"] else ""
-            remedy = REMEDIES.get(name, "see its detail below")
+            remedy = find_remedy(name, part) or "see its detail below"
             if part["state"] == "full":
                 remedy = "repair what blocks its requests"
             problems.append(f"{name} has been {part['state']}{age}: {remedy}")
@@ -110,6 +138,12 @@ def find_problems(view: Mapping[str, Any], now: datetime) -> list[str]:
     if journal.get("state") == "ok" and journal.get("detail") and not is_in_verdict:
         problems.append(journal["detail"])
     return problems
+
+
+def find_remedy(name: str, part: Mapping[str, Any]) -> str:
+    """Return what a person does about a component that does not work, or ''."""
+    wrong_url = _WRONG_URL.search(str(part.get("detail") or "")) if name == "monitoring" else None
+    return wrong_url.group() if wrong_url else REMEDIES.get(name, "")
 
 
 def describe_mode(view: Mapping[str, Any]) -> str:
@@ -177,7 +211,8 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
         last_refusal = refusals["last"]
         lines.append(
             f"refused since the endpoint started: {counted(refusals['count'], 'webhook')}"
-            f" (Alertmanager does not send them again); the last at"
+            " (Alertmanager does not retry them at once; what still fires is sent again at the next"
+            " group_interval, and the resolve of an alert that ends before may be lost); the last at"
             f" {format_time(last_refusal['refused_at'], now)} from {last_refusal['sender']}:"
             f" {last_refusal['status']}, {last_refusal['detail']}"
         )
@@ -203,11 +238,13 @@ def _configuration(configuration: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _next_lines(view: Mapping[str, Any]) -> list[str]:
+def _next_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     """Return the command that is useful next."""
     stuck = view["components"].get("journal", {}).get("stuck_requests") or []
     if stuck:
         return next_lines(commands.show_request(stuck[0]))
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
+    if _find_recent_refusal(view, now):
+        return next_lines(_DOCTOR)
     return next_lines("st2 run poundcake.alerts_active format=text")

@@ -20,6 +20,36 @@ def test_the_last_refused_webhook_is_shown():
     output = " ".join(render(refused=refused_report("the body has 9 bytes", 2)).split())
     assert "refused since the endpoint started: 2 webhooks" in output
     assert "at 12:00:00Z from 127.0.0.1: 413, the body has 9 bytes" in output
+    assert "what still fires is sent again at the next group_interval" in output
+
+
+@pytest.mark.parametrize(
+    "seconds, headline, command",
+    [
+        (
+            15,
+            "OK: webhooks are accepted, but one from 127.0.0.1 was refused with 413, 15 s ago",
+            "doctor",
+        ),
+        (3601, "OK: webhooks are accepted, and everything works", "alerts_active"),
+    ],
+)
+def test_a_webhook_refused_in_the_last_hour_is_in_the_headline(seconds, headline, command):
+    output = text.health(health(refused=refused_report("x")), later(seconds))
+    assert output.startswith(f"\n{headline}\n")
+    assert f"next: st2 run poundcake.{command} format=text" in output
+
+
+def test_the_headline_says_how_to_correct_the_url_of_an_alertmanager():
+    detail = (
+        "alertmanagers, http://127.0.0.1:9093: it holds the alert of x-1, but the notification came"
+        " from another URL: set external_url to http://vm:19093, or add the Alertmanager with that"
+        " URL"
+    )
+    part = {"state": "down", "since": "2026-01-14T12:00:00Z", "detail": detail}
+    output = " ".join(render(status="degraded", components={"monitoring": part}).split())
+    assert "the URL of an Alertmanager is wrong: set external_url to http://vm:19093 " in output
+    assert "monitoring has been down for 60 min: set external_url to http://vm:19093 " in output
 
 
 def test_the_state_of_the_configuration_is_shown():
