@@ -63,16 +63,20 @@ class Begin(PackAction):
                 workflow,
                 ending,
                 self.settings.retry_refused_minutes if decision.ends_by_itself else 0,
+                request.workflow,
             )
             if ending
-            else claims.link(
+            else claims.link_claimant(
                 self.engine(),
-                request_id,
-                episode,
-                workflow,
-                execution_id,
-                claims.HostCooldown.from_config(self.settings),
-                decision.may_reserve,
+                claims.Claimant(
+                    request_id,
+                    episode,
+                    workflow,
+                    execution_id,
+                    claims.HostCooldown.from_config(self.settings),
+                    decision.may_reserve,
+                    action=request.workflow,
+                ),
             )
         )
         if not claim["claimed"]:

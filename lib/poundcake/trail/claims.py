@@ -123,7 +123,7 @@ class EpisodeAlert(Protocol):
 
 
 @dataclass(frozen=True)
-class _Claimant:
+class Claimant:
     """An execution that requests the claim on an episode.
 
     Attributes:
@@ -136,6 +136,7 @@ class _Claimant:
         ending: How the remediation ended, if the execution ends without a change, or None.
         retry_minutes: The wait before the first retry, if sync may try the refused change again;
             otherwise 0.
+        action: The action that the execution runs, or '' if that is the workflow.
     """
 
     request_id: str
@@ -146,6 +147,7 @@ class _Claimant:
     may_change: bool = True
     ending: Ending | None = None
     retry_minutes: int = 0
+    action: str = ""
 
 
 def claim_key(episode: str, workflow: str, attempt: int = 1) -> str:
@@ -185,11 +187,13 @@ def link(
         TrackingError: No such alert is recorded, or execution_id is empty.
         DatabaseError: The database is unavailable.
     """
-    claimant = _Claimant(request_id, episode, workflow, execution_id, cooldown, may_change)
-    return _link_with_retries(engine, claimant)
+    claimant = Claimant(request_id, episode, workflow, execution_id, cooldown, may_change)
+    return link_claimant(engine, claimant)
 
 
-def link_ended(engine: Engine, workflow: str, ending: Ending, retry_minutes: int = 0) -> LinkResult:
+def link_ended(
+    engine: Engine, workflow: str, ending: Ending, retry_minutes: int = 0, action: str = ""
+) -> LinkResult:
     """Link an execution that ends without a change, and add the event that reports its end.
 
     If the execution is refused, neither the link nor the event is written.
@@ -200,12 +204,13 @@ def link_ended(engine: Engine, workflow: str, ending: Ending, retry_minutes: int
         ending: How the remediation ended.
         retry_minutes: The configured retry_refused_minutes if the refusal in the ending ends by
             itself, so that it is recorded like a refusal by poundcake.reserve; otherwise 0.
+        action: The action that the execution runs, or '' if that is the workflow.
 
     Raises:
         TrackingError: No such alert is recorded, or the ending has no execution.
         DatabaseError: The database is unavailable.
     """
-    claimant = _Claimant(
+    claimant = Claimant(
         ending.request_id,
         ending.episode,
         workflow,
@@ -214,11 +219,18 @@ def link_ended(engine: Engine, workflow: str, ending: Ending, retry_minutes: int
         may_change=False,
         ending=ending,
         retry_minutes=retry_minutes,
+        action=action,
     )
-    return _link_with_retries(engine, claimant)
+    return link_claimant(engine, claimant)
 
 
-def _link_with_retries(engine: Engine, claimant: _Claimant) -> LinkResult:
+def link_claimant(engine: Engine, claimant: Claimant) -> LinkResult:
+    """Do the same as link() for a claimant.
+
+    Raises:
+        TrackingError: No such alert is recorded, or the claimant has no execution_id.
+        DatabaseError: The database is unavailable.
+    """
     if not claimant.execution_id:
         raise TrackingError(
             "execution_id: empty; run link as a task of a workflow, or pass the execution's id"
@@ -423,7 +435,7 @@ def add_execution(
         )
 
 
-def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
+def _link(connection: Connection, claimant: Claimant) -> LinkResult:
     alert = _find_alert(connection, claimant)
     key = claim_key(claimant.episode, claimant.workflow, alert.attempt)
     holder = connection.scalar(select(links.c.st2_execution_id).where(links.c.claim == key))
@@ -445,14 +457,14 @@ def _link(connection: Connection, claimant: _Claimant) -> LinkResult:
     return LinkResult(claimed=not reason, reason=reason, alert_id=alert.id)
 
 
-def _find_alert(connection: Connection, claimant: _Claimant) -> Row[Any]:
+def _find_alert(connection: Connection, claimant: Claimant) -> Row[Any]:
     """Return _ALERT_COLUMNS of the alert for which the claimant was started."""
     return read_alert(connection, claimant.request_id, claimant.episode, *_ALERT_COLUMNS)
 
 
 def _refusal_reason(
     connection: Connection,
-    claimant: _Claimant,
+    claimant: Claimant,
     alert: Row[Any],
     holder: str | None,
     now: datetime,
@@ -498,7 +510,7 @@ def _find_newest_attempt(connection: Connection, episode: str) -> int:
     return int(connection.scalar(attempts) or 1)
 
 
-def _cooldown_refusal(connection: Connection, claimant: _Claimant, host: str, now: datetime) -> str:
+def _cooldown_refusal(connection: Connection, claimant: Claimant, host: str, now: datetime) -> str:
     # Take a lock, so that the second of two concurrent claims for a host sees the first.
     connection.execute(select(meta.c.value).where(meta.c.name == "database_id").with_for_update())
     blocking_claim = find_blocking_claim(
@@ -513,9 +525,10 @@ def _cooldown_refusal(connection: Connection, claimant: _Claimant, host: str, no
 
 
 def _write_link(
-    connection: Connection, claimant: _Claimant, alert: Row[Any], key: str | None, now: datetime
+    connection: Connection, claimant: Claimant, alert: Row[Any], key: str | None, now: datetime
 ) -> None:
-    add_execution(connection, claimant.execution_id, claimant.workflow, "running", now)
+    action = claimant.action or claimant.workflow
+    add_execution(connection, claimant.execution_id, action, "running", now)
     is_own_link = (links.c.st2_execution_id == claimant.execution_id, links.c.alert_id == alert.id)
     if key is None:
         is_linked = connection.scalar(select(links.c.id).where(*is_own_link)) is not None
@@ -541,7 +554,7 @@ def _write_link(
 
 
 def _write_refused_claim(
-    connection: Connection, claimant: _Claimant, alert: Row[Any], reason: str, now: datetime
+    connection: Connection, claimant: Claimant, alert: Row[Any], reason: str, now: datetime
 ) -> None:
     """Record that another execution holds the claim, so that the views show the refusal."""
     values = {
@@ -555,7 +568,7 @@ def _write_refused_claim(
 
 
 def _write_temporary_refusal(
-    connection: Connection, claimant: _Claimant, alert: Row[Any], ending: Ending, now: datetime
+    connection: Connection, claimant: Claimant, alert: Row[Any], ending: Ending, now: datetime
 ) -> Ending:
     """Record a refusal that ends by itself, and return the ending with the time of its retry."""
     retry_at = changes.plan_retry(
@@ -575,7 +588,7 @@ def _write_temporary_refusal(
 
 def _write_refusal(
     connection: Connection,
-    claimant: _Claimant,
+    claimant: Claimant,
     alert: Row[Any],
     now: datetime,
     values: Mapping[str, Any],

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Iterator, NamedTuple, Sequence
 
 from poundcake.alertmanager import RESOLVED
+from poundcake.stackstorm import ExecutionStatus
 from poundcake.timestamps import format_duration, format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
@@ -119,6 +120,8 @@ def _describe_run(run: Run, asks: bool) -> Event:
     started_at = execution.started_at or execution.linked_at
     if run.result in (ExecutionResult.RUNNING, ExecutionResult.WAITING) and not execution.ended_at:
         state = "waits for approval" if asks else f"is {execution.status}"
+        if execution.is_remediation and execution.status == ExecutionStatus.RUNNING:
+            name, state = f"{execution.action} ({execution.st2_execution_id})", "is at work"
         return Event(started_at, f"{name} {state}", st2_execution_id=execution.st2_execution_id)
     result = _RESULTS.get(run.result, "succeeded")
     if execution.status not in ("succeeded", "failed") and execution.status not in result:

@@ -26,7 +26,6 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.config import Config
-from poundcake.stackstorm import TERMINAL
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import commands
@@ -200,6 +199,7 @@ class Circumstances(NamedTuple):
         stale_after_hours: The configured value.
         not_cleared_minutes: The configured value.
         breaker_failures: The configured value.
+        settle_seconds: The configured value.
     """
 
     now: datetime
@@ -207,6 +207,7 @@ class Circumstances(NamedTuple):
     stale_after_hours: int = _DEFAULTS.stale_after_hours
     not_cleared_minutes: int = _DEFAULTS.not_cleared_minutes
     breaker_failures: int = _DEFAULTS.breaker_failures
+    settle_seconds: int = _DEFAULTS.settle_seconds
 
     def is_stale(self, episode: Episode) -> bool:
         """Return True if an episode has had no notification for `stale_after_hours`."""
@@ -227,6 +228,12 @@ class Run(NamedTuple):
     result: ExecutionResult
     change: Change | None
     refusal: str
+
+    @property
+    def has_changed_nothing(self) -> bool:
+        """Whether it is a remediation of the pack whose change is not decided, or is refused."""
+        is_undecided = self.change is None or self.change.result == ChangeResult.REFUSED
+        return self.execution.is_remediation and is_undecided and not self.execution.mutated
 
     @property
     def command(self) -> str:
@@ -492,16 +499,38 @@ def _judge_running(case: _Case) -> Judgement | None:
     run = case.newest_run(ExecutionResult.RUNNING)
     if run is None:
         return None
+    if run.has_changed_nothing:
+        return _judge_checks(case, run)
     headline = f"{run.execution.st2_workflow} is {run.execution.status}"
     if run.change and run.change.result == "":
         headline = f"{run.action} is being run and verified"
-    elif run.execution.status in TERMINAL:
-        headline = f"{run.execution.st2_workflow} has ended, and its change may still run"
     return Judgement(
         EpisodeVerdict.RUNNING,
         headline,
         "wait for its result",
         f"st2 execution get {run.execution.st2_execution_id}",
+    )
+
+
+def _judge_checks(case: _Case, run: Run) -> Judgement:
+    """Judge an episode whose remediation has not decided whether to change anything."""
+    execution = run.execution
+    question, next_step, next_at = "", "wait for its result", None
+    if execution.has_claim:  # without the claim, it changes nothing
+        if execution.st2_workflow != execution.action:
+            question = f" whether to run {execution.st2_workflow}"
+        opened_at = case.episode.notifications[0].row.received_at
+        settled_at = opened_at + timedelta(seconds=case.circumstances.settle_seconds)
+        next_step = "wait for its decision"
+        if settled_at > case.now:
+            next_step += f", once settle_seconds have passed at {format_deadline(settled_at)}"
+            next_at = settled_at
+    return Judgement(
+        EpisodeVerdict.RUNNING,
+        f"{execution.action} is checking{question}; nothing has been changed yet",
+        next_step,
+        f"st2 execution get {execution.st2_execution_id}",
+        next_at,
     )
 
 

@@ -32,6 +32,7 @@ from poundcake.trail.queries.rows import (
     alerts_by_id,
     executions_of_alerts,
     matched_rule,
+    without_outdated_reason,
 )
 from poundcake.trail.schema import alerts
 from poundcake.trail.search import Cursor, Filters
@@ -244,6 +245,7 @@ def _build_episodes(
     executions = executions_of_alerts(
         connection, [row.id for rows in shown_rows for row in rows], web_url
     )
+    shown_rows = [[without_outdated_reason(row, executions) for row in rows] for rows in shown_rows]
     by_target = read_entries(
         connection, [name for rows in shown_rows for row in rows for name in _audit_targets(row)]
     )

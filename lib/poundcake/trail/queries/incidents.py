@@ -33,6 +33,7 @@ from poundcake.trail.queries.rows import (
     incident_remarks,
     matched_rule,
     newest_execution,
+    without_outdated_reason,
 )
 from poundcake.trail.queries.why import EpisodesView, read_circumstances
 from poundcake.trail.schema import alerts, executions, links, unindexed
@@ -245,8 +246,9 @@ def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Ep
     started = [name for row, name in zip(rows, names) if row.id in executions_by_alert]
     events = events_of_episodes(connection, started)
     episodes = []
-    for row, name in zip(rows, names):
-        own_executions = executions_by_alert.get(row.id, [])
+    for incident_row, name in zip(rows, names):
+        own_executions = executions_by_alert.get(incident_row.id, [])
+        row = without_outdated_reason(incident_row, own_executions)
         approvals, ends = events.get(name) or EpisodeEvents({}, {})
         waiting_ids = [row.st2_execution_id for row in own_executions if row.status in WAITING]
         episode = Episode(

@@ -29,6 +29,7 @@ from poundcake.trail.queries.rows import (
     incident_remarks,
     matched_rule,
     request_state,
+    without_outdated_reason,
 )
 from poundcake.trail.schema import api_calls
 
@@ -178,7 +179,7 @@ def request_trail(
         truncated_alerts=call.truncated_alerts,
         alerts=[
             RequestAlert(
-                row,
+                without_outdated_reason(row, executions_by_alert.get(row.id, [])),
                 executions_by_alert.get(row.id, []),
                 descriptions.get(row.id, Description()),
             )

@@ -26,6 +26,7 @@ from poundcake.trail.queries.rows import (
     group_by_alert,
     join_reasons,
     main_execution,
+    reason_with_executions,
     request_state,
 )
 from poundcake.trail.schema import alerts, api_calls, links
@@ -86,7 +87,9 @@ class RequestAlert:
             "labels": dict(self.labels),
             "status": self.row.status,
             "outcome": self.row.outcome,
-            "reason": join_reasons(self.row.reason, self.row.explanation_reason),
+            "reason": join_reasons(
+                self.row.reason, reason_with_executions(self.row, self.executions)
+            ),
             "st2_workflow": first_workflow(self.executions),
         }
         execution = main_execution(self.executions)

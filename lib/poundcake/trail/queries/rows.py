@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import starmap
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple, Protocol, Sequence
 
 from sqlalchemy import Row, Select, select
 from sqlalchemy.engine import Connection
@@ -23,6 +23,7 @@ from poundcake.trail.execution_results import CHANGES, ExecutionResult, executio
 from poundcake.trail.schema import alerts, api_calls, changes, executions, links
 
 _MAX_MESSAGE_LINE = 500  # characters
+_PACK_PREFIX = "poundcake."
 DRY_RUN_NOTE = "dry run: nothing was changed"
 
 
@@ -78,6 +79,25 @@ class AlertRow(NamedTuple):
     def full_reason(self) -> str:
         """The reason for the outcome, joined with the reason for the explanation."""
         return join_reasons(self.reason, self.explanation_reason)
+
+
+class WaitingAlert(Protocol):
+    """The columns of an alert that reason_with_executions() needs."""
+
+    @property
+    def id(self) -> int:
+        """The row id."""
+        ...
+
+    @property
+    def explanation(self) -> str | None:
+        """The explanation, or None until sync has explained the alert."""
+        ...
+
+    @property
+    def explanation_reason(self) -> str | None:
+        """The reason for the explanation, or what sync waits for."""
+        ...
 
 
 def incident_remarks(row: AlertRow) -> dict[str, Any]:
@@ -141,6 +161,8 @@ class Execution:
         claim_released_at: When its claim was released, or None.
         elapsed_seconds: Its duration, as StackStorm measured it, or None if it was not read now.
         change: The change that it requested, or None.
+        action: The action that it runs, which differs from `st2_workflow` if a remediation is named
+            after the action that makes its change; '' if it is not known.
     """
 
     link_id: int
@@ -163,6 +185,12 @@ class Execution:
     claim_released_at: datetime | None = None
     elapsed_seconds: float | None = None
     change: Change | None = None
+    action: str = ""
+
+    @property
+    def is_remediation(self) -> bool:
+        """Whether it is a remediation of the pack, which changes nothing before its decision."""
+        return self.action.startswith(_PACK_PREFIX)
 
     @property
     def duration_seconds(self) -> float | None:
@@ -345,6 +373,7 @@ def _execution(row: Row[Any], change: Change | None, web_url: str) -> Execution:
         has_claim=row.claim is not None,
         claim_released_at=row.released_at,
         change=change,
+        action=row.action or "",
     )
 
 
@@ -354,6 +383,29 @@ def group_by_alert(linked_executions: Sequence[Execution]) -> dict[int, list[Exe
     for execution in linked_executions:
         executions_by_alert.setdefault(execution.alert_id, []).append(execution)
     return executions_by_alert
+
+
+def reason_with_executions(row: WaitingAlert, linked_executions: Sequence[Execution]) -> str | None:
+    """Return the reason for the explanation of an alert, if it is still true.
+
+    Until sync has explained the alert, the reason may say that an execution has not linked itself
+    yet, although it has.
+
+    Args:
+        row: The alert.
+        linked_executions: The executions of this and other alerts.
+    """
+    reason = row.explanation_reason
+    if reason and row.explanation is None:
+        ids = (e.st2_execution_id for e in linked_executions if e.alert_id == row.id)
+        if any(execution_id in reason for execution_id in ids):
+            return None
+    return reason
+
+
+def without_outdated_reason(row: AlertRow, linked_executions: Sequence[Execution]) -> AlertRow:
+    """Return an alert without a reason_with_executions() that is no longer true."""
+    return row._replace(explanation_reason=reason_with_executions(row, linked_executions))
 
 
 def first_workflow(linked_executions: Sequence[Execution]) -> str:

@@ -108,4 +108,5 @@ def read_circumstances(connection: Connection, config: Config) -> Circumstances:
         stale_after_hours=config.stale_after_hours,
         not_cleared_minutes=config.not_cleared_minutes,
         breaker_failures=config.breaker_failures,
+        settle_seconds=config.settle_seconds,
     )

@@ -12,6 +12,7 @@ import pytest
 
 from poundcake.remediation.safety import LASTING_REFUSALS, Refusal
 from poundcake.trail.changes import Change, ChangeResult
+from poundcake.trail.clock import format_deadline
 from poundcake.trail.outcomes import Explanation, Outcome
 from poundcake.trail.pause import Pause
 from poundcake.trail.pending_approval import Approval
@@ -227,6 +228,69 @@ def test_a_change_that_is_being_made_is_shown_even_if_the_incident_has_ended():
         judge(judged, NOW).headline
         == "the alert is resolved, and linux.service on web-1 still runs"
     )
+
+
+class TestChecks:
+    """A remediation of the pack has changed nothing before its change is decided."""
+
+    CHECKING = {
+        "status": "running",
+        "ended_at": None,
+        "action": "poundcake.remediate",
+        "has_claim": True,
+    }
+
+    def judge(self, *changes, seconds=30, **fields):
+        judged = episode(
+            executions=[execution(**{**self.CHECKING, **fields})], changes=list(changes)
+        )
+        return judge(judged, Circumstances(later(seconds), settle_seconds=60))
+
+    def test_the_checks_before_the_decision(self):
+        judgement = self.judge()
+        assert (judgement.verdict, judgement.headline) == (
+            "running",
+            "poundcake.remediate is checking whether to run linux.service; nothing has been "
+            "changed yet",
+        )
+        assert judgement.next_step == (
+            "wait for its decision, once settle_seconds have passed at "
+            f"{format_deadline(later(60))}"
+        )
+        assert judgement.next_at == later(60)
+
+    def test_the_incident_has_settled(self):
+        assert self.judge(seconds=61).next_step == "wait for its decision"
+
+    def test_a_remediation_without_the_claim_changes_nothing(self):
+        judgement = self.judge(has_claim=False)
+        assert judgement.headline == (
+            "poundcake.remediate is checking; nothing has been changed yet"
+        )
+        assert (judgement.next_step, judgement.next_at) == ("wait for its result", None)
+
+    def test_a_refused_change(self):
+        assert "nothing has been changed" in self.judge(refused()).headline
+
+    def test_a_change_that_was_decided(self):
+        expected = "linux.service on web-1 is being run and verified"
+        assert self.judge(change(result="")).headline == expected
+
+    def test_a_workflow_of_the_user_may_have_changed_something(self):
+        judgement = self.judge(action="linux.service")
+        assert judgement.headline == "linux.service is running"
+
+    @pytest.mark.parametrize(
+        "action, text",
+        [
+            ("poundcake.remediate", "poundcake.remediate (e1) is at work"),
+            ("linux.service", "linux.service (e1) is running"),
+        ],
+    )
+    def test_the_timeline_names_the_workflow_that_runs(self, action, text):
+        judged = episode(executions=[execution(**{**self.CHECKING, "action": action})])
+        runs = list_runs(judged, NOW)
+        assert text in [event.text for event in list_events(judged, runs, 10)]
 
 
 class TestPriority:

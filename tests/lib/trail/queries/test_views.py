@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from poundcake import stackstorm
-from poundcake.trail import queries, text
-from poundcake.trail.schema import executions
+from poundcake.trail import database, queries, text
+from poundcake.trail.schema import alerts, executions
 from poundcake.trail.search import Filters
 from tests.lib.samples import alert, iso, later
 from tests.lib.trails import STATUSES, episode, record, record_execution, view
@@ -19,7 +19,13 @@ def test_each_view_shows_each_status_of_stackstorm(engine):
     for status in STATUSES:
         end = iso(later(12.5)) if status in stackstorm.TERMINAL else None
         record_execution(
-            engine, request_id, episode(status), "e-" + status, status=status, end_timestamp=end
+            engine,
+            request_id,
+            episode(status),
+            "e-" + status,
+            "pack.workflow",
+            status=status,
+            end_timestamp=end,
         )
     trail = view(engine, queries.status, request_id)
     execution_list = view(engine, queries.st2_executions)
@@ -55,6 +61,33 @@ def test_each_view_shows_each_status_of_stackstorm(engine):
             (line,) = [line for line in lines if "e-" + status in line]
             assert status in line
     assert f"{len(STATUSES)} active alerts: " in text.alerts_active(active)
+
+
+def test_an_execution_that_is_known_no_longer_has_to_link_itself(engine):
+    """Sync may read StackStorm shortly before the execution links itself."""
+    request_id = record(engine, alert(fingerprint="f"))
+    reason = "pack.flow was started (e1) but has not linked itself yet"
+    with database.transaction(engine) as connection:
+        connection.execute(update(alerts).values(explanation_reason=reason))
+
+    def read_reasons():
+        (active,) = view(engine, queries.alerts_active, 24)["active_alerts"]
+        (recent,) = view(engine, queries.executions_recent)["executions"]
+        (episode_view,) = view(engine, queries.why, Filters(alert_name="HostDown"))["episodes"]
+        return [
+            view(engine, queries.status, request_id)["alerts"][0]["reason"],
+            active["remediation_status"],
+            recent["alerts"][0]["reason"],
+            episode_view["alerts"][0]["reason"],
+            episode_view["timeline"][0]["text"],
+        ]
+
+    assert all(reason in text for text in read_reasons())
+    record_execution(engine, request_id, episode("f"), "e1", "pack.flow")
+    assert not any("linked itself" in text for text in read_reasons())
+    with database.transaction(engine) as connection:
+        connection.execute(update(alerts).values(explanation_reason="another reason"))
+    assert "another reason" in read_reasons()[0]
 
 
 def test_the_views_of_an_empty_database_are_empty(engine):

@@ -346,6 +346,15 @@ def waiting_for_approval(world):
     return {"alert_name": "HostDown"}
 
 
+def checking(world):
+    world.settings["settle_seconds"] = 60
+    (row,) = world.notify(service_down())
+    world.start(row, remediation="nginx")
+    world.wait(15)
+    world.sync()
+    return {"alert_name": "ServiceDown"}
+
+
 def running(world):
     (row,) = world.notify(service_down())
     execution_id, begun = world.start(row, remediation="nginx")
@@ -648,6 +657,7 @@ STATES = (
     evidence_only,
     dry_run,
     waiting_for_approval,
+    checking,
     running,
     changed,
     changed_and_cleared,
