@@ -163,15 +163,23 @@ def test_the_keyboard_reaches_every_control_and_shows_where_it_is(visit, paths, 
 
 @every_page
 def test_the_page_can_be_printed(visit, paths, name):
+    from axe_playwright_python.sync_playwright import Axe
+
     page = visit(viewport=DESKTOP).open(paths[name])
     title = page.locator("h1").text_content()
-    page.emulate_media(media="print")
+    # Whoever reads the board in the dark still prints on white paper.
+    page.emulate_media(media="print", color_scheme="dark")
     assert page.locator("h1").is_visible() and title
     assert not page.locator("nav").first.is_visible()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") in (
         "rgb(255, 255, 255)",
         "rgba(0, 0, 0, 0)",
     )
+    page.set_viewport_size({"width": 720, "height": 1000})  # A4
+    assert page.evaluate(FIND_WIDEST) == []
+    contrast = {"type": "rule", "values": ["color-contrast"]}
+    results = Axe().run(page, options={"runOnly": contrast})
+    assert not results.violations_count, results.generate_report()
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
