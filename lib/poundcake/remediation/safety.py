@@ -415,6 +415,10 @@ def _check_host_is_allowed(config: Config, host: HostPort | None) -> _Reason | N
     """Return why the alert's host may be neither changed nor checked, or None."""
     if host is None:
         return None
+    # First, because no configuration allows such a host: do not advise anybody to change the lists.
+    problem = target_refusal(host.host)
+    if problem:
+        return _Reason(Refusal.STACKSTORM_HOST, problem, "handle it by hand")
     if is_host_in(host.host, config.denied_hosts):
         return _Reason(
             Refusal.HOST_DENIED,
@@ -427,9 +431,6 @@ def _check_host_is_allowed(config: Config, host: HostPort | None) -> _Reason | N
             f"allowed_hosts does not contain {host.host}",
             "add it to allowed_hosts",
         )
-    problem = target_refusal(host.host)
-    if problem:
-        return _Reason(Refusal.STACKSTORM_HOST, problem, "handle it by hand")
     return None
 
 

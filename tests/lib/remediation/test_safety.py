@@ -507,6 +507,14 @@ def test_a_denied_host_is_refused_even_if_it_is_allowed():
     assert decide_about(action="", denied_hosts=["web-*"]).may_check is False
 
 
+@pytest.mark.parametrize("lists", [{"allowed_hosts": ["db-*"]}, {"denied_hosts": ["localhost"]}])
+def test_a_host_that_no_configuration_allows_is_refused_for_that_reason(lists):
+    """Otherwise, the advice would be to change a list, and the next refusal would follow."""
+    decision = decide_about({"named_host": "localhost:9100"}, **lists)
+    assert decision.refusal == "stackstorm_host"
+    assert decision.how_to_lift == "handle it by hand"
+
+
 def test_a_target_needs_each_of_its_labels():
     decision = decide_in({"missing_label": "deployment"}, {"target_labels": ("deployment",)})
     assert (decision.refusal, decision.may_reserve) == ("no_target", False)

@@ -16,6 +16,7 @@ from poundcake.endpoint.board import charts
 from poundcake.endpoint.board.page_cache import Page
 from poundcake.endpoint.board.paths import episode_path, request_path
 from poundcake.timestamps import format_duration, format_timestamp, parse_timestamp
+from poundcake.trail.clock import format_deadline
 from poundcake.trail.text import layout
 
 _FOLDER = Path(__file__).parent
@@ -95,6 +96,7 @@ def _environment() -> jinja2.Environment:
         ago=_ago,
         elapsed=_elapsed,
         clock=_clock,
+        deadline=_deadline,
         remaining=_remaining,
         sentence=_sentence,
         counted=layout.counted,
@@ -127,6 +129,12 @@ def _elapsed(moment: str | None, now: datetime) -> Markup:
 def _clock(moment: str | None, now: datetime) -> Markup:
     """Return a time to the second, with its date unless it is today."""
     return _time_element(moment, layout.format_time(moment, now), "") if moment else Markup()
+
+
+def _deadline(moment: str | None, now: datetime) -> Markup:
+    """Return a deadline like _clock(), but rounded up to a whole second."""
+    parsed_moment = parse_timestamp(moment)
+    return _clock(format_deadline(parsed_moment), now) if parsed_moment else Markup()
 
 
 def _duration(seconds: float | None) -> str:

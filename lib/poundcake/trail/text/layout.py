@@ -16,6 +16,7 @@ from wcwidth import wcwidth
 
 from poundcake.inert import LEFT_TO_RIGHT_MARK, one_line
 from poundcake.timestamps import format_duration, parse_timestamp
+from poundcake.trail.clock import format_deadline
 
 DEFAULT_WIDTH = 80
 MIN_WIDTH = 40
@@ -280,6 +281,12 @@ def format_time(moment: str | None, now: datetime) -> str:
     if parsed_moment.date() == now.astimezone(timezone.utc).date():
         return f"{parsed_moment:%H:%M:%SZ}"
     return f"{parsed_moment:%Y-%m-%d %H:%M:%SZ}"
+
+
+def format_deadline_time(moment: str | None, now: datetime) -> str:
+    """Return a deadline like format_time(), but rounded up, as format_deadline() rounds it."""
+    parsed_moment = _parse(moment)
+    return format_time(format_deadline(parsed_moment) if parsed_moment else moment, now)
 
 
 def format_sentence(text: str, now: datetime) -> str:

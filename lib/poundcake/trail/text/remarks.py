@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Mapping
 
 from poundcake.timestamps import parse_timestamp
-from poundcake.trail.text.layout import format_time
+from poundcake.trail.text.layout import format_deadline_time, format_time
 
 
 def incident_remark_lines(incident: Mapping[str, Any]) -> list[str]:
@@ -98,5 +98,5 @@ def pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
 
 def describe_pause(pause: Mapping[str, Any], now: datetime) -> str:
     """Return who paused all changes, when, until when, and why."""
-    until = f" until {format_time(pause['until'], now)}" if pause["until"] else ""
+    until = f" until {format_deadline_time(pause['until'], now)}" if pause["until"] else ""
     return f"by {pause['by']} at {format_time(pause['at'], now)}{until}: {pause['reason']}"

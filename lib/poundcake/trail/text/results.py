@@ -8,7 +8,7 @@ from typing import Any, Mapping
 
 from poundcake.trail.execution_results import CHANGES, NOT_HELPED, ExecutionResult
 from poundcake.trail.queries.rows import DRY_RUN_NOTE
-from poundcake.trail.text.layout import format_sentence, format_time
+from poundcake.trail.text.layout import format_deadline_time, format_sentence, format_time
 
 RESULT_WORDS = {
     ExecutionResult.CLEARED: "changed, and the alert cleared",
@@ -105,5 +105,9 @@ def why_commands(row: Mapping[str, Any]) -> list[str]:
 
 def retry_lines(change: Mapping[str, Any], now: datetime) -> list[str]:
     """Return when a refused change is or was tried again."""
-    words = (("retry_at", "it is tried again after"), ("retried_at", "it was tried again at"))
-    return [f"{text} {format_time(change[key], now)}" for key, text in words if change.get(key)]
+    lines = []
+    if change.get("retry_at"):
+        lines.append(f"it is tried again after {format_deadline_time(change['retry_at'], now)}")
+    if change.get("retried_at"):
+        lines.append(f"it was tried again at {format_time(change['retried_at'], now)}")
+    return lines

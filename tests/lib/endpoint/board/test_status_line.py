@@ -55,7 +55,7 @@ class TestMode:
             ({"dry_run": True}, "Dry run: nothing is changed"),
             ({"dry_run": False, "paused": PAUSE}, "Paused by anna 30 min ago: a <b>move</b>"),
             (
-                {"dry_run": True, "paused": {**PAUSE, "until": "2026-01-14T13:00:00Z"}},
+                {"dry_run": True, "paused": {**PAUSE, "until": "2026-01-14T12:59:59.1Z"}},
                 "Paused by anna 30 min ago, until 13:00:00Z: a <b>move</b>",
             ),
         ],

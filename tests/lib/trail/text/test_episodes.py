@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from poundcake.timestamps import parse_timestamp
 from poundcake.trail import text
+from poundcake.trail.clock import format_deadline
 from poundcake.trail.text.layout import display_width
 from tests.lib.samples import later
 from tests.lib.trail.test_text import HOSTILE, unescape_like_st2
@@ -240,6 +242,13 @@ def test_a_duration_stays_on_one_line():
 def test_the_count_and_the_notes_come_last():
     lines = lines_of(episode(), count=7, next="CURSOR", stackstorm="unavailable")
     assert lines[-3:] == ["7 episodes", "more: before=CURSOR", "stackstorm: unavailable"]
+
+
+def test_the_end_of_a_pause_is_the_same_as_in_a_refusal():
+    until = "2026-01-14T12:30:00.123456Z"
+    pause = {"by": "anna", "at": "2026-01-14T12:00:00Z", "until": until, "reason": "rack 12"}
+    refusal = format_deadline(parse_timestamp(until))
+    assert f" until {refusal[11:]}:" in lines_of(paused=pause)[1]
 
 
 def test_a_pause_comes_first():
