@@ -11,11 +11,11 @@ from typing import Any, Sequence, TypedDict
 from sqlalchemy import Row, func, select
 from sqlalchemy.engine import Connection, Engine
 
-from poundcake.alertmanager import RESOLVED, Alert
+from poundcake.alertmanager import FIRING, RESOLVED, Alert
 from poundcake.announcement import Request
 from poundcake.config import Config
 from poundcake.request_ids import replay_id
-from poundcake.trail import admission, clock, database, short_ids
+from poundcake.trail import admission, clock, commands, database, short_ids
 from poundcake.trail.admission import Decision, Original, PreviousWork
 from poundcake.trail.admission_state import AdmissionState, AlertBatch
 from poundcake.trail.audit import NOBODY, Actor, write_entry
@@ -23,6 +23,8 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.record import record_safely
 from poundcake.trail.schema import alerts, api_calls, changes, links
+
+_MAX_REASONS = 3
 
 
 class ReplayResult(TypedDict):
@@ -32,11 +34,16 @@ class ReplayResult(TypedDict):
         request_id: The id of the new request.
         replay_of: The id of the request that was replayed.
         outcomes: The number of its alerts by outcome.
+        reasons: Up to _MAX_REASONS different reasons for each outcome.
+        next_command: The command that also admits the other alerts, or '' if there are none or
+            force would not admit them.
     """
 
     request_id: str
     replay_of: str
     outcomes: dict[str, int]
+    reasons: dict[str, list[str]]
+    next_command: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ def _record_replay(engine: Engine, config: Config, replay: _Replay) -> ReplayRes
             ),
             replay.request_id,
         )
-        error, outcomes = _read_result(connection, request.request_id)
+        error, result = _read_result(connection, request.request_id, original, replay.force)
         if not counts.known:
             details = {"request_id": request.request_id, "force": replay.force}
             write_entry(connection, "replay", replay.actor, replay.request_id, details=details)
@@ -119,9 +126,7 @@ def _record_replay(engine: Engine, config: Config, replay: _Replay) -> ReplayRes
             f"request_id: {replay.request_id} cannot be recorded: {error} (its replay is recorded "
             f"as {request.request_id})"
         )
-    return ReplayResult(
-        request_id=request.request_id, replay_of=replay.request_id, outcomes=outcomes
-    )
+    return result
 
 
 def _read_original(connection: Connection, request_id: str) -> Row[Any]:
@@ -150,17 +155,55 @@ def _new_request(original: Row[Any], request_id: str, now: datetime) -> Request:
     )
 
 
-def _read_result(connection: Connection, request_id: str) -> tuple[str, dict[str, int]]:
-    """Return the error of a recorded request, and the number of its alerts by outcome."""
+def _read_result(
+    connection: Connection, request_id: str, original: Row[Any], force: bool
+) -> tuple[str, ReplayResult]:
+    """Return the error of a recorded replay, or '', and its result."""
     call_id, error = connection.execute(
         select(api_calls.c.id, api_calls.c.error).where(api_calls.c.request_id == request_id)
     ).one()
     rows = connection.execute(
-        select(alerts.c.outcome, func.count())
+        select(alerts.c.outcome, alerts.c.reason, func.count())
         .where(alerts.c.api_call_id == call_id)
-        .group_by(alerts.c.outcome)
+        .group_by(alerts.c.outcome, alerts.c.reason)
+        .order_by(alerts.c.outcome, func.count().desc(), alerts.c.reason)
     )
-    return error or "", {outcome: count for outcome, count in rows}
+    outcomes: dict[str, int] = {}
+    reasons: dict[str, list[str]] = {}
+    for outcome, reason, count in rows:
+        outcomes[outcome] = outcomes.get(outcome, 0) + count
+        shown = reasons.setdefault(outcome, [])
+        if reason and len(shown) < _MAX_REASONS:
+            shown.append(reason)
+    helps = not force and _may_force(connection, call_id, original.id)
+    return error or "", ReplayResult(
+        request_id=request_id,
+        replay_of=original.request_id,
+        outcomes=outcomes,
+        reasons=reasons,
+        next_command=commands.replay(original.request_id) if helps else "",
+    )
+
+
+def _may_force(connection: Connection, call_id: int, original_id: int) -> bool:
+    """Return True if force would admit an alert of a replay that was not admitted.
+
+    It admits only firing alerts that the original request recorded.
+    """
+    original_alerts = alerts.alias()
+    refused_id = connection.scalar(
+        select(alerts.c.id)
+        .join(original_alerts, original_alerts.c.position == alerts.c.position)
+        .where(
+            alerts.c.api_call_id == call_id,
+            alerts.c.status == FIRING,
+            alerts.c.outcome.not_in((Outcome.ADMITTED, Outcome.MALFORMED)),
+            original_alerts.c.api_call_id == original_id,
+            original_alerts.c.outcome != Outcome.MALFORMED,
+        )
+        .limit(1)
+    )
+    return refused_id is not None
 
 
 class ReplayState(AdmissionState):

@@ -95,6 +95,8 @@ def test_a_replay_is_a_separate_request(engine):
         "request_id": replay_result["request_id"],
         "replay_of": original_id,
         "outcomes": {"admitted": 1},
+        "reasons": {"admitted": [f"replay of {original_id}"]},
+        "next_command": "",
     }
     assert str(uuid.UUID(replay_result["request_id"])) == replay_result["request_id"] != original_id
     original_call, replay_call = (
@@ -111,6 +113,33 @@ def test_a_replay_is_a_separate_request(engine):
     )
     assert replay_call.created_at >= NOW
     assert replay_call.completed_at is None
+
+
+@on_sqlite
+def test_the_result_says_why_an_alert_is_not_admitted_and_how_to_admit_it(engine):
+    original_id = record(engine, firing())
+    assert try_claim(engine, original_id, "e1")
+    result = replay(engine, original_id)
+    assert result["outcomes"] == {"duplicate": 1}
+    ((reason,),) = result["reasons"].values()
+    assert reason == (
+        f"replay of {original_id}: {WORKFLOW} (e1) has worked on this episode; force=true runs it "
+        "again"
+    )
+    assert result["next_command"] == (
+        f"st2 run poundcake.replay request_id={original_id} force=true"
+    )
+    forced = replay(engine, original_id, force=True)
+    assert (forced["outcomes"], forced["next_command"]) == ({"admitted": 1}, "")
+
+
+@on_sqlite
+def test_force_is_not_advised_for_a_resolve(engine):
+    record(engine, firing())
+    resolve_id = record(engine, resolved())
+    result = replay(engine, resolve_id)
+    assert (result["outcomes"], result["next_command"]) == ({"duplicate": 1}, "")
+    assert result["reasons"]["duplicate"]
 
 
 @on_sqlite
