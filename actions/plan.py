@@ -33,7 +33,7 @@ class Plan(PackAction):
         return plan.as_text(result) if format == "text" else result
 
     def _recorded_alert(self, episode: str) -> PlannedAlert:
-        from poundcake.trail import queries
+        from poundcake.trail import commands, queries
 
         recorded = self.view(queries.alert_of_episode, episode=episode)
         if recorded is None:
@@ -48,7 +48,11 @@ class Plan(PackAction):
             )
 
         return PlannedAlert(
-            recorded["labels"], read_situation, recorded["episode"], recorded["status"]
+            recorded["labels"],
+            read_situation,
+            recorded["episode"],
+            recorded["status"],
+            commands.replay(recorded["request_id"]) if recorded["has_ended_work"] else "",
         )
 
     def _possible_alert(self, labels: dict[str, Any]) -> PlannedAlert:

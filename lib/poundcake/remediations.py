@@ -300,8 +300,6 @@ def nearest_misses(
 
 def _describe_difference(matcher: Matcher, labels: Mapping[str, str]) -> str:
     name, value = matcher.name, labels.get(matcher.name, "")
-    if name == "alertname" and matcher.type is MatchType.EQUAL:
-        return "alertname differs"
     actual = f"{name} is {value}" if value else f"{name} is missing"
     if matcher.type is MatchType.EQUAL:
         return f"{actual}, wants {matcher.value or 'none'}"

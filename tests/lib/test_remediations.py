@@ -302,8 +302,10 @@ class TestMatching:
         )
         assert [str(miss) for miss in nearest_misses(entries, {**DISK, "team": "web"})] == [
             "rack (rack is missing, wants any value)",
-            "nginx (alertname differs; service is missing, wants =~nginx|app-.*)",
-            "var-log (alertname differs; mountpoint is /var, wants /var/log)",
+            "nginx (alertname is DiskFull, wants ServiceDown; service is missing, wants "
+            "=~nginx|app-.*)",
+            "var-log (alertname is DiskFull, wants DiskAlmostFull; mountpoint is /var, wants "
+            "/var/log)",
         ]
 
 

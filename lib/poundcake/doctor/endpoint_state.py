@@ -56,7 +56,9 @@ def _check_component(name: str, part: Mapping[str, Any]) -> list[Finding]:
     findings = []
     if state in ("down", "full"):
         what = f"{name} is {state}: {detail}"
-        findings.append(problem(check, what, find_remedy(name, part) or "see the log of the sensor"))
+        findings.append(
+            problem(check, what, find_remedy(name, part) or "see the log of the sensor")
+        )
     elif state == "unknown":
         what = f"the endpoint has not used the component {name} yet"
         findings.append(unknown(check, what, "send an alert, then run doctor again"))

@@ -19,6 +19,7 @@ def check_entries(plan: Mapping[str, Any]) -> list[Finding]:
     """
     check = "remediations"
     findings = [problem(check, str(error), _PLAN) for error in plan["errors"]]
+    findings += [warning("allowed_actions", *str(text).split(": ", 1)) for text in plan["warnings"]]
     for entry in plan["remediations"]:
         name = f"remediation {entry['name']}"
         findings += [problem(check, f"{name}: {text}", _PLAN) for text in entry["problems"]]

@@ -1,8 +1,8 @@
 """The endpoint as a web application: authenticate, find the route, answer.
 
 Alertmanager retries a notification only after a 5xx (notify/util.go, Retrier). After a 4xx, it
-sends what still fires again at the next group_interval. So the endpoint answers 4xx only if a retry cannot succeed, and 503 if it is temporarily
-unable to process the request.
+sends what still fires again at the next group_interval. So the endpoint answers 4xx only if a retry
+cannot succeed, and 503 if it is temporarily unable to process the request.
 """
 
 from __future__ import annotations

@@ -92,7 +92,9 @@ class Authentication:
         raise self._unauthenticated(
             "missing or invalid credentials; this endpoint accepts: "
             + ", ".join(self._methods)
-            + (_IN_ALERTMANAGER if needed_scope == Scope.POST and "bearer" in self._methods else ""),
+            + (
+                _IN_ALERTMANAGER if needed_scope == Scope.POST and "bearer" in self._methods else ""
+            ),
             self._schemes,
         )
 

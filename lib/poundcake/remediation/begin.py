@@ -442,7 +442,7 @@ def decide_entry(
         verification=verification,
     )
     decision = _apply_safety_rules(config, alert, draft, mode, entry)
-    obstacle = describe_unlisted_actions(config, entry.host_actions)
+    obstacle = describe_obstacle(config, entry.host_actions)
     if mode is Mode.ASK and not entry.approvers:
         obstacle = _NO_APPROVERS
     elif (checks or verification.action) and not decision.may_inspect:
@@ -461,13 +461,21 @@ def decide_entry(
 _NO_APPROVERS = "mode `ask` needs approvers: use an entry of `remediations` that sets `approvers`"
 
 
-def describe_unlisted_actions(config: Config, actions: Sequence[str]) -> str:
+def describe_obstacle(config: Config, actions: Sequence[str]) -> str:
+    """Return why actions that inspect hosts prevent a change, or ''.
+
+    An action that collects evidence may fail, but it must be allowed.
+    """
+    return _describe_unlisted_actions(config, actions, ", so nothing is changed")
+
+
+def _describe_unlisted_actions(config: Config, actions: Sequence[str], effect: str = "") -> str:
     """Return a message with the actions that `allowed_actions` does not contain, or ''."""
     unlisted = [action for action in actions if not _is_allowed(config, action)]
     if not unlisted:
         return ""
-    names = ", ".join(unlisted)
-    return f"allowed_actions does not contain {names}: add the actions that inspect hosts to it"
+    message = f"allowed_actions does not contain {', '.join(unlisted)}{effect}"
+    return f"{message}: add the actions that inspect hosts to it"
 
 
 def _describe_missing_host(config: Config) -> str:
@@ -496,7 +504,7 @@ def _with_inspections(
         problem = f"{decision.message}; nothing was inspected: {_describe_missing_host(config)}"
         return replace(decision, message=problem) if is_report else decision
     actions = [*(check.action for check in checks), *entry.evidence]
-    problem = describe_unlisted_actions(config, actions)
+    problem = _describe_unlisted_actions(config, actions)
     ssh, host = config.ssh_parameters, decision.host
     inspections = [
         *(Inspection.for_check(c, host, ssh) for c in checks if _is_allowed(config, c.action)),

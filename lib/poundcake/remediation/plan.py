@@ -22,7 +22,7 @@ from poundcake.remediation.begin import (
     SituationReader,
     decide,
     decide_entry,
-    describe_unlisted_actions,
+    describe_obstacle,
 )
 from poundcake.remediation.errors import RemediationError
 from poundcake.remediation.stage import Stage
@@ -53,12 +53,15 @@ class PlannedAlert(NamedTuple):
         read_situation: Reads its incident, the limits, the pause and other changes.
         episode: Its episode, or '' if it is not recorded.
         status: `firing` or `resolved`.
+        replay: The command that runs again what ended for its episode, if nothing does so by
+            itself, or ''.
     """
 
     labels: Mapping[str, str]
     read_situation: SituationReader
     episode: str = ""
     status: str = FIRING
+    replay: str = ""
 
 
 def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def plan_alert(config: Config, api: Api, alert: PlannedAlert) -> dict[str, Any]:
         "nearest": [str(miss) for miss in nearest_misses(config.remediations, alert.labels)],
         "errors": list(config.remediation_errors),
         "stackstorm": api_problem,
+        "replay": alert.replay,
     }
     if entry:
         starting_rules = [rule.ref for rule, _ in rules.matching if _starts_entries(rule)]
@@ -130,6 +134,12 @@ def check_entries(config: Config, api: Api, has_alertmanagers: bool) -> dict[str
             for entry in config.remediations
         ],
         "errors": [*config.remediation_errors, *problems],
+        "warnings": [
+            f"allowed_actions contains {ref}, but StackStorm has no such action: correct the name,"
+            " or install its pack"
+            for ref in config.allowed_actions
+            if find_action(api, ref) is None
+        ],
     }
 
 
@@ -163,6 +173,8 @@ def find_entry_problems(api: Api, entry: Remediation) -> list[str]:
     return problems
 
 
+_DRY_RUN_IS_ON = "dry_run is on; set dry_run: false"
+_CORRECT = "correct the entry, run `st2ctl reload --register-configs`, then plan again"
 _NO_STARTING_RULE = "no enabled rule starts remediations: st2 rule enable poundcake.remediate"
 
 
@@ -244,7 +256,7 @@ def _describe_entry(
 ) -> dict[str, Any]:
     decision = decide_entry(config, alert, entry)
     live_decision = decide_entry(config.without_dry_run, alert, entry.in_live_mode)
-    stopped_by = [] if decision.may_change else [_find_stop_reason(entry, config, decision)]
+    stopped_by = [] if decision.may_change else _find_stop_reasons(entry, config, decision)
     # The reason in the configured mode may hide another one, which would stop the change in mode
     # live.
     if not live_decision.may_change and live_decision.message not in " ".join(stopped_by):
@@ -279,13 +291,14 @@ def _describe_entry(
     }
 
 
-def _find_stop_reason(entry: Remediation, config: Config, decision: Decision) -> str:
+def _find_stop_reasons(entry: Remediation, config: Config, decision: Decision) -> list[str]:
     """Return why nothing is changed in the configured mode, and how to allow the change."""
-    if decision.stage is Stage.DRY_RUN and config.dry_run:
-        return "dry_run is on; set dry_run: false"
-    if decision.stage in (Stage.DRY_RUN, Stage.EVIDENCE):
-        return f"mode is {entry.mode}; set mode: live"
-    return decision.message
+    if decision.stage not in (Stage.DRY_RUN, Stage.EVIDENCE):
+        return [decision.message]
+    reasons = [_DRY_RUN_IS_ON] if config.dry_run else []
+    if entry.mode in (Mode.DRY_RUN, Mode.EVIDENCE):
+        reasons.append(f"mode is {entry.mode}; set mode: live")
+    return reasons
 
 
 def _find_permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
@@ -297,14 +310,14 @@ def _find_permanent_obstacles(config: Config, entry: Remediation) -> list[str]:
         return []
     reasons = []
     if config.dry_run:
-        reasons.append("dry_run is on; set dry_run: false")
+        reasons.append(_DRY_RUN_IS_ON)
     if entry.action not in config.allowed_actions:
         reasons.append(f"allowed_actions does not contain {entry.action}")
     if not config.allowed_hosts:
         reasons.append('allowed_hosts is empty, so no host is allowed: list the hosts, or "*"')
     if entry.mode is Mode.DRY_RUN:
         reasons.append("mode is dry_run; set mode: live")
-    return [*reasons, *filter(None, [describe_unlisted_actions(config, entry.host_actions)])]
+    return [*reasons, *filter(None, [describe_obstacle(config, entry.host_actions)])]
 
 
 def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict[str, Any]:
@@ -355,8 +368,14 @@ def _format_alert(plan: Mapping[str, Any]) -> list[str]:
     ]
     if plan["stackstorm"]:
         remarks.append(f"rules unknown: StackStorm cannot be queried: {plan['stackstorm']}")
+    if plan["replay"]:
+        would_start = _choose_verdict(plan) in _STARTING_VERDICTS
+        how = "; to run it now:" if would_start else ""
+        remarks.append(f"nothing is started again by itself{how}")
     for remark in remarks:
         lines += _wrap(remark, "  ")
+    if plan["errors"] and not plan["stackstorm"]:
+        return [*lines, *_wrap(f"next: {_CORRECT}", "  ")]
     return [*lines, f"  next: {_choose_next_command(plan)}"]
 
 
@@ -395,6 +414,9 @@ def _format_misses(misses: Sequence[str]) -> list[str]:
     return [f"nearest: {misses[0]}", *(f"also near: {miss}" for miss in misses[1:])]
 
 
+_STARTING_VERDICTS = ("WOULD CHANGE", "WOULD ASK", "WOULD START A RULE")
+
+
 def _choose_verdict(plan: Mapping[str, Any]) -> str:
     entry = plan["remediation"]
     if entry and entry["would_change"]:
@@ -412,6 +434,8 @@ def _choose_next_command(plan: Mapping[str, Any]) -> str:
         return commands.HEALTH
     if entry and _NO_STARTING_RULE in entry["stopped_by"]:
         return "st2 rule enable poundcake.remediate"
+    if plan["replay"] and _choose_verdict(plan) in _STARTING_VERDICTS:
+        return str(plan["replay"])
     if plan["episode"] and instance:
         return f"st2 run poundcake.why format=text instance={one_line(instance)}"
     return "st2 run poundcake.plan format=text"
@@ -430,6 +454,11 @@ def _format_entries(plan: Mapping[str, Any]) -> list[str]:
             lines += _wrap(f"stopped: {reason}", "       ")
     for error in plan["errors"]:
         lines += _wrap(f"ERROR  {error}", "")
+    for text in plan["warnings"]:
+        lines += _wrap(f"WARNING  {text}", "")
+    has_problems = any(entry["problems"] for entry in plan["remediations"])
+    if has_problems or any(error != _NO_STARTING_RULE for error in plan["errors"]):
+        return [*lines, *_wrap(f"next: {_CORRECT}", "  ")]
     if not lines:
         return ["no remediation is configured", "  next: st2 run poundcake.plan --help"]
     return [

@@ -18,8 +18,11 @@ ENTRY = {
 }
 
 
-def check(errors=(), **changes):
-    return check_entries({"remediations": [{**ENTRY, **changes}], "errors": list(errors)})
+def check(errors=(), warnings=(), **changes):
+    entries = [{**ENTRY, **changes}]
+    return check_entries(
+        {"remediations": entries, "errors": list(errors), "warnings": list(warnings)}
+    )
 
 
 def test_a_usable_entry_is_ok():
@@ -28,7 +31,7 @@ def test_a_usable_entry_is_ok():
 
 
 def test_no_entry_is_ok():
-    (finding,) = check_entries({"remediations": [], "errors": []})
+    (finding,) = check_entries({"remediations": [], "errors": [], "warnings": []})
     assert finding.status is Status.OK
 
 
@@ -37,6 +40,7 @@ def test_no_entry_is_ok():
     [
         ({"errors": ["no rule starts entries"]}, "problem", "no rule starts entries"),
         ({"problems": ["there is no action linux.service"]}, "problem", "no action linux.service"),
+        ({"warnings": ["allowed_actions contains x.y: correct it"]}, "warning", "contains x.y"),
         ({"stopped_by": ["dry_run is on"]}, "warning", "changes nothing: dry_run is on"),
     ],
 )

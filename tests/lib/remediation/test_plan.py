@@ -130,6 +130,10 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
             ["allowed_actions does not contain linux.service: add it to allowed_actions"],
         ),
         ({"entries": [{**ENTRY, "mode": "dry_run"}]}, ["mode is dry_run; set mode: live"]),
+        (
+            {"entries": [{**ENTRY, "mode": "dry_run"}], "config": {"dry_run": True}},
+            ["dry_run is on; set dry_run: false", "mode is dry_run; set mode: live"],
+        ),
         ({"entries": [{**ENTRY, "mode": "evidence"}]}, ["mode is evidence; set mode: live"]),
         (
             {"labels": {"instance": ""}},
@@ -158,6 +162,26 @@ def test_a_plan_lists_the_reasons_against_a_change(overrides, expected_reasons):
     assert plan_view["remediation"]["stopped_by"] == expected_reasons
     assert plan_view["remediation"]["would_change"] is False
     assert "WOULD CHANGE" not in as_text(plan_view)
+
+
+REPLAY = "st2 run poundcake.replay request_id=r-1 force=true"
+
+
+def test_a_plan_for_an_episode_that_was_handled_says_that_nothing_starts_by_itself():
+    """A dry run has ended, and then dry_run is set to false."""
+    lines = as_text(make_plan(episode="f-1", replay=REPLAY)).splitlines()
+    assert lines[1].startswith("WOULD CHANGE")
+    assert lines[-2:] == [
+        "  nothing is started again by itself; to run it now:",
+        f"  next: {REPLAY}",
+    ]
+
+
+def test_a_plan_whose_change_is_stopped_does_not_suggest_a_replay():
+    config = {"dry_run": True}
+    lines = as_text(make_plan(episode="f-1", replay=REPLAY, config=config)).splitlines()
+    assert "  nothing is started again by itself" in lines
+    assert lines[-1] == "  next: st2 run poundcake.why format=text instance=web-1:9100"
 
 
 def test_a_plan_in_mode_ask_lists_the_approvers():
@@ -243,7 +267,8 @@ def test_a_plan_for_a_dry_run_also_lists_the_reasons_against_a_live_change():
     entry = {**ENTRY, "mode": "dry_run", "check": ["alert", "action:mypack.inspect"]}
     assert list_reasons_against(entries=[entry]) == [
         "mode is dry_run; set mode: live",
-        "allowed_actions does not contain mypack.inspect: add the actions that inspect hosts to it",
+        "allowed_actions does not contain mypack.inspect, so nothing is changed: add the actions"
+        " that inspect hosts to it",
         "StackStorm has no action mypack.inspect",
     ]
 
@@ -257,7 +282,7 @@ def test_a_plan_for_an_unmatched_alert_shows_the_nearest_entries():
     assert as_text(plan_view).splitlines()[1:] == [
         "NOTHING WOULD RUN  ServiceDown web-1:9100 critical",
         "  nearest: nginx (instance is web-1:9100, wants =~db-.*)",
-        "  also near: other (alertname differs; a is missing, wants b)",
+        "  also near: other (alertname is ServiceDown, wants X; a is missing, wants b)",
         "  next: st2 run poundcake.plan format=text",
     ]
 
@@ -389,6 +414,7 @@ class TestChecks:
                 }
             ],
             "errors": [],
+            "warnings": [],
         }
         assert as_text(check_view).splitlines() == [
             "",
@@ -451,6 +477,34 @@ class TestChecks:
             "remediations, entry 2 (x): match: is missing; write match: ['alertname=\"DiskFull\"']",
             "no enabled rule starts remediations: st2 rule enable poundcake.remediate",
         ]
+
+    def test_an_unlisted_evidence_action_says_that_it_prevents_the_change(self):
+        api = FakeApi(actions={"linux.service": LINUX_SERVICE, "mypack.look": LINUX_SERVICE})
+        check_view = self.check({**ENTRY, "evidence": ["mypack.look"]}, api=api)
+        assert check_view["remediations"][0]["stopped_by"] == [
+            "allowed_actions does not contain mypack.look, so nothing is changed: add the actions"
+            " that inspect hosts to it"
+        ]
+
+    def test_an_allowed_action_that_stackstorm_does_not_have_is_reported(self):
+        check_view = self.check(ENTRY, allowed_actions=["linux.service", "linux.servce"])
+        warning = (
+            "allowed_actions contains linux.servce, but StackStorm has no such action: correct the"
+            " name, or install its pack"
+        )
+        assert check_view["warnings"] == [warning]
+        assert f"WARNING  {warning}" in " ".join(as_text(check_view).split(" ")).replace(
+            "\n  ", " "
+        )
+
+    @pytest.mark.parametrize("entry", [{"name": "x"}, {**ENTRY, "action": "linux.no_such"}])
+    def test_an_error_is_followed_by_what_to_do(self, entry):
+        text = as_text(self.check(entry))
+        assert "ERROR" in text
+        *_, first, second = text.splitlines()
+        assert f"{first} {second.strip()}" == (
+            "  next: correct the entry, run `st2ctl reload --register-configs`, then plan again"
+        )
 
     def test_a_configuration_without_entries_is_reported(self):
         assert "no remediation is configured" in as_text(self.check())

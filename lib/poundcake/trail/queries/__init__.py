@@ -25,7 +25,7 @@ from typing import Any, Callable
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.trail.queries.alert import alert_details, find_episode_alert
+from poundcake.trail.queries.alert import alert_details, find_episode_alert, has_ended_work
 from poundcake.trail.queries.episodes import DEFAULT_LIMIT
 from poundcake.trail.queries.executions import linked_executions
 from poundcake.trail.queries.incidents import read_incidents
@@ -142,10 +142,13 @@ def recorded_alert(connection: Connection, request_id: str, episode: str) -> dic
 def alert_of_episode(connection: Connection, episode: str) -> dict[str, Any] | None:
     """Return the newest firing alert of an episode, or None if the episode is not recorded.
 
-    Prefer an alert that was emitted; see alert.find_episode_alert().
+    Prefer an alert that was emitted; see alert.find_episode_alert(). `has_ended_work` says whether
+    executions have worked on it and ended, so that nothing starts again for it.
     """
     details = find_episode_alert(connection, episode)
-    return details.as_json() if details else None
+    if details is None:
+        return None
+    return {**details.as_json(), "has_ended_work": has_ended_work(connection, details)}
 
 
 def _with_near_misses(

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
+from poundcake.stackstorm import TERMINAL
 from poundcake.trail import short_ids
 from poundcake.trail.claims import find_incident_end
 from poundcake.trail.open_work import is_open
@@ -18,7 +19,7 @@ from poundcake.trail.outcomes import EMITTED
 from poundcake.trail.queries.changes import find_retry
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.recorded_alert import find_alert
-from poundcake.trail.schema import alerts, api_calls
+from poundcake.trail.schema import alerts, api_calls, executions, links
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,24 @@ def find_episode_alert(connection: Connection, episode: str) -> AlertDetails | N
         .limit(1)
     )
     return alert_details(connection, request_id, name) if name and request_id else None
+
+
+def has_ended_work(connection: Connection, alert: AlertDetails) -> bool:
+    """Return True if executions have worked on an alert and ended, and nothing starts again."""
+    statuses = connection.scalars(
+        select(executions.c.status)
+        .select_from(links)
+        .join(alerts, alerts.c.id == links.c.alert_id)
+        .join(api_calls, api_calls.c.id == alerts.c.api_call_id)
+        .join(executions, executions.c.id == links.c.st2_execution_id, isouter=True)
+        .where(api_calls.c.request_id == alert.request_id, alerts.c.episode == alert.episode)
+    ).all()
+    return (
+        bool(statuses)
+        and all(status in TERMINAL for status in statuses)
+        and alert.incident_ended_at is None
+        and alert.retry_at is None
+    )
 
 
 def alert_details(connection: Connection, request_id: str, episode: str) -> AlertDetails | None:

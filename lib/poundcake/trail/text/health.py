@@ -211,8 +211,8 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
         last_refusal = refusals["last"]
         lines.append(
             f"refused since the endpoint started: {counted(refusals['count'], 'webhook')}"
-            " (Alertmanager does not retry them at once; what still fires is sent again at the next"
-            " group_interval, and the resolve of an alert that ends before may be lost); the last at"
+            " (Alertmanager sends what still fires again at the next group_interval; the resolve of"
+            " an alert that ends before may be lost); the last at"
             f" {format_time(last_refusal['refused_at'], now)} from {last_refusal['sender']}:"
             f" {last_refusal['status']}, {last_refusal['detail']}"
         )

@@ -9,7 +9,7 @@ from poundcake.trail import queries
 from poundcake.trail.replay import replay_request
 from poundcake.trail.search import FilterError
 from tests.lib.samples import alert, iso, later
-from tests.lib.trails import episode, record, view
+from tests.lib.trails import episode, record, record_execution, view
 
 
 def test_labels_and_annotations_are_verbatim(engine):
@@ -34,6 +34,21 @@ def test_an_alert_shows_when_its_incident_ended(engine):
     record(engine, resolve, received_at=later(65))
     views.append(view(engine, queries.alert_of_request, request_id, episode("f")))
     assert [alert_view["incident_ended_at"] for alert_view in views] == [None, None, iso(later(65))]
+
+
+def test_an_alert_shows_whether_its_work_has_ended(engine):
+    request_id = record(engine, alert(fingerprint="f"))
+
+    def has_ended_work():
+        return view(engine, queries.alert_of_episode, episode("f"))["has_ended_work"]
+
+    assert not has_ended_work()  # nothing has worked on it yet
+    record_execution(engine, request_id, episode("f"), status="running")
+    assert not has_ended_work()
+    record_execution(engine, request_id, episode("f"), status="succeeded")
+    assert has_ended_work()
+    replay_request(engine, Config(), request_id, force=True)
+    assert not has_ended_work()  # the replay starts a workflow
 
 
 def test_an_episode_is_found_by_its_name_or_a_unique_prefix(engine):

@@ -20,7 +20,7 @@ def test_the_last_refused_webhook_is_shown():
     output = " ".join(render(refused=refused_report("the body has 9 bytes", 2)).split())
     assert "refused since the endpoint started: 2 webhooks" in output
     assert "at 12:00:00Z from 127.0.0.1: 413, the body has 9 bytes" in output
-    assert "what still fires is sent again at the next group_interval" in output
+    assert "sends what still fires again at the next group_interval" in output
 
 
 @pytest.mark.parametrize(
