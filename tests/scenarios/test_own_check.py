@@ -27,7 +27,7 @@ def queues():
     """Return a server that knows the length of each queue, with its URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - the name that the library calls
+        def do_GET(self):
             body = json.dumps({"length": server.lengths[self.path[1:]]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))

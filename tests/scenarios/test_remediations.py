@@ -181,6 +181,7 @@ def test_a_plan_shows_what_would_happen_and_records_nothing(configured_stack, ev
         "poundcake.plan", episode=evidence_trail["alerts"][0]["episode"], format="text"
     )
     assert "WOULD REPORT  ScenarioWrappedEvidence" in text
+    assert "nothing is started again by itself" in text  # its execution has ended
     assert "stopped: mode is evidence; set mode: live" in text
     assert "rule poundcake_scenarios.wrapped starts poundcake.remediate" in text
 
