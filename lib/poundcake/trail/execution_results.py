@@ -60,6 +60,9 @@ CHANGES = (
 NOT_HELPED = (ExecutionResult.NOT_CLEARED, ExecutionResult.NOT_VERIFIED)
 """The results of changes that did not help."""
 
+WITHOUT_CHANGE = (ExecutionResult.DRY_RUN, ExecutionResult.EVIDENCE, ExecutionResult.REFUSED)
+"""The results of remediations that ended without a change. What they saw is all they show."""
+
 _RESULTS_BY_STAGE = {
     "evidence": ExecutionResult.EVIDENCE,
     "dry_run": ExecutionResult.DRY_RUN,

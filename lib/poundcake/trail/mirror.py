@@ -153,7 +153,7 @@ def _add_remediation_ending(connection: Connection, execution: Execution) -> Non
             execution_id=execution.id,
             remediation=str(parameters.get("remediation") or action or execution.action),
             action=action,
-            evidence=_read_evidence(execution),
+            evidence=read_evidence(execution),
         ),
     )
 
@@ -162,7 +162,7 @@ def _as_flag(value: OutputValue | None) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _read_evidence(execution: Execution) -> list[str]:
+def read_evidence(execution: Execution) -> list[str]:
     """Return the evidence in the report of a remediation, one line for each check or action."""
     evidence = fields.value(execution.result, "output", "evidence")
     results = list(evidence.values()) if isinstance(evidence, dict) else []

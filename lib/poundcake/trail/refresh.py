@@ -18,7 +18,9 @@ from poundcake.stackstorm import (
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.approvals import find_pending_approval, read_approval
 from poundcake.trail.change_tasks import read_tasks
-from poundcake.trail.execution_results import execution_result
+from poundcake.trail.execution_results import WITHOUT_CHANGE, execution_result
+from poundcake.trail.mirror import read_evidence
+from poundcake.trail.outbox import shorten_evidence
 from poundcake.trail.pending_approval import Approval
 from poundcake.trail.queries.episode import Episode
 from poundcake.trail.queries.rows import Execution as RecordedExecution
@@ -134,6 +136,9 @@ def _update_execution(row: dict[str, Any], execution: Execution | None) -> None:
     if execution.ended_at:
         row["ended_at"] = format_timestamp(execution.ended_at)
     row.update({**report, "message": row["message"]})
+    evidence = shorten_evidence(read_evidence(execution))
+    if evidence and row["result"] in WITHOUT_CHANGE:
+        row["evidence"] = evidence
 
 
 def _read_report(execution: Execution) -> dict[str, Any]:
@@ -190,13 +195,16 @@ def _refresh_execution(
     )
     if refreshed.status not in TERMINAL:
         return refreshed
-    return replace(
+    ended = replace(
         refreshed,
         started_at=execution.started_at or recorded.started_at,
         ended_at=execution.ended_at,
         elapsed_seconds=execution.elapsed_seconds,
         **_read_report(execution),
     )
+    if ended.result in WITHOUT_CHANGE and not ended.evidence:
+        ended = replace(ended, evidence=tuple(shorten_evidence(read_evidence(execution))))
+    return ended
 
 
 def _read_approvals(

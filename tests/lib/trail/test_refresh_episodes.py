@@ -6,7 +6,7 @@ import pytest
 
 from poundcake import stackstorm
 from poundcake.stackstorm import StackStormError
-from poundcake.trail import claims, database, queries, refresh
+from poundcake.trail import claims, database, queries, refresh, text
 from poundcake.trail.outbox import ApprovalRequest, add_approval_request
 from poundcake.trail.schema import executions
 from poundcake.trail.search import Filters
@@ -19,6 +19,7 @@ from tests.lib.trails import (
     on_sqlite,
     record,
     record_execution,
+    view,
 )
 
 pytestmark = on_sqlite
@@ -79,6 +80,38 @@ def test_an_open_execution_is_updated(engine, open_request):
     assert (execution["st2_rule"], execution["url"]) == ("pack.rule", "https://st2/e1")
     assert (execution["stage"], execution["mutated"]) == ("done", True)
     assert (execution["message"], execution["ended_at"]) == ("up", "2026-01-14T12:00:12Z")
+
+
+@pytest.mark.parametrize("is_synced", [False, True], ids=["live", "synced"])
+@pytest.mark.parametrize("stage", ["dry_run", "evidence", "done"])
+def test_what_a_remediation_without_a_change_saw_is_shown(engine, open_request, stage, is_synced):
+    evidence = {
+        "before": {"detail": "web-1 answers"},
+        "disk": "97% full",
+        "a": "b",
+        "c": "left out",
+    }
+    output = {
+        "dry_run": stage == "dry_run",
+        "mutated": stage == "done",
+        "verified": False,
+        "stage": stage,
+        "message": "97% full, so it would run",
+        "evidence": evidence,
+    }
+    done = {"status": "succeeded", "result": {"output": output}}
+    if is_synced:
+        record_execution(engine, open_request, episode("f"), "e1", result=done["result"])
+    api = StubStackStorm({"e1": done})
+    status_view = refresh.refresh_open_executions(api, view(engine, queries.status, open_request))
+    document, (entry,) = read_episodes(engine, api)
+    expected = [] if stage == "done" else ["web-1 answers", "97% full", "b"]
+    for shown in (entry, status_view):
+        assert shown["stackstorm_executions"][0].get("evidence", []) == expected
+    for output_text in (text.why(document), text.status(status_view)):
+        seen = [line.strip() for line in output_text.split("\n") if "seen: " in line]
+        # The message already says that the disk is full.
+        assert seen == [f"seen: {line}" for line in expected if line != "97% full"]
 
 
 @pytest.mark.parametrize("status", STATUSES)

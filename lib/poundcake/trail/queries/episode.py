@@ -54,11 +54,13 @@ class ReportedEnd(NamedTuple):
         refusal: The name of the control that refused the change, or ''.
         action: The action that made the change, or would have made it, or ''.
         target: What was changed, or would have been changed.
+        evidence: What the checks and the evidence actions saw, one line each.
     """
 
     refusal: str
     action: str
     target: str
+    evidence: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

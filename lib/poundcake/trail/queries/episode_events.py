@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from sqlalchemy import select
@@ -10,9 +11,11 @@ from sqlalchemy.engine import Connection
 
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import database
+from poundcake.trail.execution_results import WITHOUT_CHANGE
 from poundcake.trail.outbox import EventKind
 from poundcake.trail.pending_approval import Approval
 from poundcake.trail.queries.episode import ReportedEnd
+from poundcake.trail.queries.rows import Execution
 from poundcake.trail.schema import events
 
 _KINDS = (EventKind.APPROVAL_WANTED, EventKind.REMEDIATION_ENDED)
@@ -48,9 +51,29 @@ def events_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str
             found.approvals[execution_id] = _read_approval(payload)
         else:
             found.ends[execution_id] = ReportedEnd(
-                payload["refusal"], payload["action"], payload["target"]
+                payload["refusal"],
+                payload["action"],
+                payload["target"],
+                tuple(payload["evidence"]),
             )
     return by_episode
+
+
+def add_evidence(
+    executions: Sequence[Execution], ends: Mapping[str, ReportedEnd]
+) -> list[Execution]:
+    """Return executions, those that ended without a change with what they saw.
+
+    Args:
+        executions: The executions.
+        ends: How remediations ended, by the execution of the workflow.
+    """
+    return [
+        replace(execution, evidence=ends[execution.st2_execution_id].evidence)
+        if execution.result in WITHOUT_CHANGE and execution.st2_execution_id in ends
+        else execution
+        for execution in executions
+    ]
 
 
 def _read_approval(payload: Mapping[str, Any]) -> Approval:

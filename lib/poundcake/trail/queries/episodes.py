@@ -24,7 +24,11 @@ from poundcake.trail.outcomes import EMITTED, EndedBy, Outcome
 from poundcake.trail.queries.bounded_search import Entry, select_candidates, time_filters
 from poundcake.trail.queries.changes import changes_of_episodes, count_failures_in_a_row
 from poundcake.trail.queries.episode import Description, Episode, Notification
-from poundcake.trail.queries.episode_events import EpisodeEvents, events_of_episodes
+from poundcake.trail.queries.episode_events import (
+    EpisodeEvents,
+    add_evidence,
+    events_of_episodes,
+)
 from poundcake.trail.queries.page import Page
 from poundcake.trail.queries.rows import (
     AlertRow,
@@ -283,12 +287,13 @@ def _with_remediation(
     if granted and granted[-1].result in FAILURES:
         failures = count_failures_in_a_row(connection, granted[-1])
     waiting_ids = [row.st2_execution_id for row in episode.executions if row.status in WAITING]
-    approvals = events.approvals if events else {}
+    approvals, ends = events or EpisodeEvents({}, {})
     return replace(
         episode,
+        executions=add_evidence(episode.executions, ends),
         changes=changes,
         approvals=[approvals[row_id] for row_id in waiting_ids if row_id in approvals],
-        reported_ends=events.ends if events else {},
+        reported_ends=ends,
         failures_in_a_row=failures,
     )
 

@@ -13,10 +13,12 @@ from poundcake.timestamps import format_timestamp
 from poundcake.trail import short_ids
 from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import Change
+from poundcake.trail.execution_results import WITHOUT_CHANGE
 from poundcake.trail.outcomes import Explanation
 from poundcake.trail.queries.changes import as_json as change_as_json
 from poundcake.trail.queries.changes import changes_of_request
 from poundcake.trail.queries.episode import Description
+from poundcake.trail.queries.episode_events import add_evidence, events_of_episodes
 from poundcake.trail.queries.episodes import read_descriptions
 from poundcake.trail.queries.rows import (
     AlertRow,
@@ -163,6 +165,10 @@ def request_trail(
     alert_rows = alerts_of_request(connection, call.id)
     alert_rows.sort(key=lambda row: row.position)
     executions = executions_of_alerts(connection, [row.id for row in alert_rows], web_url)
+    if any(execution.result in WITHOUT_CHANGE for execution in executions):
+        events = events_of_episodes(connection, [row.episode or "" for row in alert_rows])
+        ends = {key: end for found in events.values() for key, end in found.ends.items()}
+        executions = add_evidence(executions, ends)
     executions_by_alert = group_by_alert(executions)
     descriptions = read_descriptions(connection, [row.id for row in alert_rows])
     return RequestTrail(

@@ -163,6 +163,7 @@ class Execution:
         change: The change that it requested, or None.
         action: The action that it runs, which differs from `st2_workflow` if a remediation is named
             after the action that makes its change; '' if it is not known.
+        evidence: What a remediation that ended without a change saw, one line each.
     """
 
     link_id: int
@@ -186,6 +187,7 @@ class Execution:
     elapsed_seconds: float | None = None
     change: Change | None = None
     action: str = ""
+    evidence: tuple[str, ...] = ()
 
     @property
     def is_remediation(self) -> bool:
@@ -251,7 +253,7 @@ class Execution:
 
     def as_json(self) -> dict[str, Any]:
         """Return the execution as JSON, as the views status and why show it."""
-        return {
+        fields = {
             "st2_execution_id": self.st2_execution_id,
             "st2_workflow": self.st2_workflow,
             "st2_rule": self.st2_rule,
@@ -268,6 +270,9 @@ class Execution:
             "url": self.url,
             **self.result_as_json(),
         }
+        if self.evidence:
+            fields["evidence"] = list(self.evidence)
+        return fields
 
 
 _EXECUTION_COLUMNS = (

@@ -8,6 +8,7 @@ from typing import Any, Mapping, Sequence
 
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import commands
+from poundcake.trail.outbox import MAX_EVIDENCE
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     MAX_WIDTH,
@@ -30,11 +31,11 @@ from poundcake.trail.text.layout import (
 )
 from poundcake.trail.text.near_misses import near_miss_lines
 from poundcake.trail.text.remarks import incident_remark_lines, pause_lines
+from poundcake.trail.text.results import evidence_lines
 
 _RECENT = "st2 run poundcake.executions_recent format=text"
 _DURATION = re.compile(r"\b(\d{1,6}(?:\.\d)?) (s|min|h)\b")
 _MAX_LABEL_LINES = 3
-_MAX_EVIDENCE = 3
 _INDENT = "  "
 
 
@@ -84,7 +85,9 @@ class _Page:
     def _episode_lines(self, episode: Mapping[str, Any]) -> list[str]:
         lines = [_INDENT + self._sentence(episode["headline"])]
         for approval in episode.get("approvals", ()):
-            lines += [f"{_INDENT}seen: {line}" for line in approval["evidence"][:_MAX_EVIDENCE]]
+            lines += [f"{_INDENT}seen: {line}" for line in approval["evidence"][:MAX_EVIDENCE]]
+        for execution in episode["stackstorm_executions"][-1:]:
+            lines += [_INDENT + line for line in evidence_lines(execution)]
         lines += self._description_lines(episode)
         ids = [f"{_INDENT}request {episode['alerts'][-1]['request_id']}"]
         if episode["episode"]:

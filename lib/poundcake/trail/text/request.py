@@ -27,6 +27,7 @@ from poundcake.trail.text.results import (
     RESULT_WORDS,
     command_for,
     describe_result,
+    evidence_lines,
     retry_lines,
     why_commands,
 )
@@ -147,6 +148,7 @@ def _execution_lines(
     lines = [
         f"{started}  {name}: {execution['status']}{duration}".lstrip(),
         f"  {describe_result(execution, now)}",
+        *(f"  {line}" for line in evidence_lines(execution)),
     ]
     for change in view.get("changes", ()):
         if change["st2_execution_id"] == execution["st2_execution_id"]:

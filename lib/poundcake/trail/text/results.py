@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Mapping
 
 from poundcake.trail.execution_results import CHANGES, NOT_HELPED, ExecutionResult
+from poundcake.trail.outbox import MAX_EVIDENCE
 from poundcake.trail.queries.rows import DRY_RUN_NOTE
 from poundcake.trail.text.layout import format_deadline_time, format_sentence, format_time
 
@@ -101,6 +102,15 @@ def why_commands(row: Mapping[str, Any]) -> list[str]:
     if not _PLAIN.match(row["fingerprint"]):
         return []
     return [f"st2 run poundcake.why format=text fingerprint={row['fingerprint']}"]
+
+
+def evidence_lines(execution: Mapping[str, Any]) -> list[str]:
+    """Return what a remediation that ended without a change saw, at most three lines.
+
+    Lines that its message contains are left out.
+    """
+    lines = execution.get("evidence", ())[:MAX_EVIDENCE]
+    return [f"seen: {line}" for line in lines if line not in execution["message"]]
 
 
 def retry_lines(change: Mapping[str, Any], now: datetime) -> list[str]:
