@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from urllib.parse import unquote
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from poundcake.trail.changes import dump_evidence
-from poundcake.trail.schema import changes
+from poundcake.trail.schema import changes, events
 from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.fake_stackstorm import OUTAGE
 from tests.lib.samples import alert
@@ -236,6 +237,17 @@ class TestSilences:
         world.settings["alertmanagers"] = ALERTMANAGERS
         page = browser.get(f"/board/episodes/{episode['episode']}")
         assert "Silence it in Alertmanager" not in page.main.links
+
+
+def test_what_a_dry_run_saw_is_shown(world, browser):
+    filters = on_call_states.dry_run(world)
+    with world.engine.begin() as connection:
+        payload = json.loads(connection.scalar(select(events.c.payload)))
+        payload["evidence"] = ["/var is 97% <full>"]
+        connection.execute(update(events).values(payload=json.dumps(payload)))
+    (episode,) = world.why(**filters)["episodes"]
+    page = browser.get(f"/board/episodes/{episode['episode']}")
+    assert "/var is 97% <full>" in page.section("section-executions").text
 
 
 class TestUnknown:
