@@ -175,6 +175,12 @@ def test_a_replay_remediates_again_only_with_force(stack):
     replay = stack.run("poundcake.replay", request_id=first_trail["request_id"])
     assert replay["replay_of"] == first_trail["request_id"]
     assert replay["outcomes"] == {"duplicate": 1}
+    (reason,) = replay["reasons"]["duplicate"]
+    assert first_execution["st2_execution_id"] in reason
+    request_id = first_trail["request_id"]
+    assert replay["next_command"] == (
+        f"st2 run poundcake.replay request_id={request_id} force=true"
+    )
     trail = stack.wait_until_completed(replay["request_id"])
     assert trail["replay_of"] == first_trail["request_id"]
     assert trail["stackstorm_executions"] == []
