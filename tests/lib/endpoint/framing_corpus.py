@@ -211,7 +211,7 @@ def _request_lines():
         ("URL", get(line=b"GET http://127.0.0.1/api/v1/health/live HTTP/1.1"), 200),
         ("URL in upper case", get(line=b"GET HTTP://LOCALHOST/api/v1/health/live HTTP/1.1"), 200),
         ("URL with https", get(line=b"GET https://localhost:8/api/v1/health/live?x HTTP/1.1"), 200),
-        ("URL without a path", get(line=b"GET http://127.0.0.1 HTTP/1.1"), 404),
+        ("URL without a path", get(line=b"GET http://127.0.0.1 HTTP/1.1"), 302),
         ("OPTIONS for the server", get(line=b"OPTIONS * HTTP/1.1"), 200),
         ("OPTIONS for a path", get(line=b"OPTIONS /api/v1/health HTTP/1.1"), 405),
         ("CONNECT", get(line=b"CONNECT 127.0.0.1:80 HTTP/1.1"), 405),
