@@ -178,6 +178,10 @@ def has_scraped_history(server):
         and server.query("poundcake_paused > 0")
         and server.query('poundcake_limits_reached_total{limit="rate_limit"} > 0')
         and server.query('poundcake_limits_reached_total{limit="storm"} > 0')
+        # The series of the failures exists only since the first one, and a rate needs two values.
+        and server.query(
+            fill_in('rate(poundcake_publishes_total{result="failed"}[$__rate_interval])')
+        )
     )
 
 
