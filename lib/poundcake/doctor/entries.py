@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 from poundcake.config import Config
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
 from poundcake.remediations import Mode
+from poundcake.trail.text.layout import counted
 
 _PLAN = "run: st2 run poundcake.plan format=text"
 
@@ -31,7 +32,7 @@ def check_entries(plan: Mapping[str, Any]) -> list[Finding]:
     count = len(plan["remediations"])
     if not count:
         return [ok(check, "no remediation is configured (docs/REMEDIATION.md)")]
-    return [ok(check, f"{count} remediation{'s' if count > 1 else ''} can be used")]
+    return [ok(check, f"{counted(count, 'remediation')} can be used")]
 
 
 def check_approvers(config: Config, service_user: str) -> list[Finding]:
@@ -43,7 +44,7 @@ def check_approvers(config: Config, service_user: str) -> list[Finding]:
     """
     check = "remediations.approvers"
     entries = [entry for entry in config.remediations if entry.mode is Mode.ASK]
-    approvers = _unique([name for entry in entries for name in entry.approvers])
+    approvers = list(dict.fromkeys(name for entry in entries for name in entry.approvers))
     if not approvers:
         return []
     others = [name for name in approvers if name != service_user]
@@ -54,7 +55,3 @@ def check_approvers(config: Config, service_user: str) -> list[Finding]:
         f"{', '.join(others)}"
     )
     return [unknown(check, what, f"let each of them log in once: st2 login {others[0]}")]
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(names))

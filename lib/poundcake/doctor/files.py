@@ -12,6 +12,7 @@ from poundcake.trail.shared_files import FILE_MODE, FOLDER_MODE
 
 _REFERENCE = "file:"
 _SUFFIXES = ("", "-wal", "-shm")
+_CHANGED_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_state_dir(config: Config) -> list[Finding]:
@@ -28,8 +29,8 @@ def check_state_dir(config: Config) -> list[Finding]:
         ]
     databases = (config.journal_path, config.default_tracking_path)
     paths = [database + suffix for database in databases for suffix in _SUFFIXES]
-    findings = _check_modes("files.state_dir", [folder], 0o022 | stat.S_IRWXO, FOLDER_MODE)
-    findings += _check_modes("files.databases", paths, 0o022 | stat.S_IRWXO, FILE_MODE)
+    findings = _check_modes("files.state_dir", [folder], FOLDER_MODE)
+    findings += _check_modes("files.databases", paths, FILE_MODE)
     if not findings:
         return [ok("files.state_dir", f"only StackStorm can read {folder} and its databases")]
     return findings
@@ -37,12 +38,13 @@ def check_state_dir(config: Config) -> list[Finding]:
 
 def check_secret_files(pack_config: Mapping[str, Any]) -> list[Finding]:
     """Check the files that the configuration references as file:/path, and private keys."""
-    paths = [text[len(_REFERENCE) :] for text in _find_texts(pack_config) if _is_file(text)]
+    texts = _find_texts(pack_config)
+    paths = [text[len(_REFERENCE) :] for text in texts if text.startswith(_REFERENCE)]
     key = pack_config.get("tls_key")
     paths += [key] if isinstance(key, str) and key else []
     if not paths:
         return []
-    findings = _check_modes("files.secrets", paths, 0o022 | stat.S_IRWXO, FILE_MODE)
+    findings = _check_modes("files.secrets", paths, FILE_MODE)
     return findings or [ok("files.secrets", "only StackStorm can read the files with secrets")]
 
 
@@ -55,19 +57,25 @@ def check_configuration_file(path: str, literal_secrets: tuple[str, ...]) -> lis
     """
     if not literal_secrets:
         return []
-    return _check_modes("files.configuration", [path], 0o022 | stat.S_IRWXO, FILE_MODE)
+    return _check_modes("files.configuration", [path], FILE_MODE)
 
 
-def _check_modes(check: str, paths: list[str], forbidden: int, mode: int) -> list[Finding]:
-    """Return a problem for each existing file on which others than its owner have these rights."""
+def _check_modes(check: str, paths: list[str], mode: int) -> list[Finding]:
+    """Return a problem for each existing file that other users can read or change.
+
+    Args:
+        check: The name of the check.
+        paths: The files and folders.
+        mode: The mode that they should have.
+    """
     findings = []
     for path in dict.fromkeys(paths):
         try:
             actual = stat.S_IMODE(os.stat(path).st_mode)
         except OSError:
             continue  # config.load() reports a file that cannot be read
-        if actual & forbidden:
-            verb = "change" if actual & 0o022 else "read"
+        if actual & (_CHANGED_BY_OTHERS | stat.S_IRWXO):
+            verb = "change" if actual & _CHANGED_BY_OTHERS else "read"
             findings.append(
                 problem(check, f"other users can {verb} {path}", f"run: chmod {mode:o} {path}")
             )
@@ -84,7 +92,3 @@ def _find_texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _find_texts(inner)
-
-
-def _is_file(text: str) -> bool:
-    return text.startswith(_REFERENCE)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Protocol, Sequence
+from typing import Any, Mapping, Sequence
 
 from poundcake import __version__
 from poundcake.doctor.finding import Finding, ok, problem, warning
 from poundcake.stackstorm import StackStormError
+from poundcake.stackstorm.catalogue import Api, list_all
 
 PACK = "poundcake"
 REQUIRED_RULES = (f"{PACK}.record", f"{PACK}.sync")
 """The rules without which nothing is recorded, or nothing is learned about what ran."""
 _PURGE_RULE = f"{PACK}.purge"
-_PAGE = 100  # api.max_page_size; only administrators may request more
 # The path of each kind of content in StackStorm's API, and the word for one of the kind.
 _KINDS = {
     "actions": ("/actions", "action"),
@@ -27,13 +27,6 @@ _KINDS = {
 _RELOAD = "run: st2ctl reload --register-"
 # The file of the sensor declares the triggers.
 _REGISTERED_WITH = {"triggers": "sensors"}
-
-
-class Api(Protocol):
-    """The part of StackStorm's API that this module uses. It raises StackStormError."""
-
-    def get(self, path: str, **params: Any) -> Any:
-        """Return the JSON response for a path below /v1, or None for 404."""
 
 
 @dataclass(frozen=True)
@@ -152,17 +145,11 @@ def _check_rules(registered: Mapping[str, bool]) -> list[Finding]:
 
 def _list_content(api: Api, path: str) -> dict[str, bool]:
     """Return whether each piece of the pack's content is enabled, by its reference."""
-    content: dict[str, bool] = {}
-    offset = 0
-    while True:
-        page = api.get(path, pack=PACK, limit=_PAGE, offset=offset)
-        page = page if isinstance(page, list) else []
-        for item in page:
-            if isinstance(item, dict) and item.get("pack") == PACK and item.get("ref"):
-                content[str(item["ref"])] = item.get("enabled") is not False
-        if len(page) < _PAGE:
-            return content
-        offset += _PAGE
+    return {
+        str(item["ref"]): item.get("enabled") is not False
+        for item in list_all(api, path, pack=PACK)
+        if isinstance(item, dict) and item.get("pack") == PACK and item.get("ref")
+    }
 
 
 def _read_files(folder: str) -> dict[str, list[str]]:
@@ -183,8 +170,8 @@ def _read_files(folder: str) -> dict[str, list[str]]:
         return [document for document in documents if isinstance(document, dict)]
 
     sensors = load("sensors")
-    names = {kind: [d.get("name") for d in load(kind)] for kind in ("actions", "rules")}
-    names.update({kind: [d.get("name") for d in load(kind)] for kind in ("policies", "aliases")})
+    kinds = ("actions", "rules", "policies", "aliases")
+    names = {kind: [d.get("name") for d in load(kind)] for kind in kinds}
     names["sensors"] = [sensor.get("class_name") for sensor in sensors]
     names["triggers"] = [t.get("name") for s in sensors for t in s.get("trigger_types") or ()]
     return {kind: [f"{PACK}.{name}" for name in found if name] for kind, found in names.items()}

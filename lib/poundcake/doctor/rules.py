@@ -6,6 +6,7 @@ from typing import Sequence
 
 from poundcake.doctor.finding import Finding, ok, problem, warning
 from poundcake.monitoring import AlertingRule
+from poundcake.trail.text.layout import counted
 
 _SEVERITY = "severity"
 _MAX_LISTED = 5
@@ -32,7 +33,7 @@ def check_rules(rules: Sequence[AlertingRule], url: str) -> list[Finding]:
         what = f"rules of {url} without the label {_SEVERITY}: {_list_names(without_severity)}"
         remedy = "add it to the labels of each rule; views and escalation use it"
         findings.append(warning(check, what, remedy))
-    count = f"{len(rules)} alerting rule{'s' if len(rules) > 1 else ''}"
+    count = counted(len(rules), "alerting rule")
     return findings or [ok(check, f"{url} evaluates {count}, each with a {_SEVERITY}")]
 
 

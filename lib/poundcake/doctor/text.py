@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Sequence
 
 from poundcake.doctor.finding import Finding, Status, count_statuses
+from poundcake.trail import commands
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     MAX_WIDTH,
@@ -16,7 +17,6 @@ from poundcake.trail.text.layout import (
 )
 
 _STATUS_COLUMNS = 9
-_HEALTH = "st2 run poundcake.health format=text"
 _AGAIN = "st2 run poundcake.doctor format=text"
 
 
@@ -34,7 +34,7 @@ def as_text(findings: Sequence[Finding], width: int = DEFAULT_WIDTH) -> str:
         status = finding.status.value.ljust(_STATUS_COLUMNS)
         lines += wrap(status + text, width, " " * _STATUS_COLUMNS)
     has_remedies = any(finding.status is Status.PROBLEM for finding in findings)
-    lines += ["", *next_lines(_AGAIN if has_remedies else _HEALTH)]
+    lines += ["", *next_lines(_AGAIN if has_remedies else commands.HEALTH)]
     return join_lines(lines, MAX_WIDTH)  # they are already wrapped
 
 

@@ -23,7 +23,7 @@ from poundcake.remediation.stage import Stage
 from poundcake.remediations import LabelError, Mode, Remediation
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import changes, limits
+from poundcake.trail import changes, commands, limits
 from poundcake.trail.changes import Change, is_power_action, opens_breaker
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import DatabaseError
@@ -720,7 +720,7 @@ def _check_breaker(config: Config, request: ChangeRequest, situation: Situation)
         Refusal.BREAKER,
         f"the last {config.breaker_failures} changes of {name} failed or did not clear the alert "
         f"(breaker_failures), most recently in episode {newest_changes[0].episode}",
-        f"find out why, then `st2 run poundcake.release remediation={name}`",
+        f"find out why, then `{commands.release_breaker(name)}`",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any, Mapping, NamedTuple, Protocol
+from typing import Any, Iterator, Mapping, NamedTuple, Protocol
 from urllib.parse import quote
 
 from poundcake.stackstorm import fields
@@ -127,21 +127,33 @@ def list_rules(api: Api, trigger: str) -> list[Rule]:
     Raises:
         StackStormError: The request failed.
     """
-    rules: list[Rule] = []
+    return [
+        rule
+        for response in list_all(api, "/rules", trigger=trigger)
+        if trigger in (fields.text(response, "trigger", "type"), fields.text(response, "trigger"))
+        for rule in [Rule.parse(response)]
+        if rule
+    ]
+
+
+def list_all(api: Api, path: str, **query: str) -> Iterator[Any]:
+    """Yield every item of a list in StackStorm's API, page by page.
+
+    Args:
+        api: StackStorm's API.
+        path: The path of the list below /v1.
+        query: The filters of the list.
+
+    Raises:
+        StackStormError: The request failed.
+    """
     offset = 0
     while True:
-        page = api.get("/rules", trigger=trigger, limit=_PAGE, offset=offset)
+        page = api.get(path, **query, limit=_PAGE, offset=offset)
         page = page if isinstance(page, list) else []
-        rules += [
-            rule
-            for response in page
-            if trigger
-            in (fields.text(response, "trigger", "type"), fields.text(response, "trigger"))
-            for rule in [Rule.parse(response)]
-            if rule
-        ]
+        yield from page
         if len(page) < _PAGE:
-            return rules
+            return
         offset += _PAGE
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 HEALTH = "st2 run poundcake.health format=text"
 """Shows the state of the endpoint and of everything that it depends on."""
 
@@ -30,6 +32,11 @@ def plan(episode: str) -> str:
 def replay(request_id: str) -> str:
     """Return the command that replays a request, even if a workflow has worked on its alerts."""
     return f"st2 run poundcake.replay request_id={request_id} force=true"
+
+
+def release_breaker(remediation: str) -> str:
+    """Return the command that allows a remediation again that its breaker stops."""
+    return f"st2 run poundcake.release remediation={shlex.quote(remediation)}"
 
 
 def answer_inquiry(inquiry_id: str) -> str:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.inert import one_line
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import clock, database
+from poundcake.trail import clock, commands, database
 from poundcake.trail.recorded_alert import find_alert
 from poundcake.trail.schema import alerts, api_calls, cut, events, executions, storable
 
@@ -305,7 +305,7 @@ def add_approval_request(connection: Connection, request: ApprovalRequest) -> No
     payload: ApprovalWantedPayload = {
         **_common_fields(_approval_fact(request.inquiry_id), now, alert, request.remediation),
         "summary": f"{_title(alert)}: {summary}",
-        "command": f"st2 inquiry respond {request.inquiry_id}",
+        "command": commands.answer_inquiry(request.inquiry_id),
         "change": request.change,
         "evidence": shorten_evidence(request.evidence),
         "approvers": list(request.approvers),

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import commands
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Approval:
         approvers = ", ".join(self.approvers) or "nobody"
         deadline = f" until {format_timestamp(self.until)}" if self.until else ""
         seen = f"; seen: {'; '.join(self.evidence)}" if self.evidence else ""
-        command = f"st2 inquiry respond {self.st2_inquiry_id}"
+        command = commands.answer_inquiry(self.st2_inquiry_id)
         return f"waits for the approval of {approvers}{deadline}: {command}{seen}"
 
     def as_json(self) -> dict[str, Any]:

@@ -572,7 +572,7 @@ def _judge_failed_change(
     if run.change and limit and failures >= limit:
         next_step = (
             f"handle it by hand; {run.change.remediation} changes nothing more until "
-            f"you run `st2 run poundcake.release remediation={run.change.remediation}`"
+            f"you run `{commands.release_breaker(run.change.remediation)}`"
         )
     if run.change and failures > 1:
         headline += f" ({_ordinal(failures)} time in a row)"
@@ -639,7 +639,7 @@ def _lift_refusal(case: _Case, refusal: str, change: Change | None) -> tuple[str
     if refusal == "paused" and case.circumstances.pause:
         return f"allow changes again, {replay}", "st2 run poundcake.resume"
     if refusal == "breaker" and change and _PLAIN.match(change.remediation):
-        command = f"st2 run poundcake.release remediation={change.remediation}"
+        command = commands.release_breaker(change.remediation)
         return f"find out why the remediation failed, release it, {replay}", command
     steps = {
         "paused": ("the pause has ended; replay the request", case.replay_command()),

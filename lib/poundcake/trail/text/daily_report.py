@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping
 
+from poundcake.trail import commands
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     alert_text,
@@ -132,15 +132,10 @@ def _lines_in_force(view: Mapping[str, Any], now: datetime) -> list[str]:
 
 
 def _next_commands(view: Mapping[str, Any]) -> list[str]:
-    commands = []
-    if view["paused"]:
-        commands.append("st2 run poundcake.resume")
-    commands += [
-        f"st2 run poundcake.release remediation={shlex.quote(breaker['remediation'])}"
-        for breaker in view["breakers"][:1]
-    ]
+    found = ["st2 run poundcake.resume"] if view["paused"] else []
+    found += [commands.release_breaker(row["remediation"]) for row in view["breakers"][:1]]
     problems = [*view["not_helped"]["items"], *view["failed"]["items"]]
     if problems:
         fingerprint = problems[0]["fingerprint"]
-        commands.append(f"st2 run poundcake.why format=text fingerprint={fingerprint}")
-    return commands or ["st2 run poundcake.stats format=text"]
+        found.append(f"st2 run poundcake.why format=text fingerprint={fingerprint}")
+    return found or ["st2 run poundcake.stats format=text"]
