@@ -34,6 +34,7 @@ from poundcake.trail.stats import (
     select_groups,
     select_unmatched,
     sort_names,
+    time_parameters,
 )
 
 HOUR = timedelta(hours=1)
@@ -393,12 +394,7 @@ def _read(
     """Return adjacent buckets with their figures."""
     since, until = run[0][2], run[-1][3]
     width = run[0][3] - since
-    parameters = {
-        "since": since,
-        "until": until,
-        "now": now,
-        "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
-    }
+    parameters = time_parameters(since, until, now, not_cleared_minutes)
     conditions = filter_alerts(connection, filters, parameters) if filters.has_alert_filter else []
     of_executions, of_alerts = _statements(connection.dialect.name, width)
     figures: list[dict[str, Figures]] = [defaultdict(Figures) for _ in run]

@@ -335,12 +335,7 @@ def remediation_stats(connection: Connection, filters: Filters, not_cleared_minu
     now = clock.database_now(connection)
     until = filters.until or now
     since = filters.since or until - DEFAULT_RANGE
-    parameters = {
-        "since": since,
-        "until": until,
-        "now": now,
-        "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
-    }
+    parameters = time_parameters(since, until, now, not_cleared_minutes)
     conditions = filter_alerts(connection, filters, parameters) if filters.has_alert_filter else []
     total = Figures()
     by_workflow: dict[str, Figures] = defaultdict(Figures)
@@ -472,6 +467,25 @@ def has_cleared(dialect: str) -> ColumnElement[Any]:
     kept_firing = microseconds_between(dialect, ended, fired_until)
     has_ended = and_(alerts.c.closed_at.is_not(None), ended.is_not(None))
     return case((kept_firing > bindparam("not_cleared_after"), 0), (has_ended, 1))
+
+
+def time_parameters(
+    since: datetime, until: datetime, now: datetime, not_cleared_minutes: int
+) -> dict[str, Any]:
+    """Return the parameters of the statements of this module.
+
+    Args:
+        since: The start of the time range.
+        until: Its end.
+        now: The current time.
+        not_cleared_minutes: As in remediation_stats().
+    """
+    return {
+        "since": since,
+        "until": until,
+        "now": now,
+        "not_cleared_after": timedelta(minutes=not_cleared_minutes) // timedelta(microseconds=1),
+    }
 
 
 def in_range(moment: ColumnElement[Any]) -> list[ColumnElement[bool]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
-from urllib.parse import parse_qsl, urlencode
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.charts import Series
-from poundcake.endpoint.board.paths import search_path
+from poundcake.endpoint.board.paths import AUTOMATION_PATH, search_path, with_parameters
+from poundcake.endpoint.board.search_form import problem_of, text_fields
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import search
 from poundcake.trail.remediation_history import (
@@ -17,9 +17,8 @@ from poundcake.trail.remediation_history import (
     WorkflowFigures,
     add_figures,
 )
-from poundcake.trail.search import FilterError, Filters
+from poundcake.trail.search import FilterError
 
-AUTOMATION_PATH = "/board/automation"
 DEFAULT_SINCE = "7d"
 MAX_CHARTS = 6
 """Maximum number of workflows that have charts. The others are in the table."""
@@ -52,24 +51,11 @@ _RESULTS = (
 )
 
 
-def parse_filters(parameters: Mapping[str, str]) -> Filters:
-    """Return the filters of the page.
-
-    Args:
-        parameters: The text of each of FILTERS; missing ones are empty.
-
-    Raises:
-        FilterError: A value is invalid.
-    """
-    return search.parse(None, **_with_default(parameters))
-
-
 def read_automation(
     config: Config,
     service: Service,
     history_reader: HistoryReader,
     parameters: Mapping[str, str],
-    filters: Filters,
 ) -> dict[str, Any]:
     """Return what the page shows.
 
@@ -77,17 +63,18 @@ def read_automation(
         config: The configuration.
         service: The endpoint.
         history_reader: Reads the history of remediations.
-        parameters: The parameters of the page.
-        filters: The filters that they mean.
+        parameters: The text of each of FILTERS; missing ones are empty.
 
     Raises:
-        FilterError: The time range is too long, or there are too many alerts to apply the matchers
-            to.
+        FilterError: A value is invalid, the time range is too long, or there are too many alerts to
+            apply the matchers to.
         DatabaseError: The tracking database cannot be read.
     """
     texts = _with_default(parameters)
     history = service.read_recorded(
-        history_reader.read, filters=filters, not_cleared_minutes=config.not_cleared_minutes
+        history_reader.read,
+        filters=search.parse(None, **texts),
+        not_cleared_minutes=config.not_cleared_minutes,
     )
     return {
         **_form(texts, {}),
@@ -98,8 +85,7 @@ def read_automation(
 
 def invalid_form(parameters: Mapping[str, str], error: FilterError) -> dict[str, Any]:
     """Return what the page shows if a filter is invalid: the form, with the error at its field."""
-    problem = str(error)[len(f"{error.field}: ") :]
-    form = _form(_with_default(parameters), {error.field: problem})
+    form = _form(_with_default(parameters), {error.field: problem_of(error)})
     return {**form, "history": None, "grafana_url": ""}
 
 
@@ -112,42 +98,19 @@ def _form(texts: Mapping[str, str], errors: Mapping[str, str]) -> dict[str, Any]
     """Return the fields of the form and the links to other periods."""
     others = [name for name in FILTERS if name != "since"]
     return {
-        "fields": [
-            {
-                "name": name,
-                "label": label,
-                "example": example,
-                "value": texts[name],
-                "error": errors.get(name, ""),
-            }
-            for name, (label, example) in _FIELDS.items()
-        ],
+        "fields": text_fields(_FIELDS, texts, errors),
         "is_filtered": bool(errors)
         or texts["since"] not in _PERIODS
         or any(texts[name] for name in others),
         "periods": [
             {
                 "name": name,
-                "href": path({**texts, "since": since, "until": ""}),
+                "href": with_parameters(AUTOMATION_PATH, {**texts, "since": since, "until": ""}),
                 "is_current": texts["since"] == since and not texts["until"],
             }
             for since, name in _PERIODS.items()
         ],
     }
-
-
-def path(parameters: Mapping[str, str]) -> str:
-    """Return the path of the page with these parameters. Empty ones are left out."""
-    query = urlencode({name: text for name, text in parameters.items() if text})
-    return f"{AUTOMATION_PATH}?{query}" if query else AUTOMATION_PATH
-
-
-def has_empty_parameter(query: str) -> bool:
-    """Return True if a query has an empty parameter.
-
-    A form sends all of its fields. Without the empty ones, the address is short enough to share.
-    """
-    return any(not text for _, text in parse_qsl(query, keep_blank_values=True))
 
 
 def _as_variables(history: RemediationHistory, texts: Mapping[str, str]) -> dict[str, Any]:

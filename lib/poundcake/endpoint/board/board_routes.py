@@ -18,8 +18,16 @@ from poundcake.endpoint.board.health_page import read_health
 from poundcake.endpoint.board.now_page import parse_cursor, read_now
 from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
 from poundcake.endpoint.board.page_headers import PAGE_HEADERS
-from poundcake.endpoint.board.paths import EPISODES_PATH, REQUESTS_PATH
+from poundcake.endpoint.board.paths import (
+    AUTOMATION_PATH,
+    EPISODES_PATH,
+    HEALTH_PATH,
+    REQUESTS_PATH,
+    STATIC_PATH,
+    with_parameters,
+)
 from poundcake.endpoint.board.request_page import read_request
+from poundcake.endpoint.board.search_form import has_empty_parameter
 from poundcake.endpoint.board.status_line import StatusLine
 from poundcake.endpoint.http_messages import HTTPRequest, HTTPResponse
 from poundcake.endpoint.problems import ProblemError
@@ -28,8 +36,6 @@ from poundcake.endpoint.routes import BOARD_PATH, Route
 from poundcake.trail.remediation_history import HistoryReader
 from poundcake.trail.search import FilterError
 
-_HEALTH_PATH = f"{BOARD_PATH}/health"
-_STATIC_PATH = f"{BOARD_PATH}/static/"
 _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
@@ -72,9 +78,9 @@ class BoardRoutes:
             Route("GET", EPISODES_PATH, self._episodes),
             Route("GET", f"{EPISODES_PATH}/{{episode}}", self._episode),
             Route("GET", f"{REQUESTS_PATH}/{{request_id}}", self._request),
-            Route("GET", automation_page.AUTOMATION_PATH, self._automation),
-            Route("GET", _HEALTH_PATH, self._health),
-            Route("GET", f"{_STATIC_PATH}{{name}}", self._static),
+            Route("GET", AUTOMATION_PATH, self._automation),
+            Route("GET", HEALTH_PATH, self._health),
+            Route("GET", f"{STATIC_PATH}{{name}}", self._static),
         ]
 
     def _redirect(self, request: HTTPRequest, _: str) -> HTTPResponse:
@@ -88,39 +94,23 @@ class BoardRoutes:
 
     def _automation(self, request: HTTPRequest, _: str) -> HTTPResponse:
         parameters = parse_text(request.query, automation_page.FILTERS)
-        if automation_page.has_empty_parameter(request.query):
-            location = automation_page.path(parameters)
-            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": location})
-        try:
-            filters = automation_page.parse_filters(parameters)
-            return self._page(
-                request,
-                "automation.html",
-                lambda: automation_page.read_automation(
-                    self._config, self._service, self._history_reader, parameters, filters
-                ),
+
+        def read() -> Mapping[str, Any]:
+            return automation_page.read_automation(
+                self._config, self._service, self._history_reader, parameters
             )
-        except FilterError as error:
-            form = automation_page.invalid_form(parameters, error)
-            return self._unkept_page(HTTPStatus.BAD_REQUEST, "automation.html", form)
+
+        form = automation_page.invalid_form
+        return self._search_page(request, "automation.html", parameters, read, form)
 
     def _episodes(self, request: HTTPRequest, _: str) -> HTTPResponse:
         parameters = episodes_page.read_parameters(request.query)
-        if any(name.endswith("=") for name in request.query.split("&")):
-            location = episodes_page.without_empty_parameters(request.query)
-            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": location})
-        try:
-            filters = episodes_page.parse_filters(parameters)
-            return self._page(
-                request,
-                "episodes.html",
-                lambda: episodes_page.read_episodes(
-                    self._config, self._service, parameters, filters
-                ),
-            )
-        except FilterError as error:
-            form = episodes_page.invalid_form(parameters, error)
-            return self._unkept_page(HTTPStatus.BAD_REQUEST, "episodes.html", form)
+
+        def read() -> Mapping[str, Any]:
+            return episodes_page.read_episodes(self._config, self._service, parameters)
+
+        form = episodes_page.invalid_form
+        return self._search_page(request, "episodes.html", parameters, read, form)
 
     def _episode(self, request: HTTPRequest, episode: str) -> HTTPResponse:
         refuse_parameters(request.query)
@@ -181,6 +171,32 @@ class BoardRoutes:
         # One at a time, because native threads take turns with the green ones that serve webhooks.
         with self._rendering:
             return native.run_in_native_thread(templates.render, template, now, variables)
+
+    def _search_page(
+        self,
+        request: HTTPRequest,
+        template: str,
+        parameters: Mapping[str, str],
+        read: Content,
+        invalid_form: Callable[[Mapping[str, str], FilterError], Mapping[str, Any]],
+    ) -> HTTPResponse:
+        """Return a page with a form, or one that shows what is wrong with a filter.
+
+        Args:
+            request: The request.
+            template: The template of the page.
+            parameters: The parameters of the request.
+            read: Returns what the page shows, or raises FilterError.
+            invalid_form: Returns what the page shows if a filter is invalid.
+        """
+        if has_empty_parameter(request.query):
+            location = with_parameters(request.path, parameters)
+            return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": location})
+        try:
+            return self._page(request, template, read)
+        except FilterError as error:
+            form = invalid_form(parameters, error)
+            return self._unkept_page(HTTPStatus.BAD_REQUEST, template, form)
 
     def _page_or_missing(
         self,

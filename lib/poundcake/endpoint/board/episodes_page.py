@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Mapping
-from urllib.parse import parse_qsl
 
 from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.config import Config
@@ -12,9 +11,10 @@ from poundcake.endpoint.board.alert_rows import for_list
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.now_page import test_command
 from poundcake.endpoint.board.paths import search_path
+from poundcake.endpoint.board.search_form import field, problem_of, text_fields
 from poundcake.endpoint.query_parameters import parse_text
 from poundcake.trail import queries, search
-from poundcake.trail.search import FilterError, Filters
+from poundcake.trail.search import FilterError
 from poundcake.trail.text.near_misses import describe_near_miss
 
 PAGE_ROWS = 20
@@ -51,38 +51,22 @@ def read_parameters(query: str) -> dict[str, str]:
     return parse_text(query, (*FILTERS, "before"))
 
 
-def without_empty_parameters(query: str) -> str:
-    """Return the path of the page with the parameters that are not empty.
-
-    A form sends all of its fields. Without the empty ones, the address is short enough to share.
-    """
-    return search_path(**dict(parse_qsl(query)))
-
-
-def parse_filters(parameters: Mapping[str, str]) -> Filters:
-    """Return the filters of the page.
-
-    Raises:
-        FilterError: A value is invalid.
-    """
-    return search.parse(None, **parameters)
-
-
 def read_episodes(
-    config: Config, service: Service, parameters: Mapping[str, str], filters: Filters
+    config: Config, service: Service, parameters: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what the page shows.
 
     Args:
         config: The configuration.
         service: The endpoint.
-        parameters: The parameters of the page.
-        filters: The filters that they mean.
+        parameters: The parameters of the page, from read_parameters().
 
     Raises:
-        FilterError: A short id is ambiguous, or the cursor belongs to another view.
+        FilterError: A value is invalid, a short id is ambiguous, or the cursor belongs to another
+            view.
         DatabaseError: The tracking database cannot be read.
     """
+    filters = search.parse(None, **parameters)
     view = service.read_recorded(
         queries.read_episodes,
         filters=filters,
@@ -111,48 +95,24 @@ def read_episodes(
 
 def invalid_form(parameters: Mapping[str, str], error: FilterError) -> dict[str, Any]:
     """Return what the page shows if a filter is invalid: the form, with the error at its field."""
-    problem = str(error)
-    prefix = f"{error.field}: "
-    if problem.startswith(prefix):
-        problem = problem[len(prefix) :]
-    return {**_form(parameters, {error.field: problem}), "episodes": None}
+    return {**_form(parameters, {error.field: problem_of(error)}), "episodes": None}
 
 
 def _form(parameters: Mapping[str, str], errors: Mapping[str, str] = {}) -> dict[str, Any]:
     """Return the fields of the form, with their values."""
-
-    def text_fields(fields: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-        return [
-            {
-                "name": name,
-                "label": label,
-                "example": example,
-                "value": parameters[name],
-                "error": errors.get(name, ""),
-            }
-            for name, (label, example) in fields.items()
-        ]
-
     choices = [
-        {
-            "name": name,
-            "label": label,
-            "choices": list(choices),
-            "value": parameters[name],
-            "error": errors.get(name, ""),
-        }
+        {"choices": list(choices), **field(name, label, parameters, errors)}
         for name, (label, choices) in _CHOICES.items()
     ]
-    others = text_fields(_OTHER_FIELDS)
+    others = text_fields(_OTHER_FIELDS, parameters, errors)
     has_other = any(item["value"] or item["error"] for item in (*others, choices[1]))
-    known_names = FILTERS
     return {
-        "main_fields": text_fields(_MAIN_FIELDS),
+        "main_fields": text_fields(_MAIN_FIELDS, parameters, errors),
         "status_field": choices[0],
         "outcome_field": choices[1],
         "other_fields": others,
         "has_other": has_other,
-        "is_filtered": any(parameters[name] for name in known_names),
+        "is_filtered": any(parameters[name] for name in FILTERS),
         # An error about a field that the form does not have, such as the cursor.
-        "problem": "; ".join(text for name, text in errors.items() if name not in known_names),
+        "problem": "; ".join(text for name, text in errors.items() if name not in FILTERS),
     }

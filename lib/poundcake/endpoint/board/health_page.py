@@ -7,7 +7,7 @@ from typing import Any, Mapping
 
 from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
-from poundcake.endpoint.board.status_line import read_facts
+from poundcake.endpoint.board.status_line import read_breakers
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.text.health import (
     describe_mode,
@@ -39,7 +39,7 @@ def read_health(
     breakers: list[dict[str, Any]] = []
     problem = ""
     try:
-        breakers = service.read_recorded(read_facts, config=config).breakers
+        breakers = service.read_recorded(read_breakers, config=config)
     except DatabaseError as error:
         problem = str(error)
     journal = health["components"]["journal"]

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Mapping
 from urllib.parse import quote, urlencode
 
 from poundcake.endpoint.routes import BOARD_PATH
 
 EPISODES_PATH = f"{BOARD_PATH}/episodes"
 REQUESTS_PATH = f"{BOARD_PATH}/requests"
+AUTOMATION_PATH = f"{BOARD_PATH}/automation"
+HEALTH_PATH = f"{BOARD_PATH}/health"
+STATIC_PATH = f"{BOARD_PATH}/static/"
+
+
+def with_parameters(path: str, parameters: Mapping[str, str]) -> str:
+    """Return a path with parameters. Empty ones are left out."""
+    query = urlencode({name: text for name, text in parameters.items() if text})
+    return f"{path}?{query}" if query else path
 
 
 def now_path(before: str) -> str:
     """Return the path of the page with the open incidents after a cursor."""
-    return f"{BOARD_PATH}?{urlencode({'before': before})}"
+    return with_parameters(BOARD_PATH, {"before": before})
 
 
 def episode_path(episode: str) -> str:
@@ -27,5 +37,4 @@ def request_path(request_id: str) -> str:
 
 def search_path(**filters: str) -> str:
     """Return the path of the page with the episodes that match filters. Empty ones are left out."""
-    query = urlencode({name: text for name, text in filters.items() if text})
-    return f"{EPISODES_PATH}?{query}" if query else EPISODES_PATH
+    return with_parameters(EPISODES_PATH, filters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +15,7 @@ from poundcake.config import Config
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
+from poundcake.trail import commands
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.limits import find_open_breakers, find_storms
 from poundcake.trail.queries.rows import format_optional
@@ -48,19 +48,23 @@ def read_facts(connection: Connection, config: Config) -> Facts:
     """Return what the tracking database says about the state of the pack."""
     return Facts(
         find_storms(connection, config.storm_limit),
-        [
-            {
-                "remediation": failure.remediation,
-                "failures": config.breaker_failures,
-                "last_failed_at": format_optional(failure.ended_at),
-                "episode": failure.episode,
-                "command": f"st2 run poundcake.release "
-                f"remediation={shlex.quote(failure.remediation)}",
-            }
-            for failure in find_open_breakers(connection, config.breaker_failures)
-        ],
+        read_breakers(connection, config),
         connection.scalar(select(func.max(api_calls.c.created_at))),
     )
+
+
+def read_breakers(connection: Connection, config: Config) -> list[dict[str, Any]]:
+    """Return the remediations that are off because their changes failed."""
+    return [
+        {
+            "remediation": failure.remediation,
+            "failures": config.breaker_failures,
+            "last_failed_at": format_optional(failure.ended_at),
+            "episode": failure.episode,
+            "command": commands.release_breaker(failure.remediation),
+        }
+        for failure in find_open_breakers(connection, config.breaker_failures)
+    ]
 
 
 class StatusLine:

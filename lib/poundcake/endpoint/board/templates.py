@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from poundcake.endpoint.board import charts
 from poundcake.endpoint.board.page_cache import Page
-from poundcake.endpoint.board.paths import episode_path, request_path
+from poundcake.endpoint.board.paths import STATIC_PATH, episode_path, request_path
 from poundcake.timestamps import format_duration, format_timestamp, parse_timestamp
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.text import layout
@@ -66,18 +66,25 @@ def load_templates() -> None:
 
 
 @lru_cache(maxsize=None)
+def _static_files() -> dict[str, bytes]:
+    """Return the content of each file that the pages load, by its name."""
+    return {path.name: path.read_bytes() for path in (_FOLDER / "static").iterdir()}
+
+
 def static_file(name: str) -> bytes | None:
     """Return the content of a file that the pages load, or None if there is no such file."""
-    names = {path.name: path for path in (_FOLDER / "static").iterdir() if path.is_file()}
-    return names[name].read_bytes() if name in names else None
+    return _static_files().get(name)
 
 
+@lru_cache(maxsize=None)
 def static_url(name: str) -> str:
-    """Return the URL of a file that the pages load. It changes with the file's content."""
-    content = static_file(name)
-    if content is None:
-        raise ValueError(f"the board has no file {name}")
-    return f"/board/static/{name}?v={hashlib.sha256(content).hexdigest()[:12]}"
+    """Return the URL of a file that the pages load. It changes with the file's content.
+
+    Args:
+        name: The name of a file that exists. The templates choose it, so the cache stays small.
+    """
+    digest = hashlib.sha256(_static_files()[name]).hexdigest()
+    return f"{STATIC_PATH}{name}?v={digest[:12]}"
 
 
 @lru_cache(maxsize=None)

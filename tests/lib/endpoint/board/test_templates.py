@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from datetime import timedelta
 
 import pytest
@@ -61,3 +62,16 @@ class TestText:
         """At worst, the text itself shows the time of the page."""
         body = render(title="@rendered-at@ @entity-tag@").body.decode()
         assert body.count('data-rendered-at="2026-01-14T12:00:00Z"') == 1
+
+
+class TestStaticFiles:
+    def test_names_that_do_not_exist_fill_no_memory(self):
+        """A client may ask for any name, and for as many as it wants."""
+        templates.static_file("board.css")
+        tracemalloc.start()
+        try:
+            for number in range(1000):
+                assert templates.static_file(f"{number}{'x' * 1000}") is None
+            assert tracemalloc.get_traced_memory()[0] < 100_000
+        finally:
+            tracemalloc.stop()
