@@ -410,24 +410,22 @@ def _host_cycled(history, number, chance):
 
 
 def _approval_expired(history, number, chance):
-    incident = _host_down(number)
-    history.fire(incident)
-    execution_id, begun, inquiry_id = history.ask(incident.row, remediation="dead-host")
-    yield from _repeats(history, incident, 6, 310)
-    history.answer(execution_id, inquiry_id, False, "stanley")
-    history.try_change(incident, execution_id, begun, "dead-host")
-    yield from _repeats(history, incident, 3, 600)
-    history.resolve(incident)
+    yield from _refused_cycle(history, number, "stanley", (6, 310), (3, 600))
 
 
 def _approval_rejected(history, number, chance):
+    yield from _refused_cycle(history, number, "ben", (1, 200), (4, 600))
+
+
+def _refused_cycle(history, number, user, repeats_before, repeats_after):
+    """A power cycle that a user refuses, with the repeats of the alert before and after that."""
     incident = _host_down(number)
     history.fire(incident)
     execution_id, begun, inquiry_id = history.ask(incident.row, remediation="dead-host")
-    yield from _repeats(history, incident, 1, 200)
-    history.answer(execution_id, inquiry_id, False, "ben")
+    yield from _repeats(history, incident, *repeats_before)
+    history.answer(execution_id, inquiry_id, False, user)
     history.try_change(incident, execution_id, begun, "dead-host")
-    yield from _repeats(history, incident, 4, 600)
+    yield from _repeats(history, incident, *repeats_after)
     history.resolve(incident)
 
 

@@ -10,6 +10,8 @@ from poundcake import alertmanager
 from poundcake.announcement import Request
 
 UTC = datetime.timezone.utc
+WAITING_ID = "3a6f3c9e-8a0c-4b57-9d3a-5a2f0d6f1c11"
+"""The id of the request that waiting_requests() returns by default."""
 NOON = datetime.datetime(2026, 1, 14, 12, 0, tzinfo=UTC)
 # The delimiters that start a Jinja or YAQL expression in StackStorm.
 DELIMITERS = ("{{", "{%", "{#", "<%")
@@ -115,3 +117,37 @@ def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None,
         headers={"User-Agent": "Alertmanager/0.25"} if headers is None else headers,
         body=json.dumps(webhook(*alerts, **webhook_fields)) if body is None else body,
     )
+
+
+def waiting_requests(received_at, request_id=WAITING_ID, **changes):
+    """Return the answer to GET /api/v1/requests/waiting for one request with one alert.
+
+    Args:
+        received_at: When the request was received, as a text.
+        request_id: Its id.
+        changes: The fields of the request and of its alert that differ from those of a firing
+            HostDown that waits for RabbitMQ.
+    """
+    request = {
+        "request_id": request_id,
+        "received_at": received_at,
+        "status": "accepted",
+        "attempts": 1,
+        "stuck": False,
+        "blocked_by": "broker: connection refused",
+    }
+    alert_fields = {
+        "alert_name": "HostDown",
+        "severity": "critical",
+        "instance": "web-1",
+        "status": "firing",
+        "fingerprint": "d88b5ff5c97b3c66",
+        "labels": {},
+        "summary": "",
+        "runbook_url": "",
+    }
+    for name, value in changes.items():
+        fields = alert_fields if name in alert_fields else request
+        assert name in fields, name
+        fields[name] = value
+    return {"requests": [{**request, "alerts": [alert_fields]}], "count": 1}

@@ -6,30 +6,11 @@ import pytest
 
 from poundcake import endpoint_client
 from poundcake.endpoint_client import Answered, Unreachable
-from tests.lib.samples import alert
+from tests.lib.samples import alert, waiting_requests
 from tests.lib.trails import on_sqlite, record
 
 pytestmark = on_sqlite
-WAITING = {
-    "request_id": "3a6f3c9e-8a0c-4b57-9d3a-5a2f0d6f1c11",
-    "received_at": "2026-01-14T12:00:00Z",
-    "status": "accepted",
-    "attempts": 1,
-    "stuck": False,
-    "blocked_by": "broker: connection refused",
-    "alerts": [
-        {
-            "alert_name": "HostDown",
-            "severity": "critical",
-            "instance": "web-1",
-            "status": "firing",
-            "fingerprint": "f",
-            "labels": {},
-            "summary": "",
-            "runbook_url": "",
-        }
-    ],
-}
+WAITING = waiting_requests("2026-01-14T12:00:00Z", fingerprint="f")
 
 
 @pytest.fixture
@@ -51,7 +32,7 @@ def why(engine, run_action, monkeypatch):
 def test_waiting_requests_are_shown(engine, why):
     run, asked = why
     record(engine, alert())
-    answer = Answered({"requests": [WAITING], "count": 1})
+    answer = Answered(WAITING)
     view = run(answer, severity="critical", limit=5)
     assert [row["verdict"] for row in view["waiting"]] == ["waiting_to_be_recorded"]
     assert len(view["episodes"]) == 1
@@ -86,7 +67,7 @@ def test_unreadable_credentials_are_noted(engine, run_action):
 )
 def test_only_the_first_page_without_an_outcome_asks_the_endpoint(why, parameters):
     run, asked = why
-    run(Answered({"requests": [WAITING], "count": 1}), **parameters)
+    run(Answered(WAITING), **parameters)
     assert asked == []
 
 

@@ -11,7 +11,7 @@ from poundcake.endpoint.board import episodes_page
 from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.record import record_requests
-from tests.lib.samples import alert, request
+from tests.lib.samples import alert, request, waiting_requests
 from tests.lib.trail.text import on_call_states
 from tests.lib.trail.text.on_call_states import START, host_down, service_down
 from tests.lib.trails import on_sqlite
@@ -187,31 +187,12 @@ class TestPages:
 
 class TestJournal:
     def test_what_waits_is_shown_on_the_first_page(self, world, browser):
-        browser.service.journal_document = {
-            "requests": [
-                {
-                    "request_id": "3a6f3c9e-8a0c-4b57-9d3a-5a2f0d6f1c11",
-                    "received_at": format_timestamp(START),
-                    "status": "accepted",
-                    "attempts": 0,
-                    "stuck": False,
-                    "blocked_by": "database: connection refused",
-                    "alerts": [
-                        {
-                            "alert_name": "HostDown",
-                            "severity": "critical",
-                            "instance": "node-7",
-                            "status": "firing",
-                            "fingerprint": "d88b5ff5c97b3c66",
-                            "labels": {},
-                            "summary": "",
-                            "runbook_url": "",
-                        }
-                    ],
-                }
-            ],
-            "count": 1,
-        }
+        browser.service.journal_document = waiting_requests(
+            format_timestamp(START),
+            attempts=0,
+            blocked_by="database: connection refused",
+            instance="node-7",
+        )
         page = browser.get("/board/episodes?instance=node-7")
         assert browser.service.filters.instance == "node-7"
         assert "WAITING TO BE RECORDED HostDown node-7" in page.text

@@ -11,7 +11,7 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import interventions, search
 from poundcake.trail.database import DatabaseError
-from tests.lib.samples import alert
+from tests.lib.samples import alert, waiting_requests
 from tests.lib.trail.text import on_call_states
 from tests.lib.trail.text.on_call_states import ANNA, START, host_down, service_down
 from tests.lib.trails import on_sqlite
@@ -242,31 +242,13 @@ class TestGroups:
 class TestJournal:
     def test_what_waits_in_the_journal_is_shown(self, world, browser):
         on_call_states.waiting_in_the_journal(world)
-        browser.service.journal_document = {
-            "requests": [
-                {
-                    "request_id": "3a6f3c9e-8a0c-4b57-9d3a-5a2f0d6f1c11",
-                    "received_at": format_timestamp(START),
-                    "status": "accepted",
-                    "attempts": 3,
-                    "stuck": False,
-                    "blocked_by": "broker: connection refused",
-                    "alerts": [
-                        {
-                            "alert_name": "ServiceDown",
-                            "severity": "critical",
-                            "instance": "web-21:9100",
-                            "status": "firing",
-                            "fingerprint": "d88b5ff5c97b3c66",
-                            "labels": {"team": "infra"},
-                            "summary": "",
-                            "runbook_url": "",
-                        }
-                    ],
-                }
-            ],
-            "count": 1,
-        }
+        browser.service.journal_document = waiting_requests(
+            format_timestamp(START),
+            attempts=3,
+            alert_name="ServiceDown",
+            instance="web-21:9100",
+            labels={"team": "infra"},
+        )
         section = browser.get("/board").section("section-journal")
         assert "WAITING TO BE RECORDED ServiceDown web-21:9100" in section.text
         assert "broker: connection refused" in section.text

@@ -7,7 +7,7 @@ from sqlalchemy import update
 from poundcake.endpoint.board import request_page
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.schema import api_calls
-from tests.lib.samples import alert
+from tests.lib.samples import alert, waiting_requests
 from tests.lib.trail.text import on_call_states
 from tests.lib.trail.text.on_call_states import START, service_down
 from tests.lib.trails import on_sqlite
@@ -69,31 +69,9 @@ def test_a_request_in_the_journal_shows_what_it_waits_for(world, browser):
         "credential": "alertmanager",
         "blocked_by": "broker: connection refused",
     }
-    browser.service.journal_document = {
-        "requests": [
-            {
-                "request_id": request_id,
-                "received_at": format_timestamp(START),
-                "status": "accepted",
-                "attempts": 1,
-                "stuck": False,
-                "blocked_by": "broker: connection refused",
-                "alerts": [
-                    {
-                        "alert_name": "HostDown",
-                        "severity": "critical",
-                        "instance": "web-1:9100",
-                        "status": "firing",
-                        "fingerprint": "d88b5ff5c97b3c66",
-                        "labels": {},
-                        "summary": "",
-                        "runbook_url": "",
-                    }
-                ],
-            }
-        ],
-        "count": 1,
-    }
+    browser.service.journal_document = waiting_requests(
+        format_timestamp(START), request_id, instance="web-1:9100"
+    )
     page = browser.get(f"/board/requests/{request_id}")
     assert browser.service.filters.request_id == request_id
     head = page.main.one(class_="episode-head")

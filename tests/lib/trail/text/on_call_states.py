@@ -29,7 +29,7 @@ from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts
 from tests.lib.fake_alertmanager import FakeAlertmanager
 from tests.lib.fake_stackstorm import UTC, FakeStackStorm
-from tests.lib.samples import alert, request
+from tests.lib.samples import alert, request, waiting_requests
 
 START = datetime.datetime(2026, 11, 27, 22, 0, 4, 618_033, tzinfo=UTC)
 ACTIONS = pathlib.Path(__file__).parents[4] / "actions"
@@ -611,31 +611,15 @@ def hostile(world):
 
 def waiting_in_the_journal(world):
     """A request that RabbitMQ has not got yet."""
-    document = {
-        "requests": [
-            {
-                "request_id": "3a6f3c9e-8a0c-4b57-9d3a-5a2f0d6f1c11",
-                "received_at": format_timestamp(world.now),
-                "status": "accepted",
-                "attempts": 3,
-                "stuck": False,
-                "blocked_by": "broker: connection refused",
-                "alerts": [
-                    {
-                        "alert_name": "ServiceDown",
-                        "severity": "critical",
-                        "instance": "web-21:9100",
-                        "status": "firing",
-                        "fingerprint": "d88b5ff5c97b3c66",
-                        "labels": {"team": "infra", "service": "nginx"},
-                        "summary": "nginx on web-21 does not answer",
-                        "runbook_url": "https://runbooks.example/nginx",
-                    }
-                ],
-            }
-        ],
-        "count": 1,
-    }
+    document = waiting_requests(
+        format_timestamp(world.now),
+        attempts=3,
+        alert_name="ServiceDown",
+        instance="web-21:9100",
+        labels={"team": "infra", "service": "nginx"},
+        summary="nginx on web-21 does not answer",
+        runbook_url="https://runbooks.example/nginx",
+    )
     world.extra = {"waiting": waiting_alerts(document)}
     world.wait(180)
     return {"alert_name": "ServiceDown"}

@@ -14,11 +14,11 @@ import jinja2.sandbox
 import pytest
 import yaml
 
-from poundcake import alertmanager, inert
+from poundcake import inert
 from poundcake.trail import database, queries, search
 from tests import documents
-from tests.lib.samples import _fingerprint, alert
-from tests.lib.trail.text.on_call_states import STATES, World
+from tests.lib.samples import alert
+from tests.lib.trail.text.on_call_states import STATES
 from tests.lib.trails import on_sqlite
 
 ALIASES = {path.stem: path for path in sorted((documents.ROOT / "aliases").glob("*.yaml"))}
@@ -47,15 +47,6 @@ def check(text):
     assert max(map(len, lines)) <= MAX_COLUMNS, text
     assert text.startswith("```") and text.endswith("```") and text.count("`") == 6, text
     assert not inert.is_evaluated(text) and "<" not in text, text
-
-
-@pytest.fixture
-def world(engine, monkeypatch):
-    """Return a world with real fingerprints, and whose clock stands still."""
-    monkeypatch.setattr(alertmanager, "fingerprint", _fingerprint)
-    new_world = World(engine)
-    with new_world.stopped_clock():
-        yield new_world
 
 
 def read(world, query):

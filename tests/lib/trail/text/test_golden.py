@@ -15,12 +15,10 @@ import re
 
 import pytest
 
-from poundcake import alertmanager
 from poundcake.trail import text
 from poundcake.trail.queries.episode_verdict import NOTHING_TO_DO, EpisodeVerdict, Judgement
 from poundcake.trail.text.layout import display_width
-from tests.lib.samples import _fingerprint
-from tests.lib.trail.text.on_call_states import STATES, World
+from tests.lib.trail.text.on_call_states import STATES
 from tests.lib.trails import on_sqlite
 
 ON_CALL = pathlib.Path(__file__).parents[4] / "docs" / "ON_CALL.md"
@@ -34,15 +32,6 @@ QUOTED = (
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 MICROSECONDS = re.compile(r"\d\d:\d\d:\d\d\.\d")
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT")
-
-
-@pytest.fixture
-def world(engine, monkeypatch):
-    """Return a world with real fingerprints, and whose clock stands still."""
-    monkeypatch.setattr(alertmanager, "fingerprint", _fingerprint)
-    new_world = World(engine)
-    with new_world.stopped_clock():
-        yield new_world
 
 
 def split_blocks(output):

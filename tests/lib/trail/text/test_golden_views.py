@@ -15,10 +15,9 @@ import re
 
 import pytest
 
-from poundcake import alertmanager
 from poundcake.trail import database, queries, refresh, text
 from poundcake.trail.text.layout import display_width
-from tests.lib.samples import _fingerprint, later
+from tests.lib.samples import later
 from tests.lib.trail.text import on_call_states as states
 from tests.lib.trail.text.rows import health
 from tests.lib.trails import on_sqlite
@@ -73,15 +72,6 @@ READERS = {
     "st2_executions": queries.st2_executions,
     "status": queries.status,
 }
-
-
-@pytest.fixture
-def world(engine, monkeypatch):
-    """Return a world with real fingerprints, and whose clock stands still."""
-    monkeypatch.setattr(alertmanager, "fingerprint", _fingerprint)
-    new_world = states.World(engine)
-    with new_world.stopped_clock():
-        yield new_world
 
 
 def read_view(world, name):
