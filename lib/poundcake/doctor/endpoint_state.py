@@ -7,6 +7,7 @@ from typing import Any, Mapping
 
 from poundcake import __version__
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
+from poundcake.trail import commands
 from poundcake.trail.text.health import find_remedy
 
 _RESTART = "st2ctl restart-component st2sensorcontainer"
@@ -102,7 +103,7 @@ def _check_webhooks(view: Mapping[str, Any]) -> list[Finding]:
         findings.append(warning(check, what, "correct the sender (docs/TROUBLESHOOTING.md)"))
     if view.get("paused"):
         what = f"all changes are paused: {view['paused'].get('reason', '')}"
-        findings.append(warning("endpoint.pause", what, "run: st2 run poundcake.resume"))
+        findings.append(warning("endpoint.pause", what, f"run: {commands.RESUME}"))
     newest = view.get("newest_webhook_at")
     if newest:
         findings.append(ok(check, f"the newest webhook was recorded at {newest}"))

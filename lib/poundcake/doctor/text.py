@@ -17,7 +17,6 @@ from poundcake.trail.text.layout import (
 )
 
 _STATUS_COLUMNS = 9
-_AGAIN = "st2 run poundcake.doctor format=text"
 
 
 def as_text(findings: Sequence[Finding], width: int = DEFAULT_WIDTH) -> str:
@@ -34,7 +33,7 @@ def as_text(findings: Sequence[Finding], width: int = DEFAULT_WIDTH) -> str:
         status = finding.status.value.ljust(_STATUS_COLUMNS)
         lines += wrap(status + text, width, " " * _STATUS_COLUMNS)
     has_remedies = any(finding.status is Status.PROBLEM for finding in findings)
-    lines += ["", *next_lines(_AGAIN if has_remedies else commands.HEALTH)]
+    lines += ["", *next_lines(commands.DOCTOR if has_remedies else commands.HEALTH)]
     return join_lines(lines, MAX_WIDTH)  # they are already wrapped
 
 

@@ -510,7 +510,7 @@ def _check_pause(config: Config, request: ChangeRequest, situation: Situation) -
     return _Reason(
         Refusal.PAUSED,
         f"all changes are paused{until} by {pause.by} ({pause.reason})",
-        "`st2 run poundcake.resume`",
+        f"`{commands.RESUME}`",
     )
 
 

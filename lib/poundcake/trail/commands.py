@@ -6,6 +6,10 @@ import shlex
 
 HEALTH = "st2 run poundcake.health format=text"
 """Shows the state of the endpoint and of everything that it depends on."""
+DOCTOR = "st2 run poundcake.doctor format=text"
+"""Checks everything that the installation needs."""
+RESUME = "st2 run poundcake.resume"
+"""Ends the pause of all changes."""
 
 
 def for_episode(action: str, episode: str, *parameters: str) -> str:

@@ -309,31 +309,6 @@ def find_open_breakers(connection: Connection, breaker_failures: int) -> list[Ch
     return [found[0] for found in breaker_changes if opens_breaker(found, breaker_failures)]
 
 
-def find_storms(connection: Connection, storm_limit: int) -> dict[str, int]:
-    """Return the alert names with more open incidents than `storm_limit`, with their number.
-
-    A storm goes on for storm_quiet_minutes after the number has fallen to the limit. That time is
-    not counted here, because it would require a search of the history.
-
-    Args:
-        connection: A connection to the tracking database.
-        storm_limit: The configured value; 0 if there is no limit.
-    """
-    if not storm_limit:
-        return {}
-    # Otherwise, SQLite would read the whole index of alert names, which is sorted by them.
-    alert_name = unindexed(alerts.c.alert_name).label("alert_name")
-    count = func.count().label("count")
-    rows = connection.execute(
-        select(alert_name, count)
-        .where(is_open())
-        .group_by(alert_name)
-        .having(count > storm_limit)
-        .order_by(count.desc(), alert_name)
-    )
-    return {name: number for name, number in rows}
-
-
 def change_claim(episode: str, attempt: int) -> str:
     """Return the unique key of the only change that an attempt at an episode may make."""
     return f"{episode}|{attempt}"

@@ -17,11 +17,10 @@ from poundcake.endpoint.board.paths import now_path, search_path
 from poundcake.endpoint.query_parameters import parse_text
 from poundcake.trail import search
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.open_counts import NameCount, count_open_incidents
 from poundcake.trail.queries.episode_verdict import EpisodeVerdict
 from poundcake.trail.queries.incidents import (
     Attention,
-    NameCount,
-    count_open_incidents,
     read_incidents,
     read_waiting_incidents,
 )

@@ -17,7 +17,8 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import commands
 from poundcake.trail.database import DatabaseError
-from poundcake.trail.limits import find_open_breakers, find_storms
+from poundcake.trail.limits import find_open_breakers
+from poundcake.trail.open_counts import NameCount, find_storms
 from poundcake.trail.queries.rows import format_optional
 from poundcake.trail.schema import api_calls
 from poundcake.trail.text.health import describe_status
@@ -34,12 +35,12 @@ class Facts:
     """What the tracking database says about the state of the pack.
 
     Attributes:
-        storms: The number of open incidents by alert name, for the names that have too many.
+        storms: The alert names that have too many open incidents.
         breakers: The remediations that are off because their changes failed.
         newest_webhook_at: When the newest recorded request was received.
     """
 
-    storms: dict[str, int] = field(default_factory=dict)
+    storms: list[NameCount] = field(default_factory=list)
     breakers: list[dict[str, Any]] = field(default_factory=list)
     newest_webhook_at: datetime | None = None
 
@@ -105,7 +106,7 @@ class StatusLine:
             newest_waiting_at = None
         times = [time for time in (facts.newest_webhook_at, newest_waiting_at) if time]
         health = self._service.metrics.recent_health()
-        storms = [{"alert_name": name, "count": count} for name, count in facts.storms.items()]
+        storms = [{"alert_name": name, "count": count} for name, count in facts.storms]
         return {
             "status": health["status"],
             "status_text": describe_status(health),

@@ -637,7 +637,7 @@ def _lift_refusal(case: _Case, refusal: str, change: Change | None) -> tuple[str
     name_filter = f" alert_name={name}" if _PLAIN.match(name) else ""
     replay = "then replay the request with force=true"
     if refusal == "paused" and case.circumstances.pause:
-        return f"allow changes again, {replay}", "st2 run poundcake.resume"
+        return f"allow changes again, {replay}", commands.RESUME
     if refusal == "breaker" and change and _PLAIN.match(change.remediation):
         command = commands.release_breaker(change.remediation)
         return f"find out why the remediation failed, release it, {replay}", command

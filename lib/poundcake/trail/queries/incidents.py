@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Sequence
 
 from sqlalchemy import Subquery, false, func, select
 from sqlalchemy.engine import Connection
@@ -129,18 +129,6 @@ class Incident:
         return fields
 
 
-class NameCount(NamedTuple):
-    """How many open incidents the alerts of one name have.
-
-    Attributes:
-        alert_name: The name, or '' for alerts without one.
-        incidents: The number of open incidents.
-    """
-
-    alert_name: str
-    incidents: int
-
-
 @dataclass(frozen=True)
 class IncidentsView(EpisodesView):
     """A page of the episodes of open incidents, with the facts that their judgements depend on."""
@@ -216,18 +204,6 @@ def read_waiting_incidents(
     return IncidentsView(
         Page(episodes, len(ids)), read_circumstances(connection, config or Config())
     )
-
-
-def count_open_incidents(connection: Connection) -> list[NameCount]:
-    """Return how many incidents are open by the name of their alerts, the most frequent first."""
-    opened = _select_open(AlertConditions({}))
-    count = func.count()
-    rows = connection.execute(
-        select(opened.c.alert_name, count)
-        .group_by(opened.c.alert_name)
-        .order_by(count.desc(), opened.c.alert_name)
-    )
-    return [NameCount(*row) for row in rows]
 
 
 def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Episode]:

@@ -132,7 +132,7 @@ def _lines_in_force(view: Mapping[str, Any], now: datetime) -> list[str]:
 
 
 def _next_commands(view: Mapping[str, Any]) -> list[str]:
-    found = ["st2 run poundcake.resume"] if view["paused"] else []
+    found = [commands.RESUME] if view["paused"] else []
     found += [commands.release_breaker(row["remediation"]) for row in view["breakers"][:1]]
     problems = [*view["not_helped"]["items"], *view["failed"]["items"]]
     if problems:

@@ -40,7 +40,6 @@ REMEDIES = {
 _RECENT = timedelta(hours=1)
 # The cure that sync names if notifications contain another URL than the configuration.
 _WRONG_URL = re.compile(r"set external_url to \S+(?<![,;])")
-_DOCTOR = "st2 run poundcake.doctor format=text"
 _ENDPOINT_REMEDY = "see why it does not run, then restart the sensor:"
 _RESTART = "st2ctl restart-component st2sensorcontainer"
 _LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
@@ -149,7 +148,7 @@ def find_remedy(name: str, part: Mapping[str, Any]) -> str:
 def describe_mode(view: Mapping[str, Any]) -> str:
     """Return whether changes are made."""
     if view.get("paused"):
-        return "paused: nothing is changed until `st2 run poundcake.resume`"
+        return f"paused: nothing is changed until `{commands.RESUME}`"
     if view["dry_run"]:
         return "dry run: nothing is changed until dry_run is false"
     return "live: remediations change hosts"
@@ -246,5 +245,5 @@ def _next_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
     if _find_recent_refusal(view, now):
-        return next_lines(_DOCTOR)
+        return next_lines(commands.DOCTOR)
     return next_lines("st2 run poundcake.alerts_active format=text")

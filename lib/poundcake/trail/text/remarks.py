@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Mapping
 
 from poundcake.timestamps import parse_timestamp
+from poundcake.trail import commands
 from poundcake.trail.text.layout import format_deadline_time, format_time
 
 
@@ -91,7 +92,7 @@ def pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         return []
     return [
         f"PAUSED {describe_pause(pause, now)}",
-        "  nothing is changed; to allow changes again: st2 run poundcake.resume",
+        f"  nothing is changed; to allow changes again: {commands.RESUME}",
         "",
     ]
 

@@ -7,7 +7,8 @@ import datetime
 from poundcake.config import Config
 from poundcake.trail import database, interventions, queries, text
 from poundcake.trail.audit import Actor
-from poundcake.trail.queries.incidents import count_open_incidents, read_waiting_incidents
+from poundcake.trail.open_counts import count_open_incidents
+from poundcake.trail.queries.incidents import read_waiting_incidents
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, UTC, alert, iso, later, request
