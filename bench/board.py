@@ -2,12 +2,11 @@
 
     python -m bench.board [--directory DIRECTORY] [--mariadb] [--large 1000000] [--viewers 50]
 
-First, each page is requested many times, without the cache that serves a page for a second: its
-size, the time of a response, the CPU time that it takes, and the part of it that the template
-takes. CPU time, which includes that of the endpoint's other threads, depends less on other work on
-the machine. Then an endpoint in a process patched by eventlet, as under StackStorm, accepts
-webhooks, by turns alone and with viewers that refresh different pages every 15 seconds, so that
-other work on the machine slows down both.
+First, each page is computed many times in this process, without the cache that serves a page for a
+second: its size, the time, the CPU time, which depends less on other work on the machine, and the
+part of it that the template takes. Then an endpoint in a process patched by eventlet, as under
+StackStorm, accepts webhooks, by turns alone and with viewers that refresh different pages every 15
+seconds, so that other work on the machine slows down both.
 
 The exit code is 1 if a page has 100 kB or more, if it takes 100 ms or more of CPU time (median), or
 if the p99 of webhooks with viewers is more than 1.5 times the p99 without.
@@ -25,10 +24,11 @@ import pathlib
 import statistics
 import sys
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
 from typing import Any, Iterator, NamedTuple, Sequence
+from unittest import mock
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import create_engine, select
@@ -36,11 +36,16 @@ from sqlalchemy.engine import Connection
 
 from bench import history
 from bench.connections import HEADERS, WEBHOOK, p99
-from poundcake.config import Config
-from poundcake.endpoint.board import templates
+from poundcake.config import Config, load
+from poundcake.endpoint.board import page_cache, templates
 from poundcake.endpoint.board.board_routes import BoardRoutes
+from poundcake.endpoint.board.page_server import PageService
+from poundcake.endpoint.http_messages import HTTPRequest, NoBody
+from poundcake.endpoint.request_status import JournalStatus
+from poundcake.endpoint.routes import Route, answer
 from poundcake.trail.schema import alerts, api_calls
-from tests.lib.endpoints import InThreads, Patched
+from tests.lib.endpoint.board.recorded_service import HEALTH
+from tests.lib.endpoints import Patched
 from tests.lib.samples import alert, webhook
 
 MAX_BYTES = 100_000
@@ -50,8 +55,6 @@ REFRESH_SECONDS = 15
 # A round takes about 3 seconds, in which 50 viewers load 10 pages.
 WEBHOOKS_PER_ROUND = 150
 WEBHOOK_PAUSE = 0.02
-# The endpoint serves these as well, but they are not pages.
-_NO_PAGES = ("/", "/board/static/{name}")
 
 
 def main() -> None:
@@ -92,8 +95,6 @@ def find_examples(url: str, count: int) -> dict[str, list[str]]:
     routes = BoardRoutes(Config(), None).routes()  # type: ignore[arg-type]  # only their templates
     examples: dict[str, list[str]] = {}
     for route in routes:
-        if route.template in _NO_PAGES:
-            continue
         prefix, _, parameter = route.template.rstrip("}").partition("{")
         if parameter:
             examples[route.template] = [prefix + quote(value) for value in parameters[parameter]]
@@ -113,42 +114,39 @@ def measure_pages(url: str, examples: dict[str, list[str]], samples: int) -> lis
     problems = []
     columns = f"{'kB':>8}{'p50':>8}{'p99':>8}{'CPU p50':>10}{'CPU p99':>10}{'template':>10}"
     print(f"{'page, milliseconds':<32}{columns}")
-    settings = {"endpoint.board.page_cache.KEEP_SECONDS": 0.0}
-    with run_endpoint(InThreads, url, settings) as endpoint:
-        render_times = _time_calls(templates, "render")
-        for route, paths in examples.items():
-            for path in paths[:samples]:
-                _get(endpoint.port, path)  # fills the caches of the database
-            render_times.clear()
-            answers = [
-                _get(endpoint.port, path)
-                for path in itertools.islice(itertools.cycle(paths), max(samples, len(paths)))
-            ]
-            size = max(answer.size for answer in answers) / 1000
-            times = [answer.milliseconds for answer in answers]
-            cpu_times = [answer.cpu_milliseconds for answer in answers]
-            print(
-                f"{route:<32}{size:>8.1f}{statistics.median(times):>8.1f}{p99(times):>8.1f}"
-                f"{statistics.median(cpu_times):>10.1f}{p99(cpu_times):>10.1f}"
-                f"{p99(render_times):>10.1f}",
-                flush=True,
-            )
-            if size * 1000 >= MAX_BYTES:
-                problems.append(f"{route} has {size:.0f} kB")
-            if statistics.median(cpu_times) >= LIMIT_MS:
-                problems.append(f"{route} takes {statistics.median(cpu_times):.0f} ms")
+    with mock.patch.object(page_cache, "KEEP_SECONDS", 0.0):
+        board = BoardRoutes(Config(), _Pages(load({"database_url": url}))).routes()
+    render_times = _time_calls(templates, "render")
+    for route, paths in examples.items():
+        for path in paths[:samples]:
+            _compute(board, path)  # fills the caches of the database
+        render_times.clear()
+        answers = [
+            _compute(board, path)
+            for path in itertools.islice(itertools.cycle(paths), max(samples, len(paths)))
+        ]
+        size = max(answer.size for answer in answers) / 1000
+        times = [answer.milliseconds for answer in answers]
+        cpu_times = [answer.cpu_milliseconds for answer in answers]
+        print(
+            f"{route:<32}{size:>8.1f}{statistics.median(times):>8.1f}{p99(times):>8.1f}"
+            f"{statistics.median(cpu_times):>10.1f}{p99(cpu_times):>10.1f}"
+            f"{p99(render_times):>10.1f}",
+            flush=True,
+        )
+        if size * 1000 >= MAX_BYTES:
+            problems.append(f"{route} has {size:.0f} kB")
+        if statistics.median(cpu_times) >= LIMIT_MS:
+            problems.append(f"{route} takes {statistics.median(cpu_times):.0f} ms")
     return problems
 
 
 @contextlib.contextmanager
-def run_endpoint(
-    endpoint_class: Any, url: str, settings: dict[str, Any], **attributes: Any
-) -> Iterator[Any]:
-    """Run an endpoint on a history, which it only reads."""
+def run_endpoint(url: str) -> Iterator[Patched]:
+    """Run an endpoint on a history, which stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
-        endpoint = endpoint_class(pathlib.Path(folder), settings, database_url=url)
-        for name, value in attributes.items():
-            setattr(endpoint, name, value)
+        endpoint = Patched(pathlib.Path(folder), database_url=url)
+        endpoint.records = False
         endpoint.start()
         try:
             yield endpoint.ready()
@@ -180,18 +178,46 @@ class Answer(NamedTuple):
     cpu_milliseconds: float
 
 
-def _get(port: int, path: str) -> Answer:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+class _Pages(PageService):
+    """What the pages use, without an endpoint: nothing waits in a journal."""
+
+    def _call(self, function: str, *arguments: Any) -> Any:
+        return {
+            "recent_health": HEALTH,
+            "refused_webhooks": {"count": 0, "last": None},
+            "waiting_requests": {"requests": [], "count": 0},
+            "newest_waiting_at": None,
+            "journal_status": JournalStatus(None),
+            "get_executions": {},
+            "get_children": [],
+        }[function]
+
+
+def _compute(board: Sequence[Route], target: str) -> Answer:
+    """Compute a page in this process."""
+    path, _, query = target.partition("?")
+    request = HTTPRequest("GET", path, query, "", {}, "127.0.0.1", "", NoBody())
     started, cpu_started = time.perf_counter(), time.process_time()
-    client.request("GET", path)
-    response = client.getresponse()
-    body = response.read()
+    response = answer(board, request)
     cpu_milliseconds = (time.process_time() - cpu_started) * 1000
     milliseconds = (time.perf_counter() - started) * 1000
+    _check_status(target, response.status)
+    return Answer(len(response.body), milliseconds, cpu_milliseconds)
+
+
+def _load(port: int, path: str) -> None:
+    """Load a page as a browser does."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    client.request("GET", path)
+    response = client.getresponse()
+    response.read()
     client.close()
-    if response.status != http.HTTPStatus.OK:
-        sys.exit(f"{path}: the response has status {response.status}")
-    return Answer(len(body), milliseconds, cpu_milliseconds)
+    _check_status(path, response.status)
+
+
+def _check_status(path: str, status: int) -> None:
+    if status != http.HTTPStatus.OK:
+        sys.exit(f"{path}: the response has status {status}")
 
 
 def measure_webhooks(
@@ -202,13 +228,13 @@ def measure_webhooks(
     paths = paths[: options.viewers]
     alone: list[float] = []
     with_viewers: list[float] = []
-    # Nothing is recorded, so the history stays as it is.
-    with run_endpoint(Patched, url, {}, records=False) as endpoint:
+    with run_endpoint(url) as endpoint:
         is_watching, has_ended = multiprocessing.Event(), multiprocessing.Event()
         viewers = multiprocessing.Process(
             target=view, args=(endpoint.port, paths, options.viewers, is_watching, has_ended)
         )
         viewers.start()
+        _load(endpoint.port, paths[0])  # starts the process that computes the pages
         try:
             for _ in range(options.rounds):
                 is_watching.clear()
@@ -219,6 +245,8 @@ def measure_webhooks(
         finally:
             has_ended.set()
             viewers.join()
+    if viewers.exitcode:
+        sys.exit("a page was not shown")
     print(f"\n{'webhooks, milliseconds':<32}{'p50':>8}{'p99':>8}{'max':>8}")
     _report("alone", alone)
     _report(f"with {options.viewers} viewers", with_viewers)
@@ -260,13 +288,12 @@ def view(port: int, paths: Sequence[str], count: int, is_watching: Event, has_en
             if time.monotonic() >= next_at:
                 next_at += REFRESH_SECONDS
                 if is_watching.is_set():
-                    _get(port, paths[number % len(paths)])
+                    _load(port, paths[number % len(paths)])
 
-    threads = [threading.Thread(target=refresh, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(count) as executor:
+        viewers = [executor.submit(refresh, number) for number in range(count)]
+    for viewer in viewers:
+        viewer.result()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from poundcake.credentials import Scope
 from poundcake.endpoint import browser_guard, metrics, openapi, routes
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.authentication import Authentication
-from poundcake.endpoint.board.board_routes import BoardRoutes
+from poundcake.endpoint.board.board_process import BoardProcess
 from poundcake.endpoint.board.error_page import render_error
+from poundcake.endpoint.board.live_state import LiveState
+from poundcake.endpoint.board.static_routes import static_routes
 from poundcake.endpoint.http_messages import (
     ClientGoneError,
     FramingError,
@@ -63,7 +65,13 @@ class Receiver:
         self._log = log
         self._rate_limited_log = RateLimitedLogger(log)
         self.refused_webhooks = refused_webhooks or RefusedWebhooks(service.metrics, log)
+        self._board: BoardProcess | None = None
         self.configure(config)
+
+    def close(self) -> None:
+        """Stop the process that computes the pages of the board."""
+        if self._board:
+            self._board.close()
 
     def configure(self, config: Config) -> None:
         """Use a new configuration for all later requests."""
@@ -73,16 +81,23 @@ class Receiver:
         self._authentication = Authentication(
             config, self._service.metrics, webhook.check_before_body
         )
+        previous_board = self._board
+        self._board = BoardProcess(
+            config, LiveState(self._service, self.refused_webhooks.report), self._log
+        )
         self.routes = [
             Route("POST", WEBHOOK_PATH, webhook.accept),
             *TrailRoutes(config, self._service).routes(),
-            *BoardRoutes(config, self._service, self.refused_webhooks.report).routes(),
+            *self._board.routes(),
+            *static_routes(),
             Route("GET", "/api/v1/health", self._health),
             Route("GET", LIVE_PATH, self._live),
             Route("GET", "/api/v1/health/ready", self._health),
             Route("GET", "/api/v1/openapi.json", self._openapi),
             Route("GET", "/metrics", self._metrics),
         ]
+        if previous_board:
+            previous_board.close()
 
     def __call__(self, request: HTTPRequest) -> HTTPResponse:
         """Answer a request.

@@ -7,6 +7,8 @@ from typing import Any, Callable, Protocol, TypeVar
 
 from poundcake.announcement import Request
 from poundcake.endpoint.metrics import Metrics
+from poundcake.endpoint.request_status import JournalStatus
+from poundcake.trail.refresh import ExecutionReader
 from poundcake.trail.search import Filters
 
 T = TypeVar("T")
@@ -46,6 +48,10 @@ class Service(Protocol):
     def journal(self) -> RequestJournal | None:
         """The journal, or None while it cannot be opened."""
 
+    @property
+    def stackstorm(self) -> ExecutionReader:
+        """StackStorm's API."""
+
     def journal_problem(self) -> str:
         """Return why the journal is not open."""
 
@@ -79,6 +85,13 @@ class Service(Protocol):
                 read.
             JournalError: The request is not in the tracking database, and the journal cannot be
                 read.
+        """
+
+    def journal_status(self, request_id: str) -> JournalStatus:
+        """Return what the journal says about a request.
+
+        Raises:
+            FilterError: Several request_ids in the journal begin with `request_id`.
         """
 
     def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:

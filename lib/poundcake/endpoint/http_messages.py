@@ -27,6 +27,16 @@ class RequestBody(Protocol):
         """
 
 
+class NoBody:
+    """The body of a request that has none."""
+
+    length = 0
+
+    def read(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+
 @dataclass(frozen=True)
 class HTTPRequest:
     """A request whose header is complete and valid.

@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
-from sqlalchemy.engine import Engine
-
 from poundcake.config import Config
 from poundcake.endpoint.bus import Broker
 from poundcake.endpoint.dependencies import Dependencies
@@ -17,19 +15,16 @@ from poundcake.endpoint.journal import Entry, Journal, JournalError
 from poundcake.endpoint.journal_keeper import JournalKeeper
 from poundcake.endpoint.metrics import CountedBus, Metrics
 from poundcake.endpoint.pipeline import Pipeline
-from poundcake.endpoint.tracking_reader import TrackingReader
+from poundcake.endpoint.request_status import JournalStatus, pending_status, read_status
+from poundcake.endpoint.tracking_reader import TrackingReader, open_engine
 from poundcake.endpoint.waiting_requests import find_waiting
 from poundcake.stackstorm import StackStorm
-from poundcake.timestamps import format_timestamp
-from poundcake.trail import database, queries, refresh, short_ids
-from poundcake.trail.database import DatabaseError
+from poundcake.trail import refresh, short_ids
 from poundcake.trail.record import config_identity
 from poundcake.trail.search import Filters
 
 T = TypeVar("T")
 _SHORT_ID = re.compile(rf"[0-9a-f-]{{{short_ids.MIN_CHARACTERS},35}}\Z")
-VIEW_TIMEOUT_SECONDS = 5
-"""Time limit of each database statement, in seconds. It is short because a person is waiting."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +69,19 @@ class Installation:
             JournalError: The request is not in the tracking database, and the journal cannot be
                 read.
         """
+        journal = self.journal_status(request_id)
+        return read_status(self.read, journal, request_id, self.config.st2_web_url)
+
+    def journal_status(self, request_id: str) -> JournalStatus:
+        """Return what the journal says about a request.
+
+        Raises:
+            FilterError: Several request_ids in the journal begin with `request_id`.
+        """
         entry, problem = self._find_entry(request_id)
-        web_url = self.config.st2_web_url
-        try:
-            document: dict[str, Any] | None = self.read(
-                queries.status, request_id=request_id, web_url=web_url
-            )
-        except DatabaseError as error:
-            if entry is None:
-                raise
-            return pending_status(entry, f"database: {error}")
-        if document is None and entry:
-            pipeline = self.keeper.pipeline
-            return pending_status(entry, pipeline.blocked_by(entry) if pipeline else "")
-        if document is None and problem:
-            raise JournalError(problem)
-        return document
+        pipeline = self.keeper.pipeline
+        blocked_by = pipeline.blocked_by(entry) if entry and pipeline else ""
+        return JournalStatus(pending_status(entry, blocked_by) if entry else None, problem)
 
     def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
         """Return the newest requests that are not recorded yet and contain a matching alert.
@@ -169,15 +161,6 @@ def build_installation(
     return Installation(config, reader, stackstorm, JournalKeeper(config, make_pipeline, log))
 
 
-def open_engine(config: Config) -> Engine:
-    """Return an engine for the tracking database, with the time limit of views.
-
-    Raises:
-        DatabaseError: The database URL cannot be used.
-    """
-    return database.open_engine(config.tracking_url, VIEW_TIMEOUT_SECONDS)
-
-
 def apply_log_settings(config: Config, previous: Config, log: logging.Logger) -> None:
     """Set the log level, and log a warning for each setting that is probably a mistake.
 
@@ -198,27 +181,3 @@ def apply_log_settings(config: Config, previous: Config, log: logging.Logger) ->
                 "line of the pack's actions: use file:/path or env:NAME instead",
                 key,
             )
-
-
-def pending_status(entry: Entry, blocked_by: str = "") -> dict[str, Any]:
-    """Return the status view of a request that is not recorded yet.
-
-    Args:
-        entry: The journal's entry for the request.
-        blocked_by: What keeps it from being recorded, or '' if nothing is wrong.
-    """
-    document: dict[str, Any] = {
-        "request_id": entry.request_id,
-        "received_at": format_timestamp(entry.received_at),
-        "completed_at": None,
-        "status": entry.state.value,
-        "receiver": "",
-        "truncated_alerts": 0,
-        "alerts": [],
-        "stackstorm_executions": [],
-    }
-    if entry.credential:
-        document["credential"] = entry.credential
-    if blocked_by:
-        document["blocked_by"] = blocked_by
-    return document

@@ -16,8 +16,8 @@ SWITCH_SECONDS = 0.001
 """How long a thread may compute while another one waits for the interpreter, in seconds.
 
 Python's default is 0.005. Answering a webhook takes several switches between the green threads and
-the native thread that writes the journal. While another native thread reads a view or renders a
-page, each of these switches would take that long.
+the native thread that writes the journal. While another native thread reads a view, each of these
+switches would take that long.
 """
 
 

@@ -34,6 +34,10 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
         self.field = field
 
+    def __reduce__(self) -> tuple[type[ProblemError], tuple[HTTPStatus, str, dict[str, str], str]]:
+        """Return how to copy the error to another process."""
+        return type(self), (self.status, self.detail, self.headers, self.field)
+
     def response(self, request_id: str) -> HTTPResponse:
         """Return the response to the request that has this id in the log."""
         document = {

@@ -20,12 +20,13 @@ from poundcake.endpoint.installation import (
     Installation,
     apply_log_settings,
     build_installation,
-    open_engine,
 )
 from poundcake.endpoint.journal import Journal
 from poundcake.endpoint.metrics import Metrics
+from poundcake.endpoint.request_status import JournalStatus
 from poundcake.endpoint.supervisor import Supervisor
 from poundcake.endpoint.tls import Certificates, TLSError
+from poundcake.endpoint.tracking_reader import open_engine
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import StackStorm
 from poundcake.trail import database
@@ -218,6 +219,7 @@ class Endpoint:
             if not (error.is_taken and old_server.bound_to[1] == config.port):
                 raise
         old_server.stop(0)
+        old_receiver.close()
         self._server = None
         self._start_server(server or self._new_server(config, receiver), receiver, config)
 
@@ -298,6 +300,8 @@ class Endpoint:
         self._watcher.stop()
         if self._server:
             self._server.stop(STOP_SECONDS)
+        if self._receiver:
+            self._receiver.close()
         if self._installation:
             self._installation.keeper.close()
         self._log.info("stopped: webhooks are accepted again after the next start")
@@ -321,6 +325,11 @@ class Endpoint:
     def journal(self) -> Journal | None:
         """The journal, or None while it cannot be opened."""
         return self._installation.keeper.journal if self._installation else None
+
+    @property
+    def stackstorm(self) -> StackStorm:
+        """StackStorm's API."""
+        return self._configured_installation.stackstorm
 
     def note_accepted(self) -> None:
         """Note that a request was added to the journal, and wake the pipeline."""
@@ -352,6 +361,10 @@ class Endpoint:
                 read.
         """
         return self._configured_installation.status(request_id)
+
+    def journal_status(self, request_id: str) -> JournalStatus:
+        """Return what the journal says about a request. Raises FilterError."""
+        return self._configured_installation.journal_status(request_id)
 
     def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
         """Return the newest requests that are not recorded yet and contain a matching alert.

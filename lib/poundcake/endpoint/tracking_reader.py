@@ -8,6 +8,7 @@ from typing import Any, Callable, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 
+from poundcake.config import Config
 from poundcake.endpoint import native
 from poundcake.trail import clock, database
 from poundcake.trail.database import DatabaseError, holds
@@ -28,7 +29,19 @@ MAX_WAITING_VIEWS = 32
 Each keeps a connection busy, and the endpoint needs the other connections for webhooks.
 """
 
+VIEW_TIMEOUT_SECONDS = 5
+"""Time limit of each database statement, in seconds. It is short because a person is waiting."""
+
 T = TypeVar("T")
+
+
+def open_engine(config: Config) -> Engine:
+    """Return an engine for the tracking database, with the time limit of views.
+
+    Raises:
+        DatabaseError: The database URL cannot be used.
+    """
+    return database.open_engine(config.tracking_url, VIEW_TIMEOUT_SECONDS)
 
 
 class TrackingReader:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, Protocol, Sequence
 
 from poundcake.stackstorm import (
     TERMINAL,
     WAITING,
     Execution,
-    StackStormApi,
     StackStormError,
     failure_reason,
     workflow_output,
@@ -33,8 +32,18 @@ _MAX_SECONDS = 5.0
 _MAX_APPROVALS = 5  # each costs a request to StackStorm
 
 
+class ExecutionReader(Protocol):
+    """Reads executions from StackStorm. Each method raises StackStormError if it cannot."""
+
+    def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:
+        """Return executions by id."""
+
+    def get_children(self, execution_id: str) -> Sequence[Execution]:
+        """Return the executions that a workflow's tasks started."""
+
+
 def refresh_open_executions(
-    stackstorm: StackStormApi, view: dict[str, Any] | EpisodesView, approval_minutes: int = 0
+    stackstorm: ExecutionReader, view: dict[str, Any] | EpisodesView, approval_minutes: int = 0
 ) -> dict[str, Any]:
     """Update the open executions in a view from the StackStorm API.
 
@@ -63,7 +72,7 @@ def refresh_open_executions(
 
 
 def _show_approvals(
-    stackstorm: StackStormApi, rows: Sequence[dict[str, Any]], approval_minutes: int
+    stackstorm: ExecutionReader, rows: Sequence[dict[str, Any]], approval_minutes: int
 ) -> None:
     """Describe the pending approval in the message of each execution that waits for one."""
     waiting_rows = [row for row in rows if row["status"] in WAITING and "message" in row]
@@ -80,7 +89,7 @@ def _executions_in(view: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read_executions(
-    stackstorm: StackStormApi, ids: Sequence[str]
+    stackstorm: ExecutionReader, ids: Sequence[str]
 ) -> tuple[dict[str, Execution], str]:
     """Read executions, in the order of `ids`.
 
@@ -150,7 +159,7 @@ def _read_report(execution: Execution) -> dict[str, Any]:
 
 
 def _refresh_episodes(
-    stackstorm: StackStormApi, view: EpisodesView, approval_minutes: int
+    stackstorm: ExecutionReader, view: EpisodesView, approval_minutes: int
 ) -> EpisodesView:
     """Return episodes with the current state of their open executions and approvals."""
     open_ids = [
@@ -208,7 +217,7 @@ def _refresh_execution(
 
 
 def _read_approvals(
-    stackstorm: StackStormApi, execution_ids: Sequence[str], approval_minutes: int
+    stackstorm: ExecutionReader, execution_ids: Sequence[str], approval_minutes: int
 ) -> dict[str, Approval | None]:
     """Return the request for approval that each workflow waits for, or None, by its execution.
 

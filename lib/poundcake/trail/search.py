@@ -71,6 +71,11 @@ class FilterError(PoundCakeError):
     def __init__(self, field: str, problem: str):
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self._problem = problem
+
+    def __reduce__(self) -> tuple[type[FilterError], tuple[str, str]]:
+        """Return how to copy the error to another process."""
+        return type(self), (self.field, self._problem)
 
 
 @dataclass(frozen=True)

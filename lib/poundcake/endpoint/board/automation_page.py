@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Sequence
 
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.charts import Series
 from poundcake.endpoint.board.paths import AUTOMATION_PATH, search_path, with_parameters
 from poundcake.endpoint.board.search_form import problem_of, text_fields
@@ -53,7 +53,7 @@ _RESULTS = (
 
 def read_automation(
     config: Config,
-    service: Service,
+    service: BoardService,
     history_reader: HistoryReader,
     parameters: Mapping[str, str],
 ) -> dict[str, Any]:

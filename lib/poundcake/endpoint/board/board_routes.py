@@ -1,18 +1,16 @@
-"""Serve the board: its pages, and the files that they load."""
+"""Answer requests for the pages of the board. This runs in the process of `page_server`."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any, Callable, Mapping
 from urllib.parse import unquote
 
 from poundcake.config import Config
-from poundcake.endpoint import native
-from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board import automation_page, episodes_page, page_cache, templates
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.episode_page import read_episode
 from poundcake.endpoint.board.health_page import read_health
 from poundcake.endpoint.board.now_page import parse_cursor, read_now
@@ -20,10 +18,10 @@ from poundcake.endpoint.board.page_cache import BusyError, Page, PageCache
 from poundcake.endpoint.board.page_headers import PAGE_HEADERS
 from poundcake.endpoint.board.paths import (
     AUTOMATION_PATH,
+    EPISODE_TEMPLATE,
     EPISODES_PATH,
     HEALTH_PATH,
-    REQUESTS_PATH,
-    STATIC_PATH,
+    REQUEST_TEMPLATE,
     with_parameters,
 )
 from poundcake.endpoint.board.request_page import read_request
@@ -36,55 +34,36 @@ from poundcake.endpoint.routes import BOARD_PATH, Route
 from poundcake.trail.remediation_history import HistoryReader
 from poundcake.trail.search import FilterError
 
-_MEDIA_TYPES = {
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}
-
 # Returns what a page shows.
 Content = Callable[[], Mapping[str, Any]]
 
 
 class BoardRoutes:
-    """The routes of the board.
+    """The routes of the pages.
 
     Args:
         config: The configuration.
-        service: The endpoint.
-        refused_webhooks: Returns the report on the webhooks that were refused; empty by default.
+        service: What the pages use of the endpoint.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        service: Service,
-        refused_webhooks: Callable[[], Mapping[str, Any]] = dict,
-    ) -> None:
+    def __init__(self, config: Config, service: BoardService) -> None:
         self._config = config
         self._service = service
-        self._refused_webhooks = refused_webhooks
         self._status_line = StatusLine(config, service)
         self._cache = PageCache(page_cache.KEEP_SECONDS, page_cache.WAIT_SECONDS)
-        self._rendering = threading.Lock()
         templates.load_templates()
         self._history_reader = HistoryReader()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            Route("GET", "/", self._redirect),
             Route("GET", BOARD_PATH, self._now),
             Route("GET", EPISODES_PATH, self._episodes),
-            Route("GET", f"{EPISODES_PATH}/{{episode}}", self._episode),
-            Route("GET", f"{REQUESTS_PATH}/{{request_id}}", self._request),
+            Route("GET", EPISODE_TEMPLATE, self._episode),
+            Route("GET", REQUEST_TEMPLATE, self._request),
             Route("GET", AUTOMATION_PATH, self._automation),
             Route("GET", HEALTH_PATH, self._health),
-            Route("GET", f"{STATIC_PATH}{{name}}", self._static),
         ]
-
-    def _redirect(self, request: HTTPRequest, _: str) -> HTTPResponse:
-        return HTTPResponse(HTTPStatus.FOUND, b"", {"Location": BOARD_PATH})
 
     def _now(self, request: HTTPRequest, _: str) -> HTTPResponse:
         filters = parse_cursor(request.query)
@@ -137,19 +116,8 @@ class BoardRoutes:
         return self._page(
             request,
             "health.html",
-            lambda: read_health(self._config, self._service, self._refused_webhooks()),
+            lambda: read_health(self._config, self._service),
         )
-
-    def _static(self, request: HTTPRequest, name: str) -> HTTPResponse:
-        content = templates.static_file(name)
-        if content is None:
-            raise ProblemError(HTTPStatus.NOT_FOUND, "the board has no such file")
-        headers = {
-            "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]],
-            # Its URL on the pages changes with its content.
-            "Cache-Control": "private, max-age=31536000",
-        }
-        return HTTPResponse(HTTPStatus.OK, content, headers)
 
     def _page(self, request: HTTPRequest, template: str, content: Content) -> HTTPResponse:
         """Return a page, or 304 if the client has it already."""
@@ -168,9 +136,7 @@ class BoardRoutes:
     def _render(self, template: str, content: Content) -> Page:
         variables = {"status_line": self._status_line.read(), **content()}
         now = datetime.now(timezone.utc)
-        # One at a time, because native threads take turns with the green ones that serve webhooks.
-        with self._rendering:
-            return native.run_in_native_thread(templates.render, template, now, variables)
+        return templates.render(template, now, variables)
 
     def _search_page(
         self,
@@ -225,7 +191,7 @@ class BoardRoutes:
         # The script does not load it again, because the answer would be the same.
         variables = {"status_line": self._status_line.read(), "is_final": True, **content}
         now = datetime.now(timezone.utc)
-        page = native.run_in_native_thread(templates.render, template, now, variables)
+        page = templates.render(template, now, variables)
         return HTTPResponse(status, page.body, {**PAGE_HEADERS, "Cache-Control": "no-store"})
 
 

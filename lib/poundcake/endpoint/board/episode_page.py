@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.alert_rows import approvals, safe_url
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.episode_commands import list_commands
 from poundcake.endpoint.board.execution_rows import execution_row
 from poundcake.endpoint.board.silence_forms import silence_forms
@@ -21,7 +21,7 @@ from poundcake.trail.text.episodes import remarks
 from poundcake.trail.text.layout import format_elapsed
 
 
-def read_episode(config: Config, service: Service, name: str) -> dict[str, Any] | None:
+def read_episode(config: Config, service: BoardService, name: str) -> dict[str, Any] | None:
     """Return what the page shows, or None if there is no such episode.
 
     Args:
@@ -60,7 +60,7 @@ def read_episode(config: Config, service: Service, name: str) -> dict[str, Any] 
     }
 
 
-def _read_view(config: Config, service: Service, name: str) -> dict[str, Any]:
+def _read_view(config: Config, service: BoardService, name: str) -> dict[str, Any]:
     """Return the view why of an episode, with its open executions as they are now.
 
     While StackStorm is down, they are as of the last sync, because others wait for their pages.
@@ -71,7 +71,7 @@ def _read_view(config: Config, service: Service, name: str) -> dict[str, Any]:
         "web_url": config.st2_web_url,
         "config": config,
     }
-    stackstorm = service.metrics.recent_health()["components"].get("stackstorm", {})
+    stackstorm = service.recent_health()["components"].get("stackstorm", {})
     if stackstorm.get("state") != State.DOWN:
         return service.read(queries.read_episodes, **query)
     view = service.read_recorded(queries.read_episodes, **query).as_json()

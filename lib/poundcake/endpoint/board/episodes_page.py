@@ -6,8 +6,8 @@ from typing import Any, Mapping
 
 from poundcake.alertmanager import FIRING, RESOLVED
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.alert_rows import for_list
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.now_page import test_command
 from poundcake.endpoint.board.paths import search_path
@@ -52,7 +52,7 @@ def read_parameters(query: str) -> dict[str, str]:
 
 
 def read_episodes(
-    config: Config, service: Service, parameters: Mapping[str, str]
+    config: Config, service: BoardService, parameters: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return what the page shows.
 

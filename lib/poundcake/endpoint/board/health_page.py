@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any, Mapping
+from typing import Any
 
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.status_line import read_breakers
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.text.health import (
@@ -24,17 +24,14 @@ _JOURNAL_STATES = {
 }
 
 
-def read_health(
-    config: Config, service: Service, refused_webhooks: Mapping[str, Any]
-) -> dict[str, Any]:
+def read_health(config: Config, service: BoardService) -> dict[str, Any]:
     """Return what the page shows.
 
     Args:
         config: The configuration.
         service: The endpoint.
-        refused_webhooks: The report on the webhooks that were refused since the endpoint started.
     """
-    health = {**service.metrics.recent_health(), "refused": refused_webhooks}
+    health = {**service.recent_health(), "refused": service.refused_webhooks()}
     now = datetime.now(timezone.utc)
     breakers: list[dict[str, Any]] = []
     problem = ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.alert_rows import for_list
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.journal import JournalError
 from poundcake.trail.queries.waiting_alerts import waiting_alerts
 from poundcake.trail.search import Filters
@@ -41,7 +41,7 @@ class JournalRows:
         }
 
 
-def read_journal(service: Service, filters: Filters, limit: int = MAX_ROWS) -> JournalRows:
+def read_journal(service: BoardService, filters: Filters, limit: int = MAX_ROWS) -> JournalRows:
     """Return the newest alerts in the journal that match the filters, at most `limit`."""
     try:
         document = service.waiting_requests(filters, limit, 0)

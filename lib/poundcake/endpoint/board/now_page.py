@@ -10,8 +10,8 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.alert_rows import approvals, for_list, shared_labels
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.paths import now_path, search_path
 from poundcake.endpoint.query_parameters import parse_text
@@ -97,7 +97,7 @@ def parse_cursor(query: str) -> Filters:
     return search.parse(None, **parse_text(query, ("before",)))
 
 
-def read_now(config: Config, service: Service, filters: Filters) -> dict[str, Any]:
+def read_now(config: Config, service: BoardService, filters: Filters) -> dict[str, Any]:
     """Return what the page shows.
 
     If the tracking database cannot be read, the page shows that, and what waits in the journal.

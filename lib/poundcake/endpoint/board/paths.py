@@ -12,6 +12,17 @@ REQUESTS_PATH = f"{BOARD_PATH}/requests"
 AUTOMATION_PATH = f"{BOARD_PATH}/automation"
 HEALTH_PATH = f"{BOARD_PATH}/health"
 STATIC_PATH = f"{BOARD_PATH}/static/"
+EPISODE_TEMPLATE = f"{EPISODES_PATH}/{{episode}}"
+REQUEST_TEMPLATE = f"{REQUESTS_PATH}/{{request_id}}"
+PAGE_TEMPLATES = (
+    BOARD_PATH,
+    EPISODES_PATH,
+    EPISODE_TEMPLATE,
+    REQUEST_TEMPLATE,
+    AUTOMATION_PATH,
+    HEALTH_PATH,
+)
+"""The path templates of all pages."""
 
 
 def with_parameters(path: str, parameters: Mapping[str, str]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.board.alert_rows import shared_labels
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.execution_rows import execution_row
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.paths import search_path
@@ -21,7 +21,7 @@ MAX_EXECUTIONS = 5
 _IN_JOURNAL = ("accepted", "announced")
 
 
-def read_request(config: Config, service: Service, request_id: str) -> dict[str, Any] | None:
+def read_request(config: Config, service: BoardService, request_id: str) -> dict[str, Any] | None:
     """Return what the page shows, or None if the request is unknown.
 
     Args:

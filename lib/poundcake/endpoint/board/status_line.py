@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
-from poundcake.endpoint.app_service import Service
+from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import commands
@@ -76,7 +76,7 @@ class StatusLine:
         service: The endpoint.
     """
 
-    def __init__(self, config: Config, service: Service) -> None:
+    def __init__(self, config: Config, service: BoardService) -> None:
         self._config = config
         self._service = service
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class StatusLine:
         except JournalError:  # the health view says so
             newest_waiting_at = None
         times = [time for time in (facts.newest_webhook_at, newest_waiting_at) if time]
-        health = self._service.metrics.recent_health()
+        health = self._service.recent_health()
         storms = [{"alert_name": name, "count": count} for name, count in facts.storms]
         return {
             "status": health["status"],

@@ -31,8 +31,6 @@ _AGE = re.compile(r'( data-relative="[a-z]+">)[^<]*')
 def render(name: str, now: datetime, content: Mapping[str, Any]) -> Page:
     """Render a page.
 
-    May be called in a native thread, once load_templates() has been called.
-
     Args:
         name: The name of the template.
         now: The time to which the ages on the page are relative.
@@ -96,8 +94,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
-        # A plain dictionary. A native thread must not wait for the green lock of another cache.
-        cache_size=-1,
+        cache_size=-1,  # all templates stay
     )
     environment.filters.update(
         ago=_ago,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 from http import HTTPStatus
-from types import SimpleNamespace
 
 from poundcake.endpoint import routes
 from poundcake.endpoint.board import board_routes
 from poundcake.endpoint.board.board_routes import BoardRoutes
-from poundcake.endpoint.http_messages import HTTPRequest
+from poundcake.endpoint.http_messages import HTTPRequest, NoBody
 from poundcake.endpoint.problems import ProblemError
 from poundcake.trail import database, queries, refresh
 from tests.lib.endpoint.board.documents import parse
@@ -27,11 +26,17 @@ class FakeService:
         self.journal_document = EMPTY_JOURNAL
         self.failure = None
         self.pending = {}
-        self.metrics = SimpleNamespace(recent_health=lambda: HEALTH)
+        self.health = HEALTH
 
     @property
     def config(self):
         return self.world.config
+
+    def recent_health(self):
+        return self.health
+
+    def refused_webhooks(self):
+        return {"count": 0, "last": None}
 
     def read_recorded(self, query, **arguments):
         if self.failure:
@@ -59,6 +64,12 @@ class FakeService:
 
     def newest_waiting_at(self):
         return None
+
+
+def request_for(target):
+    """Return a request for a page."""
+    path, _, query = target.partition("?")
+    return HTTPRequest("GET", path, query, "", {}, "127.0.0.1", "", NoBody())
 
 
 class Page:
@@ -101,12 +112,9 @@ class Browser:
     def get(self, target):
         """Return the page at a path, with redirects followed."""
         for _ in range(3):
-            path, _, query = target.partition("?")
             # A new board, because the old one keeps its pages for a second.
             board = BoardRoutes(self.world.config, self.service)
-            response = routes.answer(
-                board.routes(), HTTPRequest("GET", path, query, "", {}, "127.0.0.1", "", None)
-            )
+            response = routes.answer(board.routes(), request_for(target))
             if response.status != HTTPStatus.FOUND:
                 break
             target = response.headers["Location"]

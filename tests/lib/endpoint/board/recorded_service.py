@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from poundcake.trail import database
 from tests.lib.samples import NOON
 from tests.lib.trails import database_time
@@ -62,7 +60,13 @@ class RecordedService:
         self.health = HEALTH
         self.waiting_at = None
         self.reads = 0
-        self.metrics = SimpleNamespace(recent_health=lambda: self.health)
+        self.refused = {"count": 0, "last": None}
+
+    def recent_health(self):
+        return self.health
+
+    def refused_webhooks(self):
+        return self.refused
 
     def read_recorded(self, query, **arguments):
         self.reads += 1

@@ -283,7 +283,7 @@ def test_while_stackstorm_is_down_it_is_not_asked(world, browser):
     world.stackstorm.errors["get_executions"] = AssertionError("it is asked")
     down = {"stackstorm": {"state": "down", "detail": "connection refused"}}
     health = {**HEALTH, "components": {**HEALTH["components"], **down}}
-    browser.service.metrics.recent_health = lambda: health
+    browser.service.health = health
     page = browser.get(f"/board/episodes/{episode['episode']}")
     notice = page.main.one(class_="notice").text
     assert notice == "StackStorm: open executions are as of the last sync: connection refused"

@@ -86,7 +86,7 @@ class TestErrorPages:
         endpoint.accept(webhook())
 
     def test_an_unexpected_error_has_no_details(self, start_endpoint):
-        endpoint = start_endpoint({"endpoint.board.board_routes.read_now": None})
+        endpoint = start_endpoint({"endpoint.board.board_process._FUNCTIONS": None})
         text = check_error_page(endpoint.get("/board"), 503)
         assert "the endpoint failed unexpectedly" in text and "NoneType" not in text
 

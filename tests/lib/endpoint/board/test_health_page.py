@@ -20,7 +20,9 @@ def service(engine):
 
 def show(service, refused=None):
     """Return the page, and its text."""
-    board = BoardRoutes(Config(), service, lambda: refused or {"count": 0, "last": None})
+    if refused:
+        service.refused = refused
+    board = BoardRoutes(Config(), service)
     routes = {route.template: route for route in board.routes()}
     request = HTTPRequest("GET", "/board/health", "", "", {}, "192.0.2.1", "", None)
     page = routes["/board/health"].handler(request, "").body.decode()
