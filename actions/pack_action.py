@@ -135,6 +135,31 @@ class PackAction(Action):
             return comment
         return f"{comment} ({chat_user[:_MAX_CHAT_NAME]} in chat)".lstrip()
 
+    def find_episode(self, action: str, episode: str, *parameters: str, **filters: str) -> str:
+        """Return the episode of the alert that a person means.
+
+        Args:
+            action: The name of this action, for the commands that an error suggests.
+            episode: The name of the episode or the beginning of it. It is returned unchanged unless
+                there are filters, too.
+            parameters: More parameters that these commands need, as `name=value`.
+            filters: Filters of the view why. Exactly one open incident must match, if there are
+                any.
+
+        Raises:
+            PoundCakeError: A filter is invalid, or no open incident or more than one matches.
+        """
+        from poundcake.trail import open_incident, search
+
+        if not any(filters.values()):
+            return episode.strip()
+        row = self.view(
+            open_incident.find_open_incident,
+            filters=search.parse(None, episode=episode, **filters),
+            command_for=open_incident.command_for_episode(action, *parameters),
+        )
+        return str(row.episode)
+
     def view(self, read_view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Create the tables first if auto_migrate is on."""
         from poundcake.trail import database

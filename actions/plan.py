@@ -18,12 +18,19 @@ class Plan(PackAction):
     """Run poundcake.plan."""
 
     def work(
-        self, labels: dict[str, Any] | None = None, episode: str = "", format: str = "json"
+        self,
+        labels: dict[str, Any] | None = None,
+        episode: str = "",
+        format: str = "json",
+        **filters: Any,
     ) -> dict[str, Any] | str:
         """Return the plan as JSON, or as text for a terminal."""
         api = self.stackstorm()
+        episode = self.find_episode("plan", episode, "format=text", **filters)
         if labels and episode:
-            raise PoundCakeError("pass either labels or episode, not both")
+            raise PoundCakeError(
+                "pass either labels, or episode, alert_name, instance, …, but not both"
+            )
         if labels or episode:
             alert = self._recorded_alert(episode) if episode else self._possible_alert(labels or {})
             result = plan.plan_alert(self.settings, api, alert)

@@ -20,10 +20,16 @@ class Release(PackAction):
         force: bool = False,
         remediation: str = "",
         st2_user: str = "",
+        **filters: Any,
     ) -> dict[str, Any]:
         """Release the claims or the breaker, and return what was released."""
+        parameters = (f"workflow={workflow}" if workflow else "", "force=true" if force else "")
+        episode = self.find_episode("release", episode, *parameters, **filters)
         if bool(episode) == bool(remediation):
-            raise TrackingError("pass either episode=EPISODE or remediation=NAME, not both")
+            raise TrackingError(
+                "identify the incident by episode, or by alert_name, instance, …; or pass "
+                "remediation=NAME, but not both"
+            )
         actor = self.actor(st2_user)
         if remediation:
             failures = claims.release_breaker(self.engine(), remediation, actor)

@@ -23,10 +23,13 @@ class Silence(PackAction):
         minutes: int = 60,
         chat_user: str = "",
         st2_user: str = "",
+        **filters: Any,
     ) -> SilenceChange:
         """Silence the alert, and return the silences."""
         config = self.settings
-        target = Target(episode.strip(), labels, config.ignored_labels)
+        parameters = (f"minutes={minutes}", "comment=…")
+        episode = self.find_episode("silence", episode, *parameters, **filters)
+        target = Target(episode, labels, config.ignored_labels)
         actor = self.actor(st2_user)
         comment = self.name_chat_user(comment, chat_user)
         return silence(self.engine(), alertmanagers(config), actor, target, minutes, comment)

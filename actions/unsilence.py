@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pack_action import PackAction
 from poundcake.config import CREDENTIAL_KEYS
 from poundcake.monitoring import alertmanagers
@@ -14,10 +16,17 @@ class Unsilence(PackAction):
     unneeded_keys = CREDENTIAL_KEYS
 
     def work(
-        self, silence_id: str = "", episode: str = "", force: bool = False, st2_user: str = ""
+        self,
+        silence_id: str = "",
+        episode: str = "",
+        force: bool = False,
+        st2_user: str = "",
+        **filters: Any,
     ) -> SilenceChange:
         """End the silence, and return it."""
         config = self.settings
-        target = Target(episode.strip(), None, config.ignored_labels)
+        parameters = ("force=true",) if force else ()
+        episode = self.find_episode("unsilence", episode, *parameters, **filters)
+        target = Target(episode, None, config.ignored_labels)
         servers, actor = alertmanagers(config), self.actor(st2_user)
         return unsilence(self.engine(), servers, actor, target, silence_id.strip(), force)

@@ -115,13 +115,13 @@ def test_an_approved_change_is_made_once(asking_stack, approval):
 def test_an_approver_answers_by_episode_as_a_chat_does(asking_stack, approval):
     """The action poundcake.approve answers as the user who runs it, and names the chat user."""
     (alert_view,) = asking_stack.get_trail(approval.request_id)["alerts"]
-    episode = alert_view["episode"]
+    episode, instance = alert_view["episode"], alert_view["instance"]
 
     def run_as(user, **parameters):
         """Run poundcake.approve as a user, as the API does for an alias."""
         body = {
             "action": "poundcake.approve",
-            "parameters": {"episode": episode, **parameters},
+            "parameters": parameters or {"episode": episode},
             "context": {"api_user": "carol"},
         }
         if asking_stack.is_live:
@@ -136,7 +136,7 @@ def test_an_approver_answers_by_episode_as_a_chat_does(asking_stack, approval):
         assert f"{user} is not one of the approvers of this change (anna, ben)" in str(
             refused["result"]["result"]
         )
-    answered = run_as("anna", comment="seen in #ops")
+    answered = run_as("anna", instance=instance, comment="seen in #ops")
     assert answered["status"] == "succeeded", answered["result"]
     result = answered["result"]["result"]
     assert (result["state"], result["by"], result["episode"]) == ("approved", "anna", episode)

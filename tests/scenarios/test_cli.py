@@ -110,7 +110,12 @@ def st2_runner(stack, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def placeholder_values(stack):
-    """Remediate an alert, and return {placeholder in the documents: id}."""
+    """Remediate an alert, and return {placeholder in the documents: id}.
+
+    Also open the incident that some commands name by its alert: HostDown on web-1.
+    """
+    named_alert = alert("HostDown", labels={"alertname": "HostDown", "instance": "web-1:9100"})
+    stack.wait_until_recorded(stack.send(notification(named_alert)))
     request_id = stack.send(notification(alert("ScenarioLinked")))
     trail = stack.wait_until_completed(request_id)
     (alert_view,) = trail["alerts"]

@@ -300,7 +300,8 @@ def test_an_incident_is_acknowledged_and_closed_manually(stack):
     assert incident["acknowledged_comment"] == "the disk is on order"
 
     # No workflow gets a claim until the acknowledgement is withdrawn.
-    stack.run("poundcake.release", episode=episode)
+    stack.run("poundcake.release", alert_name=name_of(firing_alert))
+    assert stack.run("poundcake.plan", alert_name=name_of(firing_alert))["episode"] == episode
     parameters = {"request_id": trail["request_id"], "episode": episode}
     execution = stack.execute("poundcake_scenarios.linked", **parameters)
     assert execution["result"]["output"]["message"] == f"acknowledged by {acknowledgement['by']}"

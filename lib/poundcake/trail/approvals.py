@@ -6,6 +6,7 @@ StackStorm. Sync answers no to requests that are older than approval_minutes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Mapping, Sequence, TypedDict
 
@@ -26,6 +27,13 @@ from poundcake.trail import clock, database, short_ids
 from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.change_tasks import APPROVAL_TASK, CHANGE_WORKFLOW, read_tasks
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.open_incident import (
+    CommandFor,
+    command_for_episode,
+    find_matching_episodes,
+    identifies_incident,
+    list_candidates,
+)
 from poundcake.trail.outbox import (
     ApprovalRequest,
     add_approval_request,
@@ -34,6 +42,7 @@ from poundcake.trail.outbox import (
 )
 from poundcake.trail.pending_approval import Approval
 from poundcake.trail.schema import alerts, executions, links
+from poundcake.trail.search import Filters
 from poundcake.trail.sync_round import SyncRound
 
 BEGIN_ACTION = "poundcake.begin"
@@ -73,6 +82,7 @@ def answer_approval(
     episode: str,
     has_approved: bool,
     comment: str = "",
+    filters: Filters = Filters(),
 ) -> ApprovalAnswer:
     """Answer the request for approval of an incident's change, as one of its approvers.
 
@@ -80,9 +90,11 @@ def answer_approval(
         engine: The tracking database.
         api: StackStorm's API, as the user who answers.
         actor: The user who answers.
-        episode: The episode of the incident, or the beginning of its name.
+        episode: The episode of the incident or the beginning of its name, or empty to find it by
+            the filters.
         has_approved: Whether the change may be made.
         comment: The reason; may be empty.
+        filters: Filters on the alert of the incident.
 
     Raises:
         TrackingError: No change of the episode, or more than one, waits for approval, or the user
@@ -90,7 +102,10 @@ def answer_approval(
         StackStormError: The API is unavailable, or refuses the answer.
         DatabaseError: The database is unavailable.
     """
-    if len(episode) < short_ids.MIN_CHARACTERS:
+    filters = replace(filters, episode=episode) if episode else filters
+    if not identifies_incident(filters):
+        raise TrackingError("identify the change: pass episode, or alert_name, instance, …")
+    if episode and len(episode) < short_ids.MIN_CHARACTERS:
         raise TrackingError(
             "episode: pass the name of the episode, as alerts_active shows it, or its first "
             f"characters, at least {short_ids.MIN_CHARACTERS}"
@@ -99,13 +114,17 @@ def answer_approval(
     workflow_ids = _find_workflows(api, read_pending_approvals(api))
     with database.reading(engine) as connection:
         rows = _find_alerts(connection, list(workflow_ids.values()))
+        asking_episodes = sorted({row.episode for row in rows.values()})
+        selected_episodes = find_matching_episodes(connection, filters, asking_episodes)
     asking = {
         inquiry_id: rows[workflow_id]
         for inquiry_id, workflow_id in workflow_ids.items()
-        if workflow_id in rows and rows[workflow_id].episode.startswith(episode)
+        if workflow_id in rows and rows[workflow_id].episode in selected_episodes
     }
     if len(asking) != 1:
-        raise TrackingError(_describe_asking(episode, list(asking.values())))
+        answer = "" if has_approved else "reject=true"
+        command_for = command_for_episode("approve", answer, comment=comment)
+        raise TrackingError(_describe_asking(episode, list(asking.values()), command_for))
     ((inquiry_id, alert),) = asking.items()
     inquiry = api.get_execution(inquiry_id)
     approvers = _approvers(inquiry) if inquiry else []
@@ -135,19 +154,27 @@ def answer_approval(
     )
 
 
-def _describe_asking(episode: str, rows: Sequence[Row[Any]]) -> str:
-    """Return why no single request for approval belongs to the beginning of an episode's name."""
+def _describe_asking(episode: str, rows: Sequence[Row[Any]], command_for: CommandFor) -> str:
+    """Return why no single request for approval was selected.
+
+    Args:
+        episode: The episode that the person passed, or ''.
+        rows: The alerts whose changes match and wait for approval.
+        command_for: Returns the command to answer for an episode.
+    """
     if not rows:
+        which = f"of episode {episode}" if episode else "of a matching alert"
         return (
-            f"no change of episode {episode} waits for approval; list what does: "
+            f"no change {which} waits for approval; list what does: "
             "st2 run poundcake.alerts_active format=text"
         )
-    episodes = sorted({row.episode for row in rows})
-    if len(episodes) > 1:
-        return f"more than one episode begins with {episode}: {', '.join(episodes)}"
+    by_episode = {row.episode: row for row in rows}
+    if len(by_episode) > 1:
+        listed = list_candidates([by_episode[name] for name in sorted(by_episode)], command_for)
+        return f"the changes of {len(by_episode)} incidents wait for approval; choose one: {listed}"
     return (
-        f"{len(rows)} changes of episode {episode} wait for approval; answer each by its inquiry: "
-        "st2 inquiry list"
+        f"{len(rows)} changes of episode {rows[0].episode} wait for approval; answer each by its "
+        "inquiry: st2 inquiry list"
     )
 
 

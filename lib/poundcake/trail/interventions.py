@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypedDict
 
-from sqlalchemy import ColumnElement, Row, select, update
+from sqlalchemy import Row, update
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import clock, database, short_ids
-from poundcake.trail.alert_conditions import resolve
+from poundcake.trail import clock, database
 from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.errors import TrackingError
-from poundcake.trail.index_ranges import has_prefix
-from poundcake.trail.label_matchers import find_matching, has_id
-from poundcake.trail.open_work import is_open
+from poundcake.trail.open_incident import CommandFor, command_for_episode, find_open_incident
 from poundcake.trail.outcomes import EndedBy
 from poundcake.trail.schema import alerts, cut
 from poundcake.trail.search import Filters
-
-_MAX_LISTED_EPISODES = 5
-# Maximum number of open incidents to which a matcher is applied.
-_MAX_OPEN_INCIDENTS = 1000
-_FILTER_COLUMNS = ("alert_name", "instance", "severity", "fingerprint")
 
 
 class IncidentChange(TypedDict):
@@ -81,7 +74,9 @@ def _acknowledge(
     engine: Engine, actor: Actor, episode: str, filters: Filters, comment: str, undo: bool
 ) -> IncidentChange:
     with database.transaction(engine) as connection:
-        row = _lock_incident(connection, episode, filters)
+        undo_parameter = "undo=true" if undo else ""
+        command_for = command_for_episode("acknowledge", undo_parameter, comment=comment)
+        row = _lock_incident(connection, episode, filters, command_for)
         if undo and row.acknowledged_at is None:
             raise TrackingError(f"{row.episode} is not acknowledged")
         now = clock.database_now(connection)
@@ -125,7 +120,8 @@ def _close(
     engine: Engine, actor: Actor, comment: str, episode: str, filters: Filters
 ) -> IncidentChange:
     with database.transaction(engine) as connection:
-        row = _lock_incident(connection, episode, filters)
+        command_for = command_for_episode("close", comment=comment)
+        row = _lock_incident(connection, episode, filters, command_for)
         now = clock.database_now(connection)
         _update_row(
             connection,
@@ -140,61 +136,12 @@ def _close(
         return _make_result(row, "closed", actor, format_timestamp(now))
 
 
-def _lock_incident(connection: Connection, episode: str, filters: Filters) -> Row[Any]:
+def _lock_incident(
+    connection: Connection, episode: str, filters: Filters, command_for: CommandFor
+) -> Row[Any]:
     """Lock and return the row of the only open incident that matches."""
-    if not (episode or any(getattr(filters, name) for name in ("labels", *_FILTER_COLUMNS))):
-        raise TrackingError("identify the incident: pass episode, or alert_name, instance, …")
-    conditions = [is_open(), *_conditions(connection, filters)]
-    if episode:
-        conditions += _begins_with(episode)
-    rows = connection.execute(
-        select(
-            alerts.c.id,
-            alerts.c.episode,
-            alerts.c.alert_name,
-            alerts.c.instance,
-            alerts.c.acknowledged_at,
-        )
-        .where(*conditions)
-        .order_by(alerts.c.id)
-        .limit(_MAX_LISTED_EPISODES + 1)
-        .with_for_update()
-    ).all()
-    rows = [row for row in rows if row.episode == episode] or rows
-    if not rows:
-        raise TrackingError(
-            "no open incident matches; list them: st2 run poundcake.alerts_active format=text"
-        )
-    if len(rows) > 1:
-        episodes = ", ".join(map(_describe, rows[:_MAX_LISTED_EPISODES]))
-        others = " and others" if len(rows) > _MAX_LISTED_EPISODES else ""
-        raise TrackingError(
-            f"more than one open incident matches; pass episode= with one of {episodes}{others}"
-        )
-    return rows[0]
-
-
-def _conditions(connection: Connection, filters: Filters) -> list[ColumnElement[bool]]:
-    """Return the conditions for the open incidents whose alert matches the filters."""
-    alert_conditions = resolve(connection, filters)
-    conditions = alert_conditions.on_columns(lambda name: alerts.c[name], _FILTER_COLUMNS)
-    if alert_conditions.has_matchers:
-        open_ids = select(alerts.c.id).where(is_open(), *conditions)
-        ids = connection.scalars(open_ids.limit(_MAX_OPEN_INCIDENTS)).all()
-        conditions.append(has_id(alerts.c.id, find_matching(connection, ids, alert_conditions).ids))
-    return conditions
-
-
-def _begins_with(episode: str) -> list[ColumnElement[bool]]:
-    """Return the conditions for the episodes that begin with a text."""
-    if len(episode) < short_ids.MIN_CHARACTERS:
-        return [alerts.c.episode == episode]
-    return has_prefix(alerts.c.episode, episode)
-
-
-def _describe(row: Row[Any]) -> str:
-    what = " ".join(filter(None, (row.alert_name, row.instance)))
-    return f"{row.episode} ({what})" if what else str(row.episode)
+    filters = replace(filters, episode=episode) if episode else filters
+    return find_open_incident(connection, filters, command_for, for_update=True)
 
 
 def _update_row(connection: Connection, row: Row[Any], **values: Any) -> None:

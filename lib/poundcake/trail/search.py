@@ -7,7 +7,7 @@ Actions and URLs pass them as text, which this module parses and validates. The 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Sequence
 
@@ -179,6 +179,10 @@ class Filters:
         """Return the filters on columns of poundcake_alerts that are not empty, by column."""
         values = {name: getattr(self, name) for name in ALERT_FILTERS}
         return {name: value for name, value in values.items() if value}
+
+    def without_episode(self) -> Filters:
+        """Return the filters without the one on the episode."""
+        return replace(self, episode="")
 
     @property
     def has_alert_filter(self) -> bool:

@@ -304,7 +304,9 @@ class _RequestedSilence:
 
 def _check_target(target: Target) -> None:
     if bool(target.episode) == bool(target.labels):
-        raise TrackingError("specify the alert: either episode=EPISODE or labels, not both")
+        raise TrackingError(
+            "specify the alert by episode, by alert_name, instance, …, or by labels, not by both"
+        )
 
 
 def _with_whole_episode(engine: Engine, target: Target) -> Target:

@@ -10,7 +10,7 @@ import pytest
 from poundcake import alertmanager
 from poundcake.config import load
 from poundcake.stackstorm import Execution, StackStormError
-from poundcake.trail import audit, database, text
+from poundcake.trail import audit, commands, database, search, text
 from poundcake.trail.approvals import (
     answer_approval,
     expire_approvals,
@@ -22,7 +22,7 @@ from poundcake.trail.audit import Actor
 from poundcake.trail.errors import TrackingError
 from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.samples import NOON, _fingerprint
-from tests.lib.trail.text.on_call_states import World, waiting_for_approval
+from tests.lib.trail.text.on_call_states import World, host_down, waiting_for_approval
 from tests.lib.trails import on_sqlite
 
 MINUTES = 30
@@ -129,11 +129,12 @@ class TestAnswer:
     def episode(self, world):
         return world.why(alert_name="HostDown")["episodes"][0]["episode"]
 
-    def answer(self, world, user="anna", has_approved=True, episode="", comment=""):
+    def answer(self, world, user="anna", has_approved=True, episode="", comment="", filters=None):
         actor = Actor(user, "e1")
-        episode = episode or self.episode(world)
+        episode = "" if filters else episode or self.episode(world)
+        parsed = search.parse(None, **(filters or {}))
         return answer_approval(
-            world.engine, world.stackstorm, actor, episode, has_approved, comment
+            world.engine, world.stackstorm, actor, episode, has_approved, comment, parsed
         )
 
     @pytest.mark.parametrize("has_approved", [True, False])
@@ -165,6 +166,33 @@ class TestAnswer:
             self.answer(world, episode="beef")
         with pytest.raises(TrackingError, match="at least 4"):
             self.answer(world, episode=self.episode(world)[:3])
+
+    @pytest.mark.parametrize(
+        "filters",
+        [{"alert_name": "HostDown"}, {"instance": "web-21"}, {"alert_name": "Host*"}],
+    )
+    def test_the_alert_may_be_named_instead_of_the_episode(self, world, filters):
+        """An incident that waits for nothing does not count, even if its alert matches."""
+        world.notify(host_down(22))
+        assert self.answer(world, filters=filters)["instance"] == "web-21:9100"
+        assert len(world.stackstorm.answers) == 1
+
+    def test_an_alert_that_waits_for_nothing_is_refused(self, world):
+        with pytest.raises(TrackingError, match="no change of a matching alert waits"):
+            self.answer(world, filters={"alert_name": "DiskFull"})
+        with pytest.raises(TrackingError, match="identify the change: pass episode, or "):
+            self.answer(world, filters={"status": "firing"})
+
+    def test_several_alerts_wait_and_the_error_has_the_command_for_each(self, world):
+        (row,) = world.notify(host_down(22))
+        world.ask(row, remediation="dead-host")
+        with pytest.raises(TrackingError) as caught:
+            self.answer(world, has_approved=False, filters={"alert_name": "HostDown"})
+        problem = str(caught.value)
+        assert problem.startswith("the changes of 2 incidents wait for approval; choose one: ")
+        command = commands.for_episode("approve", row.episode, "reject=true")
+        assert f"HostDown web-22:9100: {command}" in problem
+        assert world.stackstorm.answers == []
 
     def test_an_answer_that_stackstorm_refuses_is_not_recorded(self, world):
         (inquiry,) = world.stackstorm.list_pending_inquiries()

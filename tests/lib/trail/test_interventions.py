@@ -134,7 +134,7 @@ class TestSelectedIncident:
     @pytest.mark.parametrize(
         "filters, problem",
         [
-            ({"alert_name": "HostDown"}, "more than one open incident matches.*f1-17.*, f2-17"),
+            ({"alert_name": "HostDown"}, "more than one open incident matches.*f1-17.*; .*=f2-17"),
             ({"alert_name": "Unknown"}, "no open incident matches"),
             ({}, "identify the incident"),
             ({"status": "firing"}, "identify the incident"),

@@ -173,10 +173,13 @@ class TestSilence:
             ({"minutes": 10_081}, "minutes: must be from 1 to 10080"),
             ({"comment": " "}, "comment: say why the alert is silenced"),
             ({"episode": UNKNOWN_EPISODE}, f"no episode {UNKNOWN_EPISODE} is recorded"),
-            ({"episode": ""}, "specify the alert: either episode=EPISODE or labels, not both"),
+            (
+                {"episode": ""},
+                "specify the alert by episode, by alert_name, instance, …, or ",
+            ),
             (
                 {"episode": "x", "labels": {"a": "b"}},
-                "specify the alert: either episode=EPISODE or labels",
+                "specify the alert by episode",
             ),
             ({"labels": {"a": ""}}, "labels: must contain a label with a value"),
         ],
