@@ -6,7 +6,8 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake.trail import search
-from poundcake.trail.interventions import IncidentChange, acknowledge
+from poundcake.trail.interventions import acknowledge
+from poundcake.trail.text.confirmations import confirm_acknowledgement
 
 
 class Acknowledge(PackAction):
@@ -19,11 +20,13 @@ class Acknowledge(PackAction):
         undo: bool = False,
         chat_user: str = "",
         st2_user: str = "",
+        format: str = "json",
         **filters: Any,
-    ) -> IncidentChange:
+    ) -> dict[str, Any] | str:
         """Change the acknowledgement, and return the incident and its state."""
         incident_filters = search.parse(**filters)
         comment = self.name_chat_user(comment, chat_user)
-        return acknowledge(
+        change = acknowledge(
             self.engine(), self.actor(st2_user), episode.strip(), incident_filters, comment, undo
         )
+        return self.confirm(change, confirm_acknowledgement(change, comment), format)

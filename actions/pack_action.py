@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from poundcake.stackstorm import StackStorm
     from poundcake.trail.audit import Actor
     from poundcake.trail.limits import ChangeRequest, Situation
+    from poundcake.trail.text.confirmations import Confirmation
 
 # Import modules that only some actions need inside the methods that use them. Each action is a
 # separate process, and SQLAlchemy alone takes longer to load than most actions take to run.
@@ -159,6 +160,20 @@ class PackAction(Action):
             command_for=open_incident.command_for_episode(action, *parameters),
         )
         return str(row.episode)
+
+    def confirm(
+        self, result: Mapping[str, Any], confirmation: Confirmation, format: str
+    ) -> dict[str, Any] | str:
+        """Return what the action has changed.
+
+        Args:
+            result: The keys for programs.
+            confirmation: The same for people. JSON contains it, too.
+            format: `json`, or `text` for a terminal.
+        """
+        if format == "text":
+            return confirmation.as_text()
+        return {**result, **confirmation.as_json()}
 
     def view(self, read_view: Callable[..., Any], **query: Any) -> Any:
         """Return a view of the tracking database. Create the tables first if auto_migrate is on."""

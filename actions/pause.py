@@ -6,12 +6,16 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake.trail.pause import pause
+from poundcake.trail.text.confirmations import confirm_pause
 
 
 class Pause(PackAction):
     """Run poundcake.pause."""
 
-    def work(self, reason: str, minutes: int = 0, st2_user: str = "") -> dict[str, Any]:
+    def work(
+        self, reason: str, minutes: int = 0, st2_user: str = "", format: str = "json"
+    ) -> dict[str, Any] | str:
         """Pause all changes, and return the current pause."""
         actor, create = self.actor(st2_user), self.settings.auto_migrate
-        return {"paused": pause(self.engine(), actor, reason, minutes, create).as_json()}
+        paused = pause(self.engine(), actor, reason, minutes, create).as_json()
+        return self.confirm({"paused": paused}, confirm_pause(paused, minutes), format)

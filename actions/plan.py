@@ -26,7 +26,7 @@ class Plan(PackAction):
     ) -> dict[str, Any] | str:
         """Return the plan as JSON, or as text for a terminal."""
         api = self.stackstorm()
-        episode = self.find_episode("plan", episode, "format=text", **filters)
+        episode = self.find_episode("plan", episode, **filters)
         if labels and episode:
             raise PoundCakeError(
                 "pass either labels, or episode, alert_name, instance, …, but not both"
@@ -46,7 +46,7 @@ class Plan(PackAction):
         if recorded is None:
             raise PoundCakeError(
                 f"no alert of episode {episode} is recorded; list the open incidents: "
-                "st2 run poundcake.alerts_active format=text"
+                f"{commands.ACTIVE}"
             )
 
         def read_situation(change: ChangeRequest) -> Situation:

@@ -8,6 +8,7 @@ from pack_action import PackAction
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.text.confirmations import confirm_release, confirm_release_of_breaker
 
 
 class Release(PackAction):
@@ -20,8 +21,9 @@ class Release(PackAction):
         force: bool = False,
         remediation: str = "",
         st2_user: str = "",
+        format: str = "json",
         **filters: Any,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | str:
         """Release the claims or the breaker, and return what was released."""
         parameters = (f"workflow={workflow}" if workflow else "", "force=true" if force else "")
         episode = self.find_episode("release", episode, *parameters, **filters)
@@ -33,11 +35,14 @@ class Release(PackAction):
         actor = self.actor(st2_user)
         if remediation:
             failures = claims.release_breaker(self.engine(), remediation, actor)
-            return {"released": [], "count": 0, "failures": failures}
+            confirmation = confirm_release_of_breaker(remediation, failures)
+            result = {"released": [], "count": 0, "failures": failures}
+            return self.confirm(result, confirmation, format)
         released = claims.release(
             self.engine(), episode, workflow, force, self._get_statuses, actor
         )
-        return {"released": released, "count": len(released), "failures": 0}
+        result = {"released": released, "count": len(released), "failures": 0}
+        return self.confirm(result, confirm_release(released, episode, workflow), format)
 
     def _get_statuses(self, execution_ids: Sequence[str]) -> dict[str, str]:
         """Return the statuses from StackStorm's API, or {} if the API is unavailable."""

@@ -7,7 +7,8 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.config import CREDENTIAL_KEYS
 from poundcake.monitoring import alertmanagers
-from poundcake.trail.silences import SilenceChange, Target, silence
+from poundcake.trail.silences import Target, silence
+from poundcake.trail.text.confirmations import confirm_silence
 
 
 class Silence(PackAction):
@@ -23,8 +24,9 @@ class Silence(PackAction):
         minutes: int = 60,
         chat_user: str = "",
         st2_user: str = "",
+        format: str = "json",
         **filters: Any,
-    ) -> SilenceChange:
+    ) -> dict[str, Any] | str:
         """Silence the alert, and return the silences."""
         config = self.settings
         parameters = (f"minutes={minutes}", "comment=…")
@@ -32,4 +34,5 @@ class Silence(PackAction):
         target = Target(episode, labels, config.ignored_labels)
         actor = self.actor(st2_user)
         comment = self.name_chat_user(comment, chat_user)
-        return silence(self.engine(), alertmanagers(config), actor, target, minutes, comment)
+        change = silence(self.engine(), alertmanagers(config), actor, target, minutes, comment)
+        return self.confirm(change, confirm_silence(change, episode), format)

@@ -7,7 +7,8 @@ from typing import Any
 from pack_action import PackAction
 from poundcake.config import CREDENTIAL_KEYS
 from poundcake.monitoring import alertmanagers
-from poundcake.trail.silences import SilenceChange, Target, unsilence
+from poundcake.trail.silences import Target, unsilence
+from poundcake.trail.text.confirmations import confirm_end_of_silence
 
 
 class Unsilence(PackAction):
@@ -21,12 +22,14 @@ class Unsilence(PackAction):
         episode: str = "",
         force: bool = False,
         st2_user: str = "",
+        format: str = "json",
         **filters: Any,
-    ) -> SilenceChange:
+    ) -> dict[str, Any] | str:
         """End the silence, and return it."""
         config = self.settings
         parameters = ("force=true",) if force else ()
         episode = self.find_episode("unsilence", episode, *parameters, **filters)
         target = Target(episode, None, config.ignored_labels)
         servers, actor = alertmanagers(config), self.actor(st2_user)
-        return unsilence(self.engine(), servers, actor, target, silence_id.strip(), force)
+        change = unsilence(self.engine(), servers, actor, target, silence_id.strip(), force)
+        return self.confirm(change, confirm_end_of_silence(change, episode), format)

@@ -157,7 +157,7 @@ def test_each_documented_command_works(stack, st2, placeholder_values):
         [c for c in commands if "acknowledge" in c and "undo" not in c],
         [c for c in commands if "acknowledge" in c and "undo" in c],
         [c for c in commands if c.startswith("run poundcake.close ")],
-        ["run poundcake.resume"],
+        ["run poundcake.resume format=text"],
     ]
     first_group = [
         command for command in commands if not any(command in group for group in last_groups)

@@ -130,7 +130,7 @@ def test_nothing_is_changed_while_changes_are_paused(stack_with_limits):
             assert "\nPAUSED by " in text
             assert "maintenance of rack 12" in " ".join(text.split())
         health = stack.run("poundcake.health", format="text")
-        assert "\nPAUSED by " in health and "\nmode      paused: nothing is changed" in health
+        assert "\nPAUSED by " in health and "\nmode      paused: no changes until `" in health
         assert stack.get("/alerts/active").json()["paused"]["reason"] == "maintenance of rack 12"
         stack.wait_until(lambda: stack.get("/health").json()["paused"])
         metrics = stack._endpoint.get(stack.url + "/metrics", timeout=30).text
@@ -172,7 +172,7 @@ def test_a_failing_remediation_stops_until_it_is_released(stack_with_limits):
     assert change["result"] == "not_verified"
     _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1, stack.silent_host), 1)
     assert change["refusal"] == "breaker"
-    assert f"poundcake.release remediation={WORK}" in change["reason"]
+    assert f"poundcake.release format=text remediation={WORK}" in change["reason"]
     assert stack.run("poundcake.release", remediation=WORK)["failures"] == 1
     _, (change,) = wait_for_decisions(stack, fire(stack, "ScenarioReboot", 1, stack.silent_host), 1)
     assert change["result"] == "not_verified"

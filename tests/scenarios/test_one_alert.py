@@ -402,7 +402,7 @@ def test_a_workflow_handles_an_episode_once_until_its_claim_is_released(stack):
     assert second_execution["result"]["output"]["message"] == (
         f"execution {holder} of poundcake_scenarios.linked holds the claim on this episode; if it "
         "ended without doing its work, release the claim with `st2 run poundcake.release "
-        f"episode={episode}`"
+        f"format=text episode={episode}`"
     )
     assert len(stack.work_executions(episode)) == 1
     assert len(stack.get_trail(trail["request_id"])["stackstorm_executions"]) == 1

@@ -48,6 +48,14 @@ ENTRIES = [
         "action": WORK,
     },
 ]
+# What undoes the actions that change something, so that the outputs do not depend on their order.
+UNDO = {
+    "poundcake.pause": {"action": "poundcake.resume", "parameters": {}},
+    "poundcake.acknowledge": {
+        "action": "poundcake.acknowledge",
+        "parameters": {"alert_name": "HostDown", "undo": True},
+    },
+}
 OUTPUTS = [
     pytest.param(path, shown, id=f"{path.name}-{number}")
     for path in documents.DOCUMENTS
@@ -85,8 +93,13 @@ def test_the_output_is_the_one_that_the_document_shows(
 ):
     st2 = st2_runner(shown_stack, monkeypatch, capsys)
     _, *arguments = shlex.split(shown.command)
+    action = arguments[1]
+    if action == "poundcake.resume":
+        shown_stack.run("poundcake.pause", reason="maintenance of rack 12")
     # The documents name an action of the linux pack, which the stand-in does not have.
     lines = [line.replace(WORK, "linux.service") for line in read_result(st2(*arguments))]
+    if action in UNDO:
+        shown_stack.run(UNDO[action]["action"], **UNDO[action]["parameters"])
     if os.environ.get("POUNDCAKE_UPDATE_PAGES"):
         text = path.read_text(encoding="utf-8")
         new_block = "\n".join([f"$ {shown.command}", *lines]) + "\n"

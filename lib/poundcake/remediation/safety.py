@@ -532,7 +532,7 @@ def _check_acknowledgement(
     return _Reason(
         Refusal.ACKNOWLEDGED,
         f"acknowledged by {situation.acknowledged_by}",
-        f"`st2 run poundcake.acknowledge episode={situation.episode} undo=true`",
+        f"`st2 run poundcake.acknowledge format=text episode={situation.episode} undo=true`",
     )
 
 
@@ -563,7 +563,7 @@ def _check_episode(config: Config, request: ChangeRequest, situation: Situation)
         Refusal.EPISODE_TAKEN,
         f"execution {holder.st2_execution_id} {verb} a change for this episode with "
         f"{holder.action}",
-        f"`st2 run poundcake.release episode={situation.episode}`",
+        f"`st2 run poundcake.release format=text episode={situation.episode}`",
     )
 
 
@@ -668,7 +668,7 @@ def _check_cooldown(config: Config, request: ChangeRequest, situation: Situation
         Refusal.COOLDOWN,
         f"cooldown of {situation.target} until {format_deadline(until)} ({key}): {latest.action} "
         f"of execution {latest.st2_execution_id} ended at {format_deadline(latest.ended_at)}",
-        f"wait, or `st2 run poundcake.release episode={latest.episode}`",
+        f"wait, or `st2 run poundcake.release format=text episode={latest.episode}`",
     )
 
 
@@ -782,6 +782,6 @@ def _describe_changes(in_flight: Sequence[Change]) -> str:
 
 def _advise_waiting(in_flight: Sequence[Change]) -> str:
     return (
-        "wait until it ends; if its workflow is stuck, `st2 run poundcake.release "
+        "wait until it ends; if its workflow is stuck, `st2 run poundcake.release format=text "
         f"episode={in_flight[0].episode} force=true`"
     )

@@ -23,7 +23,7 @@ from poundcake.stackstorm import (
     action_result,
 )
 from poundcake.timestamps import format_timestamp, parse_timestamp
-from poundcake.trail import clock, database, short_ids
+from poundcake.trail import clock, commands, database, short_ids
 from poundcake.trail.audit import Actor, write_entry
 from poundcake.trail.change_tasks import APPROVAL_TASK, CHANGE_WORKFLOW, read_tasks
 from poundcake.trail.errors import TrackingError
@@ -164,10 +164,7 @@ def _describe_asking(episode: str, rows: Sequence[Row[Any]], command_for: Comman
     """
     if not rows:
         which = f"of episode {episode}" if episode else "of a matching alert"
-        return (
-            f"no change {which} waits for approval; list what does: "
-            "st2 run poundcake.alerts_active format=text"
-        )
+        return f"no change {which} waits for approval; list what does: {commands.ACTIVE}"
     by_episode = {row.episode: row for row in rows}
     if len(by_episode) > 1:
         listed = list_candidates([by_episode[name] for name in sorted(by_episode)], command_for)

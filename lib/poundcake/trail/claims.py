@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import changes, clock, database, short_ids
+from poundcake.trail import changes, clock, commands, database, short_ids
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
@@ -473,8 +473,8 @@ def _refusal_reason(
     if holder and claimant.may_change:
         return (
             f"execution {holder} of {claimant.workflow} holds the claim on this episode; if it "
-            "ended without doing its work, release the claim with `st2 run poundcake.release "
-            f"episode={claimant.episode}`"
+            "ended without doing its work, release the claim with "
+            f"`{commands.for_episode('release', claimant.episode)}`"
         )
     acknowledged_by = _acknowledged_by(connection, claimant.episode)
     if acknowledged_by:

@@ -8,7 +8,11 @@ HEALTH = "st2 run poundcake.health format=text"
 """Shows the state of the endpoint and of everything that it depends on."""
 DOCTOR = "st2 run poundcake.doctor format=text"
 """Checks everything that the installation needs."""
-RESUME = "st2 run poundcake.resume"
+ACTIVE = "st2 run poundcake.alerts_active format=text"
+"""Lists the open incidents."""
+PLAN = "st2 run poundcake.plan format=text"
+"""Checks every entry of `remediations`."""
+RESUME = "st2 run poundcake.resume format=text"
 """Ends the pause of all changes."""
 
 
@@ -20,7 +24,7 @@ def for_episode(action: str, episode: str, *parameters: str) -> str:
         episode: The name of the episode.
         parameters: More parameters of the action, as `name=value`.
     """
-    return " ".join([f"st2 run poundcake.{action} episode={episode}", *parameters])
+    return " ".join([f"st2 run poundcake.{action} format=text episode={episode}", *parameters])
 
 
 def show_episode(episode: str) -> str:
@@ -38,9 +42,14 @@ def replay(request_id: str) -> str:
     return f"st2 run poundcake.replay request_id={request_id} force=true"
 
 
+def end_silence(silence_id: str) -> str:
+    """Return the command that ends a silence in Alertmanager."""
+    return f"st2 run poundcake.unsilence format=text silence_id={silence_id}"
+
+
 def release_breaker(remediation: str) -> str:
     """Return the command that allows a remediation again that its breaker stops."""
-    return f"st2 run poundcake.release remediation={shlex.quote(remediation)}"
+    return f"st2 run poundcake.release format=text remediation={shlex.quote(remediation)}"
 
 
 def answer_inquiry(inquiry_id: str) -> str:

@@ -71,9 +71,7 @@ def find_open_incident(
     rows = connection.execute(statement.with_for_update() if for_update else statement).all()
     rows = [row for row in rows if row.episode == filters.episode] or rows
     if not rows:
-        raise TrackingError(
-            "no open incident matches; list them: st2 run poundcake.alerts_active format=text"
-        )
+        raise TrackingError(f"no open incident matches; list them: {commands.ACTIVE}")
     if len(rows) > 1:
         listed = list_candidates(rows, command_for)
         raise TrackingError(f"more than one open incident matches; choose one: {listed}")

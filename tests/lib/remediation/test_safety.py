@@ -321,7 +321,7 @@ TEMPORARY_REFUSALS = {
         {},
         {"host_cooldown_seconds": 0},
         "execution e7 made a change for this episode with linux.service",
-        "poundcake.release episode=f-1",
+        "poundcake.release format=text episode=f-1",
     ),
     "storm": (
         {"similar_count": 6},
@@ -384,7 +384,7 @@ TEMPORARY_REFUSALS = {
         {},
         {},
         "cooldown of web-1 until 2026-01-14T12:00:10Z (host_cooldown_seconds)",
-        "poundcake.release episode=g-1",
+        "poundcake.release format=text episode=g-1",
     ),
     "daily_target_limit": (
         {
@@ -416,7 +416,7 @@ TEMPORARY_REFUSALS = {
         {},
         {},
         "the last 3 changes of linux.service failed or did not clear the alert",
-        "poundcake.release remediation=linux.service",
+        "poundcake.release format=text remediation=linux.service",
     ),
 }
 DISABLED_CONTROLS = {

@@ -71,7 +71,7 @@ class TestLink:
         assert result["reason"] == (
             f"execution e1 of {WORKFLOW} holds the claim on this episode; if it ended without "
             "doing its work, release the claim with `st2 run poundcake.release "
-            f"episode={admitted_alert[1]}`"
+            f"format=text episode={admitted_alert[1]}`"
         )
         assert [row.st2_execution_id for row in read_rows(engine, links)] == ["e1"]
         assert len(read_rows(engine, executions)) == 1

@@ -421,7 +421,7 @@ class TestBreaker:
         self.end_changes(hosts)
         decision = hosts.reserve(3, remediation="web", at=300)
         assert decision.refusal == "breaker"
-        assert "poundcake.release remediation=web" in decision.how_to_lift
+        assert "poundcake.release format=text remediation=web" in decision.how_to_lift
         assert hosts.reserve(4, remediation="other", at=300).may_change
         assert claims.release_breaker(engine, "web", ANNA) == 3
         assert hosts.reserve(3, remediation="web", at=310).may_change

@@ -103,7 +103,7 @@ def test_the_views_show_the_pause_at_the_top(engine):
     line = "PAUSED by anna at 2026-01-14 12:00:00Z until 2027-01-13 12:00:00Z: maintenance"
     for page in (text.why(episodes), text.alerts_active(active)):
         assert page.splitlines()[1] == line
-        assert page.splitlines()[2].endswith("st2 run poundcake.resume")
+        assert page.splitlines()[3].endswith("st2 run poundcake.resume format=text")
     assert text.why(view(engine, queries.why, filters=search.parse(alert_name="x"))).startswith(
         "\nPAUSED"
     )

@@ -6,13 +6,12 @@ import re
 from datetime import datetime, timezone
 from typing import Any, Mapping, Sequence
 
-from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import commands
 from poundcake.trail.outbox import MAX_EVIDENCE
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,
     MAX_WIDTH,
-    TIME,
+    add_remaining,
     counted,
     display_width,
     footer_lines,
@@ -183,17 +182,8 @@ class _Page:
             text: The sentence.
             with_remaining: Whether to say how long it is until a time in the future.
         """
-
-        def add_remaining(match: re.Match[str]) -> str:
-            moment = parse_timestamp(match[0])
-            if moment is None or moment <= self._now:
-                return match[0]
-            remaining = format_elapsed(format_timestamp(self._now), moment)
-            return f"{match[0]} (in {unbreakable(remaining)})"
-
-        sentence = format_sentence(
-            TIME.sub(add_remaining, text) if with_remaining else text, self._now
-        )
+        text = add_remaining(text, self._now) if with_remaining else text
+        sentence = format_sentence(text, self._now)
         return _DURATION.sub(lambda match: unbreakable(match[0]), sentence)
 
 

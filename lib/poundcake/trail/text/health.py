@@ -148,7 +148,7 @@ def find_remedy(name: str, part: Mapping[str, Any]) -> str:
 def describe_mode(view: Mapping[str, Any]) -> str:
     """Return whether changes are made."""
     if view.get("paused"):
-        return f"paused: nothing is changed until `{commands.RESUME}`"
+        return f"paused: no changes until `{commands.RESUME}`"
     if view["dry_run"]:
         return "dry run: nothing is changed until dry_run is false"
     return "live: remediations change hosts"
@@ -246,4 +246,4 @@ def _next_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         return next_lines(_LOG)
     if _find_recent_refusal(view, now):
         return next_lines(commands.DOCTOR)
-    return next_lines("st2 run poundcake.alerts_active format=text")
+    return next_lines(commands.ACTIVE)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Mapping, Sequence
 
 from wcwidth import wcwidth
 
 from poundcake.inert import LEFT_TO_RIGHT_MARK, one_line
-from poundcake.timestamps import format_duration, parse_timestamp
+from poundcake.timestamps import format_duration, format_timestamp, parse_timestamp
 from poundcake.trail.clock import format_deadline
 
 DEFAULT_WIDTH = 80
@@ -287,6 +287,26 @@ def format_deadline_time(moment: str | None, now: datetime) -> str:
     """Return a deadline like format_time(), but rounded up, as format_deadline() rounds it."""
     parsed_moment = _parse(moment)
     return format_time(format_deadline(parsed_moment) if parsed_moment else moment, now)
+
+
+def add_remaining(text: str, now: datetime, tolerance: timedelta = timedelta(0)) -> str:
+    """Return a text that also says how long it is until each time in the future.
+
+    Args:
+        text: The text.
+        now: The current time.
+        tolerance: The time that may have passed since the text was written. It is added, so that
+            an hour is not shown as 59 minutes.
+    """
+
+    def with_remaining(match: re.Match[str]) -> str:
+        moment = parse_timestamp(match[0])
+        if moment is None or moment <= now:
+            return match[0]
+        remaining = format_elapsed(format_timestamp(now), moment + tolerance)
+        return f"{match[0]} (in {unbreakable(remaining)})"
+
+    return TIME.sub(with_remaining, text)
 
 
 def format_sentence(text: str, now: datetime) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Mapping
 
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
-from poundcake.trail.text.layout import format_deadline_time, format_time
+from poundcake.trail.text.layout import format_deadline_time, format_time, unbreakable
 
 
 def incident_remark_lines(incident: Mapping[str, Any]) -> list[str]:
@@ -92,7 +92,7 @@ def pause_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         return []
     return [
         f"PAUSED {describe_pause(pause, now)}",
-        f"  nothing is changed; to allow changes again: {commands.RESUME}",
+        f"  nothing is changed; to allow changes again: {unbreakable(commands.RESUME)}",
         "",
     ]
 

@@ -174,4 +174,4 @@ def next_commands(view: Mapping[str, Any]) -> list[str]:
     for alert in view["alerts"]:
         if alert["status"] == "firing" and why_commands(alert):
             return why_commands(alert)
-    return ["st2 run poundcake.alerts_active format=text"]
+    return [commands.ACTIVE]

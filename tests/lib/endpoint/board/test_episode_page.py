@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import pytest
 from sqlalchemy import select, update
 
+from poundcake.trail import commands
 from poundcake.trail.changes import dump_evidence
 from poundcake.trail.schema import changes, events
 from tests.lib.endpoint.board.recorded_service import HEALTH
@@ -55,15 +56,19 @@ class TestHead:
             ("changed_and_not_cleared", "DID NOT HELP", "st2 execution get "),
             ("failed", "FAILED", "st2 execution get "),
             ("refused_by_hosts", "NOT TOUCHED: HOST NOT ALLOWED", "st2 run poundcake.plan "),
-            ("refused_by_pause", "NOT TOUCHED: PAUSED", "st2 run poundcake.resume"),
+            ("refused_by_pause", "NOT TOUCHED: PAUSED", "st2 run poundcake.resume format=text"),
             ("storm", "NOT TOUCHED: STORM", "st2 run poundcake.alerts_active format=text"),
-            ("breaker", "NOT TOUCHED: BREAKER", "st2 run poundcake.release remediation=nginx"),
+            (
+                "breaker",
+                "NOT TOUCHED: BREAKER",
+                "st2 run poundcake.release format=text remediation=nginx",
+            ),
             ("stackstorm_away", "WAITING FOR STACKSTORM", "st2 run poundcake.health format=text"),
             ("lost", "LOST", "st2 run poundcake.replay request_id="),
             ("rule_failed", "RULE FAILED", "st2 run poundcake.replay request_id="),
-            ("acknowledged", "ACKNOWLEDGED", "st2 run poundcake.acknowledge episode="),
-            ("silenced", "SILENCED", "st2 run poundcake.unsilence episode="),
-            ("stale", "STALE", "st2 run poundcake.close episode="),
+            ("acknowledged", "ACKNOWLEDGED", "st2 run poundcake.acknowledge format=text episode="),
+            ("silenced", "SILENCED", "st2 run poundcake.unsilence format=text episode="),
+            ("stale", "STALE", "st2 run poundcake.close format=text episode="),
             ("resolved_by_itself", "CLEARED BY ITSELF", ""),
         ],
     )
@@ -171,15 +176,18 @@ class TestCommands:
         name = episode["episode"]
         assert list(possible(page).values()) == [
             f"st2 run poundcake.plan format=text episode={name}",
-            f"st2 run poundcake.acknowledge episode={name}",
+            f"st2 run poundcake.acknowledge format=text episode={name}",
             f"st2 run poundcake.replay request_id={world.request_id} force=true",
-            f"st2 run poundcake.close episode={name} comment=ended",
+            f"st2 run poundcake.close format=text episode={name} comment=ended",
             f"st2 run poundcake.why format=text episode={name}",
         ]
 
     def test_a_held_claim_can_be_released(self, world, browser):
         page, episode = open_episode(world, browser, "failed")
-        assert f"st2 run poundcake.release episode={episode['episode']}" in possible(page).values()
+        assert (
+            f"st2 run poundcake.release format=text episode={episode['episode']}"
+            in possible(page).values()
+        )
 
     @pytest.mark.parametrize("state", ["running", "waiting_for_approval"])
     def test_what_is_at_work_is_neither_released_nor_replayed(self, world, browser, state):
@@ -189,20 +197,23 @@ class TestCommands:
 
     def test_an_approval_can_be_answered(self, world, browser):
         page, episode = open_episode(world, browser, "waiting_for_approval")
-        command = f"st2 run poundcake.approve episode={episode['episode']}"
+        command = f"st2 run poundcake.approve format=text episode={episode['episode']}"
         assert possible(page)["Approve ipmi.power_cycle on web-21"] == command
         assert possible(page)["Reject ipmi.power_cycle on web-21"] == f"{command} reject=true"
 
     def test_an_acknowledgement_can_be_withdrawn(self, world, browser):
         page, episode = open_episode(world, browser, "acknowledged")
         texts = list(possible(page).values())
-        assert f"st2 run poundcake.acknowledge episode={episode['episode']} undo=true" in texts
+        assert (
+            f"st2 run poundcake.acknowledge format=text episode={episode['episode']} undo=true"
+            in texts
+        )
         assert not any("poundcake.replay" in text for text in texts)
 
     def test_a_silence_can_be_ended(self, world, browser):
         page, episode = open_episode(world, browser, "silenced")
         texts = list(possible(page).values())
-        assert f"st2 run poundcake.unsilence episode={episode['episode']}" in texts
+        assert f"st2 run poundcake.unsilence format=text episode={episode['episode']}" in texts
         assert not any("poundcake.silence" in text for text in texts)
 
     def test_an_ended_incident_offers_only_its_text(self, world, browser):
@@ -224,7 +235,7 @@ class TestSilences:
             '{alertname="ServiceDown", cluster="eu-1", instance="web-21:9100", service="nginx",'
             ' severity="critical", team="infra"}'
         )
-        silence = f"st2 run poundcake.silence episode={row.episode} minutes=60 comment=by-hand"
+        silence = commands.for_episode("silence", row.episode, "minutes=60", "comment=by-hand")
         assert silence in possible(page).values()
 
     def test_without_alertmanagers_there_is_no_form(self, world, browser):

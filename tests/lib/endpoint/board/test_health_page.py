@@ -81,7 +81,7 @@ def test_a_remediation_that_is_off_has_the_command_that_releases_it(engine, serv
     record_day(engine)
     page, text = show(service)
     assert "nginx 3 failures in a row, the last" in text
-    assert ">st2 run poundcake.release remediation=nginx</code>" in page
+    assert ">st2 run poundcake.release format=text remediation=nginx</code>" in page
     assert 'href="/board/episodes/' in page and 'id="breakers"' in page
 
 

@@ -57,7 +57,12 @@ class TestSections:
             ("changed", "in_progress", "CHANGED ServiceDown", ""),
             ("stackstorm_away", "in_progress", "WAITING FOR STACKSTORM", "st2 run poundcake.heal"),
             ("acknowledged", "handled", "ACKNOWLEDGED NodeFilesystem", "st2 run poundcake.ackn"),
-            ("silenced", "handled", "SILENCED HostDown", "st2 run poundcake.unsilence episode="),
+            (
+                "silenced",
+                "handled",
+                "SILENCED HostDown",
+                "st2 run poundcake.unsilence format=text episode=",
+            ),
             ("no_rule", "other", "NOTHING RAN NodeFilesystemFull", "st2 run poundcake.plan "),
             ("evidence_only", "other", "EVIDENCE ONLY HostDown", "st2 execution get "),
             ("dry_run", "other", "DRY RUN ServiceDown", "st2 run poundcake.plan "),

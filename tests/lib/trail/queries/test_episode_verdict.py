@@ -408,7 +408,7 @@ class TestFailures:
             failures_in_a_row=3,
         )
         step = judge(judged, NOW._replace(breaker_failures=limit)).next_step
-        assert ("`st2 run poundcake.release remediation=nginx`" in step) == is_off
+        assert ("`st2 run poundcake.release format=text remediation=nginx`" in step) == is_off
 
     def test_a_change_of_a_resolved_alert_that_came_late_did_not_help(self):
         judged = episode(
@@ -444,7 +444,7 @@ class TestRefusals:
                 "STORM",
                 "st2 run poundcake.alerts_active format=text alert_name=ServiceDown",
             ),
-            ("breaker", "BREAKER", "st2 run poundcake.release remediation=nginx"),
+            ("breaker", "BREAKER", "st2 run poundcake.release format=text remediation=nginx"),
             (
                 "approval_missing",
                 "NOT APPROVED",
@@ -458,9 +458,9 @@ class TestRefusals:
             (
                 "acknowledged",
                 "ACKNOWLEDGED",
-                f"st2 run poundcake.acknowledge episode={EPISODE} undo=true",
+                f"st2 run poundcake.acknowledge format=text episode={EPISODE} undo=true",
             ),
-            ("silenced", "SILENCED", f"st2 run poundcake.unsilence episode={EPISODE}"),
+            ("silenced", "SILENCED", f"st2 run poundcake.unsilence format=text episode={EPISODE}"),
             (
                 "database_unavailable",
                 "DATABASE UNAVAILABLE",
@@ -475,7 +475,7 @@ class TestRefusals:
 
     def test_a_pause_is_resumed_unless_it_has_ended(self):
         paused = NOW._replace(pause=Pause(NOON, "anna", "rack 12"))
-        assert self.judge("paused", paused).next_command == "st2 run poundcake.resume"
+        assert self.judge("paused", paused).next_command == "st2 run poundcake.resume format=text"
         assert self.judge("paused").next_command.startswith("st2 run poundcake.replay ")
 
     def test_a_retry_needs_nobody(self):
@@ -528,7 +528,10 @@ class TestTimes:
         assert judge(judged, fresh).verdict == "no_rule"
         judgement = judge(judged, stale)
         assert judgement.verdict == "stale"
-        assert judgement.next_command == f"st2 run poundcake.close episode={EPISODE} comment=ended"
+        assert (
+            judgement.next_command
+            == f"st2 run poundcake.close format=text episode={EPISODE} comment=ended"
+        )
 
     def test_a_held_back_alert_shows_until_when(self):
         incident = row(

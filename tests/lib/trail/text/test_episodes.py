@@ -253,8 +253,9 @@ def test_the_end_of_a_pause_is_the_same_as_in_a_refusal():
 
 def test_a_pause_comes_first():
     pause = {"by": "anna", "at": "2026-01-14T12:00:00.123456Z", "until": None, "reason": "rack 12"}
-    assert lines_of(paused=pause)[1:4] == [
+    assert lines_of(paused=pause)[1:5] == [
         "PAUSED by anna at 12:00:00Z: rack 12",
-        "  nothing is changed; to allow changes again: st2 run poundcake.resume",
+        "  nothing is changed; to allow changes again:",
+        "    st2 run poundcake.resume format=text",
         "",
     ]

@@ -52,7 +52,7 @@ def test_a_state_is_shown_as_a_person_reads_it(world, state):
     assert output + "\n" == file.read_text(encoding="utf-8")
     assert not MICROSECONDS.search(output) and not TIMESTAMP.search(output)
     for line in output.split("\n"):
-        is_command = line.strip().startswith(("st2 ", "run: st2 "))
+        is_command = line.strip().startswith(("st2 ", "run: st2 ", "`st2 "))
         assert display_width(line) <= 80 or is_command, line
     rows = [*view.get("waiting", []), *view["episodes"]]
     assert len(split_blocks(output)) == len(rows)

@@ -92,7 +92,8 @@ def check(output, name):
     assert not MICROSECONDS.search(output)
     assert not re.search(r"\b1 (alert|execution|request|notification)s\b", output)
     for line in output.split("\n"):
-        assert display_width(line) <= 80
+        is_command = re.match(r" *(next: )?st2 run \S", line)  # one that does not fit
+        assert display_width(line) <= 80 or is_command, line
     assert re.match(r"(next: |      )\S", output.split("\n")[-1])
 
 

@@ -115,7 +115,7 @@ def test_the_first_line_is_the_verdict(fields, verdict):
         ({"dry_run": False}, "live: remediations change hosts"),
         (
             {"dry_run": False, "paused": {"by": "a", "at": "x", "until": None, "reason": "r"}},
-            "paused: nothing is changed until `st2 run poundcake.resume`",
+            "paused: no changes until `st2 run poundcake.resume format=text`",
         ),
     ],
 )
