@@ -112,10 +112,10 @@ def st2_runner(stack, monkeypatch, capsys):
 def placeholder_values(stack):
     """Remediate an alert, and return {placeholder in the documents: id}.
 
-    Also open the incident that some commands name by its alert: HostDown on web-1.
+    Also open the incident that some commands name by its alert: HostDown on web-1.example.org.
     """
-    named_alert = alert("HostDown", labels={"alertname": "HostDown", "instance": "web-1:9100"})
-    stack.wait_until_recorded(stack.send(notification(named_alert)))
+    sample = ROOT / "tests" / "scenarios" / "samples" / "firing.json"
+    stack.wait_until_recorded(stack.send(sample.read_bytes()))
     request_id = stack.send(notification(alert("ScenarioLinked")))
     trail = stack.wait_until_completed(request_id)
     (alert_view,) = trail["alerts"]

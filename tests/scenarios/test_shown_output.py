@@ -53,7 +53,7 @@ UNDO = {
     "poundcake.pause": {"action": "poundcake.resume", "parameters": {}},
     "poundcake.acknowledge": {
         "action": "poundcake.acknowledge",
-        "parameters": {"alert_name": "HostDown", "undo": True},
+        "parameters": {"instance": "web-1.example.org", "undo": True},
     },
 }
 OUTPUTS = [
