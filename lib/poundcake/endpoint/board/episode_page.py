@@ -10,7 +10,7 @@ from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.episode_commands import list_commands
 from poundcake.endpoint.board.execution_rows import execution_row
 from poundcake.endpoint.board.silence_forms import silence_forms
-from poundcake.endpoint.health import State
+from poundcake.endpoint.board.stackstorm_state import stackstorm_problem
 from poundcake.stackstorm.web_ui import execution_url
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import queries, search
@@ -71,14 +71,11 @@ def _read_view(config: Config, service: BoardService, name: str) -> dict[str, An
         "web_url": config.st2_web_url,
         "config": config,
     }
-    stackstorm = service.recent_health()["components"].get("stackstorm", {})
-    if stackstorm.get("state") != State.DOWN:
+    problem = stackstorm_problem(service)
+    if not problem:
         return service.read(queries.read_episodes, **query)
     view = service.read_recorded(queries.read_episodes, **query).as_json()
-    return {
-        **view,
-        "stackstorm": f"open executions are as of the last sync: {stackstorm['detail']}",
-    }
+    return {**view, "stackstorm": problem}
 
 
 def _change_row(change: Mapping[str, Any], config: Config) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from poundcake.endpoint.board.alert_rows import approvals, for_list, shared_labe
 from poundcake.endpoint.board.board_service import BoardService
 from poundcake.endpoint.board.journal_rows import JournalRows, read_journal
 from poundcake.endpoint.board.paths import now_path, search_path
+from poundcake.endpoint.board.stackstorm_state import stackstorm_problem
 from poundcake.endpoint.query_parameters import parse_text
 from poundcake.trail import search
 from poundcake.trail.database import DatabaseError
@@ -22,15 +23,18 @@ from poundcake.trail.queries.episode_verdict import EpisodeVerdict
 from poundcake.trail.queries.incidents import (
     Attention,
     read_incidents,
-    read_waiting_incidents,
+    read_incidents_at_work,
 )
 from poundcake.trail.search import Filters
 from poundcake.trail.text.lists import severity_rank
 
 MAX_INCIDENTS = 200
 """Maximum number of open incidents that the page judges, besides those that wait for a person."""
-MAX_WAITING = 50
-"""Maximum number of incidents that wait for the answer of a person."""
+MAX_AT_WORK = 50
+"""Maximum number of incidents about whose executions the page asks StackStorm, in one request.
+
+Those that wait for the answer of a person come first.
+"""
 MAX_CARDS = 16
 """Maximum number of incidents that the page shows in detail, one by one."""
 MAX_GROUPS = 16
@@ -74,8 +78,8 @@ class _Recorded(NamedTuple):
     """What the tracking database says.
 
     Attributes:
-        incidents: The open incidents to show, as JSON: the newest ones and, on the first page, all
-            that wait for an answer.
+        incidents: The open incidents to show, as JSON: the newest ones and, on the first page,
+            those that StackStorm works on.
         left_out_count: The number of open incidents that follow.
         next: The cursor of the next page, or ''.
         names: The number of open incidents by the name of their alerts, if some are not shown.
@@ -110,18 +114,24 @@ def read_now(config: Config, service: BoardService, filters: Filters) -> dict[st
     Raises:
         FilterError: The cursor belongs to another view.
     """
-    problem = ""
+    problem = stackstorm = ""
     recorded = _Recorded([], 0, "", [])
+    is_first = filters.before is None
     try:
-        recorded = service.read_recorded(_read, config=config, filters=filters)
+        at_work = _read_at_work(config, service) if is_first else {}
+        stackstorm = at_work.get("stackstorm", "")
+        incidents = at_work.get("active_alerts", [])
+        recorded = service.read_recorded(
+            _read, config=config, filters=filters, current_incidents=incidents
+        )
     except DatabaseError as error:
         problem = str(error)
-    is_first = filters.before is None
     journal = read_journal(service, Filters(), _MAX_JOURNAL_ROWS) if is_first else JournalRows([])
     hidden = shared_labels(recorded.incidents)
     return {
         "is_first": is_first,
         "problem": problem,
+        "stackstorm": stackstorm,
         "shared_labels": hidden,
         "sections": _build_sections(recorded.incidents, hidden, config),
         "more": _count_more(recorded),
@@ -141,15 +151,32 @@ def test_command(config: Config) -> str:
     )
 
 
-def _read(connection: Connection, config: Config, filters: Filters) -> _Recorded:
+def _read_at_work(config: Config, service: BoardService) -> dict[str, Any]:
+    """Return the incidents that StackStorm works on, with their executions as they are now.
+
+    So a request for approval is shown as soon as it waits. While StackStorm is down, the executions
+    are as of the last sync, because many people wait for this page.
+    """
+    query = {"limit": MAX_AT_WORK, "config": config}
+    problem = stackstorm_problem(service)
+    if not problem:
+        return service.read(read_incidents_at_work, **query)
+    view = service.read_recorded(read_incidents_at_work, **query).as_json()
+    return {**view, "stackstorm": problem} if view["active_alerts"] else view
+
+
+def _read(
+    connection: Connection,
+    config: Config,
+    filters: Filters,
+    current_incidents: Sequence[dict[str, Any]],
+) -> _Recorded:
     newest = read_incidents(connection, filters, MAX_INCIDENTS, config=config)
-    rows = newest.as_json()["active_alerts"]
-    if not filters.before:
-        rows = [
-            *read_waiting_incidents(connection, MAX_WAITING, config).as_json()["active_alerts"],
-            *rows,
-        ]
-    incidents = list({row["episode"]: row for row in rows}.values())
+    rows = [*current_incidents, *newest.as_json()["active_alerts"]]
+    by_episode: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        by_episode.setdefault(row["episode"], row)
+    incidents = list(by_episode.values())
     next_cursor = newest.page.next
     return _Recorded(
         incidents,
@@ -212,7 +239,7 @@ class _Group:
             }
         budget.groups -= 1
         labels = {**hidden, **shared_labels(self.incidents)}
-        most = MAX_WAITING if self.section == "waiting" else MAX_GROUP_ROWS
+        most = MAX_AT_WORK if self.section == "waiting" else MAX_GROUP_ROWS
         count = min(budget.rows, most, len(self.incidents))
         budget.rows -= count
         rows = [for_list(row, labels, _MAX_ROW_LABELS) for row in self.incidents[:count]]

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.config import Config
-from poundcake.stackstorm import WAITING
+from poundcake.stackstorm import TERMINAL, WAITING, ExecutionStatus
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve
@@ -40,9 +40,13 @@ from poundcake.trail.schema import alerts, executions, links, unindexed
 from poundcake.trail.search import Cursor, Filters
 
 _NO_LIMIT = (1 << 63) - 1
-# How many of the newest executions that wait for a person are looked at. Those of incidents that
-# have ended are among them.
-_MAX_WAITING = 500
+# How many of the newest open executions are looked at. Those of incidents that have ended are among
+# them.
+_MAX_EXECUTIONS = 500
+# The other statuses of an execution that has not ended. A list of them uses the index.
+_WORKING = tuple(
+    status.value for status in ExecutionStatus if status.value not in (*WAITING, *TERMINAL)
+)
 # The filters whose columns are in the index ix_poundcake_alerts_by_open.
 _IN_INDEX = ("severity", "alert_name", "instance")
 
@@ -172,38 +176,50 @@ def read_incidents(
     )
 
 
-def read_waiting_incidents(
+def read_incidents_at_work(
     connection: Connection, limit: int = 100, config: Config | None = None
 ) -> IncidentsView:
-    """Return the open incidents whose workflow waits for a person, the latest workflow first.
+    """Return the open incidents whose workflow has not ended: those that wait for a person first.
 
-    They are found by their executions, however many incidents are open.
+    They are found by their executions, however many incidents are open. The latest workflow comes
+    first.
 
     Args:
         connection: A connection to the tracking database.
         limit: The maximum number of incidents.
         config: The configuration, on whose limits the judgements depend; None for the defaults.
     """
-    waiting = (
-        select(executions.c.id, executions.c.start_timestamp)
-        .where(executions.c.status.in_(WAITING))
-        .order_by(executions.c.start_timestamp.desc(), executions.c.id.desc())
-        .limit(_MAX_WAITING)
-        .subquery("waiting")
+    ids = list(
+        dict.fromkeys(
+            [
+                *_find_by_executions(connection, WAITING),
+                *_find_by_executions(connection, _WORKING),
+            ]
+        )
     )
-    ids = connection.scalars(
-        select(alerts.c.id)
-        .join(links, links.c.alert_id == alerts.c.id)
-        .join(waiting, waiting.c.id == links.c.st2_execution_id)
-        .where(unindexed(alerts.c.open_fingerprint) > "")
-        .order_by(waiting.c.start_timestamp.desc(), waiting.c.id.desc())
-    ).all()
-    ids = list(dict.fromkeys(ids))
     rows = {row.id: row for row in alerts_by_id(connection, ids[:limit])}
     episodes = _build_episodes(connection, [rows[i] for i in ids[:limit] if i in rows])
     return IncidentsView(
         Page(episodes, len(ids)), read_circumstances(connection, config or Config())
     )
+
+
+def _find_by_executions(connection: Connection, statuses: Sequence[str]) -> Sequence[int]:
+    """Return the open incidents with an execution in one of these statuses, the latest first."""
+    newest = (
+        select(executions.c.id, executions.c.start_timestamp)
+        .where(executions.c.status.in_(statuses))
+        .order_by(executions.c.start_timestamp.desc(), executions.c.id.desc())
+        .limit(_MAX_EXECUTIONS)
+        .subquery("newest")
+    )
+    return connection.scalars(
+        select(alerts.c.id)
+        .join(links, links.c.alert_id == alerts.c.id)
+        .join(newest, newest.c.id == links.c.st2_execution_id)
+        .where(unindexed(alerts.c.open_fingerprint) > "")
+        .order_by(newest.c.start_timestamp.desc(), newest.c.id.desc())
+    ).all()
 
 
 def _build_episodes(connection: Connection, rows: Sequence[AlertRow]) -> list[Episode]:

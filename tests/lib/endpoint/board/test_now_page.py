@@ -11,6 +11,7 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import interventions, search
 from poundcake.trail.database import DatabaseError
+from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.samples import alert, waiting_requests
 from tests.lib.trail.text import on_call_states
 from tests.lib.trail.text.on_call_states import ANNA, START, host_down, service_down
@@ -123,6 +124,42 @@ class TestApprovals:
         (command,) = card.commands
         inquiry = command.rpartition(" ")[2]
         assert card.links["Answer in StackStorm"] == f"https://st2.example/#/inquiry/{inquiry}"
+
+    def test_an_approval_is_shown_before_sync_has_reported_it(self, world, browser):
+        """As in `why`, the page asks StackStorm."""
+        (row,) = world.notify(host_down())
+        _, _, inquiry = world.ask(row, remediation="dead-host")
+        card = browser.get("/board").section("section-waiting").one("article")
+        assert card.commands == [f"st2 inquiry respond {inquiry}"]
+        assert "Change: ipmi.power_cycle on web-21" in card.text
+
+    def test_while_stackstorm_is_down_it_is_not_asked_and_the_page_says_so(self, world, browser):
+        (row,) = world.notify(host_down())
+        world.ask(row, remediation="dead-host")
+        world.stackstorm.errors["get_executions"] = AssertionError("it is asked")
+        down = {"stackstorm": {"state": "down", "detail": "connection refused"}}
+        health = {**HEALTH, "components": {**HEALTH["components"], **down}}
+        browser.service.health = health
+        page = browser.get("/board")
+        assert "RUNNING HostDown" in page.section("section-in_progress").text
+        notice = page.main.one(class_="notice").text
+        assert notice == "StackStorm: open executions are as of the last sync: connection refused"
+
+    def test_stackstorm_is_asked_once_and_only_if_something_is_open(
+        self, world, browser, monkeypatch
+    ):
+        asked = []
+        get_executions = world.stackstorm.get_executions
+        monkeypatch.setattr(
+            world.stackstorm, "get_executions", lambda ids: asked.append(ids) or get_executions(ids)
+        )
+        fire(world, 3)
+        browser.get("/board")
+        assert asked == []
+        on_call_states.running(world)
+        asked.clear()
+        browser.get("/board")
+        assert len(asked) == 1
 
     def test_without_a_web_ui_the_command_remains(self, world, browser):
         world.settings["st2_web_url"] = ""

@@ -8,7 +8,7 @@ from poundcake.config import Config
 from poundcake.trail import database, interventions, queries, text
 from poundcake.trail.audit import Actor
 from poundcake.trail.open_counts import count_open_incidents
-from poundcake.trail.queries.incidents import read_waiting_incidents
+from poundcake.trail.queries.incidents import read_incidents_at_work
 from poundcake.trail.record import record_requests
 from poundcake.trail.search import Filters
 from tests.lib.samples import NOON, UTC, alert, iso, later, request
@@ -179,19 +179,21 @@ def start(engine, name, execution, status, started_at, starts_at=NOON):
     return request_id
 
 
-class TestWaitingIncidents:
+class TestIncidentsAtWork:
     def read(self, engine, limit=100):
         with database.reading(engine) as connection, database_time(later(300)):
-            return read_waiting_incidents(connection, limit).as_json()
+            return read_incidents_at_work(connection, limit).as_json()
 
-    def test_only_incidents_whose_workflow_waits_are_found(self, engine):
+    def test_incidents_whose_workflow_waits_come_before_those_whose_workflow_runs(self, engine):
         start(engine, "a", "e1", "paused", later(60))
         start(engine, "b", "e2", "running", later(120))
         start(engine, "c", "e3", "pending", later(180))
+        start(engine, "e", "e4", "requested", later(200))
         record(engine, alert("d"), received_at=later(240))
         page = self.read(engine)
-        assert (list_names(page), page["count"]) == (["c", "a"], 2)
-        assert {row["verdict"] for row in page["active_alerts"]} == {"workflow_paused"}
+        assert (list_names(page), page["count"]) == (["c", "a", "e", "b"], 4)
+        verdicts = [row["verdict"] for row in page["active_alerts"]]
+        assert verdicts == ["workflow_paused", "workflow_paused", "running", "running"]
 
     def test_the_limit_does_not_change_the_count(self, engine):
         for number in range(3):
