@@ -1,11 +1,34 @@
-"""Find out whether the contents of a folder survive a reboot."""
+"""Find out how full the disk of a folder is, and whether the folder survives a reboot."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from typing import NamedTuple
 
 _VOLATILE = ("tmpfs", "ramfs")
 _MOUNTS = "/proc/self/mounts"
+
+
+class DiskUsage(NamedTuple):
+    """How full a disk is, in bytes.
+
+    Attributes:
+        size: The size of its file system.
+        free: What this process's user can still write.
+    """
+
+    size: int
+    free: int
+
+
+def disk_usage(path: str) -> DiskUsage | None:
+    """Return how full the disk of a path is, or None if the path does not exist."""
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return DiskUsage(usage.total, usage.free)
 
 
 def volatile_filesystem(path: str) -> str:

@@ -112,17 +112,22 @@ class DownstreamReport(ComponentReport):
     Attributes:
         waiting: The number of requests that are waiting for the component.
         pending: For the database, a sentence about what an operator has to migrate or copy.
+        clock_offset_seconds: For the database, how far this machine's clock is ahead of its clock.
         stuck: For StackStorm, the requests that cannot be recorded.
     """
 
     waiting: int = 0
     pending: str | None = None
+    clock_offset_seconds: float | None = None
     stuck: list[str] | None = None
 
 
 @dataclass
 class JournalReport(ComponentReport):
-    """The report on the journal. Every number is None while the journal cannot be read.
+    """The report on the journal.
+
+    The numbers of requests and seconds are None while the journal cannot be read. The bytes are
+    None if there is no state_dir.
 
     Attributes:
         waiting: The number of requests waiting to be recorded, excluding stuck ones.
@@ -132,6 +137,10 @@ class JournalReport(ComponentReport):
         stuck: The number of requests that cannot be recorded although others can.
         stuck_requests: The request ids of the first stuck requests.
         set_aside: The reports on the damaged journals in quarantine.
+        processing_problem: Why requests are not processed, or why the triggers of recorded ones are
+            not published, or '' if they are.
+        disk_free_bytes, disk_size_bytes: The free space for the endpoint, and the size, of the disk
+            of state_dir.
     """
 
     waiting: int | None = None
@@ -144,6 +153,9 @@ class JournalReport(ComponentReport):
     stuck: int | None = None
     stuck_requests: list[str] | None = None
     set_aside: list[dict[str, Any]] = field(default_factory=list)
+    processing_problem: str = ""
+    disk_free_bytes: int | None = None
+    disk_size_bytes: int | None = None
 
 
 @dataclass
@@ -181,6 +193,7 @@ class HealthReport:
         configuration: The configuration in use.
         components: The report on each component, by name.
         paused: The pause of all changes, or None.
+        certificate_expires_at: When the TLS certificate in use expires, or None without TLS.
     """
 
     status: str
@@ -193,6 +206,7 @@ class HealthReport:
     configuration: ConfigurationReport
     components: dict[str, ComponentReport]
     paused: dict[str, Any] | None = None
+    certificate_expires_at: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
@@ -201,7 +215,11 @@ class HealthReport:
 
 
 def build_report(
-    installation: Installation, address: str, applied_at: datetime, config_problem: str = ""
+    installation: Installation,
+    address: str,
+    applied_at: datetime,
+    config_problem: str = "",
+    certificate_expires_at: datetime | None = None,
 ) -> HealthReport:
     """Return the health report of an endpoint.
 
@@ -210,13 +228,15 @@ def build_report(
         address: The URL that it listens on, or '' while it does not listen.
         applied_at: When its configuration was applied.
         config_problem: Why the newest configuration is not in effect, or '' if it is.
+        certificate_expires_at: When the TLS certificate in use expires, or None without TLS.
     """
     config, keeper = installation.config, installation.keeper
     journal, problems = _journal_report(keeper, config.backlog_limit)
     components: dict[str, ComponentReport] = {"journal": journal}
     if keeper.pipeline:
         problems.append(keeper.pipeline.pending.incidents)
-        components.update(_downstream_reports(keeper.pipeline, journal))
+        clock_offset = installation.reader.last_clock_offset
+        components.update(_downstream_reports(keeper.pipeline, journal, clock_offset))
         if config.alertmanagers:
             components["monitoring"] = _monitoring_report(keeper.pipeline.components.monitoring)
     return HealthReport(
@@ -241,6 +261,9 @@ def build_report(
         paused=keeper.pipeline.pause.as_json()
         if keeper.pipeline and keeper.pipeline.pause
         else None,
+        certificate_expires_at=format_timestamp(certificate_expires_at)
+        if certificate_expires_at
+        else None,
     )
 
 
@@ -251,21 +274,33 @@ def _journal_report(keeper: JournalKeeper, backlog_limit: int) -> tuple[JournalR
     problems = [str(report) for report in quarantine_reports]
     journal = keeper.journal
     details: dict[str, Any] = {}
+    processing_problems: list[str] = []
     if journal:
         try:
             counts = journal.counts()
             details = _journal_details(journal, counts, backlog_limit)
-            problems += _lateness_problems(counts)
+            if counts.oldest_seconds > LATE_SECONDS:
+                minutes = counts.oldest_seconds / 60
+                problems.append(f"the oldest request has waited {minutes:.0f} min to be recorded")
+            if counts.overdue_seconds > LATE_SECONDS:
+                minutes = counts.overdue_seconds / 60
+                late = f"the triggers of recorded requests are {minutes:.0f} min late"
+                processing_problems.append(late)
         except JournalError as error:
             keeper.note_failure(str(error))
     if keeper.pipeline and keeper.pipeline.problem():
-        problems.append(keeper.pipeline.problem())
+        processing_problems.append(keeper.pipeline.problem())
+    problems += processing_problems
     component = keeper.component
+    disk = keeper.disk_usage()
     report = JournalReport(
         component.state,
         format_timestamp(component.since),
         component.detail,
         set_aside=set_aside,
+        processing_problem="; ".join(processing_problems),
+        disk_free_bytes=disk.free if disk else None,
+        disk_size_bytes=disk.size if disk else None,
         **details,
     )
     if journal and journal.backlog >= backlog_limit:
@@ -289,24 +324,15 @@ def _journal_details(journal: Journal, counts: JournalCounts, backlog_limit: int
     }
 
 
-def _lateness_problems(counts: JournalCounts) -> list[str]:
-    """Return a sentence for each kind of request that has waited too long."""
-    problems = []
-    if counts.oldest_seconds > LATE_SECONDS:
-        minutes = counts.oldest_seconds / 60
-        problems.append(f"the oldest request has waited {minutes:.0f} min to be recorded")
-    if counts.overdue_seconds > LATE_SECONDS:
-        minutes = counts.overdue_seconds / 60
-        problems.append(f"the triggers of recorded requests are {minutes:.0f} min late")
-    return problems
-
-
-def _downstream_reports(pipeline: Pipeline, journal: JournalReport) -> dict[str, ComponentReport]:
+def _downstream_reports(
+    pipeline: Pipeline, journal: JournalReport, clock_offset: float | None
+) -> dict[str, ComponentReport]:
     """Return the reports on the components that requests pass through after the journal."""
     components = pipeline.components
     broker = _downstream_report(components.broker, journal.accepted)
     tracking_database = _downstream_report(components.database, journal.waiting)
     tracking_database.pending = str(pipeline.pending) or None
+    tracking_database.clock_offset_seconds = clock_offset
     stackstorm = _downstream_report(components.stackstorm, journal.recorded)
     stackstorm.stuck = journal.stuck_requests or []
     return {"broker": broker, "database": tracking_database, "stackstorm": stackstorm}

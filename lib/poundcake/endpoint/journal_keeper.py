@@ -7,7 +7,7 @@ from typing import Callable
 
 from poundcake.config import Config
 from poundcake.endpoint import quarantine
-from poundcake.endpoint.filesystem import volatile_filesystem
+from poundcake.endpoint.filesystem import DiskUsage, disk_usage, volatile_filesystem
 from poundcake.endpoint.health import Component, State
 from poundcake.endpoint.journal import Journal, JournalError
 from poundcake.endpoint.pipeline import Pipeline
@@ -96,6 +96,10 @@ class JournalKeeper:
     def quarantine_reports(self) -> list[quarantine.Report]:
         """Return the reports on the damaged journals that are still in quarantine."""
         return quarantine.read_reports(self._config.journal_path)
+
+    def disk_usage(self) -> DiskUsage | None:
+        """Return how full the disk of state_dir is, or None if there is no state_dir."""
+        return disk_usage(self._config.state_dir)
 
     def volatility_warning(self) -> str:
         """Return a warning if a reboot would delete the journal, otherwise ''."""

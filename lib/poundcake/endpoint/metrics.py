@@ -15,6 +15,7 @@ from typing import Any, Callable, Iterable, Iterator, Mapping, Tuple
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     Info,
     disable_created_metrics,
@@ -49,6 +50,39 @@ _JOURNAL_GAUGES = {
     "stuck": ("stuck_requests", "Requests that cannot be recorded although others can."),
     "waiting": ("backlog_requests", "Requests waiting to be recorded, excluding stuck ones."),
     "backlog_limit": ("backlog_limit_requests", "Backlog at which webhooks are refused."),
+}
+# {field of OpenCounts: (name after poundcake_, help)}
+_OPEN_GAUGES = {
+    "incidents": ("incidents_open", "Incidents that are open."),
+    "stale_incidents": (
+        "incidents_stale",
+        "Incidents without a notification for stale_after_hours that nobody handles.",
+    ),
+    "waiting_workflows": (
+        "workflows_waiting",
+        "Workflows that wait for an approval, or that a person paused.",
+    ),
+    "open_breakers": (
+        "breakers_open",
+        "Remediations that their breaker stops, because their last changes failed.",
+    ),
+    "oldest_running_seconds": (
+        "oldest_running_execution_seconds",
+        "Time since the oldest execution that is running was started.",
+    ),
+    "oldest_lost_seconds": (
+        "oldest_lost_alert_seconds",
+        "Time since the oldest alert that StackStorm keeps losing was recorded.",
+    ),
+    "oldest_event_seconds": (
+        "oldest_unpublished_event_seconds",
+        "Time since the oldest event that is not published yet.",
+    ),
+}
+# {key in the journal's health report: (name after poundcake_state_dir_, help)}
+_DISK_GAUGES = {
+    "disk_size_bytes": ("size_bytes", "Size of the file system of state_dir."),
+    "disk_free_bytes": ("free_bytes", "Bytes that the endpoint can still write to state_dir."),
 }
 # Seconds.
 _RESPONSE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -165,6 +199,12 @@ class Metrics:
             "announcement_misses", "Announcements whose requests were not all recorded in time."
         )
         self.syncs_requested = self._counter("syncs_asked", "Requests for a sync with StackStorm.")
+        self.sync_lateness = Gauge(
+            "sync_late_seconds",
+            "Time since a sync was requested, if none has ended since.",
+            namespace=_NAMESPACE,
+            registry=self._registry,
+        )
         self._create_fixed_series()
         self.recent_health = RecentHealth(health)
         self._registry.register(_HealthCollector(self.recent_health))
@@ -325,9 +365,10 @@ class CountedBus:
 
 
 class RecentOpenCounts(Collector):
-    """Collect the numbers of open incidents, waiting workflows and open breakers.
+    """Collect what is open: incidents, workflows, breakers, and what waits for StackStorm.
 
-    A step of the pipeline reads them from the tables. They are left out once they are too old.
+    A step of the pipeline reads the numbers from the tables. They are left out once they are too
+    old.
     """
 
     def __init__(self) -> None:
@@ -343,19 +384,8 @@ class RecentOpenCounts(Collector):
         counts = self._counts
         if counts is None or time.monotonic() > self._expires_at:
             return
-        yield GaugeMetricFamily(
-            "poundcake_incidents_open", "Incidents that are open.", counts.incidents
-        )
-        yield GaugeMetricFamily(
-            "poundcake_workflows_waiting",
-            "Workflows that wait for an approval, or that a person paused.",
-            counts.waiting_workflows,
-        )
-        yield GaugeMetricFamily(
-            "poundcake_breakers_open",
-            "Remediations that their breaker stops, because their last changes failed.",
-            counts.open_breakers,
-        )
+        for field, (name, text) in _OPEN_GAUGES.items():
+            yield GaugeMetricFamily(f"poundcake_{name}", text, getattr(counts, field))
 
 
 class _ConnectionCollector(Collector):
@@ -390,7 +420,22 @@ class _HealthCollector(Collector):
             "1 while all changes are paused with poundcake.pause.",
             int(bool(health.get("paused"))),
         )
+        yield from _configuration_metrics(health)
+        yield from _database_metrics(components.get("database") or {})
         journal = components["journal"]
+        yield GaugeMetricFamily(
+            "poundcake_journal_quarantined_files",
+            "Damaged journals in quarantine.",
+            len(journal.get("set_aside") or []),
+        )
+        yield GaugeMetricFamily(
+            "poundcake_processing_problem",
+            "1 while requests are not processed, or triggers of recorded ones are not published.",
+            int(bool(journal.get("processing_problem"))),
+        )
+        for key, (name, text) in _DISK_GAUGES.items():
+            if key in journal:  # missing if there is no state_dir
+                yield GaugeMetricFamily(f"poundcake_state_dir_{name}", text, journal[key])
         if "waiting" in journal:  # missing if the journal cannot be read
             yield from _journal_metrics(journal)
 
@@ -416,6 +461,37 @@ def _component_metrics(components: Mapping[str, Mapping[str, Any]]) -> Iterator[
             since.add_metric([name], changed_at.timestamp())
     yield down
     yield since
+
+
+def _configuration_metrics(health: Mapping[str, Any]) -> Iterator[Metric]:
+    configuration = health.get("configuration") or {}
+    problems = configuration.get("problem"), configuration.get("remediation_errors")
+    yield GaugeMetricFamily(
+        "poundcake_configuration_problem",
+        "1 while the newest configuration or an entry of remediations is not used.",
+        int(any(problems)),
+    )
+    expiry = GaugeMetricFamily(
+        "poundcake_certificate_expiry_timestamp_seconds", "When the TLS certificate expires."
+    )
+    expires_at = parse_timestamp(health.get("certificate_expires_at") or "")
+    if expires_at:
+        expiry.add_metric([], expires_at.timestamp())
+    yield expiry
+
+
+def _database_metrics(report: Mapping[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "poundcake_migration_pending",
+        "1 while poundcake.migrate has to be run.",
+        int(bool(report.get("pending"))),
+    )
+    if "clock_offset_seconds" in report:
+        yield GaugeMetricFamily(
+            "poundcake_clock_offset_seconds",
+            "How far the clock of this machine is ahead of the database's.",
+            report["clock_offset_seconds"],
+        )
 
 
 def _journal_metrics(journal: Mapping[str, Any]) -> Iterator[Metric]:

@@ -156,8 +156,10 @@ class Pipeline:
 
     def _count_open(self) -> None:
         if monotonic() >= self._count_open_at:
-            breaker_failures = self._dependencies.config().breaker_failures
-            counts = self._dependencies.reader.read(read_open_counts, breaker_failures)
+            config = self._dependencies.config()
+            counts = self._dependencies.reader.read(
+                read_open_counts, config.breaker_failures, config.stale_after_hours
+            )
             self._dependencies.metrics.open_counts.set(counts)
             self._count_open_at = monotonic() + OPEN_COUNTS_WAIT
 

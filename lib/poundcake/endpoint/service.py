@@ -394,5 +394,6 @@ class Endpoint:
             address,
             self._applied_at,
             "; ".join(filter(None, problems)),
+            certificates.expires_at if certificates else None,
         )
         return report.as_dict()

@@ -22,6 +22,8 @@ class SyncTimer:
         self._last_sync: ObservedSync | None = None
         self._observed_at = 0.0
         self._requested_at = float("-inf")
+        # The first request that no round of sync has followed yet.
+        self._unanswered_since: float | None = None
 
     def sync_soon(self) -> None:
         """Return to the shortest wait, because alerts were emitted."""
@@ -44,6 +46,7 @@ class SyncTimer:
         self._dependencies.components.database.mark_ok()
         self._report_monitoring(work.monitoring_problem)
         last_sync = self._observe_last_sync(work)
+        self._report_lateness(work)
         if not work.count:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
@@ -58,6 +61,7 @@ class SyncTimer:
             self._dependencies.components.broker.mark_ok()
             self._wait = retry.next_sync_wait(self._wait)
             self._requested_at = monotonic()
+            self._unanswered_since = self._unanswered_since or self._requested_at
             remaining = wait
         # An approval may expire during a long wait.
         remaining = min(remaining, retry.SYNC_WAITS[1])
@@ -71,6 +75,12 @@ class SyncTimer:
         else:
             monitoring.mark_ok()
 
+    def _report_lateness(self, work: OpenWork) -> None:
+        if not work.count:
+            self._unanswered_since = None
+        since = self._unanswered_since
+        self._dependencies.metrics.sync_lateness.set(0 if since is None else monotonic() - since)
+
     def _observe_last_sync(self, work: OpenWork) -> ObservedSync:
         now = monotonic()
         database_age = 0.0
@@ -79,5 +89,7 @@ class SyncTimer:
         last_sync = retry.observe_sync(
             self._last_sync, work.synced_at, database_age, now - self._observed_at
         )
+        if self._last_sync and self._last_sync.synced_at != last_sync.synced_at:
+            self._unanswered_since = None
         self._last_sync, self._observed_at = last_sync, now
         return last_sync

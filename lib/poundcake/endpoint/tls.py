@@ -6,6 +6,7 @@ changed files without a restart.
 
 from __future__ import annotations
 
+import _ssl
 import logging
 import os
 import ssl
@@ -13,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Tuple, TypeVar
 
 from poundcake.config import TLS_FILES, Config
@@ -156,6 +158,7 @@ class Certificates:
 
     Attributes:
         problem: Why the current files cannot be used; empty if they can.
+        expires_at: When the certificate in use expires, or None if that cannot be read.
 
     Raises:
         TLSError: A file cannot be used when the endpoint starts.
@@ -168,6 +171,7 @@ class Certificates:
         self._lock = threading.Lock()
         self._versions = self._current_versions()
         self._loaded = _load(self._paths)
+        self.expires_at = _read_expiry(self._paths["tls_certificate"])
         self.problem = ""
 
     def current(self) -> LoadedFiles:
@@ -178,6 +182,7 @@ class Certificates:
                 self._versions = versions
                 try:
                     self._loaded = _load(self._paths)
+                    self.expires_at = _read_expiry(self._paths["tls_certificate"])
                     self.problem = ""
                     self._log.info("TLS: using the changed certificate files")
                 except TLSError as error:
@@ -205,6 +210,18 @@ def _load(paths: dict[str, str]) -> LoadedFiles:
         except OSError as error:
             raise TLSError(f"{key}: cannot read {path}: {error.strerror}") from None
     return LoadedFiles(_create_context(paths), contents.get("tls_client_ca", b""))
+
+
+def _read_expiry(path: str) -> datetime | None:
+    """Return when the first certificate in a PEM file expires, or None if that cannot be read."""
+    # The public functions decode only the certificates of peers and of CAs. This one is in every
+    # release of Python, but it is private, so the endpoint also has to work without it.
+    try:
+        fields = _ssl._test_decode_cert(path)  # type: ignore[attr-defined]
+        expires_at = ssl.cert_time_to_seconds(fields["notAfter"])
+    except (AttributeError, OSError, ValueError):
+        return None
+    return datetime.fromtimestamp(expires_at, timezone.utc)
 
 
 def _create_context(paths: dict[str, str]) -> ssl.SSLContext:

@@ -123,6 +123,12 @@ class TrackingReader:
             self.read(lambda connection: None)
         return self._clock_offset
 
+    @property
+    def last_clock_offset(self) -> float | None:
+        """The offset as it was measured last, or None if it has not been measured yet."""
+        has_offset = self._compared_at is not None or self.engine.dialect.name == "sqlite"
+        return self._clock_offset if has_offset else None
+
     def switch_engine(self, engine: Engine, create_tables: bool) -> None:
         """Use another engine from now on. Reads in progress finish on the previous one."""
         previous, self.engine, self._create_tables = self.engine, engine, create_tables

@@ -22,6 +22,7 @@ from poundcake.trail.uncopied import Pending
 from tests.lib.samples import NOON, alert
 
 LOG = logging.getLogger("health")
+_DISK = ("free", "size")
 
 
 @pytest.fixture
@@ -48,6 +49,8 @@ def test_each_working_component_is_reported_as_ok(rig, installation):
     health_view = report(installation)
     since = {name: component.pop("since") for name, component in health_view["components"].items()}
     assert all(text.endswith("Z") for text in since.values())
+    disk = [health_view["components"]["journal"].pop(f"disk_{key}_bytes") for key in _DISK]
+    assert 0 < disk[0] <= disk[1]
     assert health_view == {
         "status": "ok",
         "version": health_view["version"],
@@ -77,12 +80,14 @@ def test_each_working_component_is_reported_as_ok(rig, installation):
                 "stuck": 0,
                 "stuck_requests": [],
                 "set_aside": [],
+                "processing_problem": "",
             },
             "broker": {"state": "ok", "detail": "", "waiting": 0},
-            "database": {"state": "ok", "detail": "", "waiting": 0},
+            "database": {"state": "ok", "detail": "", "waiting": 0, "clock_offset_seconds": 0},
             "stackstorm": {"state": "ok", "detail": "", "waiting": 1, "stuck": []},
         },
         "paused": None,
+        "certificate_expires_at": None,
     }
 
 

@@ -127,3 +127,23 @@ def test_stale_incidents_cause_syncs_only_if_expiry_is_configured(rig):
     rig.bus.config = Config(expire_stale_hours=2)  # registered while the endpoint runs
     rig.advance(61)
     assert count_syncs(rig) > count_before
+
+
+def test_a_sync_that_does_not_run_is_measured_until_the_next_round(rig):
+    def lateness():
+        return rig.metrics.sync_lateness._value.get()
+
+    rig.accept(alert())
+    rig.advance()
+    for _ in range(10):
+        rig.advance(61)
+    assert 500 < lateness() < 700
+    set_synced(rig, datetime.now(timezone.utc))
+    rig.advance(61)
+    assert lateness() == 0
+    for _ in range(3):
+        rig.advance(61)
+    assert lateness() > 60
+    rig.set_explanation("no_rule")
+    rig.advance(61)
+    assert lateness() == 0, "nothing is open, so no sync is needed"

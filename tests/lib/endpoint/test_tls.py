@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
 import time
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from unittest import mock
 
 import pytest
 import requests
 from cryptography import x509
 
+from poundcake.config import Config
 from poundcake.endpoint import tls
+from tests.lib import certificates
 from tests.lib.certificates import Authority
 from tests.lib.endpoint.framing_corpus import CASES
 from tests.lib.endpoint.wire import statuses
@@ -183,6 +187,24 @@ class TestCertificate:
         authority.issue("endpoint")
         assert endpoint.get_serial() != old_serial
         assert "using the changed certificate files" in endpoint.read_log(caplog)
+
+    def test_the_end_of_the_certificate_in_use_is_known(
+        self, certificate_files, authority, monkeypatch
+    ):
+        used = tls.Certificates(Config(**certificate_files), logging.getLogger("tls"))
+        hour = timedelta(hours=1)
+        in_an_hour = datetime.now(timezone.utc) + hour
+        assert abs(used.expires_at - in_an_hour) < timedelta(minutes=1)
+        monkeypatch.setattr(certificates, "HOUR", 2 * hour)
+        authority.issue("endpoint")
+        used.current()
+        assert abs(used.expires_at - in_an_hour - hour) < timedelta(minutes=1)
+
+    def test_a_certificate_is_used_if_python_cannot_read_its_end(
+        self, certificate_files, monkeypatch
+    ):
+        monkeypatch.delattr(tls._ssl, "_test_decode_cert")
+        assert tls.Certificates(Config(**certificate_files), None).expires_at is None
 
     def test_certificate_files_can_be_created_after_the_start(
         self, start_endpoint, certificate_files, caplog
