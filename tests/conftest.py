@@ -64,6 +64,8 @@ SLOW_FILES = (
     "tests/lib/trail/test_copy_trail.py",
     "tests/lib/trail/test_purge.py",
     "tests/lib/trail/test_record.py::TestBatches",
+    "tests/test_alert_rules.py::test_an_alert_fires_if_alertmanager_cannot_deliver_webhooks",
+    "tests/test_alert_rules.py::test_each_alert_fires_only_in_its_state",
 )
 # `make test` leaves these to `make test-long`, because they take a long time, or because they
 # repeat the checks of other tests on another database, another runtime or another proxy. (As in a

@@ -7,12 +7,14 @@ values and schemas; add a key only after you have found it there.
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from poundcake import config
+from tests import documents
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "etc" / "kubernetes"
@@ -258,6 +260,19 @@ def test_the_image_contains_no_hidden_files():
     """`.env` and `.git` would otherwise be copied into the image."""
     ignored = (FOLDER / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     assert ".*" in ignored and "etc/poundcake.token" in ignored
+
+
+def test_the_alert_rules_are_those_of_the_other_installations(tmp_path):
+    block = documents.find_block(ROOT / "docs" / "KUBERNETES.md", "sh", "PrometheusRule")
+    command = block.splitlines()[0].replace(" etc/", f" {ROOT}/etc/")
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, check=True)
+    manifest = yaml.safe_load((tmp_path / "poundcake-rules.yaml").read_text(encoding="utf-8"))
+    assert (manifest["apiVersion"], manifest["kind"]) == (
+        "monitoring.coreos.com/v1",
+        "PrometheusRule",
+    )
+    rules = yaml.safe_load((ROOT / "etc" / "poundcake.rules.yml").read_text(encoding="utf-8"))
+    assert manifest["spec"] == rules
 
 
 def test_the_notifications_are_those_of_the_example_for_alertmanager(manifests):

@@ -147,6 +147,7 @@ def test_the_commands_of_the_uninstallation_delete_all_data(tmp_path):
         "opt/stackstorm/overrides/poundcake.yaml",
         "etc/alertmanager/poundcake.token",
         "etc/prometheus/poundcake.token",
+        "etc/prometheus/poundcake.rules.yml",
         "var/backups/poundcake.sqlite",
         "var/backups/poundcake.sql",
         "var/backups/poundcake-config.tar.gz",
