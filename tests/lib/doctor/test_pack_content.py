@@ -117,6 +117,18 @@ def test_disabled_content_is_found(facts, kind, ref, status, remedy):
     assert ref in finding.what and remedy in finding.remedy
 
 
+def test_content_that_stackstorm_lists_as_disabled_is_found(facts):
+    content = {kind: [item(ref) for ref in refs] for kind, refs in facts.expected.items()}
+    for kind, ref in (("actions", "poundcake.record"), ("rules", "poundcake.sync")):
+        (listed,) = (entry for entry in content[kind] if entry["ref"] == ref)
+        listed["enabled"] = False
+    found = find_others(read_pack(Api(content), str(ROOT)))
+    assert [finding.what for finding in found] == [
+        "actions that are disabled: poundcake.record",
+        "the rule poundcake.sync is disabled, so webhooks wait or their results stay unknown",
+    ]
+
+
 @pytest.mark.parametrize("rule", ["poundcake.host_down", "poundcake.default", "poundcake.purge"])
 def test_a_rule_that_is_not_required_may_be_disabled(facts, rule):
     registered = copy.deepcopy(facts.registered)

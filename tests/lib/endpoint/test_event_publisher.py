@@ -151,20 +151,21 @@ def test_ended_remediations_are_counted_by_name_and_result(outbox_rig):
     assert get_sample(outbox_rig, CLEAR_TIMES + "_count", remediation="linux.service") == 0
 
 
-def test_the_time_to_clear_is_observed_for_changes_that_cleared_their_alert(outbox_rig):
+@pytest.mark.parametrize("seconds", [240, 0])
+def test_the_time_to_clear_is_observed_for_changes_that_cleared_their_alert(outbox_rig, seconds):
     outbox_rig.bus.config = Config(allowed_actions=("linux.service",))
     with database.transaction(outbox_rig.engine) as connection:
         received_at = connection.scalar(select(alerts.c.created_at))
-        closed_at = received_at + timedelta(seconds=240)
+        closed_at = received_at + timedelta(seconds=seconds)
         connection.execute(update(alerts).values(closed_at=closed_at, open_fingerprint=None))
     end_remediation(outbox_rig, 1, remediation="linux.service", result=EndResult.CLEARED)
     end_remediation(outbox_rig, 2, remediation="linux.service", result=EndResult.NOT_CLEARED)
     outbox_rig.advance(5)
     labels = {"remediation": "linux.service"}
     assert get_sample(outbox_rig, CLEAR_TIMES + "_count", **labels) == 1
-    assert get_sample(outbox_rig, CLEAR_TIMES + "_sum", **labels) == 240
+    assert get_sample(outbox_rig, CLEAR_TIMES + "_sum", **labels) == seconds
     published = {p["result"]: p["seconds_to_clear"] for p in outbox_rig.bus.payloads(ENDED)}
-    assert published == {"cleared": 240, "not_cleared": 0}
+    assert published == {"cleared": seconds, "not_cleared": 0}
 
 
 def test_an_event_of_an_earlier_release_has_no_time_to_clear(outbox_rig):

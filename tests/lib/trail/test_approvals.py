@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -192,6 +193,13 @@ class TestAnswer:
         assert problem.startswith("the changes of 2 incidents wait for approval; choose one: ")
         command = commands.for_episode("approve", row.episode, "reject=true")
         assert f"HostDown web-22:9100: {command}" in problem
+        assert world.stackstorm.answers == []
+
+    def test_an_answer_that_fits_several_requests_is_refused(self, world):
+        (inquiry,) = world.stackstorm.list_pending_inquiries()
+        world.stackstorm.executions["i2"] = replace(inquiry, id="i2")
+        with pytest.raises(TrackingError, match="^2 changes of episode .* st2 inquiry list$"):
+            self.answer(world)
         assert world.stackstorm.answers == []
 
     def test_an_answer_that_stackstorm_refuses_is_not_recorded(self, world):

@@ -94,6 +94,34 @@ class TestAcknowledge:
         assert claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")["claimed"]
 
     @on_sqlite
+    @pytest.mark.parametrize(
+        "chat_user, comment, recorded",
+        [
+            ("carol", "I look at it", "I look at it (carol in chat)"),
+            ("carol", "", "(carol in chat)"),
+            pytest.param("c" * 200, "x", f"x ({'c' * 80} in chat)", id="a long name"),
+            ("", "I look at it", "I look at it"),
+        ],
+    )
+    def test_the_comment_names_the_chat_user(
+        self, engine, run_action, chat_user, comment, recorded
+    ):
+        """StackStorm knows only the user of the chat's bot."""
+        record(engine, alert(fingerprint="f"))
+        run_action(
+            "acknowledge",
+            "e1",
+            episode=EPISODE,
+            comment=comment,
+            chat_user=chat_user,
+            st2_user="hubot",
+        )
+        assert read_audit(engine) == [
+            ("acknowledge", "hubot", "e1", EPISODE, recorded, {"undo": False})
+        ]
+        assert read_rows(engine)[0].acknowledged_comment == recorded
+
+    @on_sqlite
     def test_a_workflow_that_has_started_keeps_its_claim(self, engine):
         request_id = record(engine, alert(fingerprint="f"))
         claims.link(engine, request_id, EPISODE, WORKFLOW, "e1")

@@ -375,8 +375,10 @@ def test_an_alert_that_was_malformed_before_is_decided_like_a_new_one(engine, mo
 def test_force_admits_an_ended_episode_once(engine):
     original_id = record(engine, firing("A"), firing("A", start=61))
     record(engine, resolved(), minutes=29)
-    replay_id = replay(engine, original_id, force=True)["request_id"]
-    assert [row.outcome for row in read_rows(engine, replay_id)] == ["admitted", "duplicate"]
+    result = replay(engine, original_id, force=True)
+    rows = read_rows(engine, result["request_id"])
+    assert [row.outcome for row in rows] == ["admitted", "duplicate"]
+    assert result["next_command"] == ""  # it was forced already
 
 
 @on_sqlite

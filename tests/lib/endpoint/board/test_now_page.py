@@ -256,6 +256,13 @@ class TestGroups:
         assert page.text.count("cluster=eu-1") == 1
         assert "rack=r1" in page.text and "rack=r2" in page.text
 
+    def test_a_label_that_only_some_have_stays_in_their_rows(self, world, browser):
+        for number, cluster in enumerate(("eu-1", "eu-1", "us-1", "us-1")):
+            fire(world, 1, f"Full{number}", cluster=cluster, team="infra")
+        page = browser.get("/board")
+        assert page.main.one(class_="shared-labels").texts("li") == ["team=infra"]
+        assert page.text.count("cluster=eu-1") == page.text.count("cluster=us-1") == 2
+
     def test_a_single_incident_keeps_its_labels(self, world, browser):
         on_call_states.failed(world)
         page = browser.get("/board")

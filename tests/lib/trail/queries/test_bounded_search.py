@@ -411,6 +411,24 @@ class TestBound:
                     names += [get_row_key(row) for row in page[rows_key]]
                 assert names == expected_rows[name], (name, filters, limit)
 
+    def test_pages_keep_the_order_if_one_value_has_many_more_alerts(self, engine, monkeypatch):
+        """The search reads a part of the index for each value, and some parts end earlier."""
+        monkeypatch.setattr(bounded_search, "DEPTH", 4)
+        severities = ["warning"] * 2 + ["critical"] * 12
+        expected_rows = [
+            record(
+                engine,
+                alert(fingerprint=f"f{n}", labels={"severity": severity}),
+                received_at=later(n),
+            )
+            for n, severity in enumerate(severities)
+        ]
+        filters = search.parse(labels='severity=~"critical|warning"')
+        request_ids = []
+        for page in pages(engine, queries.executions_recent, filters=filters, limit=50):
+            request_ids += [call["request_id"] for call in page["executions"]]
+        assert request_ids == expected_rows[::-1]
+
     def test_an_incomplete_count_is_marked_as_a_lower_bound(self, engine, monkeypatch):
         for n in range(8):
             request_id = record(engine, alert(fingerprint=f"f{n}"), received_at=later(n))
