@@ -6,9 +6,11 @@ that need it are skipped with a message.
 
 from __future__ import annotations
 
+import fnmatch
+import gc
 import importlib.util
 import os
-from fnmatch import fnmatchcase
+import re
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -109,6 +111,7 @@ LONG_TESTS = (
     "tests/scenarios/test_verified_remediations.py::*by-expression*",
     "tests/scenarios/test_verified_remediations.py::test_a_condition_that_no_longer_holds_*",
 )
+LONG_TEST = re.compile("|".join(fnmatch.translate(pattern) for pattern in LONG_TESTS))
 # StackStorm runs a sensor in a process that eventlet has patched. On plain threads, the tests that
 # start processes or are slow run only in `make test-long`.
 THREADS = ("threads", "Unpatched")
@@ -201,7 +204,7 @@ def starts_processes(item):
 def takes_long(item):
     """Return True if only `make test-long` runs a test."""
     on_threads = any(name in THREADS for name in list_parameters(item))
-    return any(fnmatchcase(item.nodeid, pattern) for pattern in LONG_TESTS) or (
+    return bool(LONG_TEST.match(item.nodeid)) or (
         on_threads and (starts_processes(item) or item.nodeid.startswith(SLOW_FILES))
     )
 
@@ -255,6 +258,11 @@ def find_position(nodeid):
     """Return the position of a test in the session."""
     positions = [i for i, name in enumerate(LONGEST_FIRST) if nodeid.startswith(name)]
     return positions[0] if positions else len(LONGEST_FIRST)
+
+
+def pytest_collection_finish():
+    """Exclude the tests and their modules from garbage collections, which would all visit them."""
+    gc.freeze()
 
 
 def pytest_configure(config):

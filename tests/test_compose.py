@@ -17,6 +17,7 @@ import yaml
 from poundcake import config
 from scripts import compose
 from tests import services
+from tests.content.pack import LOADER
 
 ROOT = Path(__file__).parents[1]
 FILES = {"docker-compose.yml": "stack", "docker-compose.pack.yml": "pack"}
@@ -96,7 +97,7 @@ SECRET_VARIABLE = re.compile("PASS|TOKEN|SECRET")
 
 def read(name):
     """Return a Compose file as it is written, with its variables."""
-    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    return yaml.load((ROOT / name).read_text(encoding="utf-8"), LOADER)
 
 
 def each_service():

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests import documents, services
+from tests.content.pack import LOADER
 from tests.shown_output import find_shown_outputs
 from tests.test_services import Webhook
 
@@ -19,7 +20,7 @@ CONFIGURATIONS = [
     pytest.param(block, id=f"{path.name}-{number}")
     for path in documents.DOCUMENTS
     for number, block in enumerate(documents.find_code_blocks(path, "yaml"), 1)
-    if {"route", "receivers"} <= set(yaml.safe_load(block) or {})
+    if {"route", "receivers"} <= set(yaml.load(block, LOADER) or {})
 ]
 ROUTES = [shown for shown in find_shown_outputs(PAGE) if shown.command.startswith("amtool ")]
 

@@ -32,6 +32,7 @@ if __name__ == "__main__":
     sys.path[:1] = [ROOT, os.path.join(OPTIONS["pack"], "lib")]
     sys.path.append(os.path.join(ROOT, "standalone", "st2"))
 
+import gc
 import importlib
 import logging
 
@@ -43,7 +44,12 @@ from poundcake.trail.record import record_requests
 from tests import forks
 
 # Modules that each endpoint would otherwise import after the fork.
-LIBRARIES = ("alembic.command", "poundcake.endpoint.service", "sqlalchemy.dialects.mysql.pymysql")
+LIBRARIES = (
+    "alembic.command",
+    "poundcake.endpoint.service",
+    "sqlalchemy.dialects.mysql.pymysql",
+    "sqlalchemy.dialects.sqlite",
+)
 
 
 class FileBus:
@@ -124,10 +130,15 @@ def apply_settings(settings):
 
 
 def serve_forks():
-    """Import the endpoint's modules, fork on each request, and return the options in each fork."""
+    """Load the endpoint's modules and templates, and fork on each request.
+
+    Returns:
+        The options, in each fork.
+    """
     for name in LIBRARIES:
         importlib.import_module(name)
-
+    importlib.import_module("poundcake.endpoint.board.templates").load_templates()
+    gc.freeze()  # a garbage collection would copy the memory that the forks share
     options_file, log = forks.serve()
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -14,9 +14,10 @@ from poundcake import config
 from poundcake.board_proxy import BoardProxy
 from poundcake.config import Config, ConfigError, load
 from poundcake.credentials import Credential, Kind, Scope
+from tests.content.pack import LOADER
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "config.schema.yaml").read_text())
+SCHEMA = yaml.load((ROOT / "config.schema.yaml").read_text(), LOADER)
 KEYS = {f.name for f in dataclasses.fields(Config)} - {"literal_secrets", "remediation_errors"}
 TLS_FILES = {"tls_certificate": "/c.pem", "tls_key": "/c.key", "tls_client_ca": "/ca.pem"}
 LONG_SECRET = "a-secret-that-is-long"
