@@ -215,8 +215,7 @@ class Pack:
         if "output_schema" in action:
             schema = action["output_schema"]
             yield from schemas.check_schema("output_schema", schema)
-            if isinstance(schema, dict) and not {"type", "anyOf"} & set(schema):
-                yield "output_schema has neither type nor anyOf, so StackStorm ignores it"
+            yield from schemas.check_output_schema(schema)
         elif runner in OWN_RESULT_RUNNERS:
             yield "has no output_schema"
         if runner in (*OWN_RESULT_RUNNERS, "remote-shell-script"):

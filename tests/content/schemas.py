@@ -11,6 +11,12 @@ from tests.content.stackstorm import KEYS
 STRUCTURES = ("properties", "patternProperties", "definitions")
 SINGLE = ("items", "additionalProperties", "not")
 LISTS = ("allOf", "anyOf", "oneOf", "items")
+# StackStorm's development branch (3.10dev) takes these for texts in the outermost level of an
+# output_schema, and aborts the installation.
+REFUSED_IN_OUTPUT = (
+    *("allOf", "anyOf", "oneOf", "not", "minLength", "maxLength"),
+    *("minItems", "maxItems", "minProperties", "maxProperties"),
+)
 INVALID_REQUIRED = (
     "has a `required` that is not true or false; with a list, StackStorm drops every payload; "
     "set `required: true` on each property instead"
@@ -31,6 +37,17 @@ def check_schema(where, schema):
             jsonschema.Draft4Validator.check_schema(to_draft4(schema))
         except jsonschema.SchemaError as error:
             yield f"{where}: {error.message}"
+
+
+def check_output_schema(schema):
+    """Yield the problems of the outermost level of an output_schema."""
+    if not isinstance(schema, dict):
+        return
+    for key in schema:
+        if key in REFUSED_IN_OUTPUT:
+            yield f"output_schema has {key}, with which StackStorm 3.10dev refuses the pack"
+    if not schema.get("type") and not schema.get("properties"):
+        yield "output_schema has neither type nor properties, so it says nothing"
 
 
 def find_key_problems(schema):
