@@ -154,10 +154,11 @@ class Stack:
         execution = self.api("/executions", "POST", {"action": ref, "parameters": parameters})
         return self.wait_until_ended(execution["id"])
 
-    def wait_until_ended(self, execution_id):
+    def wait_until_ended(self, execution_id, timeout=None):
         return self.wait_until(
             lambda: self.api("/executions/" + execution_id),
             lambda e: e["status"] in TERMINAL_STATUSES,
+            timeout,
         )
 
     def run(self, ref, **parameters):

@@ -108,6 +108,13 @@ def st2_runner(stack, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def resume_changes(stack):
+    """Resume changes, even if the test fails: otherwise, the other scenarios would fail as well."""
+    yield
+    stack.run("poundcake.resume")
+
+
 @pytest.fixture(scope="module")
 def placeholder_values(stack):
     """Remediate an alert, and return {placeholder in the documents: id}.
@@ -139,6 +146,7 @@ def test_each_action_has_help(st2, action):
     assert "Parameters:" in text
 
 
+@pytest.mark.usefixtures("resume_changes")
 def test_each_documented_command_works(stack, st2, placeholder_values):
     # Moving the trail would break the other scenarios on this stack.
     commands = [
@@ -175,11 +183,13 @@ def test_each_documented_command_works(stack, st2, placeholder_values):
             else:
                 st2(verb, *arguments)
         for command, execution_id in execution_ids.items():
-            execution = stack.wait_until_ended(execution_id)
+            # A busy StackStorm takes minutes for 60 actions at once.
+            execution = stack.wait_until_ended(execution_id, timeout=600)
             assert execution["status"] == "succeeded", f"st2 {command}: {execution['result']}"
             if command.startswith("run poundcake.replay "):
                 # The workflow of the replay must also end before the next group.
-                stack.wait_until_completed(execution["result"]["result"]["request_id"])
+                replayed_id = execution["result"]["result"]["request_id"]
+                stack.wait_until_completed(replayed_id, timeout=600)
 
 
 def test_a_parameter_without_a_name_is_refused(st2):
