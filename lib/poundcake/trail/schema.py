@@ -28,12 +28,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     func,
 )
-from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 # The newest revision of the tables in migrations/versions, which every writer needs.
 VERSION = 13
@@ -50,11 +50,25 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def _is_mariadb(dialect: Dialect) -> bool:
+    # MariaDB's types and options are used only on MariaDB, because SQLAlchemy loads its drivers for
+    # them. Each action on SQLite would take the time for that.
+    return dialect.name in ("mysql", "mariadb")
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """A time: an aware datetime in Python, and UTC without an offset in the table."""
 
-    impl = DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    impl = DateTime
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of the column. On MariaDB, it keeps microseconds."""
+        if not _is_mariadb(dialect):
+            return dialect.type_descriptor(DateTime())
+        from sqlalchemy.dialects.mysql import DATETIME
+
+        return dialect.type_descriptor(DATETIME(fsp=6))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return the value in UTC without a time zone, as the column stores it."""
@@ -65,11 +79,25 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=timezone.utc)
 
 
+class LongText(TypeDecorator[str]):
+    """A text of any length. MariaDB's TEXT has at most 65,535 bytes."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the type of the column."""
+        if not _is_mariadb(dialect):
+            return dialect.type_descriptor(Text())
+        from sqlalchemy.dialects.mysql import LONGTEXT
+
+        return dialect.type_descriptor(LONGTEXT())
+
+
 # SQLite auto-increments only a primary key that is declared INTEGER.
 _Id = BigInteger().with_variant(Integer, "sqlite")
-_Long = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 # In MariaDB's default collation 'HostDown' equals 'hostdown'; in utf8mb4_bin 'a' equals 'a '.
-_options: dict[str, Any] = {
+_MARIADB_OPTIONS = {
     "mysql_engine": "InnoDB",
     "mysql_charset": "utf8mb4",
     "mysql_collate": "utf8mb4_nopad_bin",
@@ -78,6 +106,14 @@ _options: dict[str, Any] = {
     "mariadb_collate": "utf8mb4_nopad_bin",
 }
 
+
+@event.listens_for(metadata, "before_create")
+def _set_options(target: MetaData, connection: Connection, **_: object) -> None:
+    if _is_mariadb(connection.dialect):
+        for table in target.tables.values():
+            table.dialect_kwargs.update(_MARIADB_OPTIONS)
+
+
 api_calls = Table(
     "poundcake_api_calls",
     metadata,
@@ -85,15 +121,15 @@ api_calls = Table(
     Column("request_id", String(36), nullable=False, unique=True),
     Column("method", String(8), nullable=False),
     Column("path", String(255), nullable=False),
-    Column("headers", _Long, nullable=False),
-    Column("body", _Long, nullable=False),
+    Column("headers", LongText, nullable=False),
+    Column("body", LongText, nullable=False),
     Column("status_code", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("completed_at", UtcDateTime),
     Column("client_request_id", String(255)),
     Column("client_host", String(64)),
     Column("receiver", String(255)),
-    Column("group_key", _Long),
+    Column("group_key", LongText),
     Column("group_status", String(16)),
     Column("truncated_alerts", BigInteger, nullable=False, default=0),
     Column("delivery_key", String(64)),
@@ -108,7 +144,6 @@ api_calls = Table(
     Column("credential", String(64), nullable=False, default="", server_default=""),
     Index("ix_poundcake_api_calls_created", "created_at", "id"),
     Index("ix_poundcake_api_calls_completed", "completed_at", "id"),
-    **_options,
 )
 
 ALERTS_BY_ID = "ix_poundcake_alerts_by_id"
@@ -127,8 +162,8 @@ alerts = Table(
     Column("alert_name", String(255), nullable=False),
     Column("severity", String(64), nullable=False),
     Column("instance", String(255), nullable=False),
-    Column("labels", _Long, nullable=False),
-    Column("annotations", _Long, nullable=False),
+    Column("labels", LongText, nullable=False),
+    Column("annotations", LongText, nullable=False),
     Column("generator_url", Text),
     Column("status", String(16), nullable=False),
     Column("starts_at", UtcDateTime),
@@ -217,7 +252,6 @@ alerts = Table(
         "alert_name",
         "instance",
     ),
-    **_options,
 )
 
 links = Table(
@@ -237,7 +271,6 @@ links = Table(
     UniqueConstraint("st2_execution_id", "alert_id", name="uq_poundcake_link_execution"),
     Index("ix_poundcake_link_request", "request_id", "id"),
     Index("ix_poundcake_link_alert", "alert_id", "id"),
-    **_options,
 )
 
 executions = Table(
@@ -259,7 +292,6 @@ executions = Table(
     Column("synced_at", UtcDateTime),
     Index("ix_execution_db_by_status", "status", "start_timestamp", "id"),
     Index("ix_execution_db_start", "start_timestamp", "id"),
-    **_options,
 )
 
 audit = Table(
@@ -280,7 +312,6 @@ audit = Table(
     Column("details", Text, nullable=False),
     Index("ix_poundcake_audit_target", "target", "id"),
     Index("ix_poundcake_audit_at", "at", "id"),
-    **_options,
 )
 
 changes = Table(
@@ -335,7 +366,6 @@ changes = Table(
     Index("ix_poundcake_changes_result", "result", "ended_at"),
     Index("ix_poundcake_changes_episode", "episode"),
     Index("ix_poundcake_changes_request", "request_id"),
-    **_options,
 )
 
 events = Table(
@@ -349,7 +379,7 @@ events = Table(
     Column("subject", String(255), nullable=False),
     Column("at", UtcDateTime, nullable=False),
     # The payload of the trigger as JSON, before its text is made inert.
-    Column("payload", _Long, nullable=False),
+    Column("payload", LongText, nullable=False),
     # When the limit that this event reports last refused another change. NULL if it has not.
     Column("repeated_at", UtcDateTime),
     # When an endpoint published the event. NULL until then.
@@ -360,7 +390,6 @@ events = Table(
     Index("ix_poundcake_events_unpublished", "published_at", "at", "id"),
     Index("ix_poundcake_events_subject", "subject", "kind", "at"),
     Index("ix_poundcake_events_at", "at"),
-    **_options,
 )
 
 meta = Table(
@@ -368,7 +397,6 @@ meta = Table(
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", String(255), nullable=False),
-    **_options,
 )
 
 
