@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from poundcake.config import Config
 from poundcake.stackstorm import TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import changes, clock, commands, database, short_ids
+from poundcake.trail import changes, clock, commands, database
 from poundcake.trail.audit import NOBODY, Actor, write_entry
 from poundcake.trail.clock import format_deadline
 from poundcake.trail.errors import TrackingError
@@ -280,6 +280,8 @@ def release(
             Nothing was released.
         DatabaseError: The database is unavailable.
     """
+    from poundcake.trail import short_ids  # poundcake.begin does not load it
+
     database.prepare(engine, create=False)
     with database.reading(engine) as connection:
         episode = short_ids.expand_episode(connection, episode)

@@ -10,7 +10,7 @@ All times are by the database's clock.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Callable, Mapping, NamedTuple, Protocol, Sequence, TypeVar
 
@@ -325,6 +325,18 @@ def _read_situation(
     now = clock.database_now(connection)
     labels: dict[str, str] = json.loads(alert.labels)
     target, missing_label = _derive_target(labels, request, config.host_label, alert.fingerprint)
+    situation = Situation(
+        now=now,
+        named_host=labels.get(config.host_label, ""),
+        status=alert.status,
+        alert_name=alert.alert_name,
+        episode=alert.episode,
+        target=target,
+        missing_label=missing_label,
+    )
+    if not request.action:
+        # Nothing can be changed, so no limit and no other change matters.
+        return situation
     incident = _read_incident(connection, alert.episode)
     changes_in_flight = find_changes(connection, *is_in_flight(now))
     is_granted_change = is_granted()
@@ -337,19 +349,13 @@ def _read_situation(
         similar_count_per_value = _count_similar(
             connection, alert.alert_name, quiet_since, request, labels
         )
-    return Situation(
-        now=now,
-        named_host=labels.get(config.host_label, ""),
-        status=alert.status,
-        alert_name=alert.alert_name,
-        episode=alert.episode,
+    return replace(
+        situation,
         opened_at=incident.opened_at,
         last_seen_at=incident.last_seen_at,
         incident_ended_at=find_incident_end(connection, alert),
         acknowledged_by=incident.acknowledged_by or "",
         silenced_by=incident.silenced_by or "",
-        target=target,
-        missing_label=missing_label,
         per_value=cut(per_value, changes.c.per_value) if request.per_label else "",
         pause=read_pause(connection),
         similar_count=_count_similar(connection, alert.alert_name, quiet_since),
