@@ -32,8 +32,10 @@ FAILURE_WAITS = (1.0, 30.0)
 SYNC_WAITS = (10.0, 60.0)
 """First and longest wait between rounds of sync. An emission resets the wait to the first.
 
-Most workflows that change nothing end within the first wait, so one round completes their requests.
+Most workflows that change nothing record their result within the first wait.
 """
+SYNC_CONFIRMATION_WAIT = 20.0
+"""How much longer a round of sync may wait if it would only confirm recorded results."""
 SYNC_IDLE_WAIT = 600.0
 """Wait between rounds of sync while all open work is waiting for people."""
 

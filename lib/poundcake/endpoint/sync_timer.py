@@ -24,6 +24,7 @@ class SyncTimer:
         self._requested_at = float("-inf")
         # The first request that no round of sync has followed yet.
         self._unanswered_since: float | None = None
+        self._confirm_by: float | None = None
 
     def sync_soon(self) -> None:
         """Return to the shortest wait, because alerts were emitted."""
@@ -31,7 +32,10 @@ class SyncTimer:
         self._check_at = min(self._check_at, monotonic() + self._wait)
 
     def request_sync(self) -> float | None:
-        """Publish the trigger if work is open and the last round of sync was long enough ago."""
+        """Publish the trigger if work is open and the last round of sync was long enough ago.
+
+        A round that would only confirm recorded results waits, so that it serves more alerts.
+        """
         remaining = self._check_at - monotonic()
         if remaining > 0:
             return remaining
@@ -52,6 +56,8 @@ class SyncTimer:
             return None
         wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
         remaining = wait - min(last_sync.age, monotonic() - self._requested_at)
+        if remaining <= 0 and work.only_needs_confirmation:
+            remaining = self._postpone()
         if remaining <= 0:
             payload = SyncDuePayload(open=work.count)
             self._dependencies.bus.publish(
@@ -62,11 +68,19 @@ class SyncTimer:
             self._wait = retry.next_sync_wait(self._wait)
             self._requested_at = monotonic()
             self._unanswered_since = self._unanswered_since or self._requested_at
+            self._confirm_by = None
             remaining = wait
         # An approval may expire during a long wait.
         remaining = min(remaining, retry.SYNC_WAITS[1])
         self._check_at = monotonic() + remaining
         return remaining
+
+    def _postpone(self) -> float:
+        """Return the seconds until work is checked again that only needs confirmation, or <= 0."""
+        now = monotonic()
+        if self._confirm_by is None:
+            self._confirm_by = now + retry.SYNC_CONFIRMATION_WAIT
+        return min(self._confirm_by - now, retry.SYNC_WAITS[0])
 
     def _report_monitoring(self, problem: str) -> None:
         monitoring = self._dependencies.components.monitoring

@@ -19,10 +19,10 @@ from poundcake.trail.changes import (
     is_unfinished,
 )
 from poundcake.trail.clock import database_now
-from poundcake.trail.outbox import EventKind
+from poundcake.trail.outbox import EventKind, find_endings
 from poundcake.trail.outcomes import Explanation, Outcome
 from poundcake.trail.pause import read_pause
-from poundcake.trail.schema import alerts, api_calls, changes, events, executions, meta
+from poundcake.trail.schema import alerts, api_calls, changes, events, executions, links, meta
 
 SYNCED_AT = "synced_at"
 """The name of the row of poundcake_meta that stores when a round of sync last finished."""
@@ -31,6 +31,8 @@ MONITORING_PROBLEM = "monitoring_problem"
 _MAX_COUNT = 1000
 # For this long after a request for approval has expired, sync runs often enough to reject it.
 _EXPIRY_TIME = timedelta(minutes=10)
+# How long the workflow of an alert may take to link itself before a round of sync looks for it.
+_LINK_TIME = timedelta(seconds=10)
 # After an outage, webhooks must have been arriving for this long before incidents can be stale.
 _RECOVERY_TIME = timedelta(hours=1)
 
@@ -44,6 +46,9 @@ class OpenWork:
             changes that need a round of sync; at most 1000.
         can_proceed_unattended: Whether some of the work can proceed without a person. False if only
             pending or paused executions remain.
+        only_needs_confirmation: Whether all open work has recorded its own result, or is so recent
+            that it may be about to. A round of sync would only confirm the results, so it can wait
+            until it serves more alerts.
         synced_at: When a round of sync last finished, by the database's clock.
         read_at: When these values were read, by the same clock. The age of synced_at is relative
             to this time.
@@ -53,6 +58,7 @@ class OpenWork:
 
     count: int
     can_proceed_unattended: bool
+    only_needs_confirmation: bool
     synced_at: datetime | None
     read_at: datetime | None = None
     monitoring_problem: str = ""
@@ -88,12 +94,6 @@ def open_work(
     if expire_stale_hours:
         stale = is_stale(connection, now, expire_stale_hours)
         ids_for_sync += connection.scalars(select(alerts.c.id).where(*stale).limit(_MAX_COUNT))
-    problem = None
-    if reconciles:
-        incidents = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
-        ids_for_sync += incidents
-        # Without open incidents, sync queries no Alertmanager, so the stored problem is outdated.
-        problem = read_meta(connection, MONITORING_PROBLEM) if incidents else None
     # Sync ends changes whose workflow did not report, decides whether each cleared its alert, and
     # tries refused changes again.
     undecided_conditions = is_undecided(now - timedelta(minutes=not_cleared_minutes))
@@ -104,6 +104,18 @@ def open_work(
         ids_for_sync += connection.scalars(
             select(changes.c.id).where(*conditions).limit(_MAX_COUNT)
         )
+    has_expired_approval = _has_expired_approval(
+        connection, now - timedelta(minutes=approval_minutes)
+    )
+    only_needs_confirmation = (
+        not ids_for_sync and not has_expired_approval and _only_needs_confirmation(connection, now)
+    )
+    problem = None
+    if reconciles:
+        incidents = connection.scalars(select(alerts.c.id).where(is_open()).limit(_MAX_COUNT)).all()
+        ids_for_sync += incidents
+        # Without open incidents, sync queries no Alertmanager, so the stored problem is outdated.
+        problem = read_meta(connection, MONITORING_PROBLEM) if incidents else None
     unexplained_id = connection.scalars(
         select(alerts.c.id).where(is_unexplained()).limit(1)
     ).first()
@@ -113,11 +125,35 @@ def open_work(
         can_proceed_unattended=unexplained_id is not None
         or bool(ids_for_sync)
         or not waits_for_people_only
-        or _has_expired_approval(connection, now - timedelta(minutes=approval_minutes)),
+        or has_expired_approval,
+        only_needs_confirmation=only_needs_confirmation,
         synced_at=last_synced(connection),
         read_at=now,
         monitoring_problem=problem or "",
     )
+
+
+def _only_needs_confirmation(connection: Connection, now: datetime) -> bool:
+    """Return the value of OpenWork.only_needs_confirmation for the alerts and executions."""
+    is_linked = exists().where(links.c.alert_id == alerts.c.id)
+    unexplained = connection.execute(
+        select(alerts.c.recorded_at, is_linked.label("is_linked"))
+        .where(is_unexplained())
+        .limit(_MAX_COUNT)
+    ).all()
+    open_executions = connection.execute(
+        select(executions.c.id, alerts.c.episode)
+        .outerjoin(links, links.c.st2_execution_id == executions.c.id)
+        .outerjoin(alerts, alerts.c.id == links.c.alert_id)
+        .where(executions.c.status.not_in(TERMINAL))
+        .limit(_MAX_COUNT)
+    ).all()
+    if not unexplained and not open_executions:
+        return False
+    if any(not row.is_linked and row.recorded_at <= now - _LINK_TIME for row in unexplained):
+        return False
+    remediations = {(row.id, row.episode or "") for row in open_executions}
+    return len(find_endings(connection, list(remediations))) == len(remediations)
 
 
 def _has_expired_approval(connection: Connection, before: datetime) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from poundcake.config import Config
 from poundcake.endpoint import retry
 from poundcake.endpoint.triggers import SYNC_DUE
 from poundcake.timestamps import format_timestamp
-from poundcake.trail import database
+from poundcake.trail import claims, database
+from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.schema import alerts, meta
 from tests.lib.samples import alert, later
 
@@ -26,6 +27,23 @@ def count_syncs(rig):
     return len(rig.bus.payloads(SYNC_DUE))
 
 
+def link_ended(rig, request_id, alert_name):
+    """Link an execution that ends without a change to an alert, as poundcake.begin does."""
+    with database.reading(rig.engine) as connection:
+        episode = connection.scalar(
+            select(alerts.c.episode).where(alerts.c.alert_name == alert_name)
+        )
+    ending = Ending(EndResult.EVIDENCE, request_id, episode, f"e-{alert_name}", "r")
+    claims.link_ended(rig.engine, "poundcake.host_down", ending)
+
+
+def age_alerts(rig):
+    """Record the alerts as of a minute ago. rig.advance() does not change the database's clock."""
+    with database.transaction(rig.engine) as connection:
+        recorded_at = datetime.now(timezone.utc) - timedelta(minutes=1)
+        connection.execute(update(alerts).values(recorded_at=recorded_at))
+
+
 def test_no_sync_runs_while_nothing_is_open(rig):
     rig.advance()
     rig.accept()
@@ -37,6 +55,7 @@ def test_no_sync_runs_while_nothing_is_open(rig):
 def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     rig.accept(alert())
     rig.advance()
+    age_alerts(rig)
     rig.advance(11)
     assert rig.bus.payloads(SYNC_DUE)[0] == {"open": 1}
     rig.advance(21)
@@ -49,8 +68,33 @@ def test_syncs_run_from_an_emission_until_nothing_is_open(rig):
     assert count_syncs(rig) == count_before
 
 
+def test_one_sync_confirms_the_recorded_results_of_several_notifications(rig, monkeypatch):
+    monkeypatch.setattr(retry, "SYNC_CONFIRMATION_WAIT", 300.0)  # a busy machine takes seconds
+    for name in ("A", "B", "C"):
+        request_id = rig.accept(alert(name, fingerprint=name))
+        rig.advance(1)
+        link_ended(rig, request_id, name)
+        age_alerts(rig)
+        rig.advance(60)
+    assert count_syncs(rig) == 0
+    rig.advance(300)
+    rig.advance(1)
+    assert count_syncs(rig) == 1
+
+
+def test_one_result_that_is_not_recorded_in_time_causes_a_sync(rig):
+    request_id = rig.accept(alert("A", fingerprint="A"), alert("B", fingerprint="B"))
+    rig.advance(1)
+    link_ended(rig, request_id, "A")
+    age_alerts(rig)
+    rig.advance(10)
+    assert count_syncs(rig) == 1
+
+
 def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
     rig.accept(alert())
+    rig.advance()
+    age_alerts(rig)
     for _ in range(40):
         rig.advance(15)
     count_before = count_syncs(rig)
@@ -67,6 +111,7 @@ def test_the_interval_grows_to_a_minute_and_resets_after_an_emission(rig):
 def test_syncs_are_infrequent_while_all_work_waits_for_a_person(rig, monkeypatch):
     rig.accept(alert())
     rig.advance()
+    age_alerts(rig)
     monkeypatch.setattr(retry, "sync_wait", lambda wait, can_proceed: retry.SYNC_IDLE_WAIT)
     count_before = count_syncs(rig)
     for _ in range(60):
@@ -80,6 +125,7 @@ def test_work_that_waits_for_a_person_is_checked_again_each_minute(rig, monkeypa
     monkeypatch.setattr(retry, "sync_wait", lambda wait, can_proceed: waits["now"])
     rig.accept(alert())
     rig.advance()
+    age_alerts(rig)
     rig.advance(60)
     count_before = count_syncs(rig)
     waits["now"] = retry.SYNC_WAITS[1]
@@ -104,6 +150,7 @@ def test_a_wrong_clock_on_another_machine_does_not_stop_syncs(rig, hours):
     """If the clock of an action runner is ahead, the last sync seems to be in the future."""
     rig.accept(alert())
     rig.advance()
+    age_alerts(rig)
     set_synced(rig, datetime.now(timezone.utc) + timedelta(hours=hours))
     rig.advance()
     count_before = count_syncs(rig)

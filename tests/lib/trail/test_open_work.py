@@ -6,7 +6,7 @@ import pytest
 
 from poundcake.trail import claims, database
 from poundcake.trail.open_work import open_work
-from poundcake.trail.outbox import ApprovalRequest, add_approval_request
+from poundcake.trail.outbox import ApprovalRequest, Ending, EndResult, add_approval_request
 from poundcake.trail.schema import alerts, api_calls, events, executions
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
@@ -75,3 +75,65 @@ def test_open_work_has_the_times_of_the_last_sync_and_of_the_query(trail):
     trail.sync()
     work = read_open_work(trail)
     assert ago(60) < work.synced_at <= work.read_at
+
+
+class TestOnlyNeedsConfirmation:
+    """Sync waits while everything that is open has recorded its own result."""
+
+    def read(self, trail):
+        return read_open_work(trail).only_needs_confirmation
+
+    def end(self, trail, request_id, episode, execution_id="e1"):
+        """Link an execution that ends without a change, as poundcake.begin does."""
+        ending = Ending(EndResult.EVIDENCE, request_id, episode, execution_id, "r")
+        claims.link_ended(trail.engine, "poundcake.host_down", ending)
+
+    def test_nothing_needs_confirmation_while_nothing_is_open(self, trail):
+        assert not self.read(trail)
+
+    def test_a_recorded_result_waits(self, trail):
+        request_id, (row,) = trail.record(alert(), seconds=60)
+        self.end(trail, request_id, row.episode)
+        assert self.read(trail)
+
+    @pytest.mark.parametrize("seconds, expected", [(5, True), (11, False)])
+    def test_an_alert_without_an_execution_waits_for_up_to_10_seconds(
+        self, trail, seconds, expected
+    ):
+        trail.record(alert(), seconds=seconds)
+        assert self.read(trail) is expected
+
+    def test_one_alert_without_an_execution_is_enough(self, trail):
+        request_id, (row, _) = trail.record(alert("A"), alert("B"), seconds=11)
+        self.end(trail, request_id, row.episode)
+        assert not self.read(trail)
+
+    def test_an_execution_that_may_change_something_does_not_wait(self, trail):
+        request_id, (row,) = trail.record(alert())
+        claims.link(trail.engine, request_id, row.episode, "pack.workflow", "e1")
+        assert not self.read(trail)
+
+    def test_the_execution_of_an_explained_alert_waits_if_its_result_is_recorded(self, trail):
+        request_id, (row,) = trail.record(alert())
+        self.end(trail, request_id, row.episode)
+        trail.change(alerts, explanation="execution")
+        assert self.read(trail)
+        trail.change(events, id="another")
+        assert not self.read(trail)
+
+    def test_a_request_that_sync_only_has_to_complete_does_not_wait(self, trail):
+        trail.record(alert())
+        trail.change(alerts, explanation="no_rule")
+        assert read_open_work(trail).count == 1 and not self.read(trail)
+
+    def test_other_work_for_sync_does_not_wait(self, trail):
+        trail.record(alert())
+        trail.change(alerts, outcome="unconfirmed")
+        assert not self.read(trail)
+
+    def test_open_incidents_that_are_compared_with_alertmanager_wait(self, trail):
+        """They are compared at most once a minute anyway."""
+        request_id, (row,) = trail.record(alert())
+        self.end(trail, request_id, row.episode)
+        with database.reading(trail.engine) as connection:
+            assert open_work(connection, reconciles=True).only_needs_confirmation
