@@ -1,21 +1,29 @@
 """Compare the cost of an evidence-only alert on a live StackStorm with that of a plain workflow.
 
     python -m bench.cost [--alerts 20] [--group 5] [--pause 2] [--wait 30] [--rounds 3]
-                         [--host 198.51.100.3]
+                         [--host 198.51.100.3] [--services]
 
 Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
-else. Each round posts HostDown alerts, a group at a time as Alertmanager does. Then it starts a
-plain workflow just as often and at the same pace. This workflow uses none of the pack's features,
-and its only task is the same check of the same host, by the same action. Each phase ends --wait
-seconds after its last start, because questions about the progress would also use CPU time. An alert
-that is not completed by then, or a workflow that has not ended, is an error. The alerts are
-resolved between the two phases, and nothing is open when the second phase starts.
+else. Each round has three phases with equally many starts at the same pace:
+
+* HostDown alerts, a group at a time as Alertmanager sends them.
+* A plain workflow that a notification starts without PoundCake: StackStorm's own webhook
+  /v1/webhooks/..., and a rule with a criterion. Each notification has one alert, because a rule
+  starts one workflow for a webhook.
+* The same workflow, started over the API. So nothing is spent to receive an alert.
+
+The plain workflow uses none of the pack's features, and its only task is the same check of the same
+host, by the same action. Each phase ends --wait seconds after its last start, because questions
+about the progress would also use CPU time. An alert that is not completed by then, or a workflow
+that has not ended, is an error. The alerts are resolved after their phase, and nothing is open when
+the next phase starts.
 
 The CPU time is that of StackStorm's services and of the actions that they ran, minus what the
-services use when idle. The executions are all that StackStorm started, including those of record
-and sync. The rules of the scenarios are disabled during the measurement, because StackStorm matches
-each alert against all of them. The exit code is 1 if the median ratio of the CPU times is above
-1.5, or if the median alert takes more than 4 executions.
+services use when idle; --services prints it for each of them. The executions are all that
+StackStorm started, including those of record and sync. The rules of the scenarios are disabled
+during the measurement, because StackStorm matches each alert against all of them. The exit code is
+1 if the median ratio of the CPU times to those of the workflow started over the API is above 1.5,
+or if the median alert takes more than 4 executions.
 """
 
 from __future__ import annotations
@@ -37,7 +45,22 @@ from tests.scenarios.stack import TERMINAL_STATUSES, Live, now, uses_live_stacks
 MAX_CPU_RATIO = 1.5
 MAX_EXECUTIONS = 4
 PLAIN_WORKFLOW = "poundcake_scenarios.plain_check"
-SERVICE = re.compile(rb"/st2[a-z]+\0|/st2[a-z]+$|sensor_wrapper\.py")
+WEBHOOK_URL = "plain_check"
+PLAIN_RULE = {
+    "name": "plain_check",
+    "pack": "poundcake_scenarios",
+    "enabled": True,
+    "trigger": {"type": "core.st2.webhook", "parameters": {"url": WEBHOOK_URL}},
+    "criteria": {"trigger.body.status": {"type": "eq", "pattern": "firing"}},
+    "action": {
+        "ref": PLAIN_WORKFLOW,
+        "parameters": {
+            "host": "{{ trigger.body.alerts[0].labels.instance.split(':')[0] }}",
+            "port": "{{ trigger.body.alerts[0].labels.instance.split(':')[1] }}",
+        },
+    },
+}
+SERVICE = re.compile(rb"/(st2[a-z]+)(?:\0|$)|(sensor_wrapper)\.py")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -45,14 +68,23 @@ class Cost(NamedTuple):
     """What StackStorm used in a phase.
 
     Attributes:
-        cpu_seconds: CPU time of its services and actions.
+        cpu_seconds: CPU time of each service, and of the processes that it has started.
         seconds: Duration of the phase.
         executions: Number of executions of each action.
     """
 
-    cpu_seconds: float
+    cpu_seconds: Counter[str]
     seconds: float
     executions: Counter[str]
+
+    def for_each(self, count: int, idle: Cost) -> Counter[str]:
+        """Return the CPU time for each of `count` alerts, without what the services use idle."""
+        return Counter(
+            {
+                name: (seconds - idle.cpu_seconds[name] / idle.seconds * self.seconds) / count
+                for name, seconds in self.cpu_seconds.items()
+            }
+        )
 
 
 def main() -> None:
@@ -68,10 +100,11 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=30, help="seconds until all have ended")
     parser.add_argument("--rounds", type=int, default=3, help="rounds to measure")
     parser.add_argument("--host", default="198.51.100.3", help="a host that StackStorm may check")
+    parser.add_argument("--services", action="store_true", help="print the time of each service")
     options = parser.parse_args()
     if not uses_live_stackstorm():
         sys.exit("set ST2_API_URL, and ST2_API_KEY or ST2_AUTH_TOKEN, as for `make live`")
-    if not service_processes():
+    if not any(service_processes()):
         sys.exit("no StackStorm service runs on this machine")
     live = Live()
     with scenario_rules_disabled(live):
@@ -81,21 +114,29 @@ def main() -> None:
 def compare(live: Live, options: argparse.Namespace) -> str | None:
     """Print the costs, and return which limit they exceed, if any."""
     idle = measure(live, lambda: time.sleep(options.alerts * options.pause + options.wait))
-    idle_rate = idle.cpu_seconds / idle.seconds
+    idle_rate = sum(idle.cpu_seconds.values()) / idle.seconds
     print(f"StackStorm alone uses {idle_rate:.2f} s of CPU per second")
-    print(f"{'for each alert or workflow':<30}{'CPU seconds':>12}{'executions':>12}")
-    ratios, executions = [], []
+    print(f"{'for each alert or workflow':<40}{'CPU seconds':>12}{'executions':>12}")
+    rule_ratios, api_ratios, executions = [], [], []
     for number in range(1, options.rounds + 1):
         run_id = uuid.uuid4().hex[:8]
         alerts = measure(live, lambda run=run_id: fire_alerts(live, options, run))
         resolve_alerts(live, options, run_id)
-        plain = measure(live, lambda: run_plain_workflows(live, options))
-        alert_cpu = report(f"{number}: evidence-only alert", alerts, idle_rate, options.alerts)
-        plain_cpu = report(f"{number}: plain workflow", plain, idle_rate, options.alerts)
-        ratios.append(alert_cpu / plain_cpu)
+        with plain_rule(live):
+            by_rule = measure(live, lambda run=run_id: post_plain_webhooks(live, options, run))
+        over_api = measure(live, lambda: run_plain_workflows(live, options))
+        alert_cpu = report(f"{number}: evidence-only alert", alerts, idle, options)
+        rule_cpu = report(f"{number}: plain, by webhook and rule", by_rule, idle, options)
+        api_cpu = report(f"{number}: plain, over the API", over_api, idle, options)
+        rule_ratios.append(alert_cpu / rule_cpu)
+        api_ratios.append(alert_cpu / api_cpu)
         executions.append(sum(alerts.executions.values()) / options.alerts)
-    ratio, count = statistics.median(ratios), statistics.median(executions)
-    print(f"median: {ratio:.2f} times the CPU time, {count:.1f} executions for each alert")
+    ratio, count = statistics.median(api_ratios), statistics.median(executions)
+    print(
+        f"median: {statistics.median(rule_ratios):.2f} times the CPU time of the plain workflow"
+        f" started by webhook and rule, {ratio:.2f} times that of the one started over the API,"
+        f" {count:.1f} executions for each alert"
+    )
     if ratio > MAX_CPU_RATIO or count > MAX_EXECUTIONS:
         return f"over the limit of {MAX_CPU_RATIO} times, or of {MAX_EXECUTIONS} executions"
     return None
@@ -112,6 +153,20 @@ def scenario_rules_disabled(live: Live) -> Iterator[None]:
     finally:
         for rule in rules:
             live.api(f"/rules/{rule['id']}", "PUT", rule)
+
+
+@contextlib.contextmanager
+def plain_rule(live: Live) -> Iterator[None]:
+    """Create the rule that starts the plain workflow for a webhook, and delete it at the end."""
+    rule = live.api("/rules", "POST", PLAIN_RULE)
+    try:
+        live.wait_until(
+            lambda: live.api("/webhooks"),
+            lambda hooks: any(hook["parameters"]["url"] == WEBHOOK_URL for hook in hooks),
+        )
+        yield
+    finally:
+        live.api(f"/rules/{rule['id']}", "DELETE")
 
 
 def fire_alerts(live: Live, options: argparse.Namespace, run_id: str) -> Callable[[], None]:
@@ -142,21 +197,40 @@ def groups(options: argparse.Namespace) -> Iterator[range]:
         yield range(start, min(start + options.group, options.alerts))
 
 
+def post_plain_webhooks(live: Live, options: argparse.Namespace, run_id: str) -> Callable[[], None]:
+    """Post the alerts one by one to StackStorm's webhook, wait, and return a check."""
+    started_at = now()
+    for number in range(options.alerts):
+        body = webhook("firing", options.host, run_id, [number])
+        live.api(f"/webhooks/{WEBHOOK_URL}", "POST", body)
+        time.sleep(options.pause)
+    time.sleep(options.wait)
+
+    def check() -> None:
+        found = live.list_all("/executions", action=PLAIN_WORKFLOW, timestamp_gt=started_at)
+        if len(found) != options.alerts:
+            sys.exit(f"the rule started {len(found)} plain workflows for {options.alerts} webhooks")
+        exit_unless_ended(live, [execution["id"] for execution in found], options)
+
+    return check
+
+
 def run_plain_workflows(live: Live, options: argparse.Namespace) -> Callable[[], None]:
-    """Start the plain workflows, wait, and return a function that checks that all have ended."""
+    """Start the plain workflows over the API, wait, and return a check."""
     body = {"action": PLAIN_WORKFLOW, "parameters": {"host": options.host, "port": 9100}}
     ids = []
     for _ in range(options.alerts):
         ids.append(live.api("/executions", "POST", body)["id"])
         time.sleep(options.pause)
     time.sleep(options.wait)
+    return lambda: exit_unless_ended(live, ids, options)
 
-    def check() -> None:
-        statuses = [live.api(f"/executions/{execution_id}")["status"] for execution_id in ids]
-        if not all(status in TERMINAL_STATUSES for status in statuses):
-            sys.exit(f"some workflows have not ended after {options.wait} s; use a longer --wait")
 
-    return check
+def exit_unless_ended(live: Live, ids: Sequence[str], options: argparse.Namespace) -> None:
+    """Exit if an execution has not ended."""
+    statuses = [live.api(f"/executions/{execution_id}")["status"] for execution_id in ids]
+    if not all(status in TERMINAL_STATUSES for status in statuses):
+        sys.exit(f"some workflows have not ended after {options.wait} s; use a longer --wait")
 
 
 def webhook(status: str, host: str, run_id: str, numbers: Sequence[int]) -> dict[str, object]:
@@ -182,43 +256,49 @@ def measure(live: Live, run: Callable[[], Callable[[], None] | None]) -> Cost:
     started_at, started = now(), time.monotonic()
     cpu_before = cpu_seconds()
     check = run()
-    cpu, seconds = cpu_seconds() - cpu_before, time.monotonic() - started
+    cpu, seconds = cpu_seconds(), time.monotonic() - started
+    cpu.subtract(cpu_before)
     if check:
         check()
     executions = live.list_all("/executions", timestamp_gt=started_at, timestamp_lt=now())
     return Cost(cpu, seconds, Counter(execution["action"]["ref"] for execution in executions))
 
 
-def report(label: str, cost: Cost, idle_rate: float, count: int) -> float:
+def report(label: str, cost: Cost, idle: Cost, options: argparse.Namespace) -> float:
     """Print the cost of one alert or workflow, and return its CPU time in seconds."""
-    cpu = (cost.cpu_seconds - idle_rate * cost.seconds) / count
-    executions = sum(cost.executions.values()) / count
-    print(f"{label:<30}{cpu:>12.2f}{executions:>12.1f}   {dict(cost.executions)}", flush=True)
+    services = cost.for_each(options.alerts, idle)
+    cpu = sum(services.values())
+    executions = sum(cost.executions.values()) / options.alerts
+    print(f"{label:<40}{cpu:>12.2f}{executions:>12.1f}   {dict(cost.executions)}", flush=True)
+    if options.services:
+        for name, seconds in services.most_common():
+            print(f"    {name:<36}{seconds:>12.3f}")
     return cpu
 
 
-def service_processes() -> list[pathlib.Path]:
-    """Return the folders in /proc of StackStorm's services and sensors."""
-    folders = []
+def service_processes() -> Iterator[tuple[str, pathlib.Path]]:
+    """Yield the names of StackStorm's services and sensors, with their folders in /proc."""
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            if SERVICE.search((folder / "cmdline").read_bytes()):
-                folders.append(folder)
+            found = SERVICE.search((folder / "cmdline").read_bytes())
         except OSError:
-            pass  # the process has ended
-    return folders
+            continue  # the process has ended
+        if found:
+            yield (found[1] or found[2]).decode(), folder
 
 
-def cpu_seconds() -> float:
-    """Return the CPU time of the services and of their child processes that have ended."""
-    ticks = 0
-    for folder in service_processes():
+def cpu_seconds() -> Counter[str]:
+    """Return the CPU time of each service, and of its child processes that have ended."""
+    ticks: Counter[str] = Counter()
+    for name, folder in service_processes():
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # the process has ended
-        ticks += sum(int(field) for field in fields[11:15])
-    return ticks / TICKS_PER_SECOND
+        own, children = (sum(int(field) for field in fields[i : i + 2]) for i in (11, 13))
+        ticks[name] += own
+        ticks[f"processes of {name}"] += children
+    return Counter({name: count / TICKS_PER_SECOND for name, count in ticks.items()})
 
 
 if __name__ == "__main__":
