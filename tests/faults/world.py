@@ -39,6 +39,7 @@ SETTINGS = {
         "EMIT_WAITS": (6, 12),
         "REFUSED_WAITS": (0.5, 2),
         "SYNC_WAITS": (1, 2),
+        "SYNC_CONFIRMATION_WAIT": 3,
         "SYNC_IDLE_WAIT": 5,
         "FAILURE_WAITS": (0.2, 2),
     },

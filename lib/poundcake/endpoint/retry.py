@@ -34,8 +34,8 @@ SYNC_WAITS = (10.0, 60.0)
 
 Most workflows that change nothing record their result within the first wait.
 """
-SYNC_CONFIRMATION_WAIT = 20.0
-"""How much longer a round of sync may wait if it would only confirm recorded results."""
+SYNC_CONFIRMATION_WAIT = 30.0
+"""Shortest wait between rounds of sync that would only confirm recorded results."""
 SYNC_IDLE_WAIT = 600.0
 """Wait between rounds of sync while all open work is waiting for people."""
 

@@ -19,22 +19,26 @@ class SyncTimer:
         self._dependencies = dependencies
         self._wait = retry.SYNC_WAITS[0]
         self._check_at = 0.0
+        self._is_idle = False
         self._last_sync: ObservedSync | None = None
         self._observed_at = 0.0
         self._requested_at = float("-inf")
         # The first request that no round of sync has followed yet.
         self._unanswered_since: float | None = None
-        self._confirm_by: float | None = None
 
     def sync_soon(self) -> None:
         """Return to the shortest wait, because alerts were emitted."""
         self._wait = retry.SYNC_WAITS[0]
-        self._check_at = min(self._check_at, monotonic() + self._wait)
+        first_check_at = monotonic() + self._wait
+        # While nothing was open, the next check was not planned for these alerts.
+        self._check_at = first_check_at if self._is_idle else min(self._check_at, first_check_at)
+        self._is_idle = False
 
     def request_sync(self) -> float | None:
         """Publish the trigger if work is open and the last round of sync was long enough ago.
 
-        A round that would only confirm recorded results waits, so that it serves more alerts.
+        While results only have to be confirmed, rounds are less frequent, so that one of them
+        serves the alerts of several notifications.
         """
         remaining = self._check_at - monotonic()
         if remaining > 0:
@@ -51,13 +55,14 @@ class SyncTimer:
         self._report_monitoring(work.monitoring_problem)
         last_sync = self._observe_last_sync(work)
         self._report_lateness(work)
-        if not work.count:
+        self._is_idle = not work.count
+        if self._is_idle:
             self._check_at = monotonic() + retry.SYNC_WAITS[0]
             return None
         wait = retry.sync_wait(self._wait, work.can_proceed_unattended)
+        if work.only_needs_confirmation:
+            wait = max(wait, retry.SYNC_CONFIRMATION_WAIT)
         remaining = wait - min(last_sync.age, monotonic() - self._requested_at)
-        if remaining <= 0 and work.only_needs_confirmation:
-            remaining = self._postpone()
         if remaining <= 0:
             payload = SyncDuePayload(open=work.count)
             self._dependencies.bus.publish(
@@ -68,19 +73,12 @@ class SyncTimer:
             self._wait = retry.next_sync_wait(self._wait)
             self._requested_at = monotonic()
             self._unanswered_since = self._unanswered_since or self._requested_at
-            self._confirm_by = None
             remaining = wait
-        # An approval may expire during a long wait.
-        remaining = min(remaining, retry.SYNC_WAITS[1])
+        # During a long wait, an approval may expire, or work may begin that has no result yet.
+        longest_wait = retry.SYNC_WAITS[0 if work.only_needs_confirmation else 1]
+        remaining = min(remaining, longest_wait)
         self._check_at = monotonic() + remaining
         return remaining
-
-    def _postpone(self) -> float:
-        """Return the seconds until work is checked again that only needs confirmation, or <= 0."""
-        now = monotonic()
-        if self._confirm_by is None:
-            self._confirm_by = now + retry.SYNC_CONFIRMATION_WAIT
-        return min(self._confirm_by - now, retry.SYNC_WAITS[0])
 
     def _report_monitoring(self, problem: str) -> None:
         monitoring = self._dependencies.components.monitoring

@@ -47,7 +47,7 @@ class OpenWork:
         can_proceed_unattended: Whether some of the work can proceed without a person. False if only
             pending or paused executions remain.
         only_needs_confirmation: Whether all open work has recorded its own result, or is so recent
-            that it may be about to. A round of sync would only confirm the results, so it can wait
+            that it may be about to. A round of sync would only confirm the results, so it may wait
             until it serves more alerts.
         synced_at: When a round of sync last finished, by the database's clock.
         read_at: When these values were read, by the same clock. The age of synced_at is relative
