@@ -1,7 +1,7 @@
 """Compare the cost of an evidence-only alert on a live StackStorm with that of a plain workflow.
 
     python -m bench.cost [--alerts 20] [--group 5] [--pause 2] [--wait 30] [--rounds 3]
-                         [--host 198.51.100.3] [--services]
+                         [--host 198.51.100.3] [--services] [--only PATH]
 
 Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
 else. Each round has three phases with equally many starts at the same pace:
@@ -19,7 +19,8 @@ that has not ended, is an error. The alerts are resolved after their phase, and 
 the next phase starts.
 
 The CPU time is that of StackStorm's services and of the actions that they ran, minus what the
-services use when idle; --services prints it for each of them. The executions are all that
+services use when idle; --services prints it for each of them.
+If several StackStorms run on the machine, --only selects one of them. The executions are all that
 StackStorm started, including those of record and sync. The rules of the scenarios are disabled
 during the measurement, because StackStorm matches each alert against all of them. The exit code is
 1 if the median ratio of the CPU times to those of the workflow started over the API is above 1.5,
@@ -101,10 +102,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds to measure")
     parser.add_argument("--host", default="198.51.100.3", help="a host that StackStorm may check")
     parser.add_argument("--services", action="store_true", help="print the time of each service")
+    parser.add_argument("--only", default="", help="text in the commands of the services to count")
     options = parser.parse_args()
     if not uses_live_stackstorm():
         sys.exit("set ST2_API_URL, and ST2_API_KEY or ST2_AUTH_TOKEN, as for `make live`")
-    if not any(service_processes()):
+    if not any(service_processes(options.only)):
         sys.exit("no StackStorm service runs on this machine")
     live = Live()
     with scenario_rules_disabled(live):
@@ -113,18 +115,20 @@ def main() -> None:
 
 def compare(live: Live, options: argparse.Namespace) -> str | None:
     """Print the costs, and return which limit they exceed, if any."""
-    idle = measure(live, lambda: time.sleep(options.alerts * options.pause + options.wait))
+    idle = measure(live, options, lambda: time.sleep(options.alerts * options.pause + options.wait))
     idle_rate = sum(idle.cpu_seconds.values()) / idle.seconds
     print(f"StackStorm alone uses {idle_rate:.2f} s of CPU per second")
     print(f"{'for each alert or workflow':<40}{'CPU seconds':>12}{'executions':>12}")
     rule_ratios, api_ratios, executions = [], [], []
     for number in range(1, options.rounds + 1):
         run_id = uuid.uuid4().hex[:8]
-        alerts = measure(live, lambda run=run_id: fire_alerts(live, options, run))
+        alerts = measure(live, options, lambda run=run_id: fire_alerts(live, options, run))
         resolve_alerts(live, options, run_id)
         with plain_rule(live):
-            by_rule = measure(live, lambda run=run_id: post_plain_webhooks(live, options, run))
-        over_api = measure(live, lambda: run_plain_workflows(live, options))
+            by_rule = measure(
+                live, options, lambda run=run_id: post_plain_webhooks(live, options, run)
+            )
+        over_api = measure(live, options, lambda: run_plain_workflows(live, options))
         alert_cpu = report(f"{number}: evidence-only alert", alerts, idle, options)
         rule_cpu = report(f"{number}: plain, by webhook and rule", by_rule, idle, options)
         api_cpu = report(f"{number}: plain, over the API", over_api, idle, options)
@@ -251,12 +255,14 @@ def webhook(status: str, host: str, run_id: str, numbers: Sequence[int]) -> dict
     return {"version": "4", "status": status, "receiver": "poundcake", "alerts": alerts}
 
 
-def measure(live: Live, run: Callable[[], Callable[[], None] | None]) -> Cost:
+def measure(
+    live: Live, options: argparse.Namespace, run: Callable[[], Callable[[], None] | None]
+) -> Cost:
     """Return what StackStorm uses while a function runs, and call the check that it returns."""
     started_at, started = now(), time.monotonic()
-    cpu_before = cpu_seconds()
+    cpu_before = cpu_seconds(options.only)
     check = run()
-    cpu, seconds = cpu_seconds(), time.monotonic() - started
+    cpu, seconds = cpu_seconds(options.only), time.monotonic() - started
     cpu.subtract(cpu_before)
     if check:
         check()
@@ -276,21 +282,26 @@ def report(label: str, cost: Cost, idle: Cost, options: argparse.Namespace) -> f
     return cpu
 
 
-def service_processes() -> Iterator[tuple[str, pathlib.Path]]:
-    """Yield the names of StackStorm's services and sensors, with their folders in /proc."""
+def service_processes(only: str) -> Iterator[tuple[str, pathlib.Path]]:
+    """Yield the names of StackStorm's services and sensors, with their folders in /proc.
+
+    Args:
+        only: Text that their commands contain.
+    """
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            found = SERVICE.search((folder / "cmdline").read_bytes())
+            command = (folder / "cmdline").read_bytes()
         except OSError:
             continue  # the process has ended
-        if found:
+        found = SERVICE.search(command)
+        if found and os.fsencode(only) in command:
             yield (found[1] or found[2]).decode(), folder
 
 
-def cpu_seconds() -> Counter[str]:
+def cpu_seconds(only: str) -> Counter[str]:
     """Return the CPU time of each service, and of its child processes that have ended."""
     ticks: Counter[str] = Counter()
-    for name, folder in service_processes():
+    for name, folder in service_processes(only):
         try:
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
         except OSError:
