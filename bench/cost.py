@@ -1,7 +1,7 @@
 """Compare the cost of an evidence-only alert on a live StackStorm with that of a plain workflow.
 
     python -m bench.cost [--alerts 20] [--group 5] [--pause 2] [--wait 30] [--rounds 3]
-                         [--host 198.51.100.3] [--services] [--only PATH]
+                         [--host 198.51.100.3] [--services] [--only TEXT]
 
 Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
 else. Each round has three phases with equally many starts at the same pace:
@@ -14,17 +14,17 @@ else. Each round has three phases with equally many starts at the same pace:
 
 The plain workflow uses none of the pack's features, and its only task is the same check of the same
 host, by the same action. Each phase ends --wait seconds after its last start, because questions
-about the progress would also use CPU time. An alert that is not completed by then, or a workflow
-that has not ended, is an error. The alerts are resolved after their phase, and nothing is open when
-the next phase starts.
+about the progress would also use CPU time. It is an error if an alert is not completed by then or
+was not remediated, or if a workflow has not ended. The alerts are resolved after their phase, and
+nothing is open when the next phase starts.
 
 The CPU time is that of StackStorm's services and of the actions that they ran, minus what the
-services use when idle; --services prints it for each of them.
-If several StackStorms run on the machine, --only selects one of them. The executions are all that
+services use when idle; --services prints it for each of them. If several StackStorms run on the
+machine, --only selects the one whose commands contain the text. The executions are all that
 StackStorm started, including those of record and sync. The rules of the scenarios are disabled
 during the measurement, because StackStorm matches each alert against all of them. The exit code is
-1 if the median ratio of the CPU times to those of the workflow started over the API is above 1.5,
-or if the median alert takes more than 4 executions.
+1 if the median ratio to the CPU time of the workflow started over the API is above 1.5, or if the
+median alert takes more than 4 executions.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ def compare(live: Live, options: argparse.Namespace) -> str | None:
         run_id = uuid.uuid4().hex[:8]
         alerts = measure(live, options, lambda run=run_id: fire_alerts(live, options, run))
         resolve_alerts(live, options, run_id)
+        begun = alerts.executions["poundcake.begin"]
+        if begun != options.alerts:
+            sys.exit(
+                f"{begun} of {options.alerts} alerts were remediated; `why` shows what held the"
+                " others back, such as max_remediations_per_hour"
+            )
         with plain_rule(live):
             by_rule = measure(
                 live, options, lambda run=run_id: post_plain_webhooks(live, options, run)
