@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests import services
+from tests.cluster import world
 from tests.conftest import start
 from tests.scenarios import conftest, stack
 from tests.scenarios.notifications import alert, notification, unique
@@ -20,7 +23,9 @@ class RoutingAlertmanager(services.Alertmanager):
     """An Alertmanager that notifies the endpoint and people, as docs/ESCALATION.md shows."""
 
     def __init__(self, webhook_url):
-        super().__init__(webhook_url, receiver="people", repeat_interval="1h", group_interval="1m")
+        times = {"repeat_interval": "1h", "group_interval": "1m"}
+        http_config = {"authorization": {"credentials": TOKEN}}
+        super().__init__(webhook_url, http_config, receiver="people", **times)
 
     def prepare(self):
         self.configuration["receivers"].append({"name": "people"})
@@ -116,6 +121,115 @@ def test_a_pause_and_a_refused_webhook_are_found(healthy_stack):
     assert healthy_stack.post(b"[]").status_code == 400
     found = examine(healthy_stack)
     assert "webhooks refused since the endpoint started: 1" in found["endpoint.webhooks"][0]
+
+
+class WrongAlertmanager(services.Alertmanager):
+    """An Alertmanager with a different mistake in each receiver that posts to the endpoint."""
+
+    def prepare(self):
+        (webhook,) = self.configuration["receivers"][0]["webhook_configs"]
+        token = {"authorization": {"credentials": TOKEN}}
+        mistakes = {
+            "no-resolves": {"send_resolved": False, "http_config": token},
+            "few-alerts": {"max_alerts": 5, "http_config": token},
+            "no-credential": {},
+            "wrong-credential": {"http_config": {"authorization": {"credentials": "wrong"}}},
+            "without-route": {"http_config": token},
+            "out-of-reach": {"http_config": token},
+        }
+        self.configuration["receivers"] = [
+            {"name": "people"},
+            *(
+                {"name": name, "webhook_configs": [{**webhook, **mistake}]}
+                for name, mistake in mistakes.items()
+            ),
+        ]
+        self.configuration["route"]["receiver"] = "people"
+        self.configuration["route"]["routes"] = [
+            *(
+                {"receiver": name, "matchers": [f'alertname="{name}"'], "continue": True}
+                for name in list(mistakes)[:4]
+            ),
+            {"receiver": "people"},
+            {"receiver": "out-of-reach"},
+        ]
+        super().prepare()
+
+    def remove_receivers(self):
+        self.configuration["receivers"] = [{"name": "people"}]
+        self.configuration["route"] = {"receiver": "people"}
+        with open(self.path("alertmanager.yml"), "w") as file:
+            json.dump(self.configuration, file)  # JSON is YAML
+        self.request("/-/reload", {})
+
+
+@pytest.mark.services
+def test_mistakes_in_the_monitoring_servers_are_found(healthy_stack, request):
+    alertmanager = start(WrongAlertmanager, healthy_stack.url + "/api/v1/webhook")
+    request.addfinalizer(alertmanager.close)
+    prometheus = start(world.Prometheus, "Fault", services.free_port(), [])
+    request.addfinalizer(prometheus.close)
+    prometheus_url = f"http://{services.LOOPBACK}:{prometheus.port}"
+    alertmanager.fire(alertname="wrong-credential")
+    healthy_stack.wait_until(
+        lambda: healthy_stack.get("/health").json()["refused"]["last"] or {},
+        lambda refused: refused.get("reason") == "unauthenticated",
+    )
+
+    def find(**changed_keys):
+        servers = {
+            "alertmanagers": [{"url": alertmanager.url}],
+            "prometheus": [{"url": prometheus_url}],
+        }
+        with healthy_stack.configured(**servers, **changed_keys):
+            checks = healthy_stack.run("poundcake.doctor")["checks"]
+        findings = [f"{c['status']}: {c['what']} - {c['remedy']}" for c in checks]
+        return [finding for finding in findings if not finding.startswith("ok: ")]
+
+    def assert_found(findings, *expected):
+        for texts in expected:
+            found = [f for f in findings if all(text in f for text in texts)]
+            assert len(found) == 1, (texts, findings)
+
+    assert_found(
+        find(receivers=["few-alerts"]),
+        ("problem: the receiver no-resolves has send_resolved: false", "send_resolved: true"),
+        ("warning: the receiver few-alerts leaves out all but 5 alerts", "max_alerts to 5000"),
+        (
+            "problem: the receiver no-credential sends no credential, and the endpoint accepts:"
+            " bearer",
+            "set http_config.authorization.credentials_file",
+        ),
+        ("problem: no route leads to the receiver without-route", "add a route to it"),
+        ("problem: no alert reaches the receiver out-of-reach", "move the route to it before"),
+        ("problem: not listed in the key receivers", "no-resolves, no-credential, "),
+        (
+            "warning: webhooks refused since the endpoint started",
+            "401, missing or invalid credentials",
+            "http_config.authorization.credentials_file",
+            "correct the sender",
+        ),
+        (f"warning: rules of {prometheus_url} without the label severity: Fault", "add it"),
+        ("warning: Prometheus has no alerts about PoundCake", "load etc/poundcake.rules.yml"),
+    )
+    alertmanager.remove_receivers()
+    assert_found(
+        find(),
+        (
+            f"problem: no receiver of {alertmanager.url} posts to /api/v1/webhook",
+            "add a receiver with the url http://127.0.0.1:",
+        ),
+    )
+    alertmanager.stop()
+    prometheus.stop()
+    assert_found(
+        find(),
+        (
+            f"problem: alertmanagers, {alertmanager.url}",
+            "start Alertmanager, or correct alertmanagers",
+        ),
+        (f"problem: prometheus, {prometheus_url}", "start Prometheus, or correct prometheus"),
+    )
 
 
 def test_a_new_installation_says_what_is_missing(new_stack, kind):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from typing import Any, Mapping
 
 from poundcake import __version__
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
+from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
 from poundcake.trail.text.health import find_remedy
 
@@ -38,6 +40,8 @@ def check_health(view: Mapping[str, Any]) -> list[Finding]:
     findings = [ok("endpoint", f"the endpoint answers ({address})"), _check_version(view)]
     for name, part in (view.get("components") or {}).items():
         findings += _check_component(name, part)
+    findings += _check_disk((view.get("components") or {}).get("journal") or {})
+    findings += _check_certificate(view.get("certificate_expires_at"))
     findings += _check_configuration(view.get("configuration") or {})
     findings += _check_webhooks(view)
     return findings
@@ -72,6 +76,32 @@ def _check_component(name: str, part: Mapping[str, Any]) -> list[Finding]:
         what = f"requests that cannot be recorded: {', '.join(map(str, stuck[:3]))}"
         findings.append(problem(check, what, f"run: {_STATUS}{stuck[0]}"))
     return findings
+
+
+def _check_disk(journal: Mapping[str, Any]) -> list[Finding]:
+    check = "endpoint.disk"
+    free, size = journal.get("disk_free_bytes"), journal.get("disk_size_bytes")
+    if free is None or not size:
+        return []
+    what = f"the disk of state_dir has {free / 1e9:.1f} of {size / 1e9:.1f} GB left"
+    # As in etc/poundcake.rules.yml.
+    if free < 0.1 * size and free < 2e9:
+        remedy = "free some space; when the disk is full, webhooks are answered with 503"
+        return [warning(check, what, remedy)]
+    return [ok(check, what)]
+
+
+def _check_certificate(text: Any) -> list[Finding]:
+    check = "endpoint.certificate"
+    expires_at = parse_timestamp(str(text or ""))
+    if expires_at is None:
+        return []
+    remaining = expires_at - datetime.now(timezone.utc)
+    what = f"the certificate of the endpoint expires at {text}"
+    remedy = "replace the file in tls_certificate; the endpoint loads it without a restart"
+    if remaining < timedelta(0):
+        return [problem(check, what, remedy)]
+    return [warning(check, what, remedy) if remaining < timedelta(days=7) else ok(check, what)]
 
 
 def _check_configuration(configuration: Mapping[str, Any]) -> list[Finding]:

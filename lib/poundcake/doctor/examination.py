@@ -26,11 +26,11 @@ from poundcake.doctor import (
     tracking_tables,
 )
 from poundcake.doctor.clocks import ClockReading, read_clock
-from poundcake.doctor.finding import Finding, unknown
+from poundcake.doctor.finding import Finding, problem, unknown
 from poundcake.monitoring import (
     AlertmanagerApi,
+    LoadedRules,
     MonitoringError,
-    PrometheusApi,
     alertmanagers,
     prometheus_servers,
 )
@@ -155,7 +155,7 @@ def _examine_alertmanager(
         text = server.configuration()
     except MonitoringError as error:
         remedy = "start Alertmanager, or correct alertmanagers in the configuration"
-        return [unknown("alertmanager", str(error), remedy)]
+        return [problem("alertmanager", str(error), remedy)]
     readings.append(read_clock(f"Alertmanager {server.url}", lambda: server.status().now))
     return routing.check_routing(text, server.url, config, receivers)
 
@@ -166,19 +166,19 @@ def _examine_prometheus(config: Config, readings: list[ClockReading]) -> list[Fi
         what = "the configuration lists no Prometheus, so its rules are not checked"
         return [unknown("prometheus", what, f"list it in prometheus ({_NO_SERVERS})")]
     findings: list[Finding] = []
+    loaded: list[LoadedRules] = []
     for server in prometheus_servers(config):
-        findings += _examine_rules(server, readings)
+        try:
+            loaded.append(server.alerting_rules())
+        except MonitoringError as error:
+            remedy = "start Prometheus, or correct prometheus in the configuration"
+            findings.append(problem("prometheus", str(error), remedy))
+        else:
+            readings.append(read_clock(f"Prometheus {server.url}", lambda: loaded[-1].now))
+            findings += rules.check_rules(loaded[-1].rules, server.url)
+    if loaded:
+        findings += rules.check_own_alerts([rule for each in loaded for rule in each.rules])
     return findings
-
-
-def _examine_rules(server: PrometheusApi, readings: list[ClockReading]) -> list[Finding]:
-    try:
-        loaded = server.alerting_rules()
-    except MonitoringError as error:
-        remedy = "start Prometheus, or correct prometheus in the configuration"
-        return [unknown("prometheus", str(error), remedy)]
-    readings.append(read_clock(f"Prometheus {server.url}", lambda: loaded.now))
-    return rules.check_rules(loaded.rules, server.url)
 
 
 def _read_database_clock(engine: Engine) -> datetime:

@@ -25,11 +25,13 @@ class _Route:
         receiver: The name of its receiver.
         settings: Its settings, including inherited ones.
         is_alone: Whether no other route can notify a person about its alerts.
+        is_reachable: Whether an alert can reach it. It cannot if another route takes every alert.
     """
 
     receiver: str
     settings: Mapping[str, Any]
     is_alone: bool
+    is_reachable: bool
 
 
 def check_routing(
@@ -59,8 +61,9 @@ def check_routing(
     if not names:
         return [_report_missing_receiver(url, config, masked)]
     findings = [ok("alertmanager.receiver", f"{url} has the receiver {', '.join(names)}")]
+    findings += _check_listed([name for name in names if name not in config.receivers], config)
     for name in names:
-        findings += _check_webhooks(receivers[name], name)
+        findings += _check_webhooks(receivers[name], name, config)
         used = [route for route in routes if route.receiver == name]
         findings += _check_routes(used, name, config)
     return findings
@@ -78,7 +81,16 @@ def _report_missing_receiver(url: str, config: Config, masked: Sequence[str]) ->
     return problem(check, f"no receiver of {url} posts to {WEBHOOK_PATH}", add)
 
 
-def _check_webhooks(receiver: Mapping[str, Any], name: str) -> list[Finding]:
+def _check_listed(unlisted_names: Sequence[str], config: Config) -> list[Finding]:
+    if not config.receivers or not unlisted_names:
+        return []
+    names = ", ".join(unlisted_names)
+    what = f"not listed in the key receivers, so nothing is remediated for their alerts: {names}"
+    remedy = "add the receivers to this key, or remove it from the configuration"
+    return [problem("alertmanager.receiver", what, remedy)]
+
+
+def _check_webhooks(receiver: Mapping[str, Any], name: str, config: Config) -> list[Finding]:
     """Check the webhooks of a receiver that notifies the endpoint."""
     check = "alertmanager.receiver"
     findings = []
@@ -92,6 +104,11 @@ def _check_webhooks(receiver: Mapping[str, Any], name: str) -> list[Finding]:
         if limit and limit < 100:
             what = f"the receiver {name} leaves out all but {limit} alerts of a group (max_alerts)"
             findings.append(warning(check, what, "set max_alerts to 5000"))
+        if config.authentication and not _sends_credential(webhook):
+            accepted = ", ".join(config.authentication)
+            what = f"the receiver {name} sends no credential, and the endpoint accepts: {accepted}"
+            remedy = f"set http_config.authorization.credentials_file ({_PAGE})"
+            findings.append(problem(check, what, remedy))
     return findings or [ok(check, f"the receiver {name} sends resolves and enough alerts")]
 
 
@@ -101,6 +118,10 @@ def _check_routes(routes: Sequence[_Route], name: str, config: Config) -> list[F
     if not routes:
         what = f"no route leads to the receiver {name}"
         return [problem(check, what, f"add a route to it ({_PAGE})")]
+    if not any(route.is_reachable for route in routes):
+        what = f"no alert reaches the receiver {name}, because another route takes every alert"
+        remedy = "move the route to it before that route, and set continue: true"
+        return [problem(check, what, remedy)]
     findings: list[Finding] = []
     for route in routes:
         findings += _check_times(route.settings, name, config)
@@ -144,7 +165,10 @@ def _check_times(settings: Mapping[str, Any], name: str, config: Config) -> list
 
 
 def _walk(
-    route: Mapping[str, Any], inherited: Mapping[str, Any], tells_others: bool
+    route: Mapping[str, Any],
+    inherited: Mapping[str, Any],
+    tells_others: bool,
+    is_reachable: bool = True,
 ) -> Iterator[_Route]:
     """Yield a route and its descendants.
 
@@ -153,17 +177,27 @@ def _walk(
         inherited: The settings of its parent.
         tells_others: Whether another route may notify a person about its alerts. For the root, this
             is whether there is another receiver.
+        is_reachable: Whether an alert can reach it.
     """
     own = {name: value for name, value in route.items() if name not in ("routes", "continue")}
     settings = {**inherited, **own}
-    yield _Route(str(settings.get("receiver", "")), settings, not tells_others)
     is_root = inherited is _DEFAULT_TIMES
     children = route.get("routes") or []
+    # Alertmanager uses the receiver of a route only for alerts that match none of its children.
+    uses_receiver = is_reachable and not any(map(_matches_all, children))
+    receiver = str(settings.get("receiver", ""))
+    yield _Route(receiver, settings, not tells_others, uses_receiver)
     for number, child in enumerate(children):
         # Alertmanager uses the first route that matches, and goes on after one that continues.
         before = any(other.get("continue") for other in children[:number])
         after = bool(child.get("continue") and children[number + 1 :])
-        yield from _walk(child, settings, before or after or (tells_others and not is_root))
+        is_taken = any(_matches_all(o) and not o.get("continue") for o in children[:number])
+        tells = before or after or (tells_others and not is_root)
+        yield from _walk(child, settings, tells, is_reachable and not is_taken)
+
+
+def _matches_all(route: Mapping[str, Any]) -> bool:
+    return not any(route.get(name) for name in ("matchers", "match", "match_re"))
 
 
 def _webhooks(receiver: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -186,6 +220,16 @@ def _is_endpoint(webhook: Mapping[str, Any]) -> bool:
 def _is_hidden(webhook: Mapping[str, Any]) -> bool:
     """Return True if Alertmanager does not show the URL of a webhook."""
     return bool(webhook.get("url_file")) or webhook.get("url") == _MASKED
+
+
+def _sends_credential(webhook: Mapping[str, Any]) -> bool:
+    """Return False if a webhook certainly sends no credential."""
+    http = webhook.get("http_config") or {}
+    names = ("authorization", "basic_auth", "bearer_token", "bearer_token_file", "oauth2")
+    has_certificate = bool((http.get("tls_config") or {}).get("cert_file"))
+    # The URL may contain a user and a password.
+    is_in_url = _is_hidden(webhook) or "@" in str(webhook.get("url") or "")
+    return has_certificate or is_in_url or any(http.get(name) for name in names)
 
 
 def _read_seconds(text: Any) -> float:

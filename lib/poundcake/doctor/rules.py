@@ -10,6 +10,7 @@ from poundcake.trail.text.layout import counted
 
 _SEVERITY = "severity"
 _MAX_LISTED = 5
+_OWN_ALERTS = "PoundCake"
 
 
 def check_rules(rules: Sequence[AlertingRule], url: str) -> list[Finding]:
@@ -35,6 +36,20 @@ def check_rules(rules: Sequence[AlertingRule], url: str) -> list[Finding]:
         findings.append(warning(check, what, remedy))
     count = counted(len(rules), "alerting rule")
     return findings or [ok(check, f"{url} evaluates {count}, each with a {_SEVERITY}")]
+
+
+def check_own_alerts(rules: Sequence[AlertingRule]) -> list[Finding]:
+    """Check that some server has the alerts about PoundCake itself.
+
+    Args:
+        rules: The alerting rules of all servers that answered.
+    """
+    check = "prometheus.own_alerts"
+    count = sum(rule.name.startswith(_OWN_ALERTS) for rule in rules)
+    if count:
+        return [ok(check, f"Prometheus has {counted(count, 'alert')} about PoundCake itself")]
+    what = "Prometheus has no alerts about PoundCake itself, so nobody is told when it is down"
+    return [warning(check, what, "load etc/poundcake.rules.yml (docs/METRICS.md, Alerts)")]
 
 
 def _list_names(rules: Sequence[AlertingRule]) -> str:

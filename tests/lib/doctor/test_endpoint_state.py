@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from poundcake import __version__
 from poundcake.doctor import endpoint_state
 from poundcake.doctor.finding import Status, worst_status
+from poundcake.timestamps import format_timestamp
 
 HEALTHY = {
     "status": "ok",
@@ -41,6 +43,25 @@ def test_a_healthy_endpoint_is_all_ok():
     findings = endpoint_state.check_health(HEALTHY)
     assert {finding.status for finding in findings} == {Status.OK}
     assert "http://127.0.0.1:8000" in findings[0].what
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "status"),
+    [(int(1e9), int(20e9), "warning"), (int(3e9), int(90e9), "ok"), (int(1e9), int(5e9), "ok")],
+)
+def test_a_nearly_full_disk_is_found(free, size, status):
+    view = change("components/journal/disk_free_bytes", free)
+    view["components"]["journal"]["disk_size_bytes"] = size
+    (finding,) = [f for f in endpoint_state.check_health(view) if f.check == "endpoint.disk"]
+    assert finding.status == status and f"{free / 1e9:.1f} of" in finding.what
+
+
+@pytest.mark.parametrize(("days", "status"), [(-1, "problem"), (6, "warning"), (8, "ok")])
+def test_the_end_of_the_certificate_is_found(days, status):
+    expires_at = format_timestamp(datetime.now(timezone.utc) + timedelta(days=days))
+    view = {**HEALTHY, "certificate_expires_at": expires_at}
+    (finding,) = [f for f in endpoint_state.check_health(view) if "certificate" in f.check]
+    assert finding.status == status and expires_at in finding.what
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,53 @@ def test_a_route_before_it_that_continues_tells_people():
     assert find_others(changed("route/routes", routes)) == []
 
 
+@pytest.mark.parametrize(
+    "routes",
+    [
+        [{"receiver": "people"}, {"receiver": "poundcake", "continue": True}],
+        [{"receiver": "people"}, {"receiver": "people", "routes": [{"receiver": "poundcake"}]}],
+        [{"receiver": "poundcake", "routes": [{"receiver": "people"}]}],
+    ],
+)
+def test_a_route_that_no_alert_reaches_is_found(routes):
+    (finding,) = find_others(changed("route/routes", routes))
+    assert finding.status is Status.PROBLEM
+    assert "no alert reaches the receiver poundcake" in finding.what
+
+
+@pytest.mark.parametrize(
+    "changes", [{"matchers": ['severity="page"']}, {"match": {"a": "b"}}, {"continue": True}]
+)
+def test_a_route_behind_one_that_takes_only_some_alerts_is_reached(changes):
+    routes = [{"receiver": "people", **changes}, {"receiver": "poundcake", "continue": True}]
+    routes.append({"receiver": "people"})
+    assert find_others(changed("route/routes", routes)) == []
+
+
+def test_a_receiver_that_is_not_listed_in_the_configuration_is_found():
+    (finding,) = find_others(GOOD, {"alertmanagers": SERVERS, "receivers": ["other"]})
+    assert finding.status is Status.PROBLEM
+    assert "not listed in the key receivers" in finding.what
+    assert find_others(GOOD, {"alertmanagers": SERVERS, "receivers": ["poundcake"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("http_config", "is_ok"),
+    [
+        (None, False),
+        ({"follow_redirects": True}, False),
+        ({"authorization": {"type": "Bearer", "credentials": "<secret>"}}, True),
+        ({"basic_auth": {"username": "a", "password_file": "/b"}}, True),
+        ({"tls_config": {"ca_file": "/ca.pem"}}, False),
+        ({"tls_config": {"cert_file": "/c.pem", "key_file": "/k.pem"}}, True),
+    ],
+)
+def test_a_receiver_without_a_credential_is_found(http_config, is_ok):
+    document = changed("receivers/0/webhook_configs/0/http_config", http_config or {})
+    findings = find_others(document, {"alertmanagers": SERVERS, "auth_tokens": ["a" * 16]})
+    assert [("sends no credential" in finding.what) for finding in findings] == [True] * (not is_ok)
+
+
 def test_a_nested_route_inherits_the_settings():
     nested = [{"receiver": "people", "repeat_interval": "2d", "continue": True}]
     nested[0]["routes"] = [{"receiver": "poundcake"}]

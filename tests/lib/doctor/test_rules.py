@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poundcake.doctor.finding import Status
-from poundcake.doctor.rules import check_rules
+from poundcake.doctor.rules import check_own_alerts, check_rules
 from poundcake.monitoring import AlertingRule
 
 URL = "http://prometheus.example"
@@ -33,3 +33,11 @@ def test_a_rule_that_cannot_be_evaluated_is_a_problem():
     (finding,) = check_rules([GOOD, AlertingRule("Bad", {"severity": "x"}, "no such metric")], URL)
     assert finding.status is Status.PROBLEM
     assert "Bad" in finding.what and "no such metric" in finding.remedy
+
+
+def test_a_prometheus_without_alerts_about_the_pack_is_found():
+    (finding,) = check_own_alerts([GOOD])
+    assert finding.status is Status.WARNING
+    assert "etc/poundcake.rules.yml" in finding.remedy
+    (finding,) = check_own_alerts([GOOD, AlertingRule("PoundCakeDown", {"severity": "critical"})])
+    assert finding.status is Status.OK
