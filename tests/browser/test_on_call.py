@@ -126,3 +126,21 @@ def test_an_alert_that_waits_in_the_journal_is_on_the_page(visit, own_board):
     row.get_by_role("link", name="request").click()
     page.wait_for_url(f"**/board/requests/{request_id}")
     assert "web-71:9100" in page.locator("main").inner_text()
+
+
+def test_on_a_phone_the_search_is_folded_unless_a_filter_is_in_force(visit):
+    walk = Walk(visit(viewport={"width": 390, "height": 844}))
+    walk.click("link", "Episodes")
+    field = walk.page.get_by_label("Instance")
+    assert not field.is_visible()
+    walk.page.locator("#search-filters-summary").click()
+    walk.type("Instance", "node-7")
+    walk.click("button", "Search")
+    assert walk.page.locator(".episodes > li").count() == 1
+    assert field.is_visible() and field.input_value() == "node-7"
+
+
+def test_on_a_wide_screen_the_search_is_always_open(visit):
+    page = visit(viewport={"width": 1200, "height": 800}).open("/board/episodes")
+    assert page.get_by_label("Instance").is_visible()
+    assert not page.locator("#search-filters-summary").is_visible()

@@ -22,6 +22,8 @@ from poundcake.trail.search import FilterError
 DEFAULT_SINCE = "7d"
 MAX_CHARTS = 6
 """Maximum number of workflows that have charts. The others are in the table."""
+MIN_BUCKETS = 6
+"""The charts have at least this many hours or days, even if the first ones are empty."""
 MAX_ROWS = 50
 """Maximum number of workflows, and of alert names that no rule matched."""
 # The filters of the form, each with an example.
@@ -119,12 +121,16 @@ def _as_variables(history: RemediationHistory, texts: Mapping[str, str]) -> dict
     names = history.unmatched_names()
     time_format = "%Y-%m-%d %H:%MZ" if history.is_hourly else "%Y-%m-%d"
     labels = [bucket.start.strftime(time_format) for bucket in history.buckets]
+    # Figures that are not read yet look like empty buckets.
+    is_read = not history.unread_until
+    first = _first_shown(list(by_workflow.values()), len(labels)) if is_read else 0
     return {
         "since": format_timestamp(history.since),
         "until": format_timestamp(history.until),
         "bucket": "hour" if history.is_hourly else "day",
         "unread_until": format_timestamp(history.unread_until) if history.unread_until else "",
         "labels": labels,
+        "chart_labels": labels[first:],
         "total": _totals(add_figures(list(figures.values()))),
         "rows": [
             {"workflow": workflow, **_totals(figures[workflow])}
@@ -134,8 +140,8 @@ def _as_variables(history: RemediationHistory, texts: Mapping[str, str]) -> dict
             {
                 "workflow": workflow,
                 "totals": _totals(figures[workflow]),
-                "results": _result_series(buckets),
-                "times": _time_series(buckets),
+                "results": _result_series(buckets[first:]),
+                "times": _time_series(buckets[first:]),
             }
             for workflow, buckets in list(by_workflow.items())[:MAX_CHARTS]
         ],
@@ -154,6 +160,19 @@ def _as_variables(history: RemediationHistory, texts: Mapping[str, str]) -> dict
         "unmatched_count": sum(name.count for name in names),
         "more_names": max(0, len(names) - MAX_ROWS),
     }
+
+
+def _first_shown(workflows: Sequence[Sequence[WorkflowFigures]], count: int) -> int:
+    """Return the number of empty buckets that the charts leave out on the left.
+
+    Args:
+        workflows: The figures of each workflow by bucket.
+        count: The number of buckets.
+    """
+    for number in range(count):
+        if any(buckets[number].started for buckets in workflows):
+            return max(0, min(number, count - MIN_BUCKETS))
+    return 0
 
 
 def _totals(figures: WorkflowFigures) -> dict[str, Any]:

@@ -15,6 +15,8 @@ _AT_WORK = (ExecutionResult.RUNNING, ExecutionResult.WAITING)
 def list_commands(episode: Mapping[str, Any], has_alertmanagers: bool) -> list[dict[str, str]]:
     """Return the commands that make sense for an episode in its state, each with its effect.
 
+    The most useful ones come first.
+
     Args:
         episode: The episode, as the view why shows it.
         has_alertmanagers: Whether alerts can be silenced.
@@ -40,7 +42,6 @@ def _commands_for_incident(
         change = approval["change"] or "the change"
         found.append((f"Approve {change}", commands.for_episode("approve", name)))
         found.append((f"Reject {change}", commands.for_episode("approve", name, "reject=true")))
-    found.append(("Show what would be done now", commands.plan(name)))
     if is_acknowledged:
         undo = commands.for_episode("acknowledge", name, "undo=true")
         found.append(("Withdraw the acknowledgement", undo))
@@ -49,7 +50,8 @@ def _commands_for_incident(
         found.append(("Acknowledge it, so that nothing new is started for it", acknowledge))
     if is_silenced:
         found.append(("End the silence", commands.for_episode("unsilence", name)))
-    elif has_alertmanagers:
+    found.append(("Show what would be done now", commands.plan(name)))
+    if has_alertmanagers and not is_silenced:
         silence = commands.for_episode("silence", name, "minutes=60", "comment=by-hand")
         found.append(("Silence it in Alertmanager for an hour", silence))
     if not at_work:

@@ -11,6 +11,7 @@ from poundcake.endpoint.board.episode_commands import list_commands
 from poundcake.endpoint.board.execution_rows import execution_row
 from poundcake.endpoint.board.silence_forms import silence_forms
 from poundcake.endpoint.board.stackstorm_state import stackstorm_problem
+from poundcake.endpoint.board.timeline_rows import build_timeline
 from poundcake.stackstorm.web_ui import execution_url
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import queries, search
@@ -18,7 +19,9 @@ from poundcake.trail.clock import format_deadline
 from poundcake.trail.queries.episode import FIRING
 from poundcake.trail.silences import read_silence_target
 from poundcake.trail.text.episodes import remarks
-from poundcake.trail.text.layout import format_elapsed
+
+MAX_COMMANDS = 2
+"""How many commands the page shows, the most useful ones. The others are folded."""
 
 
 def read_episode(config: Config, service: BoardService, name: str) -> dict[str, Any] | None:
@@ -44,17 +47,19 @@ def read_episode(config: Config, service: BoardService, name: str) -> dict[str, 
             episode=episode["episode"],
             ignored_labels=config.ignored_labels,
         )
+    commands = list_commands(episode, bool(config.alertmanagers))
     return {
         "episode": {**episode, "runbook_url": safe_url(episode["runbook_url"])},
         "runbook_text": episode["runbook_url"],
         "approvals": approvals(episode, config),
-        "timeline": list_events(episode),
+        "timeline": build_timeline(episode),
         "executions": [
             execution_row(execution, config) for execution in episode["stackstorm_executions"]
         ],
         "changes": [_change_row(change, config) for change in episode.get("changes", ())],
         "remarks": remarks(episode),
-        "commands": list_commands(episode, bool(config.alertmanagers)),
+        "commands": commands[:MAX_COMMANDS],
+        "more_commands": commands[MAX_COMMANDS:],
         "silence_forms": silence_forms(config, target) if target else [],
         "stackstorm": view.get("stackstorm", ""),
     }
@@ -88,24 +93,3 @@ def _change_row(change: Mapping[str, Any], config: Config) -> dict[str, Any]:
         "retry": f"it is tried again after {format_deadline(retry_at)}" if retry_at else "",
         "action_url": execution_url(config.st2_web_url, action_id),
     }
-
-
-def list_events(episode: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what happened, oldest first, each with the time since the previous event."""
-    urls = {row["st2_execution_id"]: row["url"] for row in episode["stackstorm_executions"]}
-    events = []
-    previous = ""
-    for event in episode["timeline"]:
-        moment = parse_timestamp(event["at"])
-        elapsed = format_elapsed(previous, moment) if previous and moment else "0 s"
-        execution_id = event.get("st2_execution_id", "")
-        events.append(
-            {
-                **event,
-                "elapsed": "" if elapsed == "0 s" else elapsed,
-                "request_id": event.get("request_id", ""),
-                "execution_url": urls.get(execution_id, ""),
-            }
-        )
-        previous = event["at"]
-    return events

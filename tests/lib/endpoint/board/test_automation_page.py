@@ -151,6 +151,22 @@ def test_a_short_period_is_shown_per_hour(engine, get):
     ]
 
 
+def test_the_charts_begin_with_the_first_execution(engine, get):
+    record_day(engine)
+    page = get_page(get)
+    assert "The charts begin at 2026-01-09, because nothing ran earlier" in page.text
+    assert "2026-01-09 to 2026-01-14. Cleared: 2" in page.text
+    assert "2026-01-07 to 2026-01-14, by the start of the execution" in page.text
+    hourly = get_page(get, "since=24h").text
+    assert "The charts begin at 2026-01-14 05:00Z, because nothing ran earlier" in hourly
+
+
+def test_charts_without_an_empty_start_are_whole(engine, get):
+    record_day(engine)
+    page = get_page(get, "since=7h")
+    assert "The charts begin at" not in page.text
+
+
 def test_the_page_lists_the_alerts_that_no_rule_matched(engine, get):
     record_day(engine)
     page = get_page(get, "since=20h&labels=instance%3D~%22pod.*%22")

@@ -8,14 +8,14 @@ from urllib.parse import unquote
 import pytest
 from sqlalchemy import select, update
 
-from poundcake.trail import commands
+from poundcake.trail import commands, interventions
 from poundcake.trail.changes import dump_evidence
 from poundcake.trail.schema import changes, events
 from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.fake_stackstorm import OUTAGE
 from tests.lib.samples import alert
 from tests.lib.trail.text import on_call_states
-from tests.lib.trail.text.on_call_states import START, service_down
+from tests.lib.trail.text.on_call_states import ANNA, START, service_down
 from tests.lib.trails import on_sqlite
 
 pytestmark = on_sqlite
@@ -35,7 +35,7 @@ def head(page):
 
 def possible(page):
     """Return the commands of the section What you can do by their effect."""
-    section = page.section("section-commands").one("dl")
+    section = page.section("section-commands")
     return {
         pair.one("dt").text: pair.one("dd").commands[0]
         for pair in section.all("div")
@@ -170,17 +170,91 @@ class TestTimeline:
         assert section.one(class_="evidence").texts("li") == ["9100: no answer", "nginx: failed"]
 
 
+class TestRepeats:
+    """Notifications of the same kind in a row are one line that opens."""
+
+    def repeat(self, world, count, number=21):
+        for _ in range(count):
+            world.wait(300)
+            world.notify(on_call_states.host_down(number))
+
+    def open(self, world, browser):
+        (episode,) = world.why(alert_name="HostDown")["episodes"]
+        return browser.get(f"/board/episodes/{episode['episode']}").section("section-timeline")
+
+    def test_repeats_are_folded(self, world, browser):
+        """Of many repeats, the view lists the newest three."""
+        world.notify(on_call_states.host_down())
+        self.repeat(world, 8)
+        section = self.open(world, browser)
+        (details,) = section.all("details")
+        summary = details.one("summary").text
+        assert summary.startswith("8 more notifications, the last one at 22:40:04Z: firing: dup")
+        assert details.get("open") is None
+        assert "5 earlier ones, not listed here." in details.text
+        assert len(details.all("li", class_="event")) == 3
+        assert len(section.all("li", class_="event")) == 4
+        assert section.text.count("more notification") == 1
+
+    def test_listed_repeats_say_from_when_to_when(self, world, browser):
+        world.notify(on_call_states.host_down())
+        self.repeat(world, 3)
+        summary = self.open(world, browser).one("details").one("summary").text
+        assert summary.startswith("3 more notifications, 22:05:04Z to 22:15:04Z: firing: dup")
+
+    def test_the_fold_keeps_its_name_while_more_arrive(self, world, browser):
+        world.notify(on_call_states.host_down())
+        self.repeat(world, 4)
+        name = self.open(world, browser).one("details")["id"]
+        self.repeat(world, 5)
+        assert self.open(world, browser).one("details")["id"] == name
+
+    def test_a_few_repeats_are_shown(self, world, browser):
+        world.notify(on_call_states.host_down())
+        self.repeat(world, 2)
+        assert not self.open(world, browser).has("details")
+
+    def test_what_happens_in_between_is_not_folded(self, world, browser):
+        (row,) = world.notify(on_call_states.host_down())
+        self.repeat(world, 4)
+        interventions.acknowledge(world.engine, ANNA, row.episode, comment="on it")
+        section = self.open(world, browser)
+        assert section.text.index("more notifications") < section.text.index("anna acknowledged")
+        assert "anna acknowledged" not in section.one("details").text
+
+
 class TestCommands:
     def test_an_open_incident_can_be_acknowledged_closed_and_planned(self, world, browser):
         page, episode = open_episode(world, browser, "no_rule")
         name = episode["episode"]
         assert list(possible(page).values()) == [
-            f"st2 run poundcake.plan format=text episode={name}",
             f"st2 run poundcake.acknowledge format=text episode={name}",
+            f"st2 run poundcake.plan format=text episode={name}",
             f"st2 run poundcake.replay request_id={world.request_id} force=true",
             f"st2 run poundcake.close format=text episode={name} comment=ended",
             f"st2 run poundcake.why format=text episode={name}",
         ]
+
+    @pytest.mark.parametrize(
+        "state, effects",
+        [
+            ("no_rule", ("Acknowledge it, so", "Show what would be done now")),
+            ("waiting_for_approval", ("Approve ", "Reject ")),
+            ("acknowledged", ("Withdraw the acknowledgement", "Show what would be done now")),
+            ("silenced", ("Acknowledge it, so", "End the silence")),
+        ],
+    )
+    def test_the_most_useful_ones_are_shown_and_the_others_open(
+        self, world, browser, state, effects
+    ):
+        page, _ = open_episode(world, browser, state)
+        section = page.section("section-commands")
+        more = section.one("details")
+        folded = more.texts("dt")
+        shown = [effect for effect in possible(page) if effect not in folded]
+        assert len(shown) == 2 and all(map(str.startswith, shown, effects)), shown
+        assert more.get("open") is None
+        assert more.one("summary").text == f"{len(folded)} more commands"
 
     def test_a_held_claim_can_be_released(self, world, browser):
         page, episode = open_episode(world, browser, "failed")
@@ -221,6 +295,7 @@ class TestCommands:
         assert list(possible(page).values()) == [
             f"st2 run poundcake.why format=text episode={episode['episode']}"
         ]
+        assert not page.section("section-commands").has("details")
 
 
 class TestSilences:
