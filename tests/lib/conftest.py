@@ -12,7 +12,6 @@ import sys
 
 import pytest
 
-from poundcake.trail import database
 from tests.lib.empty_databases import create_mariadb_tables, create_sqlite_database
 from tests.lib.pipelines import (  # noqa: F401
     clock,
@@ -21,7 +20,7 @@ from tests.lib.pipelines import (  # noqa: F401
     wall_clock,
 )
 from tests.lib.samples import readable_fingerprint
-from tests.lib.trails import disable_fsync
+from tests.lib.trails import open_shared_engine
 
 if importlib.util.find_spec("st2common") is None:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -34,20 +33,11 @@ def readable_fingerprints(monkeypatch):
     monkeypatch.setattr("poundcake.alertmanager.fingerprint", readable_fingerprint)
 
 
-@pytest.fixture(scope="session")
-def engines():
-    """Return this session's engines by URL. Sharing them saves compiling each statement again."""
-    return {}
-
-
 @pytest.fixture
-def engine(database_url, engines):
+def engine(database_url):
     """Return an engine for a new tracking database that has all tables but no alerts."""
-    if database_url not in engines:
-        engines[database_url] = database.open_engine(database_url)
-        disable_fsync(engines[database_url])
     # The listeners that a test adds stay off the shared engine.
-    new_engine = engines[database_url].execution_options()
+    new_engine = open_shared_engine(database_url).execution_options()
     if new_engine.dialect.name == "sqlite":
         create_sqlite_database(new_engine.url.database)
     else:

@@ -40,6 +40,7 @@ from poundcake.trail.record import record_requests
 from poundcake.trail.schema import alerts, api_calls
 from tests.lib.empty_databases import create_sqlite_database
 from tests.lib.samples import later, request
+from tests.lib.trails import open_shared_engine
 from tests.waiting import wait_for
 
 LOG = logging.getLogger("pipeline")
@@ -144,7 +145,7 @@ class Rig:
 
     def __init__(self, folder, database_path, clock=None):
         self.clock = clock
-        self.engine = database.open_engine(f"sqlite:///{database_path}")
+        self.engine = open_shared_engine(f"sqlite:///{database_path}").execution_options()
         self.path = str(folder / "journal.sqlite")
         self.journal = Journal(self.path)
         self.bus = Broker(self.engine)
@@ -262,9 +263,11 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def database_path(tmp_path):
+def database_path(sqlite_path):
     """Return the path of a tracking database that has all tables but no alerts."""
-    return create_sqlite_database(tmp_path / "tracking.sqlite")
+    for file in sqlite_path.parent.iterdir():
+        file.unlink()
+    return create_sqlite_database(sqlite_path)
 
 
 @pytest.fixture

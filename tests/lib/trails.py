@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from unittest import mock
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.pool import QueuePool
 
 from poundcake.config import Config
 from poundcake.stackstorm import Execution
@@ -81,6 +83,26 @@ def disable_fsync(engine):
         event.listen(
             engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF")
         )
+
+
+class _Pool(QueuePool):
+    """A pool without a maximum, because tests use many connections at once."""
+
+    def __init__(self, creator, **options):
+        super().__init__(creator, **{**options, "max_overflow": -1})
+
+
+@functools.lru_cache(maxsize=None)
+def open_shared_engine(url):
+    """Return the engine that all tests with this URL share, because it caches the statements.
+
+    It keeps its connections to SQLite until the test ends: opening one takes longer than most
+    statements. In production, each transaction opens one, because of eventlet's locks.
+    """
+    with mock.patch("poundcake.trail.database.engine.NullPool", _Pool):
+        engine = database.open_engine(url)
+    disable_fsync(engine)
+    return engine
 
 
 def in_parallel(count, work):
