@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 REQUIREMENTS = -r requirements.txt -r requirements-tests.txt -r standalone/requirements.txt \
 	--no-deps-r standalone/requirements-orquesta.txt
-PYTEST = .venv/bin/python -m pytest -rs -n 8 --dist loadgroup
+PYTEST = .venv/bin/python -m pytest -rs -n 6 --dist loadgroup
 
 # Tests outside tests/fuzz that generate inputs. In `make fuzz`, they generate more.
 FUZZED = tests/lib/test_alertmanager.py tests/lib/test_announcement.py tests/lib/trail/test_admission.py

@@ -100,6 +100,7 @@ LONG_TESTS = (
     "tests/lib/trail/test_purge.py::TestPlans::*",
     "tests/lib/trail/test_record.py::TestBatches::*mariadb*",
     "tests/lib/trail/test_record.py::TestBatches::test_a_batch_is_recorded_like_*",
+    "tests/lib/trail/test_retry_refused.py::*_the_wait_doubles_*mariadb*",
     "tests/lib/trail/test_settle_changes.py::*mariadb*",
     "tests/scenarios/test_another_database.py::*",
     "tests/scenarios/test_clustered_alertmanagers.py::*",
