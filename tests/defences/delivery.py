@@ -7,6 +7,7 @@ from tests.defences.mutation import Edit, Returns
 
 BUS = "poundcake.endpoint.bus:"
 OUTBOX = "poundcake.trail.outbox:"
+EMITTER_TESTS = "tests/lib/endpoint/test_emitter.py::TestTwoEndpoints::"
 OUTBOX_TESTS = "tests/lib/trail/test_outbox.py::"
 PUBLISHER = "poundcake.endpoint.event_publisher:EventPublisher."
 PUBLISHER_TESTS = "tests/lib/endpoint/test_event_publisher.py::"
@@ -79,6 +80,20 @@ DEFENCES = [
         "an unroutable message is returned",
         Edit(BUS + "Bus._publish", "mandatory=True", "mandatory=False"),
         faults("queue unbound", 1, "sqlite"),
+    ),
+    Defence(
+        "another endpoint emits what an endpoint that is gone has recorded",
+        Edit(
+            "poundcake.endpoint.tracking_queries:find_requests_to_import",
+            "alerts.c.explanation == Explanation.RETRY",
+            "False",
+        ),
+        test(EMITTER_TESTS + "test_the_other_endpoint_emits_what_an_endpoint_that_is_gone_has_not"),
+    ),
+    Defence(
+        "a request is claimed before its lost alerts are emitted again",
+        Edit("poundcake.endpoint.emission_plan:Emission.needs_claim", "any(_)", "False"),
+        test(EMITTER_TESTS + "test_an_alert_that_stackstorm_lost_is_emitted_again_by_one_endpoint"),
     ),
     Defence(
         "two endpoints do not publish the same event",

@@ -22,7 +22,7 @@ from poundcake.endpoint import (
     event_publisher,
     journal_clock,
     pipeline,
-    replay_importer,
+    request_importer,
     sync_timer,
     triggers,
     worker,
@@ -51,7 +51,7 @@ MODULES_WITH_A_CLOCK = (
     emitter,
     journal_clock,
     pipeline,
-    replay_importer,
+    request_importer,
     sync_timer,
     worker,
 )

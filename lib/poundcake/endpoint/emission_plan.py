@@ -45,6 +45,15 @@ class Emission:
         return not self.is_first and not self.alerts
 
     @property
+    def needs_claim(self) -> bool:
+        """Whether another endpoint may emit the request as well, so that it has to be claimed.
+
+        Another endpoint takes over a request whose alerts are lost and that nobody claims.
+        """
+        is_lost = any(alert.is_lost for alert in self.request.unexplained_alerts)
+        return self.entry.is_shared or bool(self.request.emitter) or is_lost
+
+    @property
     def lost_ids(self) -> set[int]:
         """The row ids of the alerts that StackStorm lost."""
         return {alert.id for alert in self.alerts if alert.is_lost}
@@ -76,5 +85,5 @@ def plan_emission(entry: Entry, request: RecordedRequest, endpoint_id: str, now:
     else:
         due_alerts = []
     # If another endpoint has claimed the request, that one publishes the triggers of the request.
-    is_first = entry.emit_after is None and not (entry.is_shared and is_claimed_elsewhere)
+    is_first = entry.emit_after is None and not is_claimed_elsewhere
     return Emission(entry, request, is_first, due_alerts)

@@ -137,13 +137,13 @@ class Emitter:
             self._attempts.pop(entry.id, None)
 
     def _claim(self, plans: Sequence[Emission]) -> set[int]:
-        """Claim shared requests. Return the entry ids of all requests that may be emitted now."""
-        shared_ids = [plan.request.request_id for plan in plans if plan.entry.is_shared]
-        granted_ids = self._claims.claim(shared_ids)
+        """Claim requests that need it. Return the entry ids of all that may be emitted now."""
+        ids_to_claim = [plan.request.request_id for plan in plans if plan.needs_claim]
+        granted_ids = self._claims.claim(ids_to_claim)
         return {
             plan.entry.id
             for plan in plans
-            if not plan.entry.is_shared or plan.request.request_id in granted_ids
+            if not plan.needs_claim or plan.request.request_id in granted_ids
         }
 
     def _publish(self, plans: Sequence[Emission]) -> None:
@@ -164,7 +164,7 @@ class Emitter:
 
     def _publish_one(self, plan: Emission, summary: Summary, loader: AlertLoader) -> bool:
         """Publish the remaining triggers of one request. Return False if it was interrupted."""
-        if plan.entry.is_shared and not self._claims.claim([plan.request.request_id]):
+        if plan.needs_claim and not self._claims.claim([plan.request.request_id]):
             return True  # the claim has expired; the next check tries again
         attempt = self._attempts.setdefault(plan.entry.id, Attempt())
         lost_ids = plan.lost_ids

@@ -141,7 +141,7 @@ class Journal:
         self._counts[_CountKey(RequestState.ACCEPTED, False)] += count
 
     def import_recorded(self, request: Request, body_sha256: str, alert_count: int) -> None:
-        """Import a replay that another process recorded, so that this endpoint emits it.
+        """Import a request that another process recorded, so that this endpoint emits it.
 
         Do nothing if the journal already has the request.
         """

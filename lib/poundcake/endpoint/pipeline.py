@@ -13,7 +13,7 @@ from poundcake.endpoint.event_publisher import EventPublisher
 from poundcake.endpoint.health import Components, State
 from poundcake.endpoint.journal import Entry, JournalError
 from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
-from poundcake.endpoint.replay_importer import ReplayImporter
+from poundcake.endpoint.request_importer import RequestImporter
 from poundcake.endpoint.sync_timer import SyncTimer
 from poundcake.endpoint.worker import Worker
 from poundcake.trail import uncopied
@@ -70,7 +70,7 @@ class Pipeline:
                 ("polling for recorded requests", self.announcer.poll_recorded),
                 ("polling for requests that are recorded late", self.announcer.poll_late),
                 ("announcing", self.announcer.announce),
-                ("importing replays", ReplayImporter(dependencies).import_replays),
+                ("importing requests", RequestImporter(dependencies).import_requests),
                 ("emitting", self.emitter.emit),
                 ("publishing events", EventPublisher(dependencies, self._keep_going).publish),
                 ("requesting a sync", self.sync_timer.request_sync),

@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from typing import Sequence
 
-from sqlalchemy import case, exists, func, select
+from sqlalchemy import and_, case, exists, func, or_, select
 from sqlalchemy.engine import Connection, Row
 
 from poundcake.alertmanager import RESOLVED
@@ -20,7 +20,7 @@ from poundcake.endpoint.recorded import (
     UnexplainedAlert,
 )
 from poundcake.request_ids import collision_id
-from poundcake.trail import database
+from poundcake.trail import clock, database, emissions
 from poundcake.trail.open_work import is_unexplained
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.schema import alerts, api_calls
@@ -202,12 +202,25 @@ def load_alerts(connection: Connection, ids: Sequence[int]) -> dict[int, Recorde
     return loaded
 
 
-def find_unemitted_replays(connection: Connection) -> list[str]:
-    """Return the request_ids of replays that are still to be emitted."""
+def find_requests_to_import(connection: Connection) -> list[str]:
+    """Return the request_ids of recorded requests that any endpoint may have to emit.
+
+    These are replays that are not explained yet, and requests with an alert that has not reached
+    StackStorm while no endpoint has held the request's claim for emissions.LEASE: the endpoint that
+    accepted the request is down, or has lost its journal.
+    """
+    now = clock.database_now(connection)
+    is_expired = or_(
+        api_calls.c.emitter_until <= now,
+        and_(api_calls.c.emitter_until.is_(None), alerts.c.recorded_at <= now - emissions.LEASE),
+    )
+    is_abandoned = and_(alerts.c.explanation == Explanation.RETRY, is_expired)
     statement = select(api_calls.c.request_id).where(
         api_calls.c.completed_at.is_(None),
-        api_calls.c.replay_of.is_not(None),
-        exists().where(alerts.c.api_call_id == api_calls.c.id, is_unexplained()),
+        exists().where(
+            alerts.c.api_call_id == api_calls.c.id,
+            or_(and_(api_calls.c.replay_of.is_not(None), is_unexplained()), is_abandoned),
+        ),
     )
     return list(connection.scalars(statement))
 

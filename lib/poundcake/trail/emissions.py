@@ -2,7 +2,8 @@
 
 Every endpoint finds a replayed request in the database, and a client that chooses the request's id
 may send it to several endpoints. Each endpoint claims such a request before emitting it, and
-extends the claim while the request is open.
+extends the claim while the request is open. It also claims a request before it emits lost alerts
+again, so that another endpoint takes the request over only if this endpoint is gone.
 """
 
 from __future__ import annotations

@@ -425,7 +425,7 @@ class TestReplays:
         assert rig.state(replay_id) == "done"
 
     def test_replays_are_emitted_even_if_they_are_imported_one_by_one(self, rig, monkeypatch):
-        monkeypatch.setattr("poundcake.endpoint.replay_importer.MAX_IMPORTS_PER_POLL", 1)
+        monkeypatch.setattr("poundcake.endpoint.request_importer.MAX_IMPORTS_PER_POLL", 1)
         ids = [rig.accept(*named_alerts(name)) for name in "abc"]
         rig.advance()
         replay_ids = {replay_request(rig.engine, Config(), i)["request_id"] for i in ids}
@@ -483,6 +483,51 @@ class TestTwoEndpoints:
         self.advance(rigs, 31)
         assert {rig.state(replay_id) for rig in rigs} == {"done"}
         assert self.emitted_ids(rigs, ALERT).count(replay_id) == 1
+
+    def lose_alerts(self, rigs):
+        """Let sync find, long after the recording, that StackStorm has no trigger of any alert."""
+        rigs[0].set_explanation("retry")
+        with database.transaction(rigs[0].engine) as connection:
+            connection.execute(update(alerts).values(recorded_at=later(0)))
+
+    @pytest.mark.parametrize("sender_request_id", ["", "0c9d6f4e-6d8e-4d0c-9a53-7c1c2f3a4b5d"])
+    def test_the_other_endpoint_emits_what_an_endpoint_that_is_gone_has_not(
+        self, rigs, sender_request_id
+    ):
+        gone, other = rigs
+        gone.bus.refuses = lambda trigger, payload: trigger == ALERT
+        request_id = gone.accept(alert(), sender_request_id=sender_request_id)
+        gone.advance()
+        gone.set_explanation("retry")
+        other.advance(6)
+        assert other.journal.find(request_id) is None, "the endpoint may only be restarting"
+        self.lose_alerts(rigs)
+        with database.transaction(other.engine) as connection:
+            connection.execute(update(api_calls).values(emitter_until=later(0)))
+        other.advance(6)
+        assert self.emitted_ids(rigs, ALERT) == [request_id]
+        # The endpoint comes back, with its journal.
+        gone.bus.refuses = lambda trigger, payload: False
+        gone.reopen()
+        for _ in range(5):
+            self.advance(rigs, 60)
+        assert [p["request_id"] for p in gone.bus.payloads(ALERT)] == []
+        # Without a claim, nobody knows whether the endpoint had published this trigger.
+        repeats = 0 if sender_request_id else 1
+        assert self.emitted_ids(rigs, WEBHOOK) == [request_id] * (1 + repeats)
+        other.set_explanation("execution")
+        self.advance(rigs, 60)
+        assert [rig.state(request_id) for rig in rigs] == ["done", "done"]
+
+    @pytest.mark.parametrize("first_rig", [0, 1])
+    def test_an_alert_that_stackstorm_lost_is_emitted_again_by_one_endpoint(self, rigs, first_rig):
+        request_id = rigs[0].accept(alert())
+        rigs[0].advance()
+        self.lose_alerts(rigs)
+        ordered_rigs = rigs if first_rig == 0 else rigs[::-1]
+        self.advance(ordered_rigs, 61)
+        assert self.emitted_ids(rigs, ALERT) == [request_id] * 2
+        assert self.emitted_ids(rigs, WEBHOOK).count(request_id) == 1 + first_rig
 
     def test_an_unconfirmed_incident_that_sync_admits_is_emitted_once(self, rigs):
         resolved = alert(status="resolved", ends_at=later(60))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from poundcake.config import Config
-from poundcake.endpoint.tracking_queries import find_unemitted_replays
+from poundcake.endpoint.tracking_queries import find_requests_to_import
 from poundcake.trail import database
 from poundcake.trail.confirm import METHOD, admit_unconfirmed
 from poundcake.trail.record import record_requests
@@ -62,7 +62,7 @@ def test_the_admission_is_recorded_as_an_additional_request(trail):
     # The admission is not a notification: a resolve received before it still ends the incident.
     assert row.last_seen_at == unconfirmed.last_seen_at
     with database.reading(trail.engine) as connection:
-        assert find_unemitted_replays(connection) == [call.request_id]
+        assert call.request_id in find_requests_to_import(connection)
     unconfirmed_row = trail.rows(alerts)[-2]
     assert (unconfirmed_row.closed_at, unconfirmed_row.ended_by) == (row.created_at, None)
 
