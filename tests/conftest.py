@@ -74,6 +74,7 @@ SLOW_FILES = (
 # shell, an asterisk stands for any text, and [[] for an opening bracket.)
 LONG_TESTS = (
     "tests/faults/test_faults.py::*",
+    "tests/faults/test_two_endpoints.py::*",
     "tests/fuzz/test_admission.py::*",
     "tests/fuzz/test_flood.py::*",
     "tests/lib/endpoint/test_bus.py::*_broker_*",

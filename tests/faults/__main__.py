@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from tests import services
-from tests.faults import drill, run
+from tests.faults import drill, run, two_endpoints
 from tests.faults.faults import DATABASES, FAULTS
 from tests.faults.world import SETTINGS
 
@@ -25,6 +25,11 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=75, help="stop after this time")
     parser.add_argument("--recovery", type=float, default=150, help="seconds to wait for recovery")
+    parser.add_argument(
+        "--two-endpoints",
+        action="store_true",
+        help="on MariaDB, with two endpoints behind HAProxy, and with the faults of that",
+    )
     parser.add_argument("--no-drill", action="store_true", help="skip the backlog drill")
     parser.add_argument("--report", metavar="FILE", help="also write the table to this file")
     options = parser.parse_args()
@@ -33,6 +38,9 @@ def main():
 
 def run_faults(options):
     """Run the suite, and return the exit code."""
+    kinds, faults, endpoints = options.database or DATABASES, FAULTS, 1
+    if options.two_endpoints:
+        kinds, faults, endpoints = ["mariadb"], two_endpoints.FAULTS, 2
     report = open(options.report, "w") if options.report else None
 
     def write_line(line):
@@ -53,17 +61,24 @@ def run_faults(options):
     problems, injected, skipped = [], 0, 0
     try:
         broker.start()
-        for kind in options.database or DATABASES:
+        for kind in kinds:
             if kind == "mariadb":
                 mariadb = services.MariaDB()
                 mariadb.start()
             folder = pathlib.Path(tempfile.mkdtemp(prefix="poundcake-faults-"))
             suite = run.Run(
-                kind, folder, broker, mariadb, options.seed, write_line, options.recovery
+                kind,
+                folder,
+                broker,
+                mariadb,
+                options.seed,
+                write_line,
+                options.recovery,
+                endpoints,
             )
             try:
                 suite.start()
-                selected = [f for f in FAULTS if kind in f.databases and options.only in f.name]
+                selected = [f for f in faults if kind in f.databases and options.only in f.name]
                 random.Random(options.seed).shuffle(selected)
                 for fault in selected:
                     if fault.missing:
@@ -81,7 +96,7 @@ def run_faults(options):
         broker.close()
         if mariadb:
             mariadb.close()
-    if not options.only and not options.no_drill:
+    if not (options.only or options.no_drill or options.two_endpoints):
         write_line("")
         problems += drill.run(options.database or DATABASES, drill.REQUESTS, write_line)
     write_line(f"{injected} faults, {len(problems)} problems")

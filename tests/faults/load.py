@@ -132,15 +132,24 @@ class Delivery:
 class Load:
     """Sends notifications between start() and stop().
 
+    Args:
+        port: The port of an endpoint, or of a proxy in front of it.
+        notifications: The source of the notifications.
+        seed: The seed of its pauses.
+        rate: Requests per second.
+        retried_statuses: The statuses after which a sender sends a notification again. Any other
+            status except 202 is a problem.
+
     Attributes:
         rate: Requests per second.
         deliveries: All deliveries, in the order in which they were sent.
-        problems: A sentence for each request without a 202, and each response except 202 or 503.
+        problems: A sentence for each request without a 202, and each unexpected status.
         on_answer: If set, called with each delivery that was answered 202, in the sender's thread.
     """
 
-    def __init__(self, port, notifications, seed, rate):
+    def __init__(self, port, notifications, seed, rate, retried_statuses=(503,)):
         self.port, self.notifications, self.rate = port, notifications, rate
+        self._retried_statuses = retried_statuses
         self.deliveries, self.problems = [], []
         self.on_answer = None
         self._random = random.Random(seed)
@@ -222,7 +231,7 @@ class Load:
         finally:
             client.close()
         if response.status != 202:
-            if response.status != 503:
+            if response.status not in self._retried_statuses:
                 self.problems.append(f"{response.status} {text[:200]}")
             return False
         delivery.request_id = json.loads(text)["request_id"]

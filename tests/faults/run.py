@@ -47,12 +47,26 @@ class Run:
     """Injects faults into a world under load, and calls report() with each line of the table."""
 
     def __init__(
-        self, kind, folder, broker, mariadb, seed, report, recovery_seconds=RECOVERY_SECONDS
+        self,
+        kind,
+        folder,
+        broker,
+        mariadb,
+        seed,
+        report,
+        recovery_seconds=RECOVERY_SECONDS,
+        endpoints=1,
+        notifications=None,
+        rate=RATE,
     ):
         self.kind, self._report, self._recovery_seconds = kind, report, recovery_seconds
         mariadb = mariadb if kind == "mariadb" else None
-        self.world = World(folder, broker, mariadb, shadow=not MISSING_COMPILER, **CONFIG)
-        self.load = Load(self.world.port, Notifications(seed), seed, RATE)
+        shadow = not MISSING_COMPILER and endpoints == 1
+        self.world = World(folder, broker, mariadb, shadow=shadow, endpoints=endpoints, **CONFIG)
+        # HAProxy itself answers with 502, 503 or 504 if no endpoint has answered.
+        retried_statuses = (503,) if endpoints == 1 else (502, 503, 504)
+        notifications = notifications or Notifications(seed)
+        self.load = Load(self.world.port, notifications, seed, rate, retried_statuses)
         self.scene = Scene(self.world, self.load, seed)
         self.problems = []
         self.injected = 0
@@ -80,6 +94,9 @@ class Run:
             name: The name of the row.
             faults: The faults.
             failpoints: Failpoints at which actions are killed while the faults are injected.
+
+        Returns:
+            The number in each of COLUMNS.
         """
         problems = []
         self.load.start()
@@ -119,6 +136,7 @@ class Run:
         for problem in problems:
             self._report("         PROBLEM: " + problem)
         self.problems += [f"{self.kind}, {name}: {p}" for p in problems]
+        return dict(zip(COLUMNS, cells))
 
     def _wait_for_recovery(self):
         wait_for(lambda: not self.load.unanswered, ANSWER_SECONDS, "all requests are answered")

@@ -22,6 +22,7 @@ import sqlalchemy
 from tests import services
 from tests.faults import injection
 from tests.faults.proxy import Proxy
+from tests.load_balancer import LoadBalancer
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -80,6 +81,10 @@ class Process:
     def is_running(self):
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def start(self):
         with open(str(self._log), "ab") as log:
             self._process = subprocess.Popen(
@@ -123,19 +128,77 @@ class Process:
         return self._log.read_text(errors="replace")[-characters:]
 
 
+def get_json(url):
+    """Return the JSON at a URL, or None if there is no valid response."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5) as response:
+            return json.loads(response.read())
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+class Endpoint:
+    """A process that runs the pack's sensor.
+
+    Attributes:
+        config: Its configuration. Endpoints of one world differ in `port` and `state_dir`.
+        process: The process.
+    """
+
+    def __init__(self, name, folder, config, options, environment):
+        self.config = config
+        options = dict(options, config=config)
+        command = [sys.executable, "-u", str(HERE / "sensor.py"), json.dumps(options)]
+        self.process = Process(name, folder, command, environment)
+
+    @property
+    def port(self):
+        return self.config["port"]
+
+    def start(self):
+        """Start the process and wait until it accepts webhooks."""
+        self.process.start()
+        wait_until_ready(self.process, self.health)
+
+    def health(self):
+        """Return the endpoint's health, or None if it accepts no webhooks."""
+        return get_json(f"http://127.0.0.1:{self.port}/api/v1/health")
+
+
+def wait_until_ready(process, ready):
+    """Wait until ready() is true. Raise Failed if the process ends before."""
+
+    def is_ready():
+        if not process.is_running:
+            raise Failed(f"{process.name} ended while starting:\n{process.log()}")
+        return ready()
+
+    wait_for(is_ready, READY_SECONDS, process.name + " is ready:\n" + process.log())
+
+
 class World:
-    """An endpoint, StackStorm's stand-in, a broker and a database, in one folder.
+    """Endpoints, StackStorm's stand-in, a broker and a database, in one folder.
 
     Args:
-        folder: Contains the logs, the journal and the control files.
+        folder: Contains the logs, the journals and the control files.
         broker: A running services.RabbitMQ.
         mariadb: A running services.MariaDB, or None for SQLite.
         settings: {module: {constant: value}} of the product's constants to change.
-        shadow: Whether to copy the journal at each sync, so that lose_power() can restore it.
+        shadow: Whether to copy the first endpoint's journal at each sync, for lose_power().
+        endpoints: The number of endpoints. Two are behind a load balancer, the HAProxy of
+            etc/haproxy.cfg.
         config: The configuration of the pack.
+
+    Attributes:
+        endpoints: The endpoints. Most faults concern only the first one: `sensor` is its process.
+        load_balancer: A LoadBalancer, or None in front of a single endpoint.
+        port: The port to which senders post.
     """
 
-    def __init__(self, folder, broker, mariadb=None, settings=SETTINGS, shadow=False, **config):
+    def __init__(
+        self, folder, broker, mariadb=None, settings=SETTINGS, shadow=False, endpoints=1, **config
+    ):
         injection.check(settings)
         self.folder, self.broker, self.mariadb = folder, broker, mariadb
         self.control = folder / "control"
@@ -156,26 +219,35 @@ class World:
         self.engine = sqlalchemy.create_engine(
             url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
         )
-        self.port, api_port = services.free_port(), services.free_port()
+        api_port = services.free_port()
         self.api = f"http://127.0.0.1:{api_port}/v1"
-        self.config = dict(config, database_url=proxied_url, port=self.port)
-        self.config["state_dir"] = str(folder / "state")
+        self.shadow = folder / "shadow"
+        self.shadow.mkdir()
+        proxied_broker_url = f"amqp://guest:guest@127.0.0.1:{self.broker_proxy.port}//"
+        environment = self._environment(STANDALONE_BROKER_URL=proxied_broker_url)
+        self.endpoints = []
+        for number in range(endpoints):
+            suffix = f"-{number}" if number else ""
+            state_dir = str(folder / ("state" + suffix))
+            endpoint_config = dict(
+                config, database_url=proxied_url, port=services.free_port(), state_dir=state_dir
+            )
+            if shadow and not number:
+                endpoint_environment = {**environment, **self._shadow_environment(state_dir)}
+            else:
+                endpoint_environment = environment
+            options = {"api": self.api, "patched": bool(mariadb)}
+            self.endpoints.append(
+                Endpoint("sensor" + suffix, folder, endpoint_config, options, endpoint_environment)
+            )
+        self.config, self.sensor = self.endpoints[0].config, self.endpoints[0].process
+        self.load_balancer = None
+        if endpoints > 1:
+            self.load_balancer = LoadBalancer([endpoint.port for endpoint in self.endpoints])
+        self.port = (self.load_balancer or self.endpoints[0]).port
         config_file = folder / "poundcake.yaml"
         config_file.write_text(json.dumps(self.config))  # JSON is YAML
         broker_url = f"amqp://guest:guest@127.0.0.1:{broker.port}//"
-        proxied_broker_url = f"amqp://guest:guest@127.0.0.1:{self.broker_proxy.port}//"
-        self.shadow = folder / "shadow"
-        self.shadow.mkdir()
-        options = {"config": self.config, "api": self.api, "patched": bool(mariadb)}
-        self.sensor = Process(
-            "sensor",
-            folder,
-            [sys.executable, "-u", str(HERE / "sensor.py"), json.dumps(options)],
-            self._environment(
-                STANDALONE_BROKER_URL=proxied_broker_url,
-                **(self._shadow_environment() if shadow else {}),
-            ),
-        )
         command = [sys.executable, "-u", "-m", "tests.standin", "--no-sensor"]
         command += ["--api-port", str(api_port), "--broker", broker_url]
         command += ["--config", str(config_file), "--pack", str(HERE / "pack")]
@@ -191,14 +263,14 @@ class World:
         environment.update(variables)
         return environment
 
-    def _shadow_environment(self):
+    def _shadow_environment(self, state_dir):
         """Return the environment in which shadow.c copies the journal at each sync."""
         library = str(self.folder / "shadow.so")
         command = ["cc", "-shared", "-fPIC", "-o", library, str(HERE / "shadow.c"), "-ldl"]
         subprocess.run(command, check=True)
         return {
             "LD_PRELOAD": library,
-            "SHADOW_OF": self.config["state_dir"],
+            "SHADOW_OF": state_dir,
             "SHADOW": str(self.shadow),
         }
 
@@ -207,31 +279,26 @@ class World:
     def start(self):
         self.start_stackstorm()
         self.start_sensor()
+        if self.load_balancer:
+            self.load_balancer.start()
 
     def start_sensor(self):
-        """Start the sensor and wait until it accepts webhooks."""
-        self.sensor.start()
-        self._wait_until_ready(self.sensor, self.accepts_webhooks)
+        """Start the endpoints that do not run, and wait until they accept webhooks."""
+        for endpoint in self.endpoints:
+            if not endpoint.process.is_running:
+                endpoint.start()
 
     def start_stackstorm(self):
         """Start the stand-in and wait until its rules engine processes triggers."""
         self.stackstorm.start()
-        self._wait_until_ready(self.stackstorm, lambda: self.get_json(self.api + "/rules?limit=1"))
-
-    def _wait_until_ready(self, process, ready):
-        def is_ready():
-            if not process.is_running:
-                raise Failed(f"{process.name} ended while starting:\n{process.log()}")
-            return ready()
-
-        wait_for(is_ready, READY_SECONDS, process.name + " is ready:\n" + process.log())
+        wait_until_ready(self.stackstorm, lambda: get_json(self.api + "/rules?limit=1"))
 
     def close(self, keep=False):
         """Stop everything, and remove the folder unless `keep` is set."""
-        for process in (self.sensor, self.stackstorm):
+        for process in (*(endpoint.process for endpoint in self.endpoints), self.stackstorm):
             if process.is_running:
                 process.stop()
-        for proxy in (self.broker_proxy, self.database_proxy):
+        for proxy in (self.load_balancer, self.broker_proxy, self.database_proxy):
             if proxy:
                 proxy.close()
         self.engine.dispose()
@@ -269,7 +336,7 @@ class World:
         (self.control / "while" / name).unlink()
 
     def lose_power(self):
-        """Kill the sensor, and restore its journal as of the last sync to the disk."""
+        """Kill the first endpoint, and restore its journal as of the last sync to the disk."""
         self.sensor.kill()
         for suffix in ("", "-wal", "-shm", "-journal"):
             name = "journal.sqlite" + suffix
@@ -281,21 +348,14 @@ class World:
 
     # -- inspection
 
-    def get_json(self, url):
+    @staticmethod
+    def get_json(url):
         """Return the JSON at a URL, or None if there is no valid response."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(url, timeout=5) as response:
-                return json.loads(response.read())
-        except (OSError, http.client.HTTPException):
-            return None
-
-    def accepts_webhooks(self):
-        return bool(self.health())
+        return get_json(url)
 
     def health(self):
-        """Return the endpoint's health, or None if it accepts no webhooks."""
-        return self.get_json(f"http://127.0.0.1:{self.port}/api/v1/health")
+        """Return the first endpoint's health, or None if it accepts no webhooks."""
+        return self.endpoints[0].health()
 
     def rows(self, statement, **values):
         """Query the tracking tables directly, without the pack and the proxy."""
@@ -319,13 +379,15 @@ class World:
 
     def pending_work(self):
         """Describe the work that is still pending. Return '' if there is none."""
-        health = self.health()
-        if not health:
-            return "the endpoint accepts no webhooks"
-        journal = health["components"]["journal"]
-        unfinished = {s: journal[s] for s in ("accepted", "announced", "recorded") if journal[s]}
-        if unfinished:
-            return f"in the journal: {unfinished}"
+        for endpoint in self.endpoints:
+            health = endpoint.health()
+            if not health:
+                return f"{endpoint.process.name} accepts no webhooks"
+            journal = health["components"]["journal"]
+            states = ("accepted", "announced", "recorded")
+            unfinished = {state: journal[state] for state in states if journal[state]}
+            if unfinished:
+                return f"in the journal of {endpoint.process.name}: {unfinished}"
         try:
             open_requests = self.rows(
                 "SELECT count(*) FROM poundcake_api_calls WHERE completed_at IS NULL"

@@ -74,6 +74,17 @@ def read_messages(url):
             messages.append(message)
 
 
+def test_another_node_of_a_cluster_is_used_if_one_is_down(rabbitmq, queue):
+    """As with `cluster_urls` in st2.conf: StackStorm passes all of them to kombu."""
+    down = f"amqp://guest:guest@127.0.0.1:{services.free_port()}//"
+    bus = Bus(connect_to([down, rabbitmq.url]))
+    try:
+        bus.publish("poundcake.alert", {}, "the-request")
+    finally:
+        bus.close()
+    assert len(read_messages(rabbitmq.url)) == 1
+
+
 def test_a_trigger_has_the_format_that_stackstorm_reads(bus, rabbitmq):
     bus.publish("poundcake.alert", {"labels": {"a": "é 🍰"}}, "the-request")
     (message,) = read_messages(rabbitmq.url)
