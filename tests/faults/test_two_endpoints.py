@@ -132,6 +132,20 @@ def test_a_notification_that_reaches_both_endpoints_starts_one_remediation(pair)
     assert (balance.remediated, balance.lost, balance.twice) == (2, 0, 0)
 
 
+def test_a_request_that_haproxy_sends_to_both_endpoints_is_recorded_once(pair):
+    world = pair.world
+    world.load_balancer.start()
+    pair.senders.append(Load(world.port, pair.notifications, SEED, 1))
+    world.arm("committed")
+    delivery = pair.send(2, pair.notifications.new_episodes(1))
+    assert world.was_hit("committed") and delivery.tries == 1
+    world.start_sensor()
+    world.start_stackstorm()
+    balance = pair.finish()
+    assert not balance.problems, "the id that HAProxy sets is the same for both endpoints"
+    assert (balance.recorded, balance.remediated) == (1, 1)
+
+
 def test_a_lost_journal_loses_only_what_was_not_recorded(pair):
     world = pair.world
     notification = pair.notifications.new_episodes(1)
