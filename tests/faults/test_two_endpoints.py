@@ -137,8 +137,8 @@ def test_a_request_that_haproxy_sends_to_both_endpoints_is_recorded_once(pair):
     world.load_balancer.start()
     pair.senders.append(Load(world.port, pair.notifications, SEED, 1))
     world.arm("committed")
-    delivery = pair.send(2, pair.notifications.new_episodes(1))
-    assert world.was_hit("committed") and delivery.tries == 1
+    pair.send(2, pair.notifications.new_episodes(1))
+    assert world.was_hit("committed")
     world.start_sensor()
     world.start_stackstorm()
     balance = pair.finish()
