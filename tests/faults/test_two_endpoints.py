@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,17 @@ class Pair:
         wait_for(lambda: delivery.request_id, ANSWER_SECONDS, "the request is answered")
         return delivery
 
+    def send_and_kill(self, number, notification):
+        """Let an endpoint accept a notification, and kill it before it can announce it."""
+        proxy = self.world.broker_proxy
+        proxy.is_stalled = True
+        delivery = self.send(number, notification)
+        self.world.endpoints[number].process.kill()
+        proxy.cut()
+        time.sleep(0.3)  # until what was sent in the meantime can no longer reach the broker
+        proxy.is_stalled = False
+        return delivery
+
     def is_recorded(self, delivery):
         statement = "SELECT 1 FROM poundcake_api_calls WHERE request_id = :i"
         return bool(self.world.rows(statement, i=delivery.request_id))
@@ -68,10 +80,8 @@ class Pair:
         return Balance(self.world, SimpleNamespace(deliveries=deliveries, problems=problems))
 
     def lose_journal(self, number):
-        """Kill an endpoint and delete its journal, as if the host's disk were lost."""
-        endpoint = self.world.endpoints[number]
-        endpoint.process.kill()
-        shutil.rmtree(endpoint.config["state_dir"])
+        """Delete the journal of an endpoint that was killed, as if the host's disk were lost."""
+        shutil.rmtree(self.world.endpoints[number].config["state_dir"])
 
     def close(self):
         for sender in self.senders:
@@ -102,9 +112,8 @@ def test_nothing_is_lost_and_nothing_is_done_twice(rabbitmq, mariadb, tmp_path):
 
 def test_what_a_killed_endpoint_holds_is_recorded_after_its_restart(pair):
     world = pair.world
-    held = pair.send(0, pair.notifications.new_episodes(2))
+    held = pair.send_and_kill(0, pair.notifications.new_episodes(2))
     other = pair.send(1, pair.notifications.new_episodes(2))
-    world.endpoints[0].process.kill()
     world.start_stackstorm()
     wait_for(lambda: pair.is_recorded(other), RECOVERY_SECONDS, "the other endpoint works on")
     assert not pair.is_recorded(held)
@@ -149,7 +158,7 @@ def test_a_request_that_haproxy_sends_to_both_endpoints_is_recorded_once(pair):
 def test_a_lost_journal_loses_only_what_was_not_recorded(pair):
     world = pair.world
     notification = pair.notifications.new_episodes(1)
-    lost = pair.send(0, notification)
+    lost = pair.send_and_kill(0, notification)
     pair.lose_journal(0)
     world.start_stackstorm()
     world.start_sensor()
