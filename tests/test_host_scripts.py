@@ -10,6 +10,7 @@ import os
 import pathlib
 import pwd
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -65,7 +66,11 @@ def shell(request, tmp_path_factory):
 
 @pytest.fixture
 def run_script(shell):
-    """Return a function that runs a script and returns its exit status and its output."""
+    """Return a function that runs a script and returns its exit status and its output.
+
+    A script prints its output at once: StackStorm's SSH runner stores what has arrived, and can lose
+    what arrives in the meantime if the script then ends.
+    """
     command, path = shell
 
     def run_script(name, **parameters):
@@ -74,16 +79,22 @@ def run_script(shell):
             for key, value in parameters.items()
             if value is not False
         ]
-        completed = subprocess.run(
-            [*command, str(SCRIPTS / name), "--host=web-1", *arguments],
-            check=False,
-            capture_output=True,
-            timeout=60,
-            env={"PATH": path, "HOME": "/nowhere"},
-            cwd="/",
-        )
+        reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with reader, writer:
+            completed = subprocess.run(
+                [*command, str(SCRIPTS / name), "--host=web-1", *arguments],
+                check=False,
+                stdout=writer,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                env={"PATH": path, "HOME": "/nowhere"},
+                cwd="/",
+            )
+            writer.close()
+            (printed, nothing) = reader.recv(1_000_000), reader.recv(1)
         assert completed.stderr == b"", completed.stderr
-        return completed.returncode, json.loads(completed.stdout.decode("ascii"))
+        assert nothing == b"", "the script printed its output in several parts"
+        return completed.returncode, json.loads(printed.decode("ascii"))
 
     return run_script
 

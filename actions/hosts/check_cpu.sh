@@ -16,7 +16,7 @@ require_programs awk sleep
 
 # awk reads all counters twice, one second apart. It reads each file separately, so that no process
 # can pretend to be another one.
-printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
+document=$(printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
     # Read the first line of /proc/stat: user nice system idle iowait irq softirq steal.
     function read_total(total,   line, field, i) {
         getline line < "/proc/stat"
@@ -77,4 +77,6 @@ printf '%s\n' /proc/[0-9]*/stat | awk -v top="$top" "$AWK_FUNCTIONS"'
         printf "\"steal_percent\":%.0f,\"processes\":[", 100 * stolen / elapsed
         for (i = 1; i <= count; i++) printf "%s%s", (i > 1 ? "," : ""), texts[i]
         print "]}"
-    }'
+    }') || exit 1
+# At once, because StackStorm can lose what a script prints just before it ends.
+printf '%s\n' "$document"

@@ -50,7 +50,7 @@ directories=$(
 complete=${directories%%,*}
 directories=${directories#"$complete"}
 
-printf '%s\n%s\n' "$kibibytes" "$inodes" | awk -v path="$path" -v complete="$complete" \
+document=$(printf '%s\n%s\n' "$kibibytes" "$inodes" | awk -v path="$path" -v complete="$complete" \
     -v directories="${directories#,}" "$AWK_FUNCTIONS"'
     # The name of a device or a mount point may contain spaces: count fields around the percentage.
     function find_percent(   i) {
@@ -74,4 +74,6 @@ printf '%s\n%s\n' "$kibibytes" "$inodes" | awk -v path="$path" -v complete="$com
         printf "\"free_bytes\":%.0f,\"used_percent\":%.0f,", available * 1024, percent
         printf "\"inodes_used_percent\":%s,", (inodes == "" ? "null" : inodes)
         printf "\"directories\":[%s],\"directories_complete\":%s}\n", directories, complete
-    }'
+    }') || exit 1
+# At once, because StackStorm can lose what a script prints just before it ends.
+printf '%s\n' "$document"

@@ -21,7 +21,7 @@ killed=$(printf '%s\n' "$log" | grep -i 'killed process' | tail -n 3 | json_line
 
 # awk reads each file separately, so that no process can pretend to be another one. The arguments of
 # processes are left out, because they may contain secrets.
-printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
+document=$(printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
     -v killed="$killed" "$AWK_FUNCTIONS"'
     BEGIN {
         while ((getline line < "/proc/meminfo") > 0) {
@@ -55,4 +55,6 @@ printf '%s\n' /proc/[0-9]*/status | awk -v top="$top" -v readable="$readable" \
         for (i = 1; i <= count; i++) printf "%s%s", (i > 1 ? "," : ""), texts[i]
         printf "],\"oom_kills_since_boot\":%s,", (kills == "" ? "null" : kills)
         printf "\"kernel_log_readable\":%s,\"last_oom_kills\":[%s]}\n", readable, killed
-    }'
+    }') || exit 1
+# At once, because StackStorm can lose what a script prints just before it ends.
+printf '%s\n' "$document"

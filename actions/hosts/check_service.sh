@@ -28,6 +28,10 @@ read_log() {
 }
 log=$(read_log </dev/null 2>/dev/null | tail -n "$lines" | json_lines)
 
-printf '{"check":"service","service":"%s","manager":"%s","state":"%s","detail":"%s",' \
-    "$name" "$manager" "$state" "$detail"
-printf '"since":"%s","pid":%s,"restarts":%s,"log":[%s]}\n' "$since" "$pid" "$restarts" "$log"
+# At once, because StackStorm can lose what a script prints just before it ends.
+document=$(
+    printf '{"check":"service","service":"%s","manager":"%s","state":"%s","detail":"%s",' \
+        "$name" "$manager" "$state" "$detail"
+    printf '"since":"%s","pid":%s,"restarts":%s,"log":[%s]}' "$since" "$pid" "$restarts" "$log"
+)
+printf '%s\n' "$document"

@@ -118,13 +118,17 @@ find_old_files "$@" | {
         fi
     done
     cd /
-    printf '{"change":"clean_disk","dry_run":%s,"files":%s,"bytes":%s,"examples":[%s],' \
-        "$dry_run" "$file_count" "$byte_count" "$examples"
-    printf '"left_open":%s,"left_changed":%s,"failed":%s,"limit_reached":"%s",' \
-        "$open_count" "$changed_count" "$failed_count" "$limit"
-    printf '"search_complete":%s,"open_files_seen":"%s","free_bytes_before":%s,' \
-        "$complete" "$open_files_seen" "${free_before:-null}"
     free_after=$(print_free_bytes "${directory}")
-    printf '"free_bytes_after":%s}\n' "${free_after:-null}"
+    # At once, because StackStorm can lose what a script prints just before it ends.
+    document=$(
+        printf '{"change":"clean_disk","dry_run":%s,"files":%s,"bytes":%s,"examples":[%s],' \
+            "$dry_run" "$file_count" "$byte_count" "$examples"
+        printf '"left_open":%s,"left_changed":%s,"failed":%s,"limit_reached":"%s",' \
+            "$open_count" "$changed_count" "$failed_count" "$limit"
+        printf '"search_complete":%s,"open_files_seen":"%s","free_bytes_before":%s,' \
+            "$complete" "$open_files_seen" "${free_before:-null}"
+        printf '"free_bytes_after":%s}' "${free_after:-null}"
+    )
+    printf '%s\n' "$document"
     [ "$failed_count" -eq 0 ]
 }

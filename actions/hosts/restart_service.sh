@@ -64,9 +64,13 @@ fi
 
 message=$(tail -n 5 "$output" | clean 500)
 [ "$exit_code" != null ] || message="the command had not ended after $wait seconds. $message"
-printf '{"change":"restart_service","service":"%s","manager":"%s","before":"%s",' \
-    "$name" "$manager" "$before"
-printf '"before_since":"%s","after":"%s","after_since":"%s","exit_code":%s,' \
-    "$before_since" "$state" "$since" "$exit_code"
-printf '"seconds":%s,"message":"%s"}\n' "$(($(date +%s) - started))" "$message"
+# At once, because StackStorm can lose what a script prints just before it ends.
+document=$(
+    printf '{"change":"restart_service","service":"%s","manager":"%s","before":"%s",' \
+        "$name" "$manager" "$before"
+    printf '"before_since":"%s","after":"%s","after_since":"%s","exit_code":%s,' \
+        "$before_since" "$state" "$since" "$exit_code"
+    printf '"seconds":%s,"message":"%s"}' "$(($(date +%s) - started))" "$message"
+)
+printf '%s\n' "$document"
 [ "$state" = active ] && [ "$exit_code" = 0 ]
