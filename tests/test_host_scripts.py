@@ -68,8 +68,8 @@ def shell(request, tmp_path_factory):
 def run_script(shell):
     """Return a function that runs a script and returns its exit status and its output.
 
-    A script prints its output at once: StackStorm's SSH runner stores what has arrived, and can lose
-    what arrives in the meantime if the script then ends.
+    A script prints its output at once: while StackStorm's SSH runner stores what has arrived, it
+    can lose what arrives just before the script ends.
     """
     command, path = shell
 
