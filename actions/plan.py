@@ -9,9 +9,15 @@ from pack_action import PackAction
 from poundcake.errors import PoundCakeError
 from poundcake.remediation import plan
 from poundcake.remediation.plan import PlannedAlert
+from poundcake.trail.errors import NoIncidentError
 
 if TYPE_CHECKING:
     from poundcake.trail.limits import ChangeRequest, Situation
+
+_HOW_TO_PLAN_AHEAD = (
+    "for an alert that does not fire yet, pass its labels: "
+    "st2 run poundcake.plan format=text labels=alertname=HostDown,instance=web-1.example.org:9100"
+)
 
 
 class Plan(PackAction):
@@ -26,7 +32,10 @@ class Plan(PackAction):
     ) -> dict[str, Any] | str:
         """Return the plan as JSON, or as text for a terminal."""
         api = self.stackstorm()
-        episode = self.find_episode("plan", episode, **filters)
+        try:
+            episode = self.find_episode("plan", episode, **filters)
+        except NoIncidentError as error:
+            raise PoundCakeError(f"{error}; {_HOW_TO_PLAN_AHEAD}") from None
         if labels and episode:
             raise PoundCakeError(
                 "pass either labels, or episode, alert_name, instance, …, but not both"

@@ -26,6 +26,7 @@ for folder in ("actions", "lib"):
 import acknowledge
 import health
 import pause
+import plan
 import resume
 import why
 
@@ -93,6 +94,19 @@ class AcknowledgeTestCase(PackActionTestCase):
         succeeded, message = self.run_action(alert_name="HostDown", st2_user="anna")
         assert not succeeded
         assert message.startswith("no open incident matches")
+
+
+class PlanTestCase(PackActionTestCase):
+    action_cls = plan.Plan
+
+    def test_an_alert_that_does_not_fire_yet_is_named_by_its_labels(self):
+        self.run_action(pause.Pause, reason="to create the tables", st2_user="anna")
+        succeeded, message = self.run_action(alert_name="HostDown", instance="web-1")
+        assert not succeeded
+        assert message.startswith("no open incident matches")
+        assert "does not fire yet, pass its labels: st2 run poundcake.plan format=text" in message
+        succeeded, view = self.run_action(labels={"alertname": "HostDown", "instance": "web-1"})
+        assert succeeded, view
 
 
 class PauseTestCase(PackActionTestCase):

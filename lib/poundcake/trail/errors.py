@@ -13,6 +13,10 @@ class TrackingError(PoundCakeError):
     """The state of the trail does not allow the operation."""
 
 
+class NoIncidentError(TrackingError):
+    """No open incident is the one that a person means."""
+
+
 class PurgeError(PoundCakeError):
     """A purge was refused. Nothing was deleted."""
 

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.trail import commands, short_ids
 from poundcake.trail.alert_conditions import resolve
-from poundcake.trail.errors import TrackingError
+from poundcake.trail.errors import NoIncidentError, TrackingError
 from poundcake.trail.index_ranges import has_prefix
 from poundcake.trail.label_matchers import find_matching, has_id
 from poundcake.trail.open_work import is_open
@@ -57,7 +57,8 @@ def find_open_incident(
         for_update: Whether to lock its row.
 
     Raises:
-        TrackingError: No open incident or more than one matches, or no filter identifies one.
+        NoIncidentError: No open incident matches.
+        TrackingError: More than one open incident matches, or no filter identifies one.
         FilterError: A short id is ambiguous.
     """
     if not identifies_incident(filters):
@@ -71,7 +72,7 @@ def find_open_incident(
     rows = connection.execute(statement.with_for_update() if for_update else statement).all()
     rows = [row for row in rows if row.episode == filters.episode] or rows
     if not rows:
-        raise TrackingError(f"no open incident matches; list them: {commands.ACTIVE}")
+        raise NoIncidentError(f"no open incident matches; list them: {commands.ACTIVE}")
     if len(rows) > 1:
         listed = list_candidates(rows, command_for)
         raise TrackingError(f"more than one open incident matches; choose one: {listed}")

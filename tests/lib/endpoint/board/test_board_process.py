@@ -43,6 +43,8 @@ def start_process(request, tmp_path):
 
     yield factory
     for endpoint in endpoints:
+        for pid in page_servers(endpoint):
+            os.kill(pid, signal.SIGKILL)  # a failed test may have stopped it with SIGSTOP
         endpoint.stop()
 
 
