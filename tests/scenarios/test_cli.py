@@ -269,8 +269,8 @@ def test_the_documented_commands_that_silence_an_alert_work(
 
     with stack.configured(alertmanagers=[{"url": server.url}]):
         for silence, unsilence in (commands_by_episode, commands_by_labels):
-            result = run(silence)
+            assert run(silence).strip().startswith("SILENCED: ")
             (active_silence,) = [s for s in server.silences() if s["status"]["state"] == "active"]
-            assert [active_silence["id"]] == result["silence_ids"]
-            assert run(unsilence, SILENCE_ID=active_silence["id"])["state"] == "ended"
+            text = run(unsilence, SILENCE_ID=active_silence["id"])
+            assert text.strip().startswith("SILENCE ENDED: ")
             assert "active" not in [s["status"]["state"] for s in server.silences()]
