@@ -149,7 +149,8 @@ def test_an_endpoint_that_cannot_accept_more_is_passed_over(endpoints, load_bala
     server = load_balancer(both)
     # Each endpoint has space for one. HAProxy hands on the second one that the first would get.
     assert both[0].post(webhook(alert(alertname="First"))).status == 202
-    assert post(server, "Second")[0] == 202
+    second = post(server, "Second")
+    assert second[0] == 202, (second, server.log())
     status, problem = post(server, "Third")
     assert status == 503
     # Until HAProxy has checked both endpoints, the response is the endpoint's own.
