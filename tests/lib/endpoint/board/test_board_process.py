@@ -236,8 +236,8 @@ def remote(board, channels):
             try:
                 channels[0].send(board._call(channels[0].receive()))
             except ValueError as error:
-                channels[0].close()
                 errors.append(str(error))
+                channels[0].close()
                 return
             except OSError:
                 return
