@@ -43,6 +43,7 @@ from poundcake.endpoint.board.page_server import PageService
 from poundcake.endpoint.http_messages import HTTPRequest, NoBody
 from poundcake.endpoint.request_status import JournalStatus
 from poundcake.endpoint.routes import Route, answer
+from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.trail.schema import alerts, api_calls
 from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.endpoints import Patched
@@ -185,7 +186,7 @@ class _Pages(PageService):
         return {
             "recent_health": HEALTH,
             "refused_webhooks": {"count": 0, "last": None},
-            "waiting_requests": {"requests": [], "count": 0},
+            "waiting_candidates": Candidates((), {}, {}, 0, 0, False),
             "newest_waiting_at": None,
             "journal_status": JournalStatus(None),
             "get_executions": {},

@@ -8,6 +8,7 @@ from typing import Any, Callable, Protocol, TypeVar
 from poundcake.announcement import Request
 from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.request_status import JournalStatus
+from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.trail.refresh import ExecutionReader
 from poundcake.trail.search import Filters
 
@@ -96,6 +97,13 @@ class Service(Protocol):
 
     def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
         """Return the newest requests that are not recorded yet and contain a matching alert.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+
+    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
+        """Return the newest requests that are not recorded yet, for find_waiting().
 
         Raises:
             JournalError: The journal cannot be read.

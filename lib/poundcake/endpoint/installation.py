@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, TypeVar
 
 from poundcake.config import Config
+from poundcake.endpoint import native
 from poundcake.endpoint.bus import Broker
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.health import Components
@@ -17,7 +18,7 @@ from poundcake.endpoint.metrics import CountedBus, Metrics
 from poundcake.endpoint.pipeline import Pipeline
 from poundcake.endpoint.request_status import JournalStatus, pending_status, read_status
 from poundcake.endpoint.tracking_reader import TrackingReader, open_engine
-from poundcake.endpoint.waiting_requests import find_waiting
+from poundcake.endpoint.waiting_requests import Candidates, find_waiting, read_candidates
 from poundcake.stackstorm import StackStorm
 from poundcake.trail import refresh, short_ids
 from poundcake.trail.record import config_identity
@@ -89,12 +90,23 @@ class Installation:
         Raises:
             JournalError: The journal cannot be read.
         """
+        candidates = self.waiting_candidates(filters, limit, offset)
+        view: dict[str, Any] = native.run_in_native_thread(
+            find_waiting, candidates, config_identity(self.config), filters, limit
+        )
+        return view
+
+    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
+        """Return the newest requests that are not recorded yet, for find_waiting().
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
         journal, pipeline = self.keeper.journal, self.keeper.pipeline
         if journal is None:
             raise JournalError(self.keeper.problem())
         blocked_by = pipeline.blocked_by if pipeline else lambda entry: ""
-        identity = config_identity(self.config)
-        return find_waiting(journal, identity, filters, limit, offset, blocked_by)
+        return read_candidates(journal, filters, limit, offset, blocked_by)
 
     def _find_entry(self, request_id: str) -> tuple[Entry | None, str]:
         """Return the journal's entry for a request, or None.

@@ -27,6 +27,7 @@ from poundcake.endpoint.request_status import JournalStatus
 from poundcake.endpoint.supervisor import Supervisor
 from poundcake.endpoint.tls import Certificates, TLSError
 from poundcake.endpoint.tracking_reader import open_engine
+from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import StackStorm
 from poundcake.trail import database
@@ -373,6 +374,14 @@ class Endpoint:
             JournalError: The journal cannot be read.
         """
         return self._configured_installation.waiting_requests(filters, limit, offset)
+
+    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
+        """Return the newest requests that are not recorded yet, for find_waiting().
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return self._configured_installation.waiting_candidates(filters, limit, offset)
 
     def newest_waiting_at(self) -> datetime | None:
         """Return when the newest request that is not recorded yet was received, or None.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from poundcake import alertmanager
 from poundcake.alertmanager import Alert, Identity, PayloadError
 from poundcake.announcement import Request
-from poundcake.endpoint import native
 from poundcake.endpoint.journal import Entry, Journal
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.alert_conditions import pattern_matcher
@@ -50,19 +49,38 @@ class WaitingRequest:
         return document
 
 
-def find_waiting(
+@dataclass(frozen=True)
+class Candidates:
+    """The newest waiting requests, which may have matching alerts.
+
+    Attributes:
+        entries: The journal's entries, newest first.
+        requests: The requests with their bodies, by their ids.
+        reasons: What keeps each request from being recorded, by its id; '' if nothing is wrong.
+        skip: How many of the matching requests to skip.
+        count: The number of matching requests, or None if the bodies have to be searched.
+        at_least: Whether there are older waiting requests.
+    """
+
+    entries: Sequence[Entry]
+    requests: Mapping[str, Request]
+    reasons: Mapping[str, str]
+    skip: int
+    count: int | None
+    at_least: bool
+
+
+def read_candidates(
     journal: Journal,
-    identity: Identity,
     filters: Filters,
     limit: int,
     offset: int,
     blocked_by: Callable[[Entry], str],
-) -> dict[str, Any]:
-    """Return the newest waiting requests with a matching alert, newest first.
+) -> Candidates:
+    """Return the waiting requests in which find_waiting() has to search.
 
     Args:
         journal: The journal.
-        identity: What identifies an alert, for its fingerprint.
         filters: The filters on alerts.
         limit: The maximum number of requests.
         offset: How many requests to skip.
@@ -80,24 +98,41 @@ def find_waiting(
         entries = [entry for entry in entries if entry.alert_count]
         count, entries, offset = len(entries), entries[offset : offset + limit], 0
     requests = {request.request_id: request for request in journal.load_requests(entries)}
-    # Parsing many bodies takes long.
-    matches = native.run_in_native_thread(_find_matches, requests, identity, filters)
+    reasons = {entry.request_id: blocked_by(entry) for entry in entries}
+    return Candidates(entries, requests, reasons, offset, count, at_least)
+
+
+def find_waiting(
+    candidates: Candidates, identity: Identity, filters: Filters, limit: int
+) -> dict[str, Any]:
+    """Return the waiting requests with a matching alert, newest first.
+
+    This parses the bodies of up to MAX_SCANNED requests, so it takes long.
+
+    Args:
+        candidates: The requests, from read_candidates() with the same filters.
+        identity: What identifies an alert, for its fingerprint.
+        filters: The filters on alerts.
+        limit: The maximum number of requests.
+    """
+    matches = _find_matches(candidates.requests, identity, filters)
     found = [
-        WaitingRequest(entry, blocked_by(entry), matches[entry.request_id])
-        for entry in entries
+        WaitingRequest(entry, candidates.reasons[entry.request_id], matches[entry.request_id])
+        for entry in candidates.entries
         if matches.get(entry.request_id)
     ]
+    shown = found[candidates.skip : candidates.skip + limit]
     view: dict[str, Any] = {
-        "requests": [request.as_json() for request in found[offset : offset + limit]],
-        "count": len(found) if count is None else count,
+        "requests": [request.as_json() for request in shown],
+        "count": len(found) if candidates.count is None else candidates.count,
     }
-    if at_least:
+    if candidates.at_least:
         view["at_least"] = True
     return view
 
 
 def _find_matches(
-    requests: dict[str, Request], identity: Identity, filters: Filters
+    requests: Mapping[str, Request], identity: Identity, filters: Filters
 ) -> dict[str, list[Alert]]:
     """Return the matching alerts of each request, by the id of the request."""
     return {

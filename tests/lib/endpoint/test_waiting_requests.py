@@ -9,7 +9,7 @@ import pytest
 from poundcake.alertmanager import Identity
 from poundcake.endpoint import waiting_requests
 from poundcake.endpoint.journal import Journal
-from poundcake.endpoint.waiting_requests import find_waiting
+from poundcake.endpoint.waiting_requests import find_waiting, read_candidates
 from poundcake.trail import search
 from poundcake.trail.queries.waiting_alerts import waiting_alerts
 from tests.lib.endpoint.problem_documents import check_problem
@@ -37,9 +37,9 @@ def accept(journal, *alerts, received_at=NOON, **fields):
 
 
 def find(journal, limit=20, offset=0, blocked_by="", **filters):
-    return find_waiting(
-        journal, Identity(), search.parse(**filters), limit, offset, lambda entry: blocked_by
-    )
+    parsed = search.parse(**filters)
+    candidates = read_candidates(journal, parsed, limit, offset, lambda entry: blocked_by)
+    return find_waiting(candidates, Identity(), parsed, limit)
 
 
 def names(view):

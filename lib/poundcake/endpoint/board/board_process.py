@@ -39,7 +39,7 @@ _FUNCTIONS = frozenset(
     (
         "recent_health",
         "refused_webhooks",
-        "waiting_requests",
+        "waiting_candidates",
         "newest_waiting_at",
         "journal_status",
         "get_executions",

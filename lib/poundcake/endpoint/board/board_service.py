@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Callable, Mapping, Protocol, TypeVar
 
 from poundcake.endpoint.request_status import JournalStatus
+from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.trail.refresh import ExecutionReader
 from poundcake.trail.search import Filters
 
@@ -21,13 +22,6 @@ class JournalReader(Protocol):
     def refused_webhooks(self) -> Mapping[str, Any]:
         """Return the report on the webhooks that were refused since the endpoint started."""
 
-    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
-        """Return the newest requests that are not recorded yet and contain a matching alert.
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
-
     def newest_waiting_at(self) -> datetime | None:
         """Return when the newest request that is not recorded yet was received, or None.
 
@@ -39,6 +33,13 @@ class JournalReader(Protocol):
 class EndpointState(JournalReader, ExecutionReader, Protocol):
     """What the process that computes the pages asks the endpoint."""
 
+    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
+        """Return the newest requests that are not recorded yet, for find_waiting().
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+
     def journal_status(self, request_id: str) -> JournalStatus:
         """Return what the journal says about a request.
 
@@ -49,6 +50,13 @@ class EndpointState(JournalReader, ExecutionReader, Protocol):
 
 class BoardService(JournalReader, Protocol):
     """What the pages use."""
+
+    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+        """Return the newest requests that are not recorded yet and contain a matching alert.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
 
     def read(self, view: Callable[..., Any], **query: Any) -> dict[str, Any]:
         """Return `view(connection, **query)`, with open executions as StackStorm has them now.

@@ -7,6 +7,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 from poundcake.endpoint.app_service import Service
 from poundcake.endpoint.request_status import JournalStatus
+from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.stackstorm import Execution
 from poundcake.trail.search import Filters
 
@@ -27,9 +28,9 @@ class LiveState:
         """See EndpointState."""
         return self._service.metrics.recent_health()
 
-    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
         """See EndpointState. Raises JournalError."""
-        return self._service.waiting_requests(filters, limit, offset)
+        return self._service.waiting_candidates(filters, limit, offset)
 
     def newest_waiting_at(self) -> datetime | None:
         """See EndpointState. Raises JournalError."""

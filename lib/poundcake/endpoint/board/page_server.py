@@ -27,9 +27,11 @@ from poundcake.endpoint.board.channel import Call, Channel, Failure, Result
 from poundcake.endpoint.problems import ProblemError
 from poundcake.endpoint.request_status import JournalStatus, read_status
 from poundcake.endpoint.tracking_reader import TrackingReader, open_engine
+from poundcake.endpoint.waiting_requests import Candidates, find_waiting
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import Execution
 from poundcake.trail import refresh
+from poundcake.trail.record import config_identity
 from poundcake.trail.search import Filters
 
 T = TypeVar("T")
@@ -58,10 +60,10 @@ class RemoteEndpoint:
         report: Mapping[str, Any] = self._call("refused_webhooks")
         return report
 
-    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
         """See EndpointState. Raises JournalError."""
-        document: dict[str, Any] = self._call("waiting_requests", filters, limit, offset)
-        return document
+        candidates: Candidates = self._call("waiting_candidates", filters, limit, offset)
+        return candidates
 
     def newest_waiting_at(self) -> datetime | None:
         """See EndpointState. Raises JournalError."""
@@ -115,6 +117,11 @@ class PageService(RemoteEndpoint):
         if not document:
             return document
         return refresh.refresh_open_executions(self, document, self._config.approval_minutes)
+
+    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
+        """See BoardService. Raises JournalError."""
+        candidates = self.waiting_candidates(filters, limit, offset)
+        return find_waiting(candidates, config_identity(self._config), filters, limit)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
         """See BoardService. Raises FilterError, DatabaseError and JournalError."""

@@ -192,7 +192,7 @@ class Endpoint:
     def refused_webhooks(self):
         return {"count": 3}
 
-    def waiting_requests(self, filters, limit, offset):
+    def waiting_candidates(self, filters, limit, offset):
         assert filters == Filters()
         raise JournalError("the journal is away")
 
@@ -262,7 +262,7 @@ class TestQuestions:
 
     def test_errors_are_raised_with_what_they_say(self, remote):
         with pytest.raises(JournalError, match="^the journal is away$"):
-            remote.waiting_requests(Filters(), 1, 0)
+            remote.waiting_candidates(Filters(), 1, 0)
         with pytest.raises(StackStormError, match="^StackStorm is away$"):
             remote.get_children("x")
         with pytest.raises(FilterError, match="^request_id: 8f is ambiguous$") as caught:
