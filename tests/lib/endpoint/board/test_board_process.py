@@ -61,11 +61,22 @@ def parent_of(pid):
         return None
 
 
-def is_running(pid):
+def state_of(pid):
+    """Return the letter of a process's state, or Z if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return "Z"
+
+
+def is_running(pid):
+    return state_of(pid) != "Z"
+
+
+def halt(pid):
+    """Stop a process, and wait until it has stopped. Until then it may answer a request."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(pid) == "T")
 
 
 def wait_until(condition):
@@ -111,7 +122,7 @@ class TestProcess:
         endpoint = start_process()
         text_of(get(endpoint))
         (pid,) = page_servers(endpoint)
-        os.kill(pid, signal.SIGSTOP)
+        halt(pid)
         with endpoint.client(timeout=60) as viewer:
             viewer.send(b"GET /board HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             for n in range(5):
@@ -124,7 +135,7 @@ class TestProcess:
         # On a busy machine, it may take longer to start.
         wait_until(lambda: get(endpoint).status == 200)
         (pid,) = page_servers(endpoint)
-        os.kill(pid, signal.SIGSTOP)
+        halt(pid)
         text = text_of(get(endpoint), 503)
         assert "the process that computes the pages has failed: timed out" in text
         assert "webhooks are still accepted" in text
