@@ -39,7 +39,7 @@ from bench.connections import HEADERS, WEBHOOK, p99
 from poundcake.config import Config, load
 from poundcake.endpoint.board import page_cache, templates
 from poundcake.endpoint.board.board_routes import BoardRoutes
-from poundcake.endpoint.board.page_server import PageService
+from poundcake.endpoint.board.page_server import PageService, RemoteEndpoint
 from poundcake.endpoint.http_messages import HTTPRequest, NoBody
 from poundcake.endpoint.request_status import JournalStatus
 from poundcake.endpoint.routes import Route, answer
@@ -116,7 +116,9 @@ def measure_pages(url: str, examples: dict[str, list[str]], samples: int) -> lis
     columns = f"{'kB':>8}{'p50':>8}{'p99':>8}{'CPU p50':>10}{'CPU p99':>10}{'template':>10}"
     print(f"{'page, milliseconds':<32}{columns}")
     with mock.patch.object(page_cache, "KEEP_SECONDS", 0.0):
-        board = BoardRoutes(Config(), _Pages(load({"database_url": url}))).routes()
+        board = BoardRoutes(
+            Config(), PageService(load({"database_url": url}), _NoEndpoint())
+        ).routes()
     render_times = _time_calls(templates, "render")
     for route, paths in examples.items():
         for path in paths[:samples]:
@@ -179,8 +181,8 @@ class Answer(NamedTuple):
     cpu_milliseconds: float
 
 
-class _Pages(PageService):
-    """What the pages use, without an endpoint: nothing waits in a journal."""
+class _NoEndpoint(RemoteEndpoint):
+    """Answers as an endpoint in whose journal nothing waits."""
 
     def _call(self, function: str, *arguments: Any) -> Any:
         return {

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Callable, Protocol, TypeVar
+from typing import Any, Protocol
 
 from poundcake.announcement import Request
 from poundcake.endpoint.metrics import Metrics
-from poundcake.endpoint.request_status import JournalStatus
-from poundcake.endpoint.waiting_requests import Candidates
+from poundcake.endpoint.trail_views import JournalReader, TrailReader
 from poundcake.trail.refresh import ExecutionReader
-from poundcake.trail.search import Filters
-
-T = TypeVar("T")
 
 
 class RequestJournal(Protocol):
@@ -38,7 +34,7 @@ class RequestJournal(Protocol):
         """
 
 
-class Service(Protocol):
+class Service(TrailReader, JournalReader, Protocol):
     """The part of the endpoint that its web application uses."""
 
     @property
@@ -61,53 +57,6 @@ class Service(Protocol):
 
     def note_accepted(self) -> None:
         """Note that a request was stored in the journal."""
-
-    def read(self, view: Callable[..., Any], **query: Any) -> dict[str, Any]:
-        """Return `view(connection, **query)`, run on the tracking database.
-
-        Raises:
-            DatabaseError: The tracking database cannot be read.
-        """
-
-    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
-        """Return `query(connection, **arguments)`, run on the tracking database.
-
-        StackStorm is not asked, so open executions are as of the last sync.
-
-        Raises:
-            DatabaseError: The tracking database cannot be read.
-        """
-
-    def status(self, request_id: str) -> dict[str, Any] | None:
-        """Return the trail of a request, or None if it is unknown.
-
-        Raises:
-            DatabaseError: The request is not in the journal, and the tracking database cannot be
-                read.
-            JournalError: The request is not in the tracking database, and the journal cannot be
-                read.
-        """
-
-    def journal_status(self, request_id: str) -> JournalStatus:
-        """Return what the journal says about a request.
-
-        Raises:
-            FilterError: Several request_ids in the journal begin with `request_id`.
-        """
-
-    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
-        """Return the newest requests that are not recorded yet and contain a matching alert.
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
-
-    def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
-        """Return the newest requests that are not recorded yet, for find_waiting().
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
 
     def newest_waiting_at(self) -> datetime | None:
         """Return when the newest request that is not recorded yet was received, or None.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, TypeVar
+from typing import Callable
 
 from poundcake.config import Config
-from poundcake.endpoint import native
 from poundcake.endpoint.bus import Broker
 from poundcake.endpoint.dependencies import Dependencies
 from poundcake.endpoint.health import Components
@@ -16,92 +15,40 @@ from poundcake.endpoint.journal import Entry, Journal, JournalError
 from poundcake.endpoint.journal_keeper import JournalKeeper
 from poundcake.endpoint.metrics import CountedBus, Metrics
 from poundcake.endpoint.pipeline import Pipeline
-from poundcake.endpoint.request_status import JournalStatus, pending_status, read_status
+from poundcake.endpoint.request_status import JournalStatus, pending_status
 from poundcake.endpoint.tracking_reader import TrackingReader, open_engine
-from poundcake.endpoint.waiting_requests import Candidates, find_waiting, read_candidates
+from poundcake.endpoint.trail_views import TrailViews
+from poundcake.endpoint.waiting_requests import Candidates, read_candidates
 from poundcake.stackstorm import StackStorm
-from poundcake.trail import refresh, short_ids
-from poundcake.trail.record import config_identity
+from poundcake.trail import short_ids
 from poundcake.trail.search import Filters
 
-T = TypeVar("T")
 _SHORT_ID = re.compile(rf"[0-9a-f-]{{{short_ids.MIN_CHARACTERS},35}}\Z")
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The parts of an endpoint, and the views that combine their data."""
+    """The parts of an endpoint."""
 
     config: Config
     reader: TrackingReader
     stackstorm: StackStorm
     keeper: JournalKeeper
 
-    def read(self, view: Callable[..., Any], **query: Any) -> Any:
-        """Return a view of the tracking database, with open executions refreshed from StackStorm.
-
-        Raises:
-            DatabaseError: The database cannot be read now.
-        """
-        document = self.read_recorded(view, **query)
-        if not document:
-            return document
-        minutes = self.config.approval_minutes
-        return refresh.refresh_open_executions(self.stackstorm, document, minutes)
-
-    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
-        """Return the result of a query on the tracking database, without asking StackStorm.
-
-        Raises:
-            DatabaseError: The database cannot be read now.
-        """
-        return self.reader.read_view(lambda connection: query(connection, **arguments))
-
-    def status(self, request_id: str) -> dict[str, Any] | None:
-        """Return the status view of a request, even if it is not recorded yet; None if unknown.
-
-        Args:
-            request_id: The id of the request, or a unique prefix of it.
-
-        Raises:
-            FilterError: Several request_ids begin with it.
-            DatabaseError: The request is not in the journal, and the tracking database cannot be
-                read.
-            JournalError: The request is not in the tracking database, and the journal cannot be
-                read.
-        """
-        journal = self.journal_status(request_id)
-        return read_status(self.read, journal, request_id, self.config.st2_web_url)
+    @property
+    def views(self) -> TrailViews:
+        """The views that combine what the parts know."""
+        return TrailViews(self.config, self.reader, self, self.stackstorm)
 
     def journal_status(self, request_id: str) -> JournalStatus:
-        """Return what the journal says about a request.
-
-        Raises:
-            FilterError: Several request_ids in the journal begin with `request_id`.
-        """
+        """See JournalReader. Raises FilterError."""
         entry, problem = self._find_entry(request_id)
         pipeline = self.keeper.pipeline
         blocked_by = pipeline.blocked_by(entry) if entry and pipeline else ""
         return JournalStatus(pending_status(entry, blocked_by) if entry else None, problem)
 
-    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
-        """Return the newest requests that are not recorded yet and contain a matching alert.
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
-        candidates = self.waiting_candidates(filters, limit, offset)
-        view: dict[str, Any] = native.run_in_native_thread(
-            find_waiting, candidates, config_identity(self.config), filters, limit
-        )
-        return view
-
     def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
-        """Return the newest requests that are not recorded yet, for find_waiting().
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
+        """See JournalReader. Raises JournalError."""
         journal, pipeline = self.keeper.journal, self.keeper.pipeline
         if journal is None:
             raise JournalError(self.keeper.problem())

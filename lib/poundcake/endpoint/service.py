@@ -7,7 +7,7 @@ import logging
 import threading
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 import poundcake
 from poundcake.config import TLS_FILES, Config, ConfigError, changed_keys, load
@@ -33,8 +33,6 @@ from poundcake.stackstorm import StackStorm
 from poundcake.trail import database
 from poundcake.trail.database import DatabaseError
 from poundcake.trail.search import Filters
-
-T = TypeVar("T")
 
 STOP_SECONDS = 2.0
 """Seconds to wait for requests in flight.
@@ -345,42 +343,23 @@ class Endpoint:
         self._configured_installation.keeper.note_failure(reason)
 
     def read(self, view: Callable[..., Any], **query: Any) -> Any:
-        """Return a view of the tracking database. Raises DatabaseError."""
-        return self._configured_installation.read(view, **query)
-
-    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
-        """Return the result of a query on the tracking database. Raises DatabaseError."""
-        return self._configured_installation.read_recorded(query, **arguments)
+        """See TrailReader. Raises DatabaseError."""
+        return self._configured_installation.views.read(view, **query)
 
     def status(self, request_id: str) -> dict[str, Any] | None:
-        """Return the status view of a request, or None if it is unknown.
-
-        Raises:
-            DatabaseError: The request is not in the journal, and the tracking database cannot be
-                read.
-            JournalError: The request is not in the tracking database, and the journal cannot be
-                read.
-        """
-        return self._configured_installation.status(request_id)
-
-    def journal_status(self, request_id: str) -> JournalStatus:
-        """Return what the journal says about a request. Raises FilterError."""
-        return self._configured_installation.journal_status(request_id)
+        """See TrailReader. Raises FilterError, DatabaseError and JournalError."""
+        return self._configured_installation.views.status(request_id)
 
     def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
-        """Return the newest requests that are not recorded yet and contain a matching alert.
+        """See TrailReader. Raises JournalError."""
+        return self._configured_installation.views.waiting_requests(filters, limit, offset)
 
-        Raises:
-            JournalError: The journal cannot be read.
-        """
-        return self._configured_installation.waiting_requests(filters, limit, offset)
+    def journal_status(self, request_id: str) -> JournalStatus:
+        """See JournalReader. Raises FilterError."""
+        return self._configured_installation.journal_status(request_id)
 
     def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
-        """Return the newest requests that are not recorded yet, for find_waiting().
-
-        Raises:
-            JournalError: The journal cannot be read.
-        """
+        """See JournalReader. Raises JournalError."""
         return self._configured_installation.waiting_candidates(filters, limit, offset)
 
     def newest_waiting_at(self) -> datetime | None:

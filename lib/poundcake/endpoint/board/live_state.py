@@ -25,19 +25,19 @@ class LiveState:
         self.refused_webhooks = refused_webhooks
 
     def recent_health(self) -> dict[str, Any]:
-        """See EndpointState."""
+        """See LiveFacts."""
         return self._service.metrics.recent_health()
 
     def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
-        """See EndpointState. Raises JournalError."""
+        """See JournalReader. Raises JournalError."""
         return self._service.waiting_candidates(filters, limit, offset)
 
     def newest_waiting_at(self) -> datetime | None:
-        """See EndpointState. Raises JournalError."""
+        """See LiveFacts. Raises JournalError."""
         return self._service.newest_waiting_at()
 
     def journal_status(self, request_id: str) -> JournalStatus:
-        """See EndpointState. Raises FilterError."""
+        """See JournalReader. Raises FilterError."""
         return self._service.journal_status(request_id)
 
     def get_executions(self, ids: Sequence[str]) -> Mapping[str, Execution]:

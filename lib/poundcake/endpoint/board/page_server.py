@@ -17,24 +17,22 @@ import sys
 import threading
 import traceback
 from datetime import datetime
-from time import monotonic, sleep
-from typing import Any, Callable, Mapping, Sequence, TypeVar
+from time import monotonic
+from typing import Any, Mapping, Sequence
 
 from poundcake.config import Config
 from poundcake.endpoint import routes
 from poundcake.endpoint.board.board_routes import BoardRoutes
+from poundcake.endpoint.board.board_service import EndpointState
 from poundcake.endpoint.board.channel import Call, Channel, Failure, Result
 from poundcake.endpoint.problems import ProblemError
-from poundcake.endpoint.request_status import JournalStatus, read_status
+from poundcake.endpoint.request_status import JournalStatus
 from poundcake.endpoint.tracking_reader import TrackingReader, open_engine
-from poundcake.endpoint.waiting_requests import Candidates, find_waiting
+from poundcake.endpoint.trail_views import TrailViews
+from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm import Execution
-from poundcake.trail import refresh
-from poundcake.trail.record import config_identity
 from poundcake.trail.search import Filters
-
-T = TypeVar("T")
 
 IDLE_SECONDS = 600.0
 """Seconds without requests after which the process ends, because it uses about 70 MB of memory."""
@@ -51,27 +49,27 @@ class RemoteEndpoint:
         self._of_thread.channel = channel
 
     def recent_health(self) -> dict[str, Any]:
-        """See EndpointState."""
+        """See LiveFacts."""
         health: dict[str, Any] = self._call("recent_health")
         return health
 
     def refused_webhooks(self) -> Mapping[str, Any]:
-        """See EndpointState."""
+        """See LiveFacts."""
         report: Mapping[str, Any] = self._call("refused_webhooks")
         return report
 
     def waiting_candidates(self, filters: Filters, limit: int, offset: int) -> Candidates:
-        """See EndpointState. Raises JournalError."""
+        """See JournalReader. Raises JournalError."""
         candidates: Candidates = self._call("waiting_candidates", filters, limit, offset)
         return candidates
 
     def newest_waiting_at(self) -> datetime | None:
-        """See EndpointState. Raises JournalError."""
+        """See LiveFacts. Raises JournalError."""
         moment: datetime | None = self._call("newest_waiting_at")
         return moment
 
     def journal_status(self, request_id: str) -> JournalStatus:
-        """See EndpointState. Raises FilterError."""
+        """See JournalReader. Raises FilterError."""
         status: JournalStatus = self._call("journal_status", request_id)
         return status
 
@@ -94,72 +92,62 @@ class RemoteEndpoint:
         return reply.value
 
 
-class PageService(RemoteEndpoint):
-    """What the pages use: the endpoint, and the tracking database.
+class PageService(TrailViews):
+    """What the pages use: the tracking database, and the endpoint for the rest.
 
     Args:
         config: The configuration.
+        endpoint: The endpoint.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self._config = config
+    def __init__(self, config: Config, endpoint: EndpointState) -> None:
         # The endpoint creates the tables.
-        self._reader = TrackingReader(open_engine(config), create_tables=False)
-
-    def read_recorded(self, query: Callable[..., T], **arguments: Any) -> T:
-        """See BoardService. Raises DatabaseError."""
-        return self._reader.read_view(lambda connection: query(connection, **arguments))
-
-    def read(self, view: Callable[..., Any], **query: Any) -> Any:
-        """See BoardService. Raises DatabaseError."""
-        document = self.read_recorded(view, **query)
-        if not document:
-            return document
-        return refresh.refresh_open_executions(self, document, self._config.approval_minutes)
-
-    def waiting_requests(self, filters: Filters, limit: int, offset: int) -> dict[str, Any]:
-        """See BoardService. Raises JournalError."""
-        candidates = self.waiting_candidates(filters, limit, offset)
-        return find_waiting(candidates, config_identity(self._config), filters, limit)
-
-    def status(self, request_id: str) -> dict[str, Any] | None:
-        """See BoardService. Raises FilterError, DatabaseError and JournalError."""
-        journal = self.journal_status(request_id)
-        return read_status(self.read, journal, request_id, self._config.st2_web_url)
+        reader = TrackingReader(open_engine(config), create_tables=False)
+        super().__init__(config, reader, endpoint, endpoint)
+        self.recent_health = endpoint.recent_health
+        self.refused_webhooks = endpoint.refused_webhooks
+        self.newest_waiting_at = endpoint.newest_waiting_at
 
 
 class PageServer:
-    """Answers the requests that arrive on channels, until the endpoint closes them.
+    """Answers the requests that arrive on channels, until the endpoint closes all of them.
 
     Args:
         config: The configuration.
     """
 
     def __init__(self, config: Config) -> None:
-        self._service = PageService(config)
-        self._routes = BoardRoutes(config, self._service).routes()
+        self._endpoint = RemoteEndpoint()
+        self._routes = BoardRoutes(config, PageService(config, self._endpoint)).routes()
         self._last_request_at = monotonic()
 
     def serve(self, channel: Channel) -> None:
-        """Answer the requests of one channel. End the process when the endpoint closes it."""
-        self._service.use(channel)
+        """Answer the requests of one channel until the endpoint closes it."""
+        self._endpoint.use(channel)
         try:
             while True:
                 request = channel.receive()
                 self._last_request_at = monotonic()
                 channel.send(self._answer(request))
         except ConnectionError:
-            os._exit(0)  # the endpoint has ended, or no longer uses this process
+            return  # the endpoint has ended, or no longer uses this process
         # A bug, such as an object that cannot be sent.
         except Exception:
             traceback.print_exc()
             os._exit(1)
 
-    def wait(self) -> None:
-        """Return after IDLE_SECONDS without requests."""
+    def wait(self, threads: Sequence[threading.Thread]) -> None:
+        """Return when the threads, which serve the channels, have ended.
+
+        Also return after IDLE_SECONDS without requests.
+        """
         while monotonic() - self._last_request_at < IDLE_SECONDS:
-            sleep(IDLE_SECONDS / 10)
+            for thread in threads:
+                thread.join(IDLE_SECONDS / 10)
+                if thread.is_alive():
+                    break
+            else:
+                return
 
     def _answer(self, request: Any) -> Result | Failure:
         try:
@@ -180,9 +168,12 @@ def main() -> None:
     server = PageServer(channels[0].receive())
     gc.collect()
     gc.freeze()  # see the sensor
-    for channel in channels:
-        threading.Thread(target=server.serve, args=(channel,), daemon=True).start()
-    server.wait()
+    threads = [
+        threading.Thread(target=server.serve, args=(channel,), daemon=True) for channel in channels
+    ]
+    for thread in threads:
+        thread.start()
+    server.wait(threads)
 
 
 def _blocking_socket(number: int) -> socket.socket:

@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from poundcake.endpoint.problems import ProblemError
 from poundcake.stackstorm import StackStormError
 from poundcake.trail.search import FilterError, Filters
 from tests.lib.endpoint.board.browser import request_for
+from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.endpoints import Patched, Unpatched
 from tests.lib.samples import alert, webhook
 
@@ -295,9 +297,40 @@ def test_a_bug_in_the_process_is_logged_by_the_endpoint(board):
 
 def test_the_process_ends_when_nobody_looks_at_the_board(monkeypatch):
     monkeypatch.setattr(page_server, "IDLE_SECONDS", 0.1)
+    is_over = threading.Event()
+    channel = threading.Thread(target=is_over.wait, daemon=True)
+    channel.start()
     started = time.monotonic()
-    PageServer(Config()).wait()
+    PageServer(Config()).wait([channel])
     assert time.monotonic() - started < 60
+    assert channel.is_alive()
+    is_over.set()
+
+
+def test_a_page_in_progress_is_answered_by_the_process_that_is_replaced():
+    asked, may_answer = threading.Event(), threading.Event()
+
+    class SlowEndpoint(Endpoint):
+        def recent_health(self):
+            asked.set()
+            assert may_answer.wait(60)
+            return HEALTH
+
+    board = BoardProcess(Config(), SlowEndpoint(), logging.getLogger("board"))
+    (route,) = [route for route in board.routes() if route.template == "/board/health"]
+    with ThreadPoolExecutor(1) as viewer:
+        page = viewer.submit(route.handler, request_for("/board/health"), "")
+        try:
+            assert asked.wait(60)
+            process = board._running._process
+            board.close()
+            # The idle channels are closed now. Give the process the time to end, if it does.
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)
+        finally:
+            may_answer.set()
+        assert page.result(60).status == HTTPStatus.OK
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize(
