@@ -6,7 +6,9 @@ First, each page is computed many times in this process, without the cache that 
 second: its size, the time, the CPU time, which depends less on other work on the machine, and the
 part of it that the template takes. Then an endpoint in a process patched by eventlet, as under
 StackStorm, accepts webhooks, by turns alone and with viewers that refresh different pages every 15
-seconds, so that other work on the machine slows down both.
+seconds, so that other work on the machine slows down both. As in an installation, another process
+records the requests, in a copy of the history. With --mariadb, nothing is recorded, so the requests
+wait in the journal, and the pages search them.
 
 The exit code is 1 if a page has 100 kB or more, if it takes 100 ms or more of CPU time (median), or
 if the p99 of webhooks with viewers is more than 1.5 times the p99 without.
@@ -21,18 +23,19 @@ import itertools
 import json
 import multiprocessing
 import pathlib
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
-from typing import Any, Iterator, NamedTuple, Sequence
+from typing import Any, Iterator, Mapping, NamedTuple, Sequence
 from unittest import mock
 from urllib.parse import quote, urlencode
 
 from sqlalchemy import create_engine, select
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, make_url
 
 from bench import history
 from bench.connections import HEADERS, WEBHOOK, p99
@@ -43,8 +46,10 @@ from poundcake.endpoint.board.page_server import PageService, RemoteEndpoint
 from poundcake.endpoint.http_messages import HTTPRequest, NoBody
 from poundcake.endpoint.request_status import JournalStatus
 from poundcake.endpoint.routes import Route, answer
+from poundcake.endpoint.triggers import ANNOUNCE
 from poundcake.endpoint.waiting_requests import Candidates
 from poundcake.trail.schema import alerts, api_calls
+from tests.lib import endpoint_process
 from tests.lib.endpoint.board.recorded_service import HEALTH
 from tests.lib.endpoints import Patched
 from tests.lib.samples import alert, webhook
@@ -147,14 +152,46 @@ def measure_pages(url: str, examples: dict[str, list[str]], samples: int) -> lis
 @contextlib.contextmanager
 def run_endpoint(url: str) -> Iterator[Patched]:
     """Run an endpoint on a history, which stays as it is."""
-    with tempfile.TemporaryDirectory() as folder:
+    history_file = make_url(url).database if url.startswith("sqlite") else None
+    with tempfile.TemporaryDirectory(dir=_folder_of(history_file)) as folder:
+        if history_file:
+            shutil.copyfile(history_file, f"{folder}/tracking.db")
+            url = f"sqlite:///{folder}/tracking.db"
         endpoint = Patched(pathlib.Path(folder), database_url=url)
         endpoint.records = False
         endpoint.start()
+        recorder = multiprocessing.Process(
+            target=record_announced, args=(endpoint.published_path, endpoint.config), daemon=True
+        )
+        if history_file:
+            recorder.start()
         try:
             yield endpoint.ready()
         finally:
+            if history_file:
+                recorder.terminate()
+                recorder.join()
             endpoint.stop()
+
+
+def _folder_of(file: str | None) -> str | None:
+    return str(pathlib.Path(file).parent) if file else None
+
+
+def record_announced(published_path: str, config: Mapping[str, Any]) -> None:
+    """Record what an endpoint announces, as the action poundcake.record does, until terminated."""
+    pathlib.Path(published_path).touch()
+    with open(published_path) as published:
+        line = ""
+        while True:
+            line += published.readline()
+            if line.endswith("\n"):
+                trigger, payload, _ = json.loads(line)
+                line = ""
+                if trigger == ANNOUNCE:
+                    endpoint_process.record(config, payload)
+            else:
+                time.sleep(0.05)
 
 
 def _time_calls(module: Any, name: str) -> list[float]:
@@ -238,6 +275,7 @@ def measure_webhooks(
         )
         viewers.start()
         _load(endpoint.port, paths[0])  # starts the process that computes the pages
+        post_webhooks(endpoint.port)  # the first ones take longer, because caches are empty
         try:
             for _ in range(options.rounds):
                 is_watching.clear()

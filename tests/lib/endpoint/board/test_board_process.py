@@ -111,6 +111,13 @@ class TestProcess:
         text_of(get(endpoint, "/board"))
         assert page_servers(endpoint) == [pid]
 
+    def test_it_yields_to_the_endpoint_when_the_cpus_are_busy(self, start_process):
+        endpoint = start_process()
+        text_of(get(endpoint))
+        (pid,) = page_servers(endpoint)
+        own = os.getpriority(os.PRIO_PROCESS, endpoint.process.pid)
+        assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, own + page_server.NICENESS)
+
     def test_another_one_is_started_when_it_was_killed(self, start_process):
         endpoint = start_process()
         text_of(get(endpoint))
