@@ -132,6 +132,9 @@ TESTS = {
     + "test_every_view_shows_that_a_dry_run_changed_nothing",
     "`no answer from …` or `… answered 401 (endpoint_url)`": "tests/lib/test_endpoint_client.py::"
     + "test_wrong_credentials_are_reported_as_a_refusal",
+    "`open executions are shown as of the last sync: …`": (
+        "tests/lib/endpoint/board/test_episode_page.py::test_a_problem_of_stackstorm_is_shown"
+    ),
     "a list says `at least`": "tests/lib/trail/queries/test_bounded_search.py::"
     + "test_an_incomplete_count_is_marked_as_a_lower_bound",
     "brackets and quotes look odd in the result of an action": (
@@ -150,6 +153,7 @@ OTHER_TEXTS = {
     "database: down: …",
     "stackstorm: down: …",
     "… answered 401 (endpoint_url)",  # the code adds the status
+    "open executions are shown as of the last sync: …",  # the code adds which executions
     "The endpoint does not answer since …",  # board.js adds the time
     "You have been signed out since …",
     "the database server cannot be used: binlog_format is STATEMENT …",

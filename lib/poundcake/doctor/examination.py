@@ -20,6 +20,7 @@ from poundcake.doctor import (
     entries,
     files,
     pack_content,
+    permissions,
     routing,
     rules,
     st2_settings,
@@ -83,6 +84,7 @@ class Examination:
 
     def _examine(self, config: Config, api: StackStorm, engine: Engine) -> list[Finding]:
         pack = pack_content.read_pack(api, self.pack_folder)
+        st2_conf = st2_settings.read_st2_conf()
         readings = [read_clock("the StackStorm API", api.now)]
         if engine.dialect.name != "sqlite":  # SQLite uses the clock of this host
             readings.append(read_clock("the database", lambda: _read_database_clock(engine)))
@@ -93,7 +95,8 @@ class Examination:
             *_examine_endpoint(config, engine),
             *tracking_tables.check_database(tracking_tables.read_database(engine)),
             *pack_content.check_pack(pack),
-            *st2_settings.check_settings(st2_settings.read_st2_conf()),
+            *permissions.check_rbac(permissions.read_rbac(api), bool(config.st2_api_key), st2_conf),
+            *st2_settings.check_settings(st2_conf),
             *st2_settings.check_work(st2_settings.read_work(api), config.approval_minutes),
             *_examine_entries(config, api, bool(self.registered_config.get("alertmanagers"))),
             *entries.check_approvers(config, pack.user),
