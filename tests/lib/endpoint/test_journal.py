@@ -551,6 +551,20 @@ class TestQueryCosts:
         )
         journal._file.write(lambda db: db.execute(statement))
 
+    def test_the_newest_waiting_requests_are_read_without_the_others(self, journal, count_steps):
+        """The board reads them for each page, and webhooks wait for the file meanwhile."""
+        self.add_requests(journal, "accepted", 0)
+        self.add_requests(journal, "announced", 1e12)
+        assert count_steps(lambda: journal.newest_waiting(5)) < 10
+
+    def test_stuck_requests_are_among_the_newest_waiting_ones(self, journal):
+        ids = [journal.find(accept(journal, str(n))).id for n in range(6)]
+        journal.mark_missed(ids[1::2], 600, 1, is_stuck=True)
+        journal.mark_done(ids[4:5])
+        newest = [ids[n] for n in (5, 3, 2, 1, 0)]
+        assert [entry.id for entry in journal.newest_waiting(9)] == newest
+        assert [entry.id for entry in journal.newest_waiting(3)] == newest[:3]
+
     def test_pruning_reads_only_the_requests_that_it_deletes(self, journal, count_steps):
         self.add_requests(journal, "done", 1e12)
         assert count_steps(journal.prune) < 5
