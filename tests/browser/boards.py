@@ -18,11 +18,18 @@ from tests.lib.fake_stackstorm import FakeStackStorm
 from tests.lib.samples import alert, webhook
 
 END = datetime.datetime(2026, 11, 28, 3, 12, tzinfo=datetime.timezone.utc)
-"""When the history ends. The endpoint's clock stands still at this time."""
+"""When the history ends. The clocks of the endpoint and its processes stand still at this time."""
 SETTINGS = {
     **history.SETTINGS,
     "st2_web_url": "https://stackstorm.example.org",
     "alertmanagers": [{"url": history.ALERTMANAGER}],
+}
+CONSTANTS = {
+    "endpoint.board.board_process._COMMAND": (
+        sys.executable,
+        os.path.join(ROOT, "tests", "browser", "stopped_page_server.py"),
+        END.isoformat(),
+    )
 }
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 # The browser can reach nothing but this machine, so it cannot even look up another name.
@@ -137,7 +144,7 @@ def start_board(folder, recorded_history, **config):
         recorded_history: The history.
         config: Keys of the configuration, and `port`.
     """
-    board = Board(folder, **{**SETTINGS, **config})
+    board = Board(folder, CONSTANTS, **{**SETTINGS, **config})
     board.recorded_history = recorded_history
     if not (folder / "state").exists():
         shutil.copytree(recorded_history.folder, folder / "state")

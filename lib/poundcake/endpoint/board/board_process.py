@@ -35,6 +35,7 @@ ANSWER_SECONDS = 30.0
 """Seconds without a message from the process after which it counts as hung, and is replaced."""
 
 _LIB = str(Path(poundcake.__file__).parent.parent)
+_COMMAND = (sys.executable, "-m", "poundcake.endpoint.board.page_server")
 _FUNCTIONS = frozenset(
     (
         "recent_health",
@@ -181,8 +182,7 @@ class _PageServer:
                 ours.append(Channel(our_end))
             numbers = [end.fileno() for end in theirs]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "poundcake.endpoint.board.page_server"]
-                + [str(number) for number in numbers],
+                [*_COMMAND, *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 cwd=_LIB,
                 # Without StackStorm's packages, which come first in a sensor and may be too old.
