@@ -29,12 +29,16 @@ _VERDICTS = {
     "unavailable": "webhooks are answered with 503; Alertmanager sends them again",
     "unknown": "the endpoint does not answer; Alertmanager sends its webhooks again",
 }
-# What a person does about a component that does not work.
+# What a person does about a component that does not work. The details of the journal, the database
+# and StackStorm contain the remedy if the cause is another one, such as a disabled rule.
 REMEDIES = {
-    "journal": "free some space, or make state_dir writable for the sensor",
+    "journal": "free some space, or make state_dir writable for the sensor, or do what its detail"
+    " says",
     "broker": "start RabbitMQ; the waiting requests are announced without a restart",
-    "database": "start the database server; the waiting requests are recorded without a restart",
-    "stackstorm": "start st2api; the waiting requests are processed without a restart",
+    "database": "start the database server, or do what its detail says; the waiting requests are"
+    " recorded without a restart",
+    "stackstorm": "do what its detail says, or start what `st2ctl status` shows as stopped; the"
+    " waiting requests are recorded without a restart",
     "monitoring": "start Alertmanager, or correct `alertmanagers` in the configuration",
 }
 _RECENT = timedelta(hours=1)

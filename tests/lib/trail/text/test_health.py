@@ -52,6 +52,21 @@ def test_the_headline_says_how_to_correct_the_url_of_an_alertmanager():
     assert "monitoring has been down for 60 min: set external_url to http://vm:19093 " in output
 
 
+@pytest.mark.parametrize(
+    "name, detail",
+    [
+        ("journal", "another endpoint uses this state_dir"),
+        ("database", "the tracking database has no tables: run `st2 run poundcake.migrate`"),
+        ("stackstorm", "rule poundcake.record is disabled: st2 rule enable poundcake.record"),
+    ],
+)
+def test_the_remedy_of_a_component_leads_to_the_detail_that_names_the_cause(name, detail):
+    part = {"state": "down", "since": "2026-01-14T12:00:00Z", "detail": detail}
+    output = " ".join(render(status="degraded", components={name: part}).split())
+    assert "do what its detail says" in output.partition(detail[:20])[0]
+    assert "start st2api" not in output
+
+
 def test_the_state_of_the_configuration_is_shown():
     assert "configuration" not in render(configuration=configuration())
     differences = {"allowed_hosts": {"endpoint": ["web-1"], "actions": []}}
