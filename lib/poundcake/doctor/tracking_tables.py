@@ -70,7 +70,10 @@ def check_database(facts: DatabaseFacts) -> list[Finding]:
     """Check the facts."""
     check = "database"
     if facts.error:
-        remedy = "start the database, or correct database_url (docs/INSTALL.md, MariaDB)"
+        remedy = (
+            "start the database, correct database_url (docs/INSTALL.md, MariaDB), or do what the "
+            "error says"
+        )
         return [problem(check, f"the tracking database cannot be used: {facts.error}", remedy)]
     findings = [ok(check, f"the tracking database can be used ({facts.address})")]
     migrate = "run: st2 run poundcake.migrate"

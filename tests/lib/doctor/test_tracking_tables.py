@@ -46,6 +46,12 @@ def test_a_database_that_cannot_be_opened_is_a_problem(tmp_path):
     assert "cannot be used" in finding.what and "database_url" in finding.remedy
 
 
+def test_the_remedy_of_a_database_from_a_newer_release_leads_to_the_error():
+    error = "the tables have schema 99: install the release that created them"
+    (finding,) = find_others(DatabaseFacts("sqlite", error))
+    assert error in finding.what and "do what the error says" in finding.remedy
+
+
 @on_mariadb
 def test_a_converted_table_is_found_and_the_remedy_repairs_it(engine):
     with engine.begin() as connection:
