@@ -248,6 +248,6 @@ def _next_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         return next_lines(commands.show_request(stuck[0]))
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
-    if _find_recent_refusal(view, now):
+    if view["status"] == "degraded" or _find_recent_refusal(view, now):
         return next_lines(commands.DOCTOR)
     return next_lines(commands.ACTIVE)
