@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from poundcake.config import Config
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, outbox
-from poundcake.trail.changes import FAILURES
+from poundcake.trail.changes import is_granted
 from poundcake.trail.execution_results import NOT_HELPED, ExecutionResult
 from poundcake.trail.limits import find_open_breakers
 from poundcake.trail.open_work import is_open
@@ -120,7 +120,7 @@ def _read_problems(
             or_(
                 executions.c.status.in_(_FAILED_STATUSES),
                 executions.c.mutated,
-                changes.c.result.in_(FAILURES),
+                is_granted(),
             ),
         )
         .order_by(executions.c.start_timestamp.desc(), executions.c.id.desc())

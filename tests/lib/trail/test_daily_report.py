@@ -119,6 +119,17 @@ def test_a_workflow_of_the_user_that_reported_nothing_is_listed_if_its_change_di
     assert titles(read_report(day.engine)["not_helped"])[0] == "QueueStuck queue-2:9100"
 
 
+@pytest.mark.parametrize("result", ["unknown", "released"])
+def test_a_cancelled_workflow_whose_change_may_have_been_made_is_listed(day, result):
+    found = day.add_alert("rack-1", "HostDown", "rack-1:9100", 60)
+    day.add_change("rack-1", found, 59, result, "power", action="ipmi.power")
+    day.add_execution("rack-1", found, 59, "poundcake.remediate", "canceled")
+    failed = read_report(day.engine)["failed"]
+    assert (failed["count"], len(failed["items"])) == (2, 2)
+    assert titles(failed)[0] == "HostDown rack-1:9100"
+    assert failed["items"][0]["result"] == "unknown"
+
+
 def test_a_success_after_the_failures_closes_the_breaker(day):
     day.add_change("web-25", "later-1", 30, "verified", "nginx", action="linux.service")
     assert read_report(day.engine)["breakers"] == []
