@@ -153,8 +153,11 @@ def unsilence(
         DatabaseError: The database is unavailable.
     """
     database.prepare(engine, create=False)
-    if not silence_id:
-        _check_target(target)
+    if not (silence_id or target.episode):
+        raise TrackingError(
+            "specify the silence by silence_id, or its alert by episode, or by alert_name, "
+            "instance, …"
+        )
     target = _with_whole_episode(engine, target)
     labels = {} if silence_id else _read_labels(engine, target)
     ended_silences: list[Silence] = []
@@ -319,7 +322,10 @@ def _with_whole_episode(engine: Engine, target: Target) -> Target:
 def _read_labels(engine: Engine, target: Target) -> dict[str, str]:
     """Return the labels that an alert must have to be silenced."""
     if target.labels:
-        labels_with_values = {name: str(value) for name, value in target.labels.items() if value}
+        # Leave out only labels without a value. Without any other label, more alerts are silenced.
+        labels_with_values = {
+            name: str(value) for name, value in target.labels.items() if value not in (None, "")
+        }
         if not labels_with_values:
             raise TrackingError("labels: must contain a label with a value")
         return labels_with_values
