@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.engine import Engine
+from sqlalchemy import select
+from sqlalchemy.engine import Connection, Engine
 
 from poundcake import __version__
 from poundcake.config import Config
@@ -128,7 +129,7 @@ def add_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
     try:
         with database.reading(engine) as connection:
             pause = read_pause(connection)
-            newest = connection.scalar(select(func.max(api_calls.c.created_at)))
+            newest = newest_webhook_at(connection)
     except DatabaseError:
         return view
     return {
@@ -136,6 +137,18 @@ def add_pause(view: dict[str, Any], engine: Engine) -> dict[str, Any]:
         "paused": pause.as_json() if pause else None,
         "newest_webhook_at": format_timestamp(newest) if newest else None,
     }
+
+
+def newest_webhook_at(connection: Connection) -> datetime | None:
+    """Return when the newest recorded webhook was received, or None if there is none.
+
+    Replays are left out: they do not show that a sender reaches the endpoint.
+    """
+    received_at = api_calls.c.created_at
+    is_webhook = api_calls.c.replay_of.is_(None)
+    return connection.scalar(
+        select(received_at).where(is_webhook).order_by(received_at.desc()).limit(1)
+    )
 
 
 def _check_database(config: Config, engine: Engine) -> Component:

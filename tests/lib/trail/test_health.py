@@ -8,6 +8,9 @@ from poundcake import __version__
 from poundcake.config import Config
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import database, health, text
+from poundcake.trail.replay import replay_request
+from tests.lib.samples import NOON, alert, iso, later
+from tests.lib.trails import database_time, record
 
 
 class StubStackStorm:
@@ -108,3 +111,11 @@ def test_a_pending_migration_is_reported(engine, monkeypatch):
         "database"
     ]
     assert result == {"state": "ok", "since": "", "detail": "", "pending": "run poundcake.migrate"}
+
+
+def test_a_replay_is_no_webhook(engine):
+    """It would hide that Alertmanager has sent nothing for an hour."""
+    request_id = record(engine, alert())
+    with database_time(later(3600)):
+        replay_request(engine, Config(), request_id)
+    assert health.add_pause({}, engine)["newest_webhook_at"] == iso(NOON)

@@ -8,7 +8,6 @@ from datetime import datetime
 from time import monotonic
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
@@ -17,10 +16,10 @@ from poundcake.endpoint.journal import JournalError
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import commands
 from poundcake.trail.database import DatabaseError
+from poundcake.trail.health import newest_webhook_at
 from poundcake.trail.limits import find_open_breakers
 from poundcake.trail.open_counts import NameCount, find_storms
 from poundcake.trail.queries.rows import format_optional
-from poundcake.trail.schema import api_calls
 from poundcake.trail.text.health import describe_status
 
 KEEP_SECONDS = 1.0
@@ -37,7 +36,7 @@ class Facts:
     Attributes:
         storms: The alert names that have too many open incidents.
         breakers: The remediations that are off because their changes failed.
-        newest_webhook_at: When the newest recorded request was received.
+        newest_webhook_at: When the newest recorded webhook was received.
     """
 
     storms: list[NameCount] = field(default_factory=list)
@@ -50,7 +49,7 @@ def read_facts(connection: Connection, config: Config) -> Facts:
     return Facts(
         find_storms(connection, config.storm_limit),
         read_breakers(connection, config),
-        connection.scalar(select(func.max(api_calls.c.created_at))),
+        newest_webhook_at(connection),
     )
 
 
