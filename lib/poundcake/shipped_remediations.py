@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping
 
+from poundcake.host_checks import parse_host_check
+
 _DEFAULT_THRESHOLD = 80  # percent
 
 
@@ -58,18 +60,34 @@ def _build_disk_cleanup(parameters: Mapping[str, Any]) -> Steps:
         raise ValueError("directories: is missing; write directories: [/var/log/app]")
     if "older_than_days" not in change_parameters:
         raise ValueError("older_than_days: is missing; write older_than_days: 7")
-    path, above = (
-        parameters.get("path", directories[0]),
-        parameters.get("above", _DEFAULT_THRESHOLD),
-    )
-    return Steps(CHANGES["poundcake.disk_cleanup"], change_parameters, f"disk:{path}>{above}")
+    path_name = "path" if "path" in parameters else "directories"
+    path = parameters.get("path", directories[0])
+    above = parameters.get("above", _DEFAULT_THRESHOLD)
+    if not _is_valid(f"disk:{path}>{_DEFAULT_THRESHOLD}"):
+        raise ValueError(f"{path_name}: {path} must be an absolute path, such as /var/log/app")
+    check = f"disk:{path}>{above}"
+    if not _is_valid(check):
+        raise ValueError(f"above: must be a percentage from 0 to 99, but is {above}")
+    return Steps(CHANGES["poundcake.disk_cleanup"], change_parameters, check)
 
 
 def _build_service_restart(parameters: Mapping[str, Any]) -> Steps:
-    if not parameters.get("service"):
+    service = parameters.get("service")
+    if not service:
         raise ValueError("service: is missing; write service: nginx")
-    action = CHANGES["poundcake.service_restart"]
-    return Steps(action, parameters, f"service:{parameters['service']}")
+    check = f"service:{service}"
+    if not _is_valid(check):
+        raise ValueError(f"service: {service} must be the name of a service, such as nginx")
+    return Steps(CHANGES["poundcake.service_restart"], parameters, check)
+
+
+def _is_valid(check: str) -> bool:
+    """Return True if a text is a valid check of a host."""
+    try:
+        parse_host_check(check)
+    except ValueError:
+        return False
+    return True
 
 
 def _evidence_builder(action: str) -> Callable[[Mapping[str, Any]], Steps]:

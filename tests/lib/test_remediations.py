@@ -416,8 +416,19 @@ class TestShippedRemediations:
             (
                 "disk_cleanup",
                 {"directories": ["srv"], "older_than_days": 7},
-                "with.disk:srv>80 must have the form disk:/var>90",
+                "with.directories: srv must be an absolute path, such as /var/log/app",
             ),
+            (
+                "disk_cleanup",
+                {"directories": ["/srv"], "older_than_days": 7, "path": "srv"},
+                "with.path: srv must be an absolute path",
+            ),
+            (
+                "disk_cleanup",
+                {"directories": ["/srv"], "older_than_days": 7, "above": 100},
+                "with.above: must be a percentage from 0 to 99, but is 100",
+            ),
+            ("service_restart", {"service": "-x"}, "with.service: -x must be the name of a serv"),
             ("service_restart", {}, "with.service: is missing; write service: nginx"),
             ("cpu_check", {"top": 5}, "with.top: is unknown; it takes no parameters"),
         ],

@@ -489,7 +489,7 @@ class TestRules:
         "parameters, message",
         [
             ({}, "parameters.service: is missing"),
-            ({"service": "a; b"}, "parameters.service:a; b must have the form service:nginx"),
+            ({"service": "a; b"}, "parameters.service: a; b must be the name of a service"),
             ({"service": "{{ x }}"}, "parameters.service: {{ x }} contains an expression"),
         ],
     )
