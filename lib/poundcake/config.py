@@ -432,7 +432,8 @@ class Config:
     @property
     def endpoint(self) -> str:
         """The URL at which actions reach the endpoint, without a trailing slash."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "localhost") else self.host
+        is_local = self.host in ("", "0.0.0.0", "::", "localhost")  # '' means all addresses, too
+        host = "127.0.0.1" if is_local else self.host
         host = f"[{host}]" if ":" in host else host
         scheme = "https" if self.tls_certificate else "http"
         return (self.endpoint_url or f"{scheme}://{host}:{self.port}").rstrip("/")

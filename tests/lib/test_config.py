@@ -599,3 +599,8 @@ class TestDerivedValues:
 
     def test_an_ipv6_address_is_in_brackets_in_a_url(self):
         assert load({"host": "::1"}).endpoint == "http://[::1]:8000"
+
+    @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost"])
+    def test_actions_reach_an_endpoint_that_listens_on_all_addresses_locally(self, host):
+        settings = {"host": host, "auth_tokens": [LONG_SECRET]}
+        assert load(settings).endpoint == "http://127.0.0.1:8000"
