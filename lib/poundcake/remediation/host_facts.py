@@ -439,9 +439,10 @@ def _parse_stdout(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     output = entry.get("stdout")
     if isinstance(output, str):
-        encoded = output.encode("utf-8", "replace")
-        if len(output) > MAX_OUTPUT or is_too_deep(encoded):
+        if len(output) > MAX_OUTPUT:
             raise RemediationError(f"the host printed {len(output)} characters, which is too long")
+        if is_too_deep(output.encode("utf-8", "replace")):
+            raise RemediationError("the host printed JSON that is nested too deeply")
         try:
             output = json.loads(output.strip().rpartition("\n")[2])
         except (ValueError, RecursionError):

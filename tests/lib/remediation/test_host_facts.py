@@ -234,7 +234,7 @@ def test_any_other_output_is_an_error(read, document, stdout):
 def test_output_that_is_too_long_or_nested_too_deeply_is_an_error(read, document):
     with pytest.raises(RemediationError, match="too long"):
         read(execution_result(json.dumps({**document, "more": "x" * host_facts.MAX_OUTPUT})))
-    with pytest.raises(RemediationError, match="too long"):
+    with pytest.raises(RemediationError, match="nested too deeply"):
         read(execution_result("[" * 5000))
 
 
