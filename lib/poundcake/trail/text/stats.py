@@ -88,6 +88,8 @@ def describe_range(view: Mapping[str, Any], now: datetime) -> str:
         return f"{view['since']} to {view['until']}"
     span = until - since
     if abs(now - until) < timedelta(minutes=2):
+        if span < timedelta(minutes=1):
+            return f"Last {span.total_seconds():.0f} s"
         minutes = round(span / timedelta(minutes=1))
         if minutes % (24 * 60) == 0 and minutes > 24 * 60:
             return f"Last {minutes // (24 * 60)} days"

@@ -42,6 +42,7 @@ def test_the_text_fits_the_width(read_day, width):
 @pytest.mark.parametrize(
     "since, until, expected",
     [
+        (timedelta(seconds=20), timedelta(0), "Last 20 s: "),
         (timedelta(hours=1), timedelta(0), "Last 1 h: "),
         (timedelta(minutes=90), timedelta(0), "Last 90 min: "),
         (timedelta(days=1), timedelta(0), "Last 24 h: "),
