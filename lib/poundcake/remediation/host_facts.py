@@ -1,4 +1,4 @@
-"""Parse the output of the scripts that check or change a host.
+"""Parse the output of the scripts that check a host.
 
 The scripts in actions/hosts print one JSON document. Anybody with root access to the host can make
 them print anything, and local users choose the names of files and processes. So this module treats
@@ -174,67 +174,6 @@ class ServiceFacts:
         return f"{self.service}: {self.state}{detail}{since}"
 
 
-@dataclass(frozen=True)
-class CleanedDisk:
-    """The output of poundcake.clean_disk."""
-
-    dry_run: bool
-    files: int
-    """Number of files that were deleted, or would be in a dry run."""
-    bytes: int
-    examples: tuple[str, ...]
-    """The first paths."""
-    left_open: int
-    """Old files that were not deleted, because a process has them open."""
-    left_changed: int
-    """Files that were not deleted, because they changed or moved during the run."""
-    failed: int
-    """Files that could not be deleted."""
-    limit_reached: str
-    """``max_files``, ``max_megabytes`` or empty."""
-    search_complete: bool
-
-    @property
-    def summary(self) -> str:
-        """The result in one line, for people."""
-        files = f"{self.files} file{'' if self.files == 1 else 's'}"
-        open_files = f"{self.left_open} open file{'' if self.left_open == 1 else 's'}"
-        parts = [
-            f"{'would delete' if self.dry_run else 'deleted'} {files}, {_format_size(self.bytes)}",
-            f"left {open_files}" if self.left_open else "",
-            f"could not delete {self.failed}" if self.failed else "",
-            f"stopped at {self.limit_reached}" if self.limit_reached else "",
-            "" if self.search_complete else "the search is incomplete",
-        ]
-        return "; ".join(filter(None, parts))
-
-
-@dataclass(frozen=True)
-class RestartedService:
-    """The output of poundcake.restart_service."""
-
-    service: str
-    before: str
-    after: str
-    exit_code: int | None
-    """The exit code of the restart; None if the restart had not ended in time."""
-    seconds: int
-    message: str
-    """The end of the restart's output."""
-
-    @property
-    def succeeded(self) -> bool:
-        """Whether the restart succeeded and the service was active afterwards."""
-        return self.exit_code == 0 and self.after == "active"
-
-    @property
-    def summary(self) -> str:
-        """The result in one line, for people."""
-        verb = "restarted" if self.succeeded else "could not restart"
-        message = f": {self.message}" if self.message else ""
-        return f"{verb} {self.service}: was {self.before}, is {self.after}{message}"
-
-
 def read_disk(result: Mapping[str, Any]) -> DiskFacts:
     """Return the facts in the result of an execution of poundcake.check_disk.
 
@@ -301,43 +240,6 @@ def read_service(result: Mapping[str, Any]) -> ServiceFacts:
         pid=output.integer_or_none("pid"),
         restarts=output.integer_or_none("restarts"),
         log=output.texts("log"),
-    )
-
-
-def read_cleaned_disk(result: Mapping[str, Any]) -> CleanedDisk:
-    """Return what an execution of poundcake.clean_disk deleted, even if it failed for some files.
-
-    Raises:
-        RemediationError: Nothing was deleted, or it is unknown what was deleted.
-    """
-    output = _Output(result)
-    return CleanedDisk(
-        dry_run=output.flag("dry_run"),
-        files=output.integer("files"),
-        bytes=output.integer("bytes"),
-        examples=output.texts("examples"),
-        left_open=output.integer("left_open"),
-        left_changed=output.integer("left_changed"),
-        failed=output.integer("failed"),
-        limit_reached=output.text("limit_reached"),
-        search_complete=output.flag("search_complete"),
-    )
-
-
-def read_restarted_service(result: Mapping[str, Any]) -> RestartedService:
-    """Return what an execution of poundcake.restart_service did, even if the restart failed.
-
-    Raises:
-        RemediationError: Nothing was restarted, or it is unknown what happened.
-    """
-    output = _Output(result)
-    return RestartedService(
-        service=output.text("service"),
-        before=output.text("before"),
-        after=output.text("after"),
-        exit_code=output.integer_or_none("exit_code"),
-        seconds=output.integer("seconds"),
-        message=output.text("message"),
     )
 
 

@@ -61,37 +61,11 @@ SERVICE = {
     "restarts": 5,
     "log": ["nginx: configuration file test failed"],
 }
-CLEANED = {
-    "change": "clean_disk",
-    "dry_run": False,
-    "files": 12,
-    "bytes": 3_200_000_000,
-    "examples": ["/var/log/app/a.log"],
-    "left_open": 1,
-    "left_changed": 0,
-    "failed": 0,
-    "limit_reached": "",
-    "search_complete": True,
-}
-RESTARTED = {
-    "change": "restart_service",
-    "service": "nginx.service",
-    "manager": "systemd",
-    "before": "failed",
-    "before_since": "",
-    "after": "active",
-    "after_since": "",
-    "exit_code": 0,
-    "seconds": 4,
-    "message": "",
-}
 READERS = {
     "disk": (host_facts.read_disk, DISK),
     "memory": (host_facts.read_memory, MEMORY),
     "cpu": (host_facts.read_cpu, CPU),
     "service": (host_facts.read_service, SERVICE),
-    "clean_disk": (host_facts.read_cleaned_disk, CLEANED),
-    "restart_service": (host_facts.read_restarted_service, RESTARTED),
 }
 with_each_reader = pytest.mark.parametrize(("read", "document"), READERS.values(), ids=READERS)
 
@@ -124,30 +98,6 @@ class TestSummaries:
         assert not facts.is_active
         assert facts.summary == "nginx.service: failed (failed) since Thu 2026-11-26 19:41:39 UTC"
 
-    def test_cleaned_disk(self):
-        facts = host_facts.read_cleaned_disk(execution_result(CLEANED))
-        assert facts.summary == "deleted 12 files, 3.2 GB; left 1 open file"
-        dry_run_facts = host_facts.read_cleaned_disk(
-            execution_result({**CLEANED, "dry_run": True, "files": 1})
-        )
-        assert dry_run_facts.summary.startswith("would delete 1 file, 3.2 GB")
-
-    def test_restarted_service(self):
-        facts = host_facts.read_restarted_service(execution_result(RESTARTED))
-        assert facts.succeeded
-        assert facts.summary == "restarted nginx.service: was failed, is active"
-
-
-@pytest.mark.parametrize(
-    "fields", [{"after": "failed"}, {"exit_code": 1}, {"exit_code": None, "after": "inactive"}]
-)
-def test_a_restart_succeeds_only_if_the_service_is_active_afterwards(fields):
-    facts = host_facts.read_restarted_service(
-        execution_result({**RESTARTED, **fields}, succeeded=False)
-    )
-    assert not facts.succeeded
-    assert facts.summary.startswith("could not restart nginx.service")
-
 
 @with_each_reader
 def test_output_is_read_as_text_and_as_parsed_by_stackstorm(read, document):
@@ -160,10 +110,10 @@ def test_warnings_before_the_output_are_ignored(read, document):
     assert read(execution_result(text)) == read(execution_result(document))
 
 
-# Fields that some or all readers ignore.
-IGNORED_FIELDS = {"check", "change", "manager", "before_since", "after_since"}
+# The fields that no reader uses.
+IGNORED_FIELDS = {"check"}
 # Fields that may be missing or null, because their values are not always known.
-NULLABLE_FIELDS = {"inodes_used_percent", "oom_kills_since_boot", "pid", "restarts", "exit_code"}
+NULLABLE_FIELDS = {"inodes_used_percent", "oom_kills_since_boot", "pid", "restarts"}
 
 
 @with_each_reader
