@@ -483,27 +483,19 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     return config
 
 
-def refuse_unknown_keys(
-    mapping: Mapping[Any, Any], valid_keys: Iterable[str], path: str = ""
-) -> None:
-    """Refuse a mapping in the configuration that contains an unknown key.
-
-    Args:
-        mapping: The mapping.
-        valid_keys: The valid keys.
-        path: The path of the mapping, for example `limits`; empty for the top level.
+def refuse_unknown_keys(pack_config: Mapping[Any, Any], valid_keys: Iterable[str]) -> None:
+    """Refuse a configuration that contains an unknown key.
 
     Raises:
         ConfigError: A key is unknown. The message contains it and the most similar valid key.
     """
     names = sorted(valid_keys)
-    for key in mapping:
+    for key in pack_config:
         if key in names:
             continue
-        prefix = f"{path}." if path else ""
         nearest = difflib.get_close_matches(str(key), names, n=1)
-        hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(names)}"
-        raise ConfigError(f"unknown key {prefix}{key}; {hint}")
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown key {key}; {hint}")
 
 
 def is_loopback(host: str) -> bool:

@@ -40,11 +40,6 @@ class HostPort(NamedTuple):
     port: int = 0
     """1 to 65535, or 0 if there is none."""
 
-    @property
-    def bracketed_host(self) -> str:
-        """The host as written before ``:port`` in an instance or a URL (RFC 3986, 3.2.2)."""
-        return f"[{self.host}]" if ":" in self.host else self.host
-
 
 def canonical_host(text: str) -> str:
     """Return the canonical form of a host name or IP address, or '' if the text is neither.

@@ -137,12 +137,6 @@ class TestUnknownKeys:
     def test_ignored_keys_are_not_unknown(self):
         load({"auth_tokens": ["t"], "basic_auth": "u:p"}, without=("auth_tokens", "basic_auth"))
 
-    def test_the_error_shows_the_path_of_a_nested_key(self):
-        with pytest.raises(ConfigError) as caught:
-            config.refuse_unknown_keys({"a_day": 1}, ("per_day", "per_hour"), "limits[2]")
-        assert str(caught.value).startswith("unknown key limits[2].a_day; ")
-        assert "limits[2].per_day" in str(caught.value)
-
     @pytest.mark.parametrize("key", ["auth_tokens", "allowed_hosts", "allowed_actions"])
     def test_the_error_shows_the_position_of_a_mapping_in_a_list(self, key):
         error = error_of(**{key: ["one", {"name": "two"}]})

@@ -137,15 +137,6 @@ def test_a_host_is_safe_as_a_command_argument(instance):
         assert 0 <= parsed.port <= 65535
 
 
-@pytest.mark.parametrize(
-    "host, bracketed", [("web-1", "web-1"), ("192.0.2.7", "192.0.2.7"), ("::1", "[::1]")]
-)
-def test_an_ipv6_address_is_bracketed_before_a_port(host, bracketed):
-    host_port = HostPort(host, 9100)
-    assert host_port.bracketed_host == bracketed
-    assert host_and_port(f"{host_port.bracketed_host}:9100") == host_port
-
-
 @pytest.mark.parametrize("text", ["web-1:9100", "[::1]", "::1%eth0", "http://web-1", ""])
 def test_text_with_a_port_brackets_or_a_scope_is_not_a_host(text):
     assert canonical_host(text) == ""
@@ -156,7 +147,8 @@ def test_a_canonical_host_is_not_changed_again(text):
     parsed = host_and_port(text)
     if parsed is not None:
         assert canonical_host(parsed.host) == parsed.host
-        assert host_and_port(parsed.bracketed_host) == HostPort(parsed.host)
+        bracketed = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+        assert host_and_port(bracketed) == HostPort(parsed.host)
 
 
 def test_labels_without_a_host_yield_an_empty_string():
