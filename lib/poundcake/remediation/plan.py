@@ -11,7 +11,7 @@ from typing import Any, Mapping, NamedTuple, Sequence
 from poundcake.alertmanager import FIRING
 from poundcake.config import Config
 from poundcake.hosts import host_from_labels
-from poundcake.inert import FixedText, make_inert, mark_as_fixed, one_line
+from poundcake.inert import FixedText, make_inert, mark_as_fixed
 from poundcake.remediation.begin import (
     DEFAULT,
     HOST_DOWN,
@@ -38,6 +38,7 @@ from poundcake.stackstorm import StackStormError
 from poundcake.stackstorm.catalogue import Api, Matching, Rule, find_action, list_rules
 from poundcake.trail import commands
 from poundcake.trail.silences import NO_ALERTMANAGERS
+from poundcake.trail.text.layout import display_width, sanitize
 
 TRIGGER = "poundcake.alert"
 _PLACEHOLDER_EPISODE = "plan-0"
@@ -347,7 +348,7 @@ def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict
 
 def as_text(plan: Mapping[str, Any]) -> str:
     """Return a plan or a list of checked entries as inert text, at most 80 columns wide."""
-    plan = make_inert(plan)
+    plan = sanitize(make_inert(plan))
     lines = _format_alert(plan) if "labels" in plan else _format_entries(plan)
     # `st2 run` prints "result: " before the first line, which would shift its columns.
     return FixedText("\n" + "\n".join(lines))
@@ -437,7 +438,7 @@ def _choose_next_command(plan: Mapping[str, Any]) -> str:
     if plan["replay"] and _choose_verdict(plan) in _STARTING_VERDICTS:
         return str(plan["replay"])
     if plan["episode"] and instance:
-        return f"st2 run poundcake.why format=text instance={one_line(instance)}"
+        return f"st2 run poundcake.why format=text instance={instance}"
     return "st2 run poundcake.plan format=text"
 
 
@@ -469,10 +470,10 @@ def _format_entries(plan: Mapping[str, Any]) -> list[str]:
 
 def _wrap(text: str, indent: str) -> list[str]:
     """Wrap text into lines of at most 80 columns. A longer word is not split."""
-    first_word, *other_words = (one_line(word) for word in text.split(" "))
+    first_word, *other_words = text.split(" ")
     lines, line = [], indent + first_word
     for word in other_words:
-        if len(line) + 1 + len(word) > _WIDTH:
+        if display_width(f"{line} {word}") > _WIDTH:
             lines.append(line.rstrip())
             line = f"{indent}  {word}"
         else:

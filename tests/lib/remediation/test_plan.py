@@ -12,6 +12,7 @@ from poundcake.remediation.plan import PlannedAlert, as_text, check_entries, pla
 from poundcake.stackstorm import StackStormError
 from poundcake.trail.limits import Situation
 from poundcake.trail.pause import Pause
+from poundcake.trail.text.layout import display_width
 from tests.lib.samples import NOON
 from tests.lib.situations import situation_reader
 
@@ -389,6 +390,14 @@ def test_no_line_of_a_plan_is_wider_than_80_columns_or_forged():
     text = as_text(make_plan(labels=labels))
     assert max(map(len, text.splitlines())) <= 80
     assert not any(line.startswith("FORGED") for line in text.splitlines())
+
+
+def test_wide_characters_take_two_columns_and_right_to_left_text_stays_in_its_place():
+    wide = as_text(make_plan(labels={"alertname": "磁盘空间不足 " * 20, "service": "x"}))
+    assert max(map(display_width, wide.splitlines())) <= 80
+    hebrew = "\u05d0\u05d1\u05d2"
+    plan_view = make_plan(labels={"alertname": hebrew, "instance": "web-1", "severity": "7"})
+    assert f"  \u200e{hebrew}\u200e web-1 7" in make_lines_inert(as_text(plan_view))
 
 
 class TestChecks:
