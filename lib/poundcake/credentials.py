@@ -152,19 +152,29 @@ def _join_names(kinds: type[Kind]) -> str:
 
 
 def check_token(value: str) -> None:
-    """Raise ValueError if a bearer token is invalid."""
-    check_not_ciphertext(value)
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
+    """Raise ValueError if a bearer token is invalid or too short."""
+    check_token_of_any_length(value)
     _check_length("a token", value)
 
 
+def check_token_of_any_length(value: str) -> None:
+    """Raise ValueError if a bearer token is invalid. Another server may have chosen its length."""
+    check_not_ciphertext(value)
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
+
+
 def check_user_and_password(value: str) -> None:
-    """Raise ValueError if the user:password for basic authentication is invalid."""
+    """Raise ValueError if the user:password for basic authentication is invalid or too short."""
+    check_password_of_any_length(value)
+    _check_length("the password", value.partition(":")[2])
+
+
+def check_password_of_any_length(value: str) -> None:
+    """Raise ValueError if a user:password is invalid. Another server may have chosen its length."""
     user, _, password = value.partition(":")
     if not (user and password and value.isprintable()):
         raise ValueError("must be user:password (RFC 7617)")
-    _check_length("the password", password)
 
 
 def _check_shared_secret(value: str) -> None:

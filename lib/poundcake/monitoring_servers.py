@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from poundcake import secret_references
-from poundcake.credentials import check_not_ciphertext
+from poundcake.credentials import check_password_of_any_length, check_token_of_any_length
 from poundcake.urls import check_http_url
 
 EXTERNAL_URL = "external_url"
@@ -79,8 +79,8 @@ def _read_entry(entry: Any, keys: Sequence[str]) -> MonitoringServer:
             _validate(name, texts[name], check_http_url)
     if texts["token"] and texts["basic"]:
         raise ValueError("must have token or basic, not both")
-    _validate("token", texts["token"], _check_token)
-    _validate("basic", texts["basic"], _check_basic)
+    _validate("token", texts["token"], check_token_of_any_length)
+    _validate("basic", texts["basic"], check_password_of_any_length)
     if texts["ca_file"] and not os.path.isabs(texts["ca_file"]):
         raise ValueError("ca_file: must be an absolute path")
     url = texts["url"].rstrip("/")
@@ -113,22 +113,10 @@ def _read_text(entry: Mapping[str, Any], name: str) -> str:
     return text
 
 
-def _validate(name: str, text: str, check: Any) -> None:
+def _validate(name: str, text: str, check: Callable[[str], None]) -> None:
     if not text and name in _SECRETS:
         return
     try:
         check(text)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-
-
-def _check_token(value: str) -> None:
-    check_not_ciphertext(value)
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("must contain visible ASCII characters only (RFC 6750)")
-
-
-def _check_basic(value: str) -> None:
-    user, _, password = value.partition(":")
-    if not (user and password and value.isprintable()):
-        raise ValueError("must be user:password (RFC 7617)")
