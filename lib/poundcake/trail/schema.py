@@ -299,8 +299,7 @@ audit = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("at", UtcDateTime, nullable=False),
-    # One of acknowledge, close, silence, unsilence, release, replay, purge, pause, resume, migrate
-    # and retry.
+    # What was done, such as `acknowledge`: see audit.AuditEntry.
     Column("action", String(64), nullable=False),
     Column("st2_user", String(255), nullable=False),
     Column("execution_id", String(64), nullable=False),

@@ -13,8 +13,8 @@ has its own module, which returns typed rows:
 | alert_of_request, alert_of_episode (the actions get_alert and plan) | | alert |
 
 `bounded_search` contains the search that the lists share, `near_misses` explains answers without
-rows, and `rows` contains the rows that the lists show. The
-functions in this module return the views as JSON objects, as their URLs return them.
+rows, and `rows` contains the rows that the lists show. The functions in this module return the
+views as JSON objects, as their URLs return them.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def why(
     """Return the episodes of the matching alerts, most recently seen first.
 
     Open executions are shown as recorded. To judge the episodes by their current state, use
-    read_episodes() and refresh.refresh_episodes().
+    read_episodes() and refresh.refresh_open_executions().
     """
     return read_episodes(connection, filters, limit, offset, web_url, config).as_json()
 
