@@ -113,12 +113,7 @@ def _read_list(document: Any) -> Sequence[Any]:
 
 
 def _read_alert(data: Mapping[str, Any]) -> HeldAlert:
-    status = data["status"]
-    return HeldAlert(
-        _read_labels(data["labels"]),
-        tuple(map(str, status["silencedBy"])),
-        tuple(map(str, status["inhibitedBy"])),
-    )
+    return HeldAlert(_read_labels(data["labels"]), tuple(map(str, data["status"]["silencedBy"])))
 
 
 def _read_silence(data: Mapping[str, Any]) -> Silence:

@@ -24,12 +24,10 @@ class HeldAlert:
     Attributes:
         labels: Its labels.
         silenced_by: The ids of the silences that mute it.
-        inhibited_by: The fingerprints of the alerts that inhibit it.
     """
 
     labels: Mapping[str, str]
     silenced_by: tuple[str, ...] = ()
-    inhibited_by: tuple[str, ...] = ()
 
 
 class SilenceState(StringEnum):

@@ -100,7 +100,7 @@ def test_the_uptime_is_unknown_without_the_time_of_the_server(fake_server, date)
 
 
 def alert_document(**changed_fields):
-    return {"labels": LABELS, "status": {"silencedBy": [], "inhibitedBy": []}, **changed_fields}
+    return {"labels": LABELS, "status": {"silencedBy": []}, **changed_fields}
 
 
 @pytest.mark.parametrize(
