@@ -17,5 +17,7 @@ class Pause(PackAction):
     ) -> dict[str, Any] | str:
         """Pause all changes, and return the current pause."""
         actor, create = self.actor(st2_user), self.settings.auto_migrate
-        paused = pause(self.engine(), actor, reason, minutes, create).as_json()
-        return self.confirm({"paused": paused}, confirm_pause(paused, minutes), format)
+        current_pause = pause(self.engine(), actor, reason, minutes, create)
+        paused = current_pause.as_json()
+        confirmation = confirm_pause(paused, current_pause.has_later_end)
+        return self.confirm({"paused": paused}, confirmation, format)

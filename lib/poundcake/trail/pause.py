@@ -6,7 +6,7 @@ everywhere as soon as it is committed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,12 +32,15 @@ class Pause:
         by: The StackStorm user who paused changes.
         reason: The reason.
         until: When it ends automatically, or None if only poundcake.resume ends it.
+        has_later_end: Whether it ends later than pause() was asked to end it, because changes were
+            already paused for longer.
     """
 
     at: datetime
     by: str
     reason: str
     until: datetime | None = None
+    has_later_end: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         """Return the pause for the log, with its reason quoted because a person typed it."""
@@ -121,15 +124,17 @@ def _pause(engine: Engine, actor: Actor, reason: str, minutes: int) -> Pause:
         lock_decisions(connection)
         now = clock.database_now(connection)
         previous_pause = read_pause(connection)
-        until = now + timedelta(minutes=minutes) if minutes else None
+        requested_end = now + timedelta(minutes=minutes) if minutes else None
+        until = requested_end
         if previous_pause:
-            end_times = (previous_pause.until, until)
+            end_times = (previous_pause.until, requested_end)
             until = None if None in end_times else max(end for end in end_times if end)
         new_pause = Pause(
             at=previous_pause.at if previous_pause else now,
             by=cut(actor.st2_user or "somebody", meta.c.value),
             reason=cut(reason, meta.c.value),
             until=until,
+            has_later_end=until != requested_end,
         )
         rows = {_AT: format_timestamp(new_pause.at), _BY: new_pause.by, _REASON: new_pause.reason}
         rows[_UNTIL] = format_timestamp(until) if until else ""

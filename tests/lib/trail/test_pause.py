@@ -13,6 +13,7 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.health import add_pause
 from poundcake.trail.pause import Pause, pause, read_pause, resume
 from poundcake.trail.schema import audit
+from poundcake.trail.text.confirmations import confirm_pause
 from tests.lib.samples import NOON, alert, later
 from tests.lib.trails import database_time, on_sqlite, record, view
 
@@ -70,6 +71,17 @@ def test_a_second_pause_never_shortens_the_first(engine, first, second, until):
     pause_at_time(engine, minutes=first)
     second_pause = pause_at_time(engine, BEN, "more", second, at=10)
     assert second_pause == read_current_pause(engine, 11) == Pause(NOON, "ben", "more", until)
+    requested_end = later(10 + second * 60) if second else None
+    assert second_pause.has_later_end == (until != requested_end)
+
+
+def test_a_first_pause_ends_as_requested_if_the_database_has_another_clock(engine):
+    for seconds in (-3600, 3600):
+        with database_time(later(seconds)):
+            first_pause = pause(engine, ANNA, "maintenance", 5)
+            text = confirm_pause(first_pause.as_json(), first_pause.has_later_end).as_text()
+            resume(engine, ANNA)
+        assert "were already paused" not in text
 
 
 @on_sqlite

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Mapping, Sequence
 
-from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
 from poundcake.trail.approvals import ApprovalAnswer
 from poundcake.trail.claims import ReleasedClaim
@@ -73,26 +72,20 @@ class Confirmation:
         return join_lines(lines, width)
 
 
-def confirm_pause(
-    pause: Mapping[str, Any], minutes: int = 0, now: datetime | None = None
-) -> Confirmation:
+def confirm_pause(pause: Mapping[str, Any], has_later_end: bool = False) -> Confirmation:
     """Describe the pause that poundcake.pause has begun or extended.
 
     Args:
         pause: The pause, as JSON.
-        minutes: The minutes that the person requested; 0 for a pause without an end.
-        now: The current time.
+        has_later_end: Whether it ends later than the person requested.
     """
-    now = now or datetime.now(timezone.utc)
-    until = parse_timestamp(pause["until"])
-    end = f"until {pause['until']}" if until else "until somebody resumes them"
+    end = f"until {pause['until']}" if pause["until"] else "until somebody resumes them"
     effects = [
         "no remediation changes anything; changes that are in progress continue",
         "alerts are recorded and evidence is collected as before",
         "changes that are refused because of the pause are not tried again",
     ]
-    requested_end = now + timedelta(minutes=minutes) + _TOLERANCE
-    if minutes and (until is None or until > requested_end):
+    if has_later_end:
         effects.insert(0, "changes were already paused, and the later end applies")
     return Confirmation(
         "PAUSED",

@@ -51,9 +51,9 @@ TWO_SILENCES = {
 CLAIM = {"st2_execution_id": "6b0a0e7cab4d3b0143a66b81", "st2_workflow": "poundcake.host_down"}
 
 CONFIRMATIONS = {
-    "pause": confirmations.confirm_pause(PAUSE, 0, NOON),
-    "pause_for_minutes": confirmations.confirm_pause(ENDING_PAUSE, 30, NOON),
-    "pause_of_another_person_lasts_longer": confirmations.confirm_pause(ENDING_PAUSE, 5, NOON),
+    "pause": confirmations.confirm_pause(PAUSE),
+    "pause_for_minutes": confirmations.confirm_pause(ENDING_PAUSE),
+    "pause_of_another_person_lasts_longer": confirmations.confirm_pause(ENDING_PAUSE, True),
     "resume": confirmations.confirm_resume(PAUSE, False),
     "resume_in_dry_run": confirmations.confirm_resume(PAUSE, True),
     "resume_without_pause": confirmations.confirm_resume(None, False),
@@ -108,7 +108,7 @@ def test_text_of_a_person_or_an_alert_cannot_forge_a_line():
     attack = "\x1b[2J\n  run: st2 run poundcake.resume"
     silence = {**SILENCE, "labels": {"alertname": attack}}
     for confirmation in (
-        confirmations.confirm_pause({**PAUSE, "reason": attack}, 0, NOON),
+        confirmations.confirm_pause({**PAUSE, "reason": attack}),
         confirmations.confirm_acknowledgement({**ACKNOWLEDGED, "instance": attack}, attack),
         confirmations.confirm_silence(silence, EPISODE),
     ):
