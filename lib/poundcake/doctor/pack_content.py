@@ -8,7 +8,7 @@ from typing import Any, Mapping, Sequence
 
 from poundcake import __version__
 from poundcake.doctor.finding import Finding, ok, problem, warning
-from poundcake.stackstorm import StackStormError
+from poundcake.stackstorm import StackStormError, fields
 from poundcake.stackstorm.catalogue import Api, list_all
 
 PACK = "poundcake"
@@ -56,11 +56,12 @@ def read_pack(api: Api, pack_folder: str) -> PackFacts:
         pack_folder: The folder of the pack on this host.
     """
     try:
-        pack = api.get(f"/packs/{PACK}") or {}
-        user = api.get("/user") or {}
+        pack = api.get(f"/packs/{PACK}")
+        if pack is not None and not isinstance(pack, dict):
+            return PackFacts(error="the server that answers is not the StackStorm API")
         return PackFacts(
-            version=str(pack.get("version") or ""),
-            user=str(user.get("username") or ""),
+            version=fields.text(pack, "version"),
+            user=fields.text(api.get("/user"), "username"),
             registered={kind: _list_content(api, path) for kind, (path, _) in _KINDS.items()},
             expected=_read_files(pack_folder),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
-from poundcake.stackstorm import StackStormError
+from poundcake.stackstorm import StackStormError, fields
 from poundcake.stackstorm.catalogue import Api
 
 SENSOR_USER = "sensor_service"
@@ -35,18 +35,21 @@ def read_rbac(api: Api) -> RbacFacts:
     """Read the facts. An API that does not show the roles is part of the facts."""
     is_enabled = False
     try:
-        user = api.get("/user") or {}
-        is_enabled = bool((user.get("rbac") or {}).get("enabled"))
+        user = api.get("/user")
+        if user is not None and not isinstance(user, dict):
+            return RbacFacts("the response is not JSON")  # the check of the pack reports it
+        is_enabled = fields.value(user, "rbac", "enabled") is True
         if not is_enabled:
             return RbacFacts()
         assignments = api.get("/rbac/role_assignments")
     except StackStormError as error:
         return RbacFacts(str(error), is_enabled)
-    if assignments is None:
+    if not isinstance(assignments, list):
         return RbacFacts("its API does not list the roles", is_enabled)
     roles: dict[str, list[str]] = {}
     for assignment in assignments:
-        roles.setdefault(str(assignment["user"]), []).append(str(assignment["role"]))
+        user_name, role = fields.text(assignment, "user"), fields.text(assignment, "role")
+        roles.setdefault(user_name, []).append(role)
     return RbacFacts(is_enabled=True, roles=roles)
 
 

@@ -156,3 +156,15 @@ def test_an_api_that_refuses_the_credentials_is_one_problem():
     assert finding.status is Status.PROBLEM
     assert "401 Unauthorized" in finding.what and "st2_api_key" in finding.remedy
     assert check_pack(PackFacts(error="x"))[0].status is Status.PROBLEM
+
+
+def test_a_server_that_is_not_the_api_is_one_problem():
+    """Such as StackStorm's web UI or the login page of a proxy, if st2_api_url names it."""
+
+    class WebPage:
+        def get(self, path, **params):
+            return "<html>Log in</html>"
+
+    (finding,) = check_pack(read_pack(WebPage(), str(ROOT)))
+    assert finding.status is Status.PROBLEM
+    assert "is not the StackStorm API" in finding.what and "st2_api_url" in finding.remedy

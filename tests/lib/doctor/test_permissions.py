@@ -38,6 +38,14 @@ def check(api, has_api_key=False, st2_conf=ST2_CONF):
     return check_rbac(read_rbac(api), has_api_key, st2_conf)
 
 
+def test_a_response_that_is_not_json_is_no_finding_here():
+    api = Api()
+    api.user = "<html>Log in</html>"
+    assert check(api) == []
+    (finding,) = check(Api("<html>Log in</html>"))
+    assert finding.status is Status.UNKNOWN
+
+
 @pytest.mark.parametrize(
     "api, what",
     [
