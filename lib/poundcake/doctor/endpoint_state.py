@@ -8,6 +8,7 @@ from typing import Any, Mapping
 
 from poundcake import __version__
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
+from poundcake.endpoint_client import Refused, Unreachable
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
 from poundcake.trail.text.health import find_remedy
@@ -17,15 +18,15 @@ _LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
 _STATUS = "st2 run poundcake.status format=text request_id="
 
 
-def check_no_answer(reason: str) -> list[Finding]:
-    """Report an endpoint that does not answer.
-
-    Args:
-        reason: Why, as endpoint_client reports it.
-    """
+def check_no_health(result: Refused | Unreachable) -> list[Finding]:
+    """Report an endpoint that does not answer, or that does not show its health."""
+    what = f"the endpoint does not answer: {result}"
     remedy = f"see why the sensor does not run ({_LOG}), or set endpoint_url"
+    if isinstance(result, Refused):
+        what = f"the endpoint does not show its health: {result}"
+        remedy = "correct the credentials or endpoint_url in the configuration of the pack"
     return [
-        problem("endpoint", f"the endpoint does not answer: {reason}", remedy),
+        problem("endpoint", what, remedy),
         unknown("endpoint.broker", "only the endpoint can check RabbitMQ", "repair the endpoint"),
     ]
 

@@ -130,7 +130,7 @@ def _examine_entries(config: Config, api: StackStorm, has_alertmanagers: bool) -
 def _examine_endpoint(config: Config, engine: Engine) -> list[Finding]:
     result = endpoint_client.health(config)
     if not isinstance(result, endpoint_client.Answered):
-        return endpoint_state.check_no_answer(str(result))
+        return endpoint_state.check_no_health(result)
     view = health.add_differences(result.document, config)
     return endpoint_state.check_health(health.add_pause(view, engine))
 

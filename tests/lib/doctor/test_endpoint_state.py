@@ -10,8 +10,10 @@ import pytest
 from poundcake import __version__
 from poundcake.doctor import endpoint_state
 from poundcake.doctor.finding import Status, worst_status
+from poundcake.endpoint_client import Refused, Unreachable
 from poundcake.timestamps import format_timestamp
 
+URL = "http://127.0.0.1:8000"
 HEALTHY = {
     "status": "ok",
     "version": __version__,
@@ -95,8 +97,15 @@ def test_each_problem_is_found(path, value, status, what, remedy):
 
 
 def test_an_endpoint_that_does_not_answer_is_a_problem():
-    findings = endpoint_state.check_no_answer("no answer from http://127.0.0.1:8000")
+    findings = endpoint_state.check_no_health(Unreachable(URL, "Connection refused"))
     assert worst_status(findings) is Status.PROBLEM
     assert "no answer from http://127.0.0.1:8000" in findings[0].what
     assert "st2sensorcontainer.log" in findings[0].remedy
     assert findings[1].status is Status.UNKNOWN, "only the endpoint can check RabbitMQ"
+
+
+def test_an_endpoint_that_refuses_the_credentials_is_not_reported_as_down():
+    finding, _ = endpoint_state.check_no_health(Refused(URL, 401))
+    assert finding.status is Status.PROBLEM
+    assert f"{URL} answered 401" in finding.what and "does not answer" not in finding.what
+    assert "credentials" in finding.remedy and "sensor" not in finding.remedy

@@ -45,6 +45,8 @@ _RECENT = timedelta(hours=1)
 # The cure that sync names if notifications contain another URL than the configuration.
 _WRONG_URL = re.compile(r"set external_url to \S+(?<![,;])")
 _ENDPOINT_REMEDY = "see why it does not run, then restart the sensor:"
+# How the address begins if nothing answered at the endpoint's URL: see endpoint_client.Unreachable.
+_NO_ANSWER = "no answer from "
 _RESTART = "st2ctl restart-component st2sensorcontainer"
 _LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
 
@@ -87,7 +89,14 @@ def describe_status(view: Mapping[str, Any], now: datetime | None = None) -> str
         )
     if view["status"] == "degraded":
         return f"webhooks are accepted, but {_first_problem(view)}"
+    if _hides_its_health(view):
+        return "the endpoint answers, but does not show its health to this action"
     return _VERDICTS.get(view["status"], "the endpoint reports an unknown status")
+
+
+def _hides_its_health(view: Mapping[str, Any]) -> bool:
+    """Return True if the endpoint, or another server, answered with something else."""
+    return view["status"] == "unknown" and not str(view["address"]).startswith(_NO_ANSWER)
 
 
 def _find_recent_refusal(view: Mapping[str, Any], now: datetime) -> Mapping[str, Any] | None:
@@ -121,7 +130,10 @@ def _first_problem(view: Mapping[str, Any]) -> str:
 def _problem_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     """Return what does not work, and what a person does about it."""
     lines = []
-    if view["status"] == "unknown":
+    if _hides_its_health(view):
+        remedy = "correct the credentials or endpoint_url in the configuration of the pack"
+        lines.append(f"{view['address']}; {remedy}")
+    elif view["status"] == "unknown":
         lines.append(f"{view['address']}; {_ENDPOINT_REMEDY} {unbreakable(_RESTART)}")
     return lines + [format_sentence(problem, now) for problem in find_problems(view, now)]
 
@@ -246,6 +258,8 @@ def _next_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
     stuck = view["components"].get("journal", {}).get("stuck_requests") or []
     if stuck:
         return next_lines(commands.show_request(stuck[0]))
+    if _hides_its_health(view):
+        return next_lines(commands.DOCTOR)
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
     if view["status"] == "degraded" or _find_recent_refusal(view, now):

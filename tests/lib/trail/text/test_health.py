@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from poundcake.endpoint_client import Refused, Unreachable
 from poundcake.trail import text
 from tests.lib.samples import later
 from tests.lib.trail.text.rows import configuration, health, refused_report
@@ -121,6 +122,30 @@ def test_the_state_of_the_configuration_is_shown():
 )
 def test_the_first_line_is_the_verdict(fields, verdict):
     assert render(**fields).startswith(f"\n{verdict}")
+
+
+@pytest.mark.parametrize(
+    "result, verdict, next_command",
+    [
+        (
+            Unreachable("http://127.0.0.1:8000", "Connection refused"),
+            "the endpoint does not answer; Alertmanager sends its webhooks again",
+            "grep poundcake /var/log/st2/st2sensorcontainer.log",
+        ),
+        (
+            Refused("http://127.0.0.1:8000", 401),
+            "the endpoint answers, but does not show its health to this action",
+            "st2 run poundcake.doctor format=text",
+        ),
+    ],
+)
+def test_an_endpoint_that_refuses_the_credentials_is_not_shown_as_down(
+    result, verdict, next_command
+):
+    output = render(status="unknown", address=str(result))
+    assert output.startswith(f"\nUNKNOWN: {verdict}\n")
+    assert output.endswith(f"next: {next_command}")
+    assert ("restart the sensor" in output) == isinstance(result, Unreachable)
 
 
 @pytest.mark.parametrize(
