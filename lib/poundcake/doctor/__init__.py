@@ -7,6 +7,7 @@ endpoint_state   what the endpoint reports about itself and RabbitMQ
 tracking_tables  the tracking database
 clocks           how far the clocks of the servers differ from this host's
 pack_content     what StackStorm has registered of the pack
+permissions      the roles of the users as whom the pack uses StackStorm's API
 st2_settings     StackStorm's own settings, its waiting work and its open inquiries
 entries          the remediations and their approvers
 routing          Alertmanager's configuration
