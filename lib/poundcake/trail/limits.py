@@ -541,10 +541,17 @@ def _write_decision(
     situation: Situation,
     decision: Decision,
 ) -> None:
-    """Write the decision, unless the change was granted earlier or only in a preview."""
-    if situation.own_change or (request.preview and decision.may_change):
+    """Write the decision, unless the change was granted earlier or only in a preview.
+
+    If a person has released the change that was granted earlier, the execution may be granted
+    another one. It replaces the released one, because an execution has one row for an episode.
+    """
+    if request.preview and decision.may_change:
         return
     is_granted_now, now = decision.may_change, situation.now
+    own_change = situation.own_change
+    if own_change and not (is_granted_now and own_change.ended_at):
+        return
     retry_at = None
     if request.retry and decision.ends_by_itself:
         minutes = config.retry_refused_minutes
@@ -565,6 +572,8 @@ def _write_decision(
         "reason": cut(decision.message, changes.c.reason),
         "evidence": dump_evidence(request.evidence),
         "retry_at": retry_at,
+        "released_at": None,
+        "action_execution_id": None,
     }
     # A refused execution may ask again. The new decision then replaces the earlier one.
     write_decision(connection, request.execution_id, alert.episode, values)

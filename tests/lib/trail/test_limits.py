@@ -367,6 +367,20 @@ class TestEpisodes:
         (row,) = read_rows(engine)
         assert (row.claim, row.result) == (None, "released")
 
+    def test_a_change_after_a_release_by_the_same_execution_is_counted(self, engine, hosts):
+        """It would otherwise be in progress without anybody knowing."""
+        assert hosts.reserve().may_change
+        with database_time(later(200)):
+            claims.release(engine, episode("f0"), force=True)
+        assert hosts.reserve(at=300).may_change
+        (row,) = read_rows(engine)
+        assert (row.result, row.ended_at, row.released_at) == ("", None, None)
+        assert (row.claim, row.decided_at) == (f"{episode('f0')}|1", later(300))
+        assert hosts.reserve(execution="other", at=310).refusal == "episode_taken"
+        hosts.finish("e0", at=360)
+        assert hosts.reserve(at=400).refusal == "episode_taken"
+        assert read_rows(engine)[0].result == "verified"
+
     def test_a_release_of_one_workflow_keeps_the_change_of_another(self, engine, hosts):
         claims.link(engine, hosts.request_id, episode("f0"), WORKFLOW, "e0")
         claims.link(engine, hosts.request_id, episode("f0"), "pack.other", "e9")
