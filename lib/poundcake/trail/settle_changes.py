@@ -20,6 +20,7 @@ from poundcake.stackstorm import (
     Execution,
     ExecutionStatus,
     StackStormApi,
+    StackStormError,
     action_result,
     describe_failure,
     failure_reason,
@@ -117,7 +118,14 @@ def _settle_page(
     executions_by_id = read_executions(api, ids, deadline, sync_round.note)
     endings: dict[str, _ChangeEnd] = {}
     for execution_id, execution in executions_by_id.items():
-        change_end = _find_end(api, execution)
+        try:
+            change_end = _find_end(api, execution)
+        except StackStormError as error:
+            if error.is_outage:
+                raise
+            # Its change stays in flight, and does not keep the others from being settled.
+            sync_round.note(f"the tasks of execution {execution_id} could not be read: {error}")
+            continue
         if change_end:
             endings[execution_id] = change_end
     _store(sync_round, page, executions_by_id, endings)

@@ -15,7 +15,7 @@ from poundcake.trail.open_work import open_work
 from poundcake.trail.schema import alerts, changes, executions
 from poundcake.trail.silences import ChangeSilence, silence_during_change
 from tests.lib.fake_alertmanager import FakeAlertmanager
-from tests.lib.fake_stackstorm import OUTAGE
+from tests.lib.fake_stackstorm import OUTAGE, refusal
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
 from tests.lib.trails import WORKFLOW
@@ -70,6 +70,22 @@ def test_a_cancelled_workflow_keeps_its_change_in_flight_until_the_change_has_en
     assert trail.sync().changes == 1
     assert read_result(trail) == "unknown"
     assert trail.one(changes).ended_at > ago(60)
+
+
+def test_an_execution_whose_tasks_cannot_be_read_does_not_affect_the_others(trail):
+    request_id, (row,) = trail.record(alert(labels={"instance": "db-1:9100"}))
+    claims.link(trail.engine, request_id, row.episode, WORKFLOW, "e0")
+    change_request = ChangeRequest(request_id, row.episode, "linux.service", "e0")
+    assert safety.reserve(trail.engine, LIVE, change_request).may_change
+    for execution_id in ("e0", "e1"):
+        trail.stackstorm.run(execution_id, "failed", WORKFLOW)
+    trail.stackstorm.errors["get_children", "e0"] = refusal()
+    set_columns(trail, lease_until=ago(10))
+    problems = trail.sync().problems
+    assert any("the tasks of execution e0 could not be read" in problem for problem in problems)
+    by_execution = {change.st2_execution_id: change for change in trail.rows(changes)}
+    assert (by_execution["e0"].result, by_execution["e1"].result) == ("", "failed")
+    assert by_execution["e0"].lease_until > ago(0)
 
 
 @pytest.mark.parametrize(
