@@ -216,7 +216,13 @@ def report_approvals(
         # A workflow that has no link was not started for an alert in the trail.
         if alert is None:
             continue
-        tasks = read_tasks(api, workflow_id)
+        try:
+            tasks = read_tasks(api, workflow_id)
+        except StackStormError as error:
+            if error.is_outage:
+                raise
+            sync_round.note(f"approval {inquiry.id} cannot be reported yet: {error}")
+            continue
         begin_result = _read_begin_result(tasks)
         reservation = begin_result.get("reservation")
         remediation = reservation.get("remediation") if isinstance(reservation, dict) else ""

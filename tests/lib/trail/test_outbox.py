@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.schema import alerts, changes, events
 from tests.documents import ROOT
+from tests.lib.fake_stackstorm import refusal
 from tests.lib.samples import alert
 from tests.lib.sync_trail import SyncTrail, ago
 from tests.lib.trails import WORKFLOW, in_parallel
@@ -429,6 +432,19 @@ class TestApprovals:
             "HostDown web-0:9100: linux.service on web-0 waits for approval until "
             f"{payload['until']} (by anna, ben)"
         )
+
+    def test_a_request_that_cannot_be_reported_expires_nevertheless(self, trail_with_inquiry):
+        stackstorm = trail_with_inquiry.stackstorm
+        inquiry = stackstorm.executions["i1"]
+        started_at = inquiry.started_at - timedelta(hours=1)
+        stackstorm.executions["i1"] = replace(inquiry, started_at=started_at)
+        stackstorm.errors["get_children", "e0"] = refusal()
+        trail_with_inquiry.sync()
+        assert trail_with_inquiry.read_payloads("approval_wanted") == []
+        assert stackstorm.answers == [("i1", {"approve": False})]
+        del stackstorm.errors["get_children", "e0"]
+        trail_with_inquiry.sync()
+        assert len(trail_with_inquiry.read_payloads("approval_wanted")) == 1
 
     def test_a_request_for_approval_shows_what_the_last_checks_saw(self, trail_with_inquiry):
         for name, evidence in (("begin", ["old"]), ("reserve", ["/var is 93% full"])):
