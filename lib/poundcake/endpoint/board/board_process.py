@@ -145,9 +145,7 @@ class BoardProcess:
                 raise ProblemError(
                     HTTPStatus.SERVICE_UNAVAILABLE, "the endpoint is being reconfigured"
                 )
-            if self._running is None or self._running.has_ended:
-                if self._running:
-                    self._running.kill()
+            if self._running is None:
                 self._running = _PageServer(self._config)
             return self._running
 
@@ -192,11 +190,6 @@ class _PageServer:
         ours[0].send(config)
         for channel in ours:
             self._free.put(channel)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the process has ended."""
-        return self._process.poll() is not None
 
     def take_channel(self) -> Channel:
         """Return a channel that nobody uses, until give_back(). Raises queue.Empty."""
