@@ -4,7 +4,8 @@
                          [--host 198.51.100.3] [--services] [--only TEXT]
 
 Run it on StackStorm's machine, with the variables of `make live`, while the machine does nothing
-else. Each round has three phases with equally many starts at the same pace:
+else. Each round has three phases with equally many starts at the same pace, in groups of the same
+size, because processes that run at the same time slow each other down:
 
 * HostDown alerts, a group at a time as Alertmanager sends them.
 * A plain workflow that a notification starts without PoundCake: StackStorm's own webhook
@@ -210,10 +211,11 @@ def groups(options: argparse.Namespace) -> Iterator[range]:
 def post_plain_webhooks(live: Live, options: argparse.Namespace, run_id: str) -> Callable[[], None]:
     """Post the alerts one by one to StackStorm's webhook, wait, and return a check."""
     started_at = now()
-    for number in range(options.alerts):
-        body = webhook("firing", options.host, run_id, [number])
-        live.api(f"/webhooks/{WEBHOOK_URL}", "POST", body)
-        time.sleep(options.pause)
+    for numbers in groups(options):
+        for number in numbers:
+            body = webhook("firing", options.host, run_id, [number])
+            live.api(f"/webhooks/{WEBHOOK_URL}", "POST", body)
+        time.sleep(options.pause * len(numbers))
     time.sleep(options.wait)
 
     def check() -> None:
@@ -229,9 +231,9 @@ def run_plain_workflows(live: Live, options: argparse.Namespace) -> Callable[[],
     """Start the plain workflows over the API, wait, and return a check."""
     body = {"action": PLAIN_WORKFLOW, "parameters": {"host": options.host, "port": 9100}}
     ids = []
-    for _ in range(options.alerts):
-        ids.append(live.api("/executions", "POST", body)["id"])
-        time.sleep(options.pause)
+    for numbers in groups(options):
+        ids += [live.api("/executions", "POST", body)["id"] for _ in numbers]
+        time.sleep(options.pause * len(numbers))
     time.sleep(options.wait)
     return lambda: exit_unless_ended(live, ids, options)
 
