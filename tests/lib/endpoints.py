@@ -238,6 +238,14 @@ class BaseEndpoint:
             )
             return [JournalEntry(*row) for row in rows]
 
+    def has_stored(self, body):
+        """Return True if the journal has a request with this body.
+
+        Tests share an endpoint, which may still store the requests of another test. So do not
+        compare the number of entries.
+        """
+        return any(entry.body == body for entry in self.entries())
+
 
 class InThreads(BaseEndpoint):
     """An endpoint in this process."""

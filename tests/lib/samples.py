@@ -105,6 +105,11 @@ def webhook(*alerts, **other_fields):
     return fields
 
 
+def unique_body():
+    """Return the body of a webhook that no other test sends."""
+    return json.dumps(webhook(alert(labels={"instance": str(uuid.uuid4())}))).encode()
+
+
 def request(*alerts, received_at=NOON, request_id=None, body=None, headers=None, **webhook_fields):
     """Return a request as the journal announces it."""
     return Request(
