@@ -205,7 +205,7 @@ def test_mistakes_in_the_monitoring_servers_are_found(healthy_stack, request):
         ("problem: not listed in the key receivers", "no-resolves, no-credential, "),
         (
             "warning: webhooks refused since the endpoint started",
-            "401, missing or invalid credentials",
+            "401, the credential in the request is none of the configured ones",
             "http_config.authorization.credentials_file",
             "correct the sender",
         ),

@@ -89,8 +89,13 @@ class Authentication:
             raise self._forbidden(valid_credentials[0], needed_scope)
         if is_page:
             raise self._signed_out(request)
+        what = (
+            "the credential in the request is none of the configured ones"
+            if "authorization" in request.headers
+            else "the request has no credential"
+        )
         raise self._unauthenticated(
-            "missing or invalid credentials; this endpoint accepts: "
+            f"{what}; this endpoint accepts: "
             + ", ".join(self._methods)
             + (
                 _IN_ALERTMANAGER if needed_scope == Scope.POST and "bearer" in self._methods else ""

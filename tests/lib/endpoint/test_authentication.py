@@ -584,6 +584,20 @@ def test_a_credential_is_compared_with_every_known_credential(tmp_path, monkeypa
         endpoint.stop()
 
 
+def test_the_refusal_says_whether_there_was_a_credential(tmp_path):
+    endpoint = ENDPOINT_CLASSES["threads"](tmp_path, auth_tokens=["the-old-token-01"]).start()
+    try:
+        endpoint.wait_for_status(200, Authorization="Bearer the-old-token-01")
+        without = check_problem(endpoint.post(webhook()), 401)["detail"]
+        wrong = check_problem(endpoint.post(webhook(), Authorization="Bearer other"), 401)["detail"]
+    finally:
+        endpoint.stop()
+    assert without.startswith("the request has no credential; this endpoint accepts: bearer")
+    assert wrong.startswith(
+        "the credential in the request is none of the configured ones; this endpoint accepts: "
+    )
+
+
 def test_every_failure_is_counted_and_one_is_logged_without_the_credential(tmp_path, caplog):
     endpoint = ENDPOINT_CLASSES["threads"](
         tmp_path, basic_auth="on-call:a-hidden-password-1"
@@ -600,6 +614,6 @@ def test_every_failure_is_counted_and_one_is_logged_without_the_credential(tmp_p
     assert "poundcake_failed_authentications_total 5.0" in text
     lines = [line for line in caplog.text.splitlines() if "refused" in line]
     assert len(lines) == 1
-    expected = "refused a request to /metrics: answered 401 to 127.0.0.1: missing or invalid"
+    expected = "refused a request to /metrics: answered 401 to 127.0.0.1: the credential in the"
     assert expected in lines[0]
     assert "hidden-password" not in caplog.text and invalid_credential.split()[1] not in caplog.text
