@@ -6,7 +6,7 @@ implementation.
 
 from __future__ import annotations
 
-from poundcake.stackstorm.api import Page, StackStormApi, StackStormError
+from poundcake.stackstorm.api import Page, StackStormApi, StackStormError, noting_errors
 from poundcake.stackstorm.client import (
     CLOCK_ALLOWANCE,
     LINK,
@@ -49,5 +49,6 @@ __all__ = [
     "client_for_sensor",
     "describe_failure",
     "failure_reason",
+    "noting_errors",
     "workflow_output",
 ]

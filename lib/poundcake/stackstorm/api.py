@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Mapping, Protocol, Sequence, TypeVar
+from typing import Any, Callable, Generic, Iterator, Mapping, Protocol, Sequence, TypeVar
 
 from poundcake.errors import PoundCakeError
 from poundcake.stackstorm.execution import Execution
@@ -39,6 +40,25 @@ class StackStormError(PoundCakeError):
     def had_no_effect(self) -> bool:
         """Whether the request certainly changed nothing: it was not sent, or it was refused."""
         return self.unsent or 400 <= self.status < 500
+
+
+@contextmanager
+def noting_errors(note: Callable[[str], None], problem: str) -> Iterator[None]:
+    """Note an error of the API that ends the block, unless other requests would also fail now.
+
+    Args:
+        note: Takes the problem with the error.
+        problem: What could not be done, without a full stop.
+
+    Raises:
+        StackStormError: The API is unavailable.
+    """
+    try:
+        yield
+    except StackStormError as error:
+        if error.is_outage:
+            raise
+        note(f"{problem}: {error}")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from poundcake.stackstorm import (
     Execution,
     ExecutionStatus,
     StackStormApi,
-    StackStormError,
     action_result,
+    noting_errors,
 )
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import clock, commands, database, short_ids
@@ -216,12 +216,10 @@ def report_approvals(
         # A workflow that has no link was not started for an alert in the trail.
         if alert is None:
             continue
-        try:
+        tasks = None
+        with noting_errors(sync_round.note, f"approval {inquiry.id} cannot be reported yet"):
             tasks = read_tasks(api, workflow_id)
-        except StackStormError as error:
-            if error.is_outage:
-                raise
-            sync_round.note(f"approval {inquiry.id} cannot be reported yet: {error}")
+        if tasks is None:
             continue
         begin_result = _read_begin_result(tasks)
         reservation = begin_result.get("reservation")
@@ -330,15 +328,10 @@ def expire_approvals(
         workflow = workflows.get(inquiry.parent_id)
         if workflow is None or workflow.is_terminal or workflow.status == ExecutionStatus.CANCELING:
             continue
-        try:
+        problem = f"approval {inquiry.id} has expired, but sync cannot answer it"
+        with noting_errors(sync_round.note, problem):
             api.respond(inquiry.id, {ANSWER: False})
             count += 1
-        except StackStormError as error:
-            if error.is_outage:
-                raise
-            sync_round.note(
-                f"approval {inquiry.id} has expired, but sync cannot answer it: {error}"
-            )
     return count
 
 

@@ -19,6 +19,7 @@ from poundcake.stackstorm import (
     StackStormApi,
     StackStormError,
     TriggerInstance,
+    noting_errors,
 )
 from poundcake.trail.sync_round import Deadline
 
@@ -132,14 +133,10 @@ def _read_page(
     api: StackStormApi, after: datetime, before: datetime | None, note: Callable[[str], None]
 ) -> Page[RuleEnforcement] | None:
     """Return a page of the list, or None if it cannot be read."""
-    try:
+    page = None
+    with noting_errors(note, "rule enforcements could not be listed"):
         page = api.list_enforcements(after, before)
-    except StackStormError as error:
-        if error.is_outage:
-            raise
-        note(f"rule enforcements could not be listed: {error}")
-        return None
-    if page.unreadable:
+    if page and page.unreadable:
         note(f"skipped rule enforcements without a trigger instance: {page.unreadable}")
     return page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Sequence
 
-from poundcake.stackstorm import Execution, StackStormApi, StackStormError
+from poundcake.stackstorm import Execution, StackStormApi, noting_errors
 from poundcake.trail.sync_round import Deadline
 
 
@@ -27,12 +27,8 @@ def read_executions(
         StackStormError: The API is unavailable.
     """
     executions: dict[str, Execution | None] = {}
-    try:
+    with noting_errors(note, "executions could not be listed"):
         executions.update(api.get_executions(ids))
-    except StackStormError as error:
-        if error.is_outage:
-            raise
-        note(f"executions could not be listed: {error}")
     for execution_id in ids:
         if execution_id in executions:
             continue
@@ -40,10 +36,6 @@ def read_executions(
             note("there was no time to read the executions that the list did not contain")
             break
         # The list may have been truncated; only a 404 means that the execution is gone.
-        try:
+        with noting_errors(note, f"execution {execution_id} could not be read"):
             executions[execution_id] = api.get_execution(execution_id)
-        except StackStormError as error:
-            if error.is_outage:
-                raise
-            note(f"execution {execution_id} could not be read: {error}")
     return executions

@@ -20,10 +20,10 @@ from poundcake.stackstorm import (
     Execution,
     ExecutionStatus,
     StackStormApi,
-    StackStormError,
     action_result,
     describe_failure,
     failure_reason,
+    noting_errors,
     workflow_output,
 )
 from poundcake.trail import database
@@ -118,16 +118,12 @@ def _settle_page(
     executions_by_id = read_executions(api, ids, deadline, sync_round.note)
     endings: dict[str, _ChangeEnd] = {}
     for execution_id, execution in executions_by_id.items():
-        try:
+        # After an error, this change stays in flight, and the others are settled all the same.
+        problem = f"the tasks of execution {execution_id} could not be read"
+        with noting_errors(sync_round.note, problem):
             change_end = _find_end(api, execution)
-        except StackStormError as error:
-            if error.is_outage:
-                raise
-            # Its change stays in flight, and does not keep the others from being settled.
-            sync_round.note(f"the tasks of execution {execution_id} could not be read: {error}")
-            continue
-        if change_end:
-            endings[execution_id] = change_end
+            if change_end:
+                endings[execution_id] = change_end
     _store(sync_round, page, executions_by_id, endings)
     return endings
 

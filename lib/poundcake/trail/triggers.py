@@ -21,6 +21,7 @@ from poundcake.stackstorm import (
     StackStormApi,
     StackStormError,
     TriggerInstance,
+    noting_errors,
 )
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import database
@@ -263,14 +264,9 @@ def read_triggers(
         if deadline.has_passed:
             break
         page_ids = ids[start : start + _PAGE]
-        try:
+        with noting_errors(note, "triggers could not be read"):
             page_instances = api.get_triggers(page_ids)
-        except StackStormError as error:
-            if error.is_outage:
-                raise
-            note(f"triggers could not be read: {error}")
-            continue
-        instances.update((trigger_id, page_instances.get(trigger_id)) for trigger_id in page_ids)
+            instances.update((each, page_instances.get(each)) for each in page_ids)
     return instances
 
 
