@@ -62,6 +62,7 @@ class Begin(PackAction):
                 self.engine(),
                 workflow,
                 ending,
+                decision.end_report(),
                 self.settings.retry_refused_minutes if decision.ends_by_itself else 0,
                 request.workflow,
             )

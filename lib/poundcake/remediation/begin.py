@@ -35,6 +35,7 @@ from poundcake.remediations import (
 )
 from poundcake.shipped_remediations import SHIPPED
 from poundcake.trail.change_tasks import APPROVAL_TASK
+from poundcake.trail.claims import EndReport
 from poundcake.trail.execution_results import ExecutionResult, end_result, result_of_stage
 from poundcake.trail.limits import ChangeRequest, Situation
 from poundcake.trail.outbox import Ending, EndResult
@@ -262,6 +263,13 @@ class Decision:
             message=self.message,
             evidence={"before": check.as_dict()} if check else {},
         )
+
+    def end_report(self) -> EndReport | None:
+        """Return the report as the trail stores it, or None if the workflow continues or fails."""
+        report = self.report()
+        if self.next_task or report.status != "succeeded":
+            return None
+        return EndReport(report.stage, report.message, report.dry_run, report.verified)
 
     def build_ending(self, request: Request, execution: ChangeRequest) -> Ending | None:
         """Return how the remediation ends, or None if the workflow continues.

@@ -25,7 +25,7 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.outbox import Ending, add_ending
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.recorded_alert import read_alert
-from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta
+from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta, storable
 from poundcake.trail.schema import changes as change_rows
 
 CLAIM_GRACE = timedelta(minutes=10)
@@ -122,6 +122,22 @@ class EpisodeAlert(Protocol):
         ...
 
 
+class EndReport(NamedTuple):
+    """The report of an execution that ends without a change, as execution_db stores it.
+
+    Attributes:
+        stage: The stage at which it ends.
+        message: Why nothing was changed.
+        dry_run: Whether it is a dry run.
+        verified: Whether its check confirmed that the alert is cleared, or that the host answers.
+    """
+
+    stage: str
+    message: str
+    dry_run: bool
+    verified: bool
+
+
 @dataclass(frozen=True)
 class Claimant:
     """An execution that requests the claim on an episode.
@@ -134,6 +150,8 @@ class Claimant:
         cooldown: How long the workflow may not claim an alert of the same host again.
         may_change: Whether the execution may change anything. Otherwise it needs no claim.
         ending: How the remediation ended, if the execution ends without a change, or None.
+        report: Its report, if it succeeds without a change, or None. The views show it until sync
+            has read the execution from StackStorm.
         retry_minutes: The wait before the first retry, if sync may try the refused change again;
             otherwise 0.
         action: The action that the execution runs, or '' if that is the workflow.
@@ -146,6 +164,7 @@ class Claimant:
     cooldown: HostCooldown
     may_change: bool = True
     ending: Ending | None = None
+    report: EndReport | None = None
     retry_minutes: int = 0
     action: str = ""
 
@@ -192,7 +211,12 @@ def link(
 
 
 def link_ended(
-    engine: Engine, workflow: str, ending: Ending, retry_minutes: int = 0, action: str = ""
+    engine: Engine,
+    workflow: str,
+    ending: Ending,
+    report: EndReport | None = None,
+    retry_minutes: int = 0,
+    action: str = "",
 ) -> LinkResult:
     """Link an execution that ends without a change, and add the event that reports its end.
 
@@ -202,6 +226,7 @@ def link_ended(
         engine: The tracking database.
         workflow: The reference of the workflow.
         ending: How the remediation ended.
+        report: The report of an execution that succeeds, or None.
         retry_minutes: The configured retry_refused_minutes if the refusal in the ending ends by
             itself, so that it is recorded like a refusal by poundcake.reserve; otherwise 0.
         action: The action that the execution runs, or '' if that is the workflow.
@@ -218,6 +243,7 @@ def link_ended(
         NO_COOLDOWN,
         may_change=False,
         ending=ending,
+        report=report,
         retry_minutes=retry_minutes,
         action=action,
     )
@@ -531,6 +557,8 @@ def _write_link(
 ) -> None:
     action = claimant.action or claimant.workflow
     add_execution(connection, claimant.execution_id, action, "running", now)
+    if claimant.report:
+        _write_report(connection, claimant.execution_id, claimant.report)
     is_own_link = (links.c.st2_execution_id == claimant.execution_id, links.c.alert_id == alert.id)
     if key is None:
         is_linked = connection.scalar(select(links.c.id).where(*is_own_link)) is not None
@@ -553,6 +581,20 @@ def _write_link(
         )
     if alert.explanation == Explanation.LOST:
         _reopen(connection, alert.id, claimant.request_id)
+
+
+def _write_report(connection: Connection, execution_id: str, report: EndReport) -> None:
+    values = {
+        **report._asdict(),
+        "stage": cut(report.stage, executions.c.stage),
+        "message": storable(report.message),
+        "mutated": False,
+    }
+    connection.execute(
+        update(executions)
+        .where(executions.c.id == execution_id, executions.c.status.not_in(TERMINAL))
+        .values(values)
+    )
 
 
 def _write_refused_claim(

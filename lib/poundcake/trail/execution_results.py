@@ -127,8 +127,8 @@ def execution_result(
     if status in WAITING:
         return ExecutionResult.WAITING
     is_known = status not in ("", "unknown")
-    is_unfinished = change_result == "" or (is_known and status not in TERMINAL)
-    if is_unfinished:
+    has_ended = status in TERMINAL or not is_known or _has_recorded_report(stage, mutated)
+    if change_result == "" or not has_ended:
         return ExecutionResult.RUNNING
     recorded_result = _result_of_recorded_change(change_result, mutated, cleared)
     if recorded_result:
@@ -138,6 +138,14 @@ def execution_result(
     if refusal:
         return result_of_refusal(refusal)
     return _result_without_change(status, stage, dry_run, mutated)
+
+
+def _has_recorded_report(stage: str, mutated: bool | None) -> bool:
+    """Return True if poundcake.begin recorded that the remediation succeeds without a change.
+
+    StackStorm ends the workflow a moment later, but sync reads its status only in the next round.
+    """
+    return mutated is False and result_of_stage(stage) is not None
 
 
 def _result_of_recorded_change(
@@ -179,7 +187,8 @@ def _result_without_change(
             return result or ExecutionResult.DRY_RUN
         return ExecutionResult.OTHER if mutated is None else ExecutionResult.EVIDENCE
     # A workflow that could not collect its evidence has failed.
-    if result and result is not ExecutionResult.EVIDENCE:
+    is_failed_check = result is ExecutionResult.EVIDENCE and status in _RESULTS_BY_STATUS
+    if result and not is_failed_check:
         return result
     return _RESULTS_BY_STATUS.get(status, ExecutionResult.UNKNOWN)
 

@@ -133,8 +133,11 @@ def _update_execution(row: dict[str, Any], execution: Execution | None) -> None:
     has_ended = row["status"] in TERMINAL
     report = _read_report(execution) if has_ended else {}
     dry_run, mutated = report.get("dry_run"), report.get("mutated")
+    # The result of a workflow that is about to end without a change is already recorded.
+    is_recorded = row["result"] in WITHOUT_CHANGE and row["status"] not in WAITING
     # A workflow that has ended has also ended its change, which was read before.
-    row["result"] = execution_result(row["status"], report.get("stage", ""), dry_run, mutated)
+    if has_ended or not is_recorded:
+        row["result"] = execution_result(row["status"], report.get("stage", ""), dry_run, mutated)
     if not has_ended:
         return
     if execution.elapsed_seconds is not None:

@@ -9,12 +9,22 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from poundcake.config import Config
-from poundcake.trail import claims, clock, database
+from poundcake.trail import claims, clock, database, queries
 from poundcake.trail.errors import DatabaseError, TrackingError
+from poundcake.trail.queries.rows import DRY_RUN_NOTE
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, executions, links, meta
 from tests.lib.samples import NOON, UTC, alert, later
-from tests.lib.trails import WORKFLOW, database_time, in_parallel, on_mariadb, on_sqlite, record
+from tests.lib.sync_trail import SyncTrail
+from tests.lib.trails import (
+    WORKFLOW,
+    database_time,
+    in_parallel,
+    on_mariadb,
+    on_sqlite,
+    record,
+    view,
+)
 
 
 def read_rows(engine, table=alerts):
@@ -212,6 +222,63 @@ class TestLink:
         assert link(engine, admitted_alert)["claimed"]
         (row,) = read_rows(engine, links)
         assert row.claim
+
+
+class TestEndReport:
+    """poundcake.begin records the report of a remediation that succeeds without a change."""
+
+    @pytest.fixture
+    def begin(self, trail, run_action):
+        """Return a function that runs poundcake.begin for an alert of a host that is not there."""
+        request_id, (row,) = trail.record(alert(instance="web-1.invalid:9100"))
+
+        def run(**parameters):
+            return run_action(
+                "begin", "e1", request_id=request_id, episode=row.episode, execution_id="e1",
+                workflow="poundcake.default", **parameters,
+            )  # fmt: skip
+
+        return run
+
+    @pytest.fixture
+    def trail(self, engine):
+        return SyncTrail(engine)
+
+    def read_result(self, trail):
+        """Return what the list of executions shows, without asking StackStorm."""
+        (execution,) = view(trail.engine, queries.st2_executions)["st2_executions"]
+        return execution["status"], execution["result"], execution["message"]
+
+    def test_the_views_show_it_before_sync_has_read_the_execution(self, trail, begin):
+        message = begin()["message"]
+        assert message
+        expected = f"{DRY_RUN_NOTE}. {message}"
+        assert self.read_result(trail) == ("running", "dry_run", expected)
+        (request,) = view(trail.engine, queries.executions_recent)["executions"]
+        assert request["alerts"][0]["result"] == "dry_run"
+
+    def test_sync_confirms_it(self, trail, begin):
+        report = begin()["report"]
+        trail.stackstorm.run("e1", "succeeded", "poundcake.default", result={"output": report})
+        trail.sync()
+        assert self.read_result(trail)[:2] == ("succeeded", "dry_run")
+
+    def test_a_workflow_that_fails_after_it_is_shown_as_failed(self, trail, begin):
+        begin(mode="evidence")
+        assert self.read_result(trail)[1] == "evidence"
+        trail.stackstorm.run("e1", "failed", "poundcake.default", result={"stderr": "no space"})
+        trail.sync()
+        assert self.read_result(trail)[:2] == ("failed", "failed")
+
+    def test_it_stays_if_stackstorm_deletes_the_execution_first(self, trail, begin):
+        begin(mode="evidence")
+        trail.sync()
+        assert self.read_result(trail)[:2] == ("gone", "evidence")
+
+    def test_a_refused_execution_records_nothing(self, trail, begin):
+        trail.change(alerts, acknowledged_at=NOON, acknowledged_by="anna")
+        assert not begin()["claimed"]
+        assert view(trail.engine, queries.st2_executions)["st2_executions"] == []
 
 
 class TestClaimKey:

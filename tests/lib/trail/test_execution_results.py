@@ -36,10 +36,35 @@ class TestOpenExecutions:
     def test_an_open_execution_is_running_or_waits_for_a_person(self, status):
         expected = R.WAITING if status in WAITING else R.RUNNING
         for stage, mutated, change_result in product(
-            ("", *Stage), FLAGS, (None, "", *ChangeResult)
+            ("", *Stage), (None, True), (None, "", *ChangeResult)
         ):
             facts = {"stage": stage, "mutated": mutated, "change_result": change_result}
             assert result(status, **facts) is expected, facts
+
+    @pytest.mark.parametrize("status", ["running", "requested", "unknown", "gone", "succeeded"])
+    @pytest.mark.parametrize(
+        "stage, expected",
+        [
+            ("evidence", R.EVIDENCE),
+            ("dry_run", R.DRY_RUN),
+            ("refused", R.REFUSED),
+            ("ended", R.REFUSED),
+        ],
+    )
+    def test_a_recorded_report_counts_before_stackstorm_has_ended_the_workflow(
+        self, status, stage, expected
+    ):
+        assert result(status, stage=stage, mutated=False) is expected
+
+    @pytest.mark.parametrize("stage", ["", "remediate", "verify", "done", "link"])
+    def test_other_stages_say_nothing_about_the_end(self, stage):
+        assert result("running", stage=stage, mutated=False) is R.RUNNING
+
+    def test_a_recorded_report_does_not_hide_that_the_workflow_waits_or_failed(self):
+        report = {"stage": "evidence", "mutated": False}
+        assert result("paused", **report) is R.WAITING
+        assert result("failed", **report) is R.FAILED
+        assert result("running", change_result="", **report) is R.RUNNING
 
     def test_a_status_that_a_later_release_of_stackstorm_adds_counts_as_running(self):
         assert result("backfilling") is R.RUNNING

@@ -10,6 +10,7 @@ import pytest
 from poundcake import stackstorm
 from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, queries, refresh
+from poundcake.trail.outbox import Ending, EndResult
 from tests.lib.samples import alert
 from tests.lib.trails import STATUSES, WORKFLOW, episode, record, record_execution, view
 
@@ -97,6 +98,18 @@ def test_open_executions_are_updated(engine, open_request):
         if "stage" in keys:
             assert (execution["stage"], execution["mutated"]) == ("done", True)
             assert execution["ended_at"] == "2026-01-14T12:00:12Z"
+
+
+def test_a_recorded_result_is_kept_while_stackstorm_ends_the_workflow(engine):
+    request_id = record(engine, alert(fingerprint="f"))
+    ending = Ending(EndResult.EVIDENCE, request_id, episode("f"), "e1", "r")
+    report = claims.EndReport("evidence", "it answers", dry_run=False, verified=True)
+    claims.link_ended(engine, WORKFLOW, ending, report)
+    for status, expected in (("running", "evidence"), ("paused", "waiting"), ("failed", "failed")):
+        document = {"status": status}
+        for answer, execution in iterate_views(engine, request_id):
+            refresh.refresh_open_executions(StubStackStorm({"e1": document}), answer)
+            assert (execution["status"], execution["result"]) == (status, expected)
 
 
 def test_the_remediation_of_an_incident_is_updated(engine, open_request):
