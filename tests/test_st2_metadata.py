@@ -57,6 +57,32 @@ def test_each_file_is_valid(model, file):
     check(model, {"pack": "poundcake", **load(file)})
 
 
+def test_the_role_for_people_on_call_is_valid():
+    from st2common.models.api.rbac import RoleDefinitionFileFormatAPI
+    from st2common.rbac import types
+
+    role = load("etc/rbac/roles/poundcake_on_call.yaml")
+    check(RoleDefinitionFileFormatAPI, role)
+    for grant in role["permission_grants"]:
+        resource = grant.get("resource_uid", "").partition(":")[0]
+        valid = (
+            types.PermissionType.get_valid_permissions_for_resource_type(resource)
+            if resource
+            else types.GLOBAL_PERMISSION_TYPES
+        )
+        # rbac-definitions are applied as a whole: one invalid permission and nobody gets a role.
+        invalid = set(grant["permission_types"]) - {str(getattr(t, "value", t)) for t in valid}
+        assert not invalid, (resource, invalid)
+
+
+def test_the_role_of_the_endpoint_is_valid():
+    from st2common.models.api.rbac import UserRoleAssignmentFileFormatAPI
+
+    assignment = load("etc/rbac/assignments/sensor_service.yaml")
+    check(UserRoleAssignmentFileFormatAPI, assignment)
+    assert assignment["username"] == "sensor_service"
+
+
 def test_the_triggers_of_the_sensor_are_valid():
     triggers = load("sensors/alertmanager_sensor.yaml")["trigger_types"]
     assert triggers
