@@ -53,6 +53,7 @@ class PackAction(Action):
     # another host that has the secret files.
     unneeded_keys: tuple[str, ...] = config.CREDENTIAL_KEYS + config.MONITORING_KEYS
     _engine: Engine | None = None
+    _is_prepared = False
 
     def work(self, *args: Any, **parameters: Any) -> Any:
         """Do the action's work and return its result, any JSON value."""
@@ -180,7 +181,9 @@ class PackAction(Action):
         from poundcake.trail import database
 
         engine = self.engine()
-        database.prepare(engine, create=self.settings.auto_migrate)
+        if not self._is_prepared:
+            database.prepare(engine, create=self.settings.auto_migrate)
+            self._is_prepared = True
         with database.reading(engine) as connection:
             return read_view(connection, **query)
 

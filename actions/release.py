@@ -6,8 +6,8 @@ from typing import Any, Sequence
 
 from pack_action import PackAction
 from poundcake.stackstorm import StackStormError
-from poundcake.trail import claims
 from poundcake.trail.errors import TrackingError
+from poundcake.trail.release import release_breaker, release_claims
 from poundcake.trail.text.confirmations import confirm_release, confirm_release_of_breaker
 
 
@@ -34,11 +34,11 @@ class Release(PackAction):
             )
         actor = self.actor(st2_user)
         if remediation:
-            failures = claims.release_breaker(self.engine(), remediation, actor)
+            failures = release_breaker(self.engine(), remediation, actor)
             confirmation = confirm_release_of_breaker(remediation, failures)
             result = {"released": [], "count": 0, "failures": failures}
             return self.confirm(result, confirmation, format)
-        released = claims.release(
+        released = release_claims(
             self.engine(), episode, workflow, force, self._get_statuses, actor
         )
         result = {"released": released, "count": len(released), "failures": 0}

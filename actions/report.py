@@ -7,7 +7,7 @@ from typing import Any
 
 from pack_action import PackAction
 from poundcake.errors import PoundCakeError
-from poundcake.remediation.report import build_report
+from poundcake.remediation.build_report import build_report
 from poundcake.trail import database
 from poundcake.trail.changes import finish_changes
 

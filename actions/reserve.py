@@ -107,7 +107,7 @@ class Reserve(PackAction):
         """Return the request with the results of the checks of the host."""
         if not checks and not request.preview:
             return request
-        from poundcake.remediation.inspections import read_conditions
+        from poundcake.remediation.findings import read_conditions
 
         objection, evidence = read_conditions(
             self.stackstorm(), request.execution_id, checks, request.preview

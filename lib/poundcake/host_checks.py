@@ -1,7 +1,7 @@
 """Parse the checks that run on a host, such as `disk:/var>90` in the keys `check` and `verify`.
 
 Each check runs a StackStorm action: an action that the operator chooses for the kind `action`, and
-otherwise one of the pack's own, over SSH. poundcake.remediation.inspections reads the results.
+otherwise one of the pack's own, over SSH. poundcake.remediation.findings reads the results.
 """
 
 from __future__ import annotations

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import datetime
 
-from poundcake.stackstorm import (
-    TERMINAL,
-    Execution,
-    Page,
-    RuleEnforcement,
-    StackStormError,
-    TriggerInstance,
-)
+from poundcake.execution_status import TERMINAL
+from poundcake.stackstorm import Execution, Page, RuleEnforcement, StackStormError, TriggerInstance
 
 UTC = datetime.timezone.utc
 MILLISECOND = datetime.timedelta(milliseconds=1)

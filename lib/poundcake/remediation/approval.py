@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, Sequence
 
-from poundcake.stackstorm import Execution, ExecutionStatus, StackStormError
+from poundcake.execution_status import ExecutionStatus
+from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail.approvals import ANSWER
 from poundcake.trail.change_tasks import APPROVAL_TASK, read_tasks
 

@@ -16,7 +16,7 @@ from poundcake.hosts import host_and_port
 from poundcake.monitoring import AlertReading, AlertRule, AlertState, MonitoringError, PrometheusApi
 from poundcake.remediation.checks import TcpState, check_host, ports_to_check
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.inspections import read_check
+from poundcake.remediation.findings import read_check
 from poundcake.remediation.verification import VERIFY_HOST_TASK, VERIFY_TASK
 from poundcake.stackstorm import Execution, action_result
 from poundcake.timestamps import format_timestamp

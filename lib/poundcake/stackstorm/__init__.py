@@ -15,11 +15,7 @@ from poundcake.stackstorm.client import (
     client_for_sensor,
 )
 from poundcake.stackstorm.execution import (
-    STATUSES,
-    TERMINAL,
-    WAITING,
     Execution,
-    ExecutionStatus,
     OutputValue,
     action_result,
     describe_failure,
@@ -31,11 +27,7 @@ from poundcake.stackstorm.rules import RuleEnforcement, TriggerInstance, Trigger
 __all__ = [
     "CLOCK_ALLOWANCE",
     "LINK",
-    "STATUSES",
-    "TERMINAL",
-    "WAITING",
     "Execution",
-    "ExecutionStatus",
     "OutputValue",
     "Page",
     "RuleEnforcement",

@@ -14,14 +14,8 @@ from sqlalchemy import Row, select
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.config import Config
-from poundcake.stackstorm import (
-    TERMINAL,
-    Execution,
-    ExecutionStatus,
-    StackStormApi,
-    action_result,
-    noting_errors,
-)
+from poundcake.execution_status import TERMINAL, ExecutionStatus
+from poundcake.stackstorm import Execution, StackStormApi, action_result, noting_errors
 from poundcake.timestamps import format_timestamp, parse_timestamp
 from poundcake.trail import clock, commands, database, short_ids
 from poundcake.trail.audit import Actor, write_entry

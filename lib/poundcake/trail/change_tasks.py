@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Sequence
+from typing import TYPE_CHECKING, Protocol, Sequence
 
-from poundcake.stackstorm import Execution
+if TYPE_CHECKING:  # poundcake.begin, which runs for each alert, does not use StackStorm's API
+    from poundcake.stackstorm import Execution
 
 CHANGE_TASKS = ("remediate", "remediate_host")
 """The tasks of the pack's workflow that make its change."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import exists, select, update
 
-from poundcake.stackstorm import TERMINAL
+from poundcake.execution_status import TERMINAL
 from poundcake.trail import database
 from poundcake.trail.clock import database_now
 from poundcake.trail.open_work import is_unexplained

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Mapping
 
-from poundcake.stackstorm import TERMINAL, WAITING, ExecutionStatus
+from poundcake.execution_status import TERMINAL, WAITING, ExecutionStatus
 from poundcake.string_enum import StringEnum
 from poundcake.trail.changes import NOT_CLAIMED, UNDECIDED, ChangeResult
 from poundcake.trail.outbox import EndResult

@@ -8,10 +8,9 @@ from typing import Any, Sequence
 from sqlalchemy import Column, select, update
 from sqlalchemy.engine import Connection
 
+from poundcake.execution_status import TERMINAL, ExecutionStatus
 from poundcake.stackstorm import (
-    TERMINAL,
     Execution,
-    ExecutionStatus,
     OutputValue,
     StackStormApi,
     failure_reason,

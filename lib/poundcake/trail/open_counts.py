@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.engine import Connection
 
-from poundcake.stackstorm import STATUSES, TERMINAL, WAITING
+from poundcake.execution_status import STATUSES, TERMINAL, WAITING
 from poundcake.trail import clock
 from poundcake.trail.limits import find_open_breakers
 from poundcake.trail.open_work import is_open

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, exists, false, or_, select
 from sqlalchemy.engine import Connection
 
-from poundcake.stackstorm import TERMINAL, WAITING
+from poundcake.execution_status import TERMINAL, WAITING
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail.changes import (
     NOT_CLAIMED,

@@ -15,7 +15,7 @@ from sqlalchemy import Column, Row, Select, and_, delete, exists, func, or_, sel
 from sqlalchemy.engine import Connection, Engine
 
 from poundcake.config import Config
-from poundcake.stackstorm import TERMINAL
+from poundcake.execution_status import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, database
 from poundcake.trail.audit import NOBODY, Actor, replace_details, write_entry

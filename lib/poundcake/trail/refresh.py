@@ -6,14 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any, Mapping, Protocol, Sequence
 
-from poundcake.stackstorm import (
-    TERMINAL,
-    WAITING,
-    Execution,
-    StackStormError,
-    failure_reason,
-    workflow_output,
-)
+from poundcake.execution_status import TERMINAL, WAITING
+from poundcake.stackstorm import Execution, StackStormError, failure_reason, workflow_output
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.approvals import find_pending_approval, read_approval
 from poundcake.trail.change_tasks import read_tasks

@@ -15,10 +15,10 @@ from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
+from poundcake.execution_status import ExecutionStatus
 from poundcake.monitoring import AlertmanagerApi
 from poundcake.stackstorm import (
     Execution,
-    ExecutionStatus,
     StackStormApi,
     action_result,
     describe_failure,

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy import text as sql_text
 from sqlalchemy.engine import Connection
 
-from poundcake.stackstorm import TERMINAL
+from poundcake.execution_status import TERMINAL
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import clock, outbox
 from poundcake.trail.alert_conditions import resolve

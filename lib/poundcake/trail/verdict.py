@@ -12,9 +12,9 @@ from enum import Enum
 from typing import NamedTuple, Sequence
 
 from poundcake.config import Config
+from poundcake.execution_status import ExecutionStatus
 from poundcake.stackstorm import (
     Execution,
-    ExecutionStatus,
     TriggerInstance,
     TriggerStatus,
     failure_reason,

@@ -17,7 +17,7 @@ from poundcake.endpoint.app import Receiver
 from poundcake.endpoint.metrics import Metrics
 from poundcake.endpoint.refused_webhooks import RefusalReason
 from poundcake.endpoint.routes import is_board_path
-from poundcake.stackstorm import STATUSES
+from poundcake.execution_status import STATUSES
 from poundcake.trail import claims, database
 from poundcake.trail.outcomes import Outcome
 from poundcake.trail.schema import executions

@@ -6,15 +6,8 @@ import json
 
 import pytest
 
-from poundcake.stackstorm import (
-    STATUSES,
-    TERMINAL,
-    WAITING,
-    Execution,
-    ExecutionStatus,
-    failure_reason,
-    workflow_output,
-)
+from poundcake.execution_status import STATUSES, TERMINAL, WAITING, ExecutionStatus
+from poundcake.stackstorm import Execution, failure_reason, workflow_output
 from tests.lib.samples import iso, later
 
 DOCUMENT = {

@@ -12,6 +12,7 @@ from poundcake.config import Config
 from poundcake.trail import claims, clock, database, queries
 from poundcake.trail.errors import DatabaseError, TrackingError
 from poundcake.trail.queries.rows import DRY_RUN_NOTE
+from poundcake.trail.release import release_claims
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, executions, links, meta
 from tests.lib.samples import NOON, UTC, alert, later
@@ -199,7 +200,7 @@ class TestLink:
         with pytest.raises(DatabaseError, match="schema 99.*supports only up to"):
             link(engine, admitted_alert)
         with pytest.raises(DatabaseError, match="schema 99.*supports only up to"):
-            claims.release(engine, admitted_alert[1])
+            release_claims(engine, admitted_alert[1])
 
     @on_sqlite
     def test_a_claim_reopens_an_alert_that_was_given_up(self, engine, admitted_alert):
@@ -291,77 +292,6 @@ class TestClaimKey:
     def test_the_first_attempt_has_no_number(self):
         assert claims.claim_key("f-1", "pack.w") == "f-1|pack.w"
         assert claims.claim_key("f-1", "pack.w", 2) == "f-1|pack.w|2"
-
-
-class TestRelease:
-    @pytest.fixture
-    def claimed_alert(self, engine, admitted_alert):
-        """Let two workflows claim the episode, and end their executions."""
-        link(engine, admitted_alert)
-        link(engine, admitted_alert, "e2", "other.workflow")
-        execute(engine, update(executions).values(status="failed"))
-        return admitted_alert
-
-    def test_a_released_episode_can_be_claimed_by_another_execution(self, engine, claimed_alert):
-        assert claims.release(engine, claimed_alert[1]) == [
-            {"st2_execution_id": "e1", "st2_workflow": WORKFLOW},
-            {"st2_execution_id": "e2", "st2_workflow": "other.workflow"},
-        ]
-        assert link(engine, claimed_alert, "e3")["claimed"]
-        assert not link(engine, claimed_alert, "e4")["claimed"]
-        first, _, third = read_rows(engine, links)
-        assert (first.claim, bool(first.released_at)) == (None, True)
-        assert third.claim
-
-    @on_sqlite
-    def test_the_claims_of_other_workflows_are_kept(self, engine, claimed_alert):
-        released_claims = claims.release(engine, claimed_alert[1], "other.workflow")
-        assert [claim["st2_execution_id"] for claim in released_claims] == ["e2"]
-        assert not link(engine, claimed_alert, "e3")["claimed"]
-
-    @on_sqlite
-    def test_releasing_an_episode_without_claims_does_nothing(self, engine):
-        assert claims.release(engine, "unknown-1768392000000") == []
-
-    @pytest.mark.parametrize("status", ["running", "pending", "paused"])
-    def test_an_execution_that_still_runs_keeps_its_claim(self, engine, claimed_alert, status):
-        execute(engine, update(executions).where(executions.c.id == "e2").values(status=status))
-        for workflow in ("", "other.workflow"):
-            with pytest.raises(TrackingError) as caught:
-                claims.release(engine, claimed_alert[1], workflow)
-            assert f"e2 of other.workflow is {status}" in str(caught.value)
-            assert "force=true" in str(caught.value) and "e1" not in str(caught.value)
-        assert not link(engine, claimed_alert, "e3")["claimed"]
-        assert len(claims.release(engine, claimed_alert[1], WORKFLOW)) == 1
-        assert link(engine, claimed_alert, "e3")["claimed"]
-
-    @on_sqlite
-    @pytest.mark.parametrize(
-        "status_now, is_released", [("succeeded", True), ("running", False), (None, False)]
-    )
-    def test_stackstorm_is_queried_about_an_execution_recorded_as_running(
-        self, engine, claimed_alert, status_now, is_released
-    ):
-        """It may have ended since the last round of sync."""
-        execute(engine, update(executions).where(executions.c.id == "e2").values(status="running"))
-        requested = []
-
-        def fetch_statuses(ids):
-            requested.extend(ids)
-            return {"e2": status_now} if status_now else {}
-
-        if is_released:
-            assert len(claims.release(engine, claimed_alert[1], fetch_statuses=fetch_statuses)) == 2
-        else:
-            with pytest.raises(TrackingError, match="e2 of other.workflow is running"):
-                claims.release(engine, claimed_alert[1], fetch_statuses=fetch_statuses)
-        assert requested == ["e2"]
-
-    @on_sqlite
-    def test_force_releases_the_claim_of_a_running_execution(self, engine, claimed_alert):
-        execute(engine, update(executions).values(status="running"))
-        assert len(claims.release(engine, claimed_alert[1], force=True)) == 2
-        assert link(engine, claimed_alert, "e3")["claimed"]
 
 
 def test_a_claim_is_retried_after_a_deadlock(engine, admitted_alert, monkeypatch):
@@ -499,7 +429,7 @@ class TestHostCooldown:
     def test_a_released_claim_causes_no_cooldown(self, engine, admit):
         admitted_alert = admit("web1:9100")
         self.claim(engine, admitted_alert, "e1")
-        claims.release(engine, admitted_alert[1], force=True)
+        release_claims(engine, admitted_alert[1], force=True)
         assert self.claim(engine, admitted_alert, "e2")["claimed"]
 
     @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from poundcake.trail.database import DatabaseError, holds
 from poundcake.trail.errors import CopyError
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.record import record_requests
+from poundcake.trail.release import release_claims
 from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 from tests.lib.samples import NOON, alert, later, request
 from tests.lib.trails import WORKFLOW, disable_fsync, episode, record_execution
@@ -105,7 +106,7 @@ def record_sample_trail(engine):
     record(engine, request(resolve, received_at=later(100)))
     record(engine, request(body="not JSON", received_at=later(120)))
     interventions.acknowledge(engine, JANE, episode("a"), comment="mine \U0001f44d")
-    claims.release(engine, episode("a"), actor=JANE)
+    release_claims(engine, episode("a"), actor=JANE)
     replay.replay_request(engine, CONFIG, webhook_request.request_id, True, "e-replay", JANE)
     return webhook_request
 
@@ -355,7 +356,7 @@ class TestSourceInUse:
 
         def change():
             """Move a claim to another execution, an incident to another row, and add new rows."""
-            claims.release(source, episode("a"), actor=JANE)
+            release_claims(source, episode("a"), actor=JANE)
             record_execution(source, webhook_request.request_id, episode("a"), "e2")
             replay.replay_request(source, CONFIG, webhook_request.request_id, True, "e9", JANE)
             record(source, request(alert(fingerprint="c"), received_at=later(60)))

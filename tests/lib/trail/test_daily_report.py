@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from poundcake.config import Config
-from poundcake.trail import claims, pause
+from poundcake.trail import pause
 from poundcake.trail.audit import Actor
 from poundcake.trail.daily_report import MAX_ITEMS, daily_report
+from poundcake.trail.release import release_breaker
 from poundcake.trail.search import Filters
 from tests.lib.recorded_day import RecordedDay, before_noon, record_day
 from tests.lib.samples import NOON
@@ -98,13 +99,13 @@ def test_a_pause_and_open_breakers_are_listed_until_somebody_lifts_them(day):
     assert read_report(day.engine, breaker_failures=4)["breakers"] == []
     assert read_report(day.engine, breaker_failures=0)["breakers"] == []
     pause.resume(day.engine, Actor("anna", "r"))
-    claims.release_breaker(day.engine, "nginx")
+    release_breaker(day.engine, "nginx")
     report = read_report(day.engine)
     assert (report["paused"], report["breakers"]) == (None, [])
 
 
 def test_failures_before_a_release_do_not_count_for_the_breaker(day):
-    claims.release_breaker(day.engine, "nginx")
+    release_breaker(day.engine, "nginx")
     for number in range(2):
         day.add_change(f"new-{number}", f"new-{number}", 30, "failed", "nginx")
     assert read_report(day.engine)["breakers"] == []

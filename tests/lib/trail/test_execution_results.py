@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
+from poundcake.execution_status import STATUSES, TERMINAL, WAITING
 from poundcake.remediation.safety import Refusal
 from poundcake.remediation.stage import Stage
-from poundcake.stackstorm import STATUSES, TERMINAL, WAITING
 from poundcake.trail.changes import UNDECIDED, ChangeResult
 from poundcake.trail.execution_results import (
     CHANGES,

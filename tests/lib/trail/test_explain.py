@@ -9,6 +9,7 @@ import pytest
 from poundcake.config import Config, load
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims, evidence, explain
+from poundcake.trail.release import release_claims
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, executions, links
 from poundcake.trail.triggers import Span
@@ -218,7 +219,7 @@ class TestExecutions:
     def test_an_alert_whose_claim_was_released_is_not_retried(self, running_trail):
         running_trail.stackstorm.run("e1", "failed")
         link(running_trail, running_trail.request_id, running_trail.alert, "e1")
-        claims.release(running_trail.engine, running_trail.alert.episode, force=True)
+        release_claims(running_trail.engine, running_trail.alert.episode, force=True)
         running_trail.sync()
         assert running_trail.one().explanation == "execution"
 

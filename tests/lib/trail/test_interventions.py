@@ -16,6 +16,7 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.interventions import acknowledge, close
 from poundcake.trail.purge import purge
 from poundcake.trail.record import record_requests
+from poundcake.trail.release import release_claims
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, audit
 from poundcake.trail.search import Filters
@@ -260,7 +261,7 @@ class TestAudit:
         record_requests(engine, Config(), [webhook_request])
         episode_name = read_rows(engine)[-1].episode
         claims.link(engine, webhook_request.request_id, episode_name, WORKFLOW, "e1")
-        claims.release(engine, episode_name, force=True, actor=ANNA)
+        release_claims(engine, episode_name, force=True, actor=ANNA)
         replay = replay_request(engine, Config(), webhook_request.request_id, False, "e-anna", ANNA)
         replay_request(engine, Config(), webhook_request.request_id, False, "e-anna", ANNA)
         with database.transaction(engine) as connection:

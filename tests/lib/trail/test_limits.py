@@ -21,6 +21,7 @@ from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.pause import pause, resume
 from poundcake.trail.queries.changes import count_failures_in_a_row
 from poundcake.trail.record import record_requests
+from poundcake.trail.release import release_breaker, release_claims
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, audit, changes, events, links
 from tests import services
@@ -287,7 +288,7 @@ class TestCooldown:
         hosts.finish("e0")
         assert hosts.reserve(execution="e9").refusal == "episode_taken"
         with database_time(later(200)):
-            claims.release(engine, episode("f0"), actor=ANNA)
+            release_claims(engine, episode("f0"), actor=ANNA)
         assert hosts.reserve(at=210, execution="e9").may_change
 
 
@@ -361,9 +362,9 @@ class TestEpisodes:
         with database.transaction(engine) as connection:
             connection.exec_driver_sql("UPDATE execution_db SET status = 'canceled'")
         with pytest.raises(TrackingError, match="the change that execution e0 made"):
-            claims.release(engine, episode("f0"))
+            release_claims(engine, episode("f0"))
         assert read_rows(engine)[0].claim
-        claims.release(engine, episode("f0"), force=True)
+        release_claims(engine, episode("f0"), force=True)
         (row,) = read_rows(engine)
         assert (row.claim, row.result) == (None, "released")
 
@@ -371,7 +372,7 @@ class TestEpisodes:
         """It would otherwise be in progress without anybody knowing."""
         assert hosts.reserve().may_change
         with database_time(later(200)):
-            claims.release(engine, episode("f0"), force=True)
+            release_claims(engine, episode("f0"), force=True)
         assert hosts.reserve(at=300).may_change
         (row,) = read_rows(engine)
         assert (row.result, row.ended_at, row.released_at) == ("", None, None)
@@ -386,9 +387,9 @@ class TestEpisodes:
         claims.link(engine, hosts.request_id, episode("f0"), "pack.other", "e9")
         assert hosts.reserve().may_change
         hosts.finish("e0")
-        claims.release(engine, episode("f0"), "pack.other", force=True)
+        release_claims(engine, episode("f0"), "pack.other", force=True)
         assert read_rows(engine)[0].claim
-        claims.release(engine, episode("f0"), WORKFLOW, force=True)
+        release_claims(engine, episode("f0"), WORKFLOW, force=True)
         assert read_rows(engine)[0].claim is None
 
 
@@ -437,11 +438,11 @@ class TestBreaker:
         assert decision.refusal == "breaker"
         assert "poundcake.release format=text remediation=web" in decision.how_to_lift
         assert hosts.reserve(4, remediation="other", at=300).may_change
-        assert claims.release_breaker(engine, "web", ANNA) == 3
+        assert release_breaker(engine, "web", ANNA) == 3
         assert hosts.reserve(3, remediation="web", at=310).may_change
         (entry,) = read_rows(engine, audit)
         assert (entry.action, entry.target, entry.st2_user) == ("release", "web", "anna")
-        assert claims.release_breaker(engine, "web", ANNA) == 0
+        assert release_breaker(engine, "web", ANNA) == 0
         assert len(read_rows(engine, audit)) == 1
 
     def test_a_success_in_between_keeps_the_breaker_closed(self, hosts):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from poundcake.stackstorm import TERMINAL, Execution, StackStormError
+from poundcake.execution_status import TERMINAL
+from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, mirror, sync_round
 from poundcake.trail.mirror import mirror_open_executions, write_execution
 from poundcake.trail.schema import executions, links

@@ -18,6 +18,7 @@ from poundcake.trail import claims, database, outbox
 from poundcake.trail.changes import ChangeResult, finish_changes
 from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.outbox import Ending, EndResult
+from poundcake.trail.release import release_claims
 from poundcake.trail.schema import alerts, changes, events
 from tests.documents import ROOT
 from tests.lib.fake_stackstorm import refusal
@@ -168,7 +169,7 @@ class TestEndOfChanges:
         )
 
     def test_a_change_that_a_person_released_is_not_reported(self, trail_with_change):
-        claims.release(trail_with_change.engine, trail_with_change.incidents[0].episode, force=True)
+        release_claims(trail_with_change.engine, trail_with_change.incidents[0].episode, force=True)
         trail_with_change.stackstorm.run("e0", "succeeded", WORKFLOW, result={"output": OUTPUT})
         trail_with_change.sync()
         assert trail_with_change.read_payloads() == []

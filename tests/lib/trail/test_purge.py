@@ -16,6 +16,7 @@ from poundcake.config import Config
 from poundcake.trail import claims, clock, database, purge
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.record import record_requests
+from poundcake.trail.release import release_claims
 from poundcake.trail.schema import alerts, api_calls, changes, events, executions, links
 from tests.lib.samples import alert, request
 from tests.lib.trails import on_mariadb, on_sqlite
@@ -242,7 +243,7 @@ class TestKept:
         add_execution(engine, released_request, "e1")
         episode = read_alert(engine, released_request).episode
         execute(engine, update(alerts).values(episode=episode))
-        claims.release(engine, episode)
+        release_claims(engine, episode)
         assert run_purge(engine)["links"] == 1
         assert read_request_ids(engine) == {repeat_request.request_id}
 

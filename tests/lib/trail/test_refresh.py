@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from poundcake import stackstorm
+from poundcake.execution_status import TERMINAL
 from poundcake.stackstorm import Execution, StackStormError
 from poundcake.trail import claims, database, queries, refresh
 from poundcake.trail.outbox import Ending, EndResult
@@ -128,7 +128,7 @@ def test_each_status_is_shown(engine, open_request, status):
     document = {"status": status, "elapsed_seconds": 7, "result": {"stderr": "x\nno such host"}}
     for answer, execution in iterate_views(engine, open_request):
         refresh.refresh_open_executions(StubStackStorm({"e1": document}), answer)
-        has_ended = status in stackstorm.TERMINAL
+        has_ended = status in TERMINAL
         assert (execution["status"], execution["duration_seconds"]) == (
             status,
             7 if has_ended else None,
@@ -150,7 +150,7 @@ def test_only_open_executions_are_requested(engine, open_request, status):
     for answer in view_answers:
         stackstorm_api = StubStackStorm({})
         refresh.refresh_open_executions(stackstorm_api, answer)
-        assert stackstorm_api.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
+        assert stackstorm_api.requested == ([] if status in TERMINAL else [["e1"]])
 
 
 def test_each_execution_is_requested_once(engine, open_request):

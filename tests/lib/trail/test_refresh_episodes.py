@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poundcake import stackstorm
+from poundcake.execution_status import TERMINAL
 from poundcake.stackstorm import StackStormError
 from poundcake.trail import claims, database, queries, refresh, text
 from poundcake.trail.outbox import ApprovalRequest, add_approval_request
@@ -119,7 +119,7 @@ def test_each_status_is_shown(engine, open_request, status):
     document = {"status": status, "elapsed_seconds": 7, "result": {"stderr": "x\nno such host"}}
     _, (entry,) = read_episodes(engine, StubStackStorm({"e1": document}))
     (execution,) = entry["stackstorm_executions"]
-    has_ended = status in stackstorm.TERMINAL
+    has_ended = status in TERMINAL
     assert (execution["status"], execution["duration_seconds"]) == (
         status,
         7 if has_ended else None,
@@ -133,7 +133,7 @@ def test_only_open_executions_are_requested(engine, open_request, status):
     record_execution(engine, open_request, episode("f"), "e1", status=status)
     api = StubStackStorm({})
     read_episodes(engine, api)
-    assert api.requested == ([] if status in stackstorm.TERMINAL else [["e1"]])
+    assert api.requested == ([] if status in TERMINAL else [["e1"]])
 
 
 def test_an_unavailable_stackstorm_is_noted(engine, open_request):

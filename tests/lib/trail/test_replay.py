@@ -16,6 +16,7 @@ from poundcake.config import Config
 from poundcake.trail import admission, claims, database
 from poundcake.trail.errors import TrackingError
 from poundcake.trail.record import record_requests
+from poundcake.trail.release import release_claims
 from poundcake.trail.replay import replay_request
 from poundcake.trail.schema import alerts, api_calls, links
 from tests.lib.samples import UTC, alert, request
@@ -219,7 +220,7 @@ def test_an_episode_that_a_workflow_has_claimed_is_not_admitted_again(engine):
 def test_a_released_episode_is_admitted_again(engine):
     original_id = record(engine, firing())
     assert try_claim(engine, original_id, "e1")
-    claims.release(engine, read_rows(engine)[0].episode, force=True)
+    release_claims(engine, read_rows(engine)[0].episode, force=True)
     replay_id = replay(engine, original_id)["request_id"]
     assert try_claim(engine, replay_id, "e2")
 
@@ -238,7 +239,7 @@ def test_each_forced_replay_is_another_attempt(engine):
         claim_keys = connection.scalars(select(links.c.claim).order_by(links.c.id)).all()
     key = f"{row.episode}|{WORKFLOW}"
     assert claim_keys == [key, key + "|2", key + "|3"]
-    released_claims = claims.release(engine, row.episode, force=True)
+    released_claims = release_claims(engine, row.episode, force=True)
     assert [claim["st2_execution_id"] for claim in released_claims] == ["e1", "e2", "e3"]
     assert try_claim(engine, replay_id, "e4")
 

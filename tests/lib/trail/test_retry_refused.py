@@ -29,6 +29,7 @@ from poundcake.trail.limits import ChangeRequest
 from poundcake.trail.open_work import open_work
 from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.pause import pause, resume
+from poundcake.trail.release import release_claims
 from poundcake.trail.schema import alerts, changes, executions, links, meta
 from poundcake.trail.sync_round import Deadline, LeaseLostError, start_round
 from tests.lib.fake_stackstorm import OUTAGE, refusal
@@ -481,7 +482,7 @@ class TestNeverTwice:
         assert not due_trail.reserve("again-1").may_change
 
     def test_a_release_before_the_retry_changes_nothing(self, due_trail):
-        claims.release(due_trail.engine, due_trail.episode, actor=ANNA)
+        release_claims(due_trail.engine, due_trail.episode, actor=ANNA)
         assert due_trail.sync().retried == 1
         assert [row.claim for row in due_trail.rows(links)] == [None]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poundcake.trail import claims, database, interventions, queries, short_ids
+from poundcake.trail.release import release_claims
 from poundcake.trail.search import FilterError, Filters
 from tests.lib.samples import alert, iso, later
 from tests.lib.trails import WORKFLOW, episode, record, record_execution, view
@@ -96,7 +97,7 @@ class TestEpisodes:
         request_id = record(engine, alert(fingerprint="3f9c01"))
         record(engine, alert(fingerprint="77aa00", labels={"instance": "db-1"}))
         record_execution(engine, request_id, episode("3f9c01"), "e1")
-        (released,) = claims.release(engine, "3f9c")
+        (released,) = release_claims(engine, "3f9c")
         assert (released["st2_execution_id"], released["st2_workflow"]) == ("e1", WORKFLOW)
         assert interventions.acknowledge(engine, claims.NOBODY, "3f9c")["episode"] == episode(
             "3f9c01"

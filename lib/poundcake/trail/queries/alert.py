@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING, RESOLVED
-from poundcake.stackstorm import TERMINAL
+from poundcake.execution_status import TERMINAL
 from poundcake.trail import short_ids
 from poundcake.trail.claims import find_incident_end
 from poundcake.trail.open_work import is_open

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Iterator, NamedTuple, Sequence
 
 from poundcake.alertmanager import RESOLVED
-from poundcake.stackstorm import ExecutionStatus
+from poundcake.execution_status import ExecutionStatus
 from poundcake.timestamps import format_duration, format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, case, func, or_, select
 from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import FIRING
-from poundcake.stackstorm import WAITING
+from poundcake.execution_status import WAITING
 from poundcake.trail.alert_conditions import AlertConditions, resolve
 from poundcake.trail.audit import AuditEntry, read_entries
 from poundcake.trail.changes import FAILURES, Change, ChangeResult

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Sequence
 from sqlalchemy import Select, Subquery, select
 from sqlalchemy.engine import Connection
 
-from poundcake.stackstorm import STATUSES
+from poundcake.execution_status import STATUSES
 from poundcake.timestamps import format_timestamp
 from poundcake.trail import database
 from poundcake.trail.alert_conditions import AlertConditions, resolve

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.config import Config
-from poundcake.stackstorm import TERMINAL, WAITING, ExecutionStatus
+from poundcake.execution_status import TERMINAL, WAITING, ExecutionStatus
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 from poundcake.trail.alert_conditions import AlertConditions, has_value, resolve

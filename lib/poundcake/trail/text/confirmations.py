@@ -11,8 +11,8 @@ from typing import Any, Mapping, Sequence
 
 from poundcake.trail import commands
 from poundcake.trail.approvals import ApprovalAnswer
-from poundcake.trail.claims import ReleasedClaim
 from poundcake.trail.interventions import IncidentChange
+from poundcake.trail.release import ReleasedClaim
 from poundcake.trail.silences import SilenceChange
 from poundcake.trail.text.layout import (
     DEFAULT_WIDTH,

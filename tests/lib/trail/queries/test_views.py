@@ -6,7 +6,7 @@ import re
 
 from sqlalchemy import event, update
 
-from poundcake import stackstorm
+from poundcake.execution_status import TERMINAL
 from poundcake.trail import database, queries, text
 from poundcake.trail.schema import alerts, executions
 from poundcake.trail.search import Filters
@@ -17,7 +17,7 @@ from tests.lib.trails import STATUSES, episode, record, record_execution, view
 def test_each_view_shows_each_status_of_stackstorm(engine):
     request_id = record(engine, *[alert(fingerprint=status) for status in STATUSES])
     for status in STATUSES:
-        end = iso(later(12.5)) if status in stackstorm.TERMINAL else None
+        end = iso(later(12.5)) if status in TERMINAL else None
         record_execution(
             engine,
             request_id,
@@ -119,4 +119,4 @@ def test_no_list_reads_a_large_column(engine, sample_request_id):
 
 def test_the_statuses_that_end_an_execution_fit_their_column():
     assert len("abandoned") <= executions.c.status.type.length
-    assert set(stackstorm.TERMINAL) >= {"succeeded", "failed", "timeout", "abandoned", "canceled"}
+    assert set(TERMINAL) >= {"succeeded", "failed", "timeout", "abandoned", "canceled"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from poundcake.remediation.report import build_report
+from poundcake.remediation.build_report import build_report
 from poundcake.stackstorm import Execution
 
 

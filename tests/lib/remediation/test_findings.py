@@ -10,10 +10,10 @@ import pytest
 from poundcake.host_checks import parse_host_check
 from poundcake.inert import make_inert
 from poundcake.remediation import host_facts
+from poundcake.remediation.build_report import build_report
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.inspections import read_check, read_conditions, read_findings
+from poundcake.remediation.findings import read_check, read_conditions, read_findings
 from poundcake.remediation.polls import Change, CheckedAlert, poll
-from poundcake.remediation.report import build_report
 from poundcake.stackstorm import Execution, StackStormError
 from tests.lib.remediation.test_host_facts import CPU, DISK, MEMORY, SERVICE, execution_result
 from tests.lib.samples import NOON, iso
