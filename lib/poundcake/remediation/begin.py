@@ -51,6 +51,17 @@ _SECRET_NAME = re.compile(
     "passw|passphrase|secret|token|api_?key|private_?key|credential", re.IGNORECASE
 )
 
+# The report of a workflow that ends before its tasks have reported.
+_INTERRUPTED: Mapping[str, Any] = {
+    "status": "failed",
+    "mutated": "unknown",
+    "dry_run": False,
+    "verified": False,
+    "stage": str(Stage.REMEDIATE),
+    "message": "the workflow ended before its report; its tasks show why",
+    "evidence": {},
+}
+
 SituationReader = Callable[[ChangeRequest], Situation]
 """Reads, from the tracking database, the facts on which a decision about a change depends."""
 
@@ -180,6 +191,11 @@ class Decision:
         return INSPECT_TASK if self.inspections else "reserve"
 
     @property
+    def ends_as(self) -> str:
+        """`succeeded` or `failed` if the workflow ends now; '' if it continues."""
+        return "" if self.next_task else self.report().status
+
+    @property
     def may_reserve(self) -> bool:
         """Whether the workflow may request the change from poundcake.reserve."""
         return self.stage is Stage.REMEDIATE
@@ -264,6 +280,19 @@ class Decision:
             evidence={"before": check.as_dict()} if check else {},
         )
 
+    def interrupted_report(self) -> dict[str, Any]:
+        """Return the output of a workflow that continues, but whose later tasks do not report."""
+        if not self.may_reserve:
+            return {**_INTERRUPTED, "dry_run": True, "mutated": False, "stage": "link"}
+        # Sync then finds out whether the change was made, and how it ended.
+        message = "the workflow ended before its report; the change may have been made"
+        return {**_INTERRUPTED, "message": message}
+
+    def canceled_report(self) -> dict[str, Any]:
+        """Return the output of a workflow that is cancelled while it waits for an approval."""
+        message = "the workflow was cancelled before its report"
+        return {**self.interrupted_report(), "stage": "", "message": message}
+
     def end_report(self) -> EndReport | None:
         """Return the report as the trail stores it, or None if the workflow continues or fails."""
         report = self.report()
@@ -327,7 +356,9 @@ class Decision:
             "approvers": list(self.approvers),
             "inspections": [inspection.as_dict() for inspection in self.inspections],
             "host_checks": [FixedText(i.check) for i in self.inspections if i.check],
-            "report": self.report().as_dict(),
+            "ends_as": self.ends_as,
+            "report": self.report().as_dict() if self.ends_as else self.interrupted_report(),
+            "canceled_report": {} if self.ends_as else self.canceled_report(),
         }
 
 

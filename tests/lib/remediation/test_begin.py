@@ -82,9 +82,45 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
         "inspections": [],
         "host_checks": [],
         "approvers": [],
-        "report": decision.report().as_dict(),
+        "ends_as": "",
+        "report": decision.interrupted_report(),
+        "canceled_report": decision.canceled_report(),
     }
     assert make_inert(decision.as_dict()) == decision.as_dict()
+
+
+def test_a_workflow_that_may_change_something_does_not_claim_that_nothing_was_changed():
+    """Its later tasks may be killed before they report."""
+    result = decide_about().as_dict()
+    report, canceled_report = result["report"], result["canceled_report"]
+    assert (report["status"], report["stage"], report["mutated"]) == (
+        "failed",
+        "remediate",
+        "unknown",
+    )
+    assert report["message"].endswith("the change may have been made")
+    # While it waits for an approval, nothing has been changed.
+    assert (canceled_report["stage"], canceled_report["message"]) == (
+        "",
+        "the workflow was cancelled before its report",
+    )
+
+
+def test_a_workflow_that_only_inspects_the_host_has_changed_nothing_if_it_is_interrupted():
+    decision = decide_about(mode="evidence", evidence=["poundcake.check_memory"])
+    report = decision.as_dict()["report"]
+    assert decision.next_task == "inspect"
+    assert (report["status"], report["stage"], report["mutated"]) == ("failed", "link", False)
+
+
+@pytest.mark.parametrize(
+    "overrides, ends_as",
+    [({"mode": "dry_run"}, "succeeded"), ({"config": {"allowed_actions": []}}, "failed")],
+)
+def test_a_workflow_that_ends_at_once_has_its_final_report(overrides, ends_as):
+    decision = decide_about(**overrides)
+    result = decision.as_dict()
+    assert (result["ends_as"], result["report"]) == (ends_as, decision.report().as_dict())
 
 
 @pytest.mark.parametrize("overrides", [{"mode": "dry_run"}, {"config": {"dry_run": True}}])

@@ -594,7 +594,7 @@ class TestActions:
             return self.findings
 
         monkeypatch.setattr("pack_action.PackAction.stackstorm", lambda _: None)
-        monkeypatch.setattr("poundcake.remediation.inspections.read_conditions", read_findings)
+        monkeypatch.setattr("poundcake.remediation.findings.read_conditions", read_findings)
         entry = {"name": "x", "match": ["alertname=HostDown"], "action": ACTION}
         entry.update(mode="ask", approvers=["anna"], check=["memory>90"])
         parameters = {"action": ACTION, "execution_id": "e1", "entry": "x", "preview": True}
@@ -617,7 +617,7 @@ class TestActions:
         """Otherwise, a person would be asked about a change that is then refused."""
         monkeypatch.setattr("pack_action.PackAction.stackstorm", lambda _: None)
         monkeypatch.setattr(
-            "poundcake.remediation.inspections.read_conditions",
+            "poundcake.remediation.findings.read_conditions",
             lambda *_: safety.ConditionsResult("", ("pack.snapshot: done",)),
         )
         parameters = {"action": ACTION, "execution_id": "e1", "preview": True}

@@ -528,7 +528,7 @@ class TestConcurrentRecording:
         with database.transaction(engine) as connection:
             claims._link(
                 connection,
-                claims._Claimant(
+                claims.Claimant(
                     old_request.request_id,
                     row.episode,
                     "pack.work",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from poundcake.trail import claims, database, interventions, queries, short_ids
+from poundcake.trail import database, interventions, queries, short_ids
+from poundcake.trail.audit import NOBODY
 from poundcake.trail.release import release_claims
 from poundcake.trail.search import FilterError, Filters
 from tests.lib.samples import alert, iso, later
@@ -99,10 +100,8 @@ class TestEpisodes:
         record_execution(engine, request_id, episode("3f9c01"), "e1")
         (released,) = release_claims(engine, "3f9c")
         assert (released["st2_execution_id"], released["st2_workflow"]) == ("e1", WORKFLOW)
-        assert interventions.acknowledge(engine, claims.NOBODY, "3f9c")["episode"] == episode(
-            "3f9c01"
-        )
-        assert interventions.close(engine, claims.NOBODY, "x", "77aa")["instance"] == "db-1"
+        assert interventions.acknowledge(engine, NOBODY, "3f9c")["episode"] == episode("3f9c01")
+        assert interventions.close(engine, NOBODY, "x", "77aa")["instance"] == "db-1"
 
 
 class TestFingerprints:
