@@ -55,12 +55,15 @@ class ReportedEnd(NamedTuple):
         action: The action that made the change, or would have made it, or ''.
         target: What was changed, or would have been changed.
         evidence: What the checks and the evidence actions saw, one line each.
+        remediation: The name of the entry in `remediations` or, without one, the action or the
+            workflow; '' if the event does not say.
     """
 
     refusal: str
     action: str
     target: str
     evidence: tuple[str, ...] = ()
+    remediation: str = ""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def events_of_episodes(connection: Connection, names: Sequence[str]) -> dict[str
                 payload["action"],
                 payload["target"],
                 tuple(payload["evidence"]),
+                payload["remediation"],
             )
     return by_episode
 

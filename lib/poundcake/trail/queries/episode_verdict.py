@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import AbstractSet, Any, Callable, NamedTuple, Sequence
 
 from poundcake.alertmanager import RESOLVED
 from poundcake.config import Config
@@ -146,6 +146,8 @@ _ENDED = {
     "expired": (EpisodeVerdict.EXPIRED, "no notification arrived for expire_stale_hours"),
     "gone": (EpisodeVerdict.GONE, "no Alertmanager holds the alert any more, and no resolve came"),
 }
+# What the message of a dry run says if no change would have been made.
+_NO_CHANGE = ("but not now: ", "nothing would be changed")
 NOTHING_TO_DO = "nothing to be done"
 _WAIT_FOR_NOTIFICATION = (
     "wait: the next notification after that is admitted; to admit it now, replay the request"
@@ -200,6 +202,8 @@ class Circumstances(NamedTuple):
         not_cleared_minutes: The configured value.
         breaker_failures: The configured value.
         settle_seconds: The configured value.
+        dry_run: The configured value.
+        dry_run_entries: The names of the entries in `remediations` whose mode is dry_run.
     """
 
     now: datetime
@@ -208,6 +212,8 @@ class Circumstances(NamedTuple):
     not_cleared_minutes: int = _DEFAULTS.not_cleared_minutes
     breaker_failures: int = _DEFAULTS.breaker_failures
     settle_seconds: int = _DEFAULTS.settle_seconds
+    dry_run: bool = _DEFAULTS.dry_run
+    dry_run_entries: AbstractSet[str] = frozenset()
 
     def is_stale(self, episode: Episode) -> bool:
         """Return True if an episode has had no notification for `stale_after_hours`."""
@@ -700,7 +706,7 @@ def _judge_unchanged(case: _Case) -> Judgement | None:
         return Judgement(
             EpisodeVerdict.DRY_RUN,
             run.execution.message or "nothing was changed",
-            "handle it by hand; the command shows what would be done now",
+            f"{_describe_way_to_go_live(case, run)}; the command shows what would be done now",
             case.plan_command(),
         )
     run = case.newest_run(ExecutionResult.EVIDENCE)
@@ -720,6 +726,23 @@ def _judge_unchanged(case: _Case) -> Judgement | None:
             run.command,
         )
     return None
+
+
+def _describe_way_to_go_live(case: _Case, run: Run) -> str:
+    """Return what has to be set so that the change of a dry run is made.
+
+    A person has to act if no change would have been made, or if nothing that is known held it back.
+    """
+    end = case.episode.reported_ends.get(run.execution.st2_execution_id)
+    source = run.change or end
+    message = run.execution.message
+    would_change = source and source.action and not any(text in message for text in _NO_CHANGE)
+    needed = ["dry_run is false"] if case.circumstances.dry_run else []
+    if source and source.remediation in case.circumstances.dry_run_entries:
+        needed.append(f"the entry {source.remediation} has mode: live")
+    if not would_change or not needed:
+        return "handle it by hand"
+    return f"nothing is changed until {' and '.join(needed)}"
 
 
 # -- episodes for which nothing was tried

@@ -8,6 +8,7 @@ from typing import Any, Sequence
 from sqlalchemy.engine import Connection
 
 from poundcake.config import Config
+from poundcake.remediations import Mode
 from poundcake.trail import clock
 from poundcake.trail.pause import read_pause
 from poundcake.trail.queries.episode import Episode
@@ -109,4 +110,8 @@ def read_circumstances(connection: Connection, config: Config) -> Circumstances:
         not_cleared_minutes=config.not_cleared_minutes,
         breaker_failures=config.breaker_failures,
         settle_seconds=config.settle_seconds,
+        dry_run=config.dry_run,
+        dry_run_entries=frozenset(
+            entry.name for entry in config.remediations if entry.mode is Mode.DRY_RUN
+        ),
     )

@@ -515,6 +515,44 @@ class TestRefusals:
         assert judge(judged, NOW).next_command == "st2 run poundcake.alerts_active format=text"
 
 
+class TestDryRuns:
+    BY_HAND = "handle it by hand; the command shows what would be done now"
+
+    @staticmethod
+    def next_step(message="would run linux.service on web-1", action="linux.service", **current):
+        end = ReportedEnd("dry_run" if action else "", action, "web-1", remediation="nginx")
+        run = execution(dry_run=True, mutated=False, stage="dry_run", message=message)
+        judged = episode(executions=[run], reported_ends={"e1": end})
+        return judge(judged, NOW._replace(**current)).next_step
+
+    @pytest.mark.parametrize(
+        ("dry_run", "entries", "condition"),
+        [
+            (True, {"nginx"}, "dry_run is false and the entry nginx has mode: live"),
+            (True, {"other"}, "dry_run is false"),
+            (False, {"nginx"}, "the entry nginx has mode: live"),
+        ],
+    )
+    def test_what_would_be_changed_names_what_makes_it_live(self, dry_run, entries, condition):
+        assert self.next_step(dry_run=dry_run, dry_run_entries=entries) == (
+            f"nothing is changed until {condition}; the command shows what would be done now"
+        )
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"action": "", "message": "the rule names no action, so nothing would be changed"},
+            {"message": "the queue has 10 entries, so nothing would be changed"},
+            {"message": "would run linux.service on web-1, but not now: the alert does not fire"},
+        ],
+    )
+    def test_a_person_acts_if_no_change_would_have_been_made(self, fields):
+        assert self.next_step(**fields, dry_run=True, dry_run_entries={"nginx"}) == self.BY_HAND
+
+    def test_a_person_acts_if_it_is_not_known_what_held_the_change_back(self):
+        assert self.next_step(dry_run=False) == self.BY_HAND
+
+
 class TestTimes:
     def test_a_change_has_time_to_help(self):
         judged = episode(executions=[execution(mutated=True)], changes=[change()])
