@@ -204,7 +204,7 @@ def test_mistakes_in_the_monitoring_servers_are_found(healthy_stack, request):
         ("problem: no alert reaches the receiver out-of-reach", "move the route to it before"),
         ("problem: not listed in the key receivers", "no-resolves, no-credential, "),
         (
-            "warning: webhooks refused since the endpoint started",
+            "problem: webhooks refused since the endpoint started",
             "401, the credential in the request is none of the configured ones",
             "http_config.authorization.credentials_file",
             "correct the sender",

@@ -11,7 +11,7 @@ from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
 from poundcake.endpoint_client import Refused, Unreachable
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
-from poundcake.trail.text.health import find_remedy
+from poundcake.trail.text.health import REFUSAL_REMEDY, find_remedy, is_refusing
 
 _RESTART = "st2ctl restart-component st2sensorcontainer"
 _LOG = "grep poundcake /var/log/st2/st2sensorcontainer.log"
@@ -121,17 +121,26 @@ def _check_configuration(configuration: Mapping[str, Any]) -> list[Finding]:
     return findings or [ok(check, "the endpoint and the actions use the same configuration")]
 
 
+def _check_last_refusal(view: Mapping[str, Any], last: Mapping[str, Any], count: int) -> Finding:
+    """Report the last refused webhook, by whether its sender is refused now."""
+    check = "endpoint.webhooks"
+    what = (
+        f"webhooks refused since the endpoint started: {count}; the last one from {last['sender']} "
+        f"at {last['refused_at']}: {last['status']}, {last['detail']}"
+    )
+    if last.get("accepted_at"):
+        return ok(check, f"{what}; its webhooks are accepted since {last['accepted_at']}")
+    if is_refusing(view, datetime.now(timezone.utc)):
+        return problem(check, what, REFUSAL_REMEDY)
+    return warning(check, what, REFUSAL_REMEDY)
+
+
 def _check_webhooks(view: Mapping[str, Any]) -> list[Finding]:
     check = "endpoint.webhooks"
     findings = []
     refusals = view.get("refused") or {}
     if refusals.get("last"):
-        last = refusals["last"]
-        what = (
-            f"webhooks refused since the endpoint started: {refusals['count']}; the last one from "
-            f"{last['sender']}: {last['status']}, {last['detail']}"
-        )
-        findings.append(warning(check, what, "correct the sender (docs/TROUBLESHOOTING.md)"))
+        findings.append(_check_last_refusal(view, refusals["last"], refusals["count"]))
     if view.get("paused"):
         what = f"all changes are paused: {view['paused'].get('reason', '')}"
         findings.append(warning("endpoint.pause", what, f"run: {commands.RESUME}"))

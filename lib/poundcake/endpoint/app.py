@@ -109,6 +109,8 @@ class Receiver:
         request_id = str(uuid.uuid4())
         try:
             response = self._answer(request)
+            if request.path == WEBHOOK_PATH and response.status == HTTPStatus.ACCEPTED:
+                self.refused_webhooks.note_accepted(request.client_host)
         except ProblemError as problem:
             response = _refuse(request, problem, request_id)
             reason = self._refusal_reason(request, problem.status)

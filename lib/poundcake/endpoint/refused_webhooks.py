@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from http import HTTPStatus
 from typing import Any
@@ -61,6 +61,7 @@ class RefusedWebhook:
         detail: The explanation that was returned to the sender.
         sender: The IP address of the sender.
         refused_at: When it was refused.
+        accepted_at: When the first webhook from the same sender was accepted after it, or None.
     """
 
     reason: RefusalReason
@@ -68,6 +69,7 @@ class RefusedWebhook:
     detail: str
     sender: str
     refused_at: datetime
+    accepted_at: datetime | None = None
 
 
 class RefusedWebhooks:
@@ -98,6 +100,15 @@ class RefusedWebhooks:
             detail,
         )
 
+    def note_accepted(self, sender: str) -> None:
+        """Note that a webhook from a sender was just accepted."""
+        last = self._last
+        if last is None or last.accepted_at or last.sender != sender:
+            return  # without the lock, because almost every webhook ends here
+        with self._lock:
+            if self._last is last:
+                self._last = replace(last, accepted_at=datetime.now(timezone.utc))
+
     @property
     def last(self) -> RefusedWebhook | None:
         """The last webhook that was refused, or None."""
@@ -117,5 +128,6 @@ class RefusedWebhooks:
                 "detail": last.detail,
                 "sender": last.sender,
                 "refused_at": format_timestamp(last.refused_at),
+                "accepted_at": format_timestamp(last.accepted_at) if last.accepted_at else None,
             },
         }

@@ -27,7 +27,13 @@ HEALTHY = {
     "refused": {"count": 0, "last": None},
     "newest_webhook_at": "2026-11-27T22:00:00Z",
 }
-REFUSAL = {"sender": "192.0.2.7", "status": 413, "detail": "too large"}
+REFUSAL = {
+    "sender": "192.0.2.7",
+    "status": 413,
+    "detail": "too large",
+    "refused_at": "2026-11-27T21:00:00Z",
+    "accepted_at": None,
+}
 
 
 def change(path, value):
@@ -94,6 +100,34 @@ def test_each_problem_is_found(path, value, status, what, remedy):
     assert finding.status == status
     assert what in finding.what
     assert remedy in finding.remedy and finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("refused_at", "accepted_at", "status"),
+    [
+        ("2026-11-27T21:00:00Z", None, "warning"),
+        ("2026-11-27T22:00:01Z", None, "problem"),
+        ("2026-11-27T22:00:01Z", "2026-11-27T22:00:02Z", "ok"),
+    ],
+)
+def test_a_sender_is_a_problem_while_its_webhooks_are_refused(refused_at, accepted_at, status):
+    last = {**REFUSAL, "refused_at": refused_at, "accepted_at": accepted_at}
+    findings = endpoint_state.check_health(change("refused", {"count": 1, "last": last}))
+    (finding,) = [finding for finding in findings if "refused" in finding.what]
+    assert finding.status == status and refused_at in finding.what
+    assert accepted_at is None or accepted_at in finding.what
+
+
+def test_a_recent_refusal_is_a_problem_although_other_webhooks_are_accepted():
+    now = datetime.now(timezone.utc)
+    last = {**REFUSAL, "refused_at": format_timestamp(now - timedelta(minutes=4))}
+    view = {
+        **HEALTHY,
+        "refused": {"count": 1, "last": last},
+        "newest_webhook_at": format_timestamp(now),
+    }
+    (finding,) = [f for f in endpoint_state.check_health(view) if "refused" in f.what]
+    assert finding.status is Status.PROBLEM
 
 
 def test_an_endpoint_that_does_not_answer_is_a_problem():

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+from http import HTTPStatus
+
 import pytest
 
+from poundcake.endpoint.metrics import Metrics
+from poundcake.endpoint.refused_webhooks import RefusalReason, RefusedWebhooks
 from tests.lib.endpoint.wire import exchange
 from tests.lib.endpoints import ENDPOINT_CLASSES, RUNTIMES, message
 from tests.lib.samples import alert, webhook
@@ -70,6 +75,27 @@ def test_each_refusal_is_counted_with_its_reason(endpoint, reason, status, data)
         "127.0.0.1",
     )
     assert last_refusal["detail"] and last_refusal["refused_at"].endswith("Z")
+
+
+def test_a_refusal_names_when_its_sender_was_accepted_again(start_endpoint):
+    endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
+    assert endpoint.post(webhook(), Authorization="Bearer another-token-in-use").status == 401
+    assert get_refused_in_health(endpoint)["last"]["accepted_at"] is None
+    assert endpoint.post(webhook(), **TOKEN).status == 202
+    last_refusal = get_refused_in_health(endpoint)["last"]
+    assert last_refusal["status"] == 401
+    assert last_refusal["accepted_at"] > last_refusal["refused_at"]
+    assert endpoint.post(webhook(), **TOKEN).status == 202
+    assert get_refused_in_health(endpoint)["last"] == last_refusal, "the first one counts"
+
+
+def test_only_the_same_sender_ends_a_refusal():
+    refused = RefusedWebhooks(Metrics(dict, tuple), logging.getLogger("test"))
+    refused.add(RefusalReason.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED, "x", "192.0.2.7")
+    refused.note_accepted("192.0.2.8")
+    assert refused.report()["last"]["accepted_at"] is None
+    refused.note_accepted("192.0.2.7")
+    assert refused.report()["last"]["accepted_at"]
 
 
 def test_a_webhook_from_another_site_is_refused_as_cross_site(start_endpoint):

@@ -41,7 +41,10 @@ REMEDIES = {
     " waiting requests are recorded without a restart",
     "monitoring": "start Alertmanager, or correct `alertmanagers` in the configuration",
 }
+REFUSAL_REMEDY = "correct the sender (docs/runbooks/PoundCakeRefusesWebhooks.md)"
+"""What a person does about a webhook that was refused."""
 _RECENT = timedelta(hours=1)
+_CURRENT = timedelta(minutes=5)
 # The cure that sync names if notifications contain another URL than the configuration.
 _WRONG_URL = re.compile(r"set external_url to \S+(?<![,;])")
 _ENDPOINT_REMEDY = "see why it does not run, then restart the sensor:"
@@ -82,6 +85,11 @@ def describe_status(view: Mapping[str, Any], now: datetime | None = None) -> str
     """
     now = now or datetime.now(timezone.utc)
     refusal = _find_recent_refusal(view, now)
+    if view["status"] == "ok" and refusal and is_refusing(view, now):
+        return (
+            f"the endpoint works, but it refuses webhooks from {refusal['sender']} with"
+            f" {refusal['status']}, the last one {format_age(refusal['refused_at'], now)}"
+        )
     if view["status"] == "ok" and refusal:
         return (
             f"webhooks are accepted, but one from {refusal['sender']} was refused with"
@@ -99,11 +107,40 @@ def _hides_its_health(view: Mapping[str, Any]) -> bool:
     return view["status"] == "unknown" and not str(view["address"]).startswith(_NO_ANSWER)
 
 
-def _find_recent_refusal(view: Mapping[str, Any], now: datetime) -> Mapping[str, Any] | None:
-    """Return the last refused webhook if it was refused within an hour, or None."""
-    last: Mapping[str, Any] | None = (view.get("refused") or {}).get("last")
+def is_refusing(view: Mapping[str, Any], now: datetime) -> bool:
+    """Return True if webhooks of a sender are being refused now.
+
+    That is the case if the last refused webhook is a few minutes old, or newer than the newest
+    recorded one. Once a webhook from the same sender has been accepted, its refusal is history.
+    """
+    last = _find_last_refusal(view)
     refused_at = parse_timestamp(last["refused_at"]) if last else None
-    return last if refused_at and now - refused_at < _RECENT else None
+    if last is None or refused_at is None or last.get("accepted_at"):
+        return False
+    if now - refused_at < _CURRENT:
+        return True
+    if "newest_webhook_at" not in view:  # the database cannot be read, or this is the board
+        return False
+    newest_at = parse_timestamp(view["newest_webhook_at"])
+    return newest_at is None or refused_at > newest_at
+
+
+def _find_last_refusal(view: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    last: Mapping[str, Any] | None = (view.get("refused") or {}).get("last")
+    return last
+
+
+def _find_recent_refusal(view: Mapping[str, Any], now: datetime) -> Mapping[str, Any] | None:
+    """Return the last refused webhook if the headline names it, or None.
+
+    The headline names a webhook that was refused within an hour, and one whose sender is being
+    refused now, unless a webhook from the same sender has been accepted since.
+    """
+    last = _find_last_refusal(view)
+    refused_at = parse_timestamp(last["refused_at"]) if last else None
+    if last is None or refused_at is None or last.get("accepted_at"):
+        return None
+    return last if now - refused_at < _RECENT or is_refusing(view, now) else None
 
 
 def _first_problem(view: Mapping[str, Any]) -> str:
@@ -148,6 +185,12 @@ def find_problems(view: Mapping[str, Any], now: datetime) -> list[str]:
             if part["state"] == "full":
                 remedy = "repair what blocks its requests"
             problems.append(f"{name} has been {part['state']}{age}: {remedy}")
+    refusal = _find_last_refusal(view)
+    if refusal and is_refusing(view, now):
+        problems.append(
+            f"webhooks from {refusal['sender']} are refused with {refusal['status']}, so their"
+            f" alerts are in no view: {REFUSAL_REMEDY}"
+        )
     journal = view["components"].get("journal", {})
     is_in_verdict = _first_problem(view) == journal.get("detail")
     if journal.get("state") == "ok" and journal.get("detail") and not is_in_verdict:
@@ -229,7 +272,7 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
             " (Alertmanager sends what still fires again at the next group_interval; the resolve of"
             " an alert that ends before may be lost); the last at"
             f" {format_time(last_refusal['refused_at'], now)} from {last_refusal['sender']}:"
-            f" {last_refusal['status']}, {last_refusal['detail']}"
+            f" {last_refusal['status']}, {last_refusal['detail']}{_describe_recovery(view, now)}"
         )
     lines += _configuration(view.get("configuration") or {})
     for key in view.get("literal_secrets", []):
@@ -237,6 +280,14 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
             f"{key} is in plain text in the configuration: use file:/path or env:NAME instead"
         )
     return lines
+
+
+def _describe_recovery(view: Mapping[str, Any], now: datetime) -> str:
+    """Return since when webhooks from the sender of the last refused one are accepted, or ''."""
+    accepted_at = (_find_last_refusal(view) or {}).get("accepted_at")
+    return (
+        f"; since {format_time(accepted_at, now)}, its webhooks are accepted" if accepted_at else ""
+    )
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:

@@ -24,21 +24,45 @@ def test_the_last_refused_webhook_is_shown():
     assert "sends what still fires again at the next group_interval" in output
 
 
+ALL_WORKS = "OK: webhooks are accepted, and everything works"
+REFUSING = "OK: the endpoint works, but it refuses webhooks from 127.0.0.1 with 413, the last one"
+
+
 @pytest.mark.parametrize(
-    "seconds, headline, command",
+    "seconds, newest, headline, command",
     [
+        (15, {}, f"{REFUSING} 15 s ago", "doctor"),
+        (15, {"newest_webhook_at": "2026-01-14T12:00:10Z"}, f"{REFUSING} 15 s ago", "doctor"),
+        (7200, {"newest_webhook_at": "2026-01-14T11:59:59Z"}, f"{REFUSING} 2 h ago", "doctor"),
+        (7200, {"newest_webhook_at": None}, f"{REFUSING} 2 h ago", "doctor"),
         (
-            15,
-            "OK: webhooks are accepted, but one from 127.0.0.1 was refused with 413, 15 s ago",
+            900,
+            {"newest_webhook_at": "2026-01-14T12:00:01Z"},
+            "OK: webhooks are accepted, but one from 127.0.0.1 was refused with 413, 15 min ago",
             "doctor",
         ),
-        (3601, "OK: webhooks are accepted, and everything works", "alerts_active"),
+        (3601, {"newest_webhook_at": "2026-01-14T12:00:01Z"}, ALL_WORKS, "alerts_active"),
+        (3601, {}, ALL_WORKS, "alerts_active"),
     ],
 )
-def test_a_webhook_refused_in_the_last_hour_is_in_the_headline(seconds, headline, command):
-    output = text.health(health(refused=refused_report("x")), later(seconds))
+def test_a_webhook_that_was_refused_is_in_the_headline(seconds, newest, headline, command):
+    view = health(refused=refused_report("x"), **newest)
+    output = text.health(view, later(seconds), width=120)
     assert output.startswith(f"\n{headline}\n")
+    is_problem = "  webhooks from 127.0.0.1 are refused with 413" in output
+    assert is_problem == headline.startswith(REFUSING)
     assert f"next: st2 run poundcake.{command} format=text" in output
+
+
+def test_a_refusal_is_history_once_its_sender_is_accepted():
+    refused = refused_report("x")
+    refused["last"]["accepted_at"] = "2026-01-14T12:00:10Z"
+    view = health(refused=refused, newest_webhook_at="2026-01-14T11:00:00Z")
+    output = text.health(view, later(15), width=200)
+    assert output.startswith(f"\n{ALL_WORKS}\n")
+    shown = " ".join(output.split())
+    assert "from 127.0.0.1: 413, x; since 12:00:10Z, its webhooks are accepted" in shown
+    assert "next: st2 run poundcake.alerts_active format=text" in output
 
 
 def test_the_headline_says_how_to_correct_the_url_of_an_alertmanager():
