@@ -188,11 +188,11 @@ class Receiver:
             routes.matching_template(self.routes, request.path) or "an unknown path",
             problem.status.value,
             request.client_host,
-            problem.detail,
+            problem.reason,
         )
 
     def _note_refusal(self, reason: RefusalReason, problem: ProblemError, sender: str) -> None:
-        self.refused_webhooks.add(reason, problem.status, problem.detail, sender)
+        self.refused_webhooks.add(reason, problem.status, problem.reason, sender)
 
     def _finish(
         self, response: HTTPResponse, method: str, path: str, seconds: float | None

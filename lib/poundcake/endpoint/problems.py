@@ -19,6 +19,7 @@ class ProblemError(Exception):
         detail: What is wrong and what to do instead.
         headers: Additional headers of the response.
         field: The field or parameter that is wrong, or '' if there is none.
+        reason: What is wrong, for the log and the health view; the detail by default.
     """
 
     def __init__(
@@ -27,16 +28,20 @@ class ProblemError(Exception):
         detail: str,
         headers: Mapping[str, str] | None = None,
         field: str = "",
+        reason: str = "",
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = dict(headers or {})
         self.field = field
+        self.reason = reason or detail
 
-    def __reduce__(self) -> tuple[type[ProblemError], tuple[HTTPStatus, str, dict[str, str], str]]:
+    def __reduce__(
+        self,
+    ) -> tuple[type[ProblemError], tuple[HTTPStatus, str, dict[str, str], str, str]]:
         """Return how to copy the error to another process."""
-        return type(self), (self.status, self.detail, self.headers, self.field)
+        return type(self), (self.status, self.detail, self.headers, self.field, self.reason)
 
     def response(self, request_id: str) -> HTTPResponse:
         """Return the response to the request that has this id in the log."""

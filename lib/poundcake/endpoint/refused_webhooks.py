@@ -58,7 +58,7 @@ class RefusedWebhook:
     Attributes:
         reason: Why it was refused.
         status: The status of the response, always 4xx.
-        detail: The explanation that was returned to the sender.
+        detail: What was wrong. The sender may have received a longer explanation.
         sender: The IP address of the sender.
         refused_at: When it was refused.
         accepted_at: When the first webhook from the same sender was accepted after it, or None.

@@ -53,7 +53,11 @@ def answer(routes: Sequence[Route], request: HTTPRequest) -> HTTPResponse:
         raise ProblemError(HTTPStatus.NOT_FOUND, "the board has no page at this address")
     if not matching_routes:
         known_routes = ", ".join(f"{route.method} {route.template}" for route in routes)
-        raise ProblemError(HTTPStatus.NOT_FOUND, f"unknown path; known: {known_routes}")
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND,
+            f"unknown path; known: {known_routes}",
+            reason=f"unknown path; post webhooks to {WEBHOOK_PATH}",
+        )
     for route in matching_routes:
         if route.accepts(request.method):
             return route.handler(request, route.argument(request.path) or "")

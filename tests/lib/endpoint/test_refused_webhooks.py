@@ -77,6 +77,13 @@ def test_each_refusal_is_counted_with_its_reason(endpoint, reason, status, data)
     assert last_refusal["detail"] and last_refusal["refused_at"].endswith("Z")
 
 
+def test_the_health_has_only_the_reason_for_a_wrong_path(endpoint):
+    response = endpoint.request("POST", "/webhook", b"{}", **TOKEN)
+    assert "GET /api/v1/health" in response.json["detail"], "the sender gets all paths"
+    detail = get_refused_in_health(endpoint)["last"]["detail"]
+    assert detail == "unknown path; post webhooks to /api/v1/webhook"
+
+
 def test_a_refusal_names_when_its_sender_was_accepted_again(start_endpoint):
     endpoint = start_endpoint(auth_tokens=["the-token-in-use"])
     assert endpoint.post(webhook(), Authorization="Bearer another-token-in-use").status == 401
