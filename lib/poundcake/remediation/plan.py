@@ -375,9 +375,10 @@ def _format_alert(plan: Mapping[str, Any]) -> list[str]:
         remarks.append(f"nothing is started again by itself{how}")
     for remark in remarks:
         lines += _wrap(remark, "  ")
-    if plan["errors"] and not plan["stackstorm"]:
-        return [*lines, *_wrap(f"next: {_CORRECT}", "  ")]
-    return [*lines, f"  next: {_choose_next_command(plan)}"]
+    command = _choose_next_command(plan)
+    if command:
+        return [*lines, f"  next: {command}"]  # a command is never broken
+    return [*lines, *_wrap(f"next: {_choose_next_step(plan)}", "  ")]
 
 
 def _format_entry(entry: Mapping[str, Any]) -> list[str]:
@@ -430,16 +431,34 @@ def _choose_verdict(plan: Mapping[str, Any]) -> str:
 
 
 def _choose_next_command(plan: Mapping[str, Any]) -> str:
-    entry, instance = plan["remediation"], plan["labels"].get("instance")
+    """Return the command that is useful next, or '' if a person has to do something else."""
+    entry = plan["remediation"]
     if plan["stackstorm"]:
         return commands.HEALTH
+    if plan["errors"]:
+        return ""
     if entry and _NO_STARTING_RULE in entry["stopped_by"]:
         return "st2 rule enable poundcake.remediate"
     if plan["replay"] and _choose_verdict(plan) in _STARTING_VERDICTS:
         return str(plan["replay"])
-    if plan["episode"] and instance:
-        return f"st2 run poundcake.why format=text instance={instance}"
-    return "st2 run poundcake.plan format=text"
+    if plan["episode"] and _choose_verdict(plan) in _STARTING_VERDICTS:
+        return commands.show_episode(plan["episode"])
+    return ""
+
+
+def _choose_next_step(plan: Mapping[str, Any]) -> str:
+    """Return what a person does next if no command is useful.
+
+    No step leads back to the command that has shown the plan, or to one that names that command.
+    """
+    verdict = _choose_verdict(plan)
+    if plan["errors"]:
+        return _CORRECT
+    if verdict in _STARTING_VERDICTS:
+        return "nothing to be done until the alert fires"
+    if plan["remediation"]:
+        return "nothing to be done; to allow the change, lift what is shown as stopped"
+    return "nothing to be done, or add an entry to remediations that matches the alert"
 
 
 def _format_entries(plan: Mapping[str, Any]) -> list[str]:

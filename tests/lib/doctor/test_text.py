@@ -22,6 +22,11 @@ def test_each_finding_is_a_line_and_the_most_urgent_come_first():
     assert lines[-1] == "next: st2 run poundcake.doctor format=text"
 
 
+def test_without_a_problem_the_next_step_is_neither_doctor_nor_plan():
+    findings = [finding for finding in FINDINGS if finding.status is not Status.PROBLEM]
+    assert as_text(findings).endswith("next: st2 run poundcake.health format=text")
+
+
 def test_long_lines_are_wrapped_behind_the_status():
     for width in (40, 80):
         *lines, command = as_text(FINDINGS, width).split("\n")

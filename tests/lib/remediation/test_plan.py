@@ -118,7 +118,7 @@ def test_a_plan_for_an_alert_that_would_be_remediated():
         "WOULD CHANGE  ServiceDown web-1:9100 critical",
         "  remediation nginx, mode live, started by poundcake.remediate",
         "  change: linux.service with act=restart on web-1",
-        "  next: st2 run poundcake.plan format=text",
+        "  next: nothing to be done until the alert fires",
     ]
 
 
@@ -182,7 +182,29 @@ def test_a_plan_whose_change_is_stopped_does_not_suggest_a_replay():
     config = {"dry_run": True}
     lines = as_text(make_plan(episode="f-1", replay=REPLAY, config=config)).splitlines()
     assert "  nothing is started again by itself" in lines
-    assert lines[-1] == "  next: st2 run poundcake.why format=text instance=web-1:9100"
+    assert lines[-1] == (
+        "  next: nothing to be done; to allow the change, lift what is shown as stopped"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "next_step"),
+    [
+        ({}, "nothing to be done until the alert fires"),
+        ({"episode": "f-1"}, "st2 run poundcake.why format=text episode=f-1"),
+        (
+            {"config": {"dry_run": True}},
+            "nothing to be done; to allow the change, lift what is shown as stopped",
+        ),
+        (
+            {"entries": []},
+            "nothing to be done, or add an entry to remediations that matches the alert",
+        ),
+    ],
+)
+def test_the_next_step_of_a_plan_never_leads_back_to_a_plan(overrides, next_step):
+    text = as_text(make_plan(**overrides))
+    assert " ".join(text.split()).partition("next: ")[2] == next_step
 
 
 def test_a_plan_in_mode_ask_lists_the_approvers():
@@ -284,7 +306,8 @@ def test_a_plan_for_an_unmatched_alert_shows_the_nearest_entries():
         "NOTHING WOULD RUN  ServiceDown web-1:9100 critical",
         "  nearest: nginx (instance is web-1:9100, wants =~db-.*)",
         "  also near: other (alertname is ServiceDown, wants X; a is missing, wants b)",
-        "  next: st2 run poundcake.plan format=text",
+        "  next: nothing to be done, or add an entry to remediations that matches the",
+        "    alert",
     ]
 
 

@@ -313,6 +313,7 @@ def _next_lines(view: Mapping[str, Any], now: datetime) -> list[str]:
         return next_lines(commands.DOCTOR)
     if view["status"] in ("unknown", "unavailable"):
         return next_lines(_LOG)
-    if view["status"] == "degraded" or _find_recent_refusal(view, now):
+    # If doctor finds no problem, it names this view as the next one.
+    if view["status"] == "degraded" or is_refusing(view, now):
         return next_lines(commands.DOCTOR)
     return next_lines(commands.ACTIVE)

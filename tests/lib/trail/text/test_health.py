@@ -39,7 +39,7 @@ REFUSING = "OK: the endpoint works, but it refuses webhooks from 127.0.0.1 with 
             900,
             {"newest_webhook_at": "2026-01-14T12:00:01Z"},
             "OK: webhooks are accepted, but one from 127.0.0.1 was refused with 413, 15 min ago",
-            "doctor",
+            "alerts_active",
         ),
         (3601, {"newest_webhook_at": "2026-01-14T12:00:01Z"}, ALL_WORKS, "alerts_active"),
         (3601, {}, ALL_WORKS, "alerts_active"),
