@@ -62,6 +62,7 @@ def test_the_entry_reports_in_a_dry_run_and_writes_its_line_in_mode_live(trial):
     execution = only_execution(trail)
     assert execution["stage"] == "dry_run"
     assert "would run core.local with cmd=date | tee -a " in execution["message"]
+    assert "(the action gets no host)" in execution["message"]
     assert not file.exists()
 
     entry = {**stack.registered_values()["remediations"][0], "mode": "live"}

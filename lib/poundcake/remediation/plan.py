@@ -25,6 +25,7 @@ from poundcake.remediation.begin import (
     describe_obstacle,
 )
 from poundcake.remediation.errors import RemediationError
+from poundcake.remediation.safety import without_host
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import (
     Mode,
@@ -269,6 +270,9 @@ def _describe_entry(
             stopped_by += find_entry_problems(api, entry)
         except StackStormError as error:
             stopped_by.append(f"the action could not be checked: {error}")
+    change = live_decision.change or decision.change
+    if not (entry.host_parameter or entry.target):
+        change = without_host(change, decision.host)
     return {
         "name": entry.name,
         "mode": str(entry.mode),
@@ -276,7 +280,7 @@ def _describe_entry(
         "inspects_first": bool(decision.approvers and decision.inspections),
         "started_by": list(starting_rules),
         "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
-        "change": live_decision.change or decision.change,
+        "change": change,
         "action": decision.action,
         "parameters": decision.masked_parameters,
         "target": decision.target,

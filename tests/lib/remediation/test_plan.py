@@ -207,6 +207,14 @@ def test_the_next_step_of_a_plan_never_leads_back_to_a_plan(overrides, next_step
     assert " ".join(text.split()).partition("next: ")[2] == next_step
 
 
+@pytest.mark.parametrize("mode", ["live", "dry_run"])
+def test_a_plan_does_not_name_the_host_if_the_action_does_not_get_it(mode):
+    plan_view = make_plan(entries=[{**ENTRY, "mode": mode, "host_parameter": ""}])
+    change = "linux.service with act=restart (the action gets no host)"
+    assert plan_view["remediation"]["change"] == change
+    assert f"  change: {change}" in as_text(plan_view).splitlines()
+
+
 def test_a_plan_in_mode_ask_lists_the_approvers():
     plan_view = make_plan(entries=[{**ENTRY, "mode": "ask", "approvers": ["anna", "ben"]}])
     assert plan_view["remediation"]["would_change"] is True

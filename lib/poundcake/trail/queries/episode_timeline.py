@@ -95,9 +95,13 @@ def list_events(episode: Episode, runs: Sequence[Run], not_cleared_minutes: int)
     for run in shown_runs:
         events.append(_describe_run(run, run.execution.st2_execution_id in asking_ids))
     reporting_ids = {run.execution.st2_execution_id for run in shown_runs if run.execution.message}
+    hostless_ids = {run.execution.st2_execution_id for run in runs if not run.gets_host}
     for change in episode.changes:
+        name = f"{change.action} on {change.target}"
+        if change.st2_execution_id in hostless_ids:
+            name = change.action
         has_report = change.st2_execution_id in reporting_ids
-        events += _describe_change(change, has_report, not_cleared_minutes)
+        events += _describe_change(change, name, has_report, not_cleared_minutes)
     events += [_describe_audit_entry(entry) for entry in episode.audit]
     return sorted(events, key=lambda event: event.at)
 
@@ -136,15 +140,17 @@ def _describe_run(run: Run, asks: bool) -> Event:
     )
 
 
-def _describe_change(change: Change, has_report: bool, not_cleared_minutes: int) -> Iterator[Event]:
+def _describe_change(
+    change: Change, name: str, has_report: bool, not_cleared_minutes: int
+) -> Iterator[Event]:
     """Yield what happened to a change.
 
     Args:
         change: The change.
+        name: The action and, if it gets the target, the target.
         has_report: Whether the execution of its workflow says how it ended.
         not_cleared_minutes: How long after the change its alert must have ended.
     """
-    name = f"{change.action} on {change.target}"
     execution_id = change.st2_execution_id
     if change.refusal == NOT_CLAIMED:
         text = f"{change.action} ({execution_id}) did nothing: {change.reason}"

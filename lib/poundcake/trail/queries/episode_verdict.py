@@ -204,6 +204,7 @@ class Circumstances(NamedTuple):
         settle_seconds: The configured value.
         dry_run: The configured value.
         dry_run_entries: The names of the entries in `remediations` whose mode is dry_run.
+        hostless_entries: The names of the entries whose action does not get the alert's host.
     """
 
     now: datetime
@@ -214,6 +215,7 @@ class Circumstances(NamedTuple):
     settle_seconds: int = _DEFAULTS.settle_seconds
     dry_run: bool = _DEFAULTS.dry_run
     dry_run_entries: AbstractSet[str] = frozenset()
+    hostless_entries: AbstractSet[str] = frozenset()
 
     def is_stale(self, episode: Episode) -> bool:
         """Return True if an episode has had no notification for `stale_after_hours`."""
@@ -228,12 +230,14 @@ class Run(NamedTuple):
         result: What it achieved.
         change: The change that it requested, or None.
         refusal: The control that refused the change, or ''.
+        gets_host: Whether the action that makes the change gets the target of the change.
     """
 
     execution: Execution
     result: ExecutionResult
     change: Change | None
     refusal: str
+    gets_host: bool = True
 
     @property
     def has_changed_nothing(self) -> bool:
@@ -251,7 +255,8 @@ class Run(NamedTuple):
     def action(self) -> str:
         """What was run, in words: the action and its target, or the workflow."""
         if self.change and self.change.result != ChangeResult.REFUSED:
-            return f"{self.change.action} on {self.change.target}"
+            target = f" on {self.change.target}" if self.gets_host else ""
+            return f"{self.change.action}{target}"
         return self.execution.st2_workflow
 
 
@@ -352,7 +357,8 @@ def _make_run(
             circumstances.not_cleared_minutes,
         ),
     )
-    return Run(execution, result, change, refusal)
+    gets_host = change is None or change.remediation not in circumstances.hostless_entries
+    return Run(execution, result, change, refusal, gets_host)
 
 
 def _deciding_row(episode: Episode) -> AlertRow:

@@ -114,4 +114,9 @@ def read_circumstances(connection: Connection, config: Config) -> Circumstances:
         dry_run_entries=frozenset(
             entry.name for entry in config.remediations if entry.mode is Mode.DRY_RUN
         ),
+        hostless_entries=frozenset(
+            entry.name
+            for entry in config.remediations
+            if entry.action and not (entry.host_parameter or entry.target)
+        ),
     )

@@ -515,6 +515,15 @@ class TestRefusals:
         assert judge(judged, NOW).next_command == "st2 run poundcake.alerts_active format=text"
 
 
+def test_the_host_is_not_named_if_the_action_does_not_get_it():
+    judged = episode(executions=[execution()], changes=[change(result="not_cleared")])
+    for entries, name in ((frozenset(), "linux.service on web-1"), ({"nginx"}, "linux.service")):
+        now = NOW._replace(hostless_entries=entries)
+        assert judge(judged, now).headline.startswith(f"{name} was run")
+        events = [event.text for event in list_events(judged, list_runs(judged, now), 15)]
+        assert f"{name} started" in events
+
+
 class TestDryRuns:
     BY_HAND = "handle it by hand; the command shows what would be done now"
 
