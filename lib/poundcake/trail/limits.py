@@ -446,15 +446,13 @@ def _count_similar(
         connection: A connection.
         alert_name: The alert's name.
         since: Ignore incidents that were resolved before this time.
-        request: If given, count only alerts that have the same value of its per_label.
-        labels: The labels of the alert, which contain that value.
+        request: If given, count only alerts that have the same value of its per_label. A missing
+            label is an empty string.
+        labels: The labels of the alert.
     """
     conditions: list[ColumnElement[bool]] = []
-    if request and labels is not None and request.per_label in labels:
-        # Search for the label as to_json() writes it. Quotes within values are escaped, so this
-        # text matches only the label itself.
-        label_json = to_json({request.per_label: labels[request.per_label]})[1:-1]
-        conditions.append(func.instr(alerts.c.labels, label_json) > 0)
+    if request and labels is not None:
+        conditions.append(_has_label(request.per_label, labels.get(request.per_label, "")))
     # Search the index of open incidents, not the whole history of the alert name.
     has_name = unindexed(alerts.c.alert_name) == alert_name
     open_incidents = select(alerts.c.open_fingerprint).where(is_open(), has_name, *conditions)
@@ -466,6 +464,18 @@ def _count_similar(
     )
     fingerprints = open_incidents.union(resolved_incidents).subquery("similar")
     return connection.scalar(select(func.count()).select_from(fingerprints)) or 0
+
+
+def _has_label(name: str, value: str) -> ColumnElement[bool]:
+    """Return the condition that an alert has this value of a label, which '' means it may lack."""
+    # Search for the label as to_json() writes it. Quotes within values are escaped, so this text
+    # matches only the label itself.
+    label_json = to_json({name: value})[1:-1]
+    has_value = func.instr(alerts.c.labels, label_json) > 0
+    if value:
+        return has_value
+    name_json = label_json[: -len('""')]
+    return or_(has_value, func.instr(alerts.c.labels, name_json) == 0)
 
 
 def _find_claiming_change(connection: Connection, alert: _AlertRow) -> Change | None:

@@ -509,6 +509,16 @@ class TestStorm:
         assert decision.refusal == "storm"
         assert "2 incidents of HostDown with rack=r12" in decision.reason
 
+    def test_without_the_label_only_incidents_without_it_are_counted(self, engine):
+        hosts = Hosts(engine, 3, rack="r13")
+        without_rack = [host_alert(10), host_alert(11, rack="")]
+        hosts.request_id = record(engine, *without_rack, received_at=NOON)
+        parameters = {"per_label": "rack", "at_once": 0}
+        assert hosts.reserve(10, storm=2, **parameters).may_change
+        decision = hosts.reserve(11, storm=1, **parameters)
+        assert decision.refusal == "storm"
+        assert "2 incidents of HostDown with rack= are open" in decision.reason
+
 
 class TestIncidents:
     def test_no_change_is_granted_for_an_acknowledged_incident(self, engine, hosts):
