@@ -78,7 +78,8 @@ def retry_refused(
         if deadline.has_passed:
             break
         if change.st2_execution_id not in executions:
-            continue  # it could not be read
+            _reschedule(sync_round, change, wait)  # it cannot be read; others must not wait for it
+            continue
         execution = executions[change.st2_execution_id]
         if execution is None or not _may_start_again(execution):
             _reschedule(sync_round, change, None)

@@ -194,6 +194,31 @@ class TestRetry:
         counts = [trail.sync().retried for _ in range(3)]
         assert (counts, trail.stackstorm.re_runs) == ([1, 1, 0], ["e9", "e0"])
 
+    def test_an_execution_that_cannot_be_read_does_not_hold_up_the_others(self, trail, monkeypatch):
+        monkeypatch.setattr(retry_refused, "_MAX_RETRIES", 1)
+        trail.request_id, (row,) = trail.record(alert("Other", fingerprint="f9"))
+        trail.episode = row.episode
+        trail.start("e9")
+        trail.reserve("e9", max_changes_per_hour=0, storm_limit=1, storm_quiet_minutes=0)
+        trail.change(
+            changes,
+            changes.c.st2_execution_id == "e9",
+            result="refused",
+            refusal="storm",
+            ended_at=ago(1),
+            retry_at=ago(-590),
+            claim=None,
+        )
+        trail.end("e9")
+        trail.pass_time()
+        trail.stackstorm.unlisted.add("e9")
+        trail.stackstorm.errors["get_execution", "e9"] = refusal(500)
+        assert [trail.sync().retried for _ in range(2)] == [0, 1]
+        assert trail.stackstorm.re_runs == ["e0"]
+        del trail.stackstorm.errors["get_execution", "e9"]
+        trail.pass_time()
+        assert trail.sync().retried == 1
+
 
 class TestKinds:
     @pytest.mark.parametrize("kind", Refusal)
