@@ -127,6 +127,10 @@ def purge(
     total: Counter[str] = Counter()
     audit_entry = _PurgeAudit(actor, days)
     cursor: _Cursor | None = None
+    if not dry_run:
+        database.retry_while_unavailable(
+            partial(_purge_history, engine, before, audit_entry), _RETRY_SECONDS
+        )
     while True:
         started_at = time.monotonic()
         page = database.retry_while_unavailable(
@@ -203,6 +207,14 @@ def _format_age(age: timedelta) -> str:
     return f"{age.days} days" if age.days > 1 else f"{age // timedelta(hours=1)} hours"
 
 
+def _purge_history(engine: Engine, before: datetime, audit_entry: _PurgeAudit) -> None:
+    """Delete old audit entries and events, which need not belong to an old request."""
+    with database.transaction(engine) as connection:
+        statements = (delete(table).where(table.c.at < before) for table in (audit, events))
+        if sum(connection.execute(statement).rowcount for statement in statements):
+            audit_entry.write(connection, {})
+
+
 def _purge_page(
     engine: Engine, before: datetime, after: _Cursor | None, audit_entry: _PurgeAudit | None
 ) -> tuple[dict[str, int], _Cursor] | None:
@@ -246,8 +258,6 @@ def _purge_page(
             _delete(connection, alerts.c.api_call_id, old_ids)
             _delete(connection, api_calls.c.id, old_ids)
         if audit_entry:
-            connection.execute(delete(audit).where(audit.c.at < before))
-            connection.execute(delete(events).where(events.c.at < before))
             audit_entry.write(connection, counts)
     return counts, cursor
 

@@ -17,7 +17,7 @@ from poundcake.trail import claims, clock, database, purge
 from poundcake.trail.errors import PurgeError
 from poundcake.trail.record import record_requests
 from poundcake.trail.release import release_claims
-from poundcake.trail.schema import alerts, api_calls, changes, events, executions, links
+from poundcake.trail.schema import alerts, api_calls, audit, changes, events, executions, links
 from tests.lib.samples import alert, request
 from tests.lib.trails import on_mariadb, on_sqlite
 
@@ -131,14 +131,23 @@ class TestDeleted:
         assert count_rows(engine) == [1, 1, 1, 1]
         assert run_purge(engine) == NOTHING
 
-    def test_old_events_are_deleted(self, engine):
-        record_ended(engine, firing_request())
-        for event_id, at in (("old", OLD), ("newer", NEWER)):
+    @pytest.mark.parametrize("at", [OLD, NEWER])
+    def test_old_events_and_audit_entries_are_deleted(self, engine, at):
+        """Also if no request is old enough to be deleted."""
+        record_ended(engine, firing_request(at=at))
+        for event_id, event_at in (("old", OLD), ("newer", NEWER)):
             values = {"id": event_id, "kind": "remediation_ended", "subject": "e", "payload": "{}"}
-            execute(engine, events.insert().values(at=at, **values))
+            execute(engine, events.insert().values(at=event_at, **values))
+            values = {"action": "close", "target": event_id, "st2_user": "", "execution_id": ""}
+            execute(engine, audit.insert().values(at=event_at, comment="", details="{}", **values))
+        run_purge(engine, dry_run=True)
+        with database.reading(engine) as connection:
+            assert len(connection.scalars(select(events.c.id)).all()) == 2
         run_purge(engine)
         with database.reading(engine) as connection:
             assert connection.scalars(select(events.c.id)).all() == ["newer"]
+            kept = connection.execute(select(audit.c.action, audit.c.target)).all()
+        assert list(map(tuple, kept)) == [("close", "newer"), ("purge", "")]
 
     @on_sqlite
     @pytest.mark.parametrize("status", ["failed", "timeout", "abandoned", "canceled", "gone"])
@@ -374,6 +383,8 @@ class TestBatches:
         event.listen(engine, "after_cursor_execute", note_deletion)
         event.listen(engine, "commit", note_commit)
         run_purge(engine)
+        history, *sizes = sizes
+        assert set(history) == {"poundcake_audit", "poundcake_events"}
         assert sum(size["poundcake_api_calls"] for size in sizes) == 10
         assert all(size["poundcake_api_calls"] <= 2 for size in sizes)
         large = [size for size in sizes if size["poundcake_alerts"] > 8]
