@@ -23,6 +23,8 @@ _OTHER_HEADERS = re.compile(
     r"|x-forwarded-(for|host|port|proto|uri)|x-real-ip|x-request-id)\Z"
 )
 
+# RFC 4291, section 2.5.5.2. A socket for IPv4 and IPv6 shows an IPv4 client as such an address.
+_MAPPED_PREFIX = 96
 _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 
@@ -103,6 +105,14 @@ def _read_addresses(value: Any) -> tuple[str, ...]:
     return tuple(str(_read_network(entry)) for entry in value)
 
 
+def _unmap(network: _Network) -> _Network:
+    """Return the IPv4 network that an IPv6 network maps, such as 10.0.0.7 for ::ffff:10.0.0.7."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ipaddress.ip_network(f"{mapped}/{network.prefixlen - _MAPPED_PREFIX}")
+
+
 def _read_network(entry: Any) -> _Network:
     try:
         if not isinstance(entry, str):
@@ -112,6 +122,7 @@ def _read_network(entry: Any) -> _Network:
         raise ValueError(
             f"addresses: {entry!r} must be an IP address or a network such as 10.0.0.0/24"
         ) from None
+    network = _unmap(network)
     if network.prefixlen == 0:
         raise ValueError(
             f"addresses: {network} contains every address, so everybody could send the header; "

@@ -1,4 +1,4 @@
-"""Parse RFC 3339 timestamps of any form, and format times (ISO 8601, UTC) and durations."""
+"""Parse RFC 3339 timestamps of any form and Date headers, and format times and durations."""
 
 from __future__ import annotations
 
@@ -40,6 +40,22 @@ def parse_timestamp(text: object) -> datetime | None:
         return _to_datetime(match)
     except (ValueError, OverflowError):
         raise ValueError(f"{text} does not exist") from None
+
+
+def parse_http_date(text: object) -> datetime | None:
+    """Return the time in a Date header, or None if it is missing or unreadable.
+
+    Such a time is always in UTC (RFC 9110, section 5.6.7), also if its zone is missing.
+    """
+    from email.utils import parsedate_to_datetime  # most actions read no such header
+
+    if not isinstance(text, str):
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+    except (TypeError, ValueError):  # before Python 3.10, it is a TypeError
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def format_timestamp(moment: datetime) -> str:

@@ -84,3 +84,13 @@ class TestAddresses:
         addresses = ["10.0.0.7", "192.0.2.0/24", "fe80::1"]
         proxy = load({"board_proxy": {"header": "X-User", "addresses": addresses}}).board_proxy
         assert proxy.has_address(address) == is_proxy
+
+    @pytest.mark.parametrize("address", ["10.0.0.7", "::ffff:10.0.0.7"])
+    @pytest.mark.parametrize("listed", ["::ffff:10.0.0.7", "::ffff:10.0.0.0/120"])
+    def test_a_listed_address_may_be_ipv4_mapped(self, listed, address):
+        proxy = load({"board_proxy": {"header": "X-User", "addresses": [listed]}}).board_proxy
+        assert proxy.has_address(address) and not proxy.has_address("10.0.1.7")
+
+    def test_a_network_that_maps_every_ipv4_address_is_refused(self):
+        error = error_of({"header": "X-User", "addresses": ["::ffff:0.0.0.0/96"]})
+        assert "0.0.0.0/0 contains every address" in error

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poundcake.timestamps import format_timestamp, parse_timestamp
+from poundcake.timestamps import format_timestamp, parse_http_date, parse_timestamp
 from tests.lib.samples import NOON, UTC
 
 
@@ -96,3 +96,19 @@ def test_a_formatted_timestamp_is_parsed_back(moment):
 def test_timestamps_are_formatted_in_utc():
     east = datetime.timezone(datetime.timedelta(hours=2))
     assert format_timestamp(NOON.astimezone(east)) == "2026-01-14T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    "text, moment",
+    [
+        ("Wed, 14 Jan 2026 12:00:00 GMT", NOON),
+        ("Wed, 14 Jan 2026 12:00:00 -0000", NOON),
+        ("Wed, 14 Jan 2026 12:00:00", NOON),
+        ("Wed, 14 Jan 2026 14:00:00 +0200", NOON),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_a_date_header_is_in_utc(text, moment):
+    assert parse_http_date(text) == moment

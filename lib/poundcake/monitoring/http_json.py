@@ -6,7 +6,6 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Mapping, Union
 
 import requests
@@ -16,6 +15,7 @@ from poundcake.endpoint_client import failure_reason
 from poundcake.json_depth import is_too_deep
 from poundcake.monitoring.api import MonitoringError
 from poundcake.monitoring_servers import MonitoringServer
+from poundcake.timestamps import parse_http_date
 
 _TIMEOUT = (3, 10)  # seconds to connect, and to wait for each chunk of the response
 _MAX_SECONDS = 20.0  # for the whole response
@@ -97,7 +97,7 @@ class JsonClient:
             raise self.error(f"{path} redirects to {target}; set url to the final address")
         if response.status_code >= 400:
             raise self.error(f"{method} {path}: {response.status_code} {self._error_detail(body)}")
-        return JsonResponse(self._parse(path, body), _read_date(response))
+        return JsonResponse(self._parse(path, body), parse_http_date(response.headers.get("Date")))
 
     def _create_session(self) -> requests.Session:
         session = requests.Session()
@@ -146,10 +146,3 @@ class JsonClient:
         for secret in (self._server.token, self._server.basic):
             detail = detail.replace(secret, "***") if secret else detail
         return detail
-
-
-def _read_date(response: requests.Response) -> datetime | None:
-    try:
-        return parsedate_to_datetime(response.headers["Date"])
-    except (KeyError, TypeError, ValueError):
-        return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from datetime import datetime, timedelta, timezone
-from email.utils import parsedate_to_datetime
 from typing import Any, Callable, Mapping, Sequence, TypeVar
 from urllib.parse import quote
 
@@ -14,7 +13,7 @@ from poundcake.stackstorm import fields
 from poundcake.stackstorm.api import Page, StackStormError
 from poundcake.stackstorm.execution import Execution, failure_reason
 from poundcake.stackstorm.rules import RuleEnforcement, TriggerInstance
-from poundcake.timestamps import format_timestamp
+from poundcake.timestamps import format_timestamp, parse_http_date
 
 LINK = "poundcake.link"
 _LINK_ACTIONS = (LINK, "poundcake.begin")
@@ -111,11 +110,9 @@ class StackStorm:
         return response
 
     def _set_clock(self, response: Any) -> None:
-        try:
-            date = parsedate_to_datetime(response.headers["Date"])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return
-        self._clock = date.timestamp() - time.monotonic()
+        date = parse_http_date(getattr(response, "headers", {}).get("Date"))
+        if date:
+            self._clock = date.timestamp() - time.monotonic()
 
     # -- executions
 
