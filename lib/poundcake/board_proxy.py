@@ -6,11 +6,12 @@ because every other client could send the header as well.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Any, Union
+
+from poundcake.unknown_keys import refuse_unknown_keys
 
 _KEYS = ("header", "addresses")
 _FORM = "must have header and addresses, for example {header: X-Forwarded-User, addresses: [::1]}"
@@ -72,11 +73,7 @@ def read_board_proxy(value: Any) -> BoardProxy:
     """
     if not isinstance(value, dict):
         raise ValueError(_FORM)
-    for key in value:
-        if key not in _KEYS:
-            nearest = difflib.get_close_matches(str(key), _KEYS, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(_KEYS)}"
-            raise ValueError(f"unknown key {key}; {hint}")
+    refuse_unknown_keys(value, _KEYS)
     settings = {key: item for key, item in value.items() if item is not None and item != []}
     if not settings:
         return BoardProxy()

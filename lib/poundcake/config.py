@@ -6,12 +6,11 @@ a configuration against config.schema.yaml when it is registered; a test checks 
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Callable, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Protocol, Sequence, Tuple, TypeVar, Union
 
 from poundcake import credentials, monitoring_servers, secret_references
 from poundcake.board_proxy import BoardProxy, read_board_proxy
@@ -20,6 +19,7 @@ from poundcake.errors import PoundCakeError
 from poundcake.hosts import HOST_LABEL, check_pattern
 from poundcake.monitoring_servers import MonitoringServer
 from poundcake.remediations import Remediation, read_remediations
+from poundcake.unknown_keys import refuse_unknown_keys
 from poundcake.urls import check_http_url
 
 TLS_FILES = ("tls_certificate", "tls_key", "tls_client_ca")
@@ -465,7 +465,10 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     """
     # StackStorm ignores unknown keys when it registers a configuration, so a misspelt key would
     # silently have no effect.
-    refuse_unknown_keys(pack_config or {}, _KEY_TYPES)
+    try:
+        refuse_unknown_keys(pack_config or {}, sorted(_KEY_TYPES))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     set_values = {
         name: value
         for name, value in (pack_config or {}).items()
@@ -481,21 +484,6 @@ def load(pack_config: dict[str, Any] | None, without: Sequence[str] = ()) -> Con
     if not set(CREDENTIAL_KEYS) & set(without):
         _check_authentication(config)
     return config
-
-
-def refuse_unknown_keys(pack_config: Mapping[Any, Any], valid_keys: Iterable[str]) -> None:
-    """Refuse a configuration that contains an unknown key.
-
-    Raises:
-        ConfigError: A key is unknown. The message contains it and the most similar valid key.
-    """
-    names = sorted(valid_keys)
-    for key in pack_config:
-        if key in names:
-            continue
-        nearest = difflib.get_close_matches(str(key), names, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(names)}"
-        raise ConfigError(f"unknown key {key}; {hint}")
 
 
 def is_loopback(host: str) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
 
 from poundcake import secret_references
 from poundcake.credentials import check_password_of_any_length, check_token_of_any_length
+from poundcake.unknown_keys import refuse_unknown_keys
 from poundcake.urls import check_http_url
 
 EXTERNAL_URL = "external_url"
@@ -72,7 +72,7 @@ def has_literal_secret(value: Any) -> bool:
 def _read_entry(entry: Any, keys: Sequence[str]) -> MonitoringServer:
     if not isinstance(entry, dict):
         raise ValueError("must have a url")
-    _refuse_unknown_keys(entry, keys)
+    refuse_unknown_keys(entry, sorted(keys))
     texts = {name: _read_text(entry, name) for name in keys}
     for name in ("url", EXTERNAL_URL):
         if name == "url" or texts.get(name):
@@ -88,14 +88,6 @@ def _read_entry(entry: Any, keys: Sequence[str]) -> MonitoringServer:
     if EXTERNAL_URL in keys:
         texts.update(external_url=(texts[EXTERNAL_URL] or url).rstrip("/"))
     return MonitoringServer(**texts)
-
-
-def _refuse_unknown_keys(entry: Mapping[Any, Any], keys: Sequence[str]) -> None:
-    for key in entry:
-        if key not in keys:
-            nearest = difflib.get_close_matches(str(key), keys, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(sorted(keys))}"
-            raise ValueError(f"unknown key {key}; {hint}")
 
 
 def _read_text(entry: Mapping[str, Any], name: str) -> str:

@@ -976,7 +976,7 @@ INERT_TEXT_AND_SAFETY = [
     ),
     Defence(
         "a misspelt key is refused",
-        Returns(CONFIG + "refuse_unknown_keys", "None"),
+        Returns("poundcake.unknown_keys:refuse_unknown_keys", "None"),
         test(CONFIG_TESTS + "TestUnknownKeys::test_the_most_similar_key_is_suggested"),
     ),
     Defence(
