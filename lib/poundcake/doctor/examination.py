@@ -26,6 +26,7 @@ from poundcake.doctor import (
     st2_settings,
     tracking_tables,
 )
+from poundcake.doctor.account import read_account
 from poundcake.doctor.clocks import ClockReading, read_clock
 from poundcake.doctor.finding import Finding, problem, unknown
 from poundcake.monitoring import (
@@ -83,7 +84,9 @@ class Examination:
             return Config(), findings
 
     def _examine(self, config: Config, api: StackStorm, engine: Engine) -> list[Finding]:
-        pack = pack_content.read_pack(api, self.pack_folder)
+        account = read_account(api)
+        pack = pack_content.read_pack(api, account, self.pack_folder)
+        rbac = permissions.read_rbac(api, account)
         st2_conf = st2_settings.read_st2_conf()
         readings = [read_clock("the StackStorm API", api.now)]
         if engine.dialect.name != "sqlite":  # SQLite uses the clock of this host
@@ -95,7 +98,7 @@ class Examination:
             *_examine_endpoint(config, engine),
             *tracking_tables.check_database(tracking_tables.read_database(engine)),
             *pack_content.check_pack(pack),
-            *permissions.check_rbac(permissions.read_rbac(api), bool(config.st2_api_key), st2_conf),
+            *permissions.check_rbac(rbac, bool(config.st2_api_key), st2_conf),
             *st2_settings.check_settings(st2_conf),
             *st2_settings.check_work(st2_settings.read_work(api), config.approval_minutes),
             *_examine_entries(config, api, bool(self.registered_config.get("alertmanagers"))),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
 from poundcake import __version__
+from poundcake.doctor.account import Account
 from poundcake.doctor.finding import Finding, ok, problem, warning
 from poundcake.stackstorm import StackStormError, fields
 from poundcake.stackstorm.catalogue import Api, list_all
@@ -48,20 +49,23 @@ class PackFacts:
     expected: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_pack(api: Api, pack_folder: str) -> PackFacts:
+def read_pack(api: Api, account: Account, pack_folder: str) -> PackFacts:
     """Read the facts. An API that cannot be used is part of the facts.
 
     Args:
         api: StackStorm's API.
+        account: As whom the pack's actions use it.
         pack_folder: The folder of the pack on this host.
     """
+    if account.error:
+        return PackFacts(error=account.error)
     try:
         pack = api.get(f"/packs/{PACK}")
         if pack is not None and not isinstance(pack, dict):
             return PackFacts(error="the server that answers is not the StackStorm API")
         return PackFacts(
             version=fields.text(pack, "version"),
-            user=fields.text(api.get("/user"), "username"),
+            user=account.name,
             registered={kind: _list_content(api, path) for kind, (path, _) in _KINDS.items()},
             expected=_read_files(pack_folder),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
+from poundcake.doctor.account import Account
 from poundcake.doctor.finding import Finding, ok, problem, unknown, warning
 from poundcake.stackstorm import StackStormError, fields
 from poundcake.stackstorm.catalogue import Api
@@ -31,21 +32,23 @@ class RbacFacts:
     roles: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_rbac(api: Api) -> RbacFacts:
-    """Read the facts. An API that does not show the roles is part of the facts."""
-    is_enabled = False
+def read_rbac(api: Api, account: Account) -> RbacFacts:
+    """Read the facts. An API that does not show the roles is part of the facts.
+
+    Args:
+        api: StackStorm's API.
+        account: As whom the pack's actions use it.
+    """
+    if account.error or not account.is_json:  # the check of the pack reports it
+        return RbacFacts(account.error or "the response is not JSON")
+    if not account.is_restricted:
+        return RbacFacts()
     try:
-        user = api.get("/user")
-        if user is not None and not isinstance(user, dict):
-            return RbacFacts("the response is not JSON")  # the check of the pack reports it
-        is_enabled = fields.value(user, "rbac", "enabled") is True
-        if not is_enabled:
-            return RbacFacts()
         assignments = api.get("/rbac/role_assignments")
     except StackStormError as error:
-        return RbacFacts(str(error), is_enabled)
+        return RbacFacts(str(error), is_enabled=True)
     if not isinstance(assignments, list):
-        return RbacFacts("its API does not list the roles", is_enabled)
+        return RbacFacts("its API does not list the roles", is_enabled=True)
     roles: dict[str, list[str]] = {}
     for assignment in assignments:
         user_name, role = fields.text(assignment, "user"), fields.text(assignment, "role")

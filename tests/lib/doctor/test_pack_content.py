@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from poundcake import __version__
+from poundcake.doctor.account import read_account
 from poundcake.doctor.finding import Status
 from poundcake.doctor.pack_content import PackFacts, check_pack, read_pack
 from poundcake.stackstorm import StackStormError
@@ -47,14 +48,18 @@ def item(ref, **fields):
     return {"ref": ref, "pack": "poundcake", "enabled": True, **fields}
 
 
+def read(api):
+    return read_pack(api, read_account(api), str(ROOT))
+
+
 @pytest.fixture(scope="module")
 def facts():
     """Return the facts of a StackStorm with everything in the pack's files."""
-    empty = read_pack(Api({kind: [] for kind in KINDS}), str(ROOT))
+    empty = read(Api({kind: [] for kind in KINDS}))
     content = {kind: [item(ref) for ref in refs] for kind, refs in empty.expected.items()}
     for extra in range(120):  # the user's own content is on a second page
         content["rules"].insert(0, item(f"poundcake.own_{extra}"))
-    return read_pack(Api(content), str(ROOT))
+    return read(Api(content))
 
 
 def find_others(facts):
@@ -122,7 +127,7 @@ def test_content_that_stackstorm_lists_as_disabled_is_found(facts):
     for kind, ref in (("actions", "poundcake.record"), ("rules", "poundcake.sync")):
         (listed,) = (entry for entry in content[kind] if entry["ref"] == ref)
         listed["enabled"] = False
-    found = find_others(read_pack(Api(content), str(ROOT)))
+    found = find_others(read(Api(content)))
     assert [finding.what for finding in found] == [
         "actions that are disabled: poundcake.record",
         "the rule poundcake.sync is disabled, so webhooks wait or their results stay unknown",
@@ -144,7 +149,7 @@ def test_another_version_is_a_problem(facts):
 
 def test_a_pack_that_is_not_installed_is_one_problem():
     api = Api({kind: [] for kind in KINDS}, version="")
-    (finding,) = check_pack(read_pack(api, str(ROOT)))
+    (finding,) = check_pack(read(api))
     assert finding.status is Status.PROBLEM
     assert "st2 pack install" in finding.remedy
 
@@ -152,7 +157,7 @@ def test_a_pack_that_is_not_installed_is_one_problem():
 def test_an_api_that_refuses_the_credentials_is_one_problem():
     api = Api({})
     api.error = StackStormError("GET /packs/poundcake: 401 Unauthorized", 401)
-    (finding,) = check_pack(read_pack(api, str(ROOT)))
+    (finding,) = check_pack(read(api))
     assert finding.status is Status.PROBLEM
     assert "401 Unauthorized" in finding.what and "st2_api_key" in finding.remedy
     assert check_pack(PackFacts(error="x"))[0].status is Status.PROBLEM
@@ -165,6 +170,6 @@ def test_a_server_that_is_not_the_api_is_one_problem():
         def get(self, path, **params):
             return "<html>Log in</html>"
 
-    (finding,) = check_pack(read_pack(WebPage(), str(ROOT)))
+    (finding,) = check_pack(read(WebPage()))
     assert finding.status is Status.PROBLEM
     assert "is not the StackStorm API" in finding.what and "st2_api_url" in finding.remedy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from poundcake.doctor.account import read_account
 from poundcake.doctor.finding import Status
 from poundcake.doctor.permissions import SENSOR_USER, RbacFacts, check_rbac, read_rbac
 from poundcake.stackstorm import StackStormError
@@ -35,7 +36,7 @@ def without(user):
 
 
 def check(api, has_api_key=False, st2_conf=ST2_CONF):
-    return check_rbac(read_rbac(api), has_api_key, st2_conf)
+    return check_rbac(read_rbac(api, read_account(api)), has_api_key, st2_conf)
 
 
 def test_a_response_that_is_not_json_is_no_finding_here():
@@ -121,5 +122,5 @@ def test_roles_that_cannot_be_read_are_unknown(assignments, reason):
 def test_an_api_that_is_away_is_reported_by_other_checks():
     api = Api()
     api.user = StackStormError("ConnectionError: no route")
-    assert read_rbac(api) == RbacFacts("ConnectionError: no route")
+    assert read_rbac(api, read_account(api)) == RbacFacts("ConnectionError: no route")
     assert check(api) == []
