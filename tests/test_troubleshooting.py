@@ -6,7 +6,9 @@ to work as far as a test can: the cause is removed, and the endpoint continues.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 
 import pytest
 
@@ -28,6 +30,9 @@ ONE_ALERT = "tests/scenarios/test_one_alert.py::"
 REMEDIATION = "tests/scenarios/test_remediation.py::"
 # {the first cell of each row: the test that produces the symptom and removes its cause}
 TESTS = {
+    "`st2 pack install file://…` fails: `detected dubious ownership in repository at …`": (
+        "tests/test_troubleshooting.py::test_git_refuses_a_clone_of_another_user_until_it_is_allowed"
+    ),
     "`connection refused` on port 8000": SERVICE + "test_the_endpoint_starts_once_its_port_is_free",
     "the log: `cannot listen on …`": RECONFIGURATION
     + "test_a_port_in_use_is_retried_until_it_is_free",
@@ -144,6 +149,8 @@ TESTS = {
 }
 # Texts of other programs, or that the code assembles from several parts.
 OTHER_TEXTS = {
+    "st2 pack install file://…",  # a command
+    "detected dubious ownership in repository at …",  # git
     "connection refused",  # curl
     "database or disk is full",  # SQLite
     "disk I/O error",  # SQLite
@@ -206,3 +213,29 @@ def test_each_message_on_the_page_is_in_the_code():
         if part not in source
     ]
     assert missing == []
+
+
+def test_git_refuses_a_clone_of_another_user_until_it_is_allowed(tmp_path):
+    """StackStorm clones the folder of `st2 pack install file://…` with git."""
+    repository = tmp_path / "poundcake"
+    environment = {**os.environ, "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
+    environment.pop("GIT_CONFIG_GLOBAL", None)
+    # As if the folder belonged to another user.
+    other_user = {**environment, "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"}
+
+    def clone(name):
+        command = ["git", "clone", "-q", f"file://{repository}", str(tmp_path / name)]
+        return subprocess.run(
+            command, check=False, env=other_user, stderr=subprocess.PIPE, text=True
+        )
+
+    subprocess.run(["git", "init", "-q", str(repository)], env=environment, check=True)
+    refused = clone("refused")
+    if refused.returncode == 0:
+        pytest.skip("this version of git does not check the owner")
+    assert f"detected dubious ownership in repository at '{repository}/.git'" in refused.stderr
+    install = documents.ROOT / "docs" / "INSTALL.md"
+    command = documents.find_block(install, "sh", "safe.directory")
+    command = command.replace("--system", "--global")  # of the folder in HOME
+    subprocess.run(["sh", "-ec", command], cwd=repository, env=environment, check=True)
+    assert clone("allowed").returncode == 0
