@@ -13,6 +13,7 @@ from poundcake.trail import database, outbox, pause
 from poundcake.trail.audit import Actor
 from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.schema import alerts, changes
+from tests.lib.empty_databases import restore_or_record
 from tests.lib.samples import NOON, alert, iso
 from tests.lib.trails import database_time, episode, record, record_execution
 
@@ -115,6 +116,12 @@ class RecordedDay:
 def record_day(engine):
     """Record a day in which remediations ended in every way, and what prevents changes at noon."""
     day = RecordedDay(engine)
+    day.request_ids, day.alerts = restore_or_record(engine, _record_whole_day)
+    return day
+
+
+def _record_whole_day(engine):
+    day = RecordedDay(engine)
     _record_changes(day)
     _record_what_changed_nothing(day)
     for number in range(3):
@@ -142,7 +149,7 @@ def record_day(engine):
     )
     with database_time(before_noon(20)):
         pause.pause(engine, Actor("anna", "p"), "maintenance of rack 12")
-    return day
+    return day.request_ids, day.alerts
 
 
 def _record_changes(day):

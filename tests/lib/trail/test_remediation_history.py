@@ -15,6 +15,7 @@ from poundcake.trail.execution_results import ExecutionResult, execution_result,
 from poundcake.trail.remediation_history import DAY, HOUR, HistoryReader, add_figures
 from poundcake.trail.schema import alerts, changes, executions, links
 from poundcake.trail.search import FilterError
+from tests.lib.empty_databases import restore_or_record
 from tests.lib.recorded_day import record_day
 from tests.lib.samples import NOON, alert, iso, later
 from tests.lib.trails import STATUSES, database_time, episode, record, record_execution
@@ -37,6 +38,11 @@ def read(engine, reader=None, **query):
 @pytest.fixture
 def random_history(engine):
     """Record five days of random alerts, each with up to two random executions."""
+    restore_or_record(engine, record_random_history)
+    return engine
+
+
+def record_random_history(engine):
     rng = random.Random(17)
     for number in range(15):
         at = NOON - timedelta(seconds=rng.randrange(5 * 86400))
@@ -59,7 +65,6 @@ def random_history(engine):
             connection.execute(update(alerts).where(alerts.c.id == row.id).values(values))
             for run in range(rng.randrange(3)):
                 _add_execution(connection, rng, row, f"e{row.id}-{run}")
-    return engine
 
 
 def _add_execution(connection, rng, row, name):

@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from poundcake.trail import database
 from tests import documents, services
+from tests.lib.empty_databases import create_mariadb_tables
 from tests.lib.samples import alert, iso, later
 from tests.lib.trails import episode, record, record_execution
 
@@ -56,6 +57,7 @@ STATEMENTS = documents.find_code_blocks(documents.ROOT / "docs" / "QUERIES.md", 
 def request_id(mariadb_url):
     """Return the id of a request with three alerts and executions, next to another request."""
     engine = database.open_engine(mariadb_url)
+    create_mariadb_tables(engine)
     main_request = record(
         engine,
         alert("HostDown", fingerprint="a", labels={"severity": "critical"}),
