@@ -7,6 +7,7 @@ that need it are skipped with a message.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import gc
 import importlib.util
 import os
@@ -152,12 +153,24 @@ def pytest_ignore_collect(collection_path):
 
     The others need the tools that `make test` installs, and take many minutes in one process.
     """
-    is_st2tests_missing = importlib.util.find_spec("st2tests") is None
     name = collection_path.name
     is_test = name.startswith("test_") and name.endswith(".py")
-    if is_st2tests_missing or not is_test or name.startswith("test_st2_"):
+    if not is_test or name.startswith("test_st2_") or not is_installed("st2tests"):
         return None  # pytest decides
     return True
+
+
+@functools.lru_cache(maxsize=None)
+def is_installed(package):
+    return importlib.util.find_spec(package) is not None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_collection():
+    """Collect no garbage while the tests are found, because all of the new objects are kept."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups in the same hook
@@ -195,6 +208,7 @@ def needs_services(item):
     return on_mariadb or bool(SERVICE_FIXTURES & set(getattr(item, "fixturenames", ())))
 
 
+@functools.lru_cache(maxsize=None)
 def starts_processes(item):
     """Return True if a test starts a process of the pack."""
     if any(name in PROCESS_PARAMETERS for name in list_parameters(item)):
@@ -203,6 +217,7 @@ def starts_processes(item):
     return item.nodeid.startswith(PROCESS_FILES) or any(word in name for word in PROCESS_WORDS)
 
 
+@functools.lru_cache(maxsize=None)
 def takes_long(item):
     """Return True if only `make test-long` runs a test."""
     on_threads = any(name in THREADS for name in list_parameters(item))
