@@ -131,12 +131,17 @@ def test_each_command_about_containers_is_executed_or_has_a_reason(path, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def st2_parser():
+    """Return the parser of the st2 client, which takes longer to create than to use."""
+    return Shell().parser
+
+
 @pytest.mark.parametrize("text", code_blocks("sh"))
-def test_the_st2_client_can_parse_each_command(text):
-    parser = Shell().parser
+def test_the_st2_client_can_parse_each_command(st2_parser, text):
     for line in text.splitlines():
         if line.startswith("st2 "):
-            parser.parse_args(shlex.split(line, comments=True)[1:])
+            st2_parser.parse_args(shlex.split(line, comments=True)[1:])
 
 
 @pytest.mark.parametrize("text", code_blocks("yaml"))

@@ -5,6 +5,7 @@ A test server receives the requests that `core.http` would send.
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import re
@@ -34,6 +35,12 @@ HOSTILE = make_inert('{{ st2kv.system.x }} <!channel> "\\\n')
 KEYS = {"slack_webhook_url": "http://slack/hook", "pagerduty_routing_key": "R1"}
 
 
+@functools.lru_cache(maxsize=None)
+def read_triggers():
+    """Return the triggers of the pack. Reading the pack takes longer than each of these tests."""
+    return content.Pack(str(ROOT)).triggers
+
+
 def declared_fields(trigger):
     """Return {field: a value of its type} for the fields that the sensor declares for a trigger."""
     values = {
@@ -43,7 +50,7 @@ def declared_fields(trigger):
         "array": [HOSTILE, HOSTILE],
         "object": {},
     }
-    properties = content.Pack(str(ROOT)).triggers[trigger]["payload_schema"]["properties"]
+    properties = read_triggers()[trigger]["payload_schema"]["properties"]
     return {name: values[schema["type"]] for name, schema in properties.items()}
 
 
