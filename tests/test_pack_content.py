@@ -18,17 +18,17 @@ from st2client.utils.interactive import InteractiveForm
 from tests import content
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OWN_PACK = content.Pack(ROOT)
 INQUIRY_SCHEMAS = [
     pytest.param(task["input"]["schema"], id=f"{name}-{task_name}")
-    for name, workflow in content.Pack(ROOT).workflows.items()
+    for name, workflow in OWN_PACK.workflows.items()
     for task_name, task in workflow["tasks"].items()
     if task.get("action") == "core.ask"
 ]
 
 
 def test_the_pack_has_no_problems():
-    problems = content.find_problems(ROOT)
-    assert not problems, "\n".join(problems)
+    assert not OWN_PACK.problems, "\n".join(OWN_PACK.problems)
 
 
 def test_each_example_alert_is_matched_by_a_rule():
@@ -36,8 +36,7 @@ def test_each_example_alert_is_matched_by_a_rule():
         groups = yaml.safe_load(file)["groups"]
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}
     criteria = [
-        rule.get("criteria", {}).get("trigger.alert_name", {})
-        for rule in content.Pack(ROOT).rules.values()
+        rule.get("criteria", {}).get("trigger.alert_name", {}) for rule in OWN_PACK.rules.values()
     ]
     matched_names = {name for criterion in criteria for name in alert_names(criterion)}
     assert alerts - matched_names == set()
