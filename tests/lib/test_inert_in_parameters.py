@@ -31,11 +31,11 @@ def check_rendering(rule, first, second):
     assert render(rendered, schemas, {}) == expected
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_stays_a_single_string(rule, text):
-    check_rendering(rule, text, "web-1")
-    check_rendering(rule, "web-1", text)
+def test_hostile_text_stays_a_single_string(text):
+    for rule in RULES.values():
+        check_rendering(rule, text, "web-1")
+        check_rendering(rule, "web-1", text)
 
 
 @given(careless_rules.texts, careless_rules.texts)
