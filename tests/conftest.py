@@ -36,11 +36,13 @@ SERVICE_FIXTURES = {
     "rabbitmq_url",
     "test_host",
 }
-# The tests in these files start processes or wait for a long time. `make test-fast` skips them.
+# The tests in these files and classes start processes or wait for a long time. `make test-fast`
+# skips them.
 PROCESS_FILES = (
     "tests/browser/",
     "tests/faults/",
     "tests/fuzz/",
+    "tests/lib/endpoint/board/test_board_process.py::TestProcess::",
     "tests/lib/trail/test_migrations.py",
     "tests/scenarios/",
     "tests/standalone/",
