@@ -222,6 +222,9 @@ class Decision:
         parameters = self.masked_parameters.items()
         arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in parameters)
         target = f" on {self.target}" if self.target else ""
+        if self.host and self.target == self.host and not self.host_parameter:
+            # Limits and the cooldown still count the change by the host.
+            target = " (the action gets no host)"
         return self.action + (f" with {arguments}" if arguments else "") + target
 
     @property

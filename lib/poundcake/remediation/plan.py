@@ -25,7 +25,6 @@ from poundcake.remediation.begin import (
     describe_obstacle,
 )
 from poundcake.remediation.errors import RemediationError
-from poundcake.remediation.safety import without_host
 from poundcake.remediation.stage import Stage
 from poundcake.remediations import (
     Mode,
@@ -270,9 +269,6 @@ def _describe_entry(
             stopped_by += find_entry_problems(api, entry)
         except StackStormError as error:
             stopped_by.append(f"the action could not be checked: {error}")
-    change = live_decision.change or decision.change
-    if not (entry.host_parameter or entry.target):
-        change = without_host(change, decision.host)
     return {
         "name": entry.name,
         "mode": str(entry.mode),
@@ -280,7 +276,7 @@ def _describe_entry(
         "inspects_first": bool(decision.approvers and decision.inspections),
         "started_by": list(starting_rules),
         "would_change": decision.may_change and bool(starting_rules) and not stopped_by,
-        "change": change,
+        "change": live_decision.change or decision.change,
         "action": decision.action,
         "parameters": decision.masked_parameters,
         "target": decision.target,
@@ -329,13 +325,14 @@ def _describe_rule(config: Config, alert: Alert, rule: Rule, doubt: str) -> dict
     view = {"rule": rule.ref, "action": rule.action, "doubt": doubt, "note": ""}
     if rule.action in (REMEDIATE, HOST_DOWN, DEFAULT, *SHIPPED):
         parameters, mode = rule.parameters.get("parameters"), str(rule.parameters.get("mode"))
+        default_host_parameter = "host" if rule.action == HOST_DOWN else ""  # as in actions/*.yaml
         request = Request(
             remediation=str(rule.parameters.get("remediation") or ""),
             action=rule.action
             if rule.action in SHIPPED
             else str(rule.parameters.get("action") or ""),
             parameters=parameters if isinstance(parameters, dict) else {},
-            host_parameter=str(rule.parameters.get("host_parameter") or ""),
+            host_parameter=str(rule.parameters.get("host_parameter") or default_host_parameter),
             mode=Mode(mode) if mode in list(Mode) else Mode.LIVE,
             workflow=rule.action,
         )

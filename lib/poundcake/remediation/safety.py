@@ -477,28 +477,12 @@ def _describe_dry_run(
     target = host.host if host else "the alert"
     if request.target_labels:
         target = situation.target
-    change = request.change
-    if host and request.remediation and not (request.needs_host or request.target_labels):
-        change = without_host(change, host.host)
-    description = "would run " + (change or f"{request.action} for {target}")
+    description = "would run " + (request.change or f"{request.action} for {target}")
     if not config.allowed_hosts:
         description += ", but allowed_hosts is empty: with dry_run: false it allows no host"
     elif temporary_reason:
         description += f", but not now: {temporary_reason.text}"
     return _Reason(Refusal.DRY_RUN, description, "set dry_run to false")
-
-
-def without_host(change: str, host: str) -> str:
-    """Return a change in words for an action that does not get the alert's host.
-
-    Args:
-        change: The action, its parameters and its target in words, or ''.
-        host: The alert's host, which limits and the cooldown use as the target, or ''.
-    """
-    suffix = f" on {host}"
-    if not host or not change.endswith(suffix):
-        return change
-    return f"{change[: -len(suffix)]} (the action gets no host)"
 
 
 # -- refusals that end with time, or when a person lifts them

@@ -89,6 +89,15 @@ def test_a_live_entry_runs_its_action_with_labels_and_host():
     assert make_inert(decision.as_dict()) == decision.as_dict()
 
 
+def test_an_action_without_the_host_is_not_described_as_if_it_got_it():
+    """People approve the change by this text."""
+    assert decide_about(host_parameter="").change == (
+        "linux.service with act=restart, service=nginx (the action gets no host)"
+    )
+    by_label = decide_about(host_parameter="", target=["service"])
+    assert by_label.change.endswith(" on service=nginx")
+
+
 def test_a_workflow_that_may_change_something_does_not_claim_that_nothing_was_changed():
     """Its later tasks may be killed before they report."""
     result = decide_about().as_dict()
@@ -244,7 +253,10 @@ def test_an_action_chosen_by_a_rule_needs_no_host():
         "",
     )
     dry_run_decision = decide_about(request, config={"dry_run": True})
-    assert dry_run_decision.message == "would run linux.service with note={{ x }} on web-1"
+    assert (
+        dry_run_decision.message
+        == "would run linux.service with note={{ x }} (the action gets no host)"
+    )
 
 
 @pytest.mark.parametrize("request_", [Request(), Request(remediation="nginx", action="a.b")])

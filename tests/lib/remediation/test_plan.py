@@ -365,7 +365,7 @@ def test_a_plan_shows_the_change_of_a_rule_with_its_own_action():
         parameters={"action": "linux.service", "parameters": {"act": "stop"}},
     )
     (rule_view,) = make_plan(api=FakeApi([own_rule]), entries=[])["rules"]
-    assert rule_view["note"] == "would run linux.service with act=stop on web-1"
+    assert rule_view["note"] == "would run linux.service with act=stop (the action gets no host)"
     (rule_view,) = make_plan(api=FakeApi([own_rule]), entries=[], config={"allowed_actions": []})[
         "rules"
     ]
