@@ -48,6 +48,8 @@ class Run(NamedTuple):
             "ST2_ACTION_AUTH_TOKEN": token,
             "ST2_API_URL": self.executor.api_url,
             "ST2_AUTH_TOKEN": token,
+            # The settings of a StackStorm that is installed on this machine do not apply here.
+            "ST2_CONFIG_PATH": os.devnull + "/st2.conf",
         }
 
 

@@ -28,7 +28,7 @@ HOSTS = "poundcake.hosts:canonical_host"
 CHECKS = "poundcake.remediation.checks:"
 SAFETY = "poundcake.remediation.safety:"
 BEGIN = "poundcake.remediation.begin:"
-INSPECTIONS = "poundcake.remediation.inspections:"
+FINDINGS = "poundcake.remediation.findings:"
 PAUSE = "poundcake.trail.pause:"
 SETTLE = "poundcake.trail.settle_changes:"
 RETRY = "poundcake.trail.retry_refused:"
@@ -57,13 +57,13 @@ INERT_TESTS = "tests/lib/test_inert.py::"
 PARAMETER_TESTS = "tests/lib/test_inert_in_parameters.py::"
 HOSTS_TESTS = "tests/lib/test_hosts.py::"
 CHECKS_TESTS = "tests/lib/remediation/test_checks.py::"
-REPORT_TESTS = "tests/lib/remediation/test_report.py::"
+REPORT_TESTS = "tests/lib/remediation/test_build_report.py::"
 SAFETY_TESTS = "tests/lib/remediation/test_safety.py::"
 CONTROLS = SAFETY_TESTS + "test_each_control_refuses_with_its_value_and_a_remedy"
 LIMITS_TESTS = "tests/lib/trail/test_limits.py::"
 BEGIN_TESTS = "tests/lib/remediation/test_begin.py::"
 HOST_DOWN_TESTS = LIMITS_TESTS + "TestHostDownActions::"
-INSPECTION_TESTS = "tests/lib/remediation/test_inspections.py::"
+FINDING_TESTS = "tests/lib/remediation/test_findings.py::"
 SETTLE_TESTS = "tests/lib/trail/test_settle_changes.py::"
 RETRY_TESTS = "tests/lib/trail/test_retry_refused.py::"
 PURGE_TESTS = "tests/lib/trail/test_purge.py::"
@@ -716,7 +716,7 @@ INERT_TEXT_AND_SAFETY = [
     Defence(
         "the result of another pack's action is not passed on",
         Edit(
-            "poundcake.remediation.report:_Tasks.result",
+            "poundcake.remediation.build_report:_Tasks.result",
             "not _.startswith(_OWN_ACTIONS)",
             "False",
         ),
@@ -928,7 +928,7 @@ INERT_TEXT_AND_SAFETY = [
     ),
     Defence(
         "an episode is not released while its change may run",
-        Edit(CLAIMS + "release", "unfinished_changes and not force", "False"),
+        Edit("poundcake.trail.release:release_claims", "unfinished_changes and not force", "False"),
         test(
             LIMITS_TESTS
             + "TestEpisodes::test_a_release_is_refused_while_the_change_may_be_running",
@@ -1194,9 +1194,9 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "the checks of the host before the approval do not permit the change",
-        Becomes(INSPECTIONS + "INSPECT_TASK", "'inspect_first'"),
+        Becomes("poundcake.remediation.inspections:INSPECT_TASK", "'inspect_first'"),
         test(
-            INSPECTION_TESTS
+            FINDING_TESTS
             + "TestChecks::test_the_inspections_before_the_approval_do_not_permit_the_change",
         ),
     ),
@@ -1246,42 +1246,41 @@ ONE_REMEDIATION = [
     ),
     Defence(
         "a check whose result could not be read permits no change",
-        Edit(INSPECTIONS + "_find_objection", "_.holds is None", "False"),
+        Edit(FINDINGS + "_find_objection", "_.holds is None", "False"),
         test(
-            INSPECTION_TESTS
-            + "TestChecks::test_a_check_with_an_unreadable_result_prevents_a_change"
+            FINDING_TESTS + "TestChecks::test_a_check_with_an_unreadable_result_prevents_a_change"
         ),
     ),
     Defence(
         "a healthy host is not changed",
-        Edit(INSPECTIONS + "_find_objection", "not _.holds", "False"),
-        test(INSPECTION_TESTS + "TestChecks::test_a_healthy_host_prevents_a_change"),
+        Edit(FINDINGS + "_find_objection", "not _.holds", "False"),
+        test(FINDING_TESTS + "TestChecks::test_a_healthy_host_prevents_a_change"),
     ),
     Defence(
         "an old check permits no change",
         Edit(
-            INSPECTIONS + "_find_objection",
+            FINDINGS + "_find_objection",
             "now - finding.ended_at > timedelta(minutes=_MAX_AGE_MINUTES)",
             "False",
         ),
-        test(INSPECTION_TESTS + "TestChecks::test_an_old_check_prevents_a_change"),
+        test(FINDING_TESTS + "TestChecks::test_an_old_check_prevents_a_change"),
     ),
     Defence(
         "a service in an unknown state is not restarted",
         Edit(
-            INSPECTIONS + "_read_service",
+            FINDINGS + "_read_service",
             "not facts.is_active and facts.state not in _DOWN_STATES",
             "False",
         ),
         test(
-            INSPECTION_TESTS
+            FINDING_TESTS
             + "TestChecks::test_a_service_in_another_state_neither_permits_nor_confirms_a_change"
         ),
     ),
     Defence(
         "a failed check permits no change",
-        Returns(INSPECTIONS + "_require_success", "None"),
-        test(INSPECTION_TESTS + "TestActions::test_a_failed_action_prevents_a_change"),
+        Returns(FINDINGS + "_require_success", "None"),
+        test(FINDING_TESTS + "TestActions::test_a_failed_action_prevents_a_change"),
     ),
     Defence(
         "no change is made in ask mode without an approval",
