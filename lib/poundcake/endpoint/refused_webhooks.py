@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +14,8 @@ from poundcake.endpoint.rate_limited_logger import RateLimitedLogger
 from poundcake.string_enum import StringEnum
 from poundcake.timestamps import format_timestamp
 
+# Alertmanager sends the alerts of a refused notification again at the next group_interval.
+_RECURRENCE = timedelta(hours=1)
 
 class RefusalReason(StringEnum):
     """Why a webhook was refused: the values of the metric's label `reason`."""
@@ -62,6 +64,9 @@ class RefusedWebhook:
         sender: The IP address of the sender.
         refused_at: When it was refused.
         accepted_at: When the first webhook from the same sender was accepted after it, or None.
+        is_recurring: Whether others from the same sender were accepted between this one and an
+            earlier one. The next accepted one then says nothing about the refused ones: several
+            senders share a proxy, or only the large notifications of a sender are refused.
     """
 
     reason: RefusalReason
@@ -70,6 +75,7 @@ class RefusedWebhook:
     sender: str
     refused_at: datetime
     accepted_at: datetime | None = None
+    is_recurring: bool = False
 
 
 class RefusedWebhooks:
@@ -86,10 +92,13 @@ class RefusedWebhooks:
 
     def add(self, reason: RefusalReason, status: HTTPStatus, detail: str, sender: str) -> None:
         """Count and log a webhook that was just refused."""
-        webhook = RefusedWebhook(reason, status, detail, sender, datetime.now(timezone.utc))
+        now = datetime.now(timezone.utc)
         with self._lock:
             self._count += 1
-            self._last = webhook
+            is_recurring = self._is_recurring(sender, now)
+            self._last = RefusedWebhook(
+                reason, status, detail, sender, now, is_recurring=is_recurring
+            )
         self._counter.labels(reason.value).inc()
         # One format string per reason, so that a frequent reason does not suppress the others.
         self._log.warning(
@@ -100,10 +109,16 @@ class RefusedWebhooks:
             detail,
         )
 
+    def _is_recurring(self, sender: str, now: datetime) -> bool:
+        last = self._last
+        if last is None or last.sender != sender or now - last.refused_at > _RECURRENCE:
+            return False
+        return last.is_recurring or last.accepted_at is not None
+
     def note_accepted(self, sender: str) -> None:
         """Note that a webhook from a sender was just accepted."""
         last = self._last
-        if last is None or last.accepted_at or last.sender != sender:
+        if last is None or last.accepted_at or last.is_recurring or last.sender != sender:
             return  # without the lock, because almost every webhook ends here
         with self._lock:
             if self._last is last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from http import HTTPStatus
 
 import pytest
@@ -102,6 +103,27 @@ def test_only_the_same_sender_ends_a_refusal():
     refused.note_accepted("192.0.2.8")
     assert refused.report()["last"]["accepted_at"] is None
     refused.note_accepted("192.0.2.7")
+    assert refused.report()["last"]["accepted_at"]
+
+
+def test_a_sender_whose_webhooks_are_refused_and_accepted_by_turns_is_still_refused():
+    refused = RefusedWebhooks(Metrics(dict, tuple), logging.getLogger("test"))
+    too_large = (RefusalReason.TOO_LARGE, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "x")
+    for _ in range(3):
+        refused.add(*too_large, "192.0.2.7")
+        refused.note_accepted("192.0.2.7")
+    assert refused.report()["last"]["accepted_at"] is None
+    refused.add(*too_large, "192.0.2.8")
+    refused.note_accepted("192.0.2.8")
+    assert refused.report()["last"]["accepted_at"], "another sender is judged by itself"
+
+
+def test_a_refusal_of_long_ago_does_not_make_the_next_one_recurring(monkeypatch):
+    refused = RefusedWebhooks(Metrics(dict, tuple), logging.getLogger("test"))
+    monkeypatch.setattr("poundcake.endpoint.refused_webhooks._RECURRENCE", timedelta(0))
+    for _ in range(2):
+        refused.add(RefusalReason.UNAUTHENTICATED, HTTPStatus.UNAUTHORIZED, "x", "192.0.2.7")
+        refused.note_accepted("192.0.2.7")
     assert refused.report()["last"]["accepted_at"]
 
 
