@@ -222,10 +222,15 @@ class Decision:
         parameters = self.masked_parameters.items()
         arguments = ", ".join(f"{name}={_as_text(value)}" for name, value in parameters)
         target = f" on {self.target}" if self.target else ""
-        if self.host and self.target == self.host and not self.host_parameter:
+        if self.host and self.target == self.host and not self._passes_host:
             # Limits and the cooldown still count the change by the host.
             target = " (the action gets no host)"
         return self.action + (f" with {arguments}" if arguments else "") + target
+
+    @property
+    def _passes_host(self) -> bool:
+        """Whether the action gets the host. A rule or a label can put it into any parameter."""
+        return bool(self.host_parameter) or self.host in _as_text(dict(self.parameters)).lower()
 
     @property
     def masked_parameters(self) -> dict[str, Any]:

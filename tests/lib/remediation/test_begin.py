@@ -94,6 +94,10 @@ def test_an_action_without_the_host_is_not_described_as_if_it_got_it():
     assert decide_about(host_parameter="").change == (
         "linux.service with act=restart, service=nginx (the action gets no host)"
     )
+    passed_by_label = decide_about(
+        alert={"instance": "Web-1:9100"}, host_parameter="", **{"with": {"node": "$instance"}}
+    )
+    assert passed_by_label.change == "linux.service with node=Web-1:9100 on web-1"
     by_label = decide_about(host_parameter="", target=["service"])
     assert by_label.change.endswith(" on service=nginx")
 
