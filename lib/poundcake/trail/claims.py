@@ -24,7 +24,7 @@ from poundcake.trail.errors import TrackingError
 from poundcake.trail.outbox import Ending, add_ending
 from poundcake.trail.outcomes import EMITTED, Explanation, Outcome
 from poundcake.trail.recorded_alert import read_alert
-from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta, storable
+from poundcake.trail.schema import alerts, api_calls, cut, executions, links, meta, truncate
 from poundcake.trail.schema import changes as change_rows
 
 CLAIM_GRACE = timedelta(minutes=10)
@@ -499,7 +499,7 @@ def _write_report(connection: Connection, execution_id: str, report: EndReport) 
     values = {
         **report._asdict(),
         "stage": cut(report.stage, executions.c.stage),
-        "message": storable(report.message),
+        "message": truncate(report.message, executions.c.message),
         "mutated": False,
     }
     connection.execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Sequence
 
-from sqlalchemy import Column, select, update
+from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
 
 from poundcake.execution_status import TERMINAL, ExecutionStatus
@@ -23,7 +23,7 @@ from poundcake.trail.clock import database_now
 from poundcake.trail.execution_results import end_result, execution_result
 from poundcake.trail.outbox import Ending, add_ending
 from poundcake.trail.read_executions import read_executions
-from poundcake.trail.schema import alerts, changes, cut, executions, links, storable
+from poundcake.trail.schema import alerts, changes, cut, executions, links, truncate
 from poundcake.trail.sync_round import Deadline, SyncRound
 from poundcake.trail.verdict import LINK_STAGE
 
@@ -34,7 +34,6 @@ _PAGE = 100  # maximum entries in a list that StackStorm's API returns
 # The stages of executions that are not reported as ended remediations: those without a report,
 # without a claim, or with a change that was not reserved.
 _STAGES_WITHOUT_EVENT = ("", NOT_CLAIMED, "done")
-_MAX_TEXT_LENGTH = 4000  # maximum characters for a column that has no maximum length
 
 
 def mirror_open_executions(sync_round: SyncRound, api: StackStormApi, deadline: Deadline) -> int:
@@ -182,12 +181,8 @@ def _column_values(execution: Execution) -> dict[str, Any]:
     if execution.is_terminal:
         for name, value in workflow_output(execution.result).items():
             is_text = isinstance(value, str)
-            values[name] = _truncate(str(value), executions.c[name]) if is_text else value
+            values[name] = truncate(str(value), executions.c[name]) if is_text else value
         if execution.status != ExecutionStatus.SUCCEEDED:
             reason = failure_reason(execution.result)
-            values["error"] = _truncate(reason, executions.c.error) or None
+            values["error"] = truncate(reason, executions.c.error) or None
     return values
-
-
-def _truncate(text: str, column: Column[Any]) -> str:
-    return storable(text)[: getattr(column.type, "length", None) or _MAX_TEXT_LENGTH]

@@ -47,6 +47,8 @@ metadata = MetaData()
 
 # json.dumps() creates a new encoder on each call.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+# The longest text in a column that has no maximum length, in characters.
+_MAX_TEXT_LENGTH = 4000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -405,6 +407,14 @@ def cut(text: str, column: ColumnElement[Any]) -> str:
     Lone surrogates become question marks, because neither database can store them.
     """
     return storable(text)[: getattr(column.type, "length", None)]
+
+
+def truncate(text: str, column: ColumnElement[Any]) -> str:
+    """Do the same as cut(), but also truncate a text whose column has no maximum length.
+
+    On MariaDB, such a column holds 65,535 bytes, and a longer text fails.
+    """
+    return cut(text, column)[:_MAX_TEXT_LENGTH]
 
 
 def storable(text: str) -> str:

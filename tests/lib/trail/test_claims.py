@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from poundcake.config import Config
 from poundcake.trail import claims, clock, database, queries
 from poundcake.trail.errors import DatabaseError, TrackingError
+from poundcake.trail.outbox import Ending, EndResult
 from poundcake.trail.queries.rows import DRY_RUN_NOTE
 from poundcake.trail.release import release_claims
 from poundcake.trail.replay import replay_request
@@ -257,6 +258,14 @@ class TestEndReport:
         assert self.read_result(trail) == ("running", "dry_run", expected)
         (request,) = view(trail.engine, queries.executions_recent)["executions"]
         assert request["alerts"][0]["result"] == "dry_run"
+
+    def test_a_message_that_mariadb_could_not_store_is_truncated(self, trail):
+        request_id, (row,) = trail.record(alert())
+        ending = Ending(EndResult.DRY_RUN, request_id, row.episode, "e1", "r")
+        report = claims.EndReport("dry_run", "x" * 70_000, dry_run=True, verified=False)
+        assert claims.link_ended(trail.engine, WORKFLOW, ending, report)["claimed"]
+        with database.reading(trail.engine) as connection:
+            assert connection.scalar(select(executions.c.message)) == "x" * 4000
 
     def test_sync_confirms_it(self, trail, begin):
         report = begin()["report"]
