@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Iterator, NamedTuple, Sequence
 
 from poundcake.alertmanager import RESOLVED
-from poundcake.execution_status import ExecutionStatus
+from poundcake.execution_status import STATUSES, TERMINAL, ExecutionStatus
 from poundcake.timestamps import format_duration, format_timestamp
 from poundcake.trail.audit import AuditEntry
 from poundcake.trail.changes import NOT_CLAIMED, Change, ChangeResult
@@ -38,6 +38,9 @@ _RESULTS = {
     ExecutionResult.NOT_VERIFIED: "ran, but the check that followed failed",
     ExecutionResult.UNKNOWN: "ended without a report",
 }
+# The statuses that add nothing to a result. An execution whose result is recorded ends in a moment,
+# even if it was last seen running.
+_EVIDENT_STATUSES = ("succeeded", "failed", *(s for s in STATUSES if s not in TERMINAL))
 _AUDIT_VERBS = {
     "acknowledge": "acknowledged it",
     "close": "closed it",
@@ -128,7 +131,7 @@ def _describe_run(run: Run, asks: bool) -> Event:
             name, state = f"{execution.action} ({execution.st2_execution_id})", "is at work"
         return Event(started_at, f"{name} {state}", st2_execution_id=execution.st2_execution_id)
     result = _RESULTS.get(run.result, "succeeded")
-    if execution.status not in ("succeeded", "failed") and execution.status not in result:
+    if execution.status not in _EVIDENT_STATUSES and execution.status not in result:
         result += f" ({execution.status})"
     seconds = execution.duration_seconds
     duration = "" if seconds is None else f" after {format_duration(seconds)}"

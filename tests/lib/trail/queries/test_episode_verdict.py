@@ -292,6 +292,14 @@ class TestChecks:
         runs = list_runs(judged, NOW)
         assert text in [event.text for event in list_events(judged, runs, 10)]
 
+    def test_a_recorded_result_is_not_called_running(self):
+        """poundcake.begin records it a moment before StackStorm ends the workflow."""
+        ended = {"status": "running", "stage": "dry_run", "mutated": False, "dry_run": True}
+        judged = episode(executions=[execution(**{**self.CHECKING, **ended})])
+        events = list_events(judged, list_runs(judged, NOW), 10)
+        (text,) = [event.text for event in events if "(e1)" in event.text]
+        assert text == "linux.service (e1) ended as a dry run"
+
 
 class TestPriority:
     """The first of two rules that apply decides."""
