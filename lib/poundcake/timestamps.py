@@ -53,7 +53,7 @@ def parse_http_date(text: object) -> datetime | None:
         return None
     try:
         moment = parsedate_to_datetime(text)
-    except (TypeError, ValueError):  # before Python 3.10, it is a TypeError
+    except (TypeError, ValueError, OverflowError):  # before Python 3.10, it is a TypeError
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 

@@ -108,6 +108,7 @@ def test_timestamps_are_formatted_in_utc():
         ("yesterday", None),
         ("", None),
         (None, None),
+        ("Wed, 14 Jan 2026 12:00:00 +99999999999999", None),
     ],
 )
 def test_a_date_header_is_in_utc(text, moment):
