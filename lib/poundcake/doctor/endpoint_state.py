@@ -129,7 +129,7 @@ def _check_last_refusal(view: Mapping[str, Any], last: Mapping[str, Any], count:
         f"at {last['refused_at']}: {last['status']}, {last['detail']}"
     )
     if last.get("accepted_at"):
-        return ok(check, f"{what}; its webhooks are accepted since {last['accepted_at']}")
+        return ok(check, f"{what}; one from the same address was accepted at {last['accepted_at']}")
     if is_refusing(view, datetime.now(timezone.utc)):
         return problem(check, what, REFUSAL_REMEDY)
     return warning(check, what, REFUSAL_REMEDY)

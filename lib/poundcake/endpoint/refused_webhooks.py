@@ -17,6 +17,7 @@ from poundcake.timestamps import format_timestamp
 # Alertmanager sends the alerts of a refused notification again at the next group_interval.
 _RECURRENCE = timedelta(hours=1)
 
+
 class RefusalReason(StringEnum):
     """Why a webhook was refused: the values of the metric's label `reason`."""
 

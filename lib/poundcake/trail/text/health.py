@@ -283,11 +283,11 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
 
 
 def _describe_recovery(view: Mapping[str, Any], now: datetime) -> str:
-    """Return since when webhooks from the sender of the last refused one are accepted, or ''."""
+    """Return when a webhook from the sender of the last refused one was accepted, or ''."""
     accepted_at = (_find_last_refusal(view) or {}).get("accepted_at")
-    return (
-        f"; since {format_time(accepted_at, now)}, its webhooks are accepted" if accepted_at else ""
-    )
+    if not accepted_at:
+        return ""
+    return f"; one from the same address was accepted at {format_time(accepted_at, now)}"
 
 
 def _configuration(configuration: Mapping[str, Any]) -> list[str]:

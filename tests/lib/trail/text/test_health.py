@@ -61,7 +61,7 @@ def test_a_refusal_is_history_once_its_sender_is_accepted():
     output = text.health(view, later(15), width=200)
     assert output.startswith(f"\n{ALL_WORKS}\n")
     shown = " ".join(output.split())
-    assert "from 127.0.0.1: 413, x; since 12:00:10Z, its webhooks are accepted" in shown
+    assert "from 127.0.0.1: 413, x; one from the same address was accepted at 12:00:10Z" in shown
     assert "next: st2 run poundcake.alerts_active format=text" in output
 
 
