@@ -204,6 +204,7 @@ class Circumstances(NamedTuple):
         settle_seconds: The configured value.
         dry_run: The configured value.
         dry_run_entries: The names of the entries in `remediations` whose mode is dry_run.
+        allows_no_host: Whether allowed_hosts is empty.
         hostless_entries: The names of the entries whose action does not get the alert's host.
     """
 
@@ -215,6 +216,7 @@ class Circumstances(NamedTuple):
     settle_seconds: int = _DEFAULTS.settle_seconds
     dry_run: bool = _DEFAULTS.dry_run
     dry_run_entries: AbstractSet[str] = frozenset()
+    allows_no_host: bool = False
     hostless_entries: AbstractSet[str] = frozenset()
 
     def is_stale(self, episode: Episode) -> bool:
@@ -746,6 +748,8 @@ def _describe_way_to_go_live(case: _Case, run: Run) -> str:
     needed = ["dry_run is false"] if case.circumstances.dry_run else []
     if source and source.remediation in case.circumstances.dry_run_entries:
         needed.append(f"the entry {source.remediation} has mode: live")
+    if case.circumstances.allows_no_host:
+        needed.append("allowed_hosts contains the host")
     if not would_change or not needed:
         return "handle it by hand"
     return f"nothing is changed until {' and '.join(needed)}"

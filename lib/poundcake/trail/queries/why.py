@@ -114,6 +114,7 @@ def read_circumstances(connection: Connection, config: Config) -> Circumstances:
         dry_run_entries=frozenset(
             entry.name for entry in config.remediations if entry.mode is Mode.DRY_RUN
         ),
+        allows_no_host=not config.allowed_hosts,
         hostless_entries=frozenset(
             entry.name
             for entry in config.remediations

@@ -555,6 +555,11 @@ class TestDryRuns:
             f"nothing is changed until {condition}; the command shows what would be done now"
         )
 
+    def test_an_empty_list_of_allowed_hosts_is_named_as_well(self):
+        assert self.next_step(dry_run=True, allows_no_host=True).startswith(
+            "nothing is changed until dry_run is false and allowed_hosts contains the host; "
+        )
+
     @pytest.mark.parametrize(
         "fields",
         [
