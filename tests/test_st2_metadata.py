@@ -75,6 +75,24 @@ def test_the_role_for_people_on_call_is_valid():
         assert not invalid, (resource, invalid)
 
 
+def test_the_role_for_people_on_call_permits_no_action_that_changes_hosts_or_is_internal():
+    role = load("etc/rbac/roles/poundcake_on_call.yaml")
+    executable = {
+        grant["resource_uid"]
+        for grant in role["permission_grants"]
+        if "action_execute" in grant["permission_types"]
+    }
+    names = {
+        os.path.basename(file)[: -len(".yaml")] for model, file in FILES if "/actions/" in file
+    }
+    not_for_people = set(
+        "begin change clean_disk cpu_check default disk_cleanup host_down link memory_check migrate"
+        " on_host purge record remediate report reserve restart_service service_restart sync"
+        " verify".split()
+    )
+    assert executable == {f"action:poundcake:{name}" for name in names - not_for_people}
+
+
 def test_the_role_of_the_endpoint_is_valid():
     from st2common.models.api.rbac import UserRoleAssignmentFileFormatAPI
 

@@ -73,7 +73,8 @@ def test_people_on_call_act(st2, person, remediated_alert):
     assert "CLOSED" in st2("run", "poundcake.close", *incident, "comment=a test")
 
 
-def test_people_on_call_cannot_run_the_actions_of_other_packs(stack, person, remediated_alert):
-    body = {"action": "core.local", "parameters": {"cmd": "true"}}
+@pytest.mark.parametrize("ref", ["core.local", "poundcake.on_host", "poundcake.clean_disk"])
+def test_people_on_call_cannot_run_actions_that_change_hosts(stack, person, remediated_alert, ref):
+    body = {"action": ref, "parameters": {}}
     with pytest.raises(AssertionError, match="action_execute"):
         stack.api("/executions", "POST", body, user=person)
