@@ -302,9 +302,13 @@ class Decision:
         return {**self.interrupted_report(), "stage": "", "message": message}
 
     def end_report(self) -> EndReport | None:
-        """Return the report as the trail stores it, or None if the workflow continues or fails."""
+        """Return the report as the trail stores it, or None if it is not final.
+
+        That is the case if the workflow continues, or if its check of the host has failed.
+        """
         report = self.report()
-        if self.next_task or report.status != "succeeded":
+        has_failed_check = self.stage is Stage.EVIDENCE and report.status != "succeeded"
+        if self.next_task or has_failed_check:
             return None
         return EndReport(report.stage, report.message, report.dry_run, report.verified)
 

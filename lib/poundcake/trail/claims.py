@@ -138,8 +138,8 @@ class Claimant:
         cooldown: How long the workflow may not claim an alert of the same host again.
         may_change: Whether the execution may change anything. Otherwise it needs no claim.
         ending: How the remediation ended, if the execution ends without a change, or None.
-        report: Its report, if it succeeds without a change, or None. The views show it until sync
-            has read the execution from StackStorm.
+        report: Its report, if it ends without a change, or None. The views show it until sync has
+            read the execution from StackStorm.
         retry_minutes: The wait before the first retry, if sync may try the refused change again;
             otherwise 0.
         action: The action that the execution runs, or '' if that is the workflow.
@@ -214,7 +214,7 @@ def link_ended(
         engine: The tracking database.
         workflow: The reference of the workflow.
         ending: How the remediation ended.
-        report: The report of an execution that succeeds, or None.
+        report: Its report, or None to leave it to sync.
         retry_minutes: The configured retry_refused_minutes if the refusal in the ending ends by
             itself, so that it is recorded like a refusal by poundcake.reserve; otherwise 0.
         action: The action that the execution runs, or '' if that is the workflow.

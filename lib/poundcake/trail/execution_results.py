@@ -141,7 +141,7 @@ def execution_result(
 
 
 def _has_recorded_report(stage: str, mutated: bool | None) -> bool:
-    """Return True if poundcake.begin recorded that the remediation succeeds without a change.
+    """Return True if poundcake.begin recorded that the remediation ends without a change.
 
     StackStorm ends the workflow a moment later, but sync reads its status only in the next round.
     """

@@ -227,7 +227,7 @@ class TestLink:
 
 
 class TestEndReport:
-    """poundcake.begin records the report of a remediation that succeeds without a change."""
+    """poundcake.begin records the report of a remediation that ends without a change."""
 
     @pytest.fixture
     def begin(self, trail, run_action):
@@ -237,7 +237,7 @@ class TestEndReport:
         def run(**parameters):
             return run_action(
                 "begin", "e1", request_id=request_id, episode=row.episode, execution_id="e1",
-                workflow="poundcake.default", **parameters,
+                **{"workflow": "poundcake.default", **parameters},
             )  # fmt: skip
 
         return run
@@ -266,6 +266,20 @@ class TestEndReport:
         assert claims.link_ended(trail.engine, WORKFLOW, ending, report)["claimed"]
         with database.reading(trail.engine) as connection:
             assert connection.scalar(select(executions.c.message)) == "x" * 4000
+
+    def test_a_refusal_that_fails_the_workflow_is_shown_as_well(self, trail, begin):
+        begin(workflow="poundcake.host_down", action="mypack.reboot", config={"dry_run": False})
+        assert self.read_result(trail)[:2] == ("running", "refused")
+
+    def test_a_failed_check_is_left_to_sync(self, trail, begin):
+        config = {"dry_run": False, "allowed_hosts": ["*"], "allowed_actions": ["mypack.reboot"]}
+        begin(
+            workflow="poundcake.host_down",
+            action="mypack.reboot",
+            host_parameter="host",
+            config={**config, "settle_seconds": 0},
+        )
+        assert self.read_result(trail)[:2] == ("running", "running")
 
     def test_sync_confirms_it(self, trail, begin):
         report = begin()["report"]
