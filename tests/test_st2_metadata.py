@@ -86,7 +86,7 @@ def test_the_role_for_people_on_call_permits_no_action_that_changes_hosts_or_is_
         os.path.basename(file)[: -len(".yaml")] for model, file in FILES if "/actions/" in file
     }
     not_for_people = set(
-        "begin change clean_disk cpu_check default disk_cleanup host_down link memory_check migrate"
+        "begin clean_disk cpu_check default disk_cleanup host_down link memory_check migrate"
         " on_host purge record remediate report reserve restart_service service_restart sync"
         " verify".split()
     )

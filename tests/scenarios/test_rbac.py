@@ -78,3 +78,17 @@ def test_people_on_call_cannot_run_actions_that_change_hosts(stack, person, reme
     body = {"action": ref, "parameters": {}}
     with pytest.raises(AssertionError, match="action_execute"):
         stack.api("/executions", "POST", body, user=person)
+
+
+def test_people_on_call_cannot_start_the_workflow_whose_requests_they_answer(stack, person):
+    inspections = [{"action": "core.local", "parameters": {"cmd": "true"}}]
+    begun = {"next_task": "inspect", "settle_seconds": 0, "may_reserve": False}
+    parameters = {
+        "request_id": "00000000-0000-0000-0000-000000000000",
+        "episode": "a-1",
+        "begun": {**begun, "inspections": inspections, "host_checks": []},
+    }
+    body = {"action": "poundcake.change", "parameters": parameters}
+    execution = stack.api("/executions", "POST", body, user=person)
+    assert stack.wait_until_ended(execution["id"])["status"] == "failed"
+    assert stack.api(f"/executions/{execution['id']}/children") == []
