@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Any, Mapping
+from typing import Any, Mapping, NamedTuple
 
 from poundcake.timestamps import parse_timestamp
 from poundcake.trail import commands
@@ -113,21 +113,34 @@ def is_refusing(view: Mapping[str, Any], now: datetime) -> bool:
     That is the case if the last refused webhook is a few minutes old, or newer than the newest
     recorded one. Once a webhook from the same sender has been accepted, its refusal is history.
     """
-    last = _find_last_refusal(view)
-    refused_at = parse_timestamp(last["refused_at"]) if last else None
-    if last is None or refused_at is None or last.get("accepted_at"):
+    refusal = _find_open_refusal(view)
+    if refusal is None:
         return False
-    if now - refused_at < _CURRENT:
+    if now - refusal.at < _CURRENT:
         return True
     if "newest_webhook_at" not in view:  # the database cannot be read, or this is the board
         return False
     newest_at = parse_timestamp(view["newest_webhook_at"])
-    return newest_at is None or refused_at > newest_at
+    return newest_at is None or refusal.at > newest_at
 
 
 def _find_last_refusal(view: Mapping[str, Any]) -> Mapping[str, Any] | None:
     last: Mapping[str, Any] | None = (view.get("refused") or {}).get("last")
     return last
+
+
+class _Refusal(NamedTuple):
+    webhook: Mapping[str, Any]
+    at: datetime
+
+
+def _find_open_refusal(view: Mapping[str, Any]) -> _Refusal | None:
+    """Return the last refused webhook, unless one from the same sender was accepted after it."""
+    last = _find_last_refusal(view)
+    if last is None or last.get("accepted_at"):
+        return None
+    refused_at = parse_timestamp(last["refused_at"])
+    return _Refusal(last, refused_at) if refused_at else None
 
 
 def _find_recent_refusal(view: Mapping[str, Any], now: datetime) -> Mapping[str, Any] | None:
@@ -136,11 +149,9 @@ def _find_recent_refusal(view: Mapping[str, Any], now: datetime) -> Mapping[str,
     The headline names a webhook that was refused within an hour, and one whose sender is being
     refused now, unless a webhook from the same sender has been accepted since.
     """
-    last = _find_last_refusal(view)
-    refused_at = parse_timestamp(last["refused_at"]) if last else None
-    if last is None or refused_at is None or last.get("accepted_at"):
-        return None
-    return last if now - refused_at < _RECENT or is_refusing(view, now) else None
+    refusal = _find_open_refusal(view)
+    is_recent = refusal and (now - refusal.at < _RECENT or is_refusing(view, now))
+    return refusal.webhook if refusal and is_recent else None
 
 
 def _first_problem(view: Mapping[str, Any]) -> str:
@@ -264,15 +275,14 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
     pending = view["components"].get("database", {}).get("pending")
     if pending:
         lines.append(f"database: {pending}")
-    refusals = view.get("refused") or {}
-    if refusals.get("last"):
-        last_refusal = refusals["last"]
+    last = _find_last_refusal(view)
+    if last:
         lines.append(
-            f"refused since the endpoint started: {counted(refusals['count'], 'webhook')}"
+            f"refused since the endpoint started: {counted(view['refused']['count'], 'webhook')}"
             " (Alertmanager sends what still fires again at the next group_interval; the resolve of"
             " an alert that ends before may be lost); the last at"
-            f" {format_time(last_refusal['refused_at'], now)} from {last_refusal['sender']}:"
-            f" {last_refusal['status']}, {last_refusal['detail']}{_describe_recovery(view, now)}"
+            f" {format_time(last['refused_at'], now)} from {last['sender']}:"
+            f" {last['status']}, {last['detail']}{_describe_recovery(last, now)}"
         )
     lines += _configuration(view.get("configuration") or {})
     for key in view.get("literal_secrets", []):
@@ -282,9 +292,9 @@ def find_remarks(view: Mapping[str, Any], now: datetime) -> list[str]:
     return lines
 
 
-def _describe_recovery(view: Mapping[str, Any], now: datetime) -> str:
-    """Return when a webhook from the sender of the last refused one was accepted, or ''."""
-    accepted_at = (_find_last_refusal(view) or {}).get("accepted_at")
+def _describe_recovery(refusal: Mapping[str, Any], now: datetime) -> str:
+    """Return when a webhook from the sender of a refused one was accepted after it, or ''."""
+    accepted_at = refusal.get("accepted_at")
     if not accepted_at:
         return ""
     return f"; one from the same address was accepted at {format_time(accepted_at, now)}"
