@@ -126,6 +126,25 @@ def trail(engine):
     return refused_trail
 
 
+def refuse_another_change(trail):
+    """Let a change of another incident be refused, by e9. Its retry is due first."""
+    other_request_id, (row,) = trail.record(alert("Other", fingerprint="f9"))
+    trail.request_id, trail.episode = other_request_id, row.episode
+    assert trail.start("e9")
+    assert trail.reserve("e9", max_changes_per_hour=0, storm_limit=1, storm_quiet_minutes=0)
+    trail.change(
+        changes,
+        changes.c.st2_execution_id == "e9",
+        result="refused",
+        refusal="storm",
+        ended_at=ago(1),
+        retry_at=ago(-590),
+        claim=None,
+    )
+    trail.end("e9")
+    trail.pass_time()
+
+
 class TestRetry:
     def test_a_refused_change_is_tried_again_when_it_is_due(self, trail):
         trail.pass_time(9)
@@ -176,41 +195,13 @@ class TestRetry:
 
     def test_a_round_starts_a_limited_number_of_workflows(self, trail, monkeypatch):
         monkeypatch.setattr(retry_refused, "_MAX_RETRIES", 1)
-        other_request_id, (row,) = trail.record(alert("Other", fingerprint="f9"))
-        trail.request_id, trail.episode = other_request_id, row.episode
-        assert trail.start("e9")
-        assert trail.reserve("e9", max_changes_per_hour=0, storm_limit=1, storm_quiet_minutes=0)
-        trail.change(
-            changes,
-            changes.c.st2_execution_id == "e9",
-            result="refused",
-            refusal="storm",
-            ended_at=ago(1),
-            retry_at=ago(-590),
-            claim=None,
-        )
-        trail.end("e9")
-        trail.pass_time()
+        refuse_another_change(trail)
         counts = [trail.sync().retried for _ in range(3)]
         assert (counts, trail.stackstorm.re_runs) == ([1, 1, 0], ["e9", "e0"])
 
     def test_an_execution_that_cannot_be_read_does_not_hold_up_the_others(self, trail, monkeypatch):
         monkeypatch.setattr(retry_refused, "_MAX_RETRIES", 1)
-        trail.request_id, (row,) = trail.record(alert("Other", fingerprint="f9"))
-        trail.episode = row.episode
-        trail.start("e9")
-        trail.reserve("e9", max_changes_per_hour=0, storm_limit=1, storm_quiet_minutes=0)
-        trail.change(
-            changes,
-            changes.c.st2_execution_id == "e9",
-            result="refused",
-            refusal="storm",
-            ended_at=ago(1),
-            retry_at=ago(-590),
-            claim=None,
-        )
-        trail.end("e9")
-        trail.pass_time()
+        refuse_another_change(trail)
         trail.stackstorm.unlisted.add("e9")
         trail.stackstorm.errors["get_execution", "e9"] = refusal(500)
         assert [trail.sync().retried for _ in range(2)] == [0, 1]
