@@ -98,10 +98,10 @@ def list_events(episode: Episode, runs: Sequence[Run], not_cleared_minutes: int)
     for run in shown_runs:
         events.append(_describe_run(run, run.execution.st2_execution_id in asking_ids))
     reporting_ids = {run.execution.st2_execution_id for run in shown_runs if run.execution.message}
-    hostless_ids = {run.execution.st2_execution_id for run in runs if not run.gets_host}
+    ids_without_host = {run.execution.st2_execution_id for run in runs if not run.gets_host}
     for change in episode.changes:
         name = f"{change.action} on {change.target}"
-        if change.st2_execution_id in hostless_ids:
+        if change.st2_execution_id in ids_without_host:
             name = change.action
         has_report = change.st2_execution_id in reporting_ids
         events += _describe_change(change, name, has_report, not_cleared_minutes)

@@ -205,7 +205,7 @@ class Circumstances(NamedTuple):
         dry_run: The configured value.
         dry_run_entries: The names of the entries in `remediations` whose mode is dry_run.
         allows_no_host: Whether allowed_hosts is empty.
-        hostless_entries: The names of the entries whose action does not get the alert's host.
+        entries_without_host: The names of the entries whose action does not get the alert's host.
     """
 
     now: datetime
@@ -217,7 +217,7 @@ class Circumstances(NamedTuple):
     dry_run: bool = _DEFAULTS.dry_run
     dry_run_entries: AbstractSet[str] = frozenset()
     allows_no_host: bool = False
-    hostless_entries: AbstractSet[str] = frozenset()
+    entries_without_host: AbstractSet[str] = frozenset()
 
     def is_stale(self, episode: Episode) -> bool:
         """Return True if an episode has had no notification for `stale_after_hours`."""
@@ -359,7 +359,7 @@ def _make_run(
             circumstances.not_cleared_minutes,
         ),
     )
-    gets_host = change is None or change.remediation not in circumstances.hostless_entries
+    gets_host = change is None or change.remediation not in circumstances.entries_without_host
     return Run(execution, result, change, refusal, gets_host)
 
 

@@ -115,7 +115,7 @@ def read_circumstances(connection: Connection, config: Config) -> Circumstances:
             entry.name for entry in config.remediations if entry.mode is Mode.DRY_RUN
         ),
         allows_no_host=not config.allowed_hosts,
-        hostless_entries=frozenset(
+        entries_without_host=frozenset(
             entry.name
             for entry in config.remediations
             if entry.action and not (entry.host_parameter or entry.target)

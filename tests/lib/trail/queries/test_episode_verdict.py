@@ -526,7 +526,7 @@ class TestRefusals:
 def test_the_host_is_not_named_if_the_action_does_not_get_it():
     judged = episode(executions=[execution()], changes=[change(result="not_cleared")])
     for entries, name in ((frozenset(), "linux.service on web-1"), ({"nginx"}, "linux.service")):
-        now = NOW._replace(hostless_entries=entries)
+        now = NOW._replace(entries_without_host=entries)
         assert judge(judged, now).headline.startswith(f"{name} was run")
         events = [event.text for event in list_events(judged, list_runs(judged, now), 15)]
         assert f"{name} started" in events
